@@ -1,0 +1,172 @@
+"""Check the ``_target_`` nodes of a recipe before a run starts: does the target exist, do its arguments fit.
+
+Without this a mistyped argument of a callback or data source shows up as a ``TypeError`` on every rank after the
+model was built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import Problem
+from ..trainer.component import locate
+from .values import check_value, did_you_mean
+
+MISSING = "???"
+"""How YAML writes a value that must be given."""
+
+
+@dataclass(frozen=True)
+class Provided:
+    """Arguments that the engine passes to a component itself, beside those of the recipe."""
+
+    positional: int = 0
+    """How many, by position."""
+    names: frozenset[str] = frozenset()
+    """Which, by keyword."""
+
+
+def check_component(node: Any, path: str, provided: Provided = Provided()) -> list[Problem]:
+    """Problems of one component and of all components inside its arguments.
+
+    Args:
+        node: what the recipe holds at ``path``.
+        provided: arguments that the engine passes itself.
+    """
+    if not isinstance(node, dict):
+        fix = f"to leave it out write ~{path}" if node is None else "write _target_: package.module.Name"
+        return [Problem(path, "expected a component, a mapping with a _target_", fix, node)]
+    name = node.get("_target_", MISSING)
+    if not isinstance(name, str) or name == MISSING:
+        return [Problem(f"{path}._target_", "is required: the dotted path of the class or function to call",
+                        "write _target_: package.module.Name")]
+    target, problems = _import(name, f"{path}._target_")
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    if target is not None:
+        problems += _check_arguments(target, name, arguments, path, provided)
+    return problems + nested_components(arguments, path)
+
+
+def nested_components(value: Any, path: str) -> list[Problem]:
+    """Problems of the components anywhere inside a plain value, and of values that must be given but are not."""
+    if isinstance(value, dict):
+        items: Any = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return []
+    problems = []
+    for key, item in items:
+        where = f"{path}.{key}"
+        if isinstance(item, dict) and "_target_" in item:
+            problems += check_component(item, where)
+        elif item == MISSING:
+            problems.append(required(where))
+        else:
+            problems += nested_components(item, where)
+    return problems
+
+
+def required(path: str) -> Problem:
+    """The problem of a value that must be given."""
+    return Problem(path, "is required and has no value", f"set it: {path}=...")
+
+
+def _import(name: str, path: str) -> tuple[Any, list[Problem]]:
+    try:
+        target = locate(name)
+    except ImportError as error:
+        return None, [Problem(path, f"cannot be imported: {error}", _nearest_target(name, error), name)]
+    except Exception as error:  # the user's module may fail in any way while it is imported
+        return None, [Problem(path, f"fails while it is imported: {type(error).__name__}: {error}", "", name)]
+    if not callable(target):
+        return None, [Problem(path, f"is a {type(target).__name__}, not a class or function", "", name)]
+    return target, []
+
+
+def _nearest_target(name: str, error: ImportError) -> str:
+    module_name, _, attribute = name.rpartition(".")
+    missing = getattr(error, "name", None)
+    if missing and not f"{name}.".startswith(f"{missing}."):
+        return f"install {missing.split('.')[0]}"  # the target is there, something that it needs is not
+    if not module_name:
+        return "write it in full: package.module.Name"
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        return _nearest_module(module_name)
+    known = [known for known in dir(module) if not known.startswith("_")]
+    near = did_you_mean(attribute, known)
+    return near.replace("did you mean ", f"did you mean {module_name}.") if near.startswith("did") else ""
+
+
+def _nearest_module(name: str) -> str:
+    """The nearest sibling of the first part of a dotted module name that does not exist."""
+    parent, _, child = name.rpartition(".")
+    if not parent:
+        return f"install {name}, or put its folder on PYTHONPATH" if name else ""
+    try:
+        module = importlib.import_module(parent)
+    except ImportError:
+        return _nearest_module(parent)
+    siblings = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    near = did_you_mean(child, siblings)
+    return near.replace("did you mean ", f"did you mean {parent}.") if near.startswith("did") else ""
+
+
+def _check_arguments(target: Callable[..., Any], name: str, arguments: dict[str, Any], path: str,
+                     provided: Provided) -> list[Problem]:
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some C functions have none
+        return []
+    by_keyword = {key: parameter for key, parameter in parameters.items()
+                  if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = provided.names | set(list(parameters)[: provided.positional])
+    settable = [key for key in by_keyword if key not in given]
+    hints = _hints(target)
+    problems = []
+    for key, value in arguments.items():
+        where = f"{path}.{key}"
+        if key in given:
+            problems.append(Problem(where, "is given by the engine, not by the recipe", "leave it out"))
+        elif key not in by_keyword:
+            if not takes_any:
+                why = f"unknown argument of {name}"
+                problems.append(Problem(where, why, _in_component(path, key, settable), value))
+        elif value != MISSING and not _has_component(value):
+            problems += check_value(value, hints.get(key, Any), where)[1]
+    missing = [key for key in settable if by_keyword[key].default is inspect.Parameter.empty and key not in arguments]
+    return problems + [required(f"{path}.{key}") for key in missing]
+
+
+def _in_component(path: str, key: str, settable: list[str]) -> str:
+    fix = did_you_mean(str(key), settable) or ("leave it out: it takes no arguments" if not settable else "")
+    return fix.replace("did you mean ", f"did you mean {path}.") if fix.startswith("did") else fix
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Resolved annotations of what is called; an annotation that does not resolve is left out."""
+    function = target.__init__ if inspect.isclass(target) else target
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__globals__"):
+        return {}
+    hints = {}
+    for key, hint in getattr(function, "__annotations__", {}).items():
+        try:
+            hints[key] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        except Exception:  # names imported for type checkers only
+            continue
+    return hints
+
+
+def _has_component(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_has_component(item) for item in value.values())
+    return isinstance(value, list) and any(_has_component(item) for item in value)

@@ -1,0 +1,148 @@
+"""The typed root of a recipe, and the checks that need more than one of its parts.
+
+Every part is the dataclass of its owner; this file only puts them together. ``read_recipe`` gives the typed object or
+all problems: of single fields, of fields that do not go together, and of the plan with the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import Problem
+from ..models.config import ModelConfig, check_model
+from ..parallel.plan import Plan
+from ..trainer.checkpoint.config import CheckpointConfig
+from ..trainer.component import Component
+from ..trainer.data.config import DataConfig
+from ..trainer.schedules import ScheduleConfig
+from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
+from .components import Provided
+from .validate import read_parts
+
+PROVIDED = {
+    "optimizer": Provided(positional=1),
+    "collator": Provided(names=frozenset({"block_size", "pad_token_id", "micro_batch_size"})),
+}
+"""What ``trainer.build`` passes to components beside the recipe's own arguments."""
+
+
+@dataclass
+class RecipeConfig:
+    """A run, completely described."""
+
+    run: RunConfig
+    """Where the run lives."""
+    model: ModelConfig
+    """What is trained."""
+    task: Component
+    """Head, loss and metrics."""
+    data: DataConfig
+    """What it is trained on."""
+    plan: Plan
+    """How it is spread over processes."""
+    trainer: TrainerConfig
+    """How long, how large, how often."""
+    optimizer: Component
+    """The optimizer; the engine gives it the parameter groups."""
+    scheduler: ScheduleConfig
+    """The learning rate over the run."""
+    checkpoint: CheckpointConfig
+    """When checkpoints are written and which are kept."""
+    collator: Component | None = None
+    """Makes batches of samples; null takes the collator of next-token prediction."""
+    ema: EmaConfig | None = None
+    """An average of the weights over steps; null keeps none."""
+    callbacks: dict[str, Component] = field(default_factory=dict)
+    """What happens around the steps, by a name of your choice, in this order."""
+    seed: int = 0
+    """Decides initial weights, sample order and noise."""
+
+
+def read_recipe(raw: dict[str, Any], world_size: Callable[[Plan], int]) -> tuple[RecipeConfig | None, list[Problem]]:
+    """The typed recipe, or ``None`` and everything that is wrong with it.
+
+    Args:
+        raw: plain data.
+        world_size: how many processes a plan would be run with.
+    """
+    parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
+    processes = world_size(parts["plan"]) if "plan" in parts else None
+    problems += _check_parts(parts, processes)
+    return (None, problems) if problems else (RecipeConfig(**parts), [])
+
+
+def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
+    """Everything that can be refused before a process starts and that no single field shows."""
+    return _check_parts(vars(recipe), world_size)
+
+
+def _check_parts(parts: dict[str, Any], world_size: int | None) -> list[Problem]:
+    """Checks whose parts are usable; those of a part with problems of its own wait until it is mended."""
+    rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
+        (_check_length, ("trainer", "data", "scheduler")),
+        (_check_evaluation, ("trainer", "data")),
+        (_check_vocabulary, ("data", "model")),
+        (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1), ("plan", "trainer")),
+        # Last: it may import transformers.
+        (lambda model, data: check_model(model, data.block_size), ("model", "data")),
+    ]
+    problems = []
+    for rule, names in rules:
+        if all(name in parts for name in names):
+            problems += rule(*(parts[name] for name in names))
+    return problems
+
+
+def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int) -> list[Problem]:
+    """The plan fits the processes, and a step is a whole number of micro-batches on every data rank."""
+    try:
+        data = plan.degrees(world_size).data
+    except ValueError as error:
+        why, _, fix = str(error).partition("; ")
+        return [Problem("plan", why, fix or "change --nproc, or choose another plan", plan.name)]
+    whole, micro = trainer.global_batch_size, trainer.micro_batch_size
+    unit = micro * data
+    if whole % unit == 0:
+        return []
+    neighbours = [str(size) for size in (whole // unit * unit, (whole // unit + 1) * unit) if size]
+    fix = f"set trainer.global_batch_size to {' or '.join(neighbours)}"
+    if whole % data == 0:
+        share = whole // data
+        fitting = [size for size in range(1, share + 1) if share % size == 0]
+        near = [max(size for size in fitting if size <= micro), *[size for size in fitting if size > micro][:1]]
+        fix += f", or trainer.micro_batch_size to {' or '.join(map(str, near))}"
+    why = f"is not a multiple of trainer.micro_batch_size x data ranks ({micro} x {data} = {unit})"
+    return [Problem("trainer.global_batch_size", why, fix, whole)]
+
+
+def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleConfig) -> list[Problem]:
+    problems = []
+    if data.streaming and trainer.max_steps is None:
+        problems.append(Problem("trainer.max_steps", "is needed with data.streaming=true, since a stream has no length to "
+                                "reckon epochs with", "set trainer.max_steps and trainer.epochs=null"))
+    if trainer.max_steps is None:
+        return problems
+    most, fix = f"trainer.max_steps ({trainer.max_steps})", f"use at most {trainer.max_steps}, or raise trainer.max_steps"
+    if trainer.stop_at is not None and trainer.stop_at > trainer.max_steps:
+        problems.append(Problem("trainer.stop_at", f"is beyond {most}", fix, trainer.stop_at))
+    if scheduler.warmup_steps is not None and scheduler.warmup_steps > trainer.max_steps:
+        problems.append(Problem("scheduler.warmup_steps", f"is beyond {most}", fix, scheduler.warmup_steps))
+    return problems
+
+
+def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
+    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0:
+        return []
+    return [Problem("trainer.eval_every", "asks for evaluations, but data.held_out is 0 and there is no data.eval_source",
+                    "set data.held_out=0.05, or trainer.eval_every=null", trainer.eval_every)]
+
+
+def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:
+    """A tokenizer that will be trained may not give tokens that the model has no embedding for."""
+    tokenizer, size = data.tokenizer, model.config.get("vocab_size")
+    if tokenizer.path is None and isinstance(size, int) and tokenizer.vocab_size > size:
+        return [Problem("data.tokenizer.vocab_size", f"is larger than the model's vocabulary (model.config.vocab_size={size})",
+                        f"use at most {size}, or model.config.vocab_size={tokenizer.vocab_size}", tokenizer.vocab_size)]
+    return []

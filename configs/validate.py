@@ -1,0 +1,207 @@
+"""Turn plain data (what YAML gave) into typed configuration objects, finding *all* problems at once.
+
+Owners write ordinary dataclasses, with checks in ``__post_init__``; this module knows none of them. Unknown keys are
+refused at every depth with the nearest known key, wrong types are named with what was expected, a ``ValueError`` of
+``__post_init__`` becomes a problem at its field, and components are checked against the signature of their target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from .. import Problem
+from .components import MISSING, Provided, check_component, nested_components, required
+from .values import check_value, is_union, nearest, wrong_type
+
+T = TypeVar("T")
+
+
+class ComponentNode(dict[str, Any]):
+    """Stands for ``Component`` while annotations are resolved: the alias itself is any mapping to ``typing``."""
+
+
+_INVALID = object()
+"""Stands for a value that has a problem already, so that nothing is reported twice."""
+
+
+def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None) -> tuple[T | None, list[Problem]]:
+    """Build a dataclass from plain data.
+
+    Args:
+        raw: nested dicts, lists and scalars.
+        cls: the root dataclass.
+        provided: for the dotted path of a component, the arguments that the engine passes itself.
+
+    Returns:
+        The object, or ``None`` where there are problems; and the problems, in the order of the schema.
+    """
+    reader = _Reader(cls, provided or {})
+    result = reader.dataclass(raw, cls, "")
+    return (None if reader.problems else result), reader.problems
+
+
+def read_parts(raw: Any, cls: type, provided: Mapping[str, Provided] | None = None) -> tuple[dict[str, Any], list[Problem]]:
+    """Like ``read``, but gives every field of the root whose values are usable (unknown keys in it are left out).
+
+    So checks across fields can speak up together with the problems of other parts.
+    """
+    reader = _Reader(cls, provided or {})
+    parts = reader.fields(raw, cls, "")
+    return {name: value for name, value in parts.items() if value is not _INVALID}, reader.problems
+
+
+def schema_paths(cls: type, prefix: str = "") -> Iterator[str]:
+    """Dotted paths of every field of a dataclass and of the dataclasses in it."""
+    for name, hint in _fields(cls).items():
+        yield f"{prefix}{name}"
+        nested = _dataclass_in(hint)
+        if nested:
+            yield from schema_paths(nested, f"{prefix}{name}.")
+
+
+def schema_defaults(cls: type) -> dict[str, Any]:
+    """Defaults of every field as plain data; ``???`` where a value must be given."""
+    defaults: dict[str, Any] = {}
+    hints = _fields(cls)
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            default = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            nested = hints[field.name]
+            defaults[field.name] = schema_defaults(nested) if dataclasses.is_dataclass(nested) else MISSING
+            continue
+        plain = dataclasses.is_dataclass(default) and not isinstance(default, type)
+        defaults[field.name] = dataclasses.asdict(default) if plain else default
+    return defaults
+
+
+class _Reader:
+    """One reading: collects problems while it walks data and types side by side."""
+
+    def __init__(self, root: type, provided: Mapping[str, Provided]) -> None:
+        self.known = list(schema_paths(root))
+        self.provided = provided
+        self.problems: list[Problem] = []
+
+    def dataclass(self, raw: Any, cls: type, path: str) -> Any:
+        values = self.fields(raw, cls, path)
+        if any(value is _INVALID for value in values.values()):
+            return _INVALID
+        try:
+            return cls(**values)
+        except ValueError as error:
+            self.problems += [_from_value_error(line, path, values) for line in str(error).splitlines()]
+            return _INVALID
+
+    def fields(self, raw: Any, cls: type, path: str) -> dict[str, Any]:
+        """Values by field; ``_INVALID`` for those that are missing or do not fit."""
+        hints = _fields(cls)
+        if not isinstance(raw, dict):
+            self.problems.append(Problem(path or "recipe", "expected a mapping of options", "", raw))
+            return dict.fromkeys(hints, _INVALID)
+        self.problems += [self._unknown(key, hints, path, raw[key]) for key in raw if key not in hints]
+        values = {}
+        for field in dataclasses.fields(cls):
+            where = f"{path}.{field.name}" if path else field.name
+            if field.name in raw:
+                values[field.name] = self.value(raw[field.name], hints[field.name], where)
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                self.problems.append(required(where))
+                values[field.name] = _INVALID
+        return values
+
+    def value(self, raw: Any, hint: Any, path: str) -> Any:
+        if isinstance(raw, str) and raw == MISSING:
+            self.problems.append(required(path))
+            return _INVALID
+        if is_union(hint):
+            return self._union(raw, hint, path)
+        if hint is ComponentNode:
+            self.problems += check_component(raw, path, self.provided.get(path, Provided()))
+            return raw
+        if dataclasses.is_dataclass(hint):
+            return self.dataclass(raw, hint, path)
+        inside = get_args(hint)
+        if get_origin(hint) is dict and inside[1] is not Any and isinstance(raw, dict):
+            return _whole({key: self.value(item, inside[1], f"{path}.{key}") for key, item in raw.items()})
+        if get_origin(hint) is list and dataclasses.is_dataclass(inside[0]) and isinstance(raw, list):
+            return _whole([self.value(item, inside[0], f"{path}.{index}") for index, item in enumerate(raw)])
+        return self._plain(raw, hint, path)
+
+    def _union(self, raw: Any, hint: Any, path: str) -> Any:
+        """``X | None`` with a structured ``X`` is walked; unions of plain types are judged as a whole."""
+        members = [member for member in get_args(hint) if member is not types.NoneType]
+        if raw is None and len(members) < len(get_args(hint)):
+            return None
+        structured = [member for member in members if member is ComponentNode or dataclasses.is_dataclass(member)]
+        if structured and (isinstance(raw, dict) or len(members) == 1):
+            return self.value(raw, structured[0], path)
+        if structured:
+            plain = [member for member in members if member not in structured]
+            if all(check_value(raw, member, path)[1] for member in plain):
+                self.problems.append(wrong_type(raw, hint, path))
+                return _INVALID
+            return raw
+        return self._plain(raw, hint, path)
+
+    def _plain(self, raw: Any, hint: Any, path: str) -> Any:
+        value, problems = check_value(raw, hint, path)
+        if problems:
+            self.problems += problems
+            return _INVALID
+        self.problems += nested_components(raw, path)
+        return value
+
+    def _unknown(self, key: Any, siblings: Mapping[str, Any], path: str, value: Any) -> Problem:
+        """Nearest at the same level first; then the same name anywhere; then the nearest name anywhere."""
+        prefix = f"{path}." if path else ""
+        near = nearest(str(key), siblings)
+        if near:
+            suggestion = prefix + near
+        else:
+            leaves = {known.rpartition(".")[2]: known for known in reversed(self.known)}
+            leaf = nearest(str(key), leaves, cutoff=0.75)
+            suggestion = leaves[leaf] if leaf else ""
+        if suggestion:
+            fix = f"did you mean {suggestion}?"
+        else:
+            fix = f"known here: {', '.join(siblings)}"
+        shown = value if isinstance(value, (str, int, float, bool)) and value != MISSING else None
+        return Problem(f"{prefix}{key}", "unknown key", fix, shown)
+
+
+def _whole(values: Any) -> Any:
+    """``values``, or ``_INVALID`` if one of them is."""
+    items = values.values() if isinstance(values, dict) else values
+    return _INVALID if any(item is _INVALID for item in items) else values
+
+
+def _from_value_error(message: str, path: str, values: Mapping[str, Any]) -> Problem:
+    """``field=value is wrong because ...; do ...`` (the form that ``__post_init__`` checks keep) as a problem."""
+    why, _, fix = message.partition("; ")
+    found = re.match(r"([A-Za-z_]\w*)(\.\w+)*", why)
+    if found is None or found[1] not in values:
+        return Problem(path or "recipe", why, fix)
+    field, value = f"{path}.{found[0]}" if path else found[0], None
+    why = why[found.end():].lstrip()
+    if found[2] is None:
+        value = values[found[1]]
+        for shown in (f"={value!r} ", f"={value} "):
+            why = why.removeprefix(shown)
+    return Problem(field, why.removeprefix("="), fix, value)
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls, localns={"Component": ComponentNode})
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    members = get_args(hint) if is_union(hint) else (hint,)
+    return next((member for member in members if dataclasses.is_dataclass(member)), None)

@@ -1,0 +1,142 @@
+"""Check one plain value against one type annotation, and say in words what was expected.
+
+pydantic decides (strictly: ``"3"`` is not an integer, ``true`` is not a number); the sentences are ours, because a
+person who mistyped a recipe needs "expected an integer, got the string 'ten'", not a union of validator errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from .. import Problem
+
+_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
+_PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name most like ``name``, ignoring case, dashes and underscores; ``None`` if none is near."""
+    plain = {_plain(candidate): candidate for candidate in known}
+    found = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=cutoff)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """The fix for a name that does not exist: its nearest neighbour, or the whole (short) list."""
+    near = nearest(name, known, cutoff)
+    if near:
+        return f"did you mean {near}?"
+    return f"known here: {', '.join(known)}" if 0 < len(known) <= 40 else ""
+
+
+def is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:
+    """Validate ``value`` (what YAML gave) as ``hint``; an integer becomes a float where a float is asked for.
+
+    Hints that pydantic cannot judge on plain data (a tensor, a forward reference) accept everything.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(hint)
+    if adapter is None:
+        return value, []
+    try:
+        # The JSON mode of strict validation takes what YAML can write for an annotation: a list for a tuple, a string
+        # for a path; the Python mode would refuse those.
+        return adapter.validate_json(json.dumps(value, default=str), strict=True), []
+    except ValidationError as error:
+        return value, _problems(error, value, hint, path)
+
+
+def describe(hint: Any) -> str:
+    """What a person would call the values of a type annotation."""
+    if hint in _NAMES:
+        return _NAMES[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in arguments)
+    if is_union(hint):
+        return " or ".join(describe(member) for member in arguments)
+    if origin in (list, tuple, set) or hint in (list, tuple, set):
+        inside = next(iter(arguments), None)
+        return f"a list of {_PLURAL[inside]}" if inside in _PLURAL else "a list"
+    if origin is dict or hint is dict:
+        return "a mapping"
+    return f"a {getattr(hint, '__name__', hint)}"
+
+
+def wrong_type(value: Any, hint: Any, path: str) -> Problem:
+    """The problem of a value that does not fit, with the fix where there is an evident one."""
+    return Problem(path, f"expected {describe(hint)}, got {_kind(value)}", _fix(value, hint), value)
+
+
+def _problems(error: Any, value: Any, hint: Any, path: str) -> list[Problem]:
+    if is_union(hint) or get_origin(hint) is Literal:
+        return [wrong_type(value, hint, path)]
+    problems: dict[str, Problem] = {}
+    for detail in error.errors(include_url=False):
+        where = ".".join([path, *(str(part) for part in detail["loc"] if _is_place(part, value))])
+        if where == path:
+            problems[where] = wrong_type(value, hint, path)
+        else:
+            problems.setdefault(where, Problem(where, detail["msg"][0].lower() + detail["msg"][1:], "", detail["input"]))
+    return list(problems.values())
+
+
+def _is_place(part: Any, value: Any) -> bool:
+    """Whether a part of an error's location is an index or key (unions add names of types)."""
+    return isinstance(part, int) or (isinstance(value, dict) and part in value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _fix(value: Any, hint: Any) -> str:
+    members = get_args(hint) if is_union(hint) else (hint,)
+    if isinstance(value, float) and int in members and value.is_integer():
+        return f"write {int(value)}"
+    if isinstance(value, str) and any(kind in members for kind in (int, float, bool)):
+        parsed = _as_yaml(value)
+        if any(type(parsed) is kind for kind in members):
+            return f"write it without quotes: {parsed}"
+    choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
+    near = nearest(str(value), [str(choice) for choice in choices]) if choices else None
+    return f"did you mean {near}?" if near else ""
+
+
+def _as_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    if hint is Any or isinstance(hint, str):
+        return None
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True))
+        adapter.rebuild(raise_errors=True)
+        return adapter
+    except (PydanticUserError, NameError, TypeError):
+        return None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")

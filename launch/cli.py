@@ -1,0 +1,185 @@
+"""The command ``trireme``. Nothing heavy is imported before a command is known, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from .. import __version__
+
+HELP = """usage: trireme COMMAND ...
+
+Train models from recipes; only the plan changes between one process and many.
+
+commands:
+  train RECIPE [key=value ...]   train a recipe; the same command resumes it
+  check RECIPE [key=value ...]   say everything that is wrong with a recipe, start nothing
+  recipes                        list recipes
+  models                         list model families and presets
+  export CHECKPOINT OUT          write a checkpoint as a transformers folder (safetensors)
+  generate MODEL --prompt TEXT   let a model, checkpoint or run write
+  completion bash|zsh|fish       print a script for tab completion
+
+examples:
+  trireme train pretrain/persimmon_stdlib
+  trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 trainer.max_steps=200
+  trireme check my/recipe.yaml trainer.global_batch_size=64 --nproc 8
+  trireme export runs/persimmon_stdlib exported/persimmon
+  trireme generate runs/persimmon_stdlib --prompt "def main("
+
+options: -h, --help (also after a command)   --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 done, 1 failed, 2 the user can mend it, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"trireme {__version__}")
+        return 0
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        return _unknown(arguments[0])
+    return command(arguments[1:])
+
+
+def _unknown(name: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    print(f"trireme: no command {name!r}; {f'did you mean {near[0]}?' if near else 'see: trireme --help'}", file=sys.stderr)
+    return 2
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"trireme {command}", description=description, allow_abbrev=False)
+
+
+def _train(arguments: list[str]) -> int:
+    from .train import main as train
+
+    return train(arguments, prog="trireme train")
+
+
+def _check(arguments: list[str]) -> int:
+    from .report import guard
+    from .train import add_recipe_arguments
+
+    parser = _parser("check", "Say everything that is wrong with a recipe; start nothing.")
+    add_recipe_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+
+    def check() -> None:
+        from .compose import compose
+        from .listing import describe_run
+        from .train import checked
+
+        print(describe_run(*checked(compose(options.recipe, options.overrides, options.recipe_dir), options.nproc)))
+
+    return guard(check, options.debug)
+
+
+def _recipes(arguments: list[str]) -> int:
+    from .report import guard
+
+    parser = _parser("recipes", "List recipes: your own folders, ./recipes, and those that come with trireme.")
+    parser.add_argument("--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own")
+    options = parser.parse_args(arguments)
+
+    def show() -> None:
+        from .listing import show_recipes
+
+        show_recipes(options.recipe_dir)
+
+    return guard(show)
+
+
+def _models(arguments: list[str]) -> int:
+    from .report import guard
+
+    _parser("models", "List model families and presets.").parse_args(arguments)
+
+    def show() -> None:
+        from .listing import show_models
+
+        show_models()
+
+    return guard(show)
+
+
+def _export(arguments: list[str]) -> int:
+    from .report import guard
+
+    parser = _parser("export", "Write a checkpoint as a folder that transformers loads.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest checkpoint)")
+    parser.add_argument("out", metavar="OUT", help="folder to write; must not hold anything")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--ema", action="store_true", help="export the averaged weights")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        from ..trainer.checkpoint.export import export
+
+        print(export(options.checkpoint, options.out, options.dtype, options.ema, options.max_shard_size))
+
+    return guard(run, options.debug)
+
+
+def _generate(arguments: list[str]) -> int:
+    from .report import guard
+
+    parser = _parser("generate", "Let a model write: an exported folder, a checkpoint, or a run folder.")
+    parser.add_argument("model", metavar="MODEL", help="folder")
+    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time")
+    parser.add_argument("--top-k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0: from all")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        from .generate import generate
+
+        print(generate(options.model, options.prompt, max_new_tokens=options.max_new_tokens,
+                       temperature=options.temperature, top_k=options.top_k, seed=options.seed, ema=options.ema))
+
+    return guard(run, options.debug)
+
+
+def _completion(arguments: list[str]) -> int:
+    from .completion import script
+
+    parser = _parser("completion", 'Print a script for tab completion, for example: eval "$(trireme completion bash)"')
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    print(script(parser.parse_args(arguments).shell), end="")
+    return 0
+
+
+def _complete(arguments: list[str]) -> int:
+    from .completion import complete
+
+    print("\n".join(complete(arguments, COMMANDS)))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "check": _check,
+    "recipes": _recipes,
+    "models": _models,
+    "export": _export,
+    "generate": _generate,
+    "completion": _completion,
+    "__complete": _complete,  # what the completion scripts call
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Tab completion: commands, recipe names, and Hydra's own completion of groups, options, keys and values.
+
+The shell calls ``trireme __complete WORD ...``: the words typed so far, the last one being completed (maybe empty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .recipes import config_folders, find_recipe, list_recipes
+
+SCRIPTS = {
+    "bash": """\
+_trireme() {
+    local words=("${COMP_WORDS[@]:1:COMP_CWORD}") line="${COMP_LINE:0:COMP_POINT}"
+    read -r -a words <<< "${line#* }"
+    [[ "$line" == *" " ]] && words+=("")
+    local current="${words[-1]}" word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        # bash breaks words at "=", so what stands before it is taken off again
+        [[ "$current" == *=* ]] && word="${word#"${current%%=*}="}"
+        [[ -n "$word" ]] && COMPREPLY+=("$word")
+    done < <(trireme __complete "${words[@]}" 2>/dev/null)
+}
+complete -o nospace -o default -F _trireme trireme
+""",
+    "zsh": """\
+#compdef trireme
+_trireme() {
+    local -a found
+    found=("${(@f)$(trireme __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    compadd -S '' -- ${found:#}
+}
+compdef _trireme trireme
+""",
+    "fish": """\
+complete -c trireme -f -a '(set -l words (commandline -opc) (commandline -ct); trireme __complete $words[2..-1] 2>/dev/null)'
+""",
+}
+WITH_RECIPE = ("train", "check")
+
+
+def script(shell: str) -> str:
+    """The script that ``eval "$(trireme completion SHELL)"`` runs."""
+    return SCRIPTS[shell]
+
+
+def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
+    """What the last of ``words`` may become."""
+    *before, current = words or [""]
+    if not before:
+        return [command for command in commands if command.startswith(current) and not command.startswith("_")]
+    if before[0] not in WITH_RECIPE:
+        return []
+    dirs, positional = _split(before[1:])
+    if current.startswith("-"):
+        options = ["--nproc", "--resume", "--fresh", "--recipe-dir", "--cfg", "--info", "--multirun", "--debug", "--help"]
+        return [option for option in options if option.startswith(current)]
+    try:
+        if not positional:
+            return [name for name, _ in list_recipes(dirs) if name.startswith(current)]
+        return _overrides(positional[0], positional[1:], current, dirs)
+    except Exception:  # a recipe that cannot be composed completes nothing; a traceback at a prompt helps nobody
+        return []
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(recipe folders, positional words) of a command line."""
+    dirs, positional, taken = [], [], ""
+    for word in words:
+        if taken:
+            dirs += [word] if taken == "--recipe-dir" else []
+            taken = ""
+        elif word in ("--recipe-dir", "--nproc", "--resume", "--cfg", "--info", "--package"):
+            taken = word
+        elif not word.startswith("-"):
+            positional.append(word)
+    return dirs, positional
+
+
+def _overrides(recipe: str, before: Sequence[str], current: str, dirs: Sequence[str]) -> list[str]:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+
+    from .compose import register_schema
+    from .searchpath import added_folders
+
+    path = find_recipe(recipe, dirs)
+    register_schema()
+    with added_folders(config_folders(path, dirs)[1:]), initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
+        plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
+        found = plugin._query(config_name=path.stem, line=" ".join([*before, current]))
+    return [word for word in found if not word.startswith(("hydra", "_target_")) and word != "base="]

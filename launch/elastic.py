@@ -1,0 +1,78 @@
+"""Start ranks on this machine through torch's elastic launcher.
+
+Rank 0 keeps the terminal; the others write into the run folder's ``logs/``. A rank that fails ends them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .failures import OWN_LAUNCH, raise_failure
+
+ENTRY = "trireme.launch.train"
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of its ranks."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def cores_per_rank(ranks: int) -> int:
+    """Share of the cores that this process may use."""
+    return max(len(os.sched_getaffinity(0)) // ranks, 1)
+
+
+def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path) -> None:
+    """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
+
+    Raises:
+        UserError: a rank refused what the user gave.
+        RanksFailed: a rank failed otherwise.
+        KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
+        SystemExit: another signal ended the run; 128 plus its number.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logs = run_dir / "logs"
+    specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, monitor_interval=0.1,
+        run_id=time.strftime("%Y%m%d-%H%M%S"), logs_specs=specs,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
+    )
+    _silence()
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
+    os.environ[OWN_LAUNCH] = str(os.getpid())
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", ENTRY, *arguments)
+    except ChildFailedError as error:
+        raise_failure(error.failures, ranks, lambda rank: _log_of(logs, rank))
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + int(error.sigval)) from None
+    finally:
+        del os.environ[OWN_LAUNCH]
+
+
+def _silence() -> None:
+    """torch announces every failure in its own words; ours are shown instead."""
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+            logger.setLevel(logging.CRITICAL)
+
+
+def _log_of(logs: Path, rank: int) -> str:
+    """Newest log file of a rank; empty for rank 0."""
+    files = sorted(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime)
+    return str(files[-1]) if files and rank > 0 else ""

@@ -1,0 +1,76 @@
+"""``trireme generate``: load an exported folder, a checkpoint or a run through plain transformers and let it write."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .. import Problem, UserError
+
+
+def generate(model: str, prompt: str, *, max_new_tokens: int = 100, temperature: float = 0.8, top_k: int = 50, seed: int = 0,
+             ema: bool = False) -> str:
+    """The prompt and its continuation.
+
+    Args:
+        model: exported folder, checkpoint or run folder; the latter two are exported to a temporary folder first.
+        temperature: 0 takes the likeliest token each time.
+        top_k: draw from so many of the likeliest tokens; 0 draws from all.
+        seed: the same seed gives the same text.
+        ema: use the averaged weights (checkpoints only).
+
+    Raises:
+        UserError: the folder is none of these, or a number is out of range.
+    """
+    _check_numbers(max_new_tokens, temperature, top_k)
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        raise UserError(Problem("MODEL", "no such folder", "give an exported folder, a checkpoint or a run folder", model))
+    if (path / "config.json").is_file():
+        if ema:
+            raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
+        return _write(path, prompt, max_new_tokens, temperature, top_k, seed)
+    from ..trainer.checkpoint.export import export
+
+    with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
+        exported = Path(folder) / "model"
+        export(str(path), str(exported), ema=ema)
+        return _write(exported, prompt, max_new_tokens, temperature, top_k, seed)
+
+
+def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:
+    problems = []
+    if max_new_tokens < 1:
+        problems.append(Problem("--max-new-tokens", "must be at least 1", "", max_new_tokens))
+    if temperature < 0:
+        problems.append(Problem("--temperature", "must not be negative", "0 takes the likeliest token", temperature))
+    if top_k < 0:
+        problems.append(Problem("--top-k", "must not be negative", "0 draws from all tokens", top_k))
+    if problems:
+        raise UserError(*problems)
+
+
+def _write(folder: Path, prompt: str, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> str:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise UserError(Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))) from error
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
+    if inputs["input_ids"].shape[1] == 0:
+        raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))
+    set_seed(seed)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+    return tokenizer.decode(tokens[0], skip_special_tokens=True)

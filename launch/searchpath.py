@@ -1,0 +1,33 @@
+"""Tell Hydra where configuration groups lie, without touching ``hydra.searchpath``, which stays the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class GroupFolders(SearchPathPlugin):
+    """Appends folders of groups after the folder of the recipe."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in self.folders:
+            search_path.append(provider="trireme", path=f"file://{folder.resolve()}")
+
+
+@contextmanager
+def added_folders(folders: Sequence[Path]) -> Iterator[None]:
+    """Compositions inside see the groups in ``folders``; the first folder wins."""
+    Plugins.instance().register(GroupFolders)
+    GroupFolders.folders = list(folders)
+    try:
+        yield
+    finally:
+        GroupFolders.folders = []

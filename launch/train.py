@@ -1,0 +1,199 @@
+"""Train a recipe: compose, check, start ranks or go on as one of them.
+
+``trireme train RECIPE`` and, under a launcher, ``torchrun --nproc-per-node 2 -m trireme.launch.train RECIPE`` both end
+here. Everything is checked before a process starts and before anything is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import Problem, UserError
+from .elastic import cores_per_rank, launched, start_ranks
+from .failures import run_rank
+from .report import guard
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+    from ..parallel.plan import Plan
+    from .compose import Composed
+
+EXAMPLES = """examples:
+  trireme train pretrain/persimmon_stdlib
+  trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 optimizer.lr=1e-3
+  trireme train my/recipe.yaml --cfg job
+  torchrun --nproc-per-node 2 -m trireme.launch.train pretrain/persimmon_stdlib plan=ddp
+"""
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that reads a recipe takes."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name (see: trireme recipes) or path of a .yaml file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="values and choices that replace the recipe's")
+    parser.add_argument("--nproc", type=int, metavar="N", help="processes (default: what the plan needs, or all GPUs)")
+    parser.add_argument("--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def train_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog, description="Train a recipe; the same command resumes it.", epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add_recipe_arguments(parser)
+    parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)")
+    parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
+    parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
+    hydra = parser.add_argument_group("look, don't train (Hydra)")
+    hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
+    hydra.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+    hydra.add_argument("--package", metavar="KEY", help="with --cfg: print one part")
+    hydra.add_argument("--info", nargs="?", const="all", metavar="all|defaults|defaults-tree|searchpath|plugins|config",
+                       choices=("all", "defaults", "defaults-tree", "searchpath", "plugins", "config"),
+                       help="print where the recipe's parts come from")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
+    """Parse, run, report; returns the exit code."""
+    options = train_parser(prog).parse_intermixed_args(argv)
+    if launched():
+        return run_rank(lambda: run(options), options.debug)
+    return guard(lambda: run(options), options.debug)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the options say.
+
+    Raises:
+        UserError: something the user can mend.
+        RanksFailed: a rank failed.
+    """
+    from .compose import compose, show
+
+    flags = hydra_flags(options)
+    if flags:
+        show(options.recipe, options.overrides, options.recipe_dir, flags)
+    elif options.multirun:
+        _sweep(options)
+    else:
+        composed = compose(options.recipe, options.overrides, options.recipe_dir)
+        _train(composed, options, own_process=False)
+
+
+def hydra_flags(options: argparse.Namespace) -> list[str]:
+    """The flags that only print, for Hydra."""
+    flags = ["--cfg", options.cfg] if options.cfg else []
+    flags += ["--resolve"] if options.resolve else []
+    flags += ["--package", options.package] if options.package else []
+    return flags + (["--info", options.info] if options.info else [])
+
+
+def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
+    """The typed recipe and its number of processes.
+
+    Raises:
+        UserError: all problems of the recipe.
+    """
+    from ..configs.schema import read_recipe
+
+    chosen: list[int] = []
+
+    def world_size(plan: Plan) -> int:
+        chosen.append(choose_world_size(plan, nproc))
+        return chosen[0]
+
+    recipe, problems = read_recipe(composed.raw, world_size)
+    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
+    unknown = tuple(problem.field for problem in composed.problems)
+    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    if nproc is not None and nproc < 1:
+        problems.append(Problem("--nproc", "must be at least 1", "", nproc))
+    if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
+        problems.append(Problem("--nproc", f"the launcher has started {os.environ['WORLD_SIZE']} ranks", "leave it out", nproc))
+    if problems or recipe is None:
+        raise UserError(*problems)
+    return recipe, chosen[0]
+
+
+def choose_world_size(plan: Plan, nproc: int | None) -> int:
+    """Ranks that exist, were asked for, or that the plan needs on this machine's GPUs."""
+    from ..parallel.plan import AXES
+
+    if launched():
+        return int(os.environ["WORLD_SIZE"])
+    if nproc is not None:
+        return max(nproc, 1)
+    if not any(getattr(plan, axis) == "auto" for axis in AXES):
+        return plan.default_world_size(1)
+    import torch
+
+    return plan.default_world_size(torch.cuda.device_count())
+
+
+def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
+    """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
+    from ..trainer.run_folder import open_run_folder
+
+    recipe, ranks = checked(composed, options.nproc)
+    if launched():
+        _go(recipe, options.resume, options.fresh)
+        return
+    run_dir = Path(recipe.run.dir)
+    open_run_folder(run_dir, options.fresh)  # so that ranks find it, and log files are not moved aside under them
+    if ranks == 1 and not own_process:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
+        _go(recipe, options.resume, fresh=False)
+    else:
+        start_ranks(ranks, _rank_arguments(composed, options), run_dir)
+
+
+def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
+    from ..trainer.build import train
+
+    train(recipe, resume=resume, fresh=fresh)
+
+
+def _rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:
+    """The command line of a rank: it composes the same recipe again."""
+    folders = [part for folder in options.recipe_dir for part in ("--recipe-dir", folder)]
+    debug = ["--debug"] if options.debug else []
+    return [str(composed.recipe), *composed.overrides, "--resume", options.resume, *folders, *debug]
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    """Every job in processes of its own, one after the other; nothing starts when one of them has a problem."""
+    from .compose import sweep
+
+    if launched():
+        raise UserError(Problem("--multirun", "starts processes of its own", "run it without a launcher, with --nproc N"))
+
+    def job(composed: Composed) -> None:
+        print(f"{composed.recipe.stem}: {composed.raw['run']['dir']}", file=sys.stderr, flush=True)
+        _train(composed, options, own_process=True)
+
+    sweep(options.recipe, options.overrides, options.recipe_dir, lambda jobs: _check_jobs(jobs, options.nproc), job)
+
+
+def _check_jobs(jobs: Sequence[Composed], nproc: int | None) -> None:
+    problems: dict[str, Problem | str] = {}
+    for composed in jobs:
+        try:
+            checked(composed, nproc)
+        except UserError as error:
+            problems.update((str(problem), problem) for problem in error.problems)
+    if problems:
+        raise UserError(*problems.values())
+
+
+if __name__ == "__main__":
+    code = main()
+    if launched() and code:
+        # A failed rank must not wait for its peers in the destructors of the process group.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,124 @@
+"""The ``model`` part of a recipe, and what can be checked of it before any process starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import Problem
+from .family import ModelFamily, families
+
+
+@dataclass
+class ModelConfig:
+    """Which model is trained, and where its weights come from."""
+
+    family: str
+    """One of ``trireme models``."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
+    weights: str | None = None
+    """Folder with config.json and safetensors, or a hub id ``owner/name``; null starts from random weights."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel, by transformers' names."""
+
+    def __post_init__(self) -> None:
+        if self.family not in families():
+            near = difflib.get_close_matches(self.family, families(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(families())}"
+            raise ValueError(f"family={self.family!r} is not known; {hint}")
+
+    @property
+    def spec(self) -> ModelFamily:
+        return families()[self.family]
+
+
+def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
+    """Everything about the model that can be refused before launch: configuration fields, types, sequence length."""
+    if model.weights is not None and Path(model.weights).expanduser().is_dir():
+        problems = _check_folder(Path(model.weights).expanduser(), model.spec)
+        if problems:
+            return problems
+    problems = _unknown_fields(model)
+    if problems:
+        return problems
+    if model.weights is not None and not Path(model.weights).expanduser().is_dir():
+        return [] if _looks_like_hub_id(model.weights) else [Problem(
+            "model.weights", "no such folder, and not a hub id (owner/name)", "give a folder with config.json and "
+            "*.safetensors", model.weights)]
+    try:
+        config = hf_config(model)
+    except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
+        return [Problem("model.config", " ".join(str(error).split()), "change the fields named in this message")]
+    limit = getattr(config, model.spec.context, None)
+    if limit is not None and block_size > limit:
+        return [Problem("data.block_size", f"is longer than the model's {model.spec.context} ({limit})",
+                        f"use at most {limit}, or raise model.config.{model.spec.context}", block_size)]
+    return []
+
+
+def hf_config(model: ModelConfig) -> Any:
+    """The family's transformers configuration, from the recipe or from the folder of ``weights``.
+
+    Fields that the recipe names win over the folder's.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values: dict[str, Any] = {}
+    if model.weights is not None:
+        values = json.loads((weights_folder(model) / "config.json").read_text())
+        values.pop("model_type", None)
+        for runtime_only in ("architectures", "dtype", "torch_dtype", "transformers_version"):
+            values.pop(runtime_only, None)
+    return CONFIG_MAPPING[model.spec.model_type](**{**values, **model.config})
+
+
+def weights_folder(model: ModelConfig) -> Path:
+    """Local folder of ``model.weights``; a hub id is fetched (safetensors, configuration and tokenizer only)."""
+    assert model.weights is not None
+    folder = Path(model.weights).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model.weights, revision=model.revision,
+                                  allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]))
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and os.sep * 2 not in name
+
+
+def _check_folder(folder: Path, spec: ModelFamily) -> list[Problem]:
+    if not (folder / "config.json").is_file():
+        return [Problem("model.weights", "the folder has no config.json", "point to a folder saved by transformers or "
+                        "by trireme export", str(folder))]
+    if not list(folder.glob("*.safetensors")):
+        other = "only pickled *.bin files, which are never loaded" if list(folder.glob("*.bin")) else "no *.safetensors"
+        return [Problem("model.weights", f"the folder holds {other}", "save the model with safetensors", str(folder))]
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    if model_type != spec.model_type:
+        return [Problem("model.family", f"the weights in {folder} are of type {model_type!r}, not {spec.model_type!r}",
+                        "name the family of the weights", spec.name)]
+    return []
+
+
+def _unknown_fields(model: ModelConfig) -> list[Problem]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model.spec.model_type]
+    known = {f.name for f in dataclasses.fields(config_class)} | set(config_class.attribute_map) | set(model.spec.config_extras)
+    problems = []
+    for name in model.config:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            problems.append(Problem(f"model.config.{name}", f"unknown key of {config_class.__name__}",
+                                    f"did you mean model.config.{near[0]}?" if near else "remove it", model.config[name]))
+    return problems

@@ -1,0 +1,24 @@
+"""Arithmetic of one training token, for model FLOPs utilisation."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def training_flops_per_token(model: nn.Module, embedding: str, length: int) -> float:
+    """Floating point operations of forward and backward per token.
+
+    6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention scores and
+    values (PaLM, appendix B, https://arxiv.org/abs/2204.02311). The token embedding is a look-up and does not count,
+    unless it is tied to the head. Recomputation does not count either: this is *model* FLOPs.
+
+    Args:
+        model: placed or on the meta device.
+        embedding: module path of the token embedding.
+        length: tokens per sequence.
+    """
+    config = model.config
+    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
+    if not config.tie_word_embeddings:
+        matrices -= model.get_submodule(embedding).weight.numel()
+    return 6.0 * matrices + 12.0 * config.num_hidden_layers * config.hidden_size * length

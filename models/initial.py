@@ -1,0 +1,70 @@
+"""Random initial weights as a function of (seed, module name), one module at a time.
+
+transformers initialises in module order from one generator, so the values depend on everything built before, and the
+whole model must exist at once. Here every module gets a generator of its own, seeded by its name: any rank can
+compute any parameter, whatever the plan, and nothing else is held in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def initial_weights(model: PreTrainedModel, seed: int, *, parameters: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Full CPU tensors of ``model`` (on the meta device) by name, tied parameters once.
+
+    Args:
+        parameters: False gives buffers only.
+
+    Raises:
+        RuntimeError: the family's initialisation leaves a tensor untouched; better here than a silent NaN or zero.
+    """
+    wanted = {name for name, _ in model.named_parameters()} if parameters else set()
+    wanted |= {name for name, _ in model.named_buffers()}
+    owners = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
+    for prefix, module in model.named_modules():
+        names = [name for name in _own_names(module) if _join(prefix, name) in wanted]
+        if names:
+            owner = owners[max((name for name in owners if _inside(prefix, name)), key=len)]
+            filled = _initialise(module, owner, _seed(seed, prefix))
+            for name in names:
+                tensor = getattr(filled, name).detach()
+                if tensor.is_floating_point() and tensor.isnan().any():
+                    raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
+                yield _join(prefix, name), tensor
+
+
+def _initialise(module: nn.Module, owner: PreTrainedModel, seed: int) -> nn.Module:
+    """A CPU copy of one module (children stay on meta), filled by its model's own rule."""
+    filled = copy.deepcopy(module).to_empty(device="cpu", recurse=False)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in _own_names(filled):
+            tensor = getattr(filled, name)
+            if tensor.is_floating_point():
+                tensor.fill_(torch.nan)
+        owner._init_weights(filled)
+    return filled
+
+
+def _own_names(module: nn.Module) -> list[str]:
+    tensors = {**module._parameters, **module._buffers}
+    return [name for name, tensor in tensors.items() if tensor is not None]
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _inside(path: str, ancestor: str) -> bool:
+    return not ancestor or path == ancestor or path.startswith(ancestor + ".")

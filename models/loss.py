@@ -1,0 +1,33 @@
+"""The head loss: sums, not means, because only the engine knows how many label tokens the global batch has."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+"""Label of positions that do not count, as everywhere in the field."""
+
+
+def next_token_labels(labels: Tensor) -> Tensor:
+    """Align labels with the positions that predict them.
+
+    Args:
+        labels: [batch, length], aligned with the inputs.
+
+    Returns:
+        [batch, length]: position t holds the label of token t + 1, the last position ``IGNORE``. Shifting the labels
+        (not the logits) avoids a copy of the logits.
+    """
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of next-token cross-entropies in nats, in fp32 whatever the logits' type.
+
+    Args:
+        logits: [batch, length, vocabulary].
+        labels: [batch, length], aligned with the inputs; ``IGNORE`` does not count.
+    """
+    targets = next_token_labels(labels)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")

@@ -1,0 +1,125 @@
+"""The mesh: this process's place among all ranks, with validated degrees. Passed explicitly; there is no global."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from .plan import AXES, Degrees, Plan
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Degrees, rank and device of this process, and the collectives that every part needs."""
+
+    degrees: Degrees
+    rank: int
+    device: torch.device
+    axes: DeviceMesh | None
+    """torch's device mesh with the axes pipeline, replicate, shard, tensor; None on one process."""
+    data_group: dist.ProcessGroup | None
+    """Ranks that see different samples of the same batch; None when there is one."""
+
+    @property
+    def world_size(self) -> int:
+        return self.degrees.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """The one rank that speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def data_size(self) -> int:
+        return self.degrees.data
+
+    @property
+    def data_rank(self) -> int:
+        return self.degrees.data_rank(self.rank)
+
+    def sum_integers(self, values: Iterable[int]) -> list[int]:
+        """Sums over the data ranks; on the CPU, so that a GPU is not waited for."""
+        return self._reduce(values, self.data_group, dist.ReduceOp.SUM)
+
+    def any_flags(self, flags: Iterable[bool]) -> list[bool]:
+        """Logical or over *all* ranks: what one rank asks for, every rank does."""
+        group = dist.group.WORLD if self.world_size > 1 else None
+        return [bool(flag) for flag in self._reduce(flags, group, dist.ReduceOp.MAX)]
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """Sum over the data ranks, in place."""
+        if self.data_group is not None:
+            dist.all_reduce(tensor, group=self.data_group)
+        return tensor
+
+    def broadcast_object(self, value: object) -> object:
+        """Rank 0's JSON-like ``value`` on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def gather_objects(self, value: object) -> list:
+        """Every rank's ``value``, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list = [None] * self.world_size
+        dist.all_gather_object(gathered, value, group=dist.group.WORLD)
+        return gathered
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            # An all-reduce on the CPU rather than dist.barrier(), which would need a GPU with NCCL.
+            self._reduce([0], dist.group.WORLD, dist.ReduceOp.SUM)
+
+    def close(self) -> None:
+        """Leave together: ranks that end while peers still talk abort at exit."""
+        if self.world_size > 1 and dist.is_initialized():
+            self.barrier()
+            dist.destroy_process_group()
+
+    @staticmethod
+    def _reduce(values: Iterable[int], group: dist.ProcessGroup | None, op: dist.ReduceOp.RedOpType) -> list[int]:
+        if group is None:
+            return [int(value) for value in values]
+        tensor = torch.tensor([int(value) for value in values], dtype=torch.int64)
+        dist.all_reduce(tensor, op=op, group=group)
+        return tensor.tolist()
+
+
+def local_device() -> torch.device:
+    """The accelerator of this process by LOCAL_RANK, else the CPU."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
+    """Join the process group that the launcher described in the environment (RANK, WORLD_SIZE ...) and lay the mesh.
+
+    Raises:
+        ValueError: the plan's degrees do not multiply to WORLD_SIZE.
+    """
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    degrees = plan.degrees(world_size)
+    device = local_device()
+    if world_size == 1:
+        return Mesh(degrees, 0, device, None, None)
+    if not dist.is_initialized():
+        # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    shape = tuple(getattr(degrees, axis) for axis in AXES)
+    axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
+    data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None
+    return Mesh(degrees, rank, device, axes, data_group)

@@ -1,0 +1,33 @@
+"""Run the ``trireme`` command as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.recipes import FEW_FILES, TINY
+
+ROOTS = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "trireme.launch.cli", *arguments]
+
+
+def tiny_command(run_dir: Path, *arguments: str) -> list[str]:
+    return command("train", str(TINY), ROOTS, f"run.dir={run_dir}", *arguments)
+
+
+def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run to the end; output as text."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ))
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The run ended as a user error: exit code 2, one message with all ``words``, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr

@@ -1,0 +1,27 @@
+"""Typed recipes for tests, composed by the real way from ``tests/recipes/tiny.yaml``."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trireme.configs.schema import read_recipe
+from trireme.launch.compose import compose
+
+if TYPE_CHECKING:
+    from trireme.configs.schema import RecipeConfig
+
+TINY = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
+STDLIB = Path(sysconfig.get_paths()["stdlib"])
+FEW_FILES = [str(STDLIB / name) for name in ("json", "email")]
+
+
+def tiny_recipe(run_dir: Path, *overrides: str) -> RecipeConfig:
+    """The tiny recipe in ``run_dir`` with command-line overrides."""
+    roots = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
+    composed = compose(str(TINY), [roots, f"run.dir={run_dir}", *overrides])
+    recipe, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
+    assert recipe is not None, [*composed.problems, *problems]
+    return recipe

@@ -1,0 +1,63 @@
+"""DistributedDataParallel gives the trajectory of one process: loss and gradient norm of every step, in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.metrics import training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+
+from trireme.trainer.build import train
+
+TOLERANCE = 1e-5
+MASKS = {"full": [], "uneven": ["+collator._target_=helpers.masking.UnevenMasks"]}
+STEPS = ["trainer.max_steps=12", "checkpoint.at_end=false"]
+
+
+def _train(run_dir: Path, overrides: list[str]) -> None:
+    train(tiny_recipe(run_dir, *STEPS, *overrides))
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("family", ["persimmon", "gpt_neox", "llama"])
+@pytest.mark.parametrize("micro_batch_size", [4, 1])
+def test_two_ranks_equal_one_process(tmp_path: Path, family: str, masks: str, micro_batch_size: int) -> None:
+    overrides = [f"model={family}_tiny", *MASKS[masks]]
+    _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=8"])
+    run_ranks(_train, 2, tmp_path / "two", [*overrides, "plan=ddp", f"trainer.micro_batch_size={micro_batch_size}"])
+    one, two = training(tmp_path / "one"), training(tmp_path / "two")
+    assert one[-1]["step"] == 12
+    assert worst_difference(one, two) < TOLERANCE
+    assert [line["tokens"] for line in one] == [line["tokens"] for line in two]
+    assert one[0]["loss"] != one[-1]["loss"]
+
+
+def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
+    """A number of ranks that is no power of two, and documents of uneven length instead of blocks."""
+    text = tmp_path / "lines.txt"
+    text.write_text("".join(f"line {number} " + "word " * (number % 11) + "\n" for number in range(300)))
+    overrides = ["data=files", f"data.source.paths=[{text}]", "data.source.split_text=line", "data.packing=false",
+                 "data.deduplicate=false", "trainer.global_batch_size=12", "~data.source.roots"]
+    _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=12"])
+    run_ranks(_train, 3, tmp_path / "three", [*overrides, "plan=ddp", "trainer.micro_batch_size=2"])
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "three")) < TOLERANCE
+
+
+@pytest.mark.parametrize("options", [["plan.recompute=full"], ["plan.ddp.bucket_cap_mb=1"], ["plan.deterministic=true"],
+                                     ["plan.ddp.find_unused_parameters=true"]])
+def test_options_do_not_change_the_trajectory(tmp_path: Path, options: list[str]) -> None:
+    _train(tmp_path / "one", [])
+    run_ranks(_train, 2, tmp_path / "two", ["plan=ddp", *options])
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+
+
+def test_the_mean_of_rank_means_would_fail(tmp_path: Path) -> None:
+    """The uneven masks are uneven enough to show a wrong normalisation: shares of the labels differ by rank."""
+    recipe = tiny_recipe(tmp_path, *MASKS["uneven"])
+    from trireme.trainer.data.corpus import prepare
+
+    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
+    shares = [next(iter(corpus.train_batches({}, 0, 1, rank, 2))).labels for rank in (0, 1)]
+    assert abs(shares[0] - shares[1]) > 0.05 * sum(shares)

@@ -1,0 +1,177 @@
+"""Plain data becomes typed objects, or every problem in it is named at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from trireme import Problem
+from trireme.configs.components import Provided
+from trireme.configs.validate import read, read_parts, schema_defaults
+from trireme.trainer.component import Component
+
+
+@dataclass
+class Inner:
+    depth: int = 1
+    rate: float = 0.5
+    mode: Literal["fast", "slow"] = "fast"
+
+    def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise ValueError(f"depth={self.depth} is wrong because it is negative; set it to 0 or more")
+
+
+@dataclass
+class Middle:
+    needed: str
+    inner: Inner = field(default_factory=Inner)
+    sizes: list[int] = field(default_factory=list)
+    free: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Root:
+    middle: Middle
+    part: Component
+    other: Inner | None = None
+    parts: dict[str, Component] = field(default_factory=dict)
+    limit: int | None = None
+    degree: int | Literal["auto"] = 1
+
+
+class Thing:
+    def __init__(self, given: object, size: int, path: str | None = None, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        self.given, self.size, self.path, self.betas = given, size, path, betas
+
+
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under importlib mode a test module is not in sys.modules by the name its classes carry."""
+    import sys
+    import types
+
+    module = types.ModuleType("test_things")
+    module.Thing = Thing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "test_things", module)
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    return {"middle": {"needed": "x"}, "part": {"_target_": "test_things.Thing", "size": 3}} | changes
+
+
+PROVIDED = {"part": Provided(positional=1), "parts.a": Provided(positional=1)}
+
+
+def problems_of(data: dict[str, Any]) -> dict[str, Problem]:
+    result, problems = read(data, Root, PROVIDED)
+    assert result is None
+    return {problem.field: problem for problem in problems}
+
+
+def test_good_data_becomes_typed() -> None:
+    root, problems = read(raw(other={"rate": 1}, degree="auto", middle={"needed": "x", "sizes": [1, 2]}), Root, PROVIDED)
+    assert not problems
+    assert root is not None and root.other is not None
+    assert root.other == Inner(rate=1.0)
+    assert isinstance(root.other.rate, float)
+    assert root.middle.sizes == [1, 2]
+    assert root.degree == "auto"
+
+
+def test_unknown_keys_at_all_depths_are_reported_together_with_the_nearest() -> None:
+    data = raw(middel={}, depht=3, other={"rat": 1}, middle={"needed": "x", "inner": {"dept": 2}, "zzz": 1})
+    problems = problems_of(data)
+    assert set(problems) == {"middel", "depht", "other.rat", "middle.inner.dept", "middle.zzz"}
+    assert problems["middel"].fix == "did you mean middle?"
+    assert problems["other.rat"].fix == "did you mean other.rate?"
+    assert problems["middle.inner.dept"].fix == "did you mean middle.inner.depth?"
+    assert problems["depht"].fix == "did you mean middle.inner.depth?"  # elsewhere in the schema
+    assert problems["middle.zzz"].fix == "known here: needed, inner, sizes, free"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected", "fix"),
+    [
+        ("depth", "3", "an integer", "write it without quotes: 3"),
+        ("depth", True, "an integer", ""),
+        ("depth", 1.5, "an integer", ""),
+        ("depth", 1000.0, "an integer", "write 1000"),
+        ("rate", "much", "a number", ""),
+        ("rate", None, "a number", ""),
+        ("mode", "fsat", "'fast' or 'slow'", "did you mean fast?"),
+    ],
+)
+def test_wrong_types_say_what_was_expected(path: str, value: Any, expected: str, fix: str) -> None:
+    problem = problems_of(raw(other={path: value}))[f"other.{path}"]
+    assert f"expected {expected}" in problem.why
+    assert problem.value == value
+    assert problem.fix == fix
+
+
+def test_wrong_items_of_lists_and_wrong_containers() -> None:
+    problems = problems_of(raw(middle={"needed": "x", "sizes": [1, "b"], "inner": 3}, limit=[1]))
+    assert set(problems) == {"middle.sizes.1", "middle.inner", "limit"}
+    assert "an integer or null" in problems["limit"].why
+
+
+def test_missing_values() -> None:
+    problems = problems_of({"middle": {"needed": "???", "free": {"a": {"b": "???"}}}})
+    assert set(problems) == {"middle.needed", "middle.free.a.b", "part"}
+    assert "is required" in problems["middle.needed"].why
+
+
+def test_post_init_errors_become_problems_of_their_field() -> None:
+    problem = problems_of(raw(middle={"needed": "x", "inner": {"depth": -2}}, limit="a"))["middle.inner.depth"]
+    assert (problem.why, problem.fix, problem.value) == ("is wrong because it is negative", "set it to 0 or more", -2)
+
+
+def test_component_arguments_are_checked_against_the_signature() -> None:
+    problems = problems_of(raw(part={"_target_": "test_things.Thing", "siez": 1, "path": 3, "given": 1, "betas": [1, 2, 3]}))
+    assert set(problems) == {"part.siez", "part.size", "part.path", "part.given", "part.betas"}
+    assert problems["part.siez"].fix == "did you mean part.size?"
+    assert "is required" in problems["part.size"].why
+    assert "by the engine" in problems["part.given"].why
+
+
+def test_lists_are_taken_for_tuples() -> None:
+    assert not read(raw(part={"_target_": "test_things.Thing", "size": 1, "betas": [0.9, 1]}), Root, PROVIDED)[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        ("test_things.Thign", "did you mean test_things.Thing?"),
+        ("trireme.trainer.callbacks.flwo.Flow", "did you mean trireme.trainer.callbacks.flow?"),
+        ("no_such_package_at_all.Thing", "install no_such_package_at_all, or put its folder on PYTHONPATH"),
+        ("Thing", "write it in full: package.module.Name"),
+    ],
+)
+def test_targets_that_do_not_exist(target: str, fix: str) -> None:
+    problem = problems_of(raw(parts={"a": {"_target_": target}}))["parts.a._target_"]
+    assert "cannot be imported" in problem.why
+    assert problem.fix == fix
+
+
+def test_components_are_found_inside_arguments() -> None:
+    nested = {"_target_": "test_things.Thing", "size": {"_target_": "test_things.Nothing"}}
+    problems = problems_of(raw(parts={"a": nested, "b": None, "c": {"size": 1}}))
+    assert set(problems) == {"parts.a.size._target_", "parts.b", "parts.c._target_"}
+    assert problems["parts.b"].fix == "to leave it out write ~parts.b"
+
+
+def test_parts_without_problems_of_value_stay_usable() -> None:
+    parts, problems = read_parts(raw(other={"depht": 1}, middle={"needed": 3}), Root, PROVIDED)
+    assert {problem.field for problem in problems} == {"other.depht", "middle.needed"}
+    assert parts["other"] == Inner()
+    assert "middle" not in parts
+
+
+def test_defaults_show_every_field() -> None:
+    defaults = schema_defaults(Root)
+    assert defaults["middle"] == {"needed": "???", "inner": {"depth": 1, "rate": 0.5, "mode": "fast"}, "sizes": [], "free": {}}
+    assert (defaults["part"], defaults["other"], defaults["parts"]) == ("???", None, {})

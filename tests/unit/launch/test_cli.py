@@ -1,0 +1,129 @@
+"""The command line: exit codes, one message with all problems, listings, and what is imported for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.command import ROOTS, refused, trireme
+from helpers.recipes import TINY
+
+from trireme import __version__
+from trireme.launch.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_help_shows_examples_and_imports_nothing_heavy() -> None:
+    program = ("import sys; from trireme.launch.cli import main; main(['--help']); "
+               "print(sorted({'torch', 'transformers', 'hydra', 'pydantic', 'rich', 'yaml'} & set(sys.modules)))")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert "trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"trireme {__version__}\n"
+    assert main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_all_problems_at_once_in_a_real_process() -> None:
+    result = trireme("train", str(TINY), ROOTS, "max_steps=5", "trainer.micro_batch_size=ten", "plan=dpp", "model.config.vocab_siz=3",
+                     "callbacks.metrics.fiel=1", "data.tokenizer.vocabsize=3", "--nproc", "2")
+    refused(result, "6 problems", "did you mean trainer.max_steps?", "expected an integer", "did you mean plan=ddp?",
+            "did you mean model.config.vocab_size?", "callbacks.metrics.fiel", "did you mean data.tokenizer.vocab_size?")
+
+
+def test_refused_recipe_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", str(TINY), ROOTS, f"run.dir={tmp_path / 'run'}", "trainer.global_batch_size=7"]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "trainer.global_batch_size = 7" in message
+    assert "set trainer.global_batch_size to 6 or 8, or trainer.micro_batch_size to 1 or 7" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), ROOTS, "sede=1", "--debug"]) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" in message
+    assert "did you mean seed?" in message
+
+
+def test_check_describes_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), "plan=ddp", "--nproc", "2", ROOTS]) == 0
+    out = capsys.readouterr().out
+    assert "ddp, 2 processes" in out
+    assert "8 samples = 2 micro-batches of 2 on 2 data ranks" in out
+
+
+def test_too_many_processes_for_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), ROOTS, "--nproc", "2"]) == 2
+    assert "got 2 processes" in capsys.readouterr().err
+
+
+def test_missing_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), "data=files"]) == 2
+    assert "data.source.paths\n  is required" in capsys.readouterr().err
+
+
+def test_cfg_and_info_print_and_train_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(TINY), "trainer.stop_at=3", "--cfg", "job", "--package", "trainer"]) == 0
+    out = capsys.readouterr().out
+    assert "stop_at: 3" in out
+    assert "log_every: 1" in out
+    assert main(["train", str(TINY), "--cfg", "job", "--resolve"]) == 0
+    assert "dir: runs/tiny" in capsys.readouterr().out
+    assert main(["train", str(TINY), "plan=ddp", "--info", "defaults"]) == 0
+    assert "plan/ddp" in capsys.readouterr().out
+
+
+def test_multirun_refuses_all_jobs_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", str(TINY), ROOTS, f"run.dir={tmp_path / 's'}", "--multirun", "trainer.global_batch_size=8,9,11"]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "trainer.global_batch_size = 9" in message
+    assert "trainer.global_batch_size = 11" in message
+    assert not (tmp_path / "s").exists()
+
+
+def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["train", str(TINY), ROOTS, f"run.dir={tmp_path / 'file' / 'run'}"]) == 2
+    assert "run.dir" in capsys.readouterr().err
+
+
+def test_nproc_under_a_launcher_must_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(TINY), ROOTS, "plan=ddp", "--nproc", "3"]) == 2
+    assert "the launcher has started 2 ranks" in capsys.readouterr().err
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "pretrain/persimmon_stdlib" in out
+    assert "Pretrains a small Persimmon" in out
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "https://arxiv.org/abs/2204.06745" in out
+    assert "llama_tiny" in out
+
+
+def test_generate_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path / "none"), "--prompt", "x"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["generate", str(tmp_path), "--prompt", "x"]) == 2
+    assert main(["generate", str(tmp_path), "--prompt", "x", "--top-k", "-1", "--temperature", "-1", "--max-new-tokens", "0"]) == 2
+    assert "3 problems" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""From names and overrides to plain data: search path, overrides, choices, errors of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.recipes import FEW_FILES, TINY
+
+from trireme import Problem, UserError
+from trireme.launch.compose import compose, sweep
+from trireme.launch.recipes import find_recipe, first_comment, list_recipes
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's recipe folder with a group option of its own."""
+    folder = tmp_path / "own"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "configs" / "optimizer").mkdir(parents=True)
+    (folder / "mine" / "little.yaml").write_text(
+        "# A little one.\n# trireme train mine/little\ndefaults:\n  - /base\n  - /model: llama_tiny\n  - /data: files\n"
+        "  - override /optimizer: slow\n  - _self_\ntrainer:\n  max_steps: 3\n")
+    (folder / "configs" / "optimizer" / "slow.yaml").write_text("_target_: torch.optim.RAdam\nlr: 1e-6\n")
+    return folder
+
+
+def problem_of(*arguments: object) -> Problem:
+    with pytest.raises(UserError) as caught:
+        compose(*arguments)  # type: ignore[arg-type]
+    (problem,) = caught.value.problems
+    assert isinstance(problem, Problem)
+    return problem
+
+
+def test_all_defaults_are_in_the_data_and_overrides_win() -> None:
+    composed = compose(str(TINY), ["trainer.max_steps=3", "+callbacks.extra={_target_: a.B}", "ema.decay=0.5", "~data.held_out"])
+    assert composed.raw["trainer"]["max_steps"] == 3
+    assert composed.raw["trainer"]["log_every"] == 1  # from the dataclass
+    assert composed.raw["callbacks"]["extra"] == {"_target_": "a.B"}
+    assert composed.raw["ema"] == {"decay": 0.5}
+    assert "held_out" not in composed.raw["data"]
+    assert composed.raw["run"]["dir"] == "runs/tiny"
+    assert not composed.problems
+
+
+def test_interpolations_see_overrides() -> None:
+    assert compose(str(TINY), ["data.tokenizer.vocab_size=300"]).raw["model"]["config"]["vocab_size"] == 300
+
+
+def test_groups_and_prefixes() -> None:
+    composed = compose(str(TINY), ["plan=ddp", "ema=average", "++seed=4", "+tags.new=1"])
+    assert composed.raw["plan"]["replicate"] == "auto"
+    assert composed.raw["ema"]["decay"] == 0.999
+    assert composed.raw["seed"] == 4
+    assert composed.raw["tags"] == {"new": 1}
+
+
+def test_composing_again_gives_the_same_data() -> None:
+    composed = compose(str(TINY), ["plan=ddp", "optimizer.lr=1e-2", "run.dir='it\\'s here'"])
+    assert composed.raw["run"]["dir"] == "it's here"
+    again = compose(str(composed.recipe), composed.overrides)
+    assert again.raw == composed.raw
+
+
+def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() -> None:
+    composed = compose(str(TINY), ["plan=dpp", "optimizer=[adamw,sdg]", "nothing=1"])
+    assert [(problem.field, problem.value, problem.fix) for problem in composed.problems] == [
+        ("plan", "dpp", "did you mean plan=ddp?"), ("optimizer", "sdg", "did you mean optimizer=sgd?")]
+    assert composed.raw["nothing"] == 1
+
+
+def test_unreadable_overrides_are_reported() -> None:
+    composed = compose(str(TINY), ["seed=x=1", "run.dir=it's"])
+    assert [problem.field for problem in composed.problems] == ["seed=x=1", "run.dir=it's"]
+
+
+def test_appending_what_exists_is_refused() -> None:
+    assert "seed" in problem_of(str(TINY), ["+seed=3"]).why
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text("defaults:\n  - /base\ntrainer:\n  max_steps: [1\n  epochs: 2\n")
+    problem = problem_of(str(recipe))
+    assert f"{recipe}:5" in problem.field
+    assert "is not YAML" in problem.why
+
+
+def test_missing_configuration_names_the_nearest(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("defaults:\n  - /base\n  - /model: llama_tinny\n")
+    problem = problem_of(str(recipe))
+    assert (problem.field, problem.value, problem.fix) == ("model", "llama_tinny", "did you mean llama_tiny?")
+
+
+def test_bad_interpolation(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("defaults:\n  - /base\nseed: ${nothing.here}\n")
+    assert "nothing.here" in problem_of(str(recipe)).why
+
+
+def test_own_folder_of_recipes_and_groups(own: Path) -> None:
+    assert find_recipe("mine/little", [str(own)]) == own / "mine" / "little.yaml"
+    composed = compose("mine/little", ["seed=2"], [str(own)])
+    assert composed.raw["optimizer"] == {"_target_": "torch.optim.RAdam", "lr": 1e-6}
+    assert composed.raw["run"]["dir"] == "runs/little"
+    names = [name for name, _ in list_recipes([str(own)])]
+    assert "mine/little" in names
+    assert "pretrain/persimmon_stdlib" in names
+    assert not any(name.startswith("configs") for name in names)
+    assert first_comment(own / "mine" / "little.yaml") == "A little one."
+
+
+def test_recipes_beside_the_command_are_found(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.rename(tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("mine/little") == Path("recipes/mine/little.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fix"),
+    [("pretrain/persimon_stdlib", "pretrain/persimmon_stdlib"), ("persimmon_stdlib", "pretrain/persimmon_stdlib"),
+     ("xyz", "trireme recipes"), ("no/such.yaml", "trireme recipes")],
+)
+def test_unknown_recipes(recipe: str, fix: str) -> None:
+    problem = problem_of(recipe)
+    assert problem.value == recipe
+    assert fix in problem.fix
+
+
+def test_recipe_folder_must_exist(tmp_path: Path) -> None:
+    assert problem_of("x", [], [str(tmp_path / "none")]).field == "--recipe-dir"
+
+
+def test_a_sweep_gives_every_job_a_folder_and_is_checked_as_a_whole(tmp_path: Path) -> None:
+    checked, ran = [], []
+    roots = f"data.source.roots=[{FEW_FILES[0]}]"
+    overrides = [f"run.dir={tmp_path}/s", roots, "optimizer.lr=1e-2,1e-3", "plan=single,ddp"]
+    sweep(str(TINY), overrides, [], checked.extend, ran.append)
+    assert len(checked) == len(ran) == 4
+    assert [job.raw for job in checked] == [job.raw for job in ran]
+    assert [job.raw["run"]["dir"] for job in ran] == [
+        f"{tmp_path}/s/optimizer.lr={lr},plan={plan}" for lr in ("0.01", "0.001") for plan in ("single", "ddp")]
+    assert {(job.raw["optimizer"]["lr"], job.raw["plan"]["name"]) for job in ran} == {
+        (0.01, "single"), (0.01, "ddp"), (0.001, "single"), (0.001, "ddp")}
+    for job in ran:
+        assert compose(str(job.recipe), job.overrides).raw == job.raw
+
+
+def test_a_refused_sweep_runs_nothing_and_a_failed_job_ends_it(tmp_path: Path) -> None:
+    ran: list[object] = []
+
+    def refuse(jobs: object) -> None:
+        raise UserError("no")
+
+    def fail(job: object) -> None:
+        ran.append(job)
+        raise RuntimeError("failed")
+
+    with pytest.raises(UserError):
+        sweep(str(TINY), [f"run.dir={tmp_path}/s", "seed=1,2"], [], refuse, ran.append)
+    assert not ran
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(RuntimeError):
+        sweep(str(TINY), [f"run.dir={tmp_path}/s", "seed=1,2"], [], lambda jobs: None, fail)
+    assert len(ran) == 1

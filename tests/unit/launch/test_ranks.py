@@ -1,0 +1,119 @@
+"""Real ranks started by the command: what a person sees when one of them fails, and that none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.command import command, tiny_command
+
+FAULT = '''
+import os, signal, time
+from trireme import Problem, UserError
+from trireme.trainer.callbacks.callback import Callback
+
+class Fault(Callback):
+    """Fails in one rank before its second step."""
+
+    def __init__(self, kind: str, rank: int) -> None:
+        self.kind, self.rank = kind, rank
+
+    def on_step_begin(self, trainer, state, control):
+        if self.kind == "wait":
+            time.sleep(0.5)
+        if trainer.mesh.rank != self.rank or state.step != 1:
+            return
+        if self.kind == "user":
+            raise UserError(Problem("data", "is odd on this rank", "even it out", 3))
+        if self.kind == "crash":
+            raise RuntimeError("boom of one rank")
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "exit":
+            os._exit(7)
+'''
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "faults.py").write_text(FAULT)
+    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+    return {**kept, "PYTHONPATH": f"{tmp_path}:{kept.get('PYTHONPATH', '')}"}
+
+
+def faulty(run_dir: Path, kind: str, rank: int, *arguments: str) -> list[str]:
+    fault = f"+callbacks.fault={{_target_: faults.Fault, kind: {kind}, rank: {rank}}}"
+    return tiny_command(run_dir, fault, "plan=ddp", "--nproc", "2", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "code", "seen", "tracebacks"),
+    [
+        ("user", 1, 2, "data = 3\n  is odd on this rank\n  fix: even it out", 0),
+        ("crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
+        ("crash", 0, 1, "RuntimeError: boom of one rank\n(rank 0 of 2)", 1),
+        ("kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        ("exit", 1, 1, "rank 1 ended with exit code 7", 0),
+    ],
+)
+def test_a_failing_rank_is_shown_once(kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path,
+                                      environment: dict[str, str]) -> None:
+    result = subprocess.run(faulty(tmp_path / "run", kind, rank), capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == code, result.stderr
+    assert result.stderr.count(seen) == 1, result.stderr
+    assert result.stderr.count("Traceback") == tracebacks, result.stderr
+    assert "torch.distributed.elastic" not in result.stderr
+    assert "Connection" not in result.stderr  # what the other rank saw
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A run of two ranks in the middle of its training, and its ranks."""
+    arguments = faulty(tmp_path / "run", "wait", 0, "trainer.max_steps=500")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ranks = psutil.Process(process.pid).children() if process.poll() is None else []
+    yield process, ranks
+    for leftover in [*ranks, *([psutil.Process(process.pid)] if process.poll() is None else [])]:
+        if leftover.is_running():
+            leftover.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_rank_outlives_the_command(sent: signal.Signals, code: int,
+                                      waiting: tuple[subprocess.Popen[str], list[psutil.Process]]) -> None:
+    process, ranks = waiting
+    assert len(ranks) == 2
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    gone, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE]
+    assert len(gone) + len(alive) == 2
+
+
+def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environment: dict[str, str]) -> None:
+    own = faulty(tmp_path / "run", "user", 1)
+    arguments = [argument for argument in own[len(command()):] if argument not in ("train", "--nproc", "2")]
+    launcher = [own[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trireme.launch.train"]
+    result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode != 0
+    assert "data = 3\n  is odd on this rank\n  fix: even it out" in result.stderr
+
+
+def test_multirun_trains_every_job(tmp_path: Path, environment: dict[str, str]) -> None:
+    arguments = tiny_command(tmp_path / "s", "--multirun", "seed=1,2", "trainer.max_steps=1", "trainer.eval_at_end=false")
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == 0, result.stderr
+    for seed in (1, 2):
+        assert (tmp_path / "s" / f"seed={seed}" / "metrics.jsonl").is_file()

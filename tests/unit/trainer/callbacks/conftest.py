@@ -1,0 +1,70 @@
+"""What callbacks need of a trainer, as plain objects: real state and control, a mesh of one CPU process."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from trireme.parallel.plan import Plan
+from trireme.trainer.callbacks.callback import Callback
+from trireme.trainer.state import Control, TrainerState
+
+
+class Run:
+    """Drives callbacks through a run as the loop does: step, log, evaluate, save."""
+
+    def __init__(self, run_dir: Path, max_steps: int = 10) -> None:
+        self.state = TrainerState(max_steps=max_steps, stop_at=max_steps)
+        self.control = Control()
+        self.trainer: Any = SimpleNamespace(
+            mesh=SimpleNamespace(is_main=True, rank=0, world_size=1, device=torch.device("cpu")),
+            strategy=SimpleNamespace(module=None, plan=Plan()),
+            settings=SimpleNamespace(log_every=1, eval_every=None, eval_at_end=False),
+            checkpoints=SimpleNamespace(every=None, at_end=False, metric="eval_loss", mode="min"),
+            recipe=SimpleNamespace(seed=7),
+            run_dir=run_dir,
+            corpus=SimpleNamespace(has_held_out=True),
+            tokenizer=None,
+            extra_metrics={},
+            reference_lines={},
+            flops_per_token=None,
+        )
+
+    def fire(self, event: str, *callbacks: Callback, **extra: Any) -> None:
+        for callback in callbacks:
+            getattr(callback, event)(self.trainer, self.state, self.control, **extra)
+
+    def line(self, **metrics: Any) -> dict[str, Any]:
+        return {"step": self.state.step, **metrics}
+
+    def evaluate(self, *callbacks: Callback, **metrics: float) -> None:
+        self.fire("on_evaluate", *callbacks, metrics=metrics)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    return Run(folder)
+
+
+@contextmanager
+def _limited(room: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Files of this process cannot grow past so many bytes: writes are cut short, then fail, as on a full disk."""
+    return _limited

@@ -1,0 +1,89 @@
+"""Batches of steps: shares of data ranks, resume by step, no touch on the global generator, even evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trireme.parallel.strategy import StepBatch
+from trireme.trainer.data.collator import IGNORE, CausalLMCollator
+from trireme.trainer.data.loader import evaluation_batches, step_batches
+from trireme.trainer.data.order import EpochOrder
+from trireme.trainer.data.tokens import MemoryBlocks
+
+SIZE, BLOCK, GLOBAL = 23, 8, 6  # an epoch ends in the middle of a batch, and of a rank's share
+DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])
+
+
+def batches(start: int = 0, stop: int = 9, **options: Any) -> list[StepBatch]:
+    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
+    return list(step_batches(DATA, collator, EpochOrder(SIZE, seed=1), start_step=start, stop_step=stop,
+                             global_batch_size=GLOBAL, **options))
+
+
+def tokens(batch: StepBatch) -> list[list[int]]:
+    return torch.cat([micro["input_ids"] for micro in batch.micro_batches]).tolist()
+
+
+def test_nothing_is_dropped_at_epoch_borders() -> None:
+    seen = [index for batch in batches(stop=SIZE) for index in batch.samples]
+    assert len(seen) == SIZE * GLOBAL
+    for epoch in range(GLOBAL):
+        assert sorted(seen[epoch * SIZE : (epoch + 1) * SIZE]) == list(range(SIZE))
+
+
+@pytest.mark.parametrize("data_size", [2, 3, 6])
+def test_shares_joined_are_the_batch_of_one_rank(data_size: int) -> None:
+    shares = zip(*(batches(data_rank=rank, data_size=data_size) for rank in range(data_size)), strict=True)
+    for parts, whole in zip(shares, batches(), strict=True):
+        assert [index for part in parts for index in part.samples] == whole.samples
+        assert [row for part in parts for row in tokens(part)] == tokens(whole)
+        assert sum(part.labels for part in parts) == whole.labels
+        assert sum(part.tokens for part in parts) == whole.tokens
+
+
+@pytest.mark.parametrize("start", [1, 4, 8, 9])
+def test_resuming_is_another_start(start: int) -> None:
+    assert [tokens(batch) for batch in batches(start)] == [tokens(batch) for batch in batches()[start:]]
+
+
+def test_many_steps_ordered_together_equal_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [batch.samples for batch in batches()]
+    monkeypatch.setattr("trireme.trainer.data.loader.POSITIONS_AT_ONCE", 1)
+    assert [batch.samples for batch in batches()] == together
+
+
+def test_workers_give_the_same_batches() -> None:
+    assert [tokens(batch) for batch in batches(num_workers=2)] == [tokens(batch) for batch in batches()]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_generator_is_left_alone(workers: int) -> None:
+    before = torch.random.get_rng_state()
+    batches(stop=2, num_workers=workers)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="global_batch_size=6 does not divide over 4"):
+        batches(data_size=4)
+
+
+@pytest.mark.parametrize(("limit", "micro", "data_size"),
+                         [(None, 4, 1), (None, 4, 2), (10, 3, 2), (1, 4, 3), (99, 5, 4)])
+def test_evaluation_counts_every_sample_once_and_is_even(limit: int | None, micro: int, data_size: int) -> None:
+    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=micro)
+    ranks = [list(evaluation_batches(DATA, collator, limit=limit, micro_batch_size=micro, data_rank=rank,
+                                     data_size=data_size)) for rank in range(data_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert {batch["input_ids"].shape for rank in ranks for batch in rank} == {(micro, BLOCK)}
+    counted = [int(ids[0]) for rank in ranks for batch in rank
+               for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True) if (labels != IGNORE).any()]
+    assert sorted(counted) == list(range(min(limit or SIZE, SIZE)))
+
+
+def test_evaluation_of_nothing_gives_nothing() -> None:
+    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=2)
+    assert list(evaluation_batches(MemoryBlocks([]), collator, micro_batch_size=2)) == []

@@ -1,0 +1,87 @@
+"""The tokenizer: exact round trips, special tokens only where meant, trained once per fingerprint."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from trireme import UserError
+from trireme.trainer.data.tokenizer import TokenizerConfig, content_hash, encode_documents, load_or_train
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path, documents: list[str]):
+    return load_or_train(TokenizerConfig(vocab_size=500), lambda: documents, "fingerprint", str(tmp_path))
+
+
+def test_any_text_comes_back(tokenizer) -> None:
+    generator = random.Random(0)
+    noise = "".join(chr(generator.choice([generator.randrange(0xD800), generator.randrange(0xE000, 0x110000)]))
+                    for _ in range(2000))
+    texts = [noise, " leading", "trailing \n\n", "\x00\r\n\t", "e\u0301 é ﬁ 🧀‍", "a <|endoftext|> b<|pad|>",
+             "it 's , ok ."]
+    for text, ids in zip(texts, encode_documents(tokenizer, texts, append_eos=False), strict=True):
+        assert tokenizer.decode(ids) == text
+        assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(ids)  # text cannot forge special tokens
+
+
+def test_documents_end_with_eos(tokenizer) -> None:
+    plain, ended = (encode_documents(tokenizer, ["def f(): pass", "x"], eos) for eos in (False, True))
+    assert ended == [[*ids, tokenizer.eos_token_id] for ids in plain]
+    assert (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token) == ("<|endoftext|>",) * 2 + ("<|pad|>",)
+    assert len(tokenizer) == 500
+    assert encode_documents(tokenizer, [], True) == []
+
+
+def test_it_is_trained_once_per_fingerprint(tmp_path: Path, tokenizer, documents: list[str]) -> None:
+    def never() -> list[str]:
+        raise AssertionError("trained again")
+
+    again = load_or_train(TokenizerConfig(vocab_size=500), never, "fingerprint", str(tmp_path))
+    assert content_hash(again) == content_hash(tokenizer)
+    for size, fingerprint in ((501, "fingerprint"), (500, "new")):
+        with pytest.raises(AssertionError, match="trained again"):
+            load_or_train(TokenizerConfig(vocab_size=size), never, fingerprint, str(tmp_path))
+    assert not list((tmp_path / "tokenizers").glob("*.partial"))
+    smaller = load_or_train(TokenizerConfig(vocab_size=300), lambda: documents, "fingerprint", str(tmp_path))
+    assert len(smaller) == 300 and content_hash(smaller) != content_hash(tokenizer)
+
+
+def test_sample_documents_limits_the_training(tmp_path: Path) -> None:
+    """The words of the second document would need tokens of their own."""
+    texts = ["aaaa bbbb " * 50, "a completely different sentence " * 50]
+    one, two = (load_or_train(TokenizerConfig(sample_documents=count), lambda: texts, f"{count}", str(tmp_path))
+                for count in (1, 2))
+    assert 258 < len(one) < len(two)
+
+
+def test_a_local_folder_is_taken_as_it_is(tmp_path: Path, tokenizer) -> None:
+    tokenizer.save_pretrained(tmp_path / "mine")
+    loaded = load_or_train(TokenizerConfig(path=str(tmp_path / "mine")), list, "", str(tmp_path / "cache"))
+    assert content_hash(loaded) == content_hash(tokenizer)
+    assert loaded.split_special_tokens and not (tmp_path / "cache").exists()
+
+
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vocab_size=257"):
+        TokenizerConfig(vocab_size=257)
+    with pytest.raises(ValueError, match="sample_documents=0"):
+        TokenizerConfig(sample_documents=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path"):
+        load_or_train(TokenizerConfig(path=str(tmp_path / "empty")), list, "", str(tmp_path))
+
+
+def test_a_disk_that_is_full_while_saving_is_a_message(tmp_path: Path, documents: list[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device that is always full stands for the disk; `tokenizers` reports it with an exception of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained",
+                        lambda self, folder: self.backend_tokenizer.save("/dev/full"))
+    with pytest.raises(UserError, match="no space is left"):
+        load_or_train(TokenizerConfig(vocab_size=400), lambda: documents, "full", str(tmp_path))
+    assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".lock"]

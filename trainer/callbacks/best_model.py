@@ -1,0 +1,27 @@
+"""Best model: remembers the best evaluation and asks for a checkpoint of its step, which ``keep_best`` then keeps.
+
+Which metric decides is said in one place only, ``checkpoint.metric`` and ``checkpoint.mode``: the rotation of
+checkpoints ranks by the same two, and a callback with its own metric would save what the rotation throws away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .callback import Callback, Metrics
+from .comparison import improves, watched
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+
+class BestModel(Callback):
+    """Keeps ``state.best_metric`` and ``state.best_step``, and saves when they improve."""
+
+    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        checkpoints = trainer.checkpoints
+        value = watched(metrics, checkpoints.metric, "checkpoint.metric")
+        if improves(value, state.best_metric, checkpoints.mode):
+            state.best_metric, state.best_step = value, state.step
+            control.save = True

@@ -1,0 +1,182 @@
+"""Curve: the loss of a run as one picture, ``<run folder>/curve.png``, kept current while the run goes on.
+
+After a resume the earlier part comes from ``metrics.jsonl``, so the picture always shows the whole run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .callback import Callback, Metrics
+from .metrics_file import FILE_NAME, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+INK, GREY, BLUE, ORANGE = "#1f2933", "#7b8794", "#2b6cb0", "#dd6b20"
+
+
+class Curve(Callback):
+    """Draws the curve after evaluations and at the end, on the main rank.
+
+    Args:
+        every_seconds: draw at most this often before the end; a picture takes about half a second.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        if every_seconds < 0:
+            raise ValueError(f"every_seconds={every_seconds} is wrong because it counts seconds; use 0 or more")
+        self.every_seconds = every_seconds
+        self._lines: list[Metrics] = []
+        self._on = False
+        self._drawn_at = float("-inf")
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._on = trainer.mesh.is_main
+        if self._on and importlib.util.find_spec("matplotlib") is None:
+            log.warning("no curve.png: pip install matplotlib to get it")
+            self._on = False
+        file = trainer.run_dir / FILE_NAME
+        if self._on and state.step and file.exists():
+            self._lines = read_metrics(file, state.step)
+
+    def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        if not self._on:
+            return
+        self._lines.append(dict(metrics))
+        evaluated = any(name.startswith("eval_") for name in metrics)
+        if evaluated and time.monotonic() - self._drawn_at >= self.every_seconds:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if self._on:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        try:
+            draw_curve(self._lines, trainer.run_dir / "curve.png", trainer.run_dir.name, trainer.reference_lines)
+        except OSError as error:
+            log.warning("curve.png cannot be written (%s); no more curves in this run", error.strerror)
+            self._on = False
+        self._drawn_at = time.monotonic()
+
+
+def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[str, float] | None = None) -> None:
+    """Draw loss, learning rate and gradient norm against the step into a PNG.
+
+    Args:
+        lines: training and evaluation lines as in ``metrics.jsonl``.
+        path: the picture; it is replaced in one move, so that a viewer never meets half of it.
+        title: heading, such as the name of the run.
+        references: losses to compare with, by name; drawn as dashed horizontal lines.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1, hspace=0.04)
+    figure = Figure(figsize=(9, 6.2), dpi=150, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.015, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False)
+    axes = figure.subplot_mosaic([["loss", "loss"], ["lr", "norm"]], height_ratios=[3, 1])
+    _draw_loss(axes["loss"], lines, references or {})
+    _draw_lr(axes["lr"], *_series(lines, "lr"))
+    _draw_norm(axes["norm"], *_series(lines, "grad_norm"))
+    temporary = path.with_suffix(".tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -> None:
+    steps, losses = _series(lines, "loss")
+    smooth = len(losses) > 60
+    axes.plot(steps, losses, color=BLUE, linewidth=0.8 if smooth else 1.6, alpha=0.3 if smooth else 1.0)
+    if smooth:
+        axes.plot(steps, _smoothed(losses, len(losses) // 40), color=BLUE, linewidth=1.8)
+    ends = [(losses[-1], f"train {losses[-1]:.3f}", BLUE)] if losses else []
+    eval_steps, eval_losses = _series(lines, "eval_loss")
+    axes.plot(eval_steps, eval_losses, color=ORANGE, linewidth=1.6, marker="o", markersize=5, markeredgecolor="white")
+    if eval_losses:
+        ends.append((eval_losses[-1], f"held-out {eval_losses[-1]:.3f}", ORANGE))
+    for name, value in references.items():
+        axes.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
+        text = f"{name.replace('_', ' ')} {value:.3f}"
+        axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 4), ha="right",
+                      textcoords="offset points", color=GREY, fontsize=9.5, parse_math=False)  # fmt: skip
+    _tidy(axes, "loss")
+    _label_ends(axes, ends)
+
+
+def _draw_lr(axes: Axes, steps: list[int], rates: list[float]) -> None:
+    largest = max(rates, default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
+    axes.plot(steps, [rate / 10.0**exponent for rate in rates], color=GREY, linewidth=1.3)
+    _tidy(axes, rf"learning rate, $\times 10^{{{exponent}}}$")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_norm(axes: Axes, steps: list[int], norms: list[float]) -> None:
+    axes.plot(steps, norms, color=GREY, linewidth=1.0)
+    _tidy(axes, "gradient norm")
+    if norms and min(norms) > 0 and max(norms) > 30 * min(norms):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
+    """Write each line's name and last value right of the axes, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap, at = (high - low) * 0.055, -math.inf
+    for value, text, color in sorted(item for item in labels if math.isfinite(item[0])):
+        at = max(value, at + gap)
+        axes.annotate(text, (1.015, at), xycoords=("axes fraction", "data"), color=color, fontsize=9.5, va="center",
+                      fontweight="bold", annotation_clip=False)  # fmt: skip
+
+
+def _tidy(axes: Axes, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(label, loc="left", fontsize=9, color=GREY, pad=6)
+    axes.set_xlabel("step", fontsize=8.5, color=GREY)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#cbd2d9")
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.tick_params(colors=GREY, labelsize=8, length=0)
+    axes.margins(x=0.01)
+
+
+def _series(lines: list[Metrics], key: str) -> tuple[list[int], list[float]]:
+    """Steps and finite values of one metric."""
+    found = [(line["step"], float(line[key])) for line in lines if _is_finite(line.get(key))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(float(value))
+
+
+def _smoothed(values: list[float], reach: int) -> list[float]:
+    """Mean over ``reach`` values to either side, fewer near the ends; centred, so that a fall shows at its step."""
+    sums = [0.0, *accumulate(values)]
+    reaches = [min(reach, at, len(values) - 1 - at) for at in range(len(values))]
+    return [(sums[at + r + 1] - sums[at - r]) / (2 * r + 1) for at, r in enumerate(reaches)]

@@ -1,0 +1,64 @@
+"""Early stopping: end training when the watched metric has not improved for some evaluations.
+
+The metric is reduced over all ranks before callbacks see it, so every rank takes the same decision at the same step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .callback import Callback, Metrics
+from .comparison import Mode, improves, watched
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+
+class EarlyStopping(Callback):
+    """Stops after ``patience`` evaluations in a row without improvement.
+
+    Args:
+        metric: key of the evaluation line to watch.
+        mode: ``min`` if smaller is better, ``max`` if larger is.
+        patience: evaluations without improvement that are borne.
+        min_delta: an improvement must be larger than this.
+    """
+
+    def __init__(
+        self, metric: str = "eval_loss", mode: Mode = "min", patience: int = 3, min_delta: float = 0.0
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode={mode!r} is wrong because only min and max are known; write one of them")
+        if patience < 1:
+            raise ValueError(f"patience={patience} is wrong because it counts evaluations; use 1 or more")
+        if min_delta < 0:
+            raise ValueError(f"min_delta={min_delta} is wrong because it is a distance; use 0 or more")
+        self.metric, self.patience, self.min_delta = metric, patience, min_delta
+        self.mode: Mode = mode
+        self.best: float | None = None
+        self.waited = 0
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """A run that had stopped early stays stopped when resumed, unless ``patience`` was raised."""
+        if self.waited >= self.patience:
+            control.request_stop(self._reason())
+
+    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        value = watched(metrics, self.metric, "callbacks.early_stopping.metric")
+        if improves(value, self.best, self.mode, self.min_delta):
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            control.request_stop(self._reason())
+
+    def _reason(self) -> str:
+        best = "a finite value" if self.best is None else f"{self.best:.6g}"
+        return f"{self.metric} has not improved on {best} for {self.waited} evaluations"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]

@@ -1,0 +1,203 @@
+"""Progress: what a person watches, on the main rank. A live bar on a terminal, plain lines in a file or a pipe.
+
+Other output must stay readable while the bar is live, so it passes above the bar: ``print`` through rich's
+redirection, log records by pointing the handlers that write to the terminal at the bar's console until ``close``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .callback import Callback, Metrics
+from .throughput import memory_mib
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+
+class Progress(Callback):
+    """Shows step, loss, learning rate, tokens per second, memory, remaining time, and every evaluation.
+
+    Args:
+        plain_every: without a terminal, seconds between two plain lines; the first and the last line always show.
+        refresh_per_second: how often the live bar is drawn.
+    """
+
+    def __init__(self, plain_every: float = 10.0, refresh_per_second: float = 4.0) -> None:
+        if plain_every < 0:
+            raise ValueError(f"plain_every={plain_every} is wrong because it counts seconds; use 0 or more")
+        if refresh_per_second <= 0:
+            raise ValueError(f"refresh_per_second={refresh_per_second} is wrong because the bar must be drawn; use 4")
+        self.plain_every, self.refresh_per_second = plain_every, refresh_per_second
+        self._main = False
+        self._bar: Bar | None = None
+        self._undo = contextlib.ExitStack()
+        self._started = self._shown_at = 0.0
+        self._first_step = 0
+        self._waiting = ""  # the newest plain line that was not shown
+        self._status: list[str] = []  # second line of the bar: the newest training line, then the newest evaluation
+        self._evaluation = ""
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._main = trainer.mesh.is_main
+        self._started, self._first_step = time.monotonic(), state.step
+        self._shown_at = float("-inf")
+        console = _terminal() if self._main else None
+        if console is not None:
+            self._bar = _make_bar(console, self.refresh_per_second)
+            self._bar.add_task(trainer.run_dir.name, total=_last_step(state), completed=state.step, status="")
+            self._undo.callback(self._bar.stop)
+            terminals = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+            self._bar.start()
+            _log_above(console, terminals, self._undo)
+
+    def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=state.step)
+
+    def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        if not self._main:
+            return
+        if any(name.startswith("eval_") for name in metrics):
+            self._show_evaluation(state, metrics)
+            return
+        self._status = [*_training_parts(metrics), _memory(memory_mib(trainer.mesh.device))]
+        if self._bar is not None:
+            self._update_status(self._bar)
+            return
+        total, now = _last_step(state), time.monotonic()
+        self._waiting = "  ".join(
+            [f"step {state.step}/{total}", *self._status, f"eta {self._eta(state.step, total, now)}"]
+        )
+        if now - self._shown_at >= self.plain_every or state.step >= total:
+            self._show_waiting(now)
+
+    def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._show_waiting(time.monotonic())
+        self._stop_bar()  # leaves it on the screen in its last state, above what later callbacks print
+
+    def close(self) -> None:
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
+        self._undo.close()
+        self._bar = None
+
+    def _show_evaluation(self, state: TrainerState, metrics: Metrics) -> None:
+        parts = [f"{name} {_number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+        self._evaluation = next((part for part in parts if part.startswith("eval_loss ")), parts[0])
+        line = "  ".join([f"step {state.step}/{_last_step(state)}", *parts])
+        if self._bar is not None:
+            from rich.text import Text
+
+            self._bar.console.print(Text(line, style="green"))
+            self._update_status(self._bar)
+            return
+        self._show_waiting(time.monotonic())  # the training line of this step comes first
+        print(line, flush=True)
+
+    def _update_status(self, bar: Bar) -> None:
+        bar.update(bar.task_ids[0], status="  ".join([*self._status, self._evaluation]))
+
+    def _show_waiting(self, now: float) -> None:
+        if self._waiting:
+            print(self._waiting, flush=True)
+            self._waiting, self._shown_at = "", now
+
+    def _eta(self, step: int, total: int, now: float) -> str:
+        per_step = (now - self._started) / max(step - self._first_step, 1)
+        minutes, seconds = divmod(round(per_step * max(total - step, 0)), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _last_step(state: TrainerState) -> int:
+    return state.stop_at or state.max_steps
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) and 1e-3 <= abs(value) < 1e4 else f"{value:.6g}"
+
+
+def _training_parts(metrics: Metrics) -> Iterator[str]:
+    if (loss := metrics.get("loss")) is not None:
+        yield f"loss {_number(loss)}"
+    if (lr := metrics.get("lr")) is not None:
+        yield f"lr {lr:.2e}"
+    if (rate := metrics.get("tokens_per_second")) is not None:
+        yield f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
+
+
+def _memory(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+
+
+def _terminal() -> Console | None:
+    """A console on stderr, else stdout, if it is a terminal that can redraw a line."""
+    from rich.console import Console
+
+    for stderr, stream in ((True, sys.stderr), (False, sys.stdout)):
+        console = Console(stderr=stderr, highlight=False)
+        if stream.isatty() and not console.is_dumb_terminal:
+            return console
+    return None
+
+
+def _make_bar(console: Console, refresh_per_second: float) -> Bar:
+    """A bar of two lines, which fits 80 columns: where training is, and how it is."""
+    from rich.console import RenderableType
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class TwoLines(Bar):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if task.fields["status"]:
+                    yield Text(f"  {task.fields['status']}", style="cyan", no_wrap=True, overflow="ellipsis")
+
+    return TwoLines(
+        TextColumn("[bold]{task.description}", markup=True),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        console=console,
+        expand=True,
+        refresh_per_second=refresh_per_second,
+        # A stream that goes into a file or a pipe is left alone: only what would disturb the bar passes above it.
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=sys.stderr.isatty(),
+    )
+
+
+def _log_above(console: Console, terminals: tuple[Any, ...], undo: contextlib.ExitStack) -> None:
+    """Point log handlers that write to one of ``terminals`` at the live console; ``undo`` points them back."""
+    from rich.logging import RichHandler
+
+    loggers = [item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
+    for handler in {handler for logger in (logging.root, *loggers) for handler in logger.handlers}:
+        if isinstance(handler, RichHandler):
+            undo.callback(setattr, handler, "console", handler.console)
+            handler.console = console
+        elif isinstance(handler, logging.StreamHandler) and handler.stream in terminals and handler.stream.isatty():
+            old = handler.setStream(sys.stderr if console.stderr else sys.stdout)  # rich's proxy by now
+            undo.callback(handler.setStream, old)

@@ -1,0 +1,134 @@
+"""Sample: shows what the model writes, at the end of training and, if asked, after each evaluation.
+
+Training must not notice: generation draws from a forked random generator seeded by (seed, step), and every module is
+put back into the mode it was in.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ... import Problem, UserError
+from .callback import Callback, Metrics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+
+
+class Sample(Callback):
+    """Continues ``prompts`` on the main rank, prints them, and appends them to ``<run folder>/samples.txt``.
+
+    Args:
+        prompts: texts to continue; an empty text starts from the tokenizer's first token.
+        max_new_tokens: tokens to generate per prompt, less where the model's context ends.
+        temperature: 0 takes the most likely token each time.
+        top_k: sample among this many tokens; 0 for all.
+        every_evaluation: also after each evaluation.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str],
+        max_new_tokens: int = 80,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        every_evaluation: bool = False,
+    ) -> None:
+        if not prompts:
+            raise ValueError("prompts=[] is wrong because there is nothing to continue; give at least one text")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} is wrong because it counts tokens; use 1 or more")
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} is wrong because it divides the logits; use 0 or more")
+        if top_k < 0:
+            raise ValueError(f"top_k={top_k} is wrong because it counts tokens; use 0 for all of them")
+        self.prompts, self.max_new_tokens = list(prompts), max_new_tokens
+        self.temperature, self.top_k, self.every_evaluation = temperature, top_k, every_evaluation
+        self._last_step = -1
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if trainer.tokenizer is None or not hasattr(trainer.strategy.module, "generate"):
+            raise UserError(
+                Problem("callbacks.sample", "this model writes no text", "leave the sample callback out of this recipe")
+            )
+        if trainer.mesh.is_main and state.step == 0:
+            (trainer.run_dir / "samples.txt").unlink(missing_ok=True)
+
+    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        if self.every_evaluation:
+            self._sample(trainer, state)
+
+    def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._sample(trainer, state)
+
+    def _sample(self, trainer: Trainer, state: TrainerState) -> None:
+        if not trainer.mesh.is_main or state.step == self._last_step:
+            return
+        self._last_step = state.step
+        texts = self.generate(trainer.strategy.module, trainer.tokenizer, trainer.recipe.seed + state.step)
+        _show(self.prompts, texts, state.step)
+        try:
+            with open(trainer.run_dir / "samples.txt", "a", encoding="utf-8") as file:
+                file.writelines(f"--- step {state.step}\n{text}\n\n" for text in texts)
+        except OSError as error:
+            log.warning("samples.txt cannot be written: %s", error.strerror)
+
+    def generate(self, module: nn.Module, tokenizer: Any, seed: int) -> list[str]:
+        """Each prompt with its continuation. The global random state and the modules' modes stay as they were."""
+        import torch
+
+        device = next(module.parameters()).device
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+                torch.manual_seed(seed)
+                return [self._continue(module, tokenizer, prompt, device) for prompt in self.prompts]
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+    def _continue(self, module: Any, tokenizer: Any, prompt: str, device: Any) -> str:
+        import torch
+
+        ids = tokenizer(prompt)["input_ids"]
+        if not ids:
+            starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+            ids = [next(token for token in starts if token is not None)]
+        limit = getattr(module.config, "max_position_embeddings", None)
+        if limit is not None:
+            ids = ids[-max(limit - self.max_new_tokens, 1) :]
+        inputs = torch.tensor([ids], device=device)
+        choice = {"temperature": self.temperature, "top_k": self.top_k} if self.temperature else {}
+        output = module.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=min(self.max_new_tokens, limit - 1) if limit else self.max_new_tokens,
+            do_sample=self.temperature > 0,
+            use_cache=True,
+            pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            **choice,
+        )
+        return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def _show(prompts: list[str], texts: list[str], step: int) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for prompt, text in zip(prompts, texts, strict=True):
+        # A model may write terminal escapes, and characters that this terminal has not: neither reaches the screen.
+        shown = "".join(char for char in text if char.isprintable() or char in "\n\t")
+        shown = shown.encode(console.encoding, "replace").decode(console.encoding)
+        body = Text(shown)
+        if shown.startswith(prompt):
+            body.stylize("bold", 0, len(prompt))
+        console.print(Panel(body, title=f"sample at step {step}", title_align="left", border_style="cyan"))

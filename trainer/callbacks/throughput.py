@@ -1,0 +1,158 @@
+"""Throughput: samples per second, seconds per step, memory, and model FLOPs utilisation (MFU) of each logged step.
+
+MFU is the share of the hardware's peak that the arithmetic of the model alone uses (PaLM, Chowdhery et al. 2022,
+appendix B): floating-point operations per token x tokens per second / (peak of one device x number of devices).
+Recomputed activations do not count. Peaks are the vendors' figures for dense matrices; a CPU has no such figure, so
+its peak is what a short matrix product reaches on the very cores this process may use.
+
+Rates are over the time since the previous training line, without evaluations and saves. It stands after ``flow``.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from .callback import Callback, Metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from ...parallel.plan import Plan
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+MIB = 2**20
+
+# TFLOP/s of dense matrices: (bf16 and fp16, tf32, fp32). From the vendors' data sheets; where those give the figure
+# with sparsity it is halved. Keys are whole words of the name that the driver reports; the longest match counts.
+PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
+    "B200": (2250, 1125, 75),
+    "GH200": (989, 495, 67),
+    "H200": (989, 495, 67),
+    "H100": (989, 495, 67),
+    "H100 PCIe": (756, 378, 51),
+    "H100 NVL": (835, 418, 60),
+    "H800": (989, 495, 67),
+    "H20": (148, 74, 44),
+    "A100": (312, 156, 19.5),
+    "A800": (312, 156, 19.5),
+    "A40": (150, 75, 37.4),
+    "A10": (125, 62.5, 31.2),
+    "A10G": (70, 35, 35),
+    "L4": (121, 60, 30.3),
+    "L40": (181, 90.5, 90.5),
+    "L40S": (362, 183, 91.6),
+    "V100": (125, 15.7, 15.7),
+    "T4": (65, 8.1, 8.1),
+    "RTX A6000": (155, 77.4, 38.7),
+    "RTX 6000 Ada": (364, 182, 91.1),
+    "RTX 3090": (71, 35.6, 35.6),
+    "RTX 4090": (165, 82.6, 82.6),
+    "RTX 5090": (210, 105, 105),
+    "MI300X": (1307, 654, 163),
+}
+
+
+class Throughput(Callback):
+    """Adds ``samples_per_second``, ``step_seconds``, ``memory_mib`` and, where it is known, ``mfu`` to training lines.
+
+    Args:
+        peak_flops: FLOP/s of one device, for MFU; None takes it from the table of GPUs, or measures the CPU.
+    """
+
+    def __init__(self, peak_flops: float | None = None) -> None:
+        if peak_flops is not None and peak_flops <= 0:
+            raise ValueError(f"peak_flops={peak_flops} is wrong because it is FLOP/s of one device; use e.g. 312e12")
+        self.peak_flops = peak_flops
+        self._window = (0.0, 0, 0, 0)  # time, step, samples, tokens at the previous training line
+        self._ended = 0.0  # time of the previous on_step_end
+        self._paused = False  # an evaluation or a save ran since then
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if self.peak_flops is None and trainer.flops_per_token:
+            # On every rank at once: ranks that share cores find the peak of their share.
+            self.peak_flops = find_peak_flops(trainer.mesh.device, trainer.strategy.plan)
+        self._ended = time.perf_counter()
+        self._open_window(state)
+
+    def on_step_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if self._paused:
+            started, *counts = self._window
+            self._window = (started + time.perf_counter() - self._ended, *counts)
+            self._paused = False
+
+    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        self._paused = True
+
+    def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
+        self._paused = True
+
+    def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._ended = time.perf_counter()
+        if not control.log:
+            return
+        started, step, samples, tokens = self._window
+        seconds, steps = max(self._ended - started, 1e-9), max(state.step - step, 1)
+        extra = trainer.extra_metrics
+        extra["samples_per_second"] = (state.samples - samples) / seconds
+        extra["step_seconds"] = seconds / steps
+        extra["memory_mib"] = memory_mib(trainer.mesh.device)
+        if self.peak_flops and trainer.flops_per_token:
+            achieved = trainer.flops_per_token * (state.tokens - tokens) / seconds
+            extra["mfu"] = achieved / (self.peak_flops * trainer.mesh.world_size)
+        self._open_window(state)
+
+    def _open_window(self, state: TrainerState) -> None:
+        self._window = (self._ended, state.step, state.samples, state.tokens)
+
+
+def memory_mib(device: torch.device) -> float:
+    """Memory in MiB: on CUDA the peak of torch's allocations so far, elsewhere what the process holds in RAM now."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / MIB
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / MIB
+    except OSError:  # no /proc: the peak is the next best; macOS counts bytes, others KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def find_peak_flops(device: torch.device, plan: Plan) -> float | None:
+    """FLOP/s that one device can reach in the plan's precision; None if the device is not known."""
+    import torch
+
+    if device.type == "cuda":
+        return gpu_peak_flops(torch.cuda.get_device_name(device), plan)
+    if device.type == "cpu":
+        return measure_cpu_flops(torch.bfloat16 if plan.precision == "bf16" else torch.float32)
+    return None
+
+
+def gpu_peak_flops(name: str, plan: Plan) -> float | None:
+    """Peak of a GPU by the name its driver reports; None if it is not in the table, or only a slice (MIG) of it."""
+    found = [key for key in PEAK_TFLOPS if re.search(rf"\b{re.escape(key)}\b", name)]
+    if not found or "MIG" in name:
+        return None
+    half, tf32, fp32 = PEAK_TFLOPS[max(found, key=len)]
+    return 1e12 * (half if plan.precision in ("bf16", "fp16") else tf32 if plan.tf32 else fp32)
+
+
+def measure_cpu_flops(dtype: torch.dtype, seconds: float = 0.15, size: int = 512) -> float:
+    """FLOP/s of the fastest of some ``size`` x ``size`` matrix products within ``seconds``; draws no random number."""
+    import torch
+
+    matrix = torch.ones(size, size, dtype=dtype)
+    fastest, deadline = float("inf"), time.perf_counter() + seconds
+    while (start := time.perf_counter()) < deadline:
+        torch.mm(matrix, matrix)
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest

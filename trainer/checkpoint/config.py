@@ -1,0 +1,32 @@
+"""The ``checkpoint`` part of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    every: int | None = None
+    """Steps between checkpoints; null writes only at the end."""
+    at_end: bool = True
+    """Write one after the last step."""
+    keep_last: int | None = 2
+    """How many of the newest to keep; null keeps all."""
+    keep_best: int = 0
+    """How many of the best by ``metric`` to keep beside the newest (only checkpoints of evaluated steps count)."""
+    metric: str = "eval_loss"
+    """What "best" means."""
+    mode: Literal["min", "max"] = "min"
+    """Whether a smaller or a larger ``metric`` is better."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep_last"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
+        if self.keep_best < 0:
+            raise ValueError(f"keep_best={self.keep_best} must not be negative")

@@ -1,0 +1,98 @@
+"""Tensors of a checkpoint through torch's distributed checkpoint (DCP), stored as safetensors.
+
+DCP's own file format keeps its metadata in a pickle; its Hugging Face storage does not, holds the same plain names,
+and can be opened by anything that reads safetensors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+
+FILE_BYTES = 512 * 2**20
+"""A file is serialised in memory before it is written; this bounds it (a larger tensor has a file of its own)."""
+
+Shapes = dict[str, tuple[torch.Size, torch.dtype]]
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
+    """Write this rank's part; replicated tensors are written once. A collective call when ``distributed``.
+
+    Raises:
+        OSError: the first failed write of any rank, on every rank.
+    """
+    tensors = _unshared(tensors)
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True)
+    try:
+        with _quiet():
+            dcp.save(tensors, storage_writer=writer, no_dist=not distributed)
+    except CheckpointException as failure:
+        kind = OSError if isinstance(_first(failure)[1], OSError) else RuntimeError
+        raise kind(_message(failure)) from None
+
+
+def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
+    """Fill ``tensors`` in place by name, each rank reading only what it holds.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape, or a file cannot be read.
+    """
+    try:
+        with _quiet():
+            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not distributed)
+    except CheckpointException as failure:
+        raise ValueError(_message(failure)) from None
+
+
+def tensor_shapes(folder: Path) -> Shapes:
+    """Global shape and type of every tensor in a checkpoint."""
+    metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: (entry.size, entry.properties.dtype) for name, entry in metadata.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One process is meant here; DCP warns about it each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    numbers, number, filled = {}, 1, 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if filled and filled + size > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name] = number
+        filled += size
+    return numbers
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that lie in another's memory (tables that 8-bit optimizers share), which safetensors refuses."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr()
+        result[name] = tensor.clone() if place in seen and place else tensor
+        seen.add(place)
+    return result
+
+
+def _first(failure: CheckpointException) -> tuple[int, BaseException]:
+    rank, (error, _) = min(failure.failures.items())
+    return rank, error
+
+
+def _message(failure: CheckpointException) -> str:
+    rank, error = _first(failure)
+    return f"{error} (rank {rank})" if rank else str(error)

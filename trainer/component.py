@@ -1,0 +1,45 @@
+"""Components: parts of a recipe that name a Python class or function by ``_target_``.
+
+Callbacks, data sources, tasks, collators and optimizers are components, so a user's own class takes part by its
+import path and needs no registration. The rest of the node holds its keyword arguments, which are checked against
+the signature before a run starts (``configs/validate.py``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+Component = dict[str, Any]
+"""``{"_target_": "package.module.Name", **keyword arguments}``; arguments may be components themselves."""
+
+
+def locate(target: str) -> Any:
+    """Import what ``package.module.Name`` names.
+
+    Raises:
+        ImportError: the module cannot be imported, or has no such attribute.
+    """
+    module_name, _, attribute = target.rpartition(".")
+    if not module_name:
+        raise ImportError(f"{target!r} is not a dotted path such as package.module.Name")
+    module = importlib.import_module(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise ImportError(f"module {module_name!r} has no attribute {attribute!r}") from None
+
+
+def instantiate(component: Component, *args: Any, **extra: Any) -> Any:
+    """Call the target with its recipe arguments; ``args`` and ``extra`` are what the engine provides.
+
+    Unlike ``hydra.utils.instantiate`` it never copies or converts ``args`` (live parameters pass through here).
+    """
+    kwargs = {key: _nested(value) for key, value in component.items() if key != "_target_"}
+    return locate(component["_target_"])(*args, **kwargs, **extra)
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return instantiate(value) if "_target_" in value else {key: _nested(item) for key, item in value.items()}
+    return [_nested(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,110 @@
+"""Collators: from samples to what one forward sees, and to one rank's share of a step.
+
+Labels follow the convention of Hugging Face: aligned with the inputs, ``-100`` where there is none, and shifted by the
+loss. So the first position of a sample never counts as a label, and ``StepBatch.labels`` counts ``labels[1:]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...parallel.strategy import MicroBatch, StepBatch
+
+IGNORE = -100
+"""Label value of a position that is no label."""
+Sample = dict[str, Any]
+"""``input_ids`` (1-D integer array), optional ``labels`` (same length), ``index`` (position in the data set)."""
+
+
+@dataclass
+class CausalLMCollator:
+    """Collates token samples for next-token prediction.
+
+    Blocks that are all ``block_size`` long need no attention mask and get none; shorter samples are padded on the
+    right.
+    """
+
+    block_size: int
+    """Longest sample in tokens; given by the engine from ``data.block_size``."""
+    pad_token_id: int
+    """What padding positions hold; given by the engine from the tokenizer."""
+    micro_batch_size: int
+    """Samples of one forward; given by the engine from ``trainer.micro_batch_size``."""
+    pad_to_multiple_of: int = 8
+    """Round the padded length up to a multiple (never above ``block_size``): matrix units like multiples of 8."""
+    pad_step: bool = True
+    """Pad all micro-batches of a step to one length, which pipeline stages need; false pads each for itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "micro_batch_size", "pad_to_multiple_of"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} is wrong because it counts something; set it to at least 1")
+
+    def __call__(self, samples: Sequence[Sample]) -> StepBatch:
+        """One data rank's share of a step, cut into micro-batches in order."""
+        groups = [samples[i : i + self.micro_batch_size] for i in range(0, len(samples), self.micro_batch_size)]
+        length, masked = self._shape(samples) if self.pad_step else (None, None)
+        return StepBatch(
+            micro_batches=[self._collate(group, length, masked) for group in groups],
+            labels=sum(count_labels(sample) for sample in samples),
+            tokens=sum(len(sample["input_ids"]) for sample in samples),
+            samples=[int(sample["index"]) for sample in samples],
+        )
+
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
+        """``input_ids`` and ``labels`` (samples x length, int64), and ``attention_mask`` where something is padding."""
+        return self._collate(samples, None, None)
+
+    def _shape(self, samples: Sequence[Sample]) -> tuple[int, bool]:
+        """Padded length of ``samples``, and whether any of them is shorter."""
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        longest, multiple = max(lengths), self.pad_to_multiple_of
+        if longest > self.block_size:
+            raise ValueError(f"a sample of {longest} tokens exceeds block_size={self.block_size}; "
+                             "cut samples in the data set")
+        padded = min(-(-longest // multiple) * multiple, self.block_size)
+        return padded, min(lengths) < padded
+
+    def _collate(self, samples: Sequence[Sample], length: int | None, masked: bool | None) -> MicroBatch:
+        if length is None:
+            length, masked = self._shape(samples)
+        if not masked and all(sample.get("labels") is None for sample in samples):  # packed blocks: the usual case
+            tokens = torch.from_numpy(np.stack([sample["input_ids"] for sample in samples]).astype(np.int64))
+            return {"input_ids": tokens, "labels": tokens.clone()}
+        input_ids = np.full((len(samples), length), self.pad_token_id, dtype=np.int64)
+        labels = np.full((len(samples), length), IGNORE, dtype=np.int64)
+        attention = np.zeros((len(samples), length), dtype=np.int64)
+        for row, sample in enumerate(samples):
+            tokens = sample["input_ids"]
+            input_ids[row, : len(tokens)] = tokens
+            labels[row, : len(tokens)] = _labels(sample)
+            attention[row, : len(tokens)] = 1
+        micro = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        if masked:
+            micro["attention_mask"] = torch.from_numpy(attention)
+        return micro
+
+
+def _labels(sample: Sample) -> np.ndarray:
+    labels = sample.get("labels")
+    if labels is None:
+        return sample["input_ids"]
+    if len(labels) != len(sample["input_ids"]):
+        raise ValueError(f"sample {sample['index']} has {len(labels)} labels for {len(sample['input_ids'])} tokens; "
+                         "labels stand beside their tokens, so give one for each (-100 where there is none)")
+    return labels
+
+
+def count_labels(sample: Sample) -> int:
+    """Tokens of the sample that the loss predicts."""
+    return int(np.count_nonzero(np.asarray(_labels(sample))[1:] != IGNORE))
+
+
+def without_labels(sample: Sample) -> Sample:
+    """A sample that adds nothing to a loss: it fills a place where a micro-batch must have one."""
+    return {**sample, "labels": np.full(len(sample["input_ids"]), IGNORE, dtype=np.int64)}

@@ -1,0 +1,65 @@
+"""What a recipe says about its data (group ``data``). Plain values only: imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..component import Component
+from .tokenizer import TokenizerConfig
+
+
+@dataclass
+class DataConfig:
+    """Where documents come from and how they become samples."""
+
+    source: Component
+    """The source of documents (``_target_`` of ``trireme.trainer.data.sources`` or your own class)."""
+    eval_source: Component | None = None
+    """A source of its own for evaluation; null holds out a share of ``source``. With it, ``held_out`` is not used."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """A pretrained tokenizer, or how to train one."""
+    block_size: int = 512
+    """Tokens of a sample: all of them have so many with packing, at most so many without."""
+    packing: bool = True
+    """Lay documents end to end and cut blocks; false makes each document one sample, cut off after a block."""
+    held_out: float = 0.05
+    """Share of documents kept for evaluation, chosen by a hash of their text; 0 keeps none."""
+    deduplicate: bool = True
+    """Drop documents that repeat an earlier one, and train documents that stand in ``eval_source``."""
+    shuffle: bool = True
+    """Visit samples in an order that depends on the seed and the epoch; false keeps the order of the source."""
+    streaming: bool = False
+    """Read documents as training goes instead of preparing them all before it."""
+    shuffle_window: int = 1024
+    """Blocks that a stream is shuffled within."""
+    append_eos: bool = True
+    """End every document with the tokenizer's end-of-sequence token."""
+    num_workers: int = 0
+    """Loader processes per rank; memory-mapped blocks are read in microseconds, so 0 is rarely slower."""
+    num_proc: int = 1
+    """Processes that tokenize; the tokenizer itself runs threads, so 1 uses all cores too."""
+    cache_dir: str | None = None
+    """Where prepared data is kept; null is $TRIREME_CACHE, or ~/.cache/trireme."""
+
+    def __post_init__(self) -> None:
+        if problems := self._problems():
+            raise ValueError("\n".join(problems))
+
+    def _problems(self) -> list[str]:
+        found = []
+        for name, least in (("block_size", 2), ("shuffle_window", 1), ("num_workers", 0), ("num_proc", 1)):
+            if (value := getattr(self, name)) < least:
+                found.append(f"{name}={value} is wrong because it is below {least}; set it to at least {least}")
+        if not 0 <= self.held_out < 1:
+            found.append(f"held_out={self.held_out} is wrong because it is a share of the documents; set it to at "
+                         "least 0 and below 1, such as 0.05")
+        if self.streaming and self.deduplicate:
+            found.append("deduplicate=true is wrong with streaming=true because a stream is never seen as a whole; "
+                         "set deduplicate=false, or streaming=false")
+        if self.streaming and self.num_workers:
+            found.append(f"num_workers={self.num_workers} is wrong with streaming=true because every rank reads the "
+                         "stream in order; set num_workers=0")
+        if self.streaming and self.tokenizer.path is None and self.tokenizer.sample_documents is None:
+            found.append("tokenizer.sample_documents=null is wrong with streaming=true because training a tokenizer "
+                         "would read the whole stream; set a number such as 10000, or tokenizer.path")
+        return found

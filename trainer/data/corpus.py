@@ -1,0 +1,170 @@
+"""The corpus of a run: what the trainer asks for batches, whether documents were prepared beforehand or are streamed.
+
+``prepare`` may be called by all ranks at once. Training batches are iterated from a step on; an indexed
+corpus needs nothing else to resume, a streamed one also the JSON that its batches gave as ``state()``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import Problem, UserError
+from ...parallel.strategy import MicroBatch, StepBatch
+from ..component import Component, instantiate
+from ..settings import TrainerConfig
+from .collator import CausalLMCollator
+from .config import DataConfig
+from .loader import Collator, evaluation_batches, step_batches
+from .order import EpochOrder
+from .prepare import Stats, prepared_folder
+from .tokens import Column, DocumentBlocks, PackedBlocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("trireme.data")
+DEFAULT_COLLATOR = f"{CausalLMCollator.__module__}.{CausalLMCollator.__name__}"
+
+
+class TrainBatches(Iterator[StepBatch], ABC):
+    """One data rank's share of each step, in order."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Position after the batch last handed out, as JSON, equal on all ranks; to be given back on resume."""
+
+
+class Corpus(ABC):
+    """Train and held-out samples, their tokenizer, and the batches that the recipe asks for."""
+
+    train_size: int | None
+    """Samples of one epoch; None for a stream, whose length nobody knows."""
+    has_held_out: bool
+    """Whether ``eval_batches`` has anything to give."""
+    stats: Stats
+    """What is known of the documents and tokens."""
+
+    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None,
+                 tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config, self.seed, self.tokenizer = config, seed, tokenizer
+        self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
+        self.collator: Collator = instantiate(
+            collator or {"_target_": DEFAULT_COLLATOR}, block_size=config.block_size,
+            pad_token_id=pad_token_id(tokenizer), micro_batch_size=settings.micro_batch_size)
+
+    @abstractmethod
+    def train_batches(self, state: dict[str, Any], step: int, stop_step: int, data_rank: int = 0,
+                      data_size: int = 1) -> TrainBatches:
+        """This data rank's share of steps ``step .. stop_step - 1``; ``state`` is what ``TrainBatches.state`` gave
+        at ``step``, under whatever number of data ranks."""
+
+    @abstractmethod
+    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+        """The first ``limit`` held-out samples (None: all; a stream needs a number), the same number of micro-batches
+        on every data rank; labels are -100 where a sample only fills a place."""
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """What padding holds; it is masked and has no labels, so any id serves if the tokenizer has none."""
+    known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(token, int))
+    return next(known, 0)
+
+
+class IndexedCorpus(Corpus):
+    """Prepared documents in memory-mapped files, read by index."""
+
+    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None,
+                 tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        super().__init__(config, seed, settings, collator, tokenizer)
+        self.stats = Stats(**json.loads((folder / "stats.json").read_text()))
+        self.train, self.held_out = self._samples(folder, "train"), self._samples(folder, "held_out")
+        self._check_sizes()
+        self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
+        self.has_held_out = len(self.held_out) > 0
+        self.train_size = len(self.train)
+        self.order = EpochOrder(len(self.train), seed, config.shuffle)
+
+    def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
+        tokens = Column(str(folder / f"{split}.arrow"))
+        if self.config.packing:
+            return PackedBlocks(tokens, self.config.block_size)
+        return DocumentBlocks(tokens, Column(str(folder / f"{split}_ends.arrow")), self.config.block_size)
+
+    def _check_sizes(self) -> None:
+        problems = []
+        for name, samples, tokens in (("train", self.train, self.stats.train_tokens),
+                                      ("held-out", self.held_out, self.stats.held_out_tokens)):
+            if tokens and not len(samples):
+                fit = 1 << (tokens.bit_length() - 1)
+                other = "" if name == "train" else ", raise data.held_out, name a data.eval_source"
+                problems.append(Problem(
+                    "data.block_size", f"the {name} split has only {tokens} tokens, fewer than one block",
+                    f"set data.block_size={fit} or less{other}, or give more text", self.config.block_size))
+        if problems:
+            raise UserError(*problems)
+
+    def train_batches(self, state: dict[str, Any], step: int, stop_step: int, data_rank: int = 0,
+                      data_size: int = 1) -> TrainBatches:
+        return IndexedBatches(step_batches(
+            self.train, self.collator, self.order, start_step=step, stop_step=stop_step,
+            global_batch_size=self.global_batch_size, data_rank=data_rank, data_size=data_size,
+            num_workers=self.config.num_workers, pin_memory=True))
+
+    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+        return evaluation_batches(self.held_out, self.collator, limit=limit, micro_batch_size=self.micro_batch_size,
+                                  data_rank=data_rank, data_size=data_size)
+
+
+class IndexedBatches(TrainBatches):
+    """Batches whose position follows from the step, so that there is no state."""
+
+    def __init__(self, batches: Iterator[StepBatch]) -> None:
+        self.batches = batches
+
+    def __next__(self) -> StepBatch:
+        return next(self.batches)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+def prepare(config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None = None,
+            tokenizer_folder: str | None = None) -> Corpus:
+    """Prepare the corpus, or find it prepared; every rank may call this at once.
+
+    Args:
+        seed: names the order of samples.
+        settings: gives the batch sizes (and, for a stream, how many held-out samples to collect).
+        collator: the recipe's; None takes the one of next-token prediction.
+        tokenizer_folder: where the model's weights come from; its tokenizer is used unless the recipe names another.
+
+    Raises:
+        UserError: the documents, the tokenizer or the cache folder are not usable; says what to change.
+    """
+    config = _with_tokenizer(config, tokenizer_folder)
+    if config.streaming:
+        from .stream import StreamingCorpus
+
+        return StreamingCorpus(config, seed, settings, collator)
+    folder, tokenizer = prepared_folder(config)
+    corpus = IndexedCorpus(config, seed, settings, collator, tokenizer, folder)
+    log.info("corpus %s: %d train samples, %d held-out samples of up to %d tokens", folder.name, len(corpus.train),
+             len(corpus.held_out), config.block_size)
+    return corpus
+
+
+def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataConfig:
+    """Weights understand only the tokens they were trained on: training another tokenizer for them is never meant."""
+    if tokenizer_folder is None or config.tokenizer.path is not None:
+        return config
+    folder = Path(tokenizer_folder).expanduser()
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+        raise UserError(Problem("data.tokenizer.path", f"the folder of the model's weights ({tokenizer_folder}) has no "
+                                "tokenizer.json", "name the tokenizer that the weights were trained with"))
+    return replace(config, tokenizer=replace(config.tokenizer, path=tokenizer_folder))

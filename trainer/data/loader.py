@@ -1,0 +1,101 @@
+"""From an indexed data set to the batches of steps ``start_step .. stop_step``, one data rank's share of each.
+
+Step s consumes the global positions ``[s * G, (s + 1) * G)``, whatever the epoch they fall in, so batches straddle
+epoch borders and nothing is dropped. Data rank r of D takes the contiguous part r: joined in rank order, the shares
+are the batch that one rank would see. There is no state: resuming is another ``start_step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ...parallel.strategy import MicroBatch, StepBatch
+from .collator import Sample, without_labels
+from .order import EpochOrder
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+POSITIONS_AT_ONCE = 1024
+"""Positions mapped together: the cost of a call is spread over several steps."""
+
+
+class Collator(Protocol):
+    """What collators offer: a share of a step, or one micro-batch."""
+
+    def __call__(self, samples: Sequence[Sample]) -> StepBatch: ...
+
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch: ...
+
+
+class StepSampler(Sampler[list[int]]):
+    """Dataset indices of one data rank's share, step by step."""
+
+    def __init__(self, order: Callable[[np.ndarray], np.ndarray], *, start_step: int, stop_step: int,
+                 global_batch_size: int, data_rank: int, data_size: int) -> None:
+        if global_batch_size % data_size:
+            raise ValueError(f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
+                             f"use a multiple of {data_size}")
+        self.order = order
+        self.steps = range(start_step, stop_step)
+        self.global_batch_size = global_batch_size
+        self.share = global_batch_size // data_size
+        self.offset = data_rank * self.share
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        at_once = max(1, POSITIONS_AT_ONCE // self.share)
+        for first in range(0, len(self.steps), at_once):
+            steps = np.asarray(self.steps[first : first + at_once], dtype=np.int64)
+            starts = steps * self.global_batch_size + self.offset
+            yield from self.order(starts[:, None] + np.arange(self.share)).tolist()
+
+
+def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder, *, start_step: int, stop_step: int,
+                 global_batch_size: int, data_rank: int = 0, data_size: int = 1, num_workers: int = 0,
+                 pin_memory: bool = False) -> Iterator[StepBatch]:
+    """This data rank's share of every step in ``range(start_step, stop_step)``.
+
+    Args:
+        dataset: gives samples by index (``__getitems__`` is used where it is there).
+        num_workers: processes that fetch and collate ahead; 0 does it in this process.
+        pin_memory: put batches in page-locked memory (ignored where there is no accelerator).
+    """
+    sampler = StepSampler(order, start_step=start_step, stop_step=stop_step, global_batch_size=global_batch_size,
+                          data_rank=data_rank, data_size=data_size)
+    workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if num_workers else {}
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=num_workers,
+        pin_memory=pin_memory and torch.accelerator.is_available(),
+        generator=torch.Generator(),  # else every start would draw from the global generator and shift dropout
+        **workers,
+    )
+    return iter(loader)
+
+
+def evaluation_batches(dataset: Dataset[Sample], collator: Collator, *, limit: int | None = None,
+                       micro_batch_size: int, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+    """The first ``limit`` samples in order, each on one data rank only.
+
+    Every data rank gets the same number of micro-batches of the same number of samples, because a forward of a sharded
+    model is a collective; what is missing is filled with samples whose labels are all -100.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    count = size if limit is None else min(limit, size)
+    rounds = -(-count // (data_size * micro_batch_size))
+    for number in range(rounds):
+        first = (number * data_size + data_rank) * micro_batch_size
+        wanted = range(first, min(first + micro_batch_size, count))
+        samples = [dataset[index] for index in wanted]
+        filler = [without_labels(dataset[0])] * (micro_batch_size - len(samples))
+        yield collator.micro_batch(samples + filler)

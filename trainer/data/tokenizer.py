@@ -1,0 +1,147 @@
+"""The tokenizer of a run: a pretrained one, or a byte-level BPE trained on the train documents and cached.
+
+Byte-level BPE (Radford et al., 2019) covers every byte, so any text comes back exactly and there is no unknown token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ... import Problem, UserError
+from .cache import built_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("trireme.data")
+END, PAD = "<|endoftext|>", "<|pad|>"
+SMALLEST_VOCABULARY = 256 + 2
+"""All bytes and the two special tokens."""
+
+
+@dataclass
+class TokenizerConfig:
+    """Which tokenizer turns documents into tokens."""
+
+    path: str | None = None
+    """Local folder or hub name of a pretrained fast tokenizer; null trains one on the train documents."""
+    vocab_size: int = 4096
+    """Tokens of a trained tokenizer, special ones included; a small corpus may fill fewer."""
+    sample_documents: int | None = None
+    """Train on the first so many train documents; null takes all of them."""
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.vocab_size < SMALLEST_VOCABULARY:
+            raise ValueError(f"vocab_size={self.vocab_size} is wrong because 256 bytes and 2 special tokens must fit; "
+                             f"set it to at least {SMALLEST_VOCABULARY}")
+        if self.sample_documents is not None and self.sample_documents < 1:
+            raise ValueError(f"sample_documents={self.sample_documents} is wrong because training needs documents; "
+                             "set it to at least 1, or null for all")
+
+
+def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterable[str]], fingerprint: str,
+                  cache_dir: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of ``config``; training is done once per fingerprint, by one process, while others wait.
+
+    Args:
+        texts: gives the train documents; called only when a tokenizer must be trained.
+        fingerprint: names the train documents.
+        cache_dir: trained tokenizers lie in ``cache_dir/tokenizers``.
+
+    Raises:
+        UserError: there is no such tokenizer, or it is not a fast one.
+    """
+    if config.path is not None:
+        return load_tokenizer(config.path)
+    key = json.dumps(["byte-level-bpe", 1, fingerprint, asdict(config)])
+    folder = Path(cache_dir) / "tokenizers" / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    with built_once(folder) as scratch:
+        if scratch:
+            start = time.perf_counter()
+            tokenizer = train_byte_level_bpe(texts(), config.vocab_size, config.sample_documents)
+            tokenizer.save_pretrained(scratch)
+            log.info("trained a tokenizer of %d tokens in %.1f s", len(tokenizer), time.perf_counter() - start)
+    return load_tokenizer(str(folder))
+
+
+def content_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Equal for tokenizers that give equal tokens."""
+    content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token_id)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def train_byte_level_bpe(texts: Iterable[str], vocab_size: int,
+                         sample_documents: int | None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE. Special tokens are never read from text: a document that spells one out stays plain text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty())
+    tokenizer.train_from_iterator(_batched(texts, sample_documents), trainer=trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False,
+        split_special_tokens=True)
+
+
+def _batched(texts: Iterable[str], limit: int | None, size: int = 256) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for number, text in enumerate(texts):
+        if number == limit:
+            break
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """A pretrained fast tokenizer from a local folder, or from the hub if there is no such folder."""
+    from transformers import AutoTokenizer
+
+    local = Path(path).expanduser()
+    name = str(local) if local.is_dir() else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local.is_dir())
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(Problem("data.tokenizer.path", f"no tokenizer can be loaded: {reason}",
+                                "give a folder with tokenizer.json or a name on the hub, or null to train one",
+                                path)) from error
+    if not tokenizer.is_fast:
+        raise UserError(Problem("data.tokenizer.path", "this is not a fast tokenizer (no tokenizer.json)",
+                                "convert it, or take one that has a tokenizer.json", path))
+    return tokenizer
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], append_eos: bool) -> list[list[int]]:
+    """Token ids of each document, with no special token but the end of sequence if asked for."""
+    if not texts:
+        return []
+    documents = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False,
+                          verbose=False)["input_ids"]
+    if append_eos:
+        for document in documents:
+            document.append(tokenizer.eos_token_id)
+    return documents
+
+
+def check_eos(tokenizer: PreTrainedTokenizerFast, append_eos: bool) -> None:
+    """Refuse to end documents with a token that the tokenizer does not have."""
+    if append_eos and tokenizer.eos_token_id is None:
+        raise UserError(Problem("data.append_eos", "the tokenizer has no end-of-sequence token",
+                                "set data.append_eos=false, or give the tokenizer an eos_token", True))

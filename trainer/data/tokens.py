@@ -1,0 +1,131 @@
+"""Tokens on disk, and the data sets that cut samples from them without copying.
+
+All documents lie end to end in one Arrow file: a single integer column in record batches of equal length. It is
+memory-mapped, so opening it costs nothing, ranks share its pages, and a block is a numpy view (a copy only where it
+crosses a record batch). Block size and packing are not in the file: changing them prepares nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .collator import Sample
+
+BATCH = 1 << 22
+"""Values in a record batch."""
+
+
+def write_column(path: str, arrays: Iterable[np.ndarray], dtype: np.dtype | type, batch: int = BATCH) -> int:
+    """Write 1-D arrays end to end as an Arrow file; returns the number of values. Holds one record batch in memory."""
+    import pyarrow as pa
+
+    schema = pa.schema([("values", pa.from_numpy_dtype(np.dtype(dtype)))])
+    buffer, filled, total = np.empty(batch, dtype), 0, 0
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for array in arrays:
+            while len(array):
+                taken = min(len(array), batch - filled)
+                buffer[filled : filled + taken] = array[:taken]
+                array, filled, total = array[taken:], filled + taken, total + taken
+                if filled == batch:
+                    writer.write_batch(pa.record_batch([pa.array(buffer)], schema=schema))
+                    filled = 0
+        if filled:
+            writer.write_batch(pa.record_batch([pa.array(buffer[:filled])], schema=schema))
+    return total
+
+
+class Column:
+    """A column that ``write_column`` wrote, memory-mapped; slices like an array. Pickles as its path."""
+
+    def __init__(self, path: str) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        with pa.memory_map(path) as source:
+            reader = pa.ipc.open_file(source)
+            batches = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
+        self.parts: list[np.ndarray] = [batch.to_numpy(zero_copy_only=True) for batch in batches]
+        self.batch = len(self.parts[0]) if self.parts else 1
+        self.length = sum(map(len, self.parts))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __reduce__(self) -> tuple[type[Column], tuple[str]]:
+        return Column, (self.path,)
+
+    def cut(self, start: int, stop: int) -> np.ndarray:
+        """Values ``[start, stop)``, read-only: a view unless they cross a record batch."""
+        stop = min(stop, self.length)
+        first, last = start // self.batch, (stop - 1) // self.batch
+        if first >= last:
+            return self.parts[first][start - first * self.batch : stop - first * self.batch] if stop > start else _EMPTY
+        pieces = (self.parts[number] for number in range(first, last + 1))
+        return np.concatenate(list(pieces))[start - first * self.batch : stop - first * self.batch]
+
+
+_EMPTY = np.empty(0, np.int32)
+
+
+class _Samples(Dataset[Sample]):
+    """Samples by index; ``__getitems__`` spares the loader a call per sample."""
+
+    def cut(self, index: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return {"input_ids": self.cut(index), "index": index}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self[index] for index in indices]
+
+
+class PackedBlocks(_Samples):
+    """Blocks of ``block_size`` consecutive tokens; what is left at the very end is dropped."""
+
+    def __init__(self, tokens: Column, block_size: int) -> None:
+        self.tokens, self.block_size = tokens, block_size
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.block_size
+
+    def cut(self, index: int) -> np.ndarray:
+        return self.tokens.cut(index * self.block_size, (index + 1) * self.block_size)
+
+
+class DocumentBlocks(_Samples):
+    """One document per sample, cut off after ``block_size`` tokens."""
+
+    def __init__(self, tokens: Column, ends: Column, block_size: int) -> None:
+        """``ends[i]`` is the position in ``tokens`` after document i."""
+        self.tokens, self.ends, self.block_size = tokens, ends, block_size
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def cut(self, index: int) -> np.ndarray:
+        start = int(self.ends.cut(index - 1, index)[0]) if index else 0
+        stop = int(self.ends.cut(index, index + 1)[0])
+        return self.tokens.cut(start, min(stop, start + self.block_size))
+
+
+class MemoryBlocks(_Samples):
+    """A few blocks held in memory: the held-out part of a stream."""
+
+    def __init__(self, blocks: list[np.ndarray]) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def cut(self, index: int) -> np.ndarray:
+        return self.blocks[index]

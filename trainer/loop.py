@@ -1,0 +1,231 @@
+"""The training loop. It knows no plan: what differs between plans sits behind ``Strategy``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..parallel.strategy import StepBatch, StepLoss, StepResult
+from .checkpoint.store import Contents
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+    from ..parallel.mesh import Mesh
+    from ..parallel.strategy import Strategy
+    from .callbacks.callback import Callback
+    from .checkpoint.store import Checkpoints
+    from .data.corpus import Corpus, TrainBatches
+    from .ema import Ema
+    from .schedules import Schedule
+    from .state import Control, TrainerState
+    from .tasks.task import Task
+
+log = logging.getLogger("trireme.trainer")
+
+
+@dataclass
+class TrainResult:
+    """What a finished run gives back."""
+
+    run_dir: Path
+    step: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The last training line joined with the last evaluation."""
+
+
+@dataclass
+class Trainer:
+    """Everything one run is made of; built by ``trainer.build``."""
+
+    recipe: RecipeConfig
+    run_dir: Path
+    mesh: Mesh
+    strategy: Strategy
+    task: Task
+    corpus: Corpus
+    tokenizer: Any
+    schedule: Schedule
+    state: TrainerState
+    control: Control
+    callbacks: dict[str, Callback]
+    store: Checkpoints
+    ema: Ema | None = None
+    flops_per_token: float | None = None
+    reference_lines: dict[str, float] = field(default_factory=dict)
+    """Losses to compare with, by name, such as the unigram entropy."""
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
+        self.extra_metrics: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self._evaluated_at = self._saved_at = -1
+        self.save_failed = False
+        self._stream: TrainBatches | None = None
+
+    def fit(self) -> TrainResult:
+        """Train to ``stop_at``, or until a callback asks to stop."""
+        self._evaluated_at = self._saved_at = self.state.step or -1  # a resumed step has been saved, and evaluated if due
+        self.emit("on_train_begin")
+        self._restart_clock()
+        for batch in self._batches():
+            self._begin_step()
+            loss = self.strategy.forward_backward(batch, self.task.loss)
+            self.emit("on_pre_optimizer_step")
+            result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
+            if self.ema:
+                self.ema.update()
+            self._end_step(loss)
+            self._agree()
+            if self.control.log:
+                self.log_step(loss, result)
+            if self.control.evaluate:
+                self.evaluate()
+            if self.control.save:
+                self.save()
+            if self.control.stop:
+                log.info("stopping at step %d: %s", self.state.step, self.control.reason)
+                break
+            self.control.clear()
+        self._finish()
+        return TrainResult(self.run_dir, self.state.step, self.metrics)
+
+    def log_step(self, loss: StepLoss, result: StepResult) -> None:
+        """Write the training line of this step; the loss is brought together over ranks only here."""
+        mean, norm = self.strategy.global_loss(loss), result.grad_norm.item()
+        now = time.perf_counter()
+        rate = (self.state.tokens - self._tokens_then) / max(now - self._then, 1e-9)
+        self._then, self._tokens_then = now, self.state.tokens
+        line = {"step": self.state.step, "epoch": self.state.epoch, "loss": mean, "grad_norm": norm, "lr": result.lr,
+                "tokens": self.state.tokens, "tokens_per_second": rate}
+        if result.skipped:
+            line["skipped"] = True
+        line.update(self.extra_metrics)
+        self.metrics.update(line)
+        self.emit("on_log", line)
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
+        self._evaluated_at = self.state.step
+        averaged = self.ema.in_place() if self.ema and self.ema.config.evaluate else nullcontext()
+        module = self.strategy.module
+        module.eval()
+        totals: dict[str, torch.Tensor] = {}
+        with averaged:
+            for micro in self._evaluation_batches():
+                for name, value in self.strategy.evaluate(micro, self.task.evaluate).items():
+                    totals[name] = totals.get(name, 0) + value.double()
+        module.train()
+        names = sorted(totals)
+        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names])).tolist() if names else []
+        metrics = {f"eval_{name}": value for name, value in self.task.metrics(dict(zip(names, sums, strict=True))).items()}
+        line = {"step": self.state.step, **metrics}
+        self.metrics.update(metrics)
+        self.emit("on_evaluate", line)
+        self.emit("on_log", line)
+        self._restart_clock()
+        return metrics
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this step; a failure is reported and training goes on."""
+        self._saved_at = self.state.step
+        if self._stream is not None:
+            self.state.data = self._stream.state()
+        metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
+        contents = Contents(self.state.step, self.checkpoint_tensors(), self._json_state(), self._write_assets, self.recipe.plan.name, metric)
+        path = self.store.save(contents)
+        self.save_failed = path is None
+        if path is not None:
+            self.emit("on_save", path)
+        self._restart_clock()
+        return path
+
+    def checkpoint_tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors of this rank by the names of the common layout."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.strategy.model_tensors().items()}
+        tensors |= {f"optim.{name}": tensor for name, tensor in self.strategy.optimizer_tensors().items()}
+        return tensors | {f"ema.{name}": tensor for name, tensor in (self.ema.tensors() if self.ema else {}).items()}
+
+    def emit(self, event: str, *details: Any) -> None:
+        """Call ``event`` of every callback, in the recipe's order."""
+        for callback in self.callbacks.values():
+            getattr(callback, event)(self, self.state, self.control, *details)
+
+    # -- the parts of a step ----------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[StepBatch]:
+        """From the resumed position up to ``stop_at``; none if a callback asked to stop before the first step."""
+        if self.control.stop:
+            return
+        self._stream = self.corpus.train_batches(
+            self.state.data, self.state.step, self.state.stop_at, self.mesh.data_rank, self.mesh.data_size)
+        for number, batch in enumerate(self._stream):
+            if number == 0:
+                log.info("first batch after %.1f s", time.perf_counter() - self.started)
+            yield batch
+
+    def _begin_step(self) -> None:
+        self._seed_step()
+        per_epoch = self.state.steps_per_epoch
+        if per_epoch and (self.state.step == 0 or int(self.state.step / per_epoch) > int((self.state.step - 1) / per_epoch)):
+            self.emit("on_epoch_begin")
+        self.emit("on_step_begin")
+
+    def _end_step(self, loss: StepLoss) -> None:
+        passes = int(self.state.epoch or 0)
+        self.state.step += 1
+        self.state.samples += self.settings.global_batch_size
+        self.state.tokens += loss.tokens
+        self.emit("on_step_end")
+        if int(self.state.epoch or 0) > passes:
+            self.emit("on_epoch_end")
+
+    def _evaluation_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        return self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
+
+    def _seed_step(self) -> None:
+        """Dropout is a function of (seed, step, data rank), so a resume needs no generator state."""
+        key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
+
+    def _agree(self) -> None:
+        """What one rank asks for, all ranks do."""
+        control = self.control
+        asked = self.mesh.any_flags([control.stop, control.save, control.evaluate, control.log])
+        if asked[0] and not control.stop:
+            control.request_stop("another rank asked to stop")
+        control.save, control.evaluate, control.log = asked[1:]
+
+    def _finish(self) -> None:
+        left_early = self.state.step == self.state.stop_at < self.state.max_steps  # the whole run does not evaluate here
+        if self.settings.eval_at_end and self.corpus.has_held_out and not left_early and self._evaluated_at != self.state.step:
+            self.evaluate()
+        if (self.checkpoints.at_end or self.control.save) and self._saved_at != self.state.step:
+            self.save()
+        for name, value in self.reference_lines.items():
+            if "eval_loss" in self.metrics:
+                log.info("held-out loss %.4f nats per token; %s %.4f", self.metrics["eval_loss"], name, value)
+        self.emit("on_train_end")
+
+    def _restart_clock(self) -> None:
+        """Evaluations and saves do not count as training time."""
+        self._then, self._tokens_then = time.perf_counter(), self.state.tokens
+
+    def _json_state(self) -> dict[str, Any]:
+        callbacks = {name: callback.state_dict() for name, callback in self.callbacks.items()}
+        return {"trainer": self.state.to_json(), "callbacks": callbacks, "scalars": self.strategy.scalars()}
+
+    def _write_assets(self, folder: Path) -> None:
+        from .run_folder import write_recipe
+
+        write_recipe(self.recipe, folder)
+        self.strategy.module.config.save_pretrained(folder / "model")
+        self.tokenizer.save_pretrained(folder / "model")

@@ -1,0 +1,108 @@
+"""Optimizers by name, and the weight-decay groups.
+
+Every function here is the target of a file in ``configs/optimizer/``; any other optimizer takes part by its own
+``_target_`` (``torch.optim.RAdam``), called with parameter groups and its recipe arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .. import Problem, UserError
+from .component import Component, instantiate
+
+Groups = list[dict[str, Any]]
+Implementation = Literal["auto", "fused", "foreach", "for_loop"]
+"""How torch steps: one kernel for all parameters (fused), batched operations (foreach), or parameter by parameter."""
+
+
+def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> Groups:
+    """Two groups: matrices and embeddings decay; norms, biases and other vectors do not (weight decay 0)."""
+    named = list(parameters)
+    matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
+    vectors = [parameter for _, parameter in named if parameter.ndim < 2]
+    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]:
+    """A function that builds the recipe's optimizer over named parameters; schedules scale each ``initial_lr``."""
+
+    def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        optimizer = instantiate(component, decay_groups(parameters))
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    return build
+
+
+def adamw(
+    params: Groups,
+    lr: float,
+    betas: list[float] | None = None,
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+    implementation: Implementation = "auto",
+) -> torch.optim.Optimizer:
+    """AdamW (https://arxiv.org/abs/1711.05101)."""
+    first, second = betas or (0.9, 0.95)
+    return torch.optim.AdamW(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay, **_switches(implementation))
+
+
+def sgd(
+    params: Groups,
+    lr: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    implementation: Implementation = "auto",
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **_switches(implementation))
+
+
+def adafactor(
+    params: Groups,
+    lr: float,
+    beta2_decay: float = -0.8,
+    clip_threshold: float = 1.0,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adafactor: second moments as row and column sums (https://arxiv.org/abs/1804.04235)."""
+    return torch.optim.Adafactor(params, lr=lr, beta2_decay=beta2_decay, d=clip_threshold, weight_decay=weight_decay)
+
+
+def lion(params: Groups, lr: float, betas: list[float] | None = None, weight_decay: float = 0.1) -> torch.optim.Optimizer:
+    """Lion: the sign of a momentum (https://arxiv.org/abs/2302.06675)."""
+    from lion_pytorch import Lion
+
+    first, second = betas or (0.9, 0.99)
+    return Lion(params, lr=lr, betas=(first, second), weight_decay=weight_decay)
+
+
+def adamw_8bit(
+    params: Groups,
+    lr: float,
+    betas: list[float] | None = None,
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+) -> torch.optim.Optimizer:
+    """AdamW with 8-bit moments (https://arxiv.org/abs/2110.02861); needs bitsandbytes."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError(Problem("optimizer", "adamw_8bit needs bitsandbytes, which is not installed",
+                                "pip install 'trireme-train[bnb]'")) from None
+    first, second = betas or (0.9, 0.95)
+    return AdamW8bit(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
+
+
+def _switches(implementation: Implementation) -> dict[str, bool]:
+    if implementation == "auto":
+        return {"fused": True}  # seen faster than foreach on CPU and CUDA alike
+    return {"fused": implementation == "fused", "foreach": implementation == "foreach"}

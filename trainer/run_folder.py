@@ -1,0 +1,83 @@
+"""The folder of a run: made once, shared by all ranks, and never mixed between different recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .. import Problem, UserError
+from .checkpoint.layout import RECIPE
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+TRAJECTORY = ("seed", "model", "task", "data", "collator", "optimizer", "scheduler", "ema", "trainer.global_batch_size", "trainer.max_grad_norm")
+"""What the losses depend on: a run is only continued by itself when none of it has changed."""
+SPEED_ONLY = ("data.num_workers", "data.num_proc", "data.cache_dir", "model.attention")
+"""Parts of the above that the losses do not depend on."""
+
+
+def open_run_folder(path: Path, fresh: bool) -> None:
+    """Make the folder; with ``fresh``, an existing one is first moved aside (to ``NAME.1``, ``NAME.2`` ...).
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        if fresh and path.exists():
+            number = next(n for n in range(1, 10_000) if not path.with_name(f"{path.name}.{n}").exists())
+            os.replace(path, path.with_name(f"{path.name}.{number}"))
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write_probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(_unwritable(path, error)) from None
+
+
+def write_recipe(recipe: RecipeConfig, folder: Path) -> None:
+    """The resolved recipe, which runs again as it is: ``trireme train FOLDER/recipe.yaml``."""
+    text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
+    partial = folder / f".{RECIPE}.partial"
+    try:
+        partial.write_text(text)
+        os.replace(partial, folder / RECIPE)
+    except OSError as error:
+        raise UserError(_unwritable(folder, error)) from None
+
+
+def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
+    """An automatic resume continues the same trajectory, or says what has changed.
+
+    Raises:
+        UserError: something the losses depend on differs from the recipe in ``checkpoint``.
+    """
+    then, now = yaml.safe_load((checkpoint / RECIPE).read_text()), dataclasses.asdict(recipe)
+    changed = [key for name in TRAJECTORY for key in _differences(_at(then, name), _at(now, name), name) if key not in SPEED_ONLY]
+    if changed:
+        shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
+        raise UserError(Problem(
+            "run.dir", f"holds a run of another recipe (changed: {shown})",
+            f"choose another run.dir, start over with --fresh (the old folder is kept), or continue it as it is with "
+            f"--resume {checkpoint}", recipe.run.dir))
+
+
+def _unwritable(path: Path, error: OSError) -> Problem:
+    return Problem("run.dir", f"cannot be written: {error.strerror or error}",
+                   "choose a folder you may write to, for example run.dir=runs/mine, or free space on its disk", str(path))
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _differences(then: Any, now: Any, path: str) -> list[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return [key for name in sorted({*then, *now}) for key in _differences(then.get(name), now.get(name), f"{path}.{name}")]
+    return [] if then == now else [path]

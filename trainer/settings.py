@@ -1,0 +1,81 @@
+"""The ``run``, ``trainer`` and ``ema`` parts of a recipe: where, how long, how large, how often."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives."""
+
+    dir: str
+    """Run folder: recipe, metrics, logs and checkpoints. The same command finds the same folder and resumes there."""
+
+
+@dataclass
+class TrainerConfig:
+    """The training loop."""
+
+    max_steps: int | None = None
+    """Optimizer steps; schedules reckon with it. Give this or ``epochs``."""
+    epochs: float | None = None
+    """Passes over the training data; ``max_steps`` follows from it."""
+    stop_at: int | None = None
+    """Leave after this step, while schedules still reckon with ``max_steps``; the run can be resumed."""
+    global_batch_size: int = 8
+    """Samples of one optimizer step, over all ranks. Accumulation is derived."""
+    micro_batch_size: int = 8
+    """Samples of one forward on one rank."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient to this global norm; null only measures it."""
+    log_every: int = 1
+    """Steps between training lines."""
+    eval_every: int | None = None
+    """Steps between evaluations on held-out data; null evaluates only at the end."""
+    eval_at_end: bool = True
+    """Evaluate after the last step."""
+    eval_samples: int | None = None
+    """Held-out samples per evaluation; null takes all (a stream needs a number)."""
+    timeout_minutes: float = 30.0
+    """How long a rank waits for its peers in a collective before the run is given up."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "stop_at", "global_batch_size", "micro_batch_size", "log_every", "eval_every", "eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("epochs", "max_grad_norm", "timeout_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
+        if self.max_steps is not None and self.epochs is not None:
+            raise ValueError(f"max_steps={self.max_steps} and epochs={self.epochs} contradict; give one and set the other to null")
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("max_steps and epochs are both null; give one, for example trainer.max_steps=1000")
+
+    def total_steps(self, train_size: int | None) -> int:
+        """Optimizer steps of the whole run. Every sample is seen at least ``epochs`` times.
+
+        Args:
+            train_size: training samples, None for a stream.
+        """
+        if self.max_steps is not None:
+            return self.max_steps
+        assert train_size is not None and self.epochs is not None
+        return max(math.ceil(self.epochs * train_size / self.global_batch_size), 1)
+
+
+@dataclass
+class EmaConfig:
+    """Average of the weights over steps; saved in checkpoints as ``ema.<name>``, exported with ``--ema``."""
+
+    decay: float = 0.999
+    """Share of the old average that is kept per step."""
+    evaluate: bool = True
+    """Evaluate with the averaged weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay={self.decay} must lie between 0 and 1; 0.999 is usual")

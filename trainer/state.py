@@ -1,0 +1,67 @@
+"""What the loop knows of itself (TrainerState) and what callbacks may ask of it (Control)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainerState:
+    """Where training stands. All of it is saved in a checkpoint, and equal on all ranks."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    samples: int = 0
+    """Samples consumed, over all ranks."""
+    tokens: int = 0
+    """Input tokens consumed, over all ranks, padding not counted."""
+    best_metric: float | None = None
+    """Best value so far of ``checkpoint.metric``."""
+    best_step: int | None = None
+    """Step of that best value."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Position of a streaming source; empty for indexed data, whose position follows from ``step``."""
+
+    # Known from the recipe, not state: not saved.
+    max_steps: int = 0
+    """Steps that schedules and progress reckon with."""
+    stop_at: int = 0
+    """Step after which this run leaves; at most ``max_steps``."""
+    steps_per_epoch: float | None = None
+    """None for streaming data of unknown length."""
+
+    @property
+    def epoch(self) -> float | None:
+        """Passes over the training data so far."""
+        return self.step / self.steps_per_epoch if self.steps_per_epoch else None
+
+    def to_json(self) -> dict[str, Any]:
+        saved = dataclasses.asdict(self)
+        for name in ("max_steps", "stop_at", "steps_per_epoch"):
+            saved.pop(name)
+        return saved
+
+
+@dataclass
+class Control:
+    """Requests of callbacks to the loop, looked at after each step. Every rank acts on them together."""
+
+    stop: bool = False
+    """End training after this step."""
+    save: bool = False
+    """Write a checkpoint after this step."""
+    evaluate: bool = False
+    """Evaluate after this step."""
+    log: bool = False
+    """Write a training line for this step."""
+    reason: str = ""
+    """Why training was asked to stop; logged."""
+
+    def request_stop(self, reason: str) -> None:
+        self.stop, self.reason = True, reason
+
+    def clear(self) -> None:
+        """Forget one step's requests; a request to stop stays."""
+        self.save = self.evaluate = self.log = False

@@ -1,0 +1,35 @@
+"""Next-token prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ...models.loss import IGNORE, causal_lm_loss, next_token_labels
+from ...parallel.strategy import MicroBatch
+from .task import Sums, Task
+
+
+class CausalLM(Task):
+    """Loss in nats per label token; metrics: loss, perplexity, accuracy."""
+
+    head = "causal_lm"
+
+    def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
+        return causal_lm_loss(outputs.logits, batch["labels"])
+
+    def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
+        targets = next_token_labels(batch["labels"])
+        counted = targets != IGNORE
+        return {
+            "loss": causal_lm_loss(outputs.logits, batch["labels"]),
+            "correct": ((outputs.logits.argmax(-1) == targets) & counted).sum(),
+            "labels": counted.sum(),
+        }
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        labels = max(sums["labels"], 1.0)
+        loss = sums["loss"] / labels
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / labels}
