@@ -43,8 +43,13 @@ def check_component(node: Any, path: str, provided: Provided = Provided()) -> li
         return [Problem(path, "expected a component, a mapping with a _target_", fix, node)]
     name = node.get("_target_", MISSING)
     if not isinstance(name, str) or name == MISSING:
-        return [Problem(f"{path}._target_", "is required: the dotted path of the class or function to call",
-                        "write _target_: package.module.Name")]
+        return [
+            Problem(
+                f"{path}._target_",
+                "is required: the dotted path of the class or function to call",
+                "write _target_: package.module.Name",
+            )
+        ]
     target, problems = _import(name, f"{path}._target_")
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     if target is not None:
@@ -119,14 +124,18 @@ def _nearest_module(name: str) -> str:
     return near.replace("did you mean ", f"did you mean {parent}.") if near.startswith("did") else ""
 
 
-def _check_arguments(target: Callable[..., Any], name: str, arguments: dict[str, Any], path: str,
-                     provided: Provided) -> list[Problem]:
+def _check_arguments(
+    target: Callable[..., Any], name: str, arguments: dict[str, Any], path: str, provided: Provided
+) -> list[Problem]:
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # some C functions have none
         return []
-    by_keyword = {key: parameter for key, parameter in parameters.items()
-                  if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}
+    by_keyword = {
+        key: parameter
+        for key, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = provided.names | set(list(parameters)[: provided.positional])
     settable = [key for key in by_keyword if key not in given]

@@ -120,11 +120,19 @@ def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int) -> list[Pr
 def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleConfig) -> list[Problem]:
     problems = []
     if data.streaming and trainer.max_steps is None:
-        problems.append(Problem("trainer.max_steps", "is needed with data.streaming=true, since a stream has no length to "
-                                "reckon epochs with", "set trainer.max_steps and trainer.epochs=null"))
+        problems.append(
+            Problem(
+                "trainer.max_steps",
+                "is needed with data.streaming=true, since a stream has no length to reckon epochs with",
+                "set trainer.max_steps and trainer.epochs=null",
+            )
+        )
     if trainer.max_steps is None:
         return problems
-    most, fix = f"trainer.max_steps ({trainer.max_steps})", f"use at most {trainer.max_steps}, or raise trainer.max_steps"
+    most, fix = (
+        f"trainer.max_steps ({trainer.max_steps})",
+        f"use at most {trainer.max_steps}, or raise trainer.max_steps",
+    )
     if trainer.stop_at is not None and trainer.stop_at > trainer.max_steps:
         problems.append(Problem("trainer.stop_at", f"is beyond {most}", fix, trainer.stop_at))
     if scheduler.warmup_steps is not None and scheduler.warmup_steps > trainer.max_steps:
@@ -135,14 +143,26 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
 def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
     if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0:
         return []
-    return [Problem("trainer.eval_every", "asks for evaluations, but data.held_out is 0 and there is no data.eval_source",
-                    "set data.held_out=0.05, or trainer.eval_every=null", trainer.eval_every)]
+    return [
+        Problem(
+            "trainer.eval_every",
+            "asks for evaluations, but data.held_out is 0 and there is no data.eval_source",
+            "set data.held_out=0.05, or trainer.eval_every=null",
+            trainer.eval_every,
+        )
+    ]
 
 
 def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:
     """A tokenizer that will be trained may not give tokens that the model has no embedding for."""
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")
     if tokenizer.path is None and isinstance(size, int) and tokenizer.vocab_size > size:
-        return [Problem("data.tokenizer.vocab_size", f"is larger than the model's vocabulary (model.config.vocab_size={size})",
-                        f"use at most {size}, or model.config.vocab_size={tokenizer.vocab_size}", tokenizer.vocab_size)]
+        return [
+            Problem(
+                "data.tokenizer.vocab_size",
+                f"is larger than the model's vocabulary (model.config.vocab_size={size})",
+                f"use at most {size}, or model.config.vocab_size={tokenizer.vocab_size}",
+                tokenizer.vocab_size,
+            )
+        ]
     return []

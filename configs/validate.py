@@ -44,7 +44,9 @@ def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None)
     return (None if reader.problems else result), reader.problems
 
 
-def read_parts(raw: Any, cls: type, provided: Mapping[str, Provided] | None = None) -> tuple[dict[str, Any], list[Problem]]:
+def read_parts(
+    raw: Any, cls: type, provided: Mapping[str, Provided] | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
     """Like ``read``, but gives every field of the root whose values are usable (unknown keys in it are left out).
 
     So checks across fields can speak up together with the problems of other parts.
@@ -168,10 +170,7 @@ class _Reader:
             leaves = {known.rpartition(".")[2]: known for known in reversed(self.known)}
             leaf = nearest(str(key), leaves, cutoff=0.75)
             suggestion = leaves[leaf] if leaf else ""
-        if suggestion:
-            fix = f"did you mean {suggestion}?"
-        else:
-            fix = f"known here: {', '.join(siblings)}"
+        fix = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(siblings)}"
         shown = value if isinstance(value, (str, int, float, bool)) and value != MISSING else None
         return Problem(f"{prefix}{key}", "unknown key", fix, shown)
 
@@ -189,7 +188,7 @@ def _from_value_error(message: str, path: str, values: Mapping[str, Any]) -> Pro
     if found is None or found[1] not in values:
         return Problem(path or "recipe", why, fix)
     field, value = f"{path}.{found[0]}" if path else found[0], None
-    why = why[found.end():].lstrip()
+    why = why[found.end() :].lstrip()
     if found[2] is None:
         value = values[found[1]]
         for shown in (f"={value!r} ", f"={value} "):

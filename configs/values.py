@@ -86,7 +86,9 @@ def _problems(error: Any, value: Any, hint: Any, path: str) -> list[Problem]:
         if where == path:
             problems[where] = wrong_type(value, hint, path)
         else:
-            problems.setdefault(where, Problem(where, detail["msg"][0].lower() + detail["msg"][1:], "", detail["input"]))
+            problems.setdefault(
+                where, Problem(where, detail["msg"][0].lower() + detail["msg"][1:], "", detail["input"])
+            )
     return list(problems.values())
 
 
@@ -98,7 +100,14 @@ def _is_place(part: Any, value: Any) -> bool:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+    kinds = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "a mapping",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 

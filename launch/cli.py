@@ -51,7 +51,10 @@ def _unknown(name: str) -> int:
     import difflib
 
     near = difflib.get_close_matches(name, COMMANDS, n=1)
-    print(f"trireme: no command {name!r}; {f'did you mean {near[0]}?' if near else 'see: trireme --help'}", file=sys.stderr)
+    print(
+        f"trireme: no command {name!r}; {f'did you mean {near[0]}?' if near else 'see: trireme --help'}",
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -87,7 +90,9 @@ def _recipes(arguments: list[str]) -> int:
     from .report import guard
 
     parser = _parser("recipes", "List recipes: your own folders, ./recipes, and those that come with trireme.")
-    parser.add_argument("--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own")
+    parser.add_argument(
+        "--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own"
+    )
     options = parser.parse_args(arguments)
 
     def show() -> None:
@@ -115,7 +120,9 @@ def _export(arguments: list[str]) -> int:
     from .report import guard
 
     parser = _parser("export", "Write a checkpoint as a folder that transformers loads.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest checkpoint)")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest checkpoint)"
+    )
     parser.add_argument("out", metavar="OUT", help="folder to write; must not hold anything")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--ema", action="store_true", help="export the averaged weights")
@@ -138,8 +145,12 @@ def _generate(arguments: list[str]) -> int:
     parser.add_argument("model", metavar="MODEL", help="folder")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time")
-    parser.add_argument("--top-k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0: from all")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0: from all"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -148,8 +159,17 @@ def _generate(arguments: list[str]) -> int:
     def run() -> None:
         from .generate import generate
 
-        print(generate(options.model, options.prompt, max_new_tokens=options.max_new_tokens,
-                       temperature=options.temperature, top_k=options.top_k, seed=options.seed, ema=options.ema))
+        print(
+            generate(
+                options.model,
+                options.prompt,
+                max_new_tokens=options.max_new_tokens,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                seed=options.seed,
+                ema=options.ema,
+            )
+        )
 
     return guard(run, options.debug)
 

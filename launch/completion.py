@@ -35,7 +35,11 @@ _trireme() {
 compdef _trireme trireme
 """,
     "fish": """\
-complete -c trireme -f -a '(set -l words (commandline -opc) (commandline -ct); trireme __complete $words[2..-1] 2>/dev/null)'
+function __trireme_complete
+    set -l words (commandline -opc) (commandline -ct)
+    trireme __complete $words[2..-1] 2>/dev/null
+end
+complete -c trireme -f -a '(__trireme_complete)'
 """,
 }
 WITH_RECIPE = ("train", "check")
@@ -55,7 +59,17 @@ def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
         return []
     dirs, positional = _split(before[1:])
     if current.startswith("-"):
-        options = ["--nproc", "--resume", "--fresh", "--recipe-dir", "--cfg", "--info", "--multirun", "--debug", "--help"]
+        options = [
+            "--nproc",
+            "--resume",
+            "--fresh",
+            "--recipe-dir",
+            "--cfg",
+            "--info",
+            "--multirun",
+            "--debug",
+            "--help",
+        ]
         return [option for option in options if option.startswith(current)]
     try:
         if not positional:
@@ -89,7 +103,10 @@ def _overrides(recipe: str, before: Sequence[str], current: str, dirs: Sequence[
 
     path = find_recipe(recipe, dirs)
     register_schema()
-    with added_folders(config_folders(path, dirs)[1:]), initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
+    with (
+        added_folders(config_folders(path, dirs)[1:]),
+        initialize_config_dir(str(path.parent.resolve()), version_base="1.3"),
+    ):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(config_name=path.stem, line=" ".join([*before, current]))
     return [word for word in found if not word.startswith(("hydra", "_target_")) and word != "base="]

@@ -2,8 +2,8 @@
 
 Hydra composes the files; it reports the first unknown key only, knows no near names and creates folders of its own.
 So overrides of plain keys are passed as ``++key=value`` and judged afterwards by the typed schema, all at once; choices
-of groups (``plan=ddp``) are looked up here; and Hydra's folders and log files are switched off. ``--cfg``, ``--info`` and
-``--multirun`` go through the same ``hydra.main``.
+of groups (``plan=ddp``) are looked up here; and Hydra's folders and log files are switched off. ``--cfg``, ``--info``
+and ``--multirun`` go through the same ``hydra.main``.
 """
 
 from __future__ import annotations
@@ -52,16 +52,21 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
     accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
     found: list[Composed] = []
     try:
-        _hydra(path, recipe_dirs, [], accepted, lambda config: found.append(_composed(config, path, overrides, accepted)))
+        _hydra(path, recipe_dirs, [], accepted, lambda config: found.append(_composed(config, path, overrides)))
     except UserError as error:
         raise UserError(*problems, *error.problems) from error
     found[0].problems = problems
     return found[0]
 
 
-def sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], check: Callable[[list[Composed]], None],
-          job: Callable[[Composed], Any]) -> None:
-    """Call ``job`` for every combination of the overrides' choices (``optimizer.lr=1e-3,1e-4``), as ``--multirun`` says.
+def sweep(
+    recipe: str,
+    overrides: Sequence[str],
+    recipe_dirs: Sequence[str],
+    check: Callable[[list[Composed]], None],
+    job: Callable[[Composed], Any],
+) -> None:
+    """Call ``job`` for every combination of the overrides' choices (``optimizer.lr=1e-3,1e-4``): ``--multirun``.
 
     The run folder of each job gets the job's own choices as its last part. The first failure ends the sweep.
 
@@ -79,15 +84,21 @@ def sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], che
         if failures:
             return None
         try:
-            return job(_composed(config, path, overrides, accepted))
+            return job(_composed(config, path, overrides))
         except BaseException as error:  # Hydra would print a message of its own; raised again below
             failures.append(error)
 
     if not any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides):
         jobs: list[Composed] = []
         with TemporaryDirectory() as folder:
-            _hydra(path, recipe_dirs, ["--multirun"], accepted,
-                   lambda config: jobs.append(_composed(config, path, overrides, accepted)), folder)
+            _hydra(
+                path,
+                recipe_dirs,
+                ["--multirun"],
+                accepted,
+                lambda config: jobs.append(_composed(config, path, overrides)),
+                folder,
+            )
         check(jobs)
     _hydra(path, recipe_dirs, ["--multirun"], accepted, guarded, _sweep_folder(path, overrides, recipe_dirs))
     if failures:
@@ -96,14 +107,18 @@ def sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], che
 
 def _sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
     """Where Hydra notes the sweep: the run folder that one job would have. Hydra cannot resolve it by itself there."""
+    try:
+        return compose(str(path), _fixed(overrides), recipe_dirs).raw["run"]["dir"]
+    except UserError:  # a choice that only the sweep makes
+        return f"runs/{path.stem}"
+
+
+def _fixed(overrides: Sequence[str]) -> list[str]:
+    """Overrides that are the same in every job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
-    fixed = [text for text in overrides if not parser.parse_override(text).is_sweep_override()]
-    try:
-        return compose(str(path), fixed, recipe_dirs).raw["run"]["dir"]
-    except UserError:  # a choice that only the sweep makes
-        return f"runs/{path.stem}"
+    return [text for text in overrides if not parser.parse_override(text).is_sweep_override()]
 
 
 def show(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], flags: Sequence[str]) -> None:
@@ -126,8 +141,13 @@ def _prepare(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[list[st
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            problems.append(Problem(text, f"cannot be read as an override: {str(error).splitlines()[0]}",
-                                    "write key=value; quote values that hold spaces, commas or brackets"))
+            problems.append(
+                Problem(
+                    text,
+                    f"cannot be read as an override: {str(error).splitlines()[0]}",
+                    "write key=value; quote values that hold spaces, commas or brackets",
+                )
+            )
             continue
         key = override.key_or_group
         options = group_options(key, folders)
@@ -135,7 +155,11 @@ def _prepare(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[list[st
             problem = _check_choice(override, options)
             problems += [problem] if problem else []
             accepted += [] if problem else [text]
-        elif override.type is OverrideType.CHANGE and override.package is None and not key.startswith(("hydra.", "hydra/")):
+        elif (
+            override.type is OverrideType.CHANGE
+            and override.package is None
+            and not key.startswith(("hydra.", "hydra/"))
+        ):
             accepted.append(f"++{text}")
         else:
             accepted.append(text)
@@ -154,7 +178,7 @@ def _check_choice(override: Any, options: list[str]) -> Problem | None:
     return None
 
 
-def _composed(config: Any, path: Path, given: Sequence[str], accepted: Sequence[str]) -> Composed:
+def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
@@ -162,10 +186,13 @@ def _composed(config: Any, path: Path, given: Sequence[str], accepted: Sequence[
     job = HydraConfig.get()
     overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
     if job.mode is RunMode.MULTIRUN:
-        chosen = [text for text in job.overrides.task if text not in accepted]
+        # By key: a sweeper writes values in its own way (False for false).
+        fixed = {_key(text) for text in _fixed(given)}
+        chosen = [text for text in job.overrides.task if _key(text) not in fixed]
         with open_dict(config):
-            if not any(text.lstrip("+").startswith("run.dir=") for text in chosen):
-                config.run.dir = f"{config.run.dir}/{_folder_name(chosen) or 'job'}"
+            if "run.dir" not in map(_key, chosen):
+                name = ",".join(text.lstrip("+") for text in chosen).replace("/", "_")
+                config.run.dir = f"{config.run.dir}/{name or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
     raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     return Composed({str(key): value for key, value in raw.items()}, path, overrides)
@@ -176,13 +203,19 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
-def _folder_name(chosen: Sequence[str]) -> str:
-    return ",".join(text.lstrip("+") for text in chosen).replace("/", "_")
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
 
 
-def _hydra(path: Path, recipe_dirs: Sequence[str], flags: Sequence[str], overrides: Sequence[str],
-           task: Callable[[Any], Any], sweep_folder: str = ".") -> None:
-    """Run ``hydra.main`` on a recipe file; Hydra itself writes nothing but ``multirun.yaml`` into the sweep's folder."""
+def _hydra(
+    path: Path,
+    recipe_dirs: Sequence[str],
+    flags: Sequence[str],
+    overrides: Sequence[str],
+    task: Callable[[Any], Any],
+    sweep_folder: str = ".",
+) -> None:
+    """Run ``hydra.main`` on a recipe file; Hydra writes nothing but ``multirun.yaml`` into a sweep's folder."""
     import hydra
 
     from .searchpath import added_folders
@@ -190,8 +223,14 @@ def _hydra(path: Path, recipe_dirs: Sequence[str], flags: Sequence[str], overrid
     register_schema()
     # A nested config name would put the recipe into a package of that name, so the name is always the bare stem.
     arguments = [f"--config-path={path.parent.resolve()}", f"--config-name={path.stem}", *flags]
-    quiet = ["hydra.run.dir=.", "hydra.output_subdir=null", f"hydra.sweep.dir={quoted(sweep_folder)}", "hydra.sweep.subdir=.",
-             "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    quiet = [
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+        f"hydra.sweep.dir={quoted(sweep_folder)}",
+        "hydra.sweep.subdir=.",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+    ]
     with _arguments([*arguments, *quiet, *overrides]), added_folders(config_folders(path, recipe_dirs)[1:]):
         try:
             hydra.main(version_base="1.3", config_path=None)(task)()

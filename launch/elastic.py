@@ -44,9 +44,16 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path) -> None:
     logs = run_dir / "logs"
     specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, monitor_interval=0.1,
-        run_id=time.strftime("%Y%m%d-%H%M%S"), logs_specs=specs,
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        max_restarts=0,
+        monitor_interval=0.1,
+        run_id=time.strftime("%Y%m%d-%H%M%S"),
+        logs_specs=specs,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
     )
     _silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
@@ -68,7 +75,9 @@ def _silence() -> None:
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+        if isinstance(logger, logging.Logger) and name.startswith(
+            ("torch.distributed.elastic", "torch.distributed.launcher")
+        ):
             logger.setLevel(logging.CRITICAL)
 
 

@@ -1,8 +1,8 @@
 """How a failure in one of many ranks reaches the person, once.
 
-Every failing rank leaves an error file (torch elastic's format, so ``torchrun`` understands it too). Whoever started the
-ranks finds the one failure that the others followed from: when a rank dies, its peers fail a moment later with errors
-about closed connections, which would only hide the cause.
+Every failing rank leaves an error file (torch elastic's format, so ``torchrun`` understands it too). Whoever started
+the ranks finds the one failure that the others followed from: when a rank dies, its peers fail a moment later with
+errors about closed connections, which would only hide the cause.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this rank when the process that started it dies: else, after a ``kill -9`` of the command, its ranks
-    would go on writing into the run folder that the next start of the command uses."""
+    """Have Linux kill this rank when the process that started it dies.
+
+    Else, after a ``kill -9`` of the command, its ranks would go on writing into the run folder that the next start uses.
+    """
     parent = os.environ.get(OWN_LAUNCH)
     if parent is None or sys.platform != "linux":
         return
@@ -77,9 +79,13 @@ def record(error: Exception) -> None:
     user = isinstance(error, UserError)
     stack = str(error) if user else "".join(traceback.format_exception(error))
     extra = {"py_callstack": stack, "timestamp": str(int(time.time()))}
-    problems = [vars(problem) if isinstance(problem, Problem) else problem for problem in error.problems] if user else None
-    data = {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra},
-            "trireme": {"problems": problems, "time": time.time()}}
+    problems = (
+        [vars(problem) if isinstance(problem, Problem) else problem for problem in error.problems] if user else None
+    )
+    data = {
+        "message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra},
+        "trireme": {"problems": problems, "time": time.time()},
+    }
     try:
         Path(path).write_text(json.dumps(data, default=str))
     except OSError:  # a full disk must not hide the error itself
@@ -89,9 +95,10 @@ def record(error: Exception) -> None:
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
     """The rank and failure that the others followed from.
 
-    A user error is never a consequence. A rank that ended without leaving an error file (killed, or a library called exit)
-    comes before the errors of its peers. Else the earliest error file counts.
+    A user error is never a consequence. A rank that ended without leaving an error file (killed, or a library called
+    exit) comes before the errors of its peers. Else the earliest error file counts.
     """
+
     def order(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
         data = item[1].error_file_data["trireme"] if _left_a_file(item[1]) else None
         if data and data["problems"] is not None:
@@ -134,5 +141,7 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
         raise RanksFailed(f"{stack}\n(rank {rank} of {world_size}{where})")
     if failure.exitcode < 0:
         hint = " (often: the machine ran out of memory)" if failure.signal_name() == "SIGKILL" else ""
-        raise RanksFailed(f"rank {rank} was ended by {failure.signal_name()}{hint}; the other ranks were stopped{where}")
+        raise RanksFailed(
+            f"rank {rank} was ended by {failure.signal_name()}{hint}; the other ranks were stopped{where}"
+        )
     raise RanksFailed(f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped{where}")

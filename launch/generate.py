@@ -9,8 +9,16 @@ from typing import Any
 from .. import Problem, UserError
 
 
-def generate(model: str, prompt: str, *, max_new_tokens: int = 100, temperature: float = 0.8, top_k: int = 50, seed: int = 0,
-             ema: bool = False) -> str:
+def generate(
+    model: str,
+    prompt: str,
+    *,
+    max_new_tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+    ema: bool = False,
+) -> str:
     """The prompt and its continuation.
 
     Args:
@@ -26,7 +34,9 @@ def generate(model: str, prompt: str, *, max_new_tokens: int = 100, temperature:
     _check_numbers(max_new_tokens, temperature, top_k)
     path = Path(model).expanduser()
     if not path.is_dir():
-        raise UserError(Problem("MODEL", "no such folder", "give an exported folder, a checkpoint or a run folder", model))
+        raise UserError(
+            Problem("MODEL", "no such folder", "give an exported folder, a checkpoint or a run folder", model)
+        )
     if (path / "config.json").is_file():
         if ema:
             raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
@@ -62,7 +72,9 @@ def _write(folder: Path, prompt: str, max_new_tokens: int, temperature: float, t
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).to(device).eval()
     except (OSError, ValueError) as error:
-        raise UserError(Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))) from error
+        raise UserError(
+            Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
+        ) from error
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
     if inputs["input_ids"].shape[1] == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))

@@ -34,14 +34,17 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     """One paragraph on what ``trireme train`` would do."""
     trainer, data = recipe.trainer, recipe.plan.degrees(ranks).data
     micro_batches = trainer.global_batch_size // (trainer.micro_batch_size * data)
+    processes = f"{ranks} process{'es' if ranks > 1 else ''}"
+    micro = f"{micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of {trainer.micro_batch_size}"
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
-    return (f"no problems found\n"
-            f"  model  {recipe.model.family}\n"
-            f"  plan   {recipe.plan.name}, {ranks} process{'es' if ranks > 1 else ''}, {recipe.plan.precision}\n"
-            f"  batch  {trainer.global_batch_size} samples = {micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of "
-            f"{trainer.micro_batch_size} on {data} data rank{'s' if data > 1 else ''}\n"
-            f"  length {length}\n"
-            f"  folder {recipe.run.dir}")
+    return (
+        f"no problems found\n"
+        f"  model  {recipe.model.family}\n"
+        f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
+        f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"
+        f"  length {length}\n"
+        f"  folder {recipe.run.dir}"
+    )
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

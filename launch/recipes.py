@@ -53,8 +53,9 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
     names = [name for name, _ in list_recipes(recipe_dirs)]
     by_last = {name.rpartition("/")[2]: name for name in names}
     near = nearest(recipe, names) or by_last.get(nearest(recipe.rpartition("/")[2], by_last) or "")
-    raise UserError(Problem("RECIPE", "no recipe of this name", f"did you mean {near}?" if near else "see: trireme recipes",
-                            recipe))
+    raise UserError(
+        Problem("RECIPE", "no recipe of this name", f"did you mean {near}?" if near else "see: trireme recipes", recipe)
+    )
 
 
 def config_folders(recipe: Path, recipe_dirs: Sequence[str] = ()) -> list[Path]:

@@ -34,26 +34,42 @@ EXAMPLES = """examples:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that reads a recipe takes."""
     parser.add_argument("recipe", metavar="RECIPE", help="name (see: trireme recipes) or path of a .yaml file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="values and choices that replace the recipe's")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="values and choices that replace the recipe's"
+    )
     parser.add_argument("--nproc", type=int, metavar="N", help="processes (default: what the plan needs, or all GPUs)")
-    parser.add_argument("--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own")
+    parser.add_argument(
+        "--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def train_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog, description="Train a recipe; the same command resumes it.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog,
+        description="Train a recipe; the same command resumes it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_recipe_arguments(parser)
-    parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)")
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
+    )
     parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
     parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
     hydra = parser.add_argument_group("look, don't train (Hydra)")
     hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
     hydra.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
     hydra.add_argument("--package", metavar="KEY", help="with --cfg: print one part")
-    hydra.add_argument("--info", nargs="?", const="all", metavar="all|defaults|defaults-tree|searchpath|plugins|config",
-                       choices=("all", "defaults", "defaults-tree", "searchpath", "plugins", "config"),
-                       help="print where the recipe's parts come from")
+    hydra.add_argument(
+        "--info",
+        nargs="?",
+        const="all",
+        metavar="all|defaults|defaults-tree|searchpath|plugins|config",
+        choices=("all", "defaults", "defaults-tree", "searchpath", "plugins", "config"),
+        help="print where the recipe's parts come from",
+    )
     return parser
 
 
@@ -113,7 +129,9 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
     if nproc is not None and nproc < 1:
         problems.append(Problem("--nproc", "must be at least 1", "", nproc))
     if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
-        problems.append(Problem("--nproc", f"the launcher has started {os.environ['WORLD_SIZE']} ranks", "leave it out", nproc))
+        problems.append(
+            Problem("--nproc", f"the launcher has started {os.environ['WORLD_SIZE']} ranks", "leave it out", nproc)
+        )
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe, chosen[0]
@@ -169,7 +187,9 @@ def _sweep(options: argparse.Namespace) -> None:
     from .compose import sweep
 
     if launched():
-        raise UserError(Problem("--multirun", "starts processes of its own", "run it without a launcher, with --nproc N"))
+        raise UserError(
+            Problem("--multirun", "starts processes of its own", "run it without a launcher, with --nproc N")
+        )
 
     def job(composed: Composed) -> None:
         print(f"{composed.recipe.stem}: {composed.raw['run']['dir']}", file=sys.stderr, flush=True)

@@ -137,8 +137,7 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
 def _initial_state(recipe: RecipeConfig, train_size: int | None) -> TrainerState:
     settings = recipe.trainer
     max_steps = settings.total_steps(train_size)
-    per_epoch = train_size / settings.global_batch_size if train_size else None
-    return TrainerState(max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), steps_per_epoch=per_epoch)
+    return TrainerState(max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size)
 
 
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:

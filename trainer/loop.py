@@ -166,7 +166,7 @@ class Trainer:
         if self.control.stop:
             return
         self._stream = self.corpus.train_batches(
-            self.state.data, self.state.step, self.state.stop_at, self.mesh.data_rank, self.mesh.data_size)
+            self.state.data, self.state.samples, self.state.stop_at - self.state.step, self.mesh.data_rank, self.mesh.data_size)
         for number, batch in enumerate(self._stream):
             if number == 0:
                 log.info("first batch after %.1f s", time.perf_counter() - self.started)
@@ -174,8 +174,8 @@ class Trainer:
 
     def _begin_step(self) -> None:
         self._seed_step()
-        per_epoch = self.state.steps_per_epoch
-        if per_epoch and (self.state.step == 0 or int(self.state.step / per_epoch) > int((self.state.step - 1) / per_epoch)):
+        size, batch = self.state.train_size, self.settings.global_batch_size
+        if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
             self.emit("on_epoch_begin")
         self.emit("on_step_begin")
 

@@ -22,24 +22,24 @@ class TrainerState:
     best_step: int | None = None
     """Step of that best value."""
     data: dict[str, Any] = field(default_factory=dict)
-    """Position of a streaming source; empty for indexed data, whose position follows from ``step``."""
+    """Position of a streaming source; empty for indexed data, whose position follows from ``samples``."""
 
     # Known from the recipe, not state: not saved.
     max_steps: int = 0
     """Steps that schedules and progress reckon with."""
     stop_at: int = 0
     """Step after which this run leaves; at most ``max_steps``."""
-    steps_per_epoch: float | None = None
-    """None for streaming data of unknown length."""
+    train_size: int | None = None
+    """Samples of one pass over the training data; None for a stream of unknown length."""
 
     @property
     def epoch(self) -> float | None:
         """Passes over the training data so far."""
-        return self.step / self.steps_per_epoch if self.steps_per_epoch else None
+        return self.samples / self.train_size if self.train_size else None
 
     def to_json(self) -> dict[str, Any]:
         saved = dataclasses.asdict(self)
-        for name in ("max_steps", "stop_at", "steps_per_epoch"):
+        for name in ("max_steps", "stop_at", "train_size"):
             saved.pop(name)
         return saved
 

@@ -20,8 +20,9 @@ FEW_FILES = [str(STDLIB / name) for name in ("json", "email")]
 
 def tiny_recipe(run_dir: Path, *overrides: str) -> RecipeConfig:
     """The tiny recipe in ``run_dir`` with command-line overrides."""
-    roots = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
-    composed = compose(str(TINY), [roots, f"run.dir={run_dir}", *overrides])
+    own_data = any(override.startswith("data=") for override in overrides)
+    roots = [] if own_data else ["data.source.roots=[" + ",".join(FEW_FILES) + "]"]
+    composed = compose(str(TINY), [*roots, f"run.dir={run_dir}", *overrides])
     recipe, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
     assert recipe is not None, [*composed.problems, *problems]
     return recipe

@@ -39,7 +39,7 @@ def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
     text = tmp_path / "lines.txt"
     text.write_text("".join(f"line {number} " + "word " * (number % 11) + "\n" for number in range(300)))
     overrides = ["data=files", f"data.source.paths=[{text}]", "data.source.split_text=line", "data.packing=false",
-                 "data.deduplicate=false", "trainer.global_batch_size=12", "~data.source.roots"]
+                 "data.deduplicate=false", "trainer.global_batch_size=12"]
     _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=12"])
     run_ranks(_train, 3, tmp_path / "three", [*overrides, "plan=ddp", "trainer.micro_batch_size=2"])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "three")) < TOLERANCE

@@ -53,8 +53,8 @@ def built_once(folder: Path) -> Iterator[Path | None]:
             os.rename(scratch, folder)
         except Exception as error:
             if _disk_is_full(error):
-                raise UserError(Problem("data.cache_dir", "no space is left (while preparing, documents and tokens need "
-                                        "about three times the size of the text)",
+                raise UserError(Problem("data.cache_dir", "no space is left (while preparing, documents and tokens "
+                                        "need about three times the size of the text)",
                                         "free some, or set data.cache_dir or TRIREME_CACHE to a larger disk",
                                         str(folder.parent))) from None
             raise

@@ -59,10 +59,10 @@ class Corpus(ABC):
             pad_token_id=pad_token_id(tokenizer), micro_batch_size=settings.micro_batch_size)
 
     @abstractmethod
-    def train_batches(self, state: dict[str, Any], step: int, stop_step: int, data_rank: int = 0,
+    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
                       data_size: int = 1) -> TrainBatches:
-        """This data rank's share of steps ``step .. stop_step - 1``; ``state`` is what ``TrainBatches.state`` gave
-        at ``step``, under whatever number of data ranks."""
+        """This data rank's share of the next ``steps`` steps after ``samples`` consumed ones (over all ranks); ``state``
+        is what ``TrainBatches.state`` gave there, under whatever number of data ranks and batch size."""
 
     @abstractmethod
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
@@ -109,10 +109,10 @@ class IndexedCorpus(Corpus):
         if problems:
             raise UserError(*problems)
 
-    def train_batches(self, state: dict[str, Any], step: int, stop_step: int, data_rank: int = 0,
+    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
                       data_size: int = 1) -> TrainBatches:
         return IndexedBatches(step_batches(
-            self.train, self.collator, self.order, start_step=step, stop_step=stop_step,
+            self.train, self.collator, self.order, samples=samples, steps=steps,
             global_batch_size=self.global_batch_size, data_rank=data_rank, data_size=data_size,
             num_workers=self.config.num_workers, pin_memory=True))
 
@@ -122,7 +122,7 @@ class IndexedCorpus(Corpus):
 
 
 class IndexedBatches(TrainBatches):
-    """Batches whose position follows from the step, so that there is no state."""
+    """Batches whose position follows from the samples consumed, so that there is no state."""
 
     def __init__(self, batches: Iterator[StepBatch]) -> None:
         self.batches = batches

@@ -1,8 +1,8 @@
-"""From an indexed data set to the batches of steps ``start_step .. stop_step``, one data rank's share of each.
+"""From an indexed data set to the batches of the steps to come, one data rank's share of each.
 
-Step s consumes the global positions ``[s * G, (s + 1) * G)``, whatever the epoch they fall in, so batches straddle
-epoch borders and nothing is dropped. Data rank r of D takes the contiguous part r: joined in rank order, the shares
-are the batch that one rank would see. There is no state: resuming is another ``start_step``.
+After p consumed samples a step takes the global positions ``[p, p + G)``, whatever the epoch they fall in, so batches
+straddle epoch borders and nothing is dropped. Data rank r of D takes the contiguous part r: joined in rank order, the
+shares are the batch that one rank would see. There is no state: resuming is another p, also under another G.
 """
 
 from __future__ import annotations
@@ -36,39 +36,40 @@ class Collator(Protocol):
 class StepSampler(Sampler[list[int]]):
     """Dataset indices of one data rank's share, step by step."""
 
-    def __init__(self, order: Callable[[np.ndarray], np.ndarray], *, start_step: int, stop_step: int,
+    def __init__(self, order: Callable[[np.ndarray], np.ndarray], *, samples: int, steps: int,
                  global_batch_size: int, data_rank: int, data_size: int) -> None:
         if global_batch_size % data_size:
             raise ValueError(f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
                              f"use a multiple of {data_size}")
         self.order = order
-        self.steps = range(start_step, stop_step)
+        self.steps = steps
         self.global_batch_size = global_batch_size
         self.share = global_batch_size // data_size
-        self.offset = data_rank * self.share
+        self.first = samples + data_rank * self.share
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
         at_once = max(1, POSITIONS_AT_ONCE // self.share)
-        for first in range(0, len(self.steps), at_once):
-            steps = np.asarray(self.steps[first : first + at_once], dtype=np.int64)
-            starts = steps * self.global_batch_size + self.offset
+        for first in range(0, self.steps, at_once):
+            steps = np.arange(first, min(first + at_once, self.steps), dtype=np.int64)
+            starts = self.first + steps * self.global_batch_size
             yield from self.order(starts[:, None] + np.arange(self.share)).tolist()
 
 
-def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder, *, start_step: int, stop_step: int,
+def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder, *, samples: int, steps: int,
                  global_batch_size: int, data_rank: int = 0, data_size: int = 1, num_workers: int = 0,
                  pin_memory: bool = False) -> Iterator[StepBatch]:
-    """This data rank's share of every step in ``range(start_step, stop_step)``.
+    """This data rank's share of the next ``steps`` steps.
 
     Args:
+        samples: consumed so far, over all ranks and passes.
         dataset: gives samples by index (``__getitems__`` is used where it is there).
         num_workers: processes that fetch and collate ahead; 0 does it in this process.
         pin_memory: put batches in page-locked memory (ignored where there is no accelerator).
     """
-    sampler = StepSampler(order, start_step=start_step, stop_step=stop_step, global_batch_size=global_batch_size,
+    sampler = StepSampler(order, samples=samples, steps=steps, global_batch_size=global_batch_size,
                           data_rank=data_rank, data_size=data_size)
     workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if num_workers else {}
     loader = DataLoader(

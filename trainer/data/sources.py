@@ -246,8 +246,9 @@ def _expand(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     found = path.rglob("*") if path.is_dir() else (Path(name) for name in glob.glob(str(path), recursive=True))
-    hidden = lambda file: path.is_dir() and any(part.startswith(".") for part in file.relative_to(path).parts)  # noqa: E731
-    return sorted(file for file in found if file.is_file() and not hidden(file))
+    if path.is_dir():
+        found = (file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return sorted(file for file in found if file.is_file())
 
 
 def _write_texts(texts: Iterable[str], cache_dir: str) -> Dataset:

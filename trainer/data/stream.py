@@ -242,14 +242,14 @@ class StreamingCorpus(Corpus):
         return BlockReader(instantiate(source).stream(), tokenize, keep, self.config.block_size, self.config.packing,
                            position)
 
-    def train_batches(self, state: dict[str, Any], step: int, stop_step: int, data_rank: int = 0,
+    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
                       data_size: int = 1) -> TrainBatches:
-        samples = ShuffledBlocks(lambda position: self._reader(self.config.source, self._is_train, position),
+        blocks = ShuffledBlocks(lambda position: self._reader(self.config.source, self._is_train, position),
                                  self.config, self.seed, state)
-        if step and not state:
-            log.info("no position of the stream is known: reading %d samples again", step * self.global_batch_size)
-            deque(islice(samples, step * self.global_batch_size), maxlen=0)
-        return StreamBatches(samples, self.collator, steps=stop_step - step, global_batch_size=self.global_batch_size,
+        if samples and not state:
+            log.info("no position of the stream is known: reading %d samples again", samples)
+            deque(islice(blocks, samples), maxlen=0)
+        return StreamBatches(blocks, self.collator, steps=steps, global_batch_size=self.global_batch_size,
                              data_rank=data_rank, data_size=data_size)
 
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:

@@ -6,18 +6,28 @@ import copy
 from typing import Any
 
 import pytest
-
 from trireme import Problem
 from trireme.configs.schema import RecipeConfig, check, read_recipe
 
 RECIPE: dict[str, Any] = {
     "run": {"dir": "runs/x"},
-    "model": {"family": "llama", "config": {
-        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 64}},
+    "model": {
+        "family": "llama",
+        "config": {
+            "vocab_size": 300,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+        },
+    },
     "task": {"_target_": "trireme.trainer.tasks.causal_lm.CausalLM"},
-    "data": {"source": {"_target_": "trireme.trainer.data.sources.PythonSources"}, "block_size": 32,
-             "tokenizer": {"vocab_size": 300}},
+    "data": {
+        "source": {"_target_": "trireme.trainer.data.sources.PythonSources"},
+        "block_size": 32,
+        "tokenizer": {"vocab_size": 300},
+    },
     "plan": {"name": "ddp", "replicate": "auto"},
     "trainer": {"max_steps": 10, "global_batch_size": 8, "micro_batch_size": 4},
     "optimizer": {"_target_": "trireme.trainer.optimizers.adamw", "lr": 1e-3},
@@ -73,8 +83,16 @@ def test_plan_must_fit_the_processes() -> None:
         ({"data__held_out": 0.0, "trainer__eval_every": 2}, "trainer.eval_every"),
         ({"data__tokenizer": {"vocab_size": 301}}, "data.tokenizer.vocab_size"),
         ({"data__block_size": 65}, "data.block_size"),
-        ({"trainer__max_steps": None, "trainer__epochs": 1.0, "data__streaming": True, "data__deduplicate": False,
-          "data__tokenizer": {"vocab_size": 300, "sample_documents": 5}}, "trainer.max_steps"),
+        (
+            {
+                "trainer__max_steps": None,
+                "trainer__epochs": 1.0,
+                "data__streaming": True,
+                "data__deduplicate": False,
+                "data__tokenizer": {"vocab_size": 300, "sample_documents": 5},
+            },
+            "trainer.max_steps",
+        ),
         ({"optimizer__params": []}, "optimizer.params"),
         ({"model__family": "lama"}, "model.family"),
         ({"model__config__hidden_sizes": 2}, "model.config.hidden_sizes"),
@@ -87,6 +105,13 @@ def test_contradictions(changes: dict[str, Any], field: str) -> None:
 
 
 def test_cross_checks_speak_up_beside_unknown_keys_and_wrong_types() -> None:
-    _, problems = examine(3, trainer__stop_at=99, data__blok_size=1, model__config__vocab_siz=3, scheduler__warmup_ratio="x")
+    _, problems = examine(
+        3, trainer__stop_at=99, data__blok_size=1, model__config__vocab_siz=3, scheduler__warmup_ratio="x"
+    )
     # stop_at needs a usable scheduler, which is mended first; the batch does not.
-    assert set(problems) == {"data.blok_size", "scheduler.warmup_ratio", "trainer.global_batch_size", "model.config.vocab_siz"}
+    assert set(problems) == {
+        "data.blok_size",
+        "scheduler.warmup_ratio",
+        "trainer.global_batch_size",
+        "model.config.vocab_siz",
+    }

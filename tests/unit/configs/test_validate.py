@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-
 from trireme import Problem
 from trireme.configs.components import Provided
 from trireme.configs.validate import read, read_parts, schema_defaults
@@ -43,10 +42,10 @@ class Root:
 
 
 class Thing:
-    def __init__(self, given: object, size: int, path: str | None = None, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+    def __init__(
+        self, given: object, size: int, path: str | None = None, betas: tuple[float, float] = (0.9, 0.99)
+    ) -> None:
         self.given, self.size, self.path, self.betas = given, size, path, betas
-
-
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +73,9 @@ def problems_of(data: dict[str, Any]) -> dict[str, Problem]:
 
 
 def test_good_data_becomes_typed() -> None:
-    root, problems = read(raw(other={"rate": 1}, degree="auto", middle={"needed": "x", "sizes": [1, 2]}), Root, PROVIDED)
+    root, problems = read(
+        raw(other={"rate": 1}, degree="auto", middle={"needed": "x", "sizes": [1, 2]}), Root, PROVIDED
+    )
     assert not problems
     assert root is not None and root.other is not None
     assert root.other == Inner(rate=1.0)
@@ -131,7 +132,9 @@ def test_post_init_errors_become_problems_of_their_field() -> None:
 
 
 def test_component_arguments_are_checked_against_the_signature() -> None:
-    problems = problems_of(raw(part={"_target_": "test_things.Thing", "siez": 1, "path": 3, "given": 1, "betas": [1, 2, 3]}))
+    problems = problems_of(
+        raw(part={"_target_": "test_things.Thing", "siez": 1, "path": 3, "given": 1, "betas": [1, 2, 3]})
+    )
     assert set(problems) == {"part.siez", "part.size", "part.path", "part.given", "part.betas"}
     assert problems["part.siez"].fix == "did you mean part.size?"
     assert "is required" in problems["part.size"].why
@@ -173,5 +176,10 @@ def test_parts_without_problems_of_value_stay_usable() -> None:
 
 def test_defaults_show_every_field() -> None:
     defaults = schema_defaults(Root)
-    assert defaults["middle"] == {"needed": "???", "inner": {"depth": 1, "rate": 0.5, "mode": "fast"}, "sizes": [], "free": {}}
+    assert defaults["middle"] == {
+        "needed": "???",
+        "inner": {"depth": 1, "rate": 0.5, "mode": "fast"},
+        "sizes": [],
+        "free": {},
+    }
     assert (defaults["part"], defaults["other"], defaults["parts"]) == ("???", None, {})

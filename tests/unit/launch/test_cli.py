@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from helpers.command import ROOTS, refused, trireme
 from helpers.recipes import TINY
-
 from trireme import __version__
 from trireme.launch.cli import main
 
@@ -22,9 +21,13 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_shows_examples_and_imports_nothing_heavy() -> None:
-    program = ("import sys; from trireme.launch.cli import main; main(['--help']); "
-               "print(sorted({'torch', 'transformers', 'hydra', 'pydantic', 'rich', 'yaml'} & set(sys.modules)))")
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ))
+    program = (
+        "import sys; from trireme.launch.cli import main; main(['--help']); "
+        "print(sorted({'torch', 'transformers', 'hydra', 'pydantic', 'rich', 'yaml'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
     assert "trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
 
@@ -37,10 +40,29 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_all_problems_at_once_in_a_real_process() -> None:
-    result = trireme("train", str(TINY), ROOTS, "max_steps=5", "trainer.micro_batch_size=ten", "plan=dpp", "model.config.vocab_siz=3",
-                     "callbacks.metrics.fiel=1", "data.tokenizer.vocabsize=3", "--nproc", "2")
-    refused(result, "6 problems", "did you mean trainer.max_steps?", "expected an integer", "did you mean plan=ddp?",
-            "did you mean model.config.vocab_size?", "callbacks.metrics.fiel", "did you mean data.tokenizer.vocab_size?")
+    result = trireme(
+        "train",
+        str(TINY),
+        ROOTS,
+        "max_steps=5",
+        "trainer.micro_batch_size=ten",
+        "plan=dpp",
+        "model.config.vocab_siz=3",
+        "callbacks.metrics.fiel=1",
+        "data.tokenizer.vocabsize=3",
+        "--nproc",
+        "2",
+    )
+    refused(
+        result,
+        "6 problems",
+        "did you mean trainer.max_steps?",
+        "expected an integer",
+        "did you mean plan=ddp?",
+        "did you mean model.config.vocab_size?",
+        "callbacks.metrics.fiel",
+        "did you mean data.tokenizer.vocab_size?",
+    )
 
 
 def test_refused_recipe_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +95,7 @@ def test_too_many_processes_for_the_plan(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_missing_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(TINY), "data=files"]) == 2
+    assert main(["check", str(TINY), "data=files", "~data.source.roots"]) == 2
     assert "data.source.paths\n  is required" in capsys.readouterr().err
 
 
@@ -89,7 +111,14 @@ def test_cfg_and_info_print_and_train_nothing(capsys: pytest.CaptureFixture[str]
 
 
 def test_multirun_refuses_all_jobs_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", str(TINY), ROOTS, f"run.dir={tmp_path / 's'}", "--multirun", "trainer.global_batch_size=8,9,11"]
+    arguments = [
+        "train",
+        str(TINY),
+        ROOTS,
+        f"run.dir={tmp_path / 's'}",
+        "--multirun",
+        "trainer.global_batch_size=8,9,11",
+    ]
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert "trainer.global_batch_size = 9" in message
@@ -125,5 +154,21 @@ def test_generate_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.Captur
     assert main(["generate", str(tmp_path / "none"), "--prompt", "x"]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main(["generate", str(tmp_path), "--prompt", "x"]) == 2
-    assert main(["generate", str(tmp_path), "--prompt", "x", "--top-k", "-1", "--temperature", "-1", "--max-new-tokens", "0"]) == 2
+    assert (
+        main(
+            [
+                "generate",
+                str(tmp_path),
+                "--prompt",
+                "x",
+                "--top-k",
+                "-1",
+                "--temperature",
+                "-1",
+                "--max-new-tokens",
+                "0",
+            ]
+        )
+        == 2
+    )
     assert "3 problems" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from trireme.launch.cli import COMMANDS
 from trireme.launch.completion import complete, script
 
@@ -44,8 +43,10 @@ def test_script_in_bash(line: str, expected: str, tmp_path: Path) -> None:
     command = tmp_path / "trireme"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m trireme.launch.cli "$@"\n')
     command.chmod(0o755)
-    program = (f"{script('bash')}\nCOMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); "
-               "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _trireme; printf '%s\\n' \"${COMPREPLY[@]}\"")
+    program = (
+        f"{script('bash')}\nCOMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); "
+        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _trireme; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.split() == [expected]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import FEW_FILES, TINY
-
 from trireme import Problem, UserError
 from trireme.launch.compose import compose, sweep
 from trireme.launch.recipes import find_recipe, first_comment, list_recipes
@@ -20,7 +19,8 @@ def own(tmp_path: Path) -> Path:
     (folder / "configs" / "optimizer").mkdir(parents=True)
     (folder / "mine" / "little.yaml").write_text(
         "# A little one.\n# trireme train mine/little\ndefaults:\n  - /base\n  - /model: llama_tiny\n  - /data: files\n"
-        "  - override /optimizer: slow\n  - _self_\ntrainer:\n  max_steps: 3\n")
+        "  - override /optimizer: slow\n  - _self_\ntrainer:\n  max_steps: 3\n"
+    )
     (folder / "configs" / "optimizer" / "slow.yaml").write_text("_target_: torch.optim.RAdam\nlr: 1e-6\n")
     return folder
 
@@ -34,7 +34,9 @@ def problem_of(*arguments: object) -> Problem:
 
 
 def test_all_defaults_are_in_the_data_and_overrides_win() -> None:
-    composed = compose(str(TINY), ["trainer.max_steps=3", "+callbacks.extra={_target_: a.B}", "ema.decay=0.5", "~data.held_out"])
+    composed = compose(
+        str(TINY), ["trainer.max_steps=3", "+callbacks.extra={_target_: a.B}", "ema.decay=0.5", "~data.held_out"]
+    )
     assert composed.raw["trainer"]["max_steps"] == 3
     assert composed.raw["trainer"]["log_every"] == 1  # from the dataclass
     assert composed.raw["callbacks"]["extra"] == {"_target_": "a.B"}
@@ -66,7 +68,9 @@ def test_composing_again_gives_the_same_data() -> None:
 def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() -> None:
     composed = compose(str(TINY), ["plan=dpp", "optimizer=[adamw,sdg]", "nothing=1"])
     assert [(problem.field, problem.value, problem.fix) for problem in composed.problems] == [
-        ("plan", "dpp", "did you mean plan=ddp?"), ("optimizer", "sdg", "did you mean optimizer=sgd?")]
+        ("plan", "dpp", "did you mean plan=ddp?"),
+        ("optimizer", "sdg", "did you mean optimizer=sgd?"),
+    ]
     assert composed.raw["nothing"] == 1
 
 
@@ -96,7 +100,7 @@ def test_missing_configuration_names_the_nearest(tmp_path: Path) -> None:
 
 def test_bad_interpolation(tmp_path: Path) -> None:
     recipe = tmp_path / "bad.yaml"
-    recipe.write_text("defaults:\n  - /base\nseed: ${nothing.here}\n")
+    recipe.write_text("defaults:\n  - /base\n  - _self_\nseed: ${nothing.here}\n")
     assert "nothing.here" in problem_of(str(recipe)).why
 
 
@@ -120,8 +124,12 @@ def test_recipes_beside_the_command_are_found(own: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("recipe", "fix"),
-    [("pretrain/persimon_stdlib", "pretrain/persimmon_stdlib"), ("persimmon_stdlib", "pretrain/persimmon_stdlib"),
-     ("xyz", "trireme recipes"), ("no/such.yaml", "trireme recipes")],
+    [
+        ("pretrain/persimon_stdlib", "pretrain/persimmon_stdlib"),
+        ("persimmon_stdlib", "pretrain/persimmon_stdlib"),
+        ("xyz", "trireme recipes"),
+        ("no/such.yaml", "trireme recipes"),
+    ],
 )
 def test_unknown_recipes(recipe: str, fix: str) -> None:
     problem = problem_of(recipe)
@@ -136,14 +144,19 @@ def test_recipe_folder_must_exist(tmp_path: Path) -> None:
 def test_a_sweep_gives_every_job_a_folder_and_is_checked_as_a_whole(tmp_path: Path) -> None:
     checked, ran = [], []
     roots = f"data.source.roots=[{FEW_FILES[0]}]"
-    overrides = [f"run.dir={tmp_path}/s", roots, "optimizer.lr=1e-2,1e-3", "plan=single,ddp"]
+    overrides = [f"run.dir={tmp_path}/s", roots, "data.shuffle=false", "optimizer.lr=1e-2,1e-3", "plan=single,ddp"]
     sweep(str(TINY), overrides, [], checked.extend, ran.append)
     assert len(checked) == len(ran) == 4
     assert [job.raw for job in checked] == [job.raw for job in ran]
     assert [job.raw["run"]["dir"] for job in ran] == [
-        f"{tmp_path}/s/optimizer.lr={lr},plan={plan}" for lr in ("0.01", "0.001") for plan in ("single", "ddp")]
+        f"{tmp_path}/s/optimizer.lr={lr},plan={plan}" for lr in ("0.01", "0.001") for plan in ("single", "ddp")
+    ]
     assert {(job.raw["optimizer"]["lr"], job.raw["plan"]["name"]) for job in ran} == {
-        (0.01, "single"), (0.01, "ddp"), (0.001, "single"), (0.001, "ddp")}
+        (0.01, "single"),
+        (0.01, "ddp"),
+        (0.001, "single"),
+        (0.001, "ddp"),
+    }
     for job in ran:
         assert compose(str(job.recipe), job.overrides).raw == job.raw
 

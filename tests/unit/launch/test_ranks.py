@@ -62,9 +62,12 @@ def faulty(run_dir: Path, kind: str, rank: int, *arguments: str) -> list[str]:
         ("exit", 1, 1, "rank 1 ended with exit code 7", 0),
     ],
 )
-def test_a_failing_rank_is_shown_once(kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path,
-                                      environment: dict[str, str]) -> None:
-    result = subprocess.run(faulty(tmp_path / "run", kind, rank), capture_output=True, text=True, env=environment, timeout=120)
+def test_a_failing_rank_is_shown_once(
+    kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    result = subprocess.run(
+        faulty(tmp_path / "run", kind, rank), capture_output=True, text=True, env=environment, timeout=120
+    )
     assert result.returncode == code, result.stderr
     assert result.stderr.count(seen) == 1, result.stderr
     assert result.stderr.count("Traceback") == tracebacks, result.stderr
@@ -73,7 +76,9 @@ def test_a_failing_rank_is_shown_once(kind: str, rank: int, code: int, seen: str
 
 
 @pytest.fixture
-def waiting(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def waiting(
+    tmp_path: Path, environment: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """A run of two ranks in the middle of its training, and its ranks."""
     arguments = faulty(tmp_path / "run", "wait", 0, "trainer.max_steps=500")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -89,8 +94,9 @@ def waiting(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subpr
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_no_rank_outlives_the_command(sent: signal.Signals, code: int,
-                                      waiting: tuple[subprocess.Popen[str], list[psutil.Process]]) -> None:
+def test_no_rank_outlives_the_command(
+    sent: signal.Signals, code: int, waiting: tuple[subprocess.Popen[str], list[psutil.Process]]
+) -> None:
     process, ranks = waiting
     assert len(ranks) == 2
     process.send_signal(sent)
@@ -104,15 +110,26 @@ def test_no_rank_outlives_the_command(sent: signal.Signals, code: int,
 
 def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environment: dict[str, str]) -> None:
     own = faulty(tmp_path / "run", "user", 1)
-    arguments = [argument for argument in own[len(command()):] if argument not in ("train", "--nproc", "2")]
-    launcher = [own[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trireme.launch.train"]
+    arguments = [argument for argument in own[len(command()) :] if argument not in ("train", "--nproc", "2")]
+    launcher = [
+        own[0],
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "trireme.launch.train",
+    ]
     result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment, timeout=120)
     assert result.returncode != 0
     assert "data = 3\n  is odd on this rank\n  fix: even it out" in result.stderr
 
 
 def test_multirun_trains_every_job(tmp_path: Path, environment: dict[str, str]) -> None:
-    arguments = tiny_command(tmp_path / "s", "--multirun", "seed=1,2", "trainer.max_steps=1", "trainer.eval_at_end=false")
+    arguments = tiny_command(
+        tmp_path / "s", "--multirun", "seed=1,2", "trainer.max_steps=1", "trainer.eval_at_end=false"
+    )
     result = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
     assert result.returncode == 0, result.stderr
     for seed in (1, 2):

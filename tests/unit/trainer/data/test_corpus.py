@@ -128,7 +128,7 @@ def test_shares_joined_equal_one_rank_and_resume(data_config: Make, settings: Tr
         assert sum(part.labels for part in parts) == batch.labels == 8 * 31
     interrupted = corpus.train_batches({}, 0, 6)
     next(interrupted)
-    resumed = list(indexed(data_config(), settings, seed=5).train_batches(interrupted.state(), 1, 6))
+    resumed = list(indexed(data_config(), settings, seed=5).train_batches(interrupted.state(), 8, 5))
     assert [batch.samples for batch in resumed] == [batch.samples for batch in whole[1:]]
     other = indexed(data_config(), settings, seed=6).train_batches({}, 0, 6)
     assert [batch.samples for batch in other] != [batch.samples for batch in whole]

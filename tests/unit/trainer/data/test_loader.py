@@ -19,7 +19,7 @@ DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])
 
 def batches(start: int = 0, stop: int = 9, **options: Any) -> list[StepBatch]:
     collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
-    return list(step_batches(DATA, collator, EpochOrder(SIZE, seed=1), start_step=start, stop_step=stop,
+    return list(step_batches(DATA, collator, EpochOrder(SIZE, seed=1), samples=start * GLOBAL, steps=stop - start,
                              global_batch_size=GLOBAL, **options))
 
 
@@ -47,6 +47,13 @@ def test_shares_joined_are_the_batch_of_one_rank(data_size: int) -> None:
 @pytest.mark.parametrize("start", [1, 4, 8, 9])
 def test_resuming_is_another_start(start: int) -> None:
     assert [tokens(batch) for batch in batches(start)] == [tokens(batch) for batch in batches()[start:]]
+
+
+def test_another_batch_size_goes_on_at_the_right_sample() -> None:
+    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
+    rest = step_batches(DATA, collator, EpochOrder(SIZE, seed=1), samples=4 * GLOBAL, steps=10, global_batch_size=3)
+    before = [index for batch in batches() for index in batch.samples]
+    assert [index for batch in rest for index in batch.samples] == before[4 * GLOBAL :]
 
 
 def test_many_steps_ordered_together_equal_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from trireme.trainer.settings import TrainerConfig
 
 FILES = "trireme.trainer.data.sources.Files"
 Make = Callable[..., DataConfig]
+GLOBAL = 8  # samples of a step, as in the settings of conftest.py
 STEPS = 90
 """More than two epochs of about 330 blocks at 8 per step."""
 
@@ -85,7 +86,7 @@ def test_resume_is_exact_at_any_step(streaming: Make, settings: TrainerConfig, p
     assert max(len(json.dumps(state)) for state in states) < 2000
     cuts = {1, borders[0] - 1, borders[0], borders[0] + 1, *random.Random(0).sample(range(1, STEPS), 6)}
     for cut in sorted(cuts):
-        resumed = corpus.train_batches(states[cut - 1], cut, min(cut + 12, STEPS))
+        resumed = corpus.train_batches(states[cut - 1], cut * GLOBAL, min(12, STEPS - cut))
         assert resumed.state() == states[cut - 1]
         assert [rows(batch) for batch in resumed] == whole[cut : cut + 12]
         if cut + 12 <= STEPS:
@@ -99,13 +100,13 @@ def test_ranks_share_one_order_and_one_position(streaming: Make, settings: Train
     joined = [left.samples + right.samples for left, right in zip(*two, strict=True)]
     assert joined == whole[:30]
     assert two[0].state() == two[1].state()
-    four = [corpus.train_batches(two[0].state(), 30, 60, rank, 4) for rank in range(4)]  # another world size
+    four = [corpus.train_batches(two[0].state(), 30 * GLOBAL, 30, rank, 4) for rank in range(4)]  # another world size
     assert [[index for part in parts for index in part.samples] for parts in zip(*four, strict=True)] == whole[30:]
 
 
 def test_without_a_state_it_reads_again(streaming: Make, settings: TrainerConfig) -> None:
     corpus = prepare(streaming(), 0, settings)
-    assert [rows(batch) for batch in corpus.train_batches({}, 50, 55)] == take(corpus, 55)[50:]
+    assert [rows(batch) for batch in corpus.train_batches({}, 50 * GLOBAL, 5)] == take(corpus, 55)[50:]
 
 
 def test_the_seed_names_the_order(streaming: Make, settings: TrainerConfig) -> None:
@@ -142,7 +143,7 @@ def test_a_state_of_other_settings_is_refused(streaming: Make, settings: Trainer
     next(batches)
     other = prepare(streaming(block_size=64, shuffle_window=12), 0, settings)
     with pytest.raises(UserError) as caught:
-        other.train_batches(batches.state(), 1, 3)
+        other.train_batches(batches.state(), GLOBAL, 2)
     assert "data.block_size=128" in str(caught.value) and "data.shuffle_window=37" in str(caught.value)
 
 
@@ -153,7 +154,7 @@ def test_a_source_that_shrank_is_refused(streaming: Make, settings: TrainerConfi
     for path in corpus.config.source["paths"]:
         Path(path).write_text(json.dumps({"text": "short"}) + "\n")
     with pytest.raises(UserError, match="shorter than it was"):
-        corpus.train_batches(batches.state(), 3, 4)
+        corpus.train_batches(batches.state(), 3 * GLOBAL, 1)
 
 
 def test_a_stream_shorter_than_a_block(streaming: Make, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Imports run one way: launch -> trainer -> parallel -> models; configs may use any owner but launch."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "models": set(),
+    "parallel": {"models"},
+    "trainer": {"models", "parallel"},
+    "configs": {"models", "parallel", "trainer"},
+    "launch": {"models", "parallel", "trainer", "configs"},
+}
+FILES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def _imported_folders(path: Path) -> set[str]:
+    """Top-level folders of ours that a file imports when it runs (imports for type checkers only do not count)."""
+    tree = ast.parse(path.read_text())
+    only_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {child for node in only_types for child in ast.walk(node)}
+    depth = len(path.relative_to(ROOT).parts)
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in skipped and node.level == depth:
+            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            found |= {name for name in names if name in MAY_IMPORT}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not any(name.split(".")[0] == "trireme" for name in names), f"{path}: use relative imports"
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    assert _imported_folders(path) <= MAY_IMPORT[folder] | {folder}
+
+
+def test_the_parser_sees_back_edges(tmp_path: Path) -> None:
+    probe = ROOT / "models" / "family.py"
+    assert _imported_folders(ROOT / "parallel" / "apply.py") == {"models"}
+    assert _imported_folders(probe) == set()
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [str(path) for path in FILES if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+def test_packages_are_all_listed() -> None:
+    import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {path.parent for path in FILES}
+    folders |= {path.parent for top in ("configs", "recipes") for path in (ROOT / top).rglob("*.yaml")}
+    wanted = {".".join(("trireme", *folder.relative_to(ROOT).parts)) for folder in folders} | {"trireme"}
+    assert listed == wanted | {"trireme.recipes"}
