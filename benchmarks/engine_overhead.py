@@ -22,7 +22,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for the step, one for the rest of the machine
 
 import torch
-
 from trireme.configs.schema import RecipeConfig, read_recipe
 from trireme.launch.compose import compose
 from trireme.models.loss import causal_lm_loss
@@ -56,7 +55,9 @@ class BareLoop:
         trainer = build(recipe, build_mesh(recipe.plan))
         self.model, self.block, self.seconds = trainer.strategy.module, block, []
         self.batches = iter(trainer.corpus.train_batches({}, 0, 10**6, 0, 1))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True
+        )
 
     def run_block(self) -> None:
         start = time.perf_counter()
@@ -75,11 +76,22 @@ class BareLoop:
 
 def recipe_of(options: argparse.Namespace, run_dir: str, steps: int) -> RecipeConfig:
     roots = ",".join(str(Path(sysconfig.get_paths()["stdlib"]) / name) for name in ("json", "email", "asyncio"))
-    composed = compose(str(RECIPE), [
-        f"run.dir={run_dir}", f"data.source.roots=[{roots}]", "data.block_size=128", 
-        f"trainer.max_steps={steps}", "trainer.log_every=10", "trainer.eval_at_end=false", "checkpoint.at_end=false",
-        "trainer.global_batch_size=8", "trainer.micro_batch_size=8", f"model.config.hidden_size={options.hidden}",
-        f"model.config.intermediate_size={4 * options.hidden}"])
+    composed = compose(
+        str(RECIPE),
+        [
+            f"run.dir={run_dir}",
+            f"data.source.roots=[{roots}]",
+            "data.block_size=128",
+            f"trainer.max_steps={steps}",
+            "trainer.log_every=10",
+            "trainer.eval_at_end=false",
+            "checkpoint.at_end=false",
+            "trainer.global_batch_size=8",
+            "trainer.micro_batch_size=8",
+            f"model.config.hidden_size={options.hidden}",
+            f"model.config.intermediate_size={4 * options.hidden}",
+        ],
+    )
     recipe, problems = read_recipe(composed.raw, lambda plan: 1)
     if recipe is None:
         sys.exit("\n".join(map(str, problems)))
@@ -104,7 +116,7 @@ def main() -> None:
     ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     print(f"bare PyTorch step   median {1e3 * statistics.median(theirs):8.2f} ms")
     print(f"trireme step        median {1e3 * statistics.median(ours):8.2f} ms")
-    print(f"ratio               median {statistics.median(ratios):8.4f}   (pairs from {ratios[0]:.4f} to {ratios[-1]:.4f})")
+    print(f"ratio               median {statistics.median(ratios):8.4f}  (pairs {ratios[0]:.4f} to {ratios[-1]:.4f})")
 
 
 if __name__ == "__main__":

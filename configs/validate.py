@@ -11,7 +11,7 @@ import dataclasses
 import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from .. import Problem
 from .components import MISSING, Provided, check_component, nested_components, required
@@ -76,11 +76,16 @@ def schema_defaults(cls: type) -> dict[str, Any]:
             default = field.default_factory()
         else:
             nested = hints[field.name]
-            defaults[field.name] = schema_defaults(nested) if dataclasses.is_dataclass(nested) else MISSING
+            defaults[field.name] = schema_defaults(nested) if _is_dataclass(nested) else MISSING
             continue
-        plain = dataclasses.is_dataclass(default) and not isinstance(default, type)
-        defaults[field.name] = dataclasses.asdict(default) if plain else default
+        defaults[field.name] = _plain_data(default)
     return defaults
+
+
+def _plain_data(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 class _Reader:
@@ -127,7 +132,7 @@ class _Reader:
         if hint is ComponentNode:
             self.problems += check_component(raw, path, self.provided.get(path, Provided()))
             return raw
-        if dataclasses.is_dataclass(hint):
+        if _is_dataclass(hint):
             return self.dataclass(raw, hint, path)
         inside = get_args(hint)
         if get_origin(hint) is dict and inside[1] is not Any and isinstance(raw, dict):
@@ -203,4 +208,8 @@ def _fields(cls: type) -> dict[str, Any]:
 
 def _dataclass_in(hint: Any) -> type | None:
     members = get_args(hint) if is_union(hint) else (hint,)
-    return next((member for member in members if dataclasses.is_dataclass(member)), None)
+    return next((member for member in members if _is_dataclass(member)), None)
+
+
+def _is_dataclass(hint: Any) -> TypeGuard[type]:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)

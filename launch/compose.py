@@ -194,8 +194,8 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
                 name = ",".join(text.lstrip("+") for text in chosen).replace("/", "_")
                 config.run.dir = f"{config.run.dir}/{name or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
-    raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    return Composed({str(key): value for key, value in raw.items()}, path, overrides)
+    raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    return Composed(raw, path, overrides)
 
 
 def quoted(value: str) -> str:

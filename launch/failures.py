@@ -58,7 +58,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
 def _end_with_parent() -> None:
     """Have Linux kill this rank when the process that started it dies.
 
-    Else, after a ``kill -9`` of the command, its ranks would go on writing into the run folder that the next start uses.
+    Else, after a ``kill -9`` of the command, its ranks would go on writing into the run folder of the next start.
     """
     parent = os.environ.get(OWN_LAUNCH)
     if parent is None or sys.platform != "linux":

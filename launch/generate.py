@@ -70,11 +70,12 @@ def _write(folder: Path, prompt: str, max_new_tokens: int, temperature: float, t
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(
             Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
         ) from error
+    model.to(device).eval()
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
     if inputs["input_ids"].shape[1] == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))

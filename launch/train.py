@@ -76,6 +76,8 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
     """Parse, run, report; returns the exit code."""
     options = train_parser(prog).parse_intermixed_args(argv)
+    # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if launched():
         return run_rank(lambda: run(options), options.debug)
     return guard(lambda: run(options), options.debug)

@@ -40,9 +40,14 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
     """
     config = hf_config(model)
     if vocabulary.size > config.vocab_size:
-        raise UserError(Problem(
-            "model.config.vocab_size", f"is smaller than the tokenizer's {vocabulary.size} tokens",
-            f"use at least {vocabulary.size}, or a tokenizer of at most {config.vocab_size} tokens", config.vocab_size))
+        raise UserError(
+            Problem(
+                "model.config.vocab_size",
+                f"is smaller than the tokenizer's {vocabulary.size} tokens",
+                f"use at least {vocabulary.size}, or a tokenizer of at most {config.vocab_size} tokens",
+                config.vocab_size,
+            )
+        )
     config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
     config.use_cache = False
     with torch.device("meta"):
@@ -55,7 +60,7 @@ def weight_stream(config: ModelConfig, model: PreTrainedModel, seed: int) -> Ite
         yield from initial_weights(model, seed)
         return
     found: set[str] = set()
-    for name, tensor in folder_weights(model, weights_folder(config)):
+    for name, tensor in folder_weights(model, weights_folder(config), config.spec):
         found.add(name)
         yield name, tensor
     # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.

@@ -50,17 +50,32 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
     if problems:
         return problems
     if model.weights is not None and not Path(model.weights).expanduser().is_dir():
-        return [] if _looks_like_hub_id(model.weights) else [Problem(
-            "model.weights", "no such folder, and not a hub id (owner/name)", "give a folder with config.json and "
-            "*.safetensors", model.weights)]
+        return (
+            []
+            if _looks_like_hub_id(model.weights)
+            else [
+                Problem(
+                    "model.weights",
+                    "no such folder, and not a hub id (owner/name)",
+                    "give a folder with config.json and *.safetensors",
+                    model.weights,
+                )
+            ]
+        )
     try:
         config = hf_config(model)
     except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
         return [Problem("model.config", " ".join(str(error).split()), "change the fields named in this message")]
     limit = getattr(config, model.spec.context, None)
     if limit is not None and block_size > limit:
-        return [Problem("data.block_size", f"is longer than the model's {model.spec.context} ({limit})",
-                        f"use at most {limit}, or raise model.config.{model.spec.context}", block_size)]
+        return [
+            Problem(
+                "data.block_size",
+                f"is longer than the model's {model.spec.context} ({limit})",
+                f"use at most {limit}, or raise model.config.{model.spec.context}",
+                block_size,
+            )
+        ]
     return []
 
 
@@ -88,8 +103,13 @@ def weights_folder(model: ModelConfig) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model.weights, revision=model.revision,
-                                  allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]))
+    return Path(
+        snapshot_download(
+            model.weights,
+            revision=model.revision,
+            allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"],
+        )
+    )
 
 
 def _looks_like_hub_id(name: str) -> bool:
@@ -98,15 +118,27 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _check_folder(folder: Path, spec: ModelFamily) -> list[Problem]:
     if not (folder / "config.json").is_file():
-        return [Problem("model.weights", "the folder has no config.json", "point to a folder saved by transformers or "
-                        "by trireme export", str(folder))]
+        return [
+            Problem(
+                "model.weights",
+                "the folder has no config.json",
+                "point to a folder saved by transformers or by trireme export",
+                str(folder),
+            )
+        ]
     if not list(folder.glob("*.safetensors")):
         other = "only pickled *.bin files, which are never loaded" if list(folder.glob("*.bin")) else "no *.safetensors"
         return [Problem("model.weights", f"the folder holds {other}", "save the model with safetensors", str(folder))]
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     if model_type != spec.model_type:
-        return [Problem("model.family", f"the weights in {folder} are of type {model_type!r}, not {spec.model_type!r}",
-                        "name the family of the weights", spec.name)]
+        return [
+            Problem(
+                "model.family",
+                f"the weights in {folder} are of type {model_type!r}, not {spec.model_type!r}",
+                "name the family of the weights",
+                spec.name,
+            )
+        ]
     return []
 
 
@@ -114,11 +146,21 @@ def _unknown_fields(model: ModelConfig) -> list[Problem]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[model.spec.model_type]
-    known = {f.name for f in dataclasses.fields(config_class)} | set(config_class.attribute_map) | set(model.spec.config_extras)
+    known = (
+        {f.name for f in dataclasses.fields(config_class)}
+        | set(config_class.attribute_map)
+        | set(model.spec.config_extras)
+    )
     problems = []
     for name in model.config:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            problems.append(Problem(f"model.config.{name}", f"unknown key of {config_class.__name__}",
-                                    f"did you mean model.config.{near[0]}?" if near else "remove it", model.config[name]))
+            problems.append(
+                Problem(
+                    f"model.config.{name}",
+                    f"unknown key of {config_class.__name__}",
+                    f"did you mean model.config.{near[0]}?" if near else "remove it",
+                    model.config[name],
+                )
+            )
     return problems

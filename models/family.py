@@ -35,6 +35,8 @@ class ModelFamily:
     """Language model head."""
     context: str = "max_position_embeddings"
     """Configuration field with the longest sequence."""
+    stored_names: tuple[tuple[str, str], ...] = ()
+    """(name in published files, name in the model) of modules that were renamed since the weights were published."""
     config_extras: tuple[str, ...] = field(default=())
     """Keyword arguments that the configuration class takes beside its declared fields."""
 
@@ -44,5 +46,7 @@ def families() -> dict[str, ModelFamily]:
     """All families by name; every module of ``models/families`` defines ``FAMILY``."""
     from . import families as package
 
-    modules = [importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
+    ]
     return {module.FAMILY.name: module.FAMILY for module in sorted(modules, key=lambda module: module.__name__)}

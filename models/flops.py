@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from transformers import PreTrainedModel
 
 
-def training_flops_per_token(model: nn.Module, embedding: str, length: int) -> float:
+def training_flops_per_token(model: PreTrainedModel, embedding: str, length: int) -> float:
     """Floating point operations of forward and backward per token.
 
     6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention scores and
@@ -20,5 +20,5 @@ def training_flops_per_token(model: nn.Module, embedding: str, length: int) -> f
     config = model.config
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
     if not config.tie_word_embeddings:
-        matrices -= model.get_submodule(embedding).weight.numel()
+        matrices -= model.get_parameter(f"{embedding}.weight").numel()
     return 6.0 * matrices + 12.0 * config.num_hidden_layers * config.hidden_size * length

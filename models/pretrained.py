@@ -11,12 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import Problem, UserError
+from .family import ModelFamily
 
 
-def folder_weights(model: PreTrainedModel, folder: Path) -> Iterator[tuple[str, Tensor]]:
+def folder_weights(model: PreTrainedModel, folder: Path, family: ModelFamily) -> Iterator[tuple[str, Tensor]]:
     """Tensors of ``model`` by its own names, in fp32, read from the ``*.safetensors`` in ``folder``.
 
-    Files saved from the bare model (no head prefix) are accepted. Tied names may be absent.
+    Files saved from the bare model (no head prefix), or under names from before a renaming, are accepted. Tied names
+    may be absent.
 
     Raises:
         UserError: a tensor is missing, has another shape, or a file is damaged.
@@ -28,19 +30,30 @@ def folder_weights(model: PreTrainedModel, folder: Path) -> Iterator[tuple[str, 
         try:
             with safe_open(str(file), framework="pt") as tensors:
                 for stored in tensors.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                    name = _own_name(stored, wanted, model.base_model_prefix)
+                    name = _own_name(stored, wanted, model.base_model_prefix, family)
                     if name in missing:
                         missing.discard(name)
                         yield name, _checked(file, stored, tensors.get_tensor(stored), wanted[name])
         except (SafetensorError, OSError) as error:
-            raise UserError(Problem("model.weights", f"cannot be read: {error}", "fetch or export the file again", str(file))) from None
+            raise UserError(
+                Problem("model.weights", f"cannot be read: {error}", "fetch or export the file again", str(file))
+            ) from None
     if missing:
         listed = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(Problem("model.weights", f"lacks {len(missing)} tensors of the model: {listed}",
-                                "use weights of this family and size, or match model.config to them", str(folder)))
+        raise UserError(
+            Problem(
+                "model.weights",
+                f"lacks {len(missing)} tensors of the model: {listed}",
+                "use weights of this family and size, or match model.config to them",
+                str(folder),
+            )
+        )
 
 
-def _own_name(stored: str, wanted: dict[str, Tensor], prefix: str) -> str:
+def _own_name(stored: str, wanted: dict[str, Tensor], prefix: str, family: ModelFamily) -> str:
+    for old, new in family.stored_names:
+        if stored.startswith(f"{old}."):
+            stored = new + stored.removeprefix(old)
     for name in (stored, f"{prefix}.{stored}", stored.removeprefix(f"{prefix}.")):
         if name in wanted:
             return name
@@ -49,6 +62,11 @@ def _own_name(stored: str, wanted: dict[str, Tensor], prefix: str) -> str:
 
 def _checked(file: Path, name: str, tensor: Tensor, like: Tensor) -> Tensor:
     if tensor.shape != like.shape:
-        raise UserError(Problem("model.config", f"{name} in {file.name} has shape {tuple(tensor.shape)}, the model wants "
-                                f"{tuple(like.shape)}", "match model.config to the weights"))
+        raise UserError(
+            Problem(
+                "model.config",
+                f"{name} in {file.name} has shape {tuple(tensor.shape)}, the model wants {tuple(like.shape)}",
+                "match model.config to the weights",
+            )
+        )
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

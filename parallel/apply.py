@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily
 from .mesh import Mesh
@@ -18,23 +19,23 @@ from .plan import Plan
 from .strategy import Weights
 
 
-def apply(model: nn.Module, family: ModelFamily, plan: Plan, mesh: Mesh, weights: Weights) -> nn.Module:
+def apply(model: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh, weights: Weights) -> nn.Module:
     """Spread ``model`` (on the meta device) over ``mesh``; returns what a forward pass is called on."""
     if plan.recompute == "full":
         recompute(model)
     if plan.compile:
-        for block in model.get_submodule(family.blocks):
+        for block in model.get_submodule(family.blocks).children():
             block.compile(dynamic=False)
     materialise(model, mesh.device, weights)
     return replicate(model, plan, mesh) if mesh.degrees.replicate > 1 else model
 
 
-def recompute(model: nn.Module) -> None:
+def recompute(model: PreTrainedModel) -> None:
     """Keep only each block's input; recompute the rest in the backward pass (https://arxiv.org/abs/1604.06174)."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def materialise(model: nn.Module, device: torch.device, weights: Weights) -> None:
+def materialise(model: PreTrainedModel, device: torch.device, weights: Weights) -> None:
     """Allocate ``model`` on ``device`` and fill it from ``weights``.
 
     Raises:

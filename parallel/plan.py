@@ -106,7 +106,9 @@ class Plan:
         degrees = Degrees(**sizes)
         if degrees.world_size != world_size:
             shape = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "one process"
-            raise ValueError(f"plan {self.name!r} spreads over {degrees.world_size} ({shape}), got {world_size} processes")
+            raise ValueError(
+                f"plan {self.name!r} spreads over {degrees.world_size} ({shape}), got {world_size} processes"
+            )
         return degrees
 
     def default_world_size(self, devices: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .mesh import Mesh
 from .plan import Plan
@@ -78,11 +79,11 @@ class Strategy(ABC):
 
     @property
     @abstractmethod
-    def module(self) -> nn.Module:
+    def module(self) -> PreTrainedModel:
         """The model as its family defines it, without wrappers: plain names, generation."""
 
     @abstractmethod
-    def place(self, model: nn.Module, weights: Weights) -> None:
+    def place(self, model: PreTrainedModel, weights: Weights) -> None:
         """Spread ``model`` (on the meta device) over the mesh and fill it from ``weights``."""
 
     @abstractmethod
@@ -118,13 +119,14 @@ class Strategy(ABC):
         """Optimizer state as ``<parameter name>.<state name>``, sharing memory."""
 
     @abstractmethod
-    def load_optimizer(self, read: Callable[[dict[str, Tensor]], None], shapes: dict[str, tuple[torch.Size, torch.dtype]],
-                       scalars: dict[str, Any]) -> None:
+    def load_optimizer(
+        self,
+        read: Callable[[dict[str, Tensor]], None],
+        shapes: dict[str, tuple[torch.Size, torch.dtype]],
+        scalars: dict[str, Any],
+    ) -> None:
         """Restore optimizer state: allocate by ``shapes`` (keys as in ``optimizer_tensors``), fill through ``read``."""
 
     @abstractmethod
     def scalars(self) -> dict[str, Any]:
         """State that is not a tensor (loss scale, integer optimizer counters), as JSON."""
-
-    def close(self) -> None:
-        """Release what the strategy holds."""

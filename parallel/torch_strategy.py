@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily
 from .apply import apply
@@ -37,7 +38,7 @@ class TorchStrategy(Strategy):
 
     # -- placing ----------------------------------------------------------------------------------------------
 
-    def place(self, model: nn.Module, weights: Weights) -> None:
+    def place(self, model: PreTrainedModel, weights: Weights) -> None:
         set_backend(self.plan)
         self._module = model
         self.wrapped = apply(model, self.family, self.plan, self.mesh, weights)
@@ -47,7 +48,7 @@ class TorchStrategy(Strategy):
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> PreTrainedModel:
         return self._module
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -97,7 +98,9 @@ class TorchStrategy(Strategy):
 
     def _reduction(self, last: bool) -> Any:
         """Gradients are sent once per step: with the last micro-batch."""
-        return nullcontext() if last or not isinstance(self.wrapped, DistributedDataParallel) else self.wrapped.no_sync()
+        return (
+            nullcontext() if last or not isinstance(self.wrapped, DistributedDataParallel) else self.wrapped.no_sync()
+        )
 
     def _to_device(self, micro: MicroBatch) -> MicroBatch:
         return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
@@ -123,7 +126,9 @@ class TorchStrategy(Strategy):
         shapes: dict[str, tuple[torch.Size, torch.dtype]],
         scalars: dict[str, Any],
     ) -> None:
-        tensors = {key: torch.empty(shape, dtype=dtype, device=self.mesh.device) for key, (shape, dtype) in shapes.items()}
+        tensors = {
+            key: torch.empty(shape, dtype=dtype, device=self.mesh.device) for key, (shape, dtype) in shapes.items()
+        }
         read(tensors)
         numbers = {name: number for number, name in enumerate(self._optimizer_names())}
         state: dict[int, dict[str, Any]] = {}

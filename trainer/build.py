@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,6 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     Raises:
         UserError: something that the user can mend.
     """
-    started = time.perf_counter()
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
     run_dir = Path(recipe.run.dir)
     _on_main(mesh, lambda: open_run_folder(run_dir, fresh))
@@ -52,11 +50,16 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     try:
         trainer = build(recipe, mesh, resume)
         _on_main(mesh, lambda: write_recipe(recipe, run_dir))
-        trainer.started = started
         result = trainer.fit()
         if trainer.save_failed:
-            raise UserError(Problem("run.dir", "the last checkpoint could not be written; what was trained since the one "
-                                    "before it is not saved", "free space and start the same command again", str(run_dir)))
+            raise UserError(
+                Problem(
+                    "run.dir",
+                    "the last checkpoint could not be written; what was trained since the one before it is not saved",
+                    "free space and start the same command again",
+                    str(run_dir),
+                )
+            )
         mesh.close()  # only after success: after a failure on one rank the others would wait here
         return result
     finally:
@@ -117,12 +120,20 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     shapes = tensor_shapes(folder)
     try:
         read("model", trainer.strategy.model_tensors())
-        trainer.strategy.load_optimizer(lambda tensors: read("optim", tensors), _under(shapes, "optim"), saved["scalars"])
+        trainer.strategy.load_optimizer(
+            lambda tensors: read("optim", tensors), _under(shapes, "optim"), saved["scalars"]
+        )
         if trainer.ema:
             read("ema", trainer.ema.tensors())
     except (ValueError, KeyError) as error:
-        raise UserError(Problem("--resume", f"does not fit the recipe: {error}", "resume with the model and optimizer "
-                                "that wrote it, or start over with --fresh", str(checkpoint))) from None
+        raise UserError(
+            Problem(
+                "--resume",
+                f"does not fit the recipe: {error}",
+                "resume with the model and optimizer that wrote it, or start over with --fresh",
+                str(checkpoint),
+            )
+        ) from None
     for name, value in saved["trainer"].items():
         setattr(trainer.state, name, value)
     for name, state in saved["callbacks"].items():
@@ -137,7 +148,9 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
 def _initial_state(recipe: RecipeConfig, train_size: int | None) -> TrainerState:
     settings = recipe.trainer
     max_steps = settings.total_steps(train_size)
-    return TrainerState(max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size)
+    return TrainerState(
+        max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
+    )
 
 
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
@@ -165,11 +178,26 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     recipe, mesh, settings = trainer.recipe, trainer.mesh, trainer.settings
     count = sum(parameter.numel() for parameter in trainer.strategy.module.parameters())
     accumulation = settings.global_batch_size // (settings.micro_batch_size * mesh.data_size)
-    log.info("%s: %.2f M parameters on %d rank(s) (%s, plan %s, %s)", recipe.model.spec.title, count / 1e6, mesh.world_size,
-             mesh.device.type, recipe.plan.name, recipe.plan.precision)
-    log.info("%d steps of %d samples (%d micro-batch(es) of %d on each of %d data rank(s))", trainer.state.max_steps,
-             settings.global_batch_size, accumulation, settings.micro_batch_size, mesh.data_size)
+    log.info(
+        "%s: %.2f M parameters on %d rank(s) (%s, plan %s, %s)",
+        recipe.model.spec.title,
+        count / 1e6,
+        mesh.world_size,
+        mesh.device.type,
+        recipe.plan.name,
+        recipe.plan.precision,
+    )
+    log.info(
+        "%d steps of %d samples (%d micro-batch(es) of %d on each of %d data rank(s))",
+        trainer.state.max_steps,
+        settings.global_batch_size,
+        accumulation,
+        settings.micro_batch_size,
+        mesh.data_size,
+    )
     if checkpoint:
         log.info("resuming from %s at step %d", checkpoint, trainer.state.step)
         if trainer.state.step >= trainer.state.stop_at:
-            log.info("nothing is left to train: this run has reached step %d; --fresh starts it over", trainer.state.step)
+            log.info(
+                "nothing is left to train: this run has reached step %d; --fresh starts it over", trainer.state.step
+            )

@@ -1,4 +1,4 @@
-"""Where log lines go: the console and ``log.txt`` on rank 0; warnings only on the others (their output is in ``logs/``)."""
+"""Where log lines go: console and ``log.txt`` on rank 0; warnings only on the others, whose output is in ``logs/``."""
 
 from __future__ import annotations
 

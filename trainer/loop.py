@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 from ..parallel.strategy import StepBatch, StepLoss, StepResult
@@ -61,7 +62,6 @@ class Trainer:
     flops_per_token: float | None = None
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
-    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
@@ -73,7 +73,9 @@ class Trainer:
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, or until a callback asks to stop."""
-        self._evaluated_at = self._saved_at = self.state.step or -1  # a resumed step has been saved, and evaluated if due
+        self._evaluated_at = self._saved_at = (
+            self.state.step or -1
+        )  # a resumed step has been saved, and evaluated if due
         self.emit("on_train_begin")
         self._restart_clock()
         for batch in self._batches():
@@ -104,8 +106,15 @@ class Trainer:
         now = time.perf_counter()
         rate = (self.state.tokens - self._tokens_then) / max(now - self._then, 1e-9)
         self._then, self._tokens_then = now, self.state.tokens
-        line = {"step": self.state.step, "epoch": self.state.epoch, "loss": mean, "grad_norm": norm, "lr": result.lr,
-                "tokens": self.state.tokens, "tokens_per_second": rate}
+        line = {
+            "step": self.state.step,
+            "epoch": self.state.epoch,
+            "loss": mean,
+            "grad_norm": norm,
+            "lr": result.lr,
+            "tokens": self.state.tokens,
+            "tokens_per_second": rate,
+        }
         if result.skipped:
             line["skipped"] = True
         line.update(self.extra_metrics)
@@ -126,7 +135,9 @@ class Trainer:
         module.train()
         names = sorted(totals)
         sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names])).tolist() if names else []
-        metrics = {f"eval_{name}": value for name, value in self.task.metrics(dict(zip(names, sums, strict=True))).items()}
+        metrics = {
+            f"eval_{name}": value for name, value in self.task.metrics(dict(zip(names, sums, strict=True))).items()
+        }
         line = {"step": self.state.step, **metrics}
         self.metrics.update(metrics)
         self.emit("on_evaluate", line)
@@ -140,7 +151,14 @@ class Trainer:
         if self._stream is not None:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
-        contents = Contents(self.state.step, self.checkpoint_tensors(), self._json_state(), self._write_assets, self.recipe.plan.name, metric)
+        contents = Contents(
+            self.state.step,
+            self.checkpoint_tensors(),
+            self._json_state(),
+            self._write_assets,
+            self.recipe.plan.name,
+            metric,
+        )
         path = self.store.save(contents)
         self.save_failed = path is None
         if path is not None:
@@ -166,10 +184,17 @@ class Trainer:
         if self.control.stop:
             return
         self._stream = self.corpus.train_batches(
-            self.state.data, self.state.samples, self.state.stop_at - self.state.step, self.mesh.data_rank, self.mesh.data_size)
+            self.state.data,
+            self.state.samples,
+            self.state.stop_at - self.state.step,
+            self.mesh.data_rank,
+            self.mesh.data_size,
+        )
         for number, batch in enumerate(self._stream):
             if number == 0:
-                log.info("first batch after %.1f s", time.perf_counter() - self.started)
+                log.info(
+                    "first step begins %.1f s after the process started", time.time() - psutil.Process().create_time()
+                )
             yield batch
 
     def _begin_step(self) -> None:
@@ -205,8 +230,15 @@ class Trainer:
         control.save, control.evaluate, control.log = asked[1:]
 
     def _finish(self) -> None:
-        left_early = self.state.step == self.state.stop_at < self.state.max_steps  # the whole run does not evaluate here
-        if self.settings.eval_at_end and self.corpus.has_held_out and not left_early and self._evaluated_at != self.state.step:
+        left_early = (
+            self.state.step == self.state.stop_at < self.state.max_steps
+        )  # the whole run does not evaluate here
+        if (
+            self.settings.eval_at_end
+            and self.corpus.has_held_out
+            and not left_early
+            and self._evaluated_at != self.state.step
+        ):
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self._saved_at != self.state.step:
             self.save()

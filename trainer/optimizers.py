@@ -51,7 +51,9 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW (https://arxiv.org/abs/1711.05101)."""
     first, second = betas or (0.9, 0.95)
-    return torch.optim.AdamW(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay, **_switches(implementation))
+    return torch.optim.AdamW(
+        params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay, **_switches(implementation)
+    )
 
 
 def sgd(
@@ -63,7 +65,9 @@ def sgd(
     implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum."""
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **_switches(implementation))
+    return torch.optim.SGD(
+        params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **_switches(implementation)
+    )
 
 
 def adafactor(
@@ -77,7 +81,9 @@ def adafactor(
     return torch.optim.Adafactor(params, lr=lr, beta2_decay=beta2_decay, d=clip_threshold, weight_decay=weight_decay)
 
 
-def lion(params: Groups, lr: float, betas: list[float] | None = None, weight_decay: float = 0.1) -> torch.optim.Optimizer:
+def lion(
+    params: Groups, lr: float, betas: list[float] | None = None, weight_decay: float = 0.1
+) -> torch.optim.Optimizer:
     """Lion: the sign of a momentum (https://arxiv.org/abs/2302.06675)."""
     from lion_pytorch import Lion
 
@@ -96,8 +102,11 @@ def adamw_8bit(
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
-        raise UserError(Problem("optimizer", "adamw_8bit needs bitsandbytes, which is not installed",
-                                "pip install 'trireme-train[bnb]'")) from None
+        raise UserError(
+            Problem(
+                "optimizer", "adamw_8bit needs bitsandbytes, which is not installed", "pip install 'trireme-train[bnb]'"
+            )
+        ) from None
     first, second = betas or (0.9, 0.95)
     return AdamW8bit(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
 

@@ -15,7 +15,18 @@ from .checkpoint.layout import RECIPE
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
-TRAJECTORY = ("seed", "model", "task", "data", "collator", "optimizer", "scheduler", "ema", "trainer.global_batch_size", "trainer.max_grad_norm")
+TRAJECTORY = (
+    "seed",
+    "model",
+    "task",
+    "data",
+    "collator",
+    "optimizer",
+    "scheduler",
+    "ema",
+    "trainer.global_batch_size",
+    "trainer.max_grad_norm",
+)
 """What the losses depend on: a run is only continued by itself when none of it has changed."""
 SPEED_ONLY = ("data.num_workers", "data.num_proc", "data.cache_dir", "model.attention")
 """Parts of the above that the losses do not depend on."""
@@ -57,18 +68,32 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
         UserError: something the losses depend on differs from the recipe in ``checkpoint``.
     """
     then, now = yaml.safe_load((checkpoint / RECIPE).read_text()), dataclasses.asdict(recipe)
-    changed = [key for name in TRAJECTORY for key in _differences(_at(then, name), _at(now, name), name) if key not in SPEED_ONLY]
+    changed = [
+        key
+        for name in TRAJECTORY
+        for key in _differences(_at(then, name), _at(now, name), name)
+        if key not in SPEED_ONLY
+    ]
     if changed:
         shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
-        raise UserError(Problem(
-            "run.dir", f"holds a run of another recipe (changed: {shown})",
-            f"choose another run.dir, start over with --fresh (the old folder is kept), or continue it as it is with "
-            f"--resume {checkpoint}", recipe.run.dir))
+        raise UserError(
+            Problem(
+                "run.dir",
+                f"holds a run of another recipe (changed: {shown})",
+                f"choose another run.dir, start over with --fresh (the old folder is kept), or continue it with "
+                f"--resume {checkpoint}",
+                recipe.run.dir,
+            )
+        )
 
 
 def _unwritable(path: Path, error: OSError) -> Problem:
-    return Problem("run.dir", f"cannot be written: {error.strerror or error}",
-                   "choose a folder you may write to, for example run.dir=runs/mine, or free space on its disk", str(path))
+    return Problem(
+        "run.dir",
+        f"cannot be written: {error.strerror or error}",
+        "choose a folder you may write to, for example run.dir=runs/mine, or free space on its disk",
+        str(path),
+    )
 
 
 def _at(values: Any, path: str) -> Any:
@@ -79,5 +104,9 @@ def _at(values: Any, path: str) -> Any:
 
 def _differences(then: Any, now: Any, path: str) -> list[str]:
     if isinstance(then, dict) and isinstance(now, dict):
-        return [key for name in sorted({*then, *now}) for key in _differences(then.get(name), now.get(name), f"{path}.{name}")]
+        return [
+            key
+            for name in sorted({*then, *now})
+            for key in _differences(then.get(name), now.get(name), f"{path}.{name}")
+        ]
     return [] if then == now else [path]

@@ -36,7 +36,13 @@ class ScheduleConfig:
     """The learning rate over the run. Options that a schedule does not take must stay null."""
 
     name: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
         "warmup_stable_decay",
     ] = "cosine"
     """Shape after the warm-up."""
@@ -59,9 +65,13 @@ class ScheduleConfig:
         for name in ("min_lr_ratio", "num_cycles", "power", "decay_ratio", "decay_type"):
             if getattr(self, name) is not None and name not in OPTIONS.get(self.name, set()):
                 takers = ", ".join(key for key, options in OPTIONS.items() if name in options)
-                raise ValueError(f"{name}={getattr(self, name)} is not an option of {self.name}; only {takers} takes it")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not an option of {self.name}; only {takers} takes it"
+                )
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError(f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; give one")
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; give one"
+            )
         if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
             raise ValueError("name='constant' has no warm-up; use constant_with_warmup")
         for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
@@ -85,11 +95,13 @@ def build_schedule(config: ScheduleConfig, max_steps: int) -> Schedule:
     unit = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
     warmup = config.warmup(max_steps)
     needs_warmup = config.name != "constant"
-    scheduler = get_scheduler(
+    scheduler: Any = get_scheduler(
         TRANSFORMERS_NAME[config.name],
         unit,
         num_warmup_steps=warmup if needs_warmup else None,
-        num_training_steps=max_steps if config.name not in ("constant", "constant_with_warmup", "inverse_sqrt") else None,
+        num_training_steps=max_steps
+        if config.name not in ("constant", "constant_with_warmup", "inverse_sqrt")
+        else None,
         scheduler_specific_kwargs=_options(config, max_steps),
     )
     return scheduler.lr_lambdas[0]

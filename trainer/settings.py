@@ -42,16 +42,28 @@ class TrainerConfig:
     """How long a rank waits for its peers in a collective before the run is given up."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "stop_at", "global_batch_size", "micro_batch_size", "log_every", "eval_every", "eval_samples"):
+        for name in (
+            "max_steps",
+            "stop_at",
+            "global_batch_size",
+            "micro_batch_size",
+            "log_every",
+            "eval_every",
+            "eval_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("epochs", "max_grad_norm", "timeout_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
+                raise ValueError(
+                    f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else "")
+                )
         if self.max_steps is not None and self.epochs is not None:
-            raise ValueError(f"max_steps={self.max_steps} and epochs={self.epochs} contradict; give one and set the other to null")
+            raise ValueError(
+                f"max_steps={self.max_steps} and epochs={self.epochs} contradict; give one and set the other to null"
+            )
         if self.max_steps is None and self.epochs is None:
             raise ValueError("max_steps and epochs are both null; give one, for example trainer.max_steps=1000")
 

@@ -12,6 +12,7 @@ FAMILY = ModelFamily(
     embedding="gpt_neox.embed_in",
     blocks="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
-    head="embed_out",
+    head="lm_head",
+    stored_names=(("embed_out", "lm_head"),),
     config_extras=("rotary_pct", "rotary_emb_base", "rope_scaling"),
 )

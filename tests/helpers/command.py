@@ -22,7 +22,9 @@ def tiny_command(run_dir: Path, *arguments: str) -> list[str]:
 
 def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end; output as text."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ))
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ)
+    )
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from trireme.trainer.data.collator import CausalLMCollator
 
 

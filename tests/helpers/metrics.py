@@ -18,7 +18,9 @@ def training(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in lines(run_dir) if "loss" in line]
 
 
-def worst_difference(one: list[dict[str, Any]], other: list[dict[str, Any]], keys: Sequence[str] = ("loss", "grad_norm")) -> float:
+def worst_difference(
+    one: list[dict[str, Any]], other: list[dict[str, Any]], keys: Sequence[str] = ("loss", "grad_norm")
+) -> float:
     """Largest relative difference of ``keys`` over the steps of two runs."""
     assert len(one) == len(other) > 0
     return max(abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(one, other, strict=True) for key in keys)

@@ -8,7 +8,6 @@ import pytest
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
-
 from trireme.trainer.build import train
 
 TOLERANCE = 1e-5
@@ -38,15 +37,28 @@ def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
     """A number of ranks that is no power of two, and documents of uneven length instead of blocks."""
     text = tmp_path / "lines.txt"
     text.write_text("".join(f"line {number} " + "word " * (number % 11) + "\n" for number in range(300)))
-    overrides = ["data=files", f"data.source.paths=[{text}]", "data.source.split_text=line", "data.packing=false",
-                 "data.deduplicate=false", "trainer.global_batch_size=12"]
+    overrides = [
+        "data=files",
+        f"data.source.paths=[{text}]",
+        "data.source.split_text=line",
+        "data.packing=false",
+        "data.deduplicate=false",
+        "trainer.global_batch_size=12",
+    ]
     _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=12"])
     run_ranks(_train, 3, tmp_path / "three", [*overrides, "plan=ddp", "trainer.micro_batch_size=2"])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "three")) < TOLERANCE
 
 
-@pytest.mark.parametrize("options", [["plan.recompute=full"], ["plan.ddp.bucket_cap_mb=1"], ["plan.deterministic=true"],
-                                     ["plan.ddp.find_unused_parameters=true"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["plan.recompute=full"],
+        ["plan.ddp.bucket_cap_mb=1"],
+        ["plan.deterministic=true"],
+        ["plan.ddp.find_unused_parameters=true"],
+    ],
+)
 def test_options_do_not_change_the_trajectory(tmp_path: Path, options: list[str]) -> None:
     _train(tmp_path / "one", [])
     run_ranks(_train, 2, tmp_path / "two", ["plan=ddp", *options])

@@ -10,7 +10,6 @@ from helpers.metrics import training
 from helpers.recipes import tiny_recipe
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export import export
 from trireme.trainer.data.corpus import prepare
@@ -34,8 +33,14 @@ class Sequential(Trainer):
 
 @pytest.mark.parametrize("masks", [[], ["+collator._target_=helpers.masking.UnevenMasks"]], ids=["full", "uneven"])
 def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> None:
-    overrides = [*masks, "optimizer.weight_decay=0.1", "scheduler=linear", "scheduler.warmup_ratio=0.25",
-                 f"trainer.max_steps={STEPS}", "trainer.max_grad_norm=0.5"]
+    overrides = [
+        *masks,
+        "optimizer.weight_decay=0.1",
+        "scheduler=linear",
+        "scheduler.warmup_ratio=0.25",
+        f"trainer.max_steps={STEPS}",
+        "trainer.max_grad_norm=0.5",
+    ]
     start = tiny_recipe(tmp_path / "start", *masks, "optimizer.lr=0", "trainer.max_steps=1")
     train(start)
     export(str(tmp_path / "start"), str(tmp_path / "weights"))
@@ -50,10 +55,26 @@ def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> Non
             rows += [{key: value[row] for key, value in micro.items()} for row in range(len(micro["labels"]))]
     losses = Losses()
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "theirs"), max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=4,
-        learning_rate=1e-3, adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-8, weight_decay=0.1, max_grad_norm=0.5,
-        lr_scheduler_type="linear", warmup_steps=STEPS // 4, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True,
-        disable_tqdm=True, average_tokens_across_devices=False, optim="adamw_torch")
+        output_dir=str(tmp_path / "theirs"),
+        max_steps=STEPS,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        learning_rate=1e-3,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        lr_scheduler_type="linear",
+        warmup_steps=STEPS // 4,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        average_tokens_across_devices=False,
+        optim="adamw_torch",
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "weights", dtype=torch.float32)
     theirs = Sequential(model=model, args=arguments, train_dataset=rows, callbacks=[losses])
     theirs.train()

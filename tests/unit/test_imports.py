@@ -21,7 +21,9 @@ FILES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob(
 def _imported_folders(path: Path) -> set[str]:
     """Top-level folders of ours that a file imports when it runs (imports for type checkers only do not count)."""
     tree = ast.parse(path.read_text())
-    only_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    only_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
     skipped = {child for node in only_types for child in ast.walk(node)}
     depth = len(path.relative_to(ROOT).parts)
     found = set()
@@ -48,7 +50,9 @@ def test_the_parser_sees_back_edges(tmp_path: Path) -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [str(path) for path in FILES if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [
+        str(path) for path in FILES if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert not silent
 
 

@@ -27,6 +27,8 @@ class CheckpointConfig:
         for name in ("every", "keep_last"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
+                raise ValueError(
+                    f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all")
+                )
         if self.keep_best < 0:
             raise ValueError(f"keep_best={self.keep_best} must not be negative")

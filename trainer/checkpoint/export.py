@@ -1,7 +1,8 @@
 """From a checkpoint to a folder that ``transformers`` loads: safetensors, sharded, streamed tensor by tensor.
 
 Safetensors files are a length, a JSON header and raw bytes, so each tensor goes from the checkpoint to its place in the
-output without the model ever being in memory: the peak is one group of tensors (``GROUP_BYTES``, or the largest tensor).
+output without the model ever being in memory: the peak is one group of tensors (``GROUP_BYTES``, or the largest
+tensor).
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ GROUP_BYTES = 256 * 2**20
 """Tensors are read from the checkpoint in groups of at most this size."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_CODES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 """Names of types in a safetensors header."""
 
@@ -60,7 +69,9 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
         partial.rename(target)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(Problem("OUT", f"cannot be written: {error.strerror or error}", "free space or choose another folder", out)) from None
+        raise UserError(
+            Problem("OUT", f"cannot be written: {error.strerror or error}", "free space or choose another folder", out)
+        ) from None
     log.info("exported %s to %s (%s, %d tensors, %d file(s))", source, target, dtype, len(shapes), len(shards))
     return target
 
@@ -72,7 +83,9 @@ def _usable(path: Path) -> Path:
         if reason is None:
             return folder
         log.warning("checkpoint %s %s; it is not used", folder, reason)
-    raise UserError(Problem("CHECKPOINT", reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path)))
+    raise UserError(
+        Problem("CHECKPOINT", reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
+    )
 
 
 def _exported(source: Path, ema: bool) -> Shapes:
@@ -81,7 +94,9 @@ def _exported(source: Path, ema: bool) -> Shapes:
     model = {name.removeprefix("model."): entry for name, entry in shapes.items() if name.startswith("model.")}
     averaged = {name.removeprefix("ema."): entry for name, entry in shapes.items() if name.startswith("ema.")}
     if ema and not averaged:
-        raise UserError(Problem("--ema", "the checkpoint has no averaged weights", "train with `ema=average`, or leave --ema out"))
+        raise UserError(
+            Problem("--ema", "the checkpoint has no averaged weights", "train with `ema=average`, or leave --ema out")
+        )
     return model
 
 
@@ -98,9 +113,14 @@ def _shards(shapes: Shapes, dtype: torch.dtype, limit: int) -> list[list[str]]:
     return shards
 
 
-def _write_shards(source: Path, out: Path, shapes: Shapes, shards: list[list[str]], dtype: torch.dtype, prefix: str) -> None:
-    files = ["model.safetensors"] if len(shards) == 1 else [
-        f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+def _write_shards(
+    source: Path, out: Path, shapes: Shapes, shards: list[list[str]], dtype: torch.dtype, prefix: str
+) -> None:
+    files = (
+        ["model.safetensors"]
+        if len(shards) == 1
+        else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    )
     total = 0
     for file, names in zip(files, shards, strict=True):
         header, offset = {"__metadata__": {"format": "pt"}}, 0
@@ -119,8 +139,10 @@ def _write_shards(source: Path, out: Path, shapes: Shapes, shards: list[list[str
                 raw = tensor.to(_target_dtype(tensor.dtype, dtype)).contiguous().flatten().view(torch.uint8)
                 stream.write(raw.numpy().data)
     if len(files) > 1:
-        index = {"metadata": {"total_size": total},
-                 "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names}}
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
+        }
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 

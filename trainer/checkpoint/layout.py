@@ -3,7 +3,7 @@
 ::
 
     checkpoints/step_00000100/
-        tensors/*.safetensors   torch distributed checkpoint in safetensors: model.<name>, optim.<name>.<state>, ema.<name>
+        tensors/*.safetensors   torch distributed checkpoint: model.<name>, optim.<name>.<state>, ema.<name>
         state.json              trainer, callbacks, loss scale
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
@@ -33,7 +33,9 @@ def step_folder(root: Path, step: int) -> Path:
 def complete_checkpoints(root: Path) -> list[Path]:
     """Complete checkpoints under ``root``, newest first."""
     folders = [path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
-    return sorted((path for path in folders if (path / MANIFEST).is_file()), key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(
+        (path for path in folders if (path / MANIFEST).is_file()), key=lambda path: int(path.name[5:]), reverse=True
+    )
 
 
 def checkpoints_at(path: Path) -> list[Path]:

@@ -78,8 +78,11 @@ class Checkpoints:
             files = {name: entry for part in parts for name, entry in part.items()}
             self._together(lambda: self._finish(partial, target, contents, files))
         except SaveFailed as failure:
-            log.error("checkpoint at step %d was not written: %s. Training goes on; earlier checkpoints are untouched.",
-                      contents.step, failure)
+            log.error(
+                "checkpoint at step %d was not written: %s. Training goes on; earlier checkpoints are untouched.",
+                contents.step,
+                failure,
+            )
             if self.mesh.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
             return None
@@ -108,8 +111,12 @@ class Checkpoints:
         named = None if resume == "auto" else Path(resume).expanduser()
         candidates = complete_checkpoints(self.root) if named is None else checkpoints_at(named)
         if named is not None and not candidates:
-            return Problem("--resume", "is no complete checkpoint, nor a run folder that holds one",
-                           "name a folder such as RUN/checkpoints/step_00000100", str(named))
+            return Problem(
+                "--resume",
+                "is no complete checkpoint, nor a run folder that holds one",
+                "name a folder such as RUN/checkpoints/step_00000100",
+                str(named),
+            )
         reason = None
         for folder in candidates:
             reason = verify(folder)
@@ -117,9 +124,12 @@ class Checkpoints:
                 return str(folder)
             log.warning("checkpoint %s %s; it is left as it is and not used", folder, reason)
         if candidates:
-            return Problem("--resume", f"no usable checkpoint: {candidates[-1].name} {reason}",
-                           "name another with --resume PATH, or start over with --fresh (the old folder is kept)",
-                           str(candidates[0].parent))
+            return Problem(
+                "--resume",
+                f"no usable checkpoint: {candidates[-1].name} {reason}",
+                "name another with --resume PATH, or start over with --fresh (the old folder is kept)",
+                str(candidates[0].parent),
+            )
         return None
 
     # -- the steps of a save, each on all ranks ---------------------------------------------------------------
@@ -156,8 +166,15 @@ class Checkpoints:
     def _finish(self, partial: Path, target: Path, contents: Contents, files: dict[str, Any]) -> None:
         if not self.mesh.is_main:
             return
-        manifest = {"format": FORMAT, "trireme": __version__, "step": contents.step, "plan": contents.plan,
-                    "world_size": self.mesh.world_size, "metric": contents.metric, "files": files}
+        manifest = {
+            "format": FORMAT,
+            "trireme": __version__,
+            "step": contents.step,
+            "plan": contents.plan,
+            "world_size": self.mesh.world_size,
+            "metric": contents.metric,
+            "files": files,
+        }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (partial / MANIFEST, partial / TENSORS, partial):
             flush(path)
@@ -183,5 +200,5 @@ class Checkpoints:
     def best(self, folders: list[Path]) -> list[Path]:
         """Those with a metric, best first."""
         metrics = {folder: read_manifest(folder).get("metric") for folder in folders}
-        judged = [folder for folder, metric in metrics.items() if metric is not None]
-        return sorted(judged, key=lambda folder: metrics[folder], reverse=self.config.mode == "max")
+        judged: dict[Path, float] = {folder: metric for folder, metric in metrics.items() if metric is not None}
+        return sorted(judged, key=judged.__getitem__, reverse=self.config.mode == "max")

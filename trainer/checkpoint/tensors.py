@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 FILE_BYTES = 512 * 2**20
 """A file is serialised in memory before it is written; this bounds it (a larger tensor has a file of its own)."""
@@ -55,7 +56,11 @@ def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) ->
 def tensor_shapes(folder: Path) -> Shapes:
     """Global shape and type of every tensor in a checkpoint."""
     metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: (entry.size, entry.properties.dtype) for name, entry in metadata.items()}
+    return {
+        name: (entry.size, entry.properties.dtype)
+        for name, entry in metadata.items()
+        if isinstance(entry, TensorStorageMetadata)  # safetensors hold nothing else
+    }
 
 
 @contextmanager
@@ -78,7 +83,7 @@ def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that lie in another's memory (tables that 8-bit optimizers share), which safetensors refuses."""
+    """Copies of what lies in another tensor's memory (8-bit optimizers share tables), which safetensors refuses."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -26,8 +26,9 @@ def cache_root(cache_dir: str | None) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(Problem("data.cache_dir", f"the folder cannot be created: {error.strerror}", OTHER_FOLDER,
-                                str(root))) from None
+        raise UserError(
+            Problem("data.cache_dir", f"the folder cannot be created: {error.strerror}", OTHER_FOLDER, str(root))
+        ) from None
     return root
 
 
@@ -53,10 +54,15 @@ def built_once(folder: Path) -> Iterator[Path | None]:
             os.rename(scratch, folder)
         except Exception as error:
             if _disk_is_full(error):
-                raise UserError(Problem("data.cache_dir", "no space is left (while preparing, documents and tokens "
-                                        "need about three times the size of the text)",
-                                        "free some, or set data.cache_dir or TRIREME_CACHE to a larger disk",
-                                        str(folder.parent))) from None
+                raise UserError(
+                    Problem(
+                        "data.cache_dir",
+                        "no space is left (while preparing, documents and tokens "
+                        "need about three times the size of the text)",
+                        "free some, or set data.cache_dir or TRIREME_CACHE to a larger disk",
+                        str(folder.parent),
+                    )
+                ) from None
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -75,8 +81,9 @@ def _lock(folder: Path) -> Iterator[None]:
             log.info("another process prepares the data; waiting for it")
             lock.acquire()
     except OSError as error:  # not permitted, or a read-only file system
-        raise UserError(Problem("data.cache_dir", f"cannot be written: {error.strerror}", OTHER_FOLDER,
-                                str(folder.parent))) from None
+        raise UserError(
+            Problem("data.cache_dir", f"cannot be written: {error.strerror}", OTHER_FOLDER, str(folder.parent))
+        ) from None
     try:
         yield
     finally:

@@ -65,8 +65,9 @@ class CausalLMCollator:
         lengths = [len(sample["input_ids"]) for sample in samples]
         longest, multiple = max(lengths), self.pad_to_multiple_of
         if longest > self.block_size:
-            raise ValueError(f"a sample of {longest} tokens exceeds block_size={self.block_size}; "
-                             "cut samples in the data set")
+            raise ValueError(
+                f"a sample of {longest} tokens exceeds block_size={self.block_size}; cut samples in the data set"
+            )
         padded = min(-(-longest // multiple) * multiple, self.block_size)
         return padded, min(lengths) < padded
 
@@ -95,8 +96,10 @@ def _labels(sample: Sample) -> np.ndarray:
     if labels is None:
         return sample["input_ids"]
     if len(labels) != len(sample["input_ids"]):
-        raise ValueError(f"sample {sample['index']} has {len(labels)} labels for {len(sample['input_ids'])} tokens; "
-                         "labels stand beside their tokens, so give one for each (-100 where there is none)")
+        raise ValueError(
+            f"sample {sample['index']} has {len(labels)} labels for {len(sample['input_ids'])} tokens; "
+            "labels stand beside their tokens, so give one for each (-100 where there is none)"
+        )
     return labels
 
 

@@ -51,15 +51,23 @@ class DataConfig:
             if (value := getattr(self, name)) < least:
                 found.append(f"{name}={value} is wrong because it is below {least}; set it to at least {least}")
         if not 0 <= self.held_out < 1:
-            found.append(f"held_out={self.held_out} is wrong because it is a share of the documents; set it to at "
-                         "least 0 and below 1, such as 0.05")
+            found.append(
+                f"held_out={self.held_out} is wrong because it is a share of the documents; set it to at "
+                "least 0 and below 1, such as 0.05"
+            )
         if self.streaming and self.deduplicate:
-            found.append("deduplicate=true is wrong with streaming=true because a stream is never seen as a whole; "
-                         "set deduplicate=false, or streaming=false")
+            found.append(
+                "deduplicate=true is wrong with streaming=true because a stream is never seen as a whole; "
+                "set deduplicate=false, or streaming=false"
+            )
         if self.streaming and self.num_workers:
-            found.append(f"num_workers={self.num_workers} is wrong with streaming=true because every rank reads the "
-                         "stream in order; set num_workers=0")
+            found.append(
+                f"num_workers={self.num_workers} is wrong with streaming=true because every rank reads the "
+                "stream in order; set num_workers=0"
+            )
         if self.streaming and self.tokenizer.path is None and self.tokenizer.sample_documents is None:
-            found.append("tokenizer.sample_documents=null is wrong with streaming=true because training a tokenizer "
-                         "would read the whole stream; set a number such as 10000, or tokenizer.path")
+            found.append(
+                "tokenizer.sample_documents=null is wrong with streaming=true because training a tokenizer "
+                "would read the whole stream; set a number such as 10000, or tokenizer.path"
+            )
         return found

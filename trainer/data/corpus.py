@@ -50,19 +50,29 @@ class Corpus(ABC):
     stats: Stats
     """What is known of the documents and tokens."""
 
-    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None,
-                 tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        settings: TrainerConfig,
+        collator: Component | None,
+        tokenizer: PreTrainedTokenizerFast,
+    ) -> None:
         self.config, self.seed, self.tokenizer = config, seed, tokenizer
         self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
         self.collator: Collator = instantiate(
-            collator or {"_target_": DEFAULT_COLLATOR}, block_size=config.block_size,
-            pad_token_id=pad_token_id(tokenizer), micro_batch_size=settings.micro_batch_size)
+            collator or {"_target_": DEFAULT_COLLATOR},
+            block_size=config.block_size,
+            pad_token_id=pad_token_id(tokenizer),
+            micro_batch_size=settings.micro_batch_size,
+        )
 
     @abstractmethod
-    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
-                      data_size: int = 1) -> TrainBatches:
-        """This data rank's share of the next ``steps`` steps after ``samples`` consumed ones (over all ranks); ``state``
-        is what ``TrainBatches.state`` gave there, under whatever number of data ranks and batch size."""
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        """This data rank's share of the next ``steps`` steps after ``samples`` consumed ones (over all ranks);
+        ``state`` is what ``TrainBatches.state`` gave there, under whatever number of data ranks and batch size."""
 
     @abstractmethod
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
@@ -79,8 +89,15 @@ def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
 class IndexedCorpus(Corpus):
     """Prepared documents in memory-mapped files, read by index."""
 
-    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None,
-                 tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        settings: TrainerConfig,
+        collator: Component | None,
+        tokenizer: PreTrainedTokenizerFast,
+        folder: Path,
+    ) -> None:
         super().__init__(config, seed, settings, collator, tokenizer)
         self.stats = Stats(**json.loads((folder / "stats.json").read_text()))
         self.train, self.held_out = self._samples(folder, "train"), self._samples(folder, "held_out")
@@ -98,27 +115,51 @@ class IndexedCorpus(Corpus):
 
     def _check_sizes(self) -> None:
         problems = []
-        for name, samples, tokens in (("train", self.train, self.stats.train_tokens),
-                                      ("held-out", self.held_out, self.stats.held_out_tokens)):
+        for name, samples, tokens in (
+            ("train", self.train, self.stats.train_tokens),
+            ("held-out", self.held_out, self.stats.held_out_tokens),
+        ):
             if tokens and not len(samples):
                 fit = 1 << (tokens.bit_length() - 1)
                 other = "" if name == "train" else ", raise data.held_out, name a data.eval_source"
-                problems.append(Problem(
-                    "data.block_size", f"the {name} split has only {tokens} tokens, fewer than one block",
-                    f"set data.block_size={fit} or less{other}, or give more text", self.config.block_size))
+                problems.append(
+                    Problem(
+                        "data.block_size",
+                        f"the {name} split has only {tokens} tokens, fewer than one block",
+                        f"set data.block_size={fit} or less{other}, or give more text",
+                        self.config.block_size,
+                    )
+                )
         if problems:
             raise UserError(*problems)
 
-    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
-                      data_size: int = 1) -> TrainBatches:
-        return IndexedBatches(step_batches(
-            self.train, self.collator, self.order, samples=samples, steps=steps,
-            global_batch_size=self.global_batch_size, data_rank=data_rank, data_size=data_size,
-            num_workers=self.config.num_workers, pin_memory=True))
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        return IndexedBatches(
+            step_batches(
+                self.train,
+                self.collator,
+                self.order,
+                samples=samples,
+                steps=steps,
+                global_batch_size=self.global_batch_size,
+                data_rank=data_rank,
+                data_size=data_size,
+                num_workers=self.config.num_workers,
+                pin_memory=True,
+            )
+        )
 
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
-        return evaluation_batches(self.held_out, self.collator, limit=limit, micro_batch_size=self.micro_batch_size,
-                                  data_rank=data_rank, data_size=data_size)
+        return evaluation_batches(
+            self.held_out,
+            self.collator,
+            limit=limit,
+            micro_batch_size=self.micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
 
 
 class IndexedBatches(TrainBatches):
@@ -134,8 +175,13 @@ class IndexedBatches(TrainBatches):
         return {}
 
 
-def prepare(config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None = None,
-            tokenizer_folder: str | None = None) -> Corpus:
+def prepare(
+    config: DataConfig,
+    seed: int,
+    settings: TrainerConfig,
+    collator: Component | None = None,
+    tokenizer_folder: str | None = None,
+) -> Corpus:
     """Prepare the corpus, or find it prepared; every rank may call this at once.
 
     Args:
@@ -154,8 +200,13 @@ def prepare(config: DataConfig, seed: int, settings: TrainerConfig, collator: Co
         return StreamingCorpus(config, seed, settings, collator)
     folder, tokenizer = prepared_folder(config)
     corpus = IndexedCorpus(config, seed, settings, collator, tokenizer, folder)
-    log.info("corpus %s: %d train samples, %d held-out samples of up to %d tokens", folder.name, len(corpus.train),
-             len(corpus.held_out), config.block_size)
+    log.info(
+        "corpus %s: %d train samples, %d held-out samples of up to %d tokens",
+        folder.name,
+        len(corpus.train),
+        len(corpus.held_out),
+        config.block_size,
+    )
     return corpus
 
 
@@ -165,6 +216,11 @@ def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataCon
         return config
     folder = Path(tokenizer_folder).expanduser()
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
-        raise UserError(Problem("data.tokenizer.path", f"the folder of the model's weights ({tokenizer_folder}) has no "
-                                "tokenizer.json", "name the tokenizer that the weights were trained with"))
+        raise UserError(
+            Problem(
+                "data.tokenizer.path",
+                f"the folder of the model's weights ({tokenizer_folder}) has no tokenizer.json",
+                "name the tokenizer that the weights were trained with",
+            )
+        )
     return replace(config, tokenizer=replace(config.tokenizer, path=tokenizer_folder))

@@ -22,8 +22,9 @@ CHUNK = 1 << 20
 """Bytes decoded at a time."""
 
 
-def read_documents(path: str, format: Format, *, text_column: str, split_text: SplitText,
-                   encoding: str) -> Iterator[str]:
+def read_documents(
+    path: str, format: Format, *, text_column: str, split_text: SplitText, encoding: str
+) -> Iterator[str]:
     """The documents of one file.
 
     Raises:
@@ -51,8 +52,13 @@ def column_problem(place: str, text_column: str, columns: Iterable[str]) -> Prob
 def _text(row: Any, text_column: str, place: str) -> str:
     """The text of a row; a missing value (null) is an empty document."""
     if not isinstance(row, dict):
-        raise UserError(Problem("data.source.paths", f"{place} holds {type(row).__name__}, not an object with columns",
-                                f'write each document as {{"{text_column}": "..."}}'))
+        raise UserError(
+            Problem(
+                "data.source.paths",
+                f"{place} holds {type(row).__name__}, not an object with columns",
+                f'write each document as {{"{text_column}": "..."}}',
+            )
+        )
     if text_column not in row:
         raise UserError(column_problem(place, text_column, row))
     return _encodable(_as_text(row[text_column], text_column, place))
@@ -71,8 +77,14 @@ def _as_text(value: Any, text_column: str, place: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(Problem("data.source.text_column", f"in {place} the column holds {type(value).__name__}, "
-                                "not text", "name a column of strings", text_column))
+        raise UserError(
+            Problem(
+                "data.source.text_column",
+                f"in {place} the column holds {type(value).__name__}, not text",
+                "name a column of strings",
+                text_column,
+            )
+        )
     return value
 
 
@@ -99,9 +111,12 @@ def _decoded(path: str, encoding: str) -> Iterator[str]:
 
 def _undecodable(path: str, encoding: str, offset: int, error: UnicodeDecodeError) -> Problem:
     byte = error.object[error.start]
-    return Problem(path, f"byte {offset} (0x{byte:02x}) is not valid {encoding}: {error.reason}",
-                   f"set data.source.encoding to the file's own, or convert it: iconv -f ENCODING -t {encoding}; "
-                   "a file that is not text does not belong into data.source.paths")
+    return Problem(
+        path,
+        f"byte {offset} (0x{byte:02x}) is not valid {encoding}: {error.reason}",
+        f"set data.source.encoding to the file's own, or convert it: iconv -f ENCODING -t {encoding}; "
+        "a file that is not text does not belong into data.source.paths",
+    )
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -155,9 +170,14 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {lines_before + error.lineno}, column {error.colno}"
-        raise UserError(Problem(path, f"{place} is not JSON: {error.msg}",
-                                "mend that line; a .jsonl file holds one object per line, a .json file one array or "
-                                "one object per line")) from None
+        raise UserError(
+            Problem(
+                path,
+                f"{place} is not JSON: {error.msg}",
+                "mend that line; a .jsonl file holds one object per line, a .json file one array or "
+                "one object per line",
+            )
+        ) from None
 
 
 def _csv_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
@@ -168,8 +188,13 @@ def _csv_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
             row.pop(None, None)  # cells beyond the header
             yield f"{Path(path).name}, line {reader.line_num}", row
     except csv.Error as error:
-        raise UserError(Problem(path, f"line {reader.line_num} is not CSV: {error}",
-                                "quote fields that hold commas, quotes or line ends")) from None
+        raise UserError(
+            Problem(
+                path,
+                f"line {reader.line_num} is not CSV: {error}",
+                "quote fields that hold commas, quotes or line ends",
+            )
+        ) from None
 
 
 def _table_texts(path: str, format: Format, text_column: str) -> Iterator[str]:
@@ -181,8 +206,13 @@ def _table_texts(path: str, format: Format, text_column: str) -> Iterator[str]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # the file system's word; Arrow's own has no number
             raise
-        raise UserError(Problem(path, f"cannot be read as {format}: {error}",
-                                "check that the file is whole, and set data.source.format to what it is")) from None
+        raise UserError(
+            Problem(
+                path,
+                f"cannot be read as {format}: {error}",
+                "check that the file is whole, and set data.source.format to what it is",
+            )
+        ) from None
 
 
 def _record_batches(path: str, format: Format, text_column: str) -> Iterator[Any]:

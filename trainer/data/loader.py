@@ -36,11 +36,21 @@ class Collator(Protocol):
 class StepSampler(Sampler[list[int]]):
     """Dataset indices of one data rank's share, step by step."""
 
-    def __init__(self, order: Callable[[np.ndarray], np.ndarray], *, samples: int, steps: int,
-                 global_batch_size: int, data_rank: int, data_size: int) -> None:
+    def __init__(
+        self,
+        order: Callable[[np.ndarray], np.ndarray],
+        *,
+        samples: int,
+        steps: int,
+        global_batch_size: int,
+        data_rank: int,
+        data_size: int,
+    ) -> None:
         if global_batch_size % data_size:
-            raise ValueError(f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
-                             f"use a multiple of {data_size}")
+            raise ValueError(
+                f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
+                f"use a multiple of {data_size}"
+            )
         self.order = order
         self.steps = steps
         self.global_batch_size = global_batch_size
@@ -58,9 +68,19 @@ class StepSampler(Sampler[list[int]]):
             yield from self.order(starts[:, None] + np.arange(self.share)).tolist()
 
 
-def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder, *, samples: int, steps: int,
-                 global_batch_size: int, data_rank: int = 0, data_size: int = 1, num_workers: int = 0,
-                 pin_memory: bool = False) -> Iterator[StepBatch]:
+def step_batches(
+    dataset: Dataset[Sample],
+    collator: Collator,
+    order: EpochOrder,
+    *,
+    samples: int,
+    steps: int,
+    global_batch_size: int,
+    data_rank: int = 0,
+    data_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[StepBatch]:
     """This data rank's share of the next ``steps`` steps.
 
     Args:
@@ -69,8 +89,14 @@ def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder
         num_workers: processes that fetch and collate ahead; 0 does it in this process.
         pin_memory: put batches in page-locked memory (ignored where there is no accelerator).
     """
-    sampler = StepSampler(order, samples=samples, steps=steps, global_batch_size=global_batch_size,
-                          data_rank=data_rank, data_size=data_size)
+    sampler = StepSampler(
+        order,
+        samples=samples,
+        steps=steps,
+        global_batch_size=global_batch_size,
+        data_rank=data_rank,
+        data_size=data_size,
+    )
     workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if num_workers else {}
     loader = DataLoader(
         dataset,
@@ -84,8 +110,15 @@ def step_batches(dataset: Dataset[Sample], collator: Collator, order: EpochOrder
     return iter(loader)
 
 
-def evaluation_batches(dataset: Dataset[Sample], collator: Collator, *, limit: int | None = None,
-                       micro_batch_size: int, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+def evaluation_batches(
+    dataset: Dataset[Sample],
+    collator: Collator,
+    *,
+    limit: int | None = None,
+    micro_batch_size: int,
+    data_rank: int = 0,
+    data_size: int = 1,
+) -> Iterator[MicroBatch]:
     """The first ``limit`` samples in order, each on one data rank only.
 
     Every data rank gets the same number of micro-batches of the same number of samples, because a forward of a sharded

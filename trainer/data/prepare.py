@@ -87,8 +87,15 @@ def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
     return folder, pretrained or load_tokenizer(str(folder / "tokenizer"))
 
 
-def _prepare(config: DataConfig, source: Source, eval_source: Source | None, pretrained: PreTrainedTokenizerFast | None,
-             content: str, root: Path, scratch: Path) -> None:
+def _prepare(
+    config: DataConfig,
+    source: Source,
+    eval_source: Source | None,
+    pretrained: PreTrainedTokenizerFast | None,
+    content: str,
+    root: Path,
+    scratch: Path,
+) -> None:
     """Fill ``scratch`` with train and held-out tokens, the tokenizer and the stats."""
     start, temporary = time.perf_counter(), scratch / "temporary"
     temporary.mkdir()
@@ -108,12 +115,17 @@ def _prepare(config: DataConfig, source: Source, eval_source: Source | None, pre
     stats.bytes_per_token = (stats.bytes_per_token or 0) / max(measured, 1)
     shutil.rmtree(temporary)
     (scratch / "stats.json").write_text(json.dumps(asdict(stats), indent=1))
-    log.info("prepared %d train tokens and %d held-out tokens in %.1f s", stats.train_tokens, stats.held_out_tokens,
-             time.perf_counter() - start)
+    log.info(
+        "prepared %d train tokens and %d held-out tokens in %.1f s",
+        stats.train_tokens,
+        stats.held_out_tokens,
+        time.perf_counter() - start,
+    )
 
 
-def _split(config: DataConfig, source: Source, eval_source: Source | None,
-           temporary: Path) -> tuple[Dataset, Dataset, Stats]:
+def _split(
+    config: DataConfig, source: Source, eval_source: Source | None, temporary: Path
+) -> tuple[Dataset, Dataset, Stats]:
     """Train and held-out documents, and what the stats say so far (``bytes_per_token`` still holds bytes)."""
     start = time.perf_counter()
     data, hashes, sizes, repeats = _documents(config, source, temporary / "source")
@@ -127,12 +139,23 @@ def _split(config: DataConfig, source: Source, eval_source: Source | None,
         chosen, kept_back = split_documents(hashes, config.held_out)
         train, held_out = (data.select(rows, keep_in_memory=True) for rows in (chosen, kept_back))
         train_bytes, held_out_bytes = sizes[chosen].sum(), sizes[kept_back].sum()
-    stats = Stats(documents=len(train) + len(held_out), duplicates_dropped=repeats,
-                  undecodable_skipped=getattr(source, "skipped", 0), train_documents=len(train),
-                  held_out_documents=len(held_out), bytes_per_token=float(held_out_bytes or train_bytes))
-    log.info("%d train and %d held-out documents (%.1f MB), %d duplicates dropped, %d undecodable files skipped, "
-             "in %.1f s", len(train), len(held_out), (train_bytes + held_out_bytes) / 1e6, repeats,
-             stats.undecodable_skipped, time.perf_counter() - start)
+    stats = Stats(
+        documents=len(train) + len(held_out),
+        duplicates_dropped=repeats,
+        undecodable_skipped=getattr(source, "skipped", 0),
+        train_documents=len(train),
+        held_out_documents=len(held_out),
+        bytes_per_token=float(held_out_bytes or train_bytes),
+    )
+    log.info(
+        "%d train and %d held-out documents (%.1f MB), %d duplicates dropped, %d undecodable files skipped, in %.1f s",
+        len(train),
+        len(held_out),
+        (train_bytes + held_out_bytes) / 1e6,
+        repeats,
+        stats.undecodable_skipped,
+        time.perf_counter() - start,
+    )
     if not len(train) or ((config.held_out or eval_source) and not len(held_out)):
         raise UserError(_one_sided(config, len(train) + len(held_out), bool(len(train))))
     return train, held_out, stats
@@ -140,13 +163,20 @@ def _split(config: DataConfig, source: Source, eval_source: Source | None,
 
 def _one_sided(config: DataConfig, documents: int, all_in_train: bool) -> Problem:
     if config.eval_source:
-        return Problem("data.eval_source", "every train document stands in the evaluation source too",
-                       "name other documents, or set data.deduplicate=false")
+        return Problem(
+            "data.eval_source",
+            "every train document stands in the evaluation source too",
+            "name other documents, or set data.deduplicate=false",
+        )
     side = "train" if all_in_train else "held-out"
     which = "the only document" if documents == 1 else "every document"
-    return Problem("data.held_out", f"{which} falls into the {side} split, so the other one is empty",
-                   "give more documents (data.source.split_text=paragraph makes many of one text file), name a "
-                   "data.eval_source, or set data.held_out=0", config.held_out)
+    return Problem(
+        "data.held_out",
+        f"{which} falls into the {side} split, so the other one is empty",
+        "give more documents (data.source.split_text=paragraph makes many of one text file), name a "
+        "data.eval_source, or set data.held_out=0",
+        config.held_out,
+    )
 
 
 def _documents(config: DataConfig, source: Source, temporary: Path) -> tuple[Dataset, np.ndarray, np.ndarray, int]:
@@ -156,8 +186,13 @@ def _documents(config: DataConfig, source: Source, temporary: Path) -> tuple[Dat
     temporary.mkdir()
     data, hashes, sizes = source.load(str(temporary)), np.empty(0, np.uint64), np.empty(0, np.int64)
     if len(data):
-        measured = _map(data, _measure, Features({"hash": Value("uint64"), "size": Value("int64")}),
-                        temporary / "hashes.arrow", config.num_proc)
+        measured = _map(
+            data,
+            _measure,
+            Features({"hash": Value("uint64"), "size": Value("int64")}),
+            temporary / "hashes.arrow",
+            config.num_proc,
+        )
         hashes, sizes = (measured.data[name].to_numpy() for name in ("hash", "size"))
     kept = np.flatnonzero(sizes)
     full = len(kept)
@@ -171,25 +206,38 @@ def _documents(config: DataConfig, source: Source, temporary: Path) -> tuple[Dat
 
 def _measure(batch: dict[str, list[str | None]]) -> dict[str, np.ndarray]:
     texts = [text or "" for text in batch["text"]]
-    return {"hash": np.array([text_hash(text) for text in texts], np.uint64),
-            "size": np.array([len(text.encode()) for text in texts], np.int64)}
+    return {
+        "hash": np.array([text_hash(text) for text in texts], np.uint64),
+        "size": np.array([len(text.encode()) for text in texts], np.int64),
+    }
 
 
-def _tokenize(config: DataConfig, documents: Dataset, tokenizer: PreTrainedTokenizerFast, target: Path,
-              temporary: Path) -> int:
+def _tokenize(
+    config: DataConfig, documents: Dataset, tokenizer: PreTrainedTokenizerFast, target: Path, temporary: Path
+) -> int:
     """Write ``<target>.arrow`` (tokens end to end) and ``<target>_ends.arrow``; returns the number of tokens."""
     from datasets import Features, LargeList, Value
 
     start = time.perf_counter()
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"
-    rows = _map(documents, partial(_encode, tokenizer=tokenizer, append_eos=config.append_eos),
-                Features({"tokens": LargeList(Value(dtype))}), temporary / f"{target.name}.arrow", config.num_proc)
+    rows = _map(
+        documents,
+        partial(_encode, tokenizer=tokenizer, append_eos=config.append_eos),
+        Features({"tokens": LargeList(Value(dtype))}),
+        temporary / f"{target.name}.arrow",
+        config.num_proc,
+    )
     chunks = rows.data["tokens"].chunks if len(rows) else []
     ends = _running_ends(chunk.value_lengths().to_numpy() for chunk in chunks)
     write_column(f"{target}_ends.arrow", ends, np.int64)
     tokens = write_column(f"{target}.arrow", (chunk.flatten().to_numpy() for chunk in chunks), np.dtype(dtype))
-    log.info("tokenized %d documents into %d %s tokens in %.1f s", len(documents), tokens,
-             target.name.replace("_", "-"), time.perf_counter() - start)
+    log.info(
+        "tokenized %d documents into %d %s tokens in %.1f s",
+        len(documents),
+        tokens,
+        target.name.replace("_", "-"),
+        time.perf_counter() - start,
+    )
     return tokens
 
 
@@ -207,9 +255,17 @@ def _running_ends(lengths: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _map(data: Dataset, function: Any, features: Any, target: Path, num_proc: int) -> Dataset:
     """``Dataset.map`` in batches into one place of our own; its own cache is of no use here, so nothing is hashed."""
-    return data.map(function, batched=True, batch_size=256, remove_columns=data.column_names, features=features,
-                    num_proc=num_proc if num_proc > 1 and len(data) > num_proc else None, load_from_cache_file=False,
-                    cache_file_name=str(target), new_fingerprint=_hash([str(target)])[:16])
+    return data.map(
+        function,
+        batched=True,
+        batch_size=256,
+        remove_columns=data.column_names,
+        features=features,
+        num_proc=num_proc if num_proc > 1 and len(data) > num_proc else None,
+        load_from_cache_file=False,
+        cache_file_name=str(target),
+        new_fingerprint=_hash([str(target)])[:16],
+    )
 
 
 def _texts(documents: Dataset) -> Iterator[str]:

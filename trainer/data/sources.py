@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 log = logging.getLogger("trireme.data")
-SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv",
-                               ".parquet": "parquet", ".arrow": "arrow"}
+SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 MOST_PROBLEMS = 20
 """Bad files reported together; after so many there is one cause behind them."""
 
@@ -65,8 +71,14 @@ class PythonSources:
         return _write_texts(self._documents(), cache_dir)
 
     def stream(self) -> IterableDataset:
-        raise UserError(Problem("data.streaming", "Python sources are a folder of small files and cannot be streamed",
-                                "set data.streaming=false, or use data=files_streaming", True))
+        raise UserError(
+            Problem(
+                "data.streaming",
+                "Python sources are a folder of small files and cannot be streamed",
+                "set data.streaming=false, or use data=files_streaming",
+                True,
+            )
+        )
 
     def fingerprint(self) -> str:
         return _hash([(name, *_stamp(path)) for name, path in self._files()])
@@ -76,13 +88,18 @@ class PythonSources:
         roots = self.roots if self.roots is not None else [sysconfig.get_paths()["stdlib"]]
         missing = [root for root in roots if not Path(root).expanduser().is_dir()]
         if missing:
-            raise UserError(*(Problem("data.source.roots", "there is no such folder", "name an existing folder", root)
-                              for root in missing))
+            raise UserError(
+                *(
+                    Problem("data.source.roots", "there is no such folder", "name an existing folder", root)
+                    for root in missing
+                )
+            )
         excluded, files = set(self.exclude), []
         for root in (Path(root).expanduser() for root in roots):
             found = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-            files += [(name.as_posix(), path) for name, path in found
-                      if not excluded & set(name.parts) and path.is_file()]
+            files += [
+                (name.as_posix(), path) for name, path in found if not excluded & set(name.parts) and path.is_file()
+            ]
         return sorted(files)
 
     def _documents(self) -> Iterator[str]:
@@ -114,8 +131,10 @@ class Files:
         try:
             "".encode(self.encoding)
         except LookupError:
-            raise ValueError(f"encoding={self.encoding} is wrong because Python has no such codec; "
-                             "write one such as utf-8, latin-1 or utf-16") from None
+            raise ValueError(
+                f"encoding={self.encoding} is wrong because Python has no such codec; "
+                "write one such as utf-8, latin-1 or utf-16"
+            ) from None
 
     def load(self, cache_dir: str) -> Dataset:
         """All documents in the order of the paths; bad files are reported together."""
@@ -126,9 +145,11 @@ class Files:
 
         options = {"text_column": self.text_column, "split_text": self.split_text, "encoding": self.encoding}
         return IterableDataset.from_generator(
-            _stream_files, features=Features({"text": Value("large_string")}),
+            _stream_files,
+            features=Features({"text": Value("large_string")}),
             # A list in gen_kwargs is a list of shards: a resumed stream then skips whole files without reading them.
-            gen_kwargs={"files": self._files(), "options": options})
+            gen_kwargs={"files": self._files(), "options": options},
+        )
 
     def fingerprint(self) -> str:
         options = [self.text_column, self.split_text, self.encoding]
@@ -141,8 +162,14 @@ class Files:
         for pattern in self.paths:
             found = _expand(pattern)
             if not found:
-                missing.append(Problem("data.source.paths", "no file there", "give an existing file, folder or pattern "
-                                       "(relative to the folder the command runs in)", pattern))
+                missing.append(
+                    Problem(
+                        "data.source.paths",
+                        "no file there",
+                        "give an existing file, folder or pattern (relative to the folder the command runs in)",
+                        pattern,
+                    )
+                )
             for path in found:
                 suffix = SUFFIXES.get(path.suffix.lower(), "txt")
                 files[str(path.absolute())] = suffix if self.format == "auto" else self.format
@@ -156,8 +183,9 @@ class Files:
         problems: list[Any] = []
         for path, format in self._files():
             try:
-                yield from read_documents(path, format, text_column=self.text_column, split_text=self.split_text,
-                                          encoding=self.encoding)
+                yield from read_documents(
+                    path, format, text_column=self.text_column, split_text=self.split_text, encoding=self.encoding
+                )
             except UserError as error:
                 problems += error.problems
             except OSError as error:
@@ -194,8 +222,11 @@ class Hub:
         data = self._load(streaming=True)
         if data.column_names is not None and self.text_column not in data.column_names:
             raise UserError(column_problem(f"data set {self.path!r}", self.text_column, data.column_names))
-        return data if self.text_column == "text" else data.select_columns([self.text_column]).rename_column(
-            self.text_column, "text")
+        return (
+            data
+            if self.text_column == "text"
+            else data.select_columns([self.text_column]).rename_column(self.text_column, "text")
+        )
 
     def fingerprint(self) -> str:
         folder = Path(self.path)
@@ -229,9 +260,15 @@ class Hub:
             return load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=streaming)
         except (OSError, ValueError, RuntimeError) as error:  # not found, no network, no such configuration or split
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(Problem("data.source.path", f"cannot be loaded: {reason}",
-                                    "check path, name, split and revision of data.source, the network, and HF_TOKEN "
-                                    "for a gated data set", self.path)) from error
+            raise UserError(
+                Problem(
+                    "data.source.path",
+                    f"cannot be loaded: {reason}",
+                    "check path, name, split and revision of data.source, the network, and HF_TOKEN "
+                    "for a gated data set",
+                    self.path,
+                )
+            ) from error
 
 
 def _stream_files(files: list[tuple[str, Format]], options: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 DOCUMENTS_AT_ONCE = 16
 """Tokenized together: enough to keep the tokenizer busy, few enough to read again on resume."""
-_NO_LIMIT = Problem("trainer.eval_samples", "an evaluation of a stream needs an end",
-                    "set a number such as trainer.eval_samples=512")
+_NO_LIMIT = Problem(
+    "trainer.eval_samples", "an evaluation of a stream needs an end", "set a number such as trainer.eval_samples=512"
+)
 Tokenize = Callable[[list[str]], list[list[int]]]
 Keep = Callable[[str], bool]
 
@@ -50,8 +51,15 @@ Keep = Callable[[str], bool]
 class BlockReader(Iterator[np.ndarray]):
     """Blocks of one pass over a stream, and the position of the next one in it."""
 
-    def __init__(self, stream: IterableDataset, tokenize: Tokenize, keep: Keep, block_size: int, packing: bool,
-                 position: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        stream: IterableDataset,
+        tokenize: Tokenize,
+        keep: Keep,
+        block_size: int,
+        packing: bool,
+        position: dict[str, Any] | None = None,
+    ) -> None:
         """``position``: what ``position()`` gave; None starts at the first document."""
         self.stream, self.tokenize, self.keep = stream, tokenize, keep
         self.block_size, self.packing = block_size, packing
@@ -124,8 +132,13 @@ class BlockReader(Iterator[np.ndarray]):
 class ShuffledBlocks(Iterator[Sample]):
     """Endless samples: windows of blocks, each in an order that follows from (seed, epoch, window)."""
 
-    def __init__(self, open_reader: Callable[[dict[str, Any] | None], BlockReader], config: DataConfig, seed: int,
-                 state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        open_reader: Callable[[dict[str, Any] | None], BlockReader],
+        config: DataConfig,
+        seed: int,
+        state: dict[str, Any] | None = None,
+    ) -> None:
         self.open_reader, self.config, self.seed = open_reader, config, seed
         self.epoch, self.window, self.offset = 0, 0, 0
         self.samples: list[Sample] = []
@@ -138,20 +151,37 @@ class ShuffledBlocks(Iterator[Sample]):
         self.reader = open_reader(state["start"])
         self._fill()
         if self.offset > len(self.samples):
-            raise UserError(Problem("data.source", "is shorter than it was when the checkpoint was written",
-                                    "give the same documents to resume, or start a new run"))
+            raise UserError(
+                Problem(
+                    "data.source",
+                    "is shorter than it was when the checkpoint was written",
+                    "give the same documents to resume, or start a new run",
+                )
+            )
 
     def _check(self, state: dict[str, Any]) -> None:
-        problems = [Problem(f"data.{name}", f"the checkpoint's stream was cut with {state[name]}",
-                            f"set data.{name}={state[name]} to resume, or start a new run", getattr(self.config, name))
-                    for name in _CUT if state[name] != getattr(self.config, name)]
+        problems = [
+            Problem(
+                f"data.{name}",
+                f"the checkpoint's stream was cut with {state[name]}",
+                f"set data.{name}={state[name]} to resume, or start a new run",
+                getattr(self.config, name),
+            )
+            for name in _CUT
+            if state[name] != getattr(self.config, name)
+        ]
         if problems:
             raise UserError(*problems)
 
     def state(self) -> dict[str, Any]:
         """Position of the next sample, as JSON."""
-        return {"epoch": self.epoch, "window": self.window, "offset": self.offset, "start": self.start,
-                **{name: getattr(self.config, name) for name in _CUT}}
+        return {
+            "epoch": self.epoch,
+            "window": self.window,
+            "offset": self.offset,
+            "start": self.start,
+            **{name: getattr(self.config, name) for name in _CUT},
+        }
 
     def __next__(self) -> Sample:
         if self.offset == len(self.samples):
@@ -167,8 +197,14 @@ class ShuffledBlocks(Iterator[Sample]):
         if self._fill():
             return
         if self.window == 0:
-            raise UserError(Problem("data.block_size", "the whole stream gives fewer tokens than one block",
-                                    "set a smaller data.block_size, or give more text", self.config.block_size))
+            raise UserError(
+                Problem(
+                    "data.block_size",
+                    "the whole stream gives fewer tokens than one block",
+                    "set a smaller data.block_size, or give more text",
+                    self.config.block_size,
+                )
+            )
         self.epoch, self.window = self.epoch + 1, 0
         self.reader = self.open_reader(None)
         self._fill()
@@ -190,11 +226,21 @@ _CUT = ("block_size", "shuffle_window", "packing", "shuffle")
 class StreamBatches(TrainBatches):
     """One data rank's share of each step of a stream."""
 
-    def __init__(self, samples: ShuffledBlocks, collator: Collator, *, steps: int, global_batch_size: int,
-                 data_rank: int = 0, data_size: int = 1) -> None:
+    def __init__(
+        self,
+        samples: ShuffledBlocks,
+        collator: Collator,
+        *,
+        steps: int,
+        global_batch_size: int,
+        data_rank: int = 0,
+        data_size: int = 1,
+    ) -> None:
         if global_batch_size % data_size:
-            raise ValueError(f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
-                             f"use a multiple of {data_size}")
+            raise ValueError(
+                f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
+                f"use a multiple of {data_size}"
+            )
         share = global_batch_size // data_size
         self.samples, self.collator, self.steps_left = samples, collator, steps
         self.global_batch_size = global_batch_size
@@ -224,8 +270,12 @@ class StreamingCorpus(Corpus):
         if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
             raise UserError(_NO_LIMIT)
         fingerprint = f"{instantiate(config.source).fingerprint()} {self._share}"
-        tokenizer = load_or_train(config.tokenizer, lambda: _train_texts(config.source, self._is_train), fingerprint,
-                                  str(cache_root(config.cache_dir)))
+        tokenizer = load_or_train(
+            config.tokenizer,
+            lambda: _train_texts(config.source, self._is_train),
+            fingerprint,
+            str(cache_root(config.cache_dir)),
+        )
         check_eos(tokenizer, config.append_eos)
         super().__init__(config, seed, settings, collator, tokenizer)
         self._held_out, self._collected = MemoryBlocks([]), 0
@@ -239,18 +289,27 @@ class StreamingCorpus(Corpus):
         def tokenize(texts: list[str]) -> list[list[int]]:
             return encode_documents(self.tokenizer, texts, self.config.append_eos)
 
-        return BlockReader(instantiate(source).stream(), tokenize, keep, self.config.block_size, self.config.packing,
-                           position)
+        return BlockReader(
+            instantiate(source).stream(), tokenize, keep, self.config.block_size, self.config.packing, position
+        )
 
-    def train_batches(self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0,
-                      data_size: int = 1) -> TrainBatches:
-        blocks = ShuffledBlocks(lambda position: self._reader(self.config.source, self._is_train, position),
-                                 self.config, self.seed, state)
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        blocks = ShuffledBlocks(
+            lambda position: self._reader(self.config.source, self._is_train, position), self.config, self.seed, state
+        )
         if samples and not state:
             log.info("no position of the stream is known: reading %d samples again", samples)
             deque(islice(blocks, samples), maxlen=0)
-        return StreamBatches(blocks, self.collator, steps=steps, global_batch_size=self.global_batch_size,
-                             data_rank=data_rank, data_size=data_size)
+        return StreamBatches(
+            blocks,
+            self.collator,
+            steps=steps,
+            global_batch_size=self.global_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
 
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
         if not self.has_held_out:
@@ -259,8 +318,14 @@ class StreamingCorpus(Corpus):
             raise UserError(_NO_LIMIT)
         if limit > self._collected:
             self._collect(limit)
-        return evaluation_batches(self._held_out, self.collator, limit=limit, micro_batch_size=self.micro_batch_size,
-                                  data_rank=data_rank, data_size=data_size)
+        return evaluation_batches(
+            self._held_out,
+            self.collator,
+            limit=limit,
+            micro_batch_size=self.micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
 
     def _collect(self, limit: int) -> None:
         """Hold the first ``limit`` held-out blocks in memory; they are the same on every rank and after a resume."""
@@ -270,9 +335,14 @@ class StreamingCorpus(Corpus):
             reader = self._reader(self.config.source, lambda text: not self._is_train(text))
         blocks = list(islice(reader, limit))
         if not blocks:
-            raise UserError(Problem("data.held_out", "the held-out documents of the stream are shorter than one block",
-                                    "raise data.held_out, name a data.eval_source, or set a smaller data.block_size",
-                                    self.config.held_out))
+            raise UserError(
+                Problem(
+                    "data.held_out",
+                    "the held-out documents of the stream are shorter than one block",
+                    "raise data.held_out, name a data.eval_source, or set a smaller data.block_size",
+                    self.config.held_out,
+                )
+            )
         self._held_out, self._collected = MemoryBlocks(blocks), limit
         self.stats.held_out_blocks = len(blocks)
         self.stats.held_out_tokens = sum(map(len, blocks))

@@ -40,15 +40,20 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.path is None and self.vocab_size < SMALLEST_VOCABULARY:
-            raise ValueError(f"vocab_size={self.vocab_size} is wrong because 256 bytes and 2 special tokens must fit; "
-                             f"set it to at least {SMALLEST_VOCABULARY}")
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is wrong because 256 bytes and 2 special tokens must fit; "
+                f"set it to at least {SMALLEST_VOCABULARY}"
+            )
         if self.sample_documents is not None and self.sample_documents < 1:
-            raise ValueError(f"sample_documents={self.sample_documents} is wrong because training needs documents; "
-                             "set it to at least 1, or null for all")
+            raise ValueError(
+                f"sample_documents={self.sample_documents} is wrong because training needs documents; "
+                "set it to at least 1, or null for all"
+            )
 
 
-def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterable[str]], fingerprint: str,
-                  cache_dir: str) -> PreTrainedTokenizerFast:
+def load_or_train(
+    config: TokenizerConfig, texts: Callable[[], Iterable[str]], fingerprint: str, cache_dir: str
+) -> PreTrainedTokenizerFast:
     """The tokenizer of ``config``; training is done once per fingerprint, by one process, while others wait.
 
     Args:
@@ -78,8 +83,9 @@ def content_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def train_byte_level_bpe(texts: Iterable[str], vocab_size: int,
-                         sample_documents: int | None) -> PreTrainedTokenizerFast:
+def train_byte_level_bpe(
+    texts: Iterable[str], vocab_size: int, sample_documents: int | None
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE. Special tokens are never read from text: a document that spells one out stays plain text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -88,12 +94,20 @@ def train_byte_level_bpe(texts: Iterable[str], vocab_size: int,
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty())
+        vocab_size=vocab_size,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
     tokenizer.train_from_iterator(_batched(texts, sample_documents), trainer=trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False,
-        split_special_tokens=True)
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+    )
 
 
 def _batched(texts: Iterable[str], limit: int | None, size: int = 256) -> Iterator[list[str]]:
@@ -119,12 +133,23 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local.is_dir())
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(Problem("data.tokenizer.path", f"no tokenizer can be loaded: {reason}",
-                                "give a folder with tokenizer.json or a name on the hub, or null to train one",
-                                path)) from error
+        raise UserError(
+            Problem(
+                "data.tokenizer.path",
+                f"no tokenizer can be loaded: {reason}",
+                "give a folder with tokenizer.json or a name on the hub, or null to train one",
+                path,
+            )
+        ) from error
     if not tokenizer.is_fast:
-        raise UserError(Problem("data.tokenizer.path", "this is not a fast tokenizer (no tokenizer.json)",
-                                "convert it, or take one that has a tokenizer.json", path))
+        raise UserError(
+            Problem(
+                "data.tokenizer.path",
+                "this is not a fast tokenizer (no tokenizer.json)",
+                "convert it, or take one that has a tokenizer.json",
+                path,
+            )
+        )
     return tokenizer
 
 
@@ -132,8 +157,9 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], appen
     """Token ids of each document, with no special token but the end of sequence if asked for."""
     if not texts:
         return []
-    documents = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False,
-                          verbose=False)["input_ids"]
+    documents = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )["input_ids"]
     if append_eos:
         for document in documents:
             document.append(tokenizer.eos_token_id)
@@ -143,5 +169,11 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], appen
 def check_eos(tokenizer: PreTrainedTokenizerFast, append_eos: bool) -> None:
     """Refuse to end documents with a token that the tokenizer does not have."""
     if append_eos and tokenizer.eos_token_id is None:
-        raise UserError(Problem("data.append_eos", "the tokenizer has no end-of-sequence token",
-                                "set data.append_eos=false, or give the tokenizer an eos_token", True))
+        raise UserError(
+            Problem(
+                "data.append_eos",
+                "the tokenizer has no end-of-sequence token",
+                "set data.append_eos=false, or give the tokenizer an eos_token",
+                True,
+            )
+        )

@@ -37,9 +37,13 @@ def data_config(tmp_path: Path, corpus_file: Path) -> Callable[..., DataConfig]:
     def make(**options: Any) -> DataConfig:
         from trireme.trainer.data.tokenizer import TokenizerConfig
 
-        values: dict[str, Any] = {"source": {"_target_": FILES, "paths": [str(corpus_file)]}, "block_size": 32,
-                                  "tokenizer": TokenizerConfig(vocab_size=400, sample_documents=100),
-                                  "held_out": 0.1, "cache_dir": str(tmp_path / "cache")}
+        values: dict[str, Any] = {
+            "source": {"_target_": FILES, "paths": [str(corpus_file)]},
+            "block_size": 32,
+            "tokenizer": TokenizerConfig(vocab_size=400, sample_documents=100),
+            "held_out": 0.1,
+            "cache_dir": str(tmp_path / "cache"),
+        }
         return DataConfig(**values | options)
 
     return make

@@ -18,16 +18,19 @@ from trireme.trainer.data.tokenizer import TokenizerConfig
 FOLDER = Path(trireme.__file__).parent / "configs" / "data"
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"block_size": 1}, "block_size=1"),
-    ({"held_out": 1.0}, "held_out=1.0"),
-    ({"held_out": -0.1}, "held_out=-0.1"),
-    ({"num_proc": 0}, "num_proc=0"),
-    ({"shuffle_window": 0}, "shuffle_window=0"),
-    ({"streaming": True}, "deduplicate=true is wrong with streaming=true"),
-    ({"streaming": True, "deduplicate": False, "num_workers": 2}, "num_workers=2 is wrong with streaming=true"),
-    ({"streaming": True, "deduplicate": False}, "tokenizer.sample_documents=null"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 1}, "block_size=1"),
+        ({"held_out": 1.0}, "held_out=1.0"),
+        ({"held_out": -0.1}, "held_out=-0.1"),
+        ({"num_proc": 0}, "num_proc=0"),
+        ({"shuffle_window": 0}, "shuffle_window=0"),
+        ({"streaming": True}, "deduplicate=true is wrong with streaming=true"),
+        ({"streaming": True, "deduplicate": False, "num_workers": 2}, "num_workers=2 is wrong with streaming=true"),
+        ({"streaming": True, "deduplicate": False}, "tokenizer.sample_documents=null"),
+    ],
+)
 def test_impossible_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(source={}, **options)
@@ -52,6 +55,8 @@ def test_shipped_yaml_fits_the_dataclasses(path: Path) -> None:
 
 
 def test_the_configuration_imports_nothing_heavy() -> None:
-    code = ("import sys, trireme.trainer.data.config; "
-            "sys.exit(bool({'torch', 'numpy', 'datasets', 'transformers', 'pyarrow'} & set(sys.modules)))")
+    code = (
+        "import sys, trireme.trainer.data.config; "
+        "sys.exit(bool({'torch', 'numpy', 'datasets', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

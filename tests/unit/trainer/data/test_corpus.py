@@ -53,8 +53,9 @@ def message(config: DataConfig, settings: TrainerConfig) -> str:
 def test_packing_loses_no_token(data_config: Make, settings: TrainerConfig, documents: list[str]) -> None:
     corpus = indexed(data_config(), settings)
     rows = split_documents(np.array([text_hash(text) for text in documents], np.uint64), 0.1)
-    for samples, chosen, tokens in zip((corpus.train, corpus.held_out), rows,
-                                       (corpus.stats.train_tokens, corpus.stats.held_out_tokens), strict=True):
+    for samples, chosen, tokens in zip(
+        (corpus.train, corpus.held_out), rows, (corpus.stats.train_tokens, corpus.stats.held_out_tokens), strict=True
+    ):
         expected = []
         for row in chosen:
             expected += [*corpus.tokenizer(documents[row])["input_ids"], corpus.tokenizer.eos_token_id]
@@ -86,8 +87,9 @@ def test_documents_as_samples(data_config: Make, settings: TrainerConfig, docume
     assert len(list(Path(single.config.cache_dir or "").glob("*.lock"))) == 1  # both cut the same prepared tokens
 
 
-def test_duplicates_and_empty_documents(tmp_path: Path, data_config: Make, settings: TrainerConfig,
-                                        documents: list[str]) -> None:
+def test_duplicates_and_empty_documents(
+    tmp_path: Path, data_config: Make, settings: TrainerConfig, documents: list[str]
+) -> None:
     source = jsonl(tmp_path / "twice.jsonl", [*documents, "", *documents[:30], ""])
     once, twice = indexed(data_config(), settings), indexed(data_config(source=source), settings)
     assert twice.stats.duplicates_dropped == 30 and twice.stats.documents == len(documents)
@@ -96,8 +98,9 @@ def test_duplicates_and_empty_documents(tmp_path: Path, data_config: Make, setti
     assert kept.stats.duplicates_dropped == 0 and kept.stats.documents == len(documents) + 30
 
 
-def test_an_evaluation_source_is_kept_out_of_training(tmp_path: Path, data_config: Make, settings: TrainerConfig,
-                                                      documents: list[str]) -> None:
+def test_an_evaluation_source_is_kept_out_of_training(
+    tmp_path: Path, data_config: Make, settings: TrainerConfig, documents: list[str]
+) -> None:
     other = jsonl(tmp_path / "eval.jsonl", [*documents[:10], "something else " * 30])
     corpus = indexed(data_config(eval_source=other), settings)
     assert (corpus.stats.train_documents, corpus.stats.held_out_documents) == (len(documents) - 10, 11)
@@ -150,8 +153,12 @@ def test_the_second_time_loads(data_config: Make, settings: TrainerConfig, monke
     assert time.perf_counter() - start < 1
     assert flat(first.train) == flat(second.train)
     indexed(data_config(block_size=64, packing=False, shuffle=False), settings)  # cut from the same tokens
-    for change in ({"held_out": 0.2}, {"append_eos": False}, {"deduplicate": False},
-                   {"tokenizer": TokenizerConfig(vocab_size=401)}):
+    for change in (
+        {"held_out": 0.2},
+        {"append_eos": False},
+        {"deduplicate": False},
+        {"tokenizer": TokenizerConfig(vocab_size=401)},
+    ):
         with pytest.raises(TypeError):
             prepare(data_config(**change), 0, settings)
 
@@ -191,8 +198,9 @@ def test_two_processes_prepare_once(data_config: Make) -> None:
     assert len(batches) == 2 and batches[0] == batches[1]
 
 
-def test_an_interrupted_preparation_leaves_nothing(data_config: Make, settings: TrainerConfig,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_preparation_leaves_nothing(
+    data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -229,8 +237,9 @@ def test_the_cache_folder_must_be_writable(tmp_path: Path, data_config: Make, se
     assert "data.cache_dir" in text and "TRIREME_CACHE" in text
 
 
-def test_the_cache_folder_follows_the_environment(tmp_path: Path, data_config: Make, settings: TrainerConfig,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(
+    tmp_path: Path, data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRIREME_CACHE", str(tmp_path / "elsewhere"))
     indexed(data_config(cache_dir=None), settings)
     assert list((tmp_path / "elsewhere").glob("*/train.arrow"))

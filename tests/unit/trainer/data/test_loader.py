@@ -19,8 +19,17 @@ DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])
 
 def batches(start: int = 0, stop: int = 9, **options: Any) -> list[StepBatch]:
     collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
-    return list(step_batches(DATA, collator, EpochOrder(SIZE, seed=1), samples=start * GLOBAL, steps=stop - start,
-                             global_batch_size=GLOBAL, **options))
+    return list(
+        step_batches(
+            DATA,
+            collator,
+            EpochOrder(SIZE, seed=1),
+            samples=start * GLOBAL,
+            steps=stop - start,
+            global_batch_size=GLOBAL,
+            **options,
+        )
+    )
 
 
 def tokens(batch: StepBatch) -> list[list[int]]:
@@ -78,16 +87,26 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
         batches(data_size=4)
 
 
-@pytest.mark.parametrize(("limit", "micro", "data_size"),
-                         [(None, 4, 1), (None, 4, 2), (10, 3, 2), (1, 4, 3), (99, 5, 4)])
+@pytest.mark.parametrize(
+    ("limit", "micro", "data_size"), [(None, 4, 1), (None, 4, 2), (10, 3, 2), (1, 4, 3), (99, 5, 4)]
+)
 def test_evaluation_counts_every_sample_once_and_is_even(limit: int | None, micro: int, data_size: int) -> None:
     collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=micro)
-    ranks = [list(evaluation_batches(DATA, collator, limit=limit, micro_batch_size=micro, data_rank=rank,
-                                     data_size=data_size)) for rank in range(data_size)]
+    ranks = [
+        list(
+            evaluation_batches(DATA, collator, limit=limit, micro_batch_size=micro, data_rank=rank, data_size=data_size)
+        )
+        for rank in range(data_size)
+    ]
     assert len({len(rank) for rank in ranks}) == 1
     assert {batch["input_ids"].shape for rank in ranks for batch in rank} == {(micro, BLOCK)}
-    counted = [int(ids[0]) for rank in ranks for batch in rank
-               for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True) if (labels != IGNORE).any()]
+    counted = [
+        int(ids[0])
+        for rank in ranks
+        for batch in rank
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+        if (labels != IGNORE).any()
+    ]
     assert sorted(counted) == list(range(min(limit or SIZE, SIZE)))
 
 

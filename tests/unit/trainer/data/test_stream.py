@@ -48,9 +48,14 @@ def take(corpus: Corpus, steps: int = STEPS, **options: Any) -> list[Any]:
 def test_an_epoch_holds_every_block_once_and_the_next_is_mixed_anew(streaming: Make, settings: TrainerConfig) -> None:
     plain = prepare(streaming(shuffle=False), 0, settings)
     mixed = prepare(streaming(), 0, settings)
-    blocks = {name: [(index, tuple(ids)) for samples, micros in take(corpus)
-                     for index, ids in zip(samples, [ids for micro in micros for ids in micro], strict=True)]
-              for name, corpus in (("plain", plain), ("mixed", mixed))}
+    blocks = {
+        name: [
+            (index, tuple(ids))
+            for samples, micros in take(corpus)
+            for index, ids in zip(samples, [ids for micro in micros for ids in micro], strict=True)
+        ]
+        for name, corpus in (("plain", plain), ("mixed", mixed))
+    }
     epoch = [index for index, _ in blocks["plain"]].index(0, 1)
     assert 2 * epoch < STEPS * 8, "the test must cross two epochs"
     assert [index for index, _ in blocks["plain"][:epoch]] == list(range(epoch))
@@ -70,7 +75,8 @@ def test_it_gives_the_blocks_of_the_indexed_way(streaming: Make, settings: Train
     assert indexed.train_size
     assert take(stream, indexed.train_size // 8) == take(indexed, indexed.train_size // 8)
     assert [micro["input_ids"].tolist() for micro in stream.eval_batches(7)] == [
-        micro["input_ids"].tolist() for micro in indexed.eval_batches(7)]
+        micro["input_ids"].tolist() for micro in indexed.eval_batches(7)
+    ]
 
 
 @pytest.mark.parametrize("packing", [True, False])

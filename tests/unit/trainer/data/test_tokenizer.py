@@ -17,10 +17,18 @@ def tokenizer(tmp_path: Path, documents: list[str]):
 
 def test_any_text_comes_back(tokenizer) -> None:
     generator = random.Random(0)
-    noise = "".join(chr(generator.choice([generator.randrange(0xD800), generator.randrange(0xE000, 0x110000)]))
-                    for _ in range(2000))
-    texts = [noise, " leading", "trailing \n\n", "\x00\r\n\t", "e\u0301 é ﬁ 🧀‍", "a <|endoftext|> b<|pad|>",
-             "it 's , ok ."]
+    noise = "".join(
+        chr(generator.choice([generator.randrange(0xD800), generator.randrange(0xE000, 0x110000)])) for _ in range(2000)
+    )
+    texts = [
+        noise,
+        " leading",
+        "trailing \n\n",
+        "\x00\r\n\t",
+        "e\u0301 é ﬁ 🧀‍",
+        "a <|endoftext|> b<|pad|>",
+        "it 's , ok .",
+    ]
     for text, ids in zip(texts, encode_documents(tokenizer, texts, append_eos=False), strict=True):
         assert tokenizer.decode(ids) == text
         assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(ids)  # text cannot forge special tokens
@@ -51,8 +59,10 @@ def test_it_is_trained_once_per_fingerprint(tmp_path: Path, tokenizer, documents
 def test_sample_documents_limits_the_training(tmp_path: Path) -> None:
     """The words of the second document would need tokens of their own."""
     texts = ["aaaa bbbb " * 50, "a completely different sentence " * 50]
-    one, two = (load_or_train(TokenizerConfig(sample_documents=count), lambda: texts, f"{count}", str(tmp_path))
-                for count in (1, 2))
+    one, two = (
+        load_or_train(TokenizerConfig(sample_documents=count), lambda: texts, f"{count}", str(tmp_path))
+        for count in (1, 2)
+    )
     assert 258 < len(one) < len(two)
 
 
@@ -73,15 +83,17 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         load_or_train(TokenizerConfig(path=str(tmp_path / "empty")), list, "", str(tmp_path))
 
 
-def test_a_disk_that_is_full_while_saving_is_a_message(tmp_path: Path, documents: list[str],
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_while_saving_is_a_message(
+    tmp_path: Path, documents: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device that is always full stands for the disk; `tokenizers` reports it with an exception of its own."""
     from transformers import PreTrainedTokenizerFast
 
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained",
-                        lambda self, folder: self.backend_tokenizer.save("/dev/full"))
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "save_pretrained", lambda self, folder: self.backend_tokenizer.save("/dev/full")
+    )
     with pytest.raises(UserError, match="no space is left"):
         load_or_train(TokenizerConfig(vocab_size=400), lambda: documents, "full", str(tmp_path))
     assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".lock"]

@@ -1,0 +1,86 @@
+"""Which of several failed ranks is shown, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from trireme import Problem, UserError
+from trireme.launch.failures import first_failure, raise_failure, record, run_rank
+from trireme.launch.report import RanksFailed
+
+
+@pytest.fixture
+def failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Make the failure of a rank, through the error file it would have left."""
+
+    def make(rank: int, exitcode: int, error: Exception | None = None, later: int = 0) -> ProcessFailure:
+        path = tmp_path / f"{rank}.json"
+        if error is not None:
+            monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+            try:
+                raise error
+            except Exception as raised:
+                record(raised)
+        made = ProcessFailure(rank, 100 + rank, exitcode, str(path))
+        made.timestamp += later
+        return made
+
+    return make
+
+
+def shown(failures: dict[int, ProcessFailure]) -> str:
+    with pytest.raises((UserError, RanksFailed)) as caught:
+        raise_failure(failures, len(failures), lambda rank: f"log{rank}" if rank else "")
+    return str(caught.value)
+
+
+LOST = RuntimeError("Connection closed by peer")
+
+
+def test_the_earliest_exception_counts(failure) -> None:
+    failures = {1: failure(1, 1, ValueError("first")), 0: failure(0, 1, LOST), 2: failure(2, -15)}
+    message = shown(failures)
+    assert message.startswith("Traceback")
+    assert message.endswith("ValueError: first\n(rank 1 of 3; its output: log1)")
+
+
+def test_a_user_error_comes_before_its_consequences(failure) -> None:
+    problem = Problem("data", "is odd", "even it out", 3)
+    failures = {0: failure(0, 1, LOST), 1: failure(1, 2, UserError(problem, "plain words"))}
+    with pytest.raises(UserError) as caught:
+        raise_failure(failures, 2, lambda rank: "")
+    assert caught.value.problems == (problem, "plain words")
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "words"),
+    [(-9, "rank 1 was ended by SIGKILL"), (-11, "rank 1 was ended by SIGSEGV"), (7, "rank 1 ended with exit code 7")],
+)
+def test_a_rank_that_ended_silently_is_the_cause(exitcode: int, words: str, failure) -> None:
+    assert shown({0: failure(0, 1, LOST), 1: failure(1, exitcode), 2: failure(2, -15)}).startswith(words)
+
+
+def test_what_the_launcher_or_a_lost_connection_did_is_not_the_cause(failure) -> None:
+    failures = {
+        0: failure(0, -6),
+        1: failure(1, 1, ValueError("first")),
+        2: failure(2, -9, later=30),
+        3: failure(3, -15),
+    }
+    assert first_failure(failures)[0] == 1
+
+
+def test_a_rank_without_a_launcher_to_tell_prints_by_itself(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+
+    def refuse() -> None:
+        raise UserError(Problem("seed", "is odd"))
+
+    assert run_rank(refuse) == 2
+    assert capsys.readouterr().err == "seed\n  is odd\n"
+    assert run_rank(lambda: 1 / 0) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert run_rank(lambda: None) == 0
