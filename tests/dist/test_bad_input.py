@@ -1,0 +1,131 @@
+"""Bad input, through the real command: one readable message with field, reason and fix; exit code 2; nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.command import ROOTS
+from helpers.recipes import TINY
+
+from trireme.launch.cli import main
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run ``trireme train`` on the tiny recipe; it must refuse with all ``words``. Returns the message."""
+
+    def run(overrides: list[str], *words: str, roots: bool = True) -> str:
+        code = main(["train", str(TINY), *([ROOTS] if roots else []), f"run.dir={tmp_path / 'run'}", *overrides])
+        message = capsys.readouterr().err
+        assert code == 2, message
+        assert "Traceback" not in message
+        for word in words:
+            assert word in message, message
+        return message
+
+    return run
+
+
+def _files(path: Path) -> list[str]:
+    return ["data=files", f"data.source.paths=[{path}]"]
+
+
+def test_missing_files(refused: Refused, tmp_path: Path) -> None:
+    refused(_files(tmp_path / "nowhere" / "*.txt"), "data.source.paths", "nowhere", roots=False)
+
+
+def test_empty_data(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    refused(_files(tmp_path / "empty.txt"), "data.source", "fix:", roots=False)
+
+
+def test_text_shorter_than_a_block(refused: Refused, tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"short{number}.txt").write_text(f"just a few words {number}")
+    refused([*_files(tmp_path / "short*.txt"), "data.held_out=0.3", "data.block_size=128", "trainer.eval_every=null"],
+            "data.block_size", "fewer than one block", roots=False)
+
+
+def test_undecodable_bytes(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1") * 50)
+    refused(_files(tmp_path / "latin.txt"), "latin.txt", "encoding", roots=False)
+
+
+def test_block_size_over_the_models_limit(refused: Refused) -> None:
+    refused(["data.block_size=4096"], "data.block_size = 4096", "max_position_embeddings (128)", "use at most 128")
+
+
+def test_vocabulary_mismatch(refused: Refused) -> None:
+    refused(["model.config.vocab_size=300"], "vocab", "512", "300")
+
+
+def test_vocabulary_of_a_pretrained_tokenizer(refused: Refused, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(700)} | {"<eos>": 700, "[UNK]": 701}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(tmp_path / "tokenizer")
+    refused([f"data.tokenizer.path={tmp_path / 'tokenizer'}"], "model.config.vocab_size = 512", "702")
+
+
+def test_an_unwritable_run_folder(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file, not a folder")
+    refused([], "run.dir", "cannot be written")
+    assert (tmp_path / "run").read_text() == "a file, not a folder"
+
+
+def test_everything_wrong_is_told_at_once(refused: Refused) -> None:
+    message = refused(["trainer.max_stepz=3", "plan.precison=bf16", "optimizer.lrr=1", "seed=one",
+                       "trainer.global_batch_size=9", "model.config.hidden_sizes=3"],
+                      "trainer.max_stepz", "trainer.max_steps", "plan.precison", "plan.precision", "optimizer.lrr", "seed")
+    assert message.count("fix:") >= 4
+
+
+def test_impossible_batch_arithmetic(refused: Refused) -> None:
+    refused(["trainer.global_batch_size=9", "model.config.hidden_sizes=3"], "trainer.global_batch_size = 9",
+            "model.config.hidden_sizes", "did you mean model.config.hidden_size")
+
+
+def test_weights_that_cannot_be_used(refused: Refused, tmp_path: Path) -> None:
+    refused([f"model.weights={tmp_path}/nothing"], "model.weights")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text('{"model_type": "persimmon"}')
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80")
+    refused([f"model.weights={tmp_path / 'pickled'}"], "never loaded")
+
+
+def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path) -> None:
+    refused(["--resume", str(tmp_path / "nothing")], "--resume", "no complete checkpoint")
+
+
+def test_two_ranks_refuse_once(tmp_path: Path) -> None:
+    """What only shows on the ranks (an empty file) is said once, by the command."""
+    (tmp_path / "empty.txt").write_text("")
+    from helpers.command import refused as check
+    from helpers.command import trireme
+
+    result = trireme("train", str(TINY), *_files(tmp_path / "empty.txt"), f"run.dir={tmp_path / 'run'}", "plan=ddp", "--nproc", "2")
+    check(result, "data.source")
+    assert result.stderr.count("data.source.paths") <= 1 + result.stderr.count("fix:")
+    assert result.stderr.count("fix:") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        refused([f"data.cache_dir={disk}"], "no space is left")
+        assert not [path for path in disk.rglob("*") if path.is_file() and path.suffix == ".arrow"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

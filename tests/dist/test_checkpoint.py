@@ -1,0 +1,159 @@
+"""Checkpoints: bit-exact resume, other world sizes, rotation, damage, full disks, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.metrics import lines, training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from safetensors.torch import load_file
+
+from trireme import UserError
+from trireme.trainer.build import train
+
+OPTIMIZERS = {"adamw": 1e-3, "sgd": 0.3, "adafactor": 1e-2, "lion": 3e-4, "adamw_8bit": 1e-3}
+
+
+def _train(run_dir: Path, *overrides: str, resume: str = "auto") -> None:
+    train(tiny_recipe(run_dir, *overrides), resume=resume)
+
+
+def _tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    files = sorted((run_dir / "checkpoints" / f"step_{step:08d}" / "tensors").glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run_dir / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resume_is_bit_exact_for_every_optimizer(tmp_path: Path, optimizer: str) -> None:
+    overrides = [f"optimizer={optimizer}", f"optimizer.lr={OPTIMIZERS[optimizer]}", "scheduler=cosine"]
+    _train(tmp_path / "whole", *overrides)
+    _train(tmp_path / "parts", *overrides, "trainer.stop_at=4", "trainer.eval_at_end=false")
+    _train(tmp_path / "parts", *overrides)
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    whole, parts = _tensors(tmp_path / "whole", 10), _tensors(tmp_path / "parts", 10)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert any(name.startswith("optim.") for name in whole)
+    assert training(tmp_path / "whole")[0]["loss"] > training(tmp_path / "whole")[-1]["loss"]
+
+
+def test_one_layout_for_all_plans(tmp_path: Path) -> None:
+    """Saved by two ranks and by one: the same names and shapes, and each resumes the other."""
+    _train(tmp_path / "one", "trainer.stop_at=5", "checkpoint.every=5")
+    run_ranks(_train, 2, tmp_path / "two", "plan=ddp", "trainer.stop_at=5")
+    one, two = _tensors(tmp_path / "one", 5), _tensors(tmp_path / "two", 5)
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    run_ranks(_train, 2, tmp_path / "one", "plan=ddp")
+    _train(tmp_path / "two")
+    assert [line["step"] for line in training(tmp_path / "one")] == list(range(1, 11))
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    _train(tmp_path, "trainer.max_steps=12", "checkpoint.every=2", "trainer.eval_every=2", "checkpoint.keep_last=2",
+           "checkpoint.keep_best=1", "optimizer.lr=0.05", "trainer.max_grad_norm=null")
+    losses = {line["step"]: line["eval_loss"] for line in lines(tmp_path) if "eval_loss" in line}
+    best = min(losses, key=lambda step: losses[step])
+    assert set(_steps(tmp_path)) == {10, 12, best}
+
+
+def test_an_incomplete_checkpoint_is_never_loaded(tmp_path: Path) -> None:
+    _train(tmp_path, "checkpoint.every=5", "trainer.stop_at=10")
+    newest = tmp_path / "checkpoints" / "step_00000010"
+    (newest / "manifest.json").unlink()
+    before = lines(tmp_path)
+    _train(tmp_path)
+    assert lines(tmp_path) == before
+    assert (newest / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    _train(tmp_path, "checkpoint.every=5")
+    before = lines(tmp_path)
+    newest = tmp_path / "checkpoints" / "step_00000010"
+    victim = next((newest / "tensors").iterdir())
+    data = bytearray(victim.read_bytes())
+    if damage == "remove":
+        victim.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data if damage == "flip" else data[:-10])
+    with pytest.raises(UserError, match="damaged|missing|bytes instead"):
+        _train(tmp_path, resume=str(newest))
+    _train(tmp_path)
+    assert lines(tmp_path) == before
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(tmp_path: Path) -> None:
+    _train(tmp_path, "checkpoint.every=5")
+    for folder in (tmp_path / "checkpoints").glob("step_*"):
+        (folder / "state.json").write_text("{}")
+    before = lines(tmp_path)
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        _train(tmp_path)
+    assert lines(tmp_path) == before and _steps(tmp_path) == [5, 10]
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    _train(tmp_path, "trainer.stop_at=2")
+    with pytest.raises(UserError, match=r"optimizer\.lr.*another run.dir|another run.dir|changed: optimizer.lr"):
+        _train(tmp_path, "optimizer.lr=0.5")
+    train(tiny_recipe(tmp_path, "optimizer.lr=0.5", "trainer.max_steps=3"), fresh=True)
+    assert _steps(tmp_path) == [3] and _steps(tmp_path.with_name(tmp_path.name + ".1")) == [2]
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    _train(tmp_path, "trainer.stop_at=2")
+    suffixes = {path.suffix for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".jinja"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """Room for one checkpoint and a half: the second fails with a message, the first stays and is resumed from."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3400k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    run_dir, roomy = disk / "run", tmp_path / "roomy"
+    try:
+        with pytest.raises(UserError, match="could not be written"):
+            _train(run_dir, "checkpoint.every=5", "trainer.eval_at_end=false")
+        assert _steps(run_dir) == [5]
+        assert not list((run_dir / "checkpoints").glob(".*"))
+        assert "No space left on device" in (run_dir / "log.txt").read_text()
+        shutil.copytree(run_dir, roomy)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    _train(roomy, "checkpoint.every=5", "trainer.eval_at_end=false")
+    _train(tmp_path / "undisturbed", "checkpoint.every=5", "trainer.eval_at_end=false")
+    assert lines(roomy) == lines(tmp_path / "undisturbed")
+
+
+def test_an_unwritable_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run\.dir"):
+        _train(tmp_path / "file" / "run")
+
+
+def test_the_loss_scale_and_average_are_restored(tmp_path: Path) -> None:
+    overrides = ["plan.precision=fp16", "+ema.decay=0.9"]
+    _train(tmp_path / "whole", *overrides)
+    _train(tmp_path / "parts", *overrides, "trainer.stop_at=5", "trainer.eval_at_end=false")
+    scale = json.loads((tmp_path / "parts/checkpoints/step_00000005/state.json").read_text())["scalars"]["loss_scaler"]
+    assert scale["scale"] > 1
+    _train(tmp_path / "parts", *overrides)
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
