@@ -44,7 +44,7 @@ def _initialise(module: nn.Module, owner: PreTrainedModel, seed: int) -> nn.Modu
     """A CPU copy of one module (children stay on meta), filled by its model's own rule."""
     filled = copy.deepcopy(module).to_empty(device="cpu", recurse=False)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for name in _own_names(filled):
             tensor = getattr(filled, name)
             if tensor.is_floating_point():

@@ -219,7 +219,11 @@ class Trainer:
     def _seed_step(self) -> None:
         """Dropout is a function of (seed, step, data rank), so a resume needs no generator state."""
         key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+        # Not torch.manual_seed: without a GPU it queues the call, with its stack trace, at every step.
+        torch.default_generator.manual_seed(seed)
+        if self.mesh.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _agree(self) -> None:
         """What one rank asks for, all ranks do."""
