@@ -73,9 +73,8 @@ class Trainer:
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, or until a callback asks to stop."""
-        self._evaluated_at = self._saved_at = (
-            self.state.step or -1
-        )  # a resumed step has been saved, and evaluated if due
+        # A step that was resumed from has been saved, and evaluated if that was due.
+        self._evaluated_at = self._saved_at = self.state.step or -1
         self.emit("on_train_begin")
         self._restart_clock()
         for batch in self._batches():

@@ -1,0 +1,78 @@
+"""Every recipe that is shipped begins with what it does and its command, and passes the check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.recipes import tiny_recipe
+from trireme.launch.cli import main
+from trireme.trainer.build import train
+from trireme.trainer.checkpoint.export import export
+
+ROOT = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(ROOT.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that recipes with pretrained weights start from."""
+    folder = tmp_path_factory.mktemp("weights")
+    train(tiny_recipe(folder / "run", "model=llama_tiny", "trainer.max_steps=1"))
+    return export(str(folder / "run"), str(folder / "out"))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(""))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_name)
+def test_it_begins_with_what_it_does_and_its_command(path: Path) -> None:
+    what, command = path.read_text().splitlines()[:2]
+    assert what.startswith("# ") and what.endswith(".")
+    assert command.startswith(f"# trireme train {_name(path)}")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_name)
+def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("text")
+    missing = {
+        "model.family": "llama",
+        "model.weights": str(weights),
+        "data.source.paths": f"[{tmp_path}/text.txt]",
+        "data.block_size": "64",
+    }
+    given = [f"{key}={value}" for key, value in missing.items()] if "finetune" in path.parts else []
+    assert main(["check", _name(path), *given]) == 0, capsys.readouterr().err
+
+
+def test_fine_tuning_runs_and_keeps_the_best(weights: Path, tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"text": f"the oar number {number} pulls with oar {number + 1} in one stroke"})
+        for number in range(400)
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    code = main(
+        [
+            "train",
+            "finetune/text",
+            "model.family=llama",
+            f"model.weights={weights}",
+            f"data.source.paths=[{tmp_path}/corpus.jsonl]",
+            "data.block_size=32",
+            f"run.dir={tmp_path / 'run'}",
+            "trainer.epochs=1",
+            "trainer.eval_every=5",
+            "optimizer.lr=1e-3",
+            "plan.precision=fp32",
+        ]
+    )
+    assert code == 0
+    evaluations = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        if "eval_loss" in line
+    ]
+    assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
+    assert (tmp_path / "run" / "curve.png").stat().st_size > 1000
