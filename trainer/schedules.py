@@ -70,7 +70,7 @@ class ScheduleConfig:
                 )
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise ValueError(
-                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one of them to null"
+                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null"
             )
         if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
             raise ValueError("name='constant' has no warm-up; use constant_with_warmup")
