@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -26,4 +27,8 @@ def loss_scaler(plan: Plan, device: torch.device) -> torch.amp.GradScaler:
 def set_backend(plan: Plan) -> None:
     """Process-wide switches; set before the first kernel runs."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32
+    if plan.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS is deterministic with a fixed workspace only
     torch.use_deterministic_algorithms(plan.deterministic)
