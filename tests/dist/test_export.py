@@ -39,7 +39,10 @@ def test_identical_logits(tmp_path: Path, overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_types_and_shards(tmp_path: Path, dtype: str, torch_dtype: torch.dtype) -> None:
+def test_types_and_shards(
+    tmp_path: Path, dtype: str, torch_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trireme.trainer.checkpoint.export.GROUP_BYTES", 30_000)  # several groups to a file
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=2"))
     whole = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "fp32")))
     folder = export(str(tmp_path / "run"), str(tmp_path / "small"), dtype=dtype, max_shard_size="100KB")

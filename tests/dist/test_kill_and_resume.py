@@ -42,11 +42,10 @@ def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[st
 
     seed = random.randrange(2**32)
     kill_at = sorted(random.Random(seed).sample(range(1, 55), 2))
-    print(f"killed after {kill_at} lines (seed {seed})")
     for count in kill_at:
         _kill_after(_start(tmp_path / "killed", plan), tmp_path / "killed" / "metrics.jsonl", count)
     finished = _start(tmp_path / "killed", plan)
     _, errors = finished.communicate(timeout=120)
     assert finished.returncode == 0, errors.decode()
-    assert lines(tmp_path / "killed") == lines(tmp_path / "undisturbed")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "undisturbed"), f"killed after {kill_at} lines (seed {seed})"
     assert [line["step"] for line in lines(tmp_path / "killed") if "loss" in line] == list(range(1, 61))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ... import Problem, UserError
 from .layout import MODEL, TENSORS, checkpoints_at, verify
-from .tensors import Shapes, read_tensors, tensor_shapes
+from .tensors import Shapes, read_tensors, split_by_bytes, tensor_shapes
 
 log = logging.getLogger("trireme.export")
 GROUP_BYTES = 256 * 2**20
@@ -54,8 +54,10 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
     """
     source = _usable(Path(checkpoint).expanduser())
     target = Path(out).expanduser()
-    shapes = _exported(source, ema)
-    shards = _shards(shapes, DTYPES[dtype], _bytes(max_shard_size))
+    shapes, sources = _exported(source, ema)
+    kept = {name: _target_dtype(stored, DTYPES[dtype]) for name, (_, stored) in shapes.items()}
+    sizes = {name: shape.numel() * kept[name].itemsize for name, (shape, _) in shapes.items()}
+    shards = split_by_bytes(sizes, _bytes(max_shard_size))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", out))
     partial = target.with_name(f".{target.name}.partial")
@@ -63,7 +65,7 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
     try:
         shutil.copytree(source / MODEL, partial)
         _set_dtype(partial / "config.json", DTYPES[dtype])
-        _write_shards(source, partial, shapes, shards, DTYPES[dtype], "ema." if ema else "model.")
+        _write_shards(source, partial, shapes, sources, shards, kept)
         if target.exists():
             target.rmdir()
         partial.rename(target)
@@ -88,33 +90,28 @@ def _usable(path: Path) -> Path:
     )
 
 
-def _exported(source: Path, ema: bool) -> Shapes:
-    """Plain name -> shape of what is exported; averaged parameters come with the model's buffers."""
+def _exported(source: Path, ema: bool) -> tuple[Shapes, dict[str, str]]:
+    """By plain name: shape and type of what is exported, and its name in the checkpoint.
+
+    Averaged parameters come with the model's own buffers.
+    """
     shapes = tensor_shapes(source / TENSORS)
     model = {name.removeprefix("model."): entry for name, entry in shapes.items() if name.startswith("model.")}
-    averaged = {name.removeprefix("ema."): entry for name, entry in shapes.items() if name.startswith("ema.")}
+    averaged = {name.removeprefix("ema.") for name in shapes if name.startswith("ema.")} if ema else set()
     if ema and not averaged:
         raise UserError(
             Problem("--ema", "the checkpoint has no averaged weights", "train with `ema=average`, or leave --ema out")
         )
-    return model
-
-
-def _shards(shapes: Shapes, dtype: torch.dtype, limit: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, (shape, stored) in shapes.items():
-        size = shape.numel() * _target_dtype(stored, dtype).itemsize
-        if shards[-1] and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
+    return model, {name: f"ema.{name}" if name in averaged else f"model.{name}" for name in model}
 
 
 def _write_shards(
-    source: Path, out: Path, shapes: Shapes, shards: list[list[str]], dtype: torch.dtype, prefix: str
+    source: Path,
+    out: Path,
+    shapes: Shapes,
+    sources: dict[str, str],
+    shards: list[list[str]],
+    kept: dict[str, torch.dtype],
 ) -> None:
     files = (
         ["model.safetensors"]
@@ -125,18 +122,17 @@ def _write_shards(
     for file, names in zip(files, shards, strict=True):
         header, offset = {"__metadata__": {"format": "pt"}}, 0
         for name in names:
-            shape, stored = shapes[name]
-            kept = _target_dtype(stored, dtype)
-            end = offset + shape.numel() * kept.itemsize
-            header[name] = {"dtype": DTYPE_CODES[kept], "shape": list(shape), "data_offsets": [offset, end]}  # type: ignore[assignment]
+            shape = shapes[name][0]
+            end = offset + shape.numel() * kept[name].itemsize
+            header[name] = {"dtype": DTYPE_CODES[kept[name]], "shape": list(shape), "data_offsets": [offset, end]}  # type: ignore[assignment]
             offset = end
         total += offset
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)
         with (out / file).open("wb") as stream:
             stream.write(struct.pack("<Q", len(encoded)) + encoded)
-            for tensor in _read_in_groups(source / TENSORS, shapes, names, prefix):
-                raw = tensor.to(_target_dtype(tensor.dtype, dtype)).contiguous().flatten().view(torch.uint8)
+            for name, tensor in zip(names, _read_in_groups(source / TENSORS, shapes, names, sources), strict=True):
+                raw = tensor.to(kept[name]).contiguous().flatten().view(torch.uint8)
                 stream.write(raw.numpy().data)
     if len(files) > 1:
         index = {
@@ -146,19 +142,14 @@ def _write_shards(
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def _read_in_groups(folder: Path, shapes: Shapes, names: list[str], prefix: str) -> Iterator[Tensor]:
-    stored = tensor_shapes(folder)
-    group: dict[str, Tensor] = {}
-    filled = 0
-    for position, name in enumerate(names, start=1):
-        full = prefix + name if prefix + name in stored else "model." + name
-        group[full] = torch.empty(shapes[name][0], dtype=shapes[name][1])
-        filled += group[full].nbytes
-        if filled >= GROUP_BYTES or position == len(names):
-            read_tensors(group, folder, distributed=False)
-            while group:  # hand each tensor over and let go of it
-                yield group.pop(next(iter(group)))
-            filled = 0
+def _read_in_groups(folder: Path, shapes: Shapes, names: list[str], sources: dict[str, str]) -> Iterator[Tensor]:
+    """Tensors in the order of ``names``; one group is in memory at a time."""
+    sizes = {name: shapes[name][0].numel() * shapes[name][1].itemsize for name in names}
+    for group in split_by_bytes(sizes, GROUP_BYTES):
+        tensors = {sources[name]: torch.empty(shapes[name][0], dtype=shapes[name][1]) for name in group}
+        read_tensors(tensors, folder, distributed=False)
+        while tensors:  # hand each tensor over and let go of it
+            yield tensors.pop(next(iter(tensors)))
 
 
 def _target_dtype(stored: torch.dtype, wanted: torch.dtype) -> torch.dtype:

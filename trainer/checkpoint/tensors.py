@@ -71,15 +71,22 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
-    numbers, number, filled = {}, 1, 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        if filled and filled + size > FILE_BYTES:
-            number, filled = number + 1, 0
-        numbers[name] = number
+def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Names in order, in groups of at most ``limit`` bytes; what is larger by itself has a group of its own."""
+    groups: list[list[str]] = []
+    filled = limit + 1
+    for name, size in sizes.items():
+        if filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
         filled += size
-    return numbers
+    return groups
+
+
+def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    files = split_by_bytes({name: tensor.nbytes for name, tensor in tensors.items()}, FILE_BYTES)
+    return {name: number for number, names in enumerate(files, start=1) for name in names}
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
