@@ -6,7 +6,8 @@ shards the model never holds all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from .config import ModelConfig, hf_config, weights_folder
 from .initial import initial_weights
 from .pretrained import folder_weights
 
+WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
+"""Names -> full CPU tensors by plain name, one at a time."""
 HEADS = {"causal_lm": AutoModelForCausalLM}
 """Task head -> transformers' factory."""
 
@@ -51,17 +54,45 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
     config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
     config.use_cache = False
     with torch.device("meta"):
-        return HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.attention)
+        built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    freeze(built, model.frozen)
+    return built
 
 
-def weight_stream(config: ModelConfig, model: PreTrainedModel, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers of ``model`` by name, from ``config.weights`` or from the seed."""
-    if config.weights is None:
-        yield from initial_weights(model, seed)
-        return
-    found: set[str] = set()
-    for name, tensor in folder_weights(model, weights_folder(config), config.spec):
-        found.add(name)
-        yield name, tensor
-    # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.
-    yield from ((name, tensor) for name, tensor in initial_weights(model, seed, parameters=False) if name not in found)
+def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
+    """Switch off the gradients of parameters by name or pattern.
+
+    Raises:
+        UserError: a pattern matches nothing, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    unmatched = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if unmatched:
+        examples = ", ".join(names[:3])
+        raise UserError(
+            Problem("model.frozen", f"no parameter matches {', '.join(unmatched)}", f"names are such as {examples}")
+        )
+    for pattern in patterns:
+        for name in fnmatch.filter(names, pattern):
+            model.get_parameter(name).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(Problem("model.frozen", "leaves nothing to train", "freeze fewer parameters", patterns))
+
+
+def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> WeightSource:
+    """Where the weights of ``model`` come from: a function of the names that are wanted, giving one tensor at a time.
+
+    Args:
+        model: on the meta device, and left alone: the source looks at its modules whenever it is asked.
+    """
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        found: set[str] = set()
+        if config.weights is not None:
+            for name, tensor in folder_weights(model, weights_folder(config), config.spec, names):
+                found.add(name)
+                yield name, tensor
+        # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.
+        yield from initial_weights(model, seed, set(names) - found)
+
+    return weights

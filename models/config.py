@@ -26,18 +26,28 @@ class ModelConfig:
     """Folder with config.json and safetensors, or a hub id ``owner/name``; null starts from random weights."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention kernel, by transformers' names."""
+    frozen: list[str] = field(default_factory=list)
+    """Parameters that are not trained: names, or patterns such as ``model.embed_tokens.*``."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """Attention kernel, by transformers' names; null takes the family's best that needs nothing installed."""
 
     def __post_init__(self) -> None:
         if self.family not in families():
             near = difflib.get_close_matches(self.family, families(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(families())}"
             raise ValueError(f"family={self.family!r} is not known; {hint}")
+        if self.attention is not None and self.attention not in self.spec.attention:
+            offered = " or ".join(self.spec.attention)
+            raise ValueError(f"attention={self.attention!r} is not offered by {self.spec.title}; use {offered}")
 
     @property
     def spec(self) -> ModelFamily:
         return families()[self.family]
+
+    @property
+    def kernel(self) -> str:
+        """The attention kernel that is used."""
+        return self.attention or self.spec.attention[0]
 
 
 def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
@@ -86,7 +96,8 @@ def hf_config(model: ModelConfig) -> Any:
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values: dict[str, Any] = {}
+    # Some families default to special tokens beyond a small vocabulary; the tokenizer's own are set when it is known.
+    values: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if model.weights is not None:
         values = json.loads((weights_folder(model) / "config.json").read_text())
         values.pop("model_type", None)

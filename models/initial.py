@@ -9,38 +9,43 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def initial_weights(model: PreTrainedModel, seed: int, *, parameters: bool = True) -> Iterator[tuple[str, Tensor]]:
+def initial_weights(
+    model: PreTrainedModel, seed: int, names: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Full CPU tensors of ``model`` (on the meta device) by name, tied parameters once.
 
     Args:
-        parameters: False gives buffers only.
+        names: only these; modules that hold none of them cost nothing.
 
     Raises:
         RuntimeError: the family's initialisation leaves a tensor untouched; better here than a silent NaN or zero.
     """
-    wanted = {name for name, _ in model.named_parameters()} if parameters else set()
-    wanted |= {name for name, _ in model.named_buffers()}
+    wanted = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    wanted &= wanted if names is None else set(names)
     owners = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
     for prefix, module in model.named_modules():
-        names = [name for name in _own_names(module) if _join(prefix, name) in wanted]
-        if names:
+        own = [name for name in _own_names(module) if _join(prefix, name) in wanted]
+        if own:
             owner = owners[max((name for name in owners if _inside(prefix, name)), key=len)]
-            filled = _initialise(module, owner, _seed(seed, prefix))
-            for name in names:
+            parent = model.get_submodule(prefix.rpartition(".")[0]) if prefix else None
+            filled = _initialise(module, owner, _seed(seed, prefix), parent, prefix.rpartition(".")[2])
+            for name in own:
                 tensor = getattr(filled, name).detach()
                 if tensor.is_floating_point() and tensor.isnan().any():
                     raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
                 yield _join(prefix, name), tensor
 
 
-def _initialise(module: nn.Module, owner: PreTrainedModel, seed: int) -> nn.Module:
+def _initialise(
+    module: nn.Module, owner: PreTrainedModel, seed: int, parent: nn.Module | None, name_in_parent: str
+) -> nn.Module:
     """A CPU copy of one module (children stay on meta), filled by its model's own rule."""
     filled = copy.deepcopy(module).to_empty(device="cpu", recurse=False)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -50,6 +55,12 @@ def _initialise(module: nn.Module, owner: PreTrainedModel, seed: int) -> nn.Modu
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
         owner._init_weights(filled)
+        if parent is not None and not isinstance(parent, PreTrainedModel | nn.ModuleList):
+            # Some rules are written for the parent: GPT-2 scales its output projections by depth. A stand-in of the
+            # parent holds the filled module; all else in it stays on meta.
+            around = copy.copy(parent)
+            around._modules = {**parent._modules, name_in_parent: filled}
+            owner._init_weights(around)
     return filled
 
 

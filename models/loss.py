@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 IGNORE = -100
 """Label of positions that do not count, as everywhere in the field."""
@@ -26,8 +27,17 @@ def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of next-token cross-entropies in nats, in fp32 whatever the logits' type.
 
     Args:
-        logits: [batch, length, vocabulary].
+        logits: [batch, length, vocabulary]. A DTensor that is split over the vocabulary needs torch's ``loss_parallel``
+            around forward and backward; it is never gathered.
         labels: [batch, length], aligned with the inputs; ``IGNORE`` does not count.
     """
     targets = next_token_labels(labels)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return loss.to_local() if isinstance(loss, DTensor) else loss
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """[batch, length]: the token with the largest logit. Of logits that are split over the vocabulary, ranks exchange
+    the best of each part only."""
+    tokens = logits.argmax(-1)
+    return tokens.to_local() if isinstance(tokens, DTensor) else tokens

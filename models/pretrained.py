@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -14,11 +14,16 @@ from .. import Problem, UserError
 from .family import ModelFamily
 
 
-def folder_weights(model: PreTrainedModel, folder: Path, family: ModelFamily) -> Iterator[tuple[str, Tensor]]:
+def folder_weights(
+    model: PreTrainedModel, folder: Path, family: ModelFamily, names: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Tensors of ``model`` by its own names, in fp32, read from the ``*.safetensors`` in ``folder``.
 
     Files saved from the bare model (no head prefix), or under names from before a renaming, are accepted. Tied names
     may be absent.
+
+    Args:
+        names: only these are read; that the folder holds all others is checked all the same.
 
     Raises:
         UserError: a tensor is missing, has another shape, or a file is damaged.
@@ -33,6 +38,8 @@ def folder_weights(model: PreTrainedModel, folder: Path, family: ModelFamily) ->
                     name = _own_name(stored, wanted, model.base_model_prefix, family)
                     if name in missing:
                         missing.discard(name)
+                        if names is not None and name not in names:
+                            continue
                         yield name, _checked(file, stored, tensors.get_tensor(stored), wanted[name])
         except (SafetensorError, OSError) as error:
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import ModelFamily
+from ..family import ModelFamily, TensorPlan
 
 FAMILY = ModelFamily(
     name="gpt_neox",
@@ -13,6 +13,14 @@ FAMILY = ModelFamily(
     blocks="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
     head="lm_head",
+    entry=(("gpt_neox.emb_dropout", "identity"),),
+    tensor=TensorPlan(
+        inputs=("attention", "mlp"),
+        column=("attention.query_key_value", "mlp.dense_h_to_4h"),
+        row=("attention.dense", "mlp.dense_4h_to_h"),
+        norms=("input_layernorm", "post_attention_layernorm"),
+        splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
+    ),
     stored_names=(("embed_out", "lm_head"),),
     config_extras=("rotary_pct", "rotary_emb_base", "rope_scaling"),
 )

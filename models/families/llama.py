@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import ModelFamily
+from ..family import ModelFamily, TensorPlan
 
 FAMILY = ModelFamily(
     name="llama",
@@ -13,5 +13,15 @@ FAMILY = ModelFamily(
     blocks="model.layers",
     final_norm="model.norm",
     head="lm_head",
+    tensor=TensorPlan(
+        inputs=("self_attn", "mlp"),
+        column=("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj"),
+        row=("self_attn.o_proj", "mlp.down_proj"),
+        norms=("input_layernorm", "post_attention_layernorm"),
+        key_value=("self_attn.k_proj", "self_attn.v_proj"),
+        key_value_heads="num_key_value_heads",
+        groups=("self_attn", "num_key_value_groups"),
+        splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
+    ),
     config_extras=("rope_theta", "rope_scaling"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..family import ModelFamily
+from ..family import ModelFamily, TensorPlan
 
 FAMILY = ModelFamily(
     name="persimmon",
@@ -13,5 +13,14 @@ FAMILY = ModelFamily(
     blocks="model.layers",
     final_norm="model.final_layernorm",
     head="lm_head",
+    tensor=TensorPlan(
+        inputs=("self_attn", "mlp"),
+        column=("self_attn.query_key_value", "mlp.dense_h_to_4h"),
+        row=("self_attn.dense", "mlp.dense_4h_to_h"),
+        norms=("input_layernorm", "post_attention_layernorm"),
+        per_head=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        divided=(("self_attn", "num_heads"),),
+        splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
+    ),
     config_extras=("partial_rotary_factor", "rope_theta", "rope_scaling"),
 )

@@ -78,3 +78,12 @@ def test_an_untouched_tensor_is_an_error() -> None:
     model.model.layers[0].register_parameter("forgotten", torch.nn.Parameter(torch.empty(3, device="meta")))
     with pytest.raises(RuntimeError, match=r"does not initialise model\.layers\.0\.forgotten"):
         list(initial_weights(model, 0))
+
+
+def test_rules_of_a_parent_module_hold() -> None:
+    """GPT-2 scales the output projections of a block by depth, in a rule that looks at the block."""
+    config = ModelConfig("gpt2", {"vocab_size": 64, "n_embd": 64, "n_layer": 8, "n_head": 4, "n_positions": 32})
+    weights = dict(initial_weights(build_on_meta(config, "causal_lm", Vocabulary(64)), seed=0))
+    for name in ("attn.c_proj", "mlp.c_proj"):
+        assert weights[f"transformer.h.0.{name}.weight"].std() == pytest.approx(0.02 / 4, rel=0.1)  # sqrt(2 x 8 blocks)
+    assert weights["transformer.h.0.mlp.c_fc.weight"].std() == pytest.approx(0.02, rel=0.1)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trireme import UserError
-from trireme.models.build import Vocabulary, build_on_meta, weight_stream
+from trireme.models.build import Vocabulary, build_on_meta, weight_source
 from trireme.models.config import ModelConfig, check_model, hf_config
 
 SMALL = {
@@ -32,7 +32,9 @@ def _saved(folder: Path, family: str, **options) -> torch.nn.Module:
 def _stream(family: str, folder: Path) -> dict[str, torch.Tensor]:
     config = ModelConfig(family, weights=str(folder))
     assert check_model(config, 16) == []
-    return dict(weight_stream(config, build_on_meta(config, "causal_lm", Vocabulary(64)), seed=0))
+    model = build_on_meta(config, "causal_lm", Vocabulary(64))
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    return dict(weight_source(config, model, seed=0)(names))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

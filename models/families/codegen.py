@@ -1,0 +1,30 @@
+"""CodeGen: GPT-J's block with one fused projection, laid out in four groups of heads for the TPUs it came from."""
+
+from __future__ import annotations
+
+from ..family import ModelFamily, TensorPlan
+
+FAMILY = ModelFamily(
+    name="codegen",
+    title="CodeGen",
+    model_type="codegen",
+    paper="https://arxiv.org/abs/2203.13474",
+    embedding="transformer.wte",
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+    context="n_positions",
+    layers="n_layer",
+    entry=(("transformer.drop", "identity"),),
+    attention=("eager",),
+    tensor=TensorPlan(
+        inputs=("attn", "mlp"),
+        column=("attn.qkv_proj", "mlp.fc_in"),
+        row=("attn.out_proj", "mlp.fc_out"),
+        norms=("ln_1",),
+        # Four groups, each query, value, key; every rank takes some heads of every group, and so keeps the layout.
+        fused=(("attn.qkv_proj", 12), ("attn.out_proj", 4)),
+        divided=(("attn", "num_attention_heads"),),
+        splits=(("n_head", 4), ("n_inner", 1)),
+    ),
+)

@@ -1,0 +1,28 @@
+"""GPT-2 (also GPT-Sw3): learned positions, fused query-key-value, head tied to the embedding."""
+
+from __future__ import annotations
+
+from ..family import ModelFamily, TensorPlan
+
+FAMILY = ModelFamily(
+    name="gpt2",
+    title="GPT-2",
+    model_type="gpt2",
+    paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+    embedding="transformer.wte",
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+    context="n_positions",
+    layers="n_layer",
+    entry=(("transformer.wpe", "zero"), ("transformer.drop", "identity")),
+    tensor=TensorPlan(
+        inputs=("attn", "mlp"),
+        column=("attn.c_attn", "mlp.c_fc"),
+        row=("attn.c_proj", "mlp.c_proj"),
+        norms=("ln_1", "ln_2"),
+        fused=(("attn.c_attn", 3),),
+        divided=(("attn", "num_heads"), ("attn", "split_size")),
+        splits=(("n_head", 1), ("n_inner", 1)),
+    ),
+)

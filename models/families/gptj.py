@@ -1,0 +1,28 @@
+"""GPT-J: attention and feed-forward in parallel behind one norm, rotary position by interleaved pairs."""
+
+from __future__ import annotations
+
+from ..family import ModelFamily, TensorPlan
+
+FAMILY = ModelFamily(
+    name="gptj",
+    title="GPT-J",
+    model_type="gptj",
+    paper="https://github.com/kingoflolz/mesh-transformer-jax",
+    embedding="transformer.wte",
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+    context="n_positions",
+    layers="n_layer",
+    entry=(("transformer.drop", "identity"),),
+    attention=("eager", "flash_attention_2"),
+    tensor=TensorPlan(
+        inputs=("attn", "mlp"),
+        column=("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in"),
+        row=("attn.out_proj", "mlp.fc_out"),
+        norms=("ln_1",),
+        divided=(("attn", "num_attention_heads"),),
+        splits=(("n_head", 1), ("n_inner", 1)),
+    ),
+)

@@ -1,0 +1,29 @@
+"""Phi (1, 1.5, 2): attention and feed-forward in parallel behind one norm, rotary position on part of each head."""
+
+from __future__ import annotations
+
+from ..family import ModelFamily, TensorPlan
+
+FAMILY = ModelFamily(
+    name="phi",
+    title="Phi",
+    model_type="phi",
+    paper="https://arxiv.org/abs/2309.05463",
+    embedding="model.embed_tokens",
+    blocks="model.layers",
+    final_norm="model.final_layernorm",
+    head="lm_head",
+    entry=(("model.embed_dropout", "identity"),),
+    tensor=TensorPlan(
+        inputs=("self_attn", "mlp"),
+        column=("self_attn.q_proj", "mlp.fc1"),
+        row=("self_attn.dense", "mlp.fc2"),
+        norms=("input_layernorm",),
+        per_head=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        key_value=("self_attn.k_proj", "self_attn.v_proj"),
+        key_value_heads="num_key_value_heads",
+        groups=("self_attn", "num_key_value_groups"),
+        splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
+    ),
+    config_extras=("partial_rotary_factor", "rope_theta", "rope_scaling"),
+)

@@ -1,0 +1,115 @@
+"""Every family: initial weights, saving and reading by transformers, one step, and paths that lead somewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from trireme.models.build import Vocabulary, build_on_meta
+from trireme.models.config import ModelConfig
+from trireme.models.family import families
+from trireme.models.initial import initial_weights
+from trireme.models.loss import causal_lm_loss
+from trireme.models.pretrained import folder_weights
+
+FAMILIES = list(families())
+
+
+def _config(family: str) -> ModelConfig:
+    preset = yaml.safe_load((Path(__file__).parents[3] / "configs" / "model" / f"{family}_tiny.yaml").read_text())
+    config = {key: float(value) if value == "1e-5" else value for key, value in preset["config"].items()}
+    return ModelConfig(family, config)
+
+
+def _meta(family: str) -> PreTrainedModel:
+    return build_on_meta(_config(family), "causal_lm", Vocabulary(500, bos=1, eos=2, pad=3))
+
+
+def _model(family: str) -> PreTrainedModel:
+    model = _meta(family).to_empty(device="cpu")
+    model.tie_weights()
+    targets = dict([*model.named_parameters(), *model.named_buffers()])
+    with torch.no_grad():
+        for name, tensor in initial_weights(_meta(family), 0):
+            targets.pop(name).copy_(tensor)
+    assert not targets
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initial_weights_are_complete_and_finite(family: str) -> None:
+    model = _meta(family)
+    names = [name for name, tensor in initial_weights(model, 0) if bool(torch.isfinite(tensor).all())]
+    assert sorted(names) == sorted([n for n, _ in model.named_parameters()] + [n for n, _ in model.named_buffers()])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_what_was_saved_and_so_do_we(tmp_path: Path, family: str) -> None:
+    model = _model(family).eval()
+    model.save_pretrained(tmp_path)
+    attention = _config(family).attention
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
+    tokens = torch.arange(4, 24).view(2, 10)
+    with torch.no_grad():
+        assert torch.equal(
+            model(input_ids=tokens, use_cache=False).logits, again(input_ids=tokens, use_cache=False).logits
+        )
+    ours = dict(folder_weights(_meta(family), tmp_path, families()[family]))
+    assert all(torch.equal(ours[name], parameter) for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_lowers_the_loss(family: str) -> None:
+    model = _model(family).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    tokens = torch.arange(4, 24).view(2, 10)
+    losses = []
+    for _ in range(3):
+        loss = causal_lm_loss(model(input_ids=tokens, use_cache=False).logits, tokens)
+        loss.backward()
+        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item() / 18)
+    assert losses[2] < losses[1] < losses[0]
+    assert abs(losses[0] - torch.tensor(512.0).log().item()) < 1.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plans_name_modules_and_attributes_that_exist(family: str) -> None:
+    spec, model = families()[family], _meta(family)
+    assert spec.tensor is not None
+    blocks = list(model.get_submodule(spec.blocks).children())
+    plan = spec.tensor
+    fused = [path for path, _ in plan.fused]
+    assert set(fused) <= {*plan.column, *plan.row}
+    for path in (*plan.inputs, *plan.column, *plan.row, *plan.norms, *plan.per_head, *plan.key_value):
+        assert any(path in dict(block.named_modules()) for block in blocks), path
+    for path, attribute in (*plan.divided, *([plan.groups] if plan.groups else [])):
+        assert any(hasattr(dict(block.named_modules()).get(path), attribute) for block in blocks), (path, attribute)
+    for field in (*(field for field, _ in plan.splits), *([plan.key_value_heads] if plan.key_value_heads else [])):
+        assert hasattr(model.config, field), field
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_earlier_and_later_stages_leave_out_exists(family: str) -> None:
+    spec, model = families()[family], _meta(family)
+    assert getattr(model.config, spec.layers) == len(list(model.get_submodule(spec.blocks).children()))
+    for path, _ in spec.entry:
+        owner, _, leaf = path.rpartition(".")
+        assert hasattr(model.get_submodule(owner), leaf), path
+    for path, attribute, _ in (*spec.first_stage_only, *spec.last_stage_only):
+        assert hasattr(model.config if path == "config" else model.get_submodule(path), attribute), (path, attribute)
+
+
+def test_a_soft_cap_that_is_off_changes_no_bit() -> None:
+    ((_, _, cap),) = families()["recurrent_gemma"].last_stage_only
+    hidden = torch.randn(10_000, dtype=torch.float64).mul(8).exp().to(torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        values = torch.cat([hidden, -hidden, torch.zeros(1)]).to(dtype).requires_grad_()
+        capped = torch.tanh(values / cap) * cap  # type: ignore[operator]
+        assert torch.equal(capped, values)
+        assert bool((torch.autograd.grad(capped.sum(), values)[0] == 1).all())
