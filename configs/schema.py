@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .. import Problem
-from ..models.config import ModelConfig, check_model
+from ..models.config import ModelConfig, check_model, hf_config
+from ..parallel.check import check_plan
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.config import CheckpointConfig
 from ..trainer.component import Component
 from ..trainer.data.config import DataConfig
+from ..trainer.engine import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from .components import Provided
@@ -85,13 +88,17 @@ def _check_parts(parts: dict[str, Any], world_size: int | None) -> list[Problem]
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1), ("plan", "trainer")),
-        # Last: it may import transformers.
+        # Last: they may import transformers.
         (lambda model, data: check_model(model, data.block_size), ("model", "data")),
+        (
+            lambda **parts: _check_plan(parts, world_size or 1),
+            ("plan", "model", "trainer", "data", "optimizer", "scheduler", "ema"),
+        ),
     ]
     problems = []
     for rule, names in rules:
         if all(name in parts for name in names):
-            problems += rule(*(parts[name] for name in names))
+            problems += rule(**{name: parts[name] for name in names})
     return problems
 
 
@@ -115,6 +122,22 @@ def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int) -> list[Pr
         fix += f", or trainer.micro_batch_size to {' or '.join(map(str, near))}"
     why = f"is not a multiple of trainer.micro_batch_size x data ranks ({micro} x {data} = {unit})"
     return [Problem("trainer.global_batch_size", why, fix, whole)]
+
+
+def _check_plan(parts: dict[str, Any], world_size: int) -> list[Problem]:
+    """The plan fits the model; what is wrong with the model itself, or with the number of processes, comes first."""
+    plan, model, data = parts["plan"], parts["model"], parts["data"]
+    spreads = world_size > 1 or plan.data_parallel != "ddp"
+    is_local = model.weights is None or Path(model.weights).expanduser().is_dir()
+    if not spreads or not is_local or check_model(model, data.block_size):
+        return []
+    try:
+        degrees = plan.degrees(world_size)
+    except ValueError:
+        return []
+    config = hf_config(model)
+    values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config)
+    return check_plan(plan, degrees, model.spec, config, values, data.block_size)
 
 
 def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleConfig) -> list[Problem]:

@@ -112,7 +112,14 @@ class _Reader:
         if not isinstance(raw, dict):
             self.problems.append(Problem(path or "recipe", "expected a mapping of options", "", raw))
             return dict.fromkeys(hints, _INVALID)
-        self.problems += [self._unknown(key, hints, path, raw[key]) for key in raw if key not in hints]
+        replaced = getattr(cls, "REPLACED", {})
+        self.problems += [
+            _replaced(key, replaced[key], path, raw[key])
+            if key in replaced
+            else self._unknown(key, hints, path, raw[key])
+            for key in raw
+            if key not in hints
+        ]
         values = {}
         for field in dataclasses.fields(cls):
             where = f"{path}.{field.name}" if path else field.name
@@ -176,8 +183,16 @@ class _Reader:
             leaf = nearest(str(key), leaves, cutoff=0.75)
             suggestion = leaves[leaf] if leaf else ""
         fix = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(siblings)}"
-        shown = value if isinstance(value, (str, int, float, bool)) and value != MISSING else None
-        return Problem(f"{prefix}{key}", "unknown key", fix, shown)
+        return Problem(f"{prefix}{key}", "unknown key", fix, _shown(value))
+
+
+def _replaced(key: str, entry: tuple[str, str], path: str, value: Any) -> Problem:
+    """A key that users know from elsewhere: a class lists those in ``REPLACED``, with why and what to write instead."""
+    return Problem(f"{path}.{key}" if path else key, *entry, _shown(value))
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool)) and value != MISSING else None
 
 
 def _whole(values: Any) -> Any:

@@ -1,52 +1,76 @@
 """The apply sequence: what is done to a model, in which order, and why in that order.
 
-1. recompute   before compile, so that the compiled block holds the recomputation
-2. compile     per block: one graph serves all blocks, and comes before a wrapper hooks into the blocks
-3. materialise the module leaves the meta device and takes its weights, one tensor at a time
-4. replicate   DistributedDataParallel last: it registers hooks on the parameters that exist then
+1. pipeline    first: what a rank does not hold needs nothing else (``pipeline/cut.py``, before this)
+2. tensor      before anything wraps the matrices: wrappers must see the split parameters
+3. recompute   before compile, so that the compiled block holds the recomputation
+4. compile     per block: one graph serves all blocks, and comes before a wrapper hooks into the blocks
+5. FSDP        shards what is left of each parameter on this rank, still without memory behind it
+6. materialise the module leaves the meta device and takes its part of the weights, one tensor at a time
+7. DDP         last: it registers hooks on the parameters that exist then
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily
+from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
-from .strategy import Weights
+from .recompute import recompute
+from .shards import local_part
+from .strategy import WeightSource
+from .tensor import parallelize_tensor, tie
 
 
-def apply(model: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh, weights: Weights) -> nn.Module:
-    """Spread ``model`` (on the meta device) over ``mesh``; returns what a forward pass is called on."""
-    if plan.recompute == "full":
-        recompute(model)
+def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
+    """Steps 2 to 5, in place, on the meta device.
+
+    Args:
+        root: what a forward pass is called on: ``part`` itself, or a pipeline stage around it.
+        part: the model, or this stage's part of it.
+    """
+    if mesh.degrees.tensor > 1:
+        assert mesh.axes is not None
+        parallelize_tensor(part, family, mesh.axes["tensor"], plan.sequence_parallel)
+    blocks = list(part.get_submodule(family.blocks).children())
+    if plan.recompute != "none":
+        recompute(blocks, plan.recompute)
     if plan.compile:
-        for block in model.get_submodule(family.blocks).children():
+        for block in blocks:
             block.compile(dynamic=False)
-    materialise(model, mesh.device, weights)
-    return replicate(model, plan, mesh) if mesh.degrees.replicate > 1 else model
+    if plan.data_parallel == "fsdp" and (mesh.data_size > 1 or plan.fsdp.offload):
+        shard(root, part, family, plan, mesh)
 
 
-def recompute(model: PreTrainedModel) -> None:
-    """Keep only each block's input; recompute the rest in the backward pass (https://arxiv.org/abs/1604.06174)."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def materialise(
+    part: PreTrainedModel, device: torch.device, weights: WeightSource, sources: dict[str, str] | None = None
+) -> None:
+    """Allocate ``part`` on ``device`` and fill this rank's piece of every tensor from ``weights``.
 
-
-def materialise(model: PreTrainedModel, device: torch.device, weights: Weights) -> None:
-    """Allocate ``model`` on ``device`` and fill it from ``weights``.
+    Args:
+        sources: for tensors of ``part`` that are called otherwise in the whole model, their name there.
 
     Raises:
         RuntimeError: a tensor of the model is not among ``weights``.
     """
-    model.to_empty(device=device)
-    model.tie_weights()  # to_empty makes new parameters, which unties them
-    targets: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    part.to_empty(device=device)
+    tie(part)  # to_empty makes new parameters, which unties them
+    sources = sources or {}
+    targets: dict[str, list[Tensor]] = {}
+    for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+        targets.setdefault(sources.get(name, name), []).append(tensor)
     with torch.no_grad():
-        for name, tensor in weights:
-            targets.pop(name).copy_(tensor)
+        for name, full in weights(set(targets)):
+            for target in targets.pop(name):
+                if isinstance(target, DTensor):
+                    target._local_tensor.copy_(local_part(full, target))
+                else:
+                    target.copy_(full)
     if targets:
         raise RuntimeError(f"no values for {sorted(targets)[:5]} ({len(targets)} tensors)")
 

@@ -26,6 +26,8 @@ class Mesh:
     """torch's device mesh with the axes pipeline, replicate, shard, tensor; None on one process."""
     data_group: dist.ProcessGroup | None
     """Ranks that see different samples of the same batch; None when there is one."""
+    pipeline_group: dist.ProcessGroup | None = None
+    """Ranks that hold the stages of one copy of the model; None when there is one."""
 
     @property
     def world_size(self) -> int:
@@ -44,6 +46,14 @@ class Mesh:
     def data_rank(self) -> int:
         return self.degrees.data_rank(self.rank)
 
+    @property
+    def pipeline_rank(self) -> int:
+        return self.rank // (self.degrees.data * self.degrees.tensor)
+
+    def group(self, axis: str) -> dist.ProcessGroup | None:
+        """Ranks that differ from this one along ``axis`` only; None when there is one."""
+        return self.axes[axis].get_group() if self.axes is not None and getattr(self.degrees, axis) > 1 else None
+
     def sum_integers(self, values: Iterable[int]) -> list[int]:
         """Sums over the data ranks; on the CPU, so that a GPU is not waited for."""
         return self._reduce(values, self.data_group, dist.ReduceOp.SUM)
@@ -54,9 +64,10 @@ class Mesh:
         return [bool(flag) for flag in self._reduce(flags, group, dist.ReduceOp.MAX)]
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """Sum over the data ranks, in place."""
-        if self.data_group is not None:
-            dist.all_reduce(tensor, group=self.data_group)
+        """Sum over the data ranks and the stages of a pipeline, in place."""
+        for group in (self.data_group, self.pipeline_group):
+            if group is not None:
+                dist.all_reduce(tensor, group=group)
         return tensor
 
     def broadcast_object(self, value: object) -> object:
@@ -82,7 +93,7 @@ class Mesh:
 
     def close(self) -> None:
         """Leave together: ranks that end while peers still talk abort at exit."""
-        if self.world_size > 1 and dist.is_initialized():
+        if self.axes is not None and dist.is_initialized():
             self.barrier()
             dist.destroy_process_group()
 
@@ -113,13 +124,16 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     degrees = plan.degrees(world_size)
     device = local_device()
-    if world_size == 1:
+    if world_size == 1 and not (plan.data_parallel == "fsdp" and plan.fsdp.offload):
         return Mesh(degrees, 0, device, None, None)
     if not dist.is_initialized():
         # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+        # One process needs no rendezvous, but FSDP's offloading needs a group.
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes), **alone)
     shape = tuple(getattr(degrees, axis) for axis in AXES)
     axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None
-    return Mesh(degrees, rank, device, axes, data_group)
+    pipeline_group = axes["pipeline"].get_group() if degrees.pipeline > 1 else None
+    return Mesh(degrees, rank, device, axes, data_group, pipeline_group)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
+
+from .zero.options import DeepSpeedOptions
 
 AXES = ("pipeline", "replicate", "shard", "tensor")
 """Mesh axes, outermost first: tensor ranks are neighbours, pipeline stages furthest apart."""
+Dtype = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,138 @@ class DDPOptions:
 
 
 @dataclass
+class FSDPOptions:
+    """Options of FSDP2 (``torch.distributed.fsdp.fully_shard``). Where FSDP1 has the same option, its name is used."""
+
+    reshard_after_forward: bool = True
+    """Free the gathered parameters of a block after its forward and gather them again for its backward (ZeRO-3);
+    false keeps them until the backward is done: more memory, less traffic (ZeRO-2)."""
+    reduce_every_micro_batch: bool = True
+    """Reduce gradients with every micro-batch, so that only a shard of them is kept; false keeps whole gradients and
+    reduces once per step (ZeRO-1 in what it sends)."""
+    transformer_layer_cls_to_wrap: list[str] = field(default_factory=list)
+    """Classes of the modules that are wrapped by themselves; empty takes the blocks of the family."""
+    min_num_params: int | None = None
+    """Wrap modules of at least so many parameters, instead of blocks."""
+    forward_prefetch: int = 0
+    """Blocks whose parameters are gathered ahead in the forward pass, beside the one that torch overlaps by itself."""
+    backward_prefetch: int = 0
+    """The same for the backward pass."""
+    offload: bool = False
+    """Keep parameters, gradients and optimizer state in CPU memory and step there."""
+    pin_memory: bool = True
+    """With ``offload``: page-locked memory (ignored where there is no accelerator)."""
+    param_dtype: Dtype | None = None
+    """Type in which parameters are gathered and used; null follows ``plan.precision``."""
+    reduce_dtype: Dtype = "fp32"
+    """Type in which gradients are reduced."""
+    output_dtype: Dtype | None = None
+    """Type of a wrapped module's outputs; null leaves them."""
+    cast_forward_inputs: bool = True
+    """Cast the inputs of wrapped modules to ``param_dtype``."""
+
+    REPLACED: ClassVar[dict[str, tuple[str, str]]] = {
+        "sharding_strategy": (
+            "is a plan of its own here",
+            "FULL_SHARD: plan=fsdp_full_shard, SHARD_GRAD_OP: plan=fsdp_shard_grad_op, NO_SHARD: plan=fsdp_no_shard, "
+            "HYBRID_SHARD: plan=fsdp_hybrid_shard, _HYBRID_SHARD_ZERO2: plan=fsdp_hybrid_shard_zero2",
+        ),
+        "cpu_offload": ("is called offload", "write plan.fsdp.offload=true, or plan=fsdp_offload"),
+        "offload_params": ("is called offload", "write plan.fsdp.offload=true, or plan=fsdp_offload"),
+        "auto_wrap_policy": (
+            "is chosen by what is wrapped",
+            "give plan.fsdp.transformer_layer_cls_to_wrap, or plan.fsdp.min_num_params; the default wraps each block",
+        ),
+        "mixed_precision": ("follows from types", "write plan.precision=bf16, or plan.fsdp.param_dtype, reduce_dtype"),
+        "buffer_dtype": ("is not changed by FSDP2", "leave it out: buffers keep their type"),
+        "use_orig_params": ("is always true in FSDP2", "leave it out: parameters keep their names and shapes"),
+        "limit_all_gathers": ("is always true in FSDP2", "leave it out: gathers wait for memory by themselves"),
+        "sync_module_states": ("is never needed", "leave it out: every rank fills its shard from the seed or the file"),
+        "cpu_ram_efficient_loading": ("is always so", "leave it out: a rank reads one tensor at a time"),
+        "activation_checkpointing": ("is an option of every plan", "write plan.recompute=full or selective"),
+        "ignored_modules": ("is not supported by FSDP2 by module", "freeze parameters instead: model.frozen=[...]"),
+        "ignored_parameters": ("is not supported", "freeze parameters instead: model.frozen=[...]"),
+        "state_dict_type": ("is not a choice", "leave it out: checkpoints are sharded, `trireme export` joins them"),
+        "xla": ("is for TPUs, which trireme does not run on", "remove it"),
+        "xla_fsdp_settings": ("is for TPUs, which trireme does not run on", "remove it"),
+        "xla_fsdp_grad_ckpt": ("is for TPUs, which trireme does not run on", "remove it"),
+        "min_params": ("is called min_num_params", "write plan.fsdp.min_num_params"),
+    }
+    """Options that users of FSDP1 and of its launchers know: why they are not here, and what to write instead."""
+
+    def __post_init__(self) -> None:
+        for name in ("forward_prefetch", "backward_prefetch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 or 1 is usual")
+        if self.min_num_params is not None and self.min_num_params < 1:
+            raise ValueError(f"min_num_params={self.min_num_params} must be at least 1; null wraps blocks")
+        if self.min_num_params is not None and self.transformer_layer_cls_to_wrap:
+            raise ValueError(
+                "min_num_params and transformer_layer_cls_to_wrap contradict; give one, and set the other to null or []"
+            )
+
+
+Schedule = Literal[
+    "gpipe", "1f1b", "interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev"
+]
+
+
+@dataclass
+class PipelineOptions:
+    """How micro-batches pass through the stages (``torch.distributed.pipelining``)."""
+
+    schedule: Schedule = "1f1b"
+    """Order of forwards and backwards. interleaved_1f1b, looped_bfs and interleaved_zero_bubble give each rank several
+    stages; zbv_zero_bubble and dualpipev give each rank two, laid out as a V."""
+    stages_per_rank: int | None = None
+    """Stages on each rank; null takes 1 for gpipe and 1f1b, 2 for the others."""
+    split: list[int] | None = None
+    """Blocks of each stage, first to last; null balances the estimated cost, head and embedding counted."""
+
+    V_SHAPED: ClassVar[tuple[str, ...]] = ("zbv_zero_bubble", "dualpipev")
+    SINGLE: ClassVar[tuple[str, ...]] = ("gpipe", "1f1b")
+
+    def __post_init__(self) -> None:
+        wanted = self.stages_per_rank
+        if wanted is not None and wanted < 1:
+            raise ValueError(f"stages_per_rank={wanted} must be at least 1")
+        if wanted not in (None, 1) and self.schedule in self.SINGLE:
+            raise ValueError(
+                f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs one; "
+                "use interleaved_1f1b"
+            )
+        if wanted not in (None, 2) and self.schedule in self.V_SHAPED:
+            raise ValueError(f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs 2; use 2")
+        if wanted == 1 and self.schedule not in self.SINGLE:
+            raise ValueError(f"stages_per_rank=1 does not go with schedule {self.schedule}; use at least 2, or 1f1b")
+        if self.split is not None and any(blocks < 1 for blocks in self.split):
+            raise ValueError(f"split={self.split} must give every stage at least one block")
+
+    @property
+    def per_rank(self) -> int:
+        """Stages on each rank."""
+        return self.stages_per_rank or (1 if self.schedule in self.SINGLE else 2)
+
+
+@dataclass
 class Plan:
     """The parallelism of a run."""
 
     name: str = "single"
     """Shown in logs and checkpoints."""
     pipeline: int | Literal["auto"] = 1
-    """Pipeline stages."""
+    """Pipeline stages (ranks; a rank may hold several stages)."""
     replicate: int | Literal["auto"] = 1
     """Whole copies of the model, each seeing other samples."""
     shard: int | Literal["auto"] = 1
     """Ranks over which parameters, gradients and optimizer state are sharded, each seeing other samples."""
     tensor: int | Literal["auto"] = 1
     """Ranks over which every layer's matrices are split."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    sequence_parallel: bool = False
+    """Between the matrices of a block, split activations over the tensor ranks by sequence position."""
+    data_parallel: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """What brings gradients of data ranks together: DistributedDataParallel, FSDP2, or DeepSpeed ZeRO."""
+    precision: Dtype = "fp32"
     """Compute type; weights and optimizer state stay fp32. fp16 scales the loss dynamically."""
     tf32: bool = False
     """Allow TensorFloat-32 in fp32 matrix products (CUDA only)."""
@@ -74,21 +195,76 @@ class Plan:
     """Ask torch for deterministic kernels only (slower on CUDA)."""
     compile: bool = False
     """Compile each block with ``torch.compile``."""
-    recompute: Literal["none", "full"] = "none"
-    """Recompute each block's activations in the backward pass instead of keeping them."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing; all but matrix products and attention;
+    everything in a block but its input."""
     ddp: DDPOptions = field(default_factory=DDPOptions)
-    """Options of DistributedDataParallel, used when ``replicate`` is above 1."""
+    """Options of DistributedDataParallel."""
+    fsdp: FSDPOptions = field(default_factory=FSDPOptions)
+    """Options of FSDP2."""
+    pipelining: PipelineOptions = field(default_factory=PipelineOptions)
+    """Options of pipeline stages."""
+    deepspeed: DeepSpeedOptions | str = field(default_factory=DeepSpeedOptions)
+    """Options of DeepSpeed ZeRO, or the path of a DeepSpeed JSON file, which makes DeepSpeed the engine."""
 
     def __post_init__(self) -> None:
         sizes = {axis: getattr(self, axis) for axis in AXES}
+        if isinstance(self.deepspeed, str):
+            self.data_parallel = "deepspeed"
+        problems = []
         if sum(size == "auto" for size in sizes.values()) > 1:
-            raise ValueError(f"only one degree may be auto, got {sizes}; give the others a number")
-        for axis, size in sizes.items():
-            if size != "auto" and size < 1:
-                raise ValueError(f"{axis}={size} must be at least 1")
-        for axis in ("pipeline", "shard", "tensor"):
-            if sizes[axis] != 1:
-                raise ValueError(f"{axis}={sizes[axis]} is not supported yet; set it to 1 and spread with replicate")
+            problems.append(f"only one degree may be auto, got {sizes}; give the others a number")
+        problems += [f"{axis}={n} must be at least 1" for axis, n in sizes.items() if n != "auto" and n < 1]
+        problems += self._contradictions()
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _contradictions(self) -> list[str]:
+        problems = []
+        model_parallel = self.pipeline != 1 or self.tensor != 1
+        if self.shard != 1 and self.data_parallel == "ddp":
+            problems.append(
+                f"shard={self.shard} does not go with data_parallel=ddp, which keeps whole copies; "
+                "write data_parallel: fsdp, or replicate instead of shard"
+            )
+        if model_parallel and self.replicate != 1 and self.data_parallel == "ddp":
+            problems.append(
+                "data_parallel=ddp does not go with pipeline or tensor ranks: it refuses split parameters and "
+                "miscounts gradients of zero-bubble schedules; write data_parallel: fsdp"
+            )
+        if self.data_parallel == "deepspeed":
+            if self.pipeline != 1:
+                problems.append(
+                    f"pipeline={self.pipeline} does not go with data_parallel=deepspeed: ZeRO 2 and 3 would reduce "
+                    "gradients, and gather parameters, with every micro-batch; use plan=3d_zero1, which "
+                    "shards the optimizer state and reduces once per step"
+                )
+            if self.tensor != 1:
+                problems.append(f"tensor={self.tensor} does not go with data_parallel=deepspeed; use plan=3d_zero1")
+            if self.compile:
+                problems.append("compile=true does not go with data_parallel=deepspeed; set it to false")
+        if (
+            self.data_parallel == "fsdp"
+            and self.pipeline != 1
+            and self.shard != 1
+            and (self.fsdp.reshard_after_forward or self.fsdp.reduce_every_micro_batch)
+        ):
+            problems.append(
+                f"shard={self.shard} with pipeline={self.pipeline} needs fsdp.reshard_after_forward=false and "
+                "fsdp.reduce_every_micro_batch=false: every micro-batch would gather parameters and reduce gradients "
+                "again; set both to false, as plan=3d_zero1 does"
+            )
+        if self.sequence_parallel and self.tensor == 1:
+            problems.append("sequence_parallel=true splits activations over tensor ranks, but tensor=1; set tensor")
+        if self.fsdp.offload and self.data_parallel != "fsdp":
+            problems.append(
+                f"fsdp.offload=true does not go with data_parallel={self.data_parallel}; write data_parallel: fsdp"
+            )
+        return problems
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        return self.data_parallel == "deepspeed"
 
     def degrees(self, world_size: int) -> Degrees:
         """Resolve ``auto`` for a number of processes.

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
 from .plan import Plan
 
-COMPUTE_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(plan: Plan, device: torch.device) -> AbstractContextManager:
-    """Run matrix products in the plan's type; weights and reductions stay fp32."""
-    if plan.precision == "fp32":
+    """Run matrix products in the plan's type; weights and reductions stay fp32.
+
+    FSDP casts parameters and inputs itself, before it gathers them: half the bytes on the wire.
+    """
+    if plan.precision == "fp32" or plan.data_parallel == "fsdp":
         return nullcontext()
-    return torch.autocast(device.type, dtype=COMPUTE_DTYPE[plan.precision])
+    return torch.autocast(device.type, dtype=DTYPES[plan.precision])
 
 
-def loss_scaler(plan: Plan, device: torch.device) -> torch.amp.GradScaler:
-    """Dynamic loss scale for fp16, whose gradients underflow; does nothing for the other types."""
-    return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+class LossScale:
+    """Dynamic loss scale for fp16, whose small gradients underflow (https://arxiv.org/abs/1710.03740).
+
+    The scale halves when the norm of the *global* gradient is not finite. Every rank knows that norm, so all of them
+    skip the same steps under any plan; ``torch.amp.GradScaler`` looks at the gradients of its own rank only.
+    """
+
+    GROWTH_INTERVAL = 2000
+
+    def __init__(self, plan: Plan, initial: float = 2.0**16) -> None:
+        self.enabled = plan.precision == "fp16"
+        self.value = initial if self.enabled else 1.0
+        self.good_steps = 0
+
+    def update(self, overflow: bool) -> None:
+        """After a step: halve on overflow, double after many steps without."""
+        if overflow:
+            self.value, self.good_steps = self.value / 2, 0
+            return
+        self.good_steps += 1
+        if self.good_steps == self.GROWTH_INTERVAL:
+            self.value, self.good_steps = self.value * 2, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.enabled:
+            self.value, self.good_steps = state["value"], state["good_steps"]
 
 
 def set_backend(plan: Plan) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..models.build import WeightSource
 from .mesh import Mesh
 from .plan import Plan
 
@@ -22,10 +23,14 @@ MicroBatch = dict[str, Tensor]
 """What one forward sees: model inputs by keyword, plus ``labels``; first dimension is the sample."""
 LossFunction = Callable[[Any, MicroBatch], Tensor]
 """(model outputs, micro-batch) -> scalar *sum* of label losses in fp32."""
+SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
+"""(model outputs, micro-batch) -> scalar sums by name."""
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """(trainable parameters by plain name) -> optimizer with ``initial_lr`` in each group."""
-Weights = Iterable[tuple[str, Tensor]]
-"""Full tensors by plain name, one at a time; a strategy keeps only its own part of each."""
+Read = Callable[[dict[str, Tensor]], None]
+"""Fill tensors in place from a checkpoint, by their names in it."""
+Shapes = dict[str, tuple[torch.Size, torch.dtype]]
+"""Global shape and type of the tensors in a checkpoint."""
 
 
 @dataclass
@@ -51,7 +56,7 @@ class StepLoss:
     """The loss of one global batch before it is brought together: reduce it only when it is looked at."""
 
     total: Tensor
-    """This rank's sum of label losses (scalar, on device)."""
+    """This rank's sum of label losses (scalar, on device); zero on pipeline ranks that do not hold the last stage."""
     labels: int
     """Label tokens in the *global* batch."""
     tokens: int
@@ -63,11 +68,11 @@ class StepResult:
     """What one optimizer step did."""
 
     grad_norm: Tensor
-    """Norm of the global gradient before clipping (scalar)."""
+    """Norm of the global gradient before clipping (scalar), equal on all ranks."""
     lr: float
     """Learning rate of the first parameter group."""
     skipped: bool = False
-    """True when the loss scaler found an overflow and left the weights as they were."""
+    """True when the gradient overflowed under a loss scale, and the weights were left as they were."""
 
 
 class Strategy(ABC):
@@ -80,15 +85,19 @@ class Strategy(ABC):
     @property
     @abstractmethod
     def module(self) -> PreTrainedModel:
-        """The model as its family defines it, without wrappers: plain names, generation."""
+        """The model as its family defines it, without wrappers; under a pipeline, the first of this rank's parts."""
 
     @abstractmethod
-    def place(self, model: PreTrainedModel, weights: Weights) -> None:
+    def place(self, model: PreTrainedModel, weights: WeightSource) -> None:
         """Spread ``model`` (on the meta device) over the mesh and fill it from ``weights``."""
 
     @abstractmethod
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         """Build the optimizer over the placed parameters."""
+
+    @abstractmethod
+    def set_training(self, mode: bool) -> None:
+        """Training mode (dropout) on or off."""
 
     @abstractmethod
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
@@ -103,29 +112,56 @@ class Strategy(ABC):
         """Mean label loss of the global batch; a collective call, equal on all ranks."""
 
     @abstractmethod
-    def evaluate(self, micro_batch: MicroBatch, function: Callable[[Any, MicroBatch], Any]) -> Any:
-        """``function(outputs, micro_batch)`` without gradient, in the plan's precision."""
+    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
+        """Sums of ``function(outputs, micro_batch)`` over all batches and data ranks, without gradient, in the plan's
+        precision; a collective call, equal on all ranks. Every data rank gives equally many batches."""
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a forward of the model is a collective call, so that all ranks must generate together."""
+        return False
+
+    @property
+    def generates(self) -> bool:
+        """Whether ``generate`` works under this plan."""
+        return True
+
+    def generate(self, **arguments: Any) -> Tensor:
+        """Tokens by transformers' ``generate``; all ranks call it with the same arguments if ``in_step``."""
+        return self.module.generate(**arguments)  # type: ignore[operator]
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters by plain name; tied ones once."""
 
-    @abstractmethod
-    def model_tensors(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by plain name, sharing memory: saved from and loaded into."""
+    # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 
     @abstractmethod
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Optimizer state as ``<parameter name>.<state name>``, sharing memory."""
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """What this rank writes into a checkpoint: whole tensors, or DTensors of which it holds a part; a collective
+        call. They may share memory with the training state."""
 
     @abstractmethod
-    def load_optimizer(
-        self,
-        read: Callable[[dict[str, Tensor]], None],
-        shapes: dict[str, tuple[torch.Size, torch.dtype]],
-        scalars: dict[str, Any],
-    ) -> None:
-        """Restore optimizer state: allocate by ``shapes`` (keys as in ``optimizer_tensors``), fill through ``read``."""
+    def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
+        """Restore weights and optimizer state; a collective call.
+
+        Args:
+            read: fills tensors by checkpoint name; DTensors are filled with this rank's part.
+            shapes: of everything in the checkpoint, by checkpoint name.
+            scalars: as ``scalars()`` gave them.
+        """
+
+    def run_files(self) -> dict[str, str]:
+        """Name -> text of what the run folder keeps of the engine's own configuration."""
+        return {}
+
+    def copies(self) -> set[str]:
+        """Parameters of this rank that another stage of a pipeline holds too: counted and saved there."""
+        return set()
+
+    def checkpoint_name(self, name: str) -> str:
+        """Name in checkpoints of a parameter of this rank: its own, but for ``copies``."""
+        return name
 
     @abstractmethod
     def scalars(self) -> dict[str, Any]:

@@ -1,143 +1,245 @@
-"""Plans that torch runs by itself: one process and DistributedDataParallel."""
+"""Plans that torch runs without a schedule: one process, DistributedDataParallel, FSDP2, tensor parallel, together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily
-from .apply import apply
+from .apply import materialise, replicate, spread
+from .clip import clip_factor, global_norm, local, scale_gradients
+from .fsdp import free, gather_once
 from .mesh import Mesh
 from .plan import Plan
-from .precision import autocast, loss_scaler, set_backend
+from .precision import LossScale, autocast, set_backend
+from .state import fill, savable, state_shapes
 from .strategy import (
     LossFunction,
     MicroBatch,
     OptimizerFactory,
+    Read,
+    Shapes,
     StepBatch,
     StepLoss,
     StepResult,
     Strategy,
-    Weights,
+    SumsFunction,
+    WeightSource,
 )
+from .tensor import settle_gradients
 
 
 class TorchStrategy(Strategy):
-    """Forward and backward per micro-batch, one gradient reduction per step."""
+    """Forward and backward per micro-batch, one optimizer step over this rank's parameters."""
 
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
         super().__init__(plan, mesh)
         self.family = family
-        self.scaler = loss_scaler(plan, mesh.device)
+        self.scale = LossScale(plan)
+        self.parts: list[PreTrainedModel] = []
+        self.roots: list[nn.Module] = []
 
     # -- placing ----------------------------------------------------------------------------------------------
 
-    def place(self, model: PreTrainedModel, weights: Weights) -> None:
+    def place(self, model: PreTrainedModel, weights: WeightSource) -> None:
         set_backend(self.plan)
-        self._module = model
-        self.wrapped = apply(model, self.family, self.plan, self.mesh, weights)
+        self.parts = self.split(model)
+        self.roots = [self.stage_root(part) for part in self.parts]
+        device = torch.device("cpu") if self.plan.fsdp.offload else self.mesh.device
+        for root, part in zip(self.roots, self.parts, strict=True):
+            spread(root, part, self.family, self.plan, self.mesh)
+            materialise(part, device, weights, self.source_names(part))
+        self.placed()
+
+    def split(self, model: PreTrainedModel) -> list[PreTrainedModel]:
+        """The parts of ``model`` that this rank holds."""
+        return [model]
+
+    def stage_root(self, part: PreTrainedModel) -> nn.Module:
+        """What a forward of ``part`` is called on."""
+        return part
+
+    def source_names(self, part: PreTrainedModel) -> dict[str, str]:
+        """For tensors of ``part`` that are called otherwise in the whole model: their name there."""
+        return {}
+
+    def copies(self) -> set[str]:
+        """Parameters of this rank that another stage holds too: counted and saved there."""
+        return set()
+
+    def placed(self) -> None:
+        """Called when the parts hold their weights."""
+        if self.plan.data_parallel == "ddp" and self.mesh.data_size > 1:
+            self.roots = [replicate(root, self.plan, self.mesh) for root in self.roots]
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         self.optimizer = factory([(name, p) for name, p in self.named_parameters() if p.requires_grad])
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        copies = self.copies()
+        self._copied = {id(p) for name, p in self.named_parameters() if name in copies}
 
     @property
     def module(self) -> PreTrainedModel:
-        return self._module
+        return self.parts[0]
+
+    def set_training(self, mode: bool) -> None:
+        for root in self.roots:
+            root.train(mode)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self._module.named_parameters()
+        for part in self.parts:
+            yield from part.named_parameters()
 
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
         labels, tokens = self.mesh.sum_integers([batch.labels, batch.tokens])
-        # DDP averages over its ranks; the loss is already divided by the labels of all of them.
-        weight = self.mesh.data_size / max(labels, 1)
+        weight = self.loss_weight(labels)
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
-            with self._reduction(last=position == len(batch.micro_batches)):
+            with self._reduction(last=position == len(batch.micro_batches)), self.loss_context():
                 loss = self._forward(micro, loss_function)
-                self.scaler.scale(loss * weight).backward()
+                (loss * weight).backward()
             total += loss.detach()
         return StepLoss(total, labels, tokens)
 
+    def loss_weight(self, labels: int) -> float:
+        """What a sum of label losses is multiplied by before its backward: gradients are sums over the global batch."""
+        # DistributedDataParallel averages over its ranks, everything else sums.
+        averaged = self.mesh.data_size if self.plan.data_parallel == "ddp" else 1
+        return self.scale.value * averaged / max(labels, 1)
+
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
-        self.scaler.unscale_(self.optimizer)
+        self.reduce_gradients()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        counted = [p.grad for p in self.parameters if p.grad is not None and id(p) not in self._copied]
+        norm = global_norm(counted, self.mesh) / self.scale.value
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_scale
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        skipped = self.scale.enabled and not bool(norm.isfinite())
+        if not skipped:
+            if max_norm is not None or self.scale.enabled:
+                factor = clip_factor(norm, max_norm) if max_norm is not None else torch.ones_like(norm)
+                scale_gradients(gradients, factor / self.scale.value)
+            self.optimizer.step()
+        self.scale.update(overflow=skipped)
         self.optimizer.zero_grad(set_to_none=True)
-        lr = self.optimizer.param_groups[0]["lr"]
-        return StepResult(norm, lr, skipped=self.scaler.get_scale() < scale)
+        return StepResult(norm, self.optimizer.param_groups[0]["lr"], skipped)
+
+    def reduce_gradients(self) -> None:
+        """Bring together what the backward pass left to be summed over ranks."""
+        if self.mesh.degrees.tensor > 1:
+            settle_gradients(self.parameters)
 
     def global_loss(self, loss: StepLoss) -> float:
         return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
 
-    def evaluate(self, micro_batch: MicroBatch, function: Callable[[Any, MicroBatch], Any]) -> Any:
-        micro_batch = self._to_device(micro_batch)
-        with torch.no_grad(), autocast(self.plan, self.mesh.device):
-            return function(self._module(**_inputs(micro_batch)), micro_batch)
+    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
+        totals: dict[str, Tensor] = {}
+        for micro in batches:
+            micro = self.to_device(micro)
+            with torch.no_grad(), autocast(self.plan, self.mesh.device), self.loss_context():
+                for name, value in function(self.parts[0](**inputs_of(micro)), micro).items():
+                    totals[name] = totals.get(name, 0) + whole_scalar(value).double()
+        free(self.roots[0])
+        return self.shared_sums(totals)
+
+    def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        """Sums over the data ranks (and stages, of which one has them)."""
+        names = sorted(totals)
+        if not names:
+            return {}
+        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    @property
+    def in_step(self) -> bool:
+        return self.mesh.degrees.shard > 1 or self.mesh.degrees.tensor > 1 or self.plan.data_parallel == "fsdp"
+
+    def generate(self, **arguments: Any) -> Tensor:
+        with ExitStack() as undo:
+            if self.mesh.degrees.tensor > 1:
+                head = self.module.get_submodule(self.family.head)
+                undo.callback(head.register_forward_hook(_gathered_logits).remove)
+            undo.callback(free, self.roots[0])
+            return self.module.generate(**arguments)  # type: ignore[operator]
+
+    def loss_context(self) -> AbstractContextManager:
+        """Under tensor parallelism the loss is taken of logits that are split over the vocabulary."""
+        return loss_parallel() if self.mesh.degrees.tensor > 1 else nullcontext()
+
+    def to_device(self, micro: MicroBatch) -> MicroBatch:
+        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
 
     def _forward(self, micro: MicroBatch, loss_function: LossFunction) -> Tensor:
-        micro = self._to_device(micro)
+        micro = self.to_device(micro)
         with autocast(self.plan, self.mesh.device):
-            return loss_function(self.wrapped(**_inputs(micro)), micro)
+            return whole_scalar(loss_function(self.roots[0](**inputs_of(micro)), micro))
 
-    def _reduction(self, last: bool) -> Any:
-        """Gradients are sent once per step: with the last micro-batch."""
-        return (
-            nullcontext() if last or not isinstance(self.wrapped, DistributedDataParallel) else self.wrapped.no_sync()
-        )
-
-    def _to_device(self, micro: MicroBatch) -> MicroBatch:
-        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
+    def _reduction(self, last: bool) -> AbstractContextManager:
+        """Gradients of whole copies are sent once per step: with the last micro-batch."""
+        root = self.roots[0]
+        if isinstance(root, DistributedDataParallel):
+            return nullcontext() if last else root.no_sync()
+        gather_once(root, self.plan.fsdp, last)
+        return nullcontext()
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def model_tensors(self) -> dict[str, Tensor]:
-        persistent = self._module.state_dict()
-        tensors = {name: p.detach() for name, p in self.named_parameters()}
-        tensors.update({name: b for name, b in self._module.named_buffers() if name in persistent})
-        return tensors
-
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        return {f"{name}.{key}": value for name, key, value in self._optimizer_state() if isinstance(value, Tensor)}
+    def saved_tensors(self) -> dict[str, Tensor]:
+        copies = self.copies()
+        tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
+        for name, key, value in self._optimizer_state():
+            if name not in copies and isinstance(value, Tensor):
+                tensors[f"optim.{name}.{key}"] = value
+        return {name: savable(tensor) for name, tensor in tensors.items()}
 
     def scalars(self) -> dict[str, Any]:
         counters = {f"{n}.{key}": value for n, key, value in self._optimizer_state() if not isinstance(value, Tensor)}
-        return {"loss_scaler": self.scaler.state_dict(), "optimizer": counters}
+        return {"loss_scale": self.scale.state_dict(), "optimizer": counters}
 
-    def load_optimizer(
-        self,
-        read: Callable[[dict[str, Tensor]], None],
-        shapes: dict[str, tuple[torch.Size, torch.dtype]],
-        scalars: dict[str, Any],
-    ) -> None:
-        tensors = {
-            key: torch.empty(shape, dtype=dtype, device=self.mesh.device) for key, (shape, dtype) in shapes.items()
-        }
-        read(tensors)
+    def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
+        copies, sources, available = self.copies(), self._sources(), state_shapes(shapes)
+        state: dict[str, dict[str, Any]] = {}
+        # Copies of another stage's parameters are read by themselves: one rank may hold both, under one name.
+        for ours in (lambda name: name not in copies, lambda name: name in copies):
+            tensors = {f"model.{sources.get(n, n)}": t for n, t in self._model_state() if ours(n)}
+            for name, parameter in self.named_parameters():
+                if ours(name) and parameter.requires_grad:
+                    source = sources.get(name, name)
+                    state[name] = _empty_state(parameter, available.get(source, {}))
+                    tensors |= {f"optim.{source}.{key}": tensor for key, tensor in state[name].items()}
+            fill(tensors, read)
+        for name, entries in state.items():
+            prefix = f"{sources.get(name, name)}."
+            counters = scalars["optimizer"].items()
+            entries.update({key.removeprefix(prefix): value for key, value in counters if key.startswith(prefix)})
         numbers = {name: number for number, name in enumerate(self._optimizer_names())}
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in {**tensors, **scalars["optimizer"]}.items():
-            name, _, part = key.rpartition(".")
-            state.setdefault(numbers[name], {})[part] = value
+        numbered = {numbers[name]: entries for name, entries in state.items() if entries}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.scaler.load_state_dict(scalars["loss_scaler"])
+        self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+        self.scale.load_state_dict(scalars["loss_scale"])
+
+    def checkpoint_name(self, name: str) -> str:
+        return self._sources().get(name, name)
+
+    def _sources(self) -> dict[str, str]:
+        return {name: source for part in self.parts for name, source in self.source_names(part).items()}
+
+    def _model_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and persistent buffers by plain name; tied parameters once."""
+        for part in self.parts:
+            persistent = part.state_dict(keep_vars=True)
+            yield from ((name, p.detach()) for name, p in part.named_parameters())
+            yield from ((name, buffer) for name, buffer in part.named_buffers() if name in persistent)
 
     def _optimizer_names(self) -> list[str]:
         """Parameter names in the order in which ``Optimizer.state_dict`` numbers them."""
@@ -150,6 +252,26 @@ class TorchStrategy(Strategy):
                 yield name, key, value
 
 
-def _inputs(micro: MicroBatch) -> MicroBatch:
+def inputs_of(micro: MicroBatch) -> MicroBatch:
     """What the model takes: labels stay with the loss, which the engine normalises."""
     return {key: value for key, value in micro.items() if key != "labels"}
+
+
+def whole_scalar(value: Tensor) -> Tensor:
+    """A loss taken of split logits is a replicated DTensor; its value is what counts."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _empty_state(parameter: nn.Parameter, shapes: Shapes) -> dict[str, Tensor]:
+    """Room for the optimizer state of a parameter, spread as the parameter is."""
+    state: dict[str, Tensor] = {}
+    for key, (shape, dtype) in shapes.items():
+        if shape == parameter.shape:
+            state[key] = torch.empty_like(parameter.detach(), dtype=dtype)
+        else:
+            state[key] = torch.empty(shape, dtype=dtype, device=local(parameter).device)
+    return state
+
+
+def _gathered_logits(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+    return output.full_tensor() if isinstance(output, DTensor) else output

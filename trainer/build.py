@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import Problem, UserError
-from ..models.build import Vocabulary, build_on_meta, weight_stream
+from ..models.build import Vocabulary, build_on_meta, weight_source
 from ..models.flops import training_flops_per_token
+from ..parallel.build import build_strategy
 from ..parallel.mesh import Mesh, build_mesh
-from ..parallel.torch_strategy import TorchStrategy
 from .callbacks.callback import Callback
 from .checkpoint.layout import STATE, TENSORS
 from .checkpoint.store import Checkpoints
-from .checkpoint.tensors import Shapes, read_tensors, tensor_shapes
+from .checkpoint.tensors import read_tensors, tensor_shapes
 from .component import instantiate
 from .data.corpus import prepare
 from .ema import Ema
+from .engine import recipe_values
 from .logs import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
@@ -49,7 +51,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     trainer = None
     try:
         trainer = build(recipe, mesh, resume)
-        _on_main(mesh, lambda: write_recipe(recipe, run_dir))
+        _on_main(mesh, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
         if trainer.save_failed:
             raise UserError(
@@ -80,16 +82,21 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
     corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
     state = _initial_state(recipe, corpus.train_size)
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
-    flops = training_flops_per_token(model, recipe.model.spec.embedding, recipe.data.block_size)
-    strategy = TorchStrategy(recipe.plan, mesh, recipe.model.spec)
-    strategy.place(model, weight_stream(recipe.model, model, recipe.seed))
+    # A plan takes the model apart; what it looks like as a whole stays with this one.
+    blueprint = copy.deepcopy(model)
+    values = recipe_values(
+        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
+    )
+    strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
+    strategy.place(model, weight_source(recipe.model, blueprint, recipe.seed))
     strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
-    strategy.module.train()
+    strategy.set_training(True)
     trainer = Trainer(
         recipe=recipe,
         run_dir=run_dir,
         mesh=mesh,
         strategy=strategy,
+        blueprint=blueprint,
         task=task,
         corpus=corpus,
         tokenizer=corpus.tokenizer,
@@ -99,7 +106,7 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
         callbacks=_callbacks(recipe),
         store=store,
         ema=Ema(recipe.ema, strategy) if recipe.ema else None,
-        flops_per_token=flops,
+        flops_per_token=training_flops_per_token(blueprint, recipe.model.spec.embedding, recipe.data.block_size),
         reference_lines={"unigram entropy": corpus.stats.unigram_entropy} if corpus.stats.unigram_entropy else {},
     )
     if checkpoint:
@@ -113,18 +120,14 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     distributed = trainer.mesh.world_size > 1
     folder = checkpoint / TENSORS
 
-    def read(prefix: str, tensors: dict[str, Any]) -> None:
-        read_tensors({f"{prefix}.{name}": tensor for name, tensor in tensors.items()}, folder, distributed)
+    def read(tensors: dict[str, Any]) -> None:
+        read_tensors(tensors, folder, distributed)
 
     saved = json.loads((checkpoint / STATE).read_text())
-    shapes = tensor_shapes(folder)
     try:
-        read("model", trainer.strategy.model_tensors())
-        trainer.strategy.load_optimizer(
-            lambda tensors: read("optim", tensors), _under(shapes, "optim"), saved["scalars"]
-        )
+        trainer.strategy.load(read, tensor_shapes(folder), saved["scalars"])
         if trainer.ema:
-            read("ema", trainer.ema.tensors())
+            trainer.ema.load(read)
     except (ValueError, KeyError) as error:
         raise UserError(
             Problem(
@@ -157,10 +160,6 @@ def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
     return {name: instantiate(component) for name, component in recipe.callbacks.items()}
 
 
-def _under(shapes: Shapes, prefix: str) -> Shapes:
-    return {name.removeprefix(f"{prefix}."): entry for name, entry in shapes.items() if name.startswith(f"{prefix}.")}
-
-
 def _on_main(mesh: Mesh, function: Any) -> None:
     """Run on rank 0; what it refuses, all ranks refuse."""
     refused = None
@@ -176,7 +175,7 @@ def _on_main(mesh: Mesh, function: Any) -> None:
 
 def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     recipe, mesh, settings = trainer.recipe, trainer.mesh, trainer.settings
-    count = sum(parameter.numel() for parameter in trainer.strategy.module.parameters())
+    count = sum(parameter.numel() for parameter in trainer.blueprint.parameters())
     accumulation = settings.global_batch_size // (settings.micro_batch_size * mesh.data_size)
     log.info(
         "%s: %.2f M parameters on %d rank(s) (%s, plan %s, %s)",

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..parallel.strategy import Strategy
+from ..parallel.clip import local
+from ..parallel.state import fill, savable
+from ..parallel.strategy import Read, Strategy
 from .settings import EmaConfig
 
 
@@ -17,17 +19,31 @@ class Ema:
 
     def __init__(self, config: EmaConfig, strategy: Strategy) -> None:
         self.config = config
-        self._live = [p.detach() for _, p in strategy.named_parameters()]
-        self._names = [name for name, _ in strategy.named_parameters()]
-        self._average = [p.clone() for p in self._live]
+        self.strategy = strategy
+        # As lists, not by name: under a pipeline a rank may hold a parameter and its copy on another stage.
+        named = list(strategy.named_parameters())
+        self._names = [name for name, _ in named]
+        self._average = [p.detach().clone() for _, p in named]
 
     def update(self) -> None:
         """average <- decay x average + (1 - decay) x weights."""
-        torch._foreach_lerp_(self._average, self._live, 1.0 - self.config.decay)
+        live = [local(p) for _, p in self.strategy.named_parameters()]
+        torch._foreach_lerp_([local(p) for p in self._average], [p.detach() for p in live], 1.0 - self.config.decay)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By parameter name, sharing memory: saved from and loaded into."""
-        return dict(zip(self._names, self._average, strict=True))
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """What this rank writes into a checkpoint; a collective call."""
+        return {f"ema.{name}": savable(tensor) for name, tensor, copied in self._tensors() if not copied}
+
+    def load(self, read: Read) -> None:
+        """Take the averages back; a collective call."""
+        for wanted in (False, True):
+            fill({f"ema.{name}": tensor for name, tensor, copied in self._tensors() if copied is wanted}, read)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """(name in checkpoints, average, whether it is a copy that another stage saves)."""
+        copies = self.strategy.copies()
+        for name, tensor in zip(self._names, self._average, strict=True):
+            yield self.strategy.checkpoint_name(name), tensor, name in copies
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -39,7 +55,8 @@ class Ema:
             self._swap()
 
     def _swap(self) -> None:
-        for average, live in zip(self._average, self._live, strict=True):
-            held = live.clone()
-            live.copy_(average)
+        live = [local(p).detach() for _, p in self.strategy.named_parameters()]
+        for average, weight in zip((local(p) for p in self._average), live, strict=True):
+            held = weight.clone()
+            weight.copy_(average)
             average.copy_(held)

@@ -18,6 +18,8 @@ from ..parallel.strategy import StepBatch, StepLoss, StepResult
 from .checkpoint.store import Contents
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..configs.schema import RecipeConfig
     from ..parallel.mesh import Mesh
     from ..parallel.strategy import Strategy
@@ -50,6 +52,8 @@ class Trainer:
     run_dir: Path
     mesh: Mesh
     strategy: Strategy
+    blueprint: PreTrainedModel
+    """The whole model on the meta device: its configuration and sizes."""
     task: Task
     corpus: Corpus
     tokenizer: Any
@@ -124,19 +128,11 @@ class Trainer:
         """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
         self._evaluated_at = self.state.step
         averaged = self.ema.in_place() if self.ema and self.ema.config.evaluate else nullcontext()
-        module = self.strategy.module
-        module.eval()
-        totals: dict[str, torch.Tensor] = {}
+        self.strategy.set_training(False)
         with averaged:
-            for micro in self._evaluation_batches():
-                for name, value in self.strategy.evaluate(micro, self.task.evaluate).items():
-                    totals[name] = totals.get(name, 0) + value.double()
-        module.train()
-        names = sorted(totals)
-        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names])).tolist() if names else []
-        metrics = {
-            f"eval_{name}": value for name, value in self.task.metrics(dict(zip(names, sums, strict=True))).items()
-        }
+            sums = self.strategy.evaluate(self._evaluation_batches(), self.task.evaluate)
+        self.strategy.set_training(True)
+        metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
         line = {"step": self.state.step, **metrics}
         self.metrics.update(metrics)
         self.emit("on_evaluate", line)
@@ -166,10 +162,8 @@ class Trainer:
         return path
 
     def checkpoint_tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors of this rank by the names of the common layout."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.strategy.model_tensors().items()}
-        tensors |= {f"optim.{name}": tensor for name, tensor in self.strategy.optimizer_tensors().items()}
-        return tensors | {f"ema.{name}": tensor for name, tensor in (self.ema.tensors() if self.ema else {}).items()}
+        """What this rank writes into a checkpoint, by the names of the common layout; a collective call."""
+        return self.strategy.saved_tensors() | (self.ema.saved_tensors() if self.ema else {})
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
@@ -262,5 +256,5 @@ class Trainer:
         from .run_folder import write_recipe
 
         write_recipe(self.recipe, folder)
-        self.strategy.module.config.save_pretrained(folder / "model")
+        self.blueprint.config.save_pretrained(folder / "model")
         self.tokenizer.save_pretrained(folder / "model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +51,18 @@ def open_run_folder(path: Path, fresh: bool) -> None:
         raise UserError(_unwritable(path, error)) from None
 
 
-def write_recipe(recipe: RecipeConfig, folder: Path) -> None:
-    """The resolved recipe, which runs again as it is: ``trireme train FOLDER/recipe.yaml``."""
+def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] | None = None) -> None:
+    """The resolved recipe, which runs again as it is: ``trireme train FOLDER/recipe.yaml``.
+
+    Args:
+        others: name -> text of files to write beside it.
+    """
     text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
-    partial = folder / f".{RECIPE}.partial"
     try:
-        partial.write_text(text)
-        os.replace(partial, folder / RECIPE)
+        for name, content in {RECIPE: text, **(others or {})}.items():
+            partial = folder / f".{name}.partial"
+            partial.write_text(content)
+            os.replace(partial, folder / name)
     except OSError as error:
         raise UserError(_unwritable(folder, error)) from None
 

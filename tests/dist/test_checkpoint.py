@@ -153,7 +153,7 @@ def test_the_loss_scale_and_average_are_restored(tmp_path: Path) -> None:
     overrides = ["plan.precision=fp16", "+ema.decay=0.9"]
     _train(tmp_path / "whole", *overrides)
     _train(tmp_path / "parts", *overrides, "trainer.stop_at=5", "trainer.eval_at_end=false")
-    scale = json.loads((tmp_path / "parts/checkpoints/step_00000005/state.json").read_text())["scalars"]["loss_scaler"]
-    assert scale["scale"] > 1
+    scale = json.loads((tmp_path / "parts/checkpoints/step_00000005/state.json").read_text())["scalars"]["loss_scale"]
+    assert scale["value"] > 1
     _train(tmp_path / "parts", *overrides)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")

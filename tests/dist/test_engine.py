@@ -61,7 +61,7 @@ def test_mixed_precision_follows_fp32(tmp_path: Path, precision: str, tolerance:
     assert 0 < worst_difference(whole[:1], mixed[:1], ["loss"]) < tolerance
     assert mixed[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=tolerance)
     weights = build(tiny_recipe(tmp_path / precision), build_mesh(tiny_recipe(tmp_path).plan), resume="auto").strategy
-    assert all(tensor.dtype == torch.float32 for tensor in weights.model_tensors().values())
+    assert all(tensor.dtype == torch.float32 for tensor in weights.saved_tensors().values())
 
 
 def test_two_ranks_in_bf16_stay_together(tmp_path: Path) -> None:
@@ -74,19 +74,19 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(tmp_path: Path) -> None
     recipe = tiny_recipe(tmp_path, "plan.precision=fp16")
     trainer = build(recipe, build_mesh(recipe.plan))
     strategy = trainer.strategy
-    strategy.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    before = {name: tensor.clone() for name, tensor in strategy.model_tensors().items()}
+    strategy.scale.value = 2.0**140
+    before = {name: tensor.clone() for name, tensor in strategy.saved_tensors().items()}
     batch = next(iter(trainer.corpus.train_batches({}, 0, 1)))
     strategy.forward_backward(batch, trainer.task.loss)
     assert strategy.optimizer_step(1.0, 1.0).skipped
-    assert all(torch.equal(tensor, before[name]) for name, tensor in strategy.model_tensors().items())
-    assert strategy.scaler.get_scale() < 2.0**40
+    assert all(torch.equal(tensor, before[name]) for name, tensor in strategy.saved_tensors().items())
+    assert strategy.scale.value == 2.0**139
 
 
 def test_the_average_is_the_formula(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "+ema.decay=0.75", "trainer.max_steps=3")
     trainer = build(recipe, build_mesh(recipe.plan))
-    expected = {name: tensor.clone() for name, tensor in trainer.ema.tensors().items()}
+    expected = {name: tensor.clone() for name, tensor in trainer.ema.saved_tensors().items()}
     live = dict(trainer.strategy.named_parameters())
     for batch in trainer.corpus.train_batches({}, 0, 3):
         trainer.strategy.forward_backward(batch, trainer.task.loss)
@@ -94,7 +94,7 @@ def test_the_average_is_the_formula(tmp_path: Path) -> None:
         trainer.ema.update()
         for name, average in expected.items():
             average.mul_(0.75).add_(live[name].detach(), alpha=0.25)
-    for name, average in trainer.ema.tensors().items():
+    for name, average in trainer.ema.saved_tensors().items():
         torch.testing.assert_close(average, expected[name])
     before = {name: parameter.detach().clone() for name, parameter in live.items()}
     with trainer.ema.in_place():

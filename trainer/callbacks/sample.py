@@ -13,8 +13,7 @@ from ... import Problem, UserError
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from ...parallel.strategy import Strategy
     from ..loop import Trainer
     from ..state import Control, TrainerState
 
@@ -57,6 +56,14 @@ class Sample(Callback):
             raise UserError(
                 Problem("callbacks.sample", "this model writes no text", "leave the sample callback out of this recipe")
             )
+        if not trainer.strategy.generates:
+            raise UserError(
+                Problem(
+                    "callbacks.sample",
+                    f"plan {trainer.recipe.plan.name} does not generate text while it trains",
+                    "leave the sample callback out: `trireme generate RUN` writes text afterwards",
+                )
+            )
         if trainer.mesh.is_main and state.step == 0:
             (trainer.run_dir / "samples.txt").unlink(missing_ok=True)
 
@@ -68,10 +75,13 @@ class Sample(Callback):
         self._sample(trainer, state)
 
     def _sample(self, trainer: Trainer, state: TrainerState) -> None:
-        if not trainer.mesh.is_main or state.step == self._last_step:
+        strategy = trainer.strategy
+        if not (trainer.mesh.is_main or strategy.in_step) or state.step == self._last_step:
             return
         self._last_step = state.step
-        texts = self.generate(trainer.strategy.module, trainer.tokenizer, trainer.recipe.seed + state.step)
+        texts = self.generate(strategy, trainer.tokenizer, trainer.recipe.seed + state.step)
+        if not trainer.mesh.is_main:
+            return
         _show(self.prompts, texts, state.step)
         try:
             with open(trainer.run_dir / "samples.txt", "a", encoding="utf-8") as file:
@@ -79,35 +89,35 @@ class Sample(Callback):
         except OSError as error:
             log.warning("samples.txt cannot be written: %s", error.strerror)
 
-    def generate(self, module: nn.Module, tokenizer: Any, seed: int) -> list[str]:
+    def generate(self, strategy: Strategy, tokenizer: Any, seed: int) -> list[str]:
         """Each prompt with its continuation. The global random state and the modules' modes stay as they were."""
         import torch
 
-        device = next(module.parameters()).device
+        module, device = strategy.module, strategy.mesh.device
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
                 torch.manual_seed(seed)
-                return [self._continue(module, tokenizer, prompt, device) for prompt in self.prompts]
+                return [self._continue(strategy, tokenizer, prompt) for prompt in self.prompts]
         finally:
             for part, mode in modes:
                 part.training = mode
 
-    def _continue(self, module: Any, tokenizer: Any, prompt: str, device: Any) -> str:
+    def _continue(self, strategy: Strategy, tokenizer: Any, prompt: str) -> str:
         import torch
 
         ids = tokenizer(prompt)["input_ids"]
         if not ids:
             starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
             ids = [next(token for token in starts if token is not None)]
-        limit = getattr(module.config, "max_position_embeddings", None)
+        limit = getattr(strategy.module.config, "max_position_embeddings", None)
         if limit is not None:
             ids = ids[-max(limit - self.max_new_tokens, 1) :]
-        inputs = torch.tensor([ids], device=device)
+        inputs = torch.tensor([ids], device=strategy.mesh.device)
         choice = {"temperature": self.temperature, "top_k": self.top_k} if self.temperature else {}
-        output = module.generate(
-            inputs,
+        output = strategy.generate(
+            inputs=inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=min(self.max_new_tokens, limit - 1) if limit else self.max_new_tokens,
             do_sample=self.temperature > 0,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -31,7 +32,8 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -
         OSError: the first failed write of any rank, on every rank.
     """
     tensors = _unshared(tensors)
-    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True)
+    numbers = _file_numbers(_all_sizes(tensors, distributed))
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     try:
         with _quiet():
             dcp.save(tensors, storage_writer=writer, no_dist=not distributed)
@@ -84,8 +86,18 @@ def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return groups
 
 
-def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
-    files = split_by_bytes({name: tensor.nbytes for name, tensor in tensors.items()}, FILE_BYTES)
+def _all_sizes(tensors: dict[str, Tensor], distributed: bool) -> dict[str, int]:
+    """Bytes by name over all ranks: stages of a pipeline hold different tensors, and one numbering serves all."""
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    if not distributed:
+        return sizes
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, sizes)
+    return {name: size for part in gathered for name, size in part.items()}
+
+
+def _file_numbers(sizes: dict[str, int]) -> dict[str, int]:
+    files = split_by_bytes(sizes, FILE_BYTES)
     return {name: number for number, names in enumerate(files, start=1) for name in names}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...models.loss import IGNORE, causal_lm_loss, next_token_labels
+from ...models.loss import IGNORE, causal_lm_loss, most_likely, next_token_labels
 from ...parallel.strategy import MicroBatch
 from .task import Sums, Task
 
@@ -25,7 +25,7 @@ class CausalLM(Task):
         counted = targets != IGNORE
         return {
             "loss": causal_lm_loss(outputs.logits, batch["labels"]),
-            "correct": ((outputs.logits.argmax(-1) == targets) & counted).sum(),
+            "correct": ((most_likely(outputs.logits) == targets) & counted).sum(),
             "labels": counted.sum(),
         }
 

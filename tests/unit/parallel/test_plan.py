@@ -18,7 +18,7 @@ def test_a_plan_that_does_not_fit_is_refused() -> None:
         Plan(replicate=4).degrees(2)
 
 
-@pytest.mark.parametrize("wrong", [{"replicate": 0}, {"replicate": "auto", "shard": "auto"}, {"tensor": 2}])
+@pytest.mark.parametrize("wrong", [{"replicate": 0}, {"replicate": "auto", "shard": "auto"}, {"shard": 2}])
 def test_impossible_degrees(wrong: dict) -> None:
     with pytest.raises(ValueError):
         Plan(**wrong)

@@ -16,15 +16,29 @@ from trireme.trainer.callbacks.callback import Callback
 from trireme.trainer.state import Control, TrainerState
 
 
+class OneProcess:
+    """The parts of a strategy that callbacks use, on one process."""
+
+    generates, in_step = True, False
+
+    def __init__(self) -> None:
+        self.plan, self.module = Plan(), None
+        self.mesh = SimpleNamespace(is_main=True, rank=0, world_size=1, device=torch.device("cpu"))
+
+    def generate(self, **arguments: Any) -> Any:
+        return self.module.generate(**arguments)
+
+
 class Run:
     """Drives callbacks through a run as the loop does: step, log, evaluate, save."""
 
     def __init__(self, run_dir: Path, max_steps: int = 10) -> None:
         self.state = TrainerState(max_steps=max_steps, stop_at=max_steps)
         self.control = Control()
+        strategy = OneProcess()
         self.trainer: Any = SimpleNamespace(
-            mesh=SimpleNamespace(is_main=True, rank=0, world_size=1, device=torch.device("cpu")),
-            strategy=SimpleNamespace(module=None, plan=Plan()),
+            mesh=strategy.mesh,
+            strategy=strategy,
             settings=SimpleNamespace(log_every=1, eval_every=None, eval_at_end=False),
             checkpoints=SimpleNamespace(every=None, at_end=False, metric="eval_loss", mode="min"),
             recipe=SimpleNamespace(seed=7),

@@ -66,8 +66,9 @@ def test_the_text_depends_on_seed_and_step_only(text_run):
     texts = []
     for step, noise in ((3, 1), (3, 2), (4, 2)):
         torch.manual_seed(noise)
-        module, tokenizer = text_run.trainer.strategy.module, text_run.trainer.tokenizer
-        texts.append(Sample(["a"], max_new_tokens=20).generate(module, tokenizer, text_run.trainer.recipe.seed + step))
+        strategy, tokenizer = text_run.trainer.strategy, text_run.trainer.tokenizer
+        seed = text_run.trainer.recipe.seed + step
+        texts.append(Sample(["a"], max_new_tokens=20).generate(strategy, tokenizer, seed))
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -83,12 +84,12 @@ def test_after_evaluations_only_if_asked_and_once_per_step(text_run):
 
 
 def test_greedy_and_the_end_of_the_context(text_run):
-    module, tokenizer = text_run.trainer.strategy.module, text_run.trainer.tokenizer
+    strategy, tokenizer = text_run.trainer.strategy, text_run.trainer.tokenizer
     for callback in (Sample(["a" * 100], max_new_tokens=500), Sample(["ab"], max_new_tokens=46, temperature=0)):
-        (text,) = callback.generate(module, tokenizer, seed=0)
+        (text,) = callback.generate(strategy, tokenizer, seed=0)
         assert len(tokenizer(text)["input_ids"]) >= 40
     greedy = Sample(["ab"], max_new_tokens=9, temperature=0)
-    assert greedy.generate(module, tokenizer, seed=0) == greedy.generate(module, tokenizer, seed=1)
+    assert greedy.generate(strategy, tokenizer, seed=0) == greedy.generate(strategy, tokenizer, seed=1)
 
 
 def test_a_model_without_text_is_refused(run):

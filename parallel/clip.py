@@ -1,0 +1,76 @@
+"""The norm of the global gradient, and clipping by it, whatever each rank holds of it.
+
+``torch.nn.utils.clip_grad_norm_`` refuses mixtures of tensors and DTensors, and DTensors on different meshes, which is
+what tensor parallelism with FSDP and pipeline stages gives. Here each rank adds up the squares of its own parts, and
+one number per kind of sharding is summed over the ranks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from .mesh import Mesh
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor, sharing memory."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_axes(tensor: Tensor) -> tuple[str, ...]:
+    """Mesh axes over which the parts of ``tensor`` differ."""
+    if not isinstance(tensor, DTensor):
+        return ()
+    names = tensor.device_mesh.mesh_dim_names or ()
+    placed = zip(names, tensor.placements, strict=True)
+    return tuple(name for name, placement in placed if isinstance(placement, (Shard, _StridedShard)))
+
+
+@torch.no_grad()
+def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
+    """Euclidean norm of the gradient of the whole model; a collective call.
+
+    Args:
+        gradients: of this rank's parameters, each counted once over the stages of a pipeline. DTensors may be sharded
+            or replicated; partial sums must have been brought together.
+
+    Returns:
+        fp32 scalar on the mesh's device, equal on all ranks.
+    """
+    kinds: dict[tuple[str, ...], list[Tensor]] = defaultdict(list)
+    for gradient in gradients:
+        kinds[sharded_axes(gradient)].append(local(gradient))
+    total = torch.zeros((), device=mesh.device)
+    for axes in sorted(kinds):  # ranks along these axes hold the same parameters, so they agree on the order
+        norms = torch._foreach_norm(kinds[axes], 2, torch.float32)
+        squares = torch.stack(norms).square().sum().to(mesh.device)
+        for axis in axes:
+            group = mesh.group(axis)
+            if group is not None:
+                dist.all_reduce(squares, group=group)
+        total += squares
+    if mesh.pipeline_group is not None:
+        dist.all_reduce(total, group=mesh.pipeline_group)
+    return total.sqrt()
+
+
+@torch.no_grad()
+def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply in place by a scalar."""
+    by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for gradient in gradients:
+        by_device[gradient.device].append(local(gradient))
+    for device, tensors in by_device.items():
+        torch._foreach_mul_(tensors, factor.to(device))
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients of this norm are multiplied by, as in ``torch.nn.utils.clip_grads_with_norm_``."""
+    return torch.clamp(max_norm / (norm + 1e-6), max=1.0)

@@ -1,0 +1,167 @@
+"""FSDP2: parameters, gradients and optimizer state sharded over the shard axis, reduced over the replicate axis.
+
+Gradients are sums (the loss is divided by the label tokens of the global batch before the backward pass), so FSDP's
+averaging is switched off.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from transformers import PreTrainedModel
+
+from .. import Problem, UserError
+from ..models.family import ModelFamily
+from .mesh import Mesh
+from .plan import FSDPOptions, Plan
+from .precision import DTYPES
+
+
+def shard(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
+    """Apply FSDP2 in place: each wrapped module gathers and frees its parameters by itself, the root the rest.
+
+    Args:
+        root: what a forward pass is called on.
+        part: the model (or a pipeline stage of it) inside ``root``, on the meta device.
+    """
+    wrap = _wrapper(plan, mesh)
+    wrapped = _modules_to_wrap(part, family, plan.fsdp)
+    for module in wrapped:
+        wrap(module)
+    # The head is used last in the forward pass and first in the backward pass: freeing it between would be waste.
+    for module, reshard in ((_own(part, family.embedding), None), (_own(part, family.head), False)):
+        if module is not None:
+            wrap(module, reshard_after_forward=reshard)
+    wrap(root)
+    _prefetch(wrapped, plan.fsdp)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
+    """Before a micro-batch: whether its backward reduces gradients and frees gathered parameters.
+
+    Both happen with the last micro-batch in any case. Before it, gradients wait if they are reduced once per step, and
+    parameters stay gathered if the plan does not free them after a forward either.
+    """
+    if isinstance(root, FSDPModule):
+        root.set_requires_gradient_sync(last or options.reduce_every_micro_batch)
+        root.set_reshard_after_backward(last or options.reshard_after_forward or options.reduce_every_micro_batch)
+
+
+def free(root: nn.Module) -> None:
+    """Drop gathered parameters: after an evaluation, what is gathered would outlive the next optimizer step."""
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def _wrapper(plan: Plan, mesh: Mesh) -> Callable[..., Any]:
+    """``fully_shard`` or ``replicate`` with the plan's options."""
+    assert mesh.axes is not None
+    options = plan.fsdp
+    policies = {"mp_policy": _precision(plan), "offload_policy": _offload(options)}
+    if mesh.degrees.shard == 1 and mesh.degrees.replicate > 1:
+        # Whole copies: there is nothing to free after a forward.
+        copies: DeviceMesh = mesh.axes["replicate"]
+        return lambda module, reshard_after_forward=None: replicate(module, mesh=copies, **policies)
+    names = ("replicate", "shard") if mesh.degrees.replicate > 1 else ("shard",)
+    submesh: DeviceMesh = mesh.axes[names]
+    apply = partial(fully_shard, mesh=submesh, **policies)
+    if not options.reshard_after_forward:
+        return lambda module, reshard_after_forward=None: apply(module, reshard_after_forward=False)
+    return lambda module, reshard_after_forward=None: apply(module, reshard_after_forward=reshard_after_forward)
+
+
+def _precision(plan: Plan) -> MixedPrecisionPolicy:
+    options = plan.fsdp
+    compute = options.param_dtype or plan.precision
+    return MixedPrecisionPolicy(
+        param_dtype=None if compute == "fp32" else DTYPES[compute],
+        reduce_dtype=None if compute == options.reduce_dtype == "fp32" else DTYPES[options.reduce_dtype],
+        output_dtype=DTYPES[options.output_dtype] if options.output_dtype else None,
+        cast_forward_inputs=options.cast_forward_inputs,
+    )
+
+
+def _offload(options: FSDPOptions) -> OffloadPolicy:
+    if not options.offload:
+        return OffloadPolicy()
+    return CPUOffloadPolicy(pin_memory=options.pin_memory and torch.accelerator.is_available())
+
+
+def _modules_to_wrap(part: PreTrainedModel, family: ModelFamily, options: FSDPOptions) -> list[nn.Module]:
+    if options.min_num_params is not None:
+        return _large(part, options.min_num_params)
+    if not options.transformer_layer_cls_to_wrap:
+        return list(part.get_submodule(family.blocks).children())
+    found = [module for module in part.modules() if type(module).__name__ in options.transformer_layer_cls_to_wrap]
+    missing = set(options.transformer_layer_cls_to_wrap) - {type(module).__name__ for module in found}
+    if missing:
+        known = sorted({type(module).__name__ for module in part.modules() if list(module.parameters())})
+        raise UserError(
+            Problem(
+                "plan.fsdp.transformer_layer_cls_to_wrap",
+                f"the model has no module of class {', '.join(sorted(missing))}",
+                f"its classes are {', '.join(known)}",
+                options.transformer_layer_cls_to_wrap,
+            )
+        )
+    return found
+
+
+def _large(part: nn.Module, least: int) -> list[nn.Module]:
+    """Innermost modules with at least ``least`` parameters that no module inside them has taken.
+
+    Tied parameters are left to the root: all modules that use them must find them gathered.
+    """
+    taken: list[nn.Module] = []
+    tied = _tied(part)
+
+    def left(module: nn.Module) -> int:
+        own = list(module.parameters(recurse=False))
+        count = sum(parameter.numel() for parameter in own) + sum(left(child) for child in module.children())
+        if any(id(parameter) in tied for parameter in module.parameters()):
+            return count
+        if count >= least and module is not part and not isinstance(module, nn.ModuleList):
+            taken.append(module)
+            return 0
+        return count
+
+    left(part)
+    return taken
+
+
+def _own(part: PreTrainedModel, path: str) -> nn.Module | None:
+    """A module that is here, holds parameters of its own alone (not tied), and is not wrapped already."""
+    try:
+        module = part.get_submodule(path)
+    except AttributeError:
+        return None
+    mine = {id(parameter) for parameter in module.parameters()}
+    return module if mine and not mine & _tied(part) and not isinstance(module, FSDPModule) else None
+
+
+def _tied(part: nn.Module) -> set[int]:
+    """Parameters that several modules use."""
+    uses = Counter(id(parameter) for module in part.modules() for parameter in module.parameters(recurse=False))
+    return {parameter for parameter, count in uses.items() if count > 1}
+
+
+def _prefetch(blocks: list[nn.Module], options: FSDPOptions) -> None:
+    for position, block in enumerate(blocks):
+        if options.forward_prefetch:
+            block.set_modules_to_forward_prefetch(blocks[position + 1 : position + 1 + options.forward_prefetch])  # type: ignore[operator]
+        if options.backward_prefetch:
+            ahead = blocks[max(position - options.backward_prefetch, 0) : position][::-1]
+            block.set_modules_to_backward_prefetch(ahead)  # type: ignore[operator]

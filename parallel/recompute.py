@@ -1,0 +1,49 @@
+"""Recompute activations in the backward pass instead of keeping them (https://arxiv.org/abs/1604.06174)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+_aten = torch.ops.aten
+KEPT = {
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+"""What ``selective`` keeps: operations that cost much more to compute than to store; the cheap rest is recomputed."""
+
+
+def recompute(blocks: Iterable[nn.Module], how: str) -> None:
+    """Wrap the forward of every block.
+
+    Args:
+        how: ``full`` keeps a block's input only; ``selective`` keeps matrix products and attention as well.
+    """
+    contexts = {"context_fn": functools.partial(create_selective_checkpoint_contexts, _policy)}
+    options = contexts if how == "selective" else {}
+    for block in blocks:
+        block.forward = _wrapped(block, block.forward, options)
+
+
+def _wrapped(block: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not (torch.is_grad_enabled() and block.training):  # evaluation and generation have no backward
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+
+    return run
+
+
+def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,199 @@
+"""Tensor parallelism: every block's matrices split over the tensor ranks, by the family's plan.
+
+After Megatron-LM (https://arxiv.org/abs/1909.08053), with the vocabulary split in embedding and head, and optionally
+sequence parallelism (https://arxiv.org/abs/2205.05198). A block sums its activations twice in the forward and twice in
+the backward pass, whatever the number of its projections.
+
+Under sequence parallelism only blocks see a part of the sequence: stock models compute positions and masks from the
+length of the embeddings, so hidden states are split at the entry of a part's first block and joined at the exit of its
+last one. What travels between pipeline stages is therefore whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial
+from transformers import PreTrainedModel
+
+from ..models.family import ModelFamily, TensorPlan
+from .tensor_styles import (
+    Border,
+    keep_whole,
+    own,
+    split_by_input,
+    split_by_output,
+    split_vocabulary_in,
+    split_vocabulary_out,
+)
+
+
+def parallelize_tensor(
+    part: PreTrainedModel, family: ModelFamily, mesh: DeviceMesh, sequence_parallel: bool = False
+) -> None:
+    """Split ``part`` (a model on the meta device, or one pipeline stage of it) over ``mesh``, in place.
+
+    Every parameter becomes a DTensor. Logits are DTensors, split over the vocabulary.
+
+    Args:
+        mesh: the one-dimensional mesh of the axis ``tensor``.
+
+    Raises:
+        ValueError: the family has no tensor plan, or its sizes do not divide (``check_tensor`` finds both earlier).
+        RuntimeError: the plan does not name a module of a block that has parameters.
+    """
+    if family.tensor is None:
+        raise ValueError(f"the family {family.name} has no tensor plan")
+    tied = _untie(part)
+    outside, inside = Border(mesh, sequence=False), Border(mesh, sequence=sequence_parallel)
+    blocks = [block for _, block in part.get_submodule(family.blocks).named_children()]
+    for block in blocks:
+        _split_block(block, family.tensor, part.config, inside)
+    in_blocks = {id(module) for block in blocks for module in block.modules()}
+    for path, module in part.named_modules():
+        if id(module) in in_blocks or not own(module):
+            continue
+        if path == family.embedding:
+            split_vocabulary_in(module, outside)  # type: ignore[arg-type]
+        elif path == family.head:
+            split_vocabulary_out(module, outside)  # type: ignore[arg-type]
+        else:
+            keep_whole(module, mesh)
+    if sequence_parallel and blocks:
+        blocks[0].register_forward_pre_hook(partial(_split_sequence, inside))
+        blocks[-1].register_forward_hook(partial(_join_sequence, inside))
+    for target, source in tied.items():
+        _set(part, target, part.get_parameter(source))
+
+
+def tie(part: PreTrainedModel) -> None:
+    """Make tied parameters one again: moving a module (``to_empty``) gives each of them a tensor of its own."""
+    for target, source in (getattr(part, "all_tied_weights_keys", None) or {}).items():
+        try:
+            parameter = part.get_parameter(source)
+            part.get_parameter(target)
+        except AttributeError:  # one of the two lies on another pipeline stage
+            continue
+        _set(part, target, parameter)
+
+
+@torch.no_grad()
+def settle_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sum gradients that are partial sums (norms under sequence parallelism, weights shared by all heads), in place.
+
+    Once per step, after the last backward pass and before anything reads a gradient; a collective call over the tensor
+    ranks, one message for all parameters of a type.
+    """
+    waiting: dict[tuple[torch.dtype, torch.device, int, int], list[tuple[Tensor, DTensor, int]]] = {}
+    for parameter in parameters:
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor):
+            for axis, placement in enumerate(gradient.placements):
+                if placement.is_partial():
+                    local = gradient._local_tensor
+                    key = (local.dtype, local.device, id(gradient.device_mesh), axis)
+                    waiting.setdefault(key, []).append((parameter, gradient, axis))
+    for group in waiting.values():
+        _sum_together(group)
+
+
+def _sum_together(group: list[tuple[Tensor, DTensor, int]]) -> None:
+    locals_ = [gradient._local_tensor for _, gradient, _ in group]
+    message = torch.cat([local.reshape(-1) for local in locals_])
+    _, first, axis = group[0]
+    dist.all_reduce(message, group=first.device_mesh.get_group(axis))
+    summed = message.split([local.numel() for local in locals_])
+    for (parameter, gradient, _), local, values in zip(group, locals_, summed, strict=True):
+        assert isinstance(parameter, DTensor)
+        parameter.grad = DTensor.from_local(
+            values.view_as(local),
+            gradient.device_mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+
+
+def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border) -> None:
+    ranks, parts = border.mesh.size(), dict(plan.fused)
+    one_key_head = plan.key_value_heads is not None and getattr(config, plan.key_value_heads) == 1
+    column = plan.column if one_key_head else (*plan.column, *plan.key_value)
+    per_head = (*plan.per_head, *plan.key_value) if one_key_head else plan.per_head
+    divided = (*plan.divided, plan.groups) if one_key_head and plan.groups else plan.divided
+    named: set[int] = set()
+    for path, module in block.named_modules():
+        if own(module):
+            if path in column:
+                split_by_output(module, border.mesh, parts.get(path, 1))
+            elif path in plan.row:
+                split_by_input(module, border, parts.get(path, 1))
+            elif path in plan.norms:
+                keep_whole(module, border.mesh, lambda: border.outside_gradient)
+            elif path in per_head:
+                keep_whole(module, border.mesh, Partial)
+            else:
+                raise RuntimeError(f"the tensor plan does not say what becomes of {path} in {type(block).__name__}")
+        named.add(id(module))
+        if path in plan.inputs:
+            module.register_forward_pre_hook(partial(_enter, border), with_kwargs=True)
+        for where, attribute in divided:
+            if where == path and hasattr(module, attribute):
+                _divide(module, attribute, ranks)
+
+
+def _divide(module: nn.Module, attribute: str, ranks: int) -> None:
+    count = getattr(module, attribute)
+    if count % ranks:
+        raise ValueError(f"{attribute}={count} of {type(module).__name__} does not divide over {ranks} tensor ranks")
+    setattr(module, attribute, count // ranks)
+
+
+def _enter(border: Border, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    if args:
+        return (border.enter(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": border.enter(kwargs["hidden_states"])}
+
+
+def _split_sequence(border: Border, module: nn.Module, args: tuple) -> tuple:
+    length, ranks = args[0].shape[1], border.mesh.size()
+    # Generation has prompts of any length, and steps of one token: those run on whole sequences.
+    border.sequence = length % ranks == 0
+    if border.sequence:
+        return (border.split(args[0]), *args[1:])
+    if torch.is_grad_enabled():
+        raise ValueError(f"{length} positions do not divide over {ranks} tensor ranks; pad to a multiple of {ranks}")
+    return args
+
+
+def _join_sequence(border: Border, module: nn.Module, args: tuple, output: Any) -> Any:
+    if not border.sequence:
+        return output
+    if isinstance(output, tuple):
+        return (border.join(output[0]), *output[1:])
+    return border.join(output)
+
+
+def _untie(part: PreTrainedModel) -> dict[str, str]:
+    """Targets and sources of parameters that are one now; the targets get a tensor of their own for the while."""
+    found: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for path, module in part.named_modules():
+        for name, parameter in own(module):
+            full = f"{path}.{name}" if path else name
+            source = first.setdefault(id(parameter), full)
+            if source != full:
+                found[full] = source
+                module._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+    return found
+
+
+def _set(part: PreTrainedModel, name: str, parameter: nn.Parameter) -> None:
+    path, _, leaf = name.rpartition(".")
+    part.get_submodule(path)._parameters[leaf] = parameter

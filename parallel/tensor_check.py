@@ -1,0 +1,68 @@
+"""What can be refused of a tensor parallel plan before launch. No torch is imported here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import Problem
+from ..models.family import ModelFamily, TensorPlan, families
+
+LARGEST = 256
+"""Tensor ranks beyond which no other degree is proposed."""
+
+
+def check_tensor(
+    family: ModelFamily, config: Any, tensor: int, block_size: int, sequence_parallel: bool
+) -> list[Problem]:
+    """What forbids splitting a model of ``family`` over ``tensor`` ranks.
+
+    A vocabulary of any size may be split: the last ranks hold fewer rows.
+
+    Args:
+        config: the model's transformers configuration.
+    """
+    if tensor == 1:
+        return []
+    if family.tensor is None:
+        able = ", ".join(name for name, other in families().items() if other.tensor is not None)
+        return [
+            Problem(
+                "plan.tensor", f"{family.title} has no tensor plan", f"use 1, or a family that has one: {able}", tensor
+            )
+        ]
+    problems = [
+        Problem("plan.tensor", why, _fix(family.tensor, config, tensor), tensor)
+        for why in _obstacles(family.tensor, config, tensor)
+    ]
+    if sequence_parallel and block_size % tensor:
+        nearest = max(block_size // tensor, 1) * tensor
+        problems.append(
+            Problem(
+                "plan.sequence_parallel",
+                f"splits sequences over {tensor} ranks, but data.block_size={block_size} is not a multiple of {tensor}",
+                f"use data.block_size={nearest}, or plan.sequence_parallel=false",
+                True,
+            )
+        )
+    return problems
+
+
+def _obstacles(plan: TensorPlan, config: Any, tensor: int) -> list[str]:
+    found = []
+    for field, unit in plan.splits:
+        size = getattr(config, field)
+        if size is not None and size % (unit * tensor):
+            units = f", in groups of {unit}," if unit > 1 else ""
+            found.append(f"{field}={size}{units} does not divide over {tensor} ranks")
+    field = plan.key_value_heads
+    if field is not None:
+        heads = getattr(config, field)
+        if heads != 1 and heads % tensor:
+            found.append(f"{field}={heads} does not divide over {tensor} ranks")
+    return found
+
+
+def _fix(plan: TensorPlan, config: Any, tensor: int) -> str:
+    able = [ranks for ranks in range(1, min(LARGEST, 4 * tensor) + 1) if not _obstacles(plan, config, ranks)]
+    shown = ", ".join(str(ranks) for ranks in able)
+    return f"use one of {shown}" if len(able) > 1 else "use 1"

@@ -1,0 +1,173 @@
+"""How modules compute on their own piece of the weights under tensor parallelism.
+
+Parameters are DTensors on the tensor axis, so that everything else (FSDP2, optimizers, checkpoints) sees what each rank
+holds. The computation runs on local tensors: a DTensor for every operation would cost more time than small matrices
+themselves. DTensors serve only at the borders of the split part, where they carry the collectives of forward and
+backward. Methods are bound to their module, so that a copy of the module does not refer to the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
+from transformers.pytorch_utils import Conv1D
+
+from .shards import split_like
+
+
+class Border:
+    """The collectives between whole hidden states (or parts of the sequence) and the split part of a block."""
+
+    def __init__(self, mesh: DeviceMesh, sequence: bool) -> None:
+        self.mesh = mesh
+        self.sequence = sequence
+        """Whether hidden states outside of the split part are split by position, at this moment."""
+
+    def enter(self, hidden: Tensor) -> Tensor:
+        """Whole hidden states, whose gradient is summed over ranks on its way back."""
+        if self.sequence:
+            entering = self._at(hidden, Shard(hidden.ndim - 2)).redistribute(placements=[Replicate()])
+        else:
+            entering = self._at(hidden, Replicate())
+        return entering.to_local(grad_placements=[Partial()])
+
+    def leave(self, partial: Tensor) -> Tensor:
+        """The sum of what the ranks computed: whole, or this rank's part of the sequence."""
+        target = Shard(partial.ndim - 2) if self.sequence else Replicate()
+        return self._at(partial, Partial()).redistribute(placements=[target]).to_local()
+
+    def split(self, hidden: Tensor) -> Tensor:
+        """This rank's part of a whole sequence; the gradient is put together."""
+        return self._at(hidden, Replicate()).redistribute(placements=[Shard(1)]).to_local()
+
+    def join(self, hidden: Tensor) -> Tensor:
+        """The whole of a split sequence; of the gradient, which all ranks have whole, each takes its part."""
+        return self._at(hidden, Shard(1)).redistribute(placements=[Replicate()]).to_local()
+
+    @property
+    def outside_gradient(self) -> Placement:
+        """Gradients of weights that are used outside of the split part: of a part of the sequence, they are partial."""
+        return Partial() if self.sequence else Replicate()
+
+    def _at(self, tensor: Tensor, placement: Placement) -> DTensor:
+        return DTensor.from_local(tensor, self.mesh, [placement], run_check=False)
+
+
+def distribute(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
+    """Make the parameter ``name`` of ``module`` (on the meta device) a DTensor with this rank's piece."""
+    full = module._parameters[name]
+    assert full is not None
+    local = split_like(full.detach(), placement, mesh.size(), mesh.get_local_rank())
+    spread = DTensor.from_local(
+        local, mesh, [placement], run_check=False, shape=full.shape, stride=full.contiguous().stride()
+    )
+    module._parameters[name] = nn.Parameter(spread, requires_grad=full.requires_grad)
+
+
+def split_by_output(module: nn.Module, mesh: DeviceMesh, parts: int = 1) -> None:
+    """Column style: every parameter is split along the outputs; the stock forward computes this rank's outputs."""
+    for name, parameter in own(module):
+        dim = 1 if isinstance(module, Conv1D) and name == "weight" else 0
+        distribute(module, name, mesh, _shard(dim, parts, parameter.shape[dim], mesh))
+    if isinstance(module, Conv1D):
+        module.nf //= mesh.size()
+    compute_locally(module)
+
+
+def split_by_input(module: nn.Module, border: Border, parts: int = 1) -> None:
+    """Row style: the weight is split along the inputs, the ranks' products are summed, the bias is added once."""
+    dim = 0 if isinstance(module, Conv1D) else 1
+    weight = module.get_parameter("weight")
+    distribute(module, "weight", border.mesh, _shard(dim, parts, weight.shape[dim], border.mesh))
+    if module._parameters.get("bias") is not None:
+        distribute(module, "bias", border.mesh, Replicate())
+
+    def forward(self: Any, inputs: Tensor) -> Tensor:
+        weight = _local(self.weight)
+        output = border.leave(inputs @ weight if isinstance(self, Conv1D) else F.linear(inputs, weight))
+        if self.bias is None:
+            return output
+        return output + _local(self.bias, border.outside_gradient).to(output.dtype)
+
+    module.forward = MethodType(forward, module)
+
+
+def split_vocabulary_in(module: nn.Embedding, border: Border) -> None:
+    """Token embedding with rows split over ranks: each looks up the tokens that it holds, and the rest adds zero."""
+    distribute(module, "weight", border.mesh, Shard(0))
+    longest = -(-module.num_embeddings // border.mesh.size())
+    first = longest * border.mesh.get_local_rank()
+
+    def forward(self: Any, tokens: Tensor) -> Tensor:
+        weight = _local(self.weight)
+        here = tokens - first
+        elsewhere = (here < 0) | (here >= weight.shape[0])
+        padding = None if self.padding_idx is None else self.padding_idx - first
+        padding = padding if padding is not None and 0 <= padding < weight.shape[0] else None
+        found = F.embedding(here.masked_fill(elsewhere, 0), weight, padding)
+        return border.leave(found.masked_fill(elsewhere.unsqueeze(-1), 0))
+
+    module.forward = MethodType(forward, module)
+
+
+def split_vocabulary_out(module: nn.Linear, border: Border) -> None:
+    """Head with rows split over ranks; the logits stay split, as a DTensor, and are never brought together."""
+    for name, _ in own(module):
+        distribute(module, name, border.mesh, Shard(0))
+    vocabulary = module.out_features
+
+    def forward(self: Any, hidden: Tensor) -> DTensor:
+        bias = None if self.bias is None else _local(self.bias)
+        logits = F.linear(border.enter(hidden), _local(self.weight), bias)
+        whole = hidden.new_empty((*hidden.shape[:-1], vocabulary), device="meta")
+        split = Shard(hidden.ndim - 1)
+        return DTensor.from_local(
+            logits, border.mesh, [split], run_check=False, shape=whole.shape, stride=whole.stride()
+        )
+
+    module.forward = MethodType(forward, module)
+
+
+def keep_whole(module: nn.Module, mesh: DeviceMesh, gradient: Callable[[], Placement] = Replicate) -> None:
+    """Every rank holds the whole parameters; ``gradient`` says whether their gradients are whole or partial sums."""
+    for name, _ in own(module):
+        distribute(module, name, mesh, Replicate())
+    compute_locally(module, gradient)
+
+
+def compute_locally(module: nn.Module, gradient: Callable[[], Placement] | None = None) -> None:
+    """Run the stock forward on local tensors. While it runs, they stand in place of the DTensor parameters."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        spread = self._parameters
+        placement = gradient() if gradient is not None else None
+        self._parameters = {name: p if p is None else _local(p, placement) for name, p in spread.items()}
+        try:
+            return type(self).forward(self, *args, **kwargs)
+        finally:
+            self._parameters = spread
+
+    module.forward = MethodType(forward, module)
+
+
+def own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that belong to this very module."""
+    return list(module.named_parameters(recurse=False))
+
+
+def _shard(dim: int, parts: int, size: int, mesh: DeviceMesh) -> Placement:
+    if parts > 1 and size % (parts * mesh.size()):
+        raise ValueError(f"{size} features in {parts} parts do not divide over {mesh.size()} tensor ranks")
+    return _StridedShard(dim, split_factor=parts) if parts > 1 else Shard(dim)
+
+
+def _local(parameter: Tensor, gradient: Placement | None = None) -> Tensor:
+    assert isinstance(parameter, DTensor)
+    return parameter.to_local(grad_placements=None if gradient is None else [gradient])

@@ -1,0 +1,33 @@
+"""A part of the parity matrix; `make parity` runs all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trireme
+from parity.matrix import LAYOUTS, TOLERANCE, Case, difference
+
+SMALL = [
+    *(Case(plan, "persimmon", 4, "uneven") for plan in LAYOUTS),
+    # One more family for each kind of plan: tied and fused (GPT-2), grouped queries (Llama), biases (GPT-NeoX).
+    *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "tp", "tp_sp", "pp_1f1b", "3d_zero1")),
+    *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_interleaved", "dp_tp")),
+    *(Case(plan, "gpt_neox", 1, "full") for plan in ("tp_sp", "pp_zero_bubble", "dp_pp")),
+]
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_a_plan_equals_one_process(case: Case, folder: Path) -> None:
+    assert difference(case, folder, STEPS) < TOLERANCE
+
+
+def test_every_plan_is_in_the_matrix() -> None:
+    plans = {path.stem for path in (Path(trireme.__file__).parent / "configs" / "plan").glob("*.yaml")}
+    assert plans - {"single"} == set(LAYOUTS)

@@ -1,0 +1,66 @@
+"""What is refused of tensor parallelism before launch, with values that would do."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from trireme.models.config import ModelConfig, hf_config
+from trireme.models.family import families
+from trireme.parallel.tensor_check import check_tensor
+
+
+def _problems(family: str, tensor: int, block_size: int = 64, sequence: bool = False, **config: Any) -> list:
+    return check_tensor(families()[family], hf_config(ModelConfig(family, config)), tensor, block_size, sequence)
+
+
+def test_what_divides_is_accepted() -> None:
+    assert _problems("llama", 4, num_attention_heads=8, num_key_value_heads=4, vocab_size=257) == []
+    assert _problems("llama", 1, num_attention_heads=7, hidden_size=70) == []
+    assert _problems("recurrent_gemma", 2, num_key_value_heads=1) == []
+
+
+def test_heads_and_inner_sizes_are_refused_together_with_a_fix() -> None:
+    sizes = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "intermediate_size": 192}
+    problems = _problems("llama", 5, **sizes)
+    assert [problem.why.split("=")[0] for problem in problems] == [
+        "num_attention_heads",
+        "intermediate_size",
+        "num_key_value_heads",
+    ]
+    assert all(problem.field == "plan.tensor" and problem.fix == "use one of 1, 2, 3, 6" for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor", "config", "word"),
+    [
+        ("llama", 4, {"num_attention_heads": 8, "num_key_value_heads": 2}, "num_key_value_heads=2"),
+        ("gpt2", 2, {"n_head": 3, "n_embd": 48}, "n_head=3"),
+        ("opt", 2, {"ffn_dim": 25}, "ffn_dim=25"),
+        ("codegen", 8, {"n_head": 16}, "in groups of 4"),
+        ("recurrent_gemma", 2, {"intermediate_size": 30}, "intermediate_size=30"),
+    ],
+)
+def test_each_family_names_its_own_fields(family: str, tensor: int, config: dict[str, Any], word: str) -> None:
+    (problem,) = _problems(family, tensor, **config)
+    assert word in problem.why
+
+
+def test_sequences_must_divide() -> None:
+    (problem,) = _problems("gpt2", 2, block_size=63, sequence=True)
+    assert problem.field == "plan.sequence_parallel" and "data.block_size=62" in problem.fix
+    assert _problems("gpt2", 2, block_size=63, sequence=False) == []
+
+
+def test_a_family_without_a_plan_names_those_that_have_one() -> None:
+    family = dataclasses.replace(families()["llama"], tensor=None)
+    (problem,) = check_tensor(family, None, 2, 64, False)
+    assert "gpt_neox" in problem.fix and problem.value == 2
+
+
+def test_checking_does_not_import_torch() -> None:
+    code = "import sys, trireme.parallel.tensor_check; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
