@@ -43,7 +43,7 @@ def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Pl
     if plan.compile:
         for block in blocks:
             block.compile(dynamic=False)
-    if plan.data_parallel == "fsdp" and (mesh.data_size > 1 or plan.fsdp.offload):
+    if plan.data_parallel == "fsdp":
         shard(root, part, family, plan, mesh)
 
 

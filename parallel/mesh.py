@@ -124,12 +124,12 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     degrees = plan.degrees(world_size)
     device = local_device()
-    if world_size == 1 and not (plan.data_parallel == "fsdp" and plan.fsdp.offload):
+    if world_size == 1 and plan.data_parallel != "fsdp":
         return Mesh(degrees, 0, device, None, None)
     if not dist.is_initialized():
         # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # One process needs no rendezvous, but FSDP's offloading needs a group.
+        # One process needs no rendezvous, but FSDP, which casts and offloads there too, needs a group.
         alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes), **alone)
     shape = tuple(getattr(degrees, axis) for axis in AXES)

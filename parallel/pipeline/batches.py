@@ -1,0 +1,63 @@
+"""Micro-batches of one shape: a pipeline's receivers know the shape of what comes before it comes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...models.loss import IGNORE
+from ..strategy import MicroBatch
+
+
+def uniform(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
+    """Pad ``micro_batches`` on the right to one length and to the same keys; sums of label losses do not change.
+
+    Padding has no labels and is masked where there is a mask. Where there is none it needs none: it comes last, and
+    attention is causal; a mask would even switch off transformers' recognition of packed documents by their positions.
+
+    Raises:
+        ValueError: the micro-batches differ in the number of samples, in keys other than the mask, or hold something
+            else than [batch, length] that would have to be padded.
+    """
+    rows = {micro["input_ids"].shape[0] for micro in micro_batches}
+    if len(rows) > 1:
+        raise ValueError(
+            f"micro-batches of one step have {sorted(rows)} samples; a pipeline needs equally many in each"
+        )
+    if any("attention_mask" in micro for micro in micro_batches):
+        micro_batches = [_masked(micro) for micro in micro_batches]
+    keys = {frozenset(micro) for micro in micro_batches}
+    if len(keys) > 1:
+        raise ValueError(f"micro-batches of one step have different inputs: {[sorted(names) for names in keys]}")
+    length = max(micro["input_ids"].shape[1] for micro in micro_batches)
+    return [_padded(micro, length, pad_token) for micro in micro_batches]
+
+
+def joined(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
+    """What the model takes, of all micro-batches one after the other; schedules cut it apart again in equal pieces."""
+    names = [name for name in micro_batches[0] if name != "labels"]
+    return {name: torch.cat([micro[name] for micro in micro_batches]) for name in names}
+
+
+def _masked(micro: MicroBatch) -> MicroBatch:
+    if "attention_mask" in micro:
+        return micro
+    return {**micro, "attention_mask": torch.ones_like(micro["input_ids"])}
+
+
+def _padded(micro: MicroBatch, length: int, pad_token: int) -> MicroBatch:
+    shape = micro["input_ids"].shape
+    if shape[1] == length:
+        return micro
+    return {name: _pad(name, value, length - shape[1], shape, pad_token) for name, value in micro.items()}
+
+
+def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, pad_token: int) -> Tensor:
+    if value.shape != shape:
+        raise ValueError(
+            f"{name} of {tuple(value.shape)} cannot be padded; give micro-batches of one length (pad_step=true)"
+        )
+    if name == "position_ids":  # a document of its own: positions stay inside the model's range
+        return torch.cat([value, torch.arange(missing, device=value.device).expand(len(value), missing)], dim=1)
+    return F.pad(value, (0, missing), value={"input_ids": pad_token, "labels": IGNORE}.get(name, 0))

@@ -1,0 +1,119 @@
+"""Cutting a stock transformers decoder into pipeline stages.
+
+A stage is a copy of the whole causal language model in which what belongs to other stages is gone or does nothing. The
+stock forward therefore runs unchanged on every stage: it takes token ids on the first and hidden states
+(``inputs_embeds``) on the others, and its ``logits`` are hidden states on all but the last. Names stay as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...models.family import ModelFamily
+
+
+class Blocks(nn.ModuleList):
+    """Blocks of one stage, registered under their numbers in the whole model; indexing counts within the stage."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for number, block in blocks.items():
+            self.add_module(number, block)
+
+    def __getitem__(self, index: Any) -> Any:
+        blocks = list(self._modules.items())
+        if isinstance(index, slice):  # stock code iterates over ``layers[: config.num_hidden_layers]``
+            return Blocks({number: block for number, block in blocks[index] if block is not None})
+        return blocks[index][1]
+
+
+class Zero(nn.Module):
+    """Stands for what is added to the embeddings: a zero that broadcasts, whatever the arguments."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        device = next((a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        return torch.zeros((), device=device)
+
+
+class Same(nn.Module):
+    """Stands for what is applied to hidden states: gives back the first argument, whatever the others."""
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden
+
+
+STAND_INS: dict[str, type[nn.Module]] = {"zero": Zero, "identity": Same}
+
+
+def cut(model: PreTrainedModel, family: ModelFamily, stage: int, stages: int, split: list[int]) -> PreTrainedModel:
+    """This stage's part of ``model`` (on the meta device), with a configuration of its own.
+
+    Args:
+        stage: number of the stage, from 0.
+        split: blocks of each stage, first to last.
+
+    A head that is tied to the embedding becomes a parameter of its own on the last stage, under the head's name.
+    """
+    assert len(split) == stages, (split, stages)
+    start = sum(split[:stage])
+    part = copy.deepcopy(model)
+    blocks = list(part.get_submodule(family.blocks).children())
+    kept = Blocks({str(number): blocks[number] for number in range(start, start + split[stage])})
+    part.set_submodule(family.blocks, kept)
+    _keep_layer_types(part.config, len(blocks), slice(start, start + split[stage]))
+    if stage > 0:
+        _without_entry(part, family)
+    if stage < stages - 1:
+        _without_exit(part, family)
+    part.all_tied_weights_keys = {}  # embedding and head lie on different stages
+    part._tied_weights_keys = {}
+    part.config.use_cache = False
+    return part
+
+
+def tied_head(model: PreTrainedModel, family: ModelFamily) -> bool:
+    """Whether head and embedding of the whole model are one parameter."""
+    return getattr(model.get_submodule(family.head), "weight", None) is model.get_submodule(family.embedding).weight
+
+
+def _without_entry(part: PreTrainedModel, family: ModelFamily) -> None:
+    """Hidden states come in where embeddings would: nothing may happen to them before the first block."""
+    part.set_submodule(family.embedding, Same())
+    for path, kind in family.entry:
+        part.set_submodule(path, STAND_INS[kind]())
+    for path, attribute, value in family.first_stage_only:
+        _set(part, path, attribute, value)
+
+
+def _without_exit(part: PreTrainedModel, family: ModelFamily) -> None:
+    """Hidden states go out where logits would: nothing may happen to them after the last block."""
+    for path in (family.final_norm, family.head):
+        owner, _, name = path.rpartition(".")
+        if getattr(part.get_submodule(owner), name) is not None:  # OPT-350M has no final norm
+            part.set_submodule(path, Same())
+    for path, attribute, value in family.last_stage_only:
+        _set(part, path, attribute, value)
+
+
+def _set(part: PreTrainedModel, path: str, attribute: str, value: object) -> None:
+    """Set an attribute of a module or of the configuration; a buffer becomes a plain number, not to be loaded."""
+    owner = reduce(getattr, path.split("."), part) if path else part
+    if isinstance(owner, nn.Module) and attribute in owner._buffers:
+        owner.__delattr__(attribute)
+        value = torch.tensor(value, device="cpu")
+    setattr(owner, attribute, value)
+
+
+def _keep_layer_types(config: Any, layers: int, kept: slice) -> None:
+    """Stock code looks up the type of block i by its position in the list, which now is that in the stage."""
+    for name in ("layer_types", "layers_block_type"):
+        types = config.__dict__.get(name)
+        if isinstance(types, list) and len(types) == layers:
+            config.__dict__[name] = types[kept]

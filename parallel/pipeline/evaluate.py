@@ -1,0 +1,104 @@
+"""Forward passes only: batches of any shape follow each other through the stages, none waiting for another to arrive.
+
+Time is cut into turns. In a turn every rank runs at most one stage on one batch, and then passes on what it has
+computed. All ranks work out all turns, so that each knows what to expect from whom; nothing else is exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
+
+from ..strategy import MicroBatch, SumsFunction
+from .schedule import Pipeline
+
+
+class Turns:
+    """Which rank runs which stage next, worked out alike on every rank."""
+
+    def __init__(self, rank_of: dict[int, int]) -> None:
+        self.rank_of, self.stages = rank_of, len(rank_of)
+        self.done = [0] * self.stages
+        """Batches that have left each stage."""
+
+    def next(self, arrived: int) -> list[int]:
+        """Stages that run in this turn, at most one per rank, when ``arrived`` batches have been read.
+
+        The last stage that can run goes first on its rank, and only so many batches are under way, to bound memory.
+        """
+        taken: dict[int, int] = {}
+        for stage in reversed(range(self.stages)):
+            waiting = (self.done[stage - 1] if stage else arrived) - self.done[stage]
+            crowded = stage == 0 and self.done[0] - self.done[-1] >= 2 * self.stages
+            if waiting and not crowded:
+                taken.setdefault(self.rank_of[stage], stage)
+        return sorted(taken.values())
+
+
+@torch.no_grad()
+def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, Tensor]:
+    """Sums of ``function(outputs, batch)`` in double precision on the rank with the last stage; empty elsewhere."""
+    source, turns = iter(batches), Turns(pipeline.rank_of)
+    under_way: dict[int, MicroBatch] = {}
+    inbox: dict[tuple[int, int], Tensor] = {}
+    totals: dict[str, Tensor] = {}
+    arrived = 0
+    while True:
+        if arrived == turns.done[0] and (batch := next(source, None)) is not None:
+            under_way[arrived] = {name: value.to(pipeline.device) for name, value in batch.items()}
+            arrived += 1
+        stages = turns.next(arrived)
+        if not stages:
+            return totals
+        outputs = {s: _forward(pipeline, s, turns.done[s], under_way, inbox) for s in stages if s in pipeline.roots}
+        if pipeline.stages - 1 in outputs:
+            logits, batch = outputs[pipeline.stages - 1], under_way[turns.done[-1]]
+            for name, value in function(CausalLMOutput(logits=logits), batch).items():  # type: ignore[arg-type]
+                totals[name] = totals.get(name, 0) + value.double()
+        _pass_on(pipeline, stages, turns.done, outputs, under_way, inbox)
+        for stage in stages:
+            turns.done[stage] += 1
+        under_way.pop(turns.done[-1] - 1, None)
+
+
+def _forward(
+    pipeline: Pipeline, stage: int, number: int, under_way: dict[int, MicroBatch], inbox: dict[tuple[int, int], Tensor]
+) -> Tensor:
+    inputs = {name: value for name, value in under_way[number].items() if name != "labels"}
+    ids = inputs.pop("input_ids")
+    return pipeline.roots[stage](inbox.pop((stage, number)) if stage else ids, **inputs)
+
+
+def _pass_on(
+    pipeline: Pipeline,
+    stages: list[int],
+    done: list[int],
+    outputs: dict[int, Tensor],
+    under_way: dict[int, MicroBatch],
+    inbox: dict[tuple[int, int], Tensor],
+) -> None:
+    """Hidden states of this turn, from each stage to the next; both sides post the same messages in the same order."""
+    messages: list[dist.P2POp] = []
+    for stage in stages:
+        number, after = done[stage], stage + 1
+        if after == pipeline.stages:
+            continue
+        if stage in outputs and after in pipeline.roots:  # the bottom of a V
+            inbox[after, number] = outputs[stage]
+        elif stage in outputs:
+            messages.append(_message(dist.isend, outputs[stage].contiguous(), pipeline, after))
+        elif after in pipeline.roots:
+            shape = (*under_way[number]["input_ids"].shape, pipeline.hidden.size)
+            inbox[after, number] = torch.empty(shape, dtype=pipeline.hidden.dtype, device=pipeline.device)
+            messages.append(_message(dist.irecv, inbox[after, number], pipeline, stage))
+    if messages:
+        for work in dist.batch_isend_irecv(messages):
+            work.wait()
+
+
+def _message(kind: Callable[..., object], tensor: Tensor, pipeline: Pipeline, stage: int) -> dist.P2POp:
+    return dist.P2POp(kind, tensor, group=pipeline.group, group_peer=pipeline.rank_of[stage])

@@ -1,0 +1,127 @@
+"""torch's pipeline schedules over this rank's stages, for whole steps of micro-batches.
+
+Every rank of a pipeline knows all micro-batches; only hidden states and their gradients travel. Shapes are given to the
+stages (static mode), so that nothing is run to find them out; when they change, stages and schedule are built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleDualPipeV,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
+)
+from transformers.modeling_outputs import CausalLMOutput
+
+from ..plan import PipelineOptions
+from ..strategy import LossFunction, MicroBatch
+from .batches import joined, uniform
+from .stage import HiddenStates
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved_1f1b": ScheduleInterleaved1F1B,
+    "looped_bfs": ScheduleLoopedBFS,
+    "interleaved_zero_bubble": ScheduleInterleavedZeroBubble,
+    "zbv_zero_bubble": ScheduleZBVZeroBubble,
+    "dualpipev": ScheduleDualPipeV,
+}
+
+
+def stages_of(rank: int, ranks: int, options: PipelineOptions) -> list[int]:
+    """Stages on ``rank``, ascending: every ``ranks``-th in loops; down and up again in a V."""
+    if options.schedule in options.V_SHAPED:
+        return [rank, 2 * ranks - 1 - rank]
+    return [rank + loop * ranks for loop in range(options.per_rank)]
+
+
+class Pipeline:
+    """This rank's stages, and one training step over them.
+
+    Args:
+        roots: what a forward is called on, by number of the stage.
+        ranks: ranks of the pipeline.
+        group: these ranks; None takes all.
+        hidden: what travels between stages.
+        pad_token: what padding positions hold.
+    """
+
+    def __init__(
+        self,
+        roots: dict[int, nn.Module],
+        ranks: int,
+        options: PipelineOptions,
+        device: torch.device,
+        hidden: HiddenStates,
+        group: dist.ProcessGroup | None = None,
+        pad_token: int = 0,
+    ) -> None:
+        self.roots, self.ranks, self.options = dict(sorted(roots.items())), ranks, options
+        self.device, self.hidden, self.group, self.pad_token = device, hidden, group, pad_token
+        self.stages = ranks * options.per_rank
+        self.rank_of = {stage: rank for rank in range(ranks) for stage in stages_of(rank, ranks, options)}
+        self._shape: tuple[int, ...] = ()
+        self._schedule: Any = None
+
+    @property
+    def holds_first(self) -> bool:
+        return 0 in self.roots
+
+    @property
+    def holds_last(self) -> bool:
+        return self.stages - 1 in self.roots
+
+    def step(self, micro_batches: list[MicroBatch], loss_function: LossFunction) -> None:
+        """Forward and backward of all micro-batches; gradients are summed into the parameters.
+
+        Args:
+            loss_function: called on the last stage only, with outputs that have logits and the micro-batch (padded to
+                the longest of the step); its result is what the backward starts from.
+        """
+        micro_batches = uniform(micro_batches, self.pad_token)
+        shape = (len(micro_batches), *micro_batches[0]["input_ids"].shape)
+        if shape != self._shape:
+            self._schedule = None  # frees the old buffers before there are new ones
+            self._schedule, self._shape = self._build(*shape), shape
+        self._micro_batches, self._loss_function = micro_batches, loss_function
+        inputs = joined(micro_batches)
+        ids = inputs.pop("input_ids")
+        numbers = torch.arange(len(micro_batches))  # the targets: each tells the loss which micro-batch it is of
+        self._schedule.step(*([ids] if self.holds_first else []), target=numbers, return_outputs=False, **inputs)
+        self._micro_batches, self._loss_function = [], None
+
+    def _loss(self, logits: Tensor, number: Tensor) -> Tensor:
+        assert self._loss_function is not None
+        return self._loss_function(CausalLMOutput(logits=logits), self._micro_batches[int(number)])  # type: ignore[arg-type]
+
+    def _build(self, count: int, rows: int, length: int) -> Any:
+        """Stages and schedule for ``count`` micro-batches of [rows, length]."""
+        ids = torch.empty(rows, length, dtype=torch.int64, device="meta")
+        states = torch.empty(rows, length, self.hidden.size, dtype=self.hidden.dtype, device="meta", requires_grad=True)
+        stages = [
+            PipelineStage(
+                root,
+                stage,
+                self.stages,
+                self.device,
+                input_args=states if stage else ids,
+                output_args=states,  # of the last stage nothing is sent, so its shape does not matter
+                group=self.group,
+            )
+            for stage, root in self.roots.items()
+        ]
+        single = self.options.schedule in self.options.SINGLE
+        build = SCHEDULES[self.options.schedule]
+        return build(stages[0] if single else stages, count, loss_fn=self._loss, scale_grads=False)

@@ -1,0 +1,82 @@
+"""Which blocks lie on which stage: contiguous cuts that make the slowest stage as fast as possible."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import accumulate
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...models.family import ModelFamily
+
+
+def balanced_split(
+    model: PreTrainedModel, family: ModelFamily, stages: int, given: list[int] | None = None
+) -> list[int]:
+    """Blocks of each stage, first to last.
+
+    Args:
+        model: the whole model, on the meta device.
+        given: the split to use; None balances ``stage_costs``.
+    """
+    if given is not None:
+        return list(given)
+    blocks, head = block_costs(model, family)
+    return balance([*blocks[:-1], blocks[-1] + head], stages)
+
+
+def block_costs(model: PreTrainedModel, family: ModelFamily) -> tuple[list[int], int]:
+    """Multiply-adds per token of each block, and of the head.
+
+    A matrix of n elements costs n multiply-adds per token in the forward pass and 2n in the backward pass, so its
+    number of elements stands for all three (https://arxiv.org/abs/2001.08361, section 2.1). The embedding is a lookup
+    and costs nothing; attention scores depend on the length and are nearly equal in all blocks; vectors (norms, biases)
+    are not counted.
+    """
+    blocks = [_matrices(block) for block in model.get_submodule(family.blocks).children()]
+    return blocks, _matrices(model.get_submodule(family.head))
+
+
+def balance(costs: list[int], stages: int) -> list[int]:
+    """Cut ``costs`` into ``stages`` contiguous, non-empty runs whose largest sum is smallest; exact.
+
+    Of several such cuts, the most even one: the least sum of squares.
+
+    Raises:
+        ValueError: more stages than costs.
+    """
+    if stages > len(costs):
+        raise ValueError(f"{len(costs)} blocks cannot fill {stages} stages; use at most {len(costs)}")
+    ends = [0, *accumulate(costs)]
+
+    def cuts(start: int, left: int) -> range:
+        """Where the first of ``left`` stages that begin at ``start`` may end."""
+        return range(start + 1, len(costs) - left + 2)
+
+    @cache
+    def largest(start: int, left: int) -> int:
+        if left == 1:
+            return ends[-1] - ends[start]
+        return min(max(ends[cut] - ends[start], largest(cut, left - 1)) for cut in cuts(start, left))
+
+    limit = largest(0, stages)
+
+    @cache
+    def squares(start: int, left: int) -> tuple[float, tuple[int, ...]]:
+        if left == 1:
+            cost = ends[-1] - ends[start]
+            return (cost**2 if cost <= limit else float("inf")), (len(costs) - start,)
+        candidates = []
+        for cut in cuts(start, left):
+            cost = ends[cut] - ends[start]
+            if cost <= limit:
+                rest, sizes = squares(cut, left - 1)
+                candidates.append((cost**2 + rest, (cut - start, *sizes)))
+        return min(candidates, default=(float("inf"), ()))
+
+    return list(squares(0, stages)[1])
+
+
+def _matrices(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)

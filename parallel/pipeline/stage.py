@@ -1,0 +1,66 @@
+"""One stage as torch's schedules call it: hidden states in and out, positionally; everything else by keyword."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from ..plan import Plan
+from ..precision import DTYPES, autocast
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """What travels between stages: tensors of [batch, length, size]."""
+
+    size: int
+    dtype: torch.dtype
+
+
+class Stage(nn.Module):
+    """A part of a model (``cut``) under the calling convention of ``torch.distributed.pipelining``.
+
+    It is what FSDP takes as its root, because the schedules steer gradient reduction on the module that they call.
+    """
+
+    def __init__(self, part: PreTrainedModel, first: bool, last: bool, hidden: HiddenStates, plan: Plan) -> None:
+        super().__init__()
+        self.part = part
+        self.first, self.last = first, last
+        self.hidden, self.plan = hidden, plan
+
+    def forward(self, received: Tensor, **inputs: Any) -> Tensor:
+        """Logits on the last stage, hidden states [batch, length, size] on the others.
+
+        Args:
+            received: token ids [batch, length] on the first stage, hidden states on the others.
+            inputs: what else the model takes: attention mask, positions.
+        """
+        name = "input_ids" if self.first else "inputs_embeds"
+        with autocast(self.plan, received.device):
+            output = self.part(**{name: received}, **inputs, use_cache=False).logits
+        if self.last:
+            return output
+        if isinstance(output, DTensor):
+            output = output.full_tensor()
+        expected = (*received.shape[:2], self.hidden.size)
+        assert tuple(output.shape) == expected, f"hidden states of {tuple(output.shape)} where {expected} are expected"
+        # Receivers have made room for this type. Stock code slices before the head, and zero-bubble schedules detach
+        # what they have sent, which torch refuses for views.
+        output = output.to(self.hidden.dtype)
+        return output.clone() if output._is_view() else output
+
+
+def hidden_dtype(plan: Plan) -> torch.dtype:
+    """Type in which hidden states travel, wide enough to lose nothing.
+
+    Under autocast the residual stream is fp32; FSDP casts whole blocks, residual stream included.
+    """
+    if plan.data_parallel != "fsdp":
+        return torch.float32
+    return DTYPES[plan.fsdp.output_dtype or plan.fsdp.param_dtype or plan.precision]

@@ -1,0 +1,259 @@
+"""Pipeline plans on real ranks give the losses, gradient norms and gradients of one process."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.ranks import run_ranks
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from trireme.models.build import Vocabulary, build_on_meta, weight_source
+from trireme.models.config import ModelConfig
+from trireme.models.loss import causal_lm_loss
+from trireme.parallel import shards
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.pipeline.schedule import SCHEDULES
+from trireme.parallel.pipeline.strategy import PipelineStrategy
+from trireme.parallel.plan import FSDPOptions, PipelineOptions, Plan
+from trireme.parallel.strategy import MicroBatch, StepBatch, Strategy
+from trireme.parallel.torch_strategy import TorchStrategy
+
+STEPS = 3
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 8,
+    "intermediate_size": 64,
+}
+GPT2 = {"vocab_size": 128, "n_embd": 32, "n_head": 4, "n_layer": 8, "n_positions": 64}
+NO_DROPOUT = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+MODELS = {
+    "llama": ModelConfig("llama", {**SIZES, "num_key_value_heads": 2}),
+    "llama_tied": ModelConfig("llama", {**SIZES, "tie_word_embeddings": True}),
+    "gpt2": ModelConfig("gpt2", {**GPT2, **NO_DROPOUT}),
+    "gpt2_frozen": ModelConfig(
+        "gpt2", {**GPT2, **NO_DROPOUT}, frozen=["transformer.wte.*", "transformer.wpe.*", "transformer.h.[0-4].*"]
+    ),
+    "persimmon": ModelConfig("persimmon", SIZES),
+    "gpt_neox": ModelConfig("gpt_neox", SIZES),
+}
+FSDP = FSDPOptions(reshard_after_forward=False, reduce_every_micro_batch=False)
+
+
+def batches(step: int, data_rank: int, data_size: int, micro_batches: int, packed: bool = False) -> StepBatch:
+    """One data rank's share of a step of documents of uneven length, and of a length that changes with the step.
+
+    Args:
+        packed: two documents in each sample, told apart by their positions, in place of padding.
+    """
+    generator = torch.Generator().manual_seed(step)
+    micros = []
+    for _ in range(micro_batches):
+        length = 2 * int(torch.randint(3, 6 + 2 * step, (), generator=generator))  # tensor ranks share it evenly
+        ids = torch.randint(1, 128, (2, length), generator=generator)
+        kept = torch.arange(length) < torch.randint(3, length + 1, (2, 1), generator=generator)
+        labels = ids.masked_fill(~kept, -100)
+        if packed:
+            positions = torch.cat([torch.arange(4), torch.arange(length - 4)]).expand(2, length)
+            micros.append({"input_ids": ids, "labels": ids, "position_ids": positions})
+        else:
+            micros.append({"input_ids": ids * kept, "labels": labels, "attention_mask": kept.long()})
+    share = micros[data_rank * len(micros) // data_size : (data_rank + 1) * len(micros) // data_size]
+    labels = sum(int((micro["labels"][:, 1:] != -100).sum()) for micro in share)
+    return StepBatch(share, labels, sum(micro["input_ids"].numel() for micro in share), [])
+
+
+def loss(outputs: Any, micro: MicroBatch) -> Tensor:
+    return causal_lm_loss(outputs.logits, micro["labels"])
+
+
+def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
+    return {"loss": loss(outputs, micro), "tokens": torch.tensor(micro["input_ids"].numel())}
+
+
+def sgd(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+    """Momentum starts as the gradient, and the step keeps its scale: what is wrong in one shows in the other."""
+    return torch.optim.SGD([{"params": [p for _, p in named], "lr": 0.1, "initial_lr": 0.1}], momentum=0.9)
+
+
+def momenta(strategy: Any) -> dict[str, np.ndarray]:
+    """After the first step: the clipped gradient of each parameter."""
+    state, trained = strategy.optimizer.state, [(n, p) for n, p in strategy.named_parameters() if p.requires_grad]
+    return {name: whole(state[parameter]["momentum_buffer"]) for name, parameter in trained}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts collective calls by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if function.namespace == "c10d":
+            self.calls[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def whole(tensor: Tensor) -> np.ndarray:
+    return (shards.whole(tensor) if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
+
+
+def build(config: ModelConfig, plan: Plan) -> TorchStrategy:
+    mesh = build_mesh(plan)
+    model = build_on_meta(config, "causal_lm", Vocabulary(128))
+    kind = PipelineStrategy if mesh.degrees.pipeline > 1 else TorchStrategy
+    strategy = kind(plan, mesh, config.spec)
+    strategy.place(model, weight_source(config, copy.deepcopy(model), 0))
+    strategy.attach_optimizer(sgd)
+    strategy.set_training(True)
+    return strategy
+
+
+def run(model: str, plan: Plan, micro_batches: int, packed: bool = False) -> dict[str, Any]:
+    """Losses and norms of some steps, gradients of the first, weights at the end, an evaluation in between, traffic."""
+    strategy = build(MODELS[model], plan)
+    mesh, result = strategy.mesh, {"loss": [], "norm": [], "gradients": {}}
+    for step in range(STEPS):
+        batch = batches(step, mesh.data_rank, mesh.data_size, micro_batches, packed)
+        with Traffic() as traffic:
+            total = strategy.forward_backward(batch, loss)
+        result["traffic"] = traffic.calls
+        stepped = strategy.optimizer_step(1.0, 1.0)
+        result["loss"].append(strategy.global_loss(total))
+        result["norm"].append(stepped.grad_norm.item())
+        if step == 0:
+            result["gradients"] = momenta(strategy)
+        if step == 1:
+            result["evaluation"] = evaluate(strategy)
+    result["weights"] = {name: whole(p) for name, p in strategy.named_parameters()}
+    result["copies"], result["saved"] = strategy.copies(), set(strategy.saved_tensors())
+    result["wrapped"] = sum(isinstance(module, FSDPModule) for root in strategy.roots for module in root.modules())
+    mesh.close()
+    return result
+
+
+def evaluate(strategy: Strategy) -> dict[str, float]:
+    mesh = strategy.mesh
+
+    def own() -> Iterator[MicroBatch]:
+        for number in range(3):
+            yield from batches(10 + number, mesh.data_rank, mesh.data_size, 2).micro_batches
+
+    strategy.set_training(False)
+    found = strategy.evaluate(own(), sums)
+    strategy.set_training(True)
+    return found
+
+
+def pipeline(schedule: str, ranks: int = 2, **plan: Any) -> Plan:
+    options = PipelineOptions(schedule=schedule, stages_per_rank=plan.pop("stages_per_rank", None))  # type: ignore[arg-type]
+    return Plan(pipeline=ranks, pipelining=options, **plan)
+
+
+def compare(
+    model: str, plan: Plan, world_size: int, micro_batches: int, packed: bool = False, tolerance: float = 1e-5
+) -> list[dict[str, Any]]:
+    """The plan's trajectory is that of one process; every parameter is somewhere, and copies are equal."""
+    one = run(model, Plan(precision=plan.precision), micro_batches, packed)
+    many = run_ranks(run, world_size, model, plan, micro_batches, packed)
+    for rank in many:
+        for key in ("loss", "norm"):
+            assert rank[key] == pytest.approx(one[key], rel=tolerance), key
+        assert rank["evaluation"] == pytest.approx(one["evaluation"], rel=tolerance)
+    assert len(set(one["norm"])) == STEPS
+    assert set().union(*(rank["saved"] for rank in many)) == one["saved"]
+    for what in ("gradients", "weights"):
+        copied = [(name, rank[what][name]) for rank in many for name in rank["copies"] & rank[what].keys()]
+        found = {name: value for rank in many for name, value in rank[what].items() if name not in rank["copies"]}
+        assert found.keys() == one[what].keys()
+        for name, expected in one[what].items():
+            difference = np.linalg.norm(found[name] - expected)
+            assert difference <= tolerance * np.linalg.norm(expected), (what, name, difference)
+        for _, value in copied:
+            embedding = MODELS[model].spec.embedding
+            assert np.array_equal(value, found[f"{embedding}.weight"])
+    return many
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_two_ranks_equal_one_process(model: str, schedule: str) -> None:
+    many = compare(model, pipeline(schedule), 2, 4)
+    assert any(rank["copies"] for rank in many) == (model == "gpt2")
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zbv_zero_bubble"])
+@pytest.mark.parametrize("model", ["persimmon", "gpt_neox", "llama_tied"])
+def test_other_families(model: str, schedule: str) -> None:
+    compare(model, pipeline(schedule), 2, 4)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b", "zbv_zero_bubble"])
+def test_four_ranks(schedule: str) -> None:
+    compare("gpt2", pipeline(schedule, 4), 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "degrees"),
+    [
+        ("gpipe", {"shard": 2}),
+        ("1f1b", {"replicate": 2}),
+        ("1f1b", {"shard": 2}),
+        ("interleaved_1f1b", {"shard": 2}),
+        ("interleaved_zero_bubble", {"shard": 2}),
+        ("zbv_zero_bubble", {"replicate": 2}),
+        ("zbv_zero_bubble", {"shard": 2}),
+    ],
+)
+def test_with_data_ranks(schedule: str, degrees: dict[str, int]) -> None:
+    """Gradients of data ranks are brought together once per step, not with every micro-batch."""
+    many = compare("gpt2", pipeline(schedule, data_parallel="fsdp", fsdp=FSDP, **degrees), 4, 8)
+    for rank in many:
+        reductions = rank["traffic"]["_reduce_scatter_base_" if "shard" in degrees else "allreduce_"]
+        assert 0 < reductions <= rank["wrapped"] + 1  # one more counts label tokens
+
+
+@pytest.mark.parametrize(("schedule", "sequence_parallel"), [("1f1b", True), ("zbv_zero_bubble", False)])
+def test_with_tensor_ranks(schedule: str, sequence_parallel: bool) -> None:
+    compare("gpt2", pipeline(schedule, tensor=2, sequence_parallel=sequence_parallel), 4, 4)
+
+
+@pytest.mark.parametrize(("schedule", "recompute"), [("1f1b", "full"), ("interleaved_1f1b", "selective")])
+def test_with_recomputation(schedule: str, recompute: str) -> None:
+    compare("llama", pipeline(schedule, recompute=recompute), 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "micro_batches"),
+    [("gpipe", 1), ("interleaved_1f1b", 1), ("interleaved_zero_bubble", 1), ("zbv_zero_bubble", 1), ("looped_bfs", 3)],
+)
+def test_few_micro_batches(schedule: str, micro_batches: int) -> None:
+    compare("gpt2", pipeline(schedule), 2, micro_batches)
+
+
+def test_packed_documents_keep_to_themselves() -> None:
+    """Positions reach every stage: without them, tokens would attend to the documents before theirs."""
+    compare("llama", pipeline("1f1b"), 2, 4, packed=True)
+    apart, together = (run("llama", Plan(), 4, packed)["loss"] for packed in (True, False))
+    assert apart != pytest.approx(together, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision(precision: str) -> None:
+    """Hidden states travel in the type of the residual stream, so that nothing is rounded on the way."""
+    compare("llama", pipeline("1f1b", precision=precision), 2, 4, tolerance=2e-3)
+
+
+def test_frozen_stage() -> None:
+    """What comes from a stage without trainable parameters needs no gradient."""
+    compare("gpt2_frozen", pipeline("1f1b"), 2, 4)
