@@ -116,6 +116,37 @@ def _models(arguments: list[str]) -> int:
     return guard(show)
 
 
+def _plans(arguments: list[str]) -> int:
+    from .report import guard
+
+    _parser("plans", "List parallelism plans, chosen with plan=NAME.").parse_args(arguments)
+
+    def show() -> None:
+        from .listing import show_plans
+
+        show_plans()
+
+    return guard(show)
+
+
+def _batch_size(arguments: list[str]) -> int:
+    from .report import guard
+    from .train import add_recipe_arguments
+
+    parser = _parser("batch-size", "Find the largest micro-batch of a recipe that fits into memory, by trying.")
+    add_recipe_arguments(parser)
+    parser.set_defaults(resume="never")
+    options = parser.parse_intermixed_args(arguments)
+
+    def find() -> None:
+        from .batch_size import find_batch_size
+
+        size, accumulation = find_batch_size(options)
+        print(f"trainer.micro_batch_size={size}   # {accumulation} micro-batch(es) per step")
+
+    return guard(find, options.debug)
+
+
 def _export(arguments: list[str]) -> int:
     from .report import guard
 
@@ -195,6 +226,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "check": _check,
     "recipes": _recipes,
     "models": _models,
+    "plans": _plans,
+    "batch-size": _batch_size,
     "export": _export,
     "generate": _generate,
     "completion": _completion,

@@ -1,4 +1,4 @@
-"""What there is: recipes, model families and presets; and what a checked recipe would do."""
+"""What there is: recipes, plans, model families and presets; and what a checked recipe would do."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def show_models() -> None:
         family = (yaml.safe_load(path.read_text()) or {}).get("family", "")
         presets.append((path.stem, "any" if family == "???" else family, first_comment(path)))
     _print_table(("preset", "family", "what it is"), sorted(presets, key=lambda preset: (preset[1], preset[0])))
+
+
+def show_plans() -> None:
+    """A table of the plans that a recipe chooses with ``plan=NAME``."""
+    paths = sorted((PACKAGE / "configs" / "plan").glob("*.yaml"))
+    _print_table(("plan", "how the run is spread"), [(path.stem, first_comment(path)) for path in paths])
 
 
 def describe_run(recipe: RecipeConfig, ranks: int) -> str:

@@ -168,7 +168,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
         _go(recipe, options.resume, fresh=False)
     else:
-        start_ranks(ranks, _rank_arguments(composed, options), run_dir)
+        start_ranks(ranks, rank_arguments(composed, options), run_dir)
 
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
@@ -177,7 +177,7 @@ def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
     train(recipe, resume=resume, fresh=fresh)
 
 
-def _rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:
+def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:
     """The command line of a rank: it composes the same recipe again."""
     folders = [part for folder in options.recipe_dir for part in ("--recipe-dir", folder)]
     debug = ["--debug"] if options.debug else []

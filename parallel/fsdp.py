@@ -159,9 +159,10 @@ def _tied(part: nn.Module) -> set[int]:
 
 
 def _prefetch(blocks: list[nn.Module], options: FSDPOptions) -> None:
+    forward, backward = int(options.forward_prefetch), int(options.backward_prefetch)
     for position, block in enumerate(blocks):
-        if options.forward_prefetch:
-            block.set_modules_to_forward_prefetch(blocks[position + 1 : position + 1 + options.forward_prefetch])  # type: ignore[operator]
-        if options.backward_prefetch:
-            ahead = blocks[max(position - options.backward_prefetch, 0) : position][::-1]
+        if forward:
+            block.set_modules_to_forward_prefetch(blocks[position + 1 : position + 1 + forward])  # type: ignore[operator]
+        if backward:
+            ahead = blocks[max(position - backward, 0) : position][::-1]
             block.set_modules_to_backward_prefetch(ahead)  # type: ignore[operator]

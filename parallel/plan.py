@@ -69,10 +69,11 @@ class FSDPOptions:
     """Classes of the modules that are wrapped by themselves; empty takes the blocks of the family."""
     min_num_params: int | None = None
     """Wrap modules of at least so many parameters, instead of blocks."""
-    forward_prefetch: int = 0
-    """Blocks whose parameters are gathered ahead in the forward pass, beside the one that torch overlaps by itself."""
-    backward_prefetch: int = 0
-    """The same for the backward pass."""
+    forward_prefetch: int | bool = 0
+    """Blocks whose parameters are gathered ahead in the forward pass, beside the one that torch overlaps by itself;
+    true is 1."""
+    backward_prefetch: int | Literal["backward_pre", "backward_post", "no_prefetch"] = 0
+    """The same for the backward pass; backward_pre is 0, since torch then gathers the next block by itself."""
     offload: bool = False
     """Keep parameters, gradients and optimizer state in CPU memory and step there."""
     pin_memory: bool = True
@@ -116,6 +117,14 @@ class FSDPOptions:
     """Options that users of FSDP1 and of its launchers know: why they are not here, and what to write instead."""
 
     def __post_init__(self) -> None:
+        self.forward_prefetch = int(self.forward_prefetch)
+        if isinstance(self.backward_prefetch, str):
+            if self.backward_prefetch != "backward_pre":
+                raise ValueError(
+                    f"backward_prefetch={self.backward_prefetch!r} is not offered by FSDP2, which always gathers one block "
+                    "ahead; use backward_pre, or a number of blocks"
+                )
+            self.backward_prefetch = 0
         for name in ("forward_prefetch", "backward_prefetch"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 or 1 is usual")

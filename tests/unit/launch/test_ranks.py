@@ -29,6 +29,7 @@ class Fault(Callback):
             time.sleep(0.5)
         if trainer.mesh.rank != self.rank or state.step != 1:
             return
+        open(FAILED, "w").close()
         if self.kind == "user":
             raise UserError(Problem("data", "is odd on this rank", "even it out", 3))
         if self.kind == "crash":
@@ -40,30 +41,41 @@ class Fault(Callback):
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "faults.py").write_text(FAULT)
+    (tmp_path / "faults.py").write_text(f"FAILED = {str(tmp_path / 'failed')!r}\n{FAULT}")
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
     return {**kept, "PYTHONPATH": f"{tmp_path}:{kept.get('PYTHONPATH', '')}"}
 
 
-def faulty(run_dir: Path, kind: str, rank: int, *arguments: str) -> list[str]:
+def faulty(run_dir: Path, kind: str, rank: int, *arguments: str, plan: str = "ddp") -> list[str]:
     fault = f"+callbacks.fault={{_target_: faults.Fault, kind: {kind}, rank: {rank}}}"
-    return tiny_command(run_dir, fault, "plan=ddp", "--nproc", "2", *arguments)
+    return tiny_command(run_dir, fault, f"plan={plan}", "--nproc", "2", *arguments)
 
 
 @pytest.mark.parametrize(
-    ("kind", "rank", "code", "seen", "tracebacks"),
+    ("plan", "kind", "rank", "code", "seen", "tracebacks"),
     [
-        ("user", 1, 2, "data = 3\n  is odd on this rank\n  fix: even it out", 0),
-        ("crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
-        ("kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        ("ddp", "user", 1, 2, "data = 3\n  is odd on this rank\n  fix: even it out", 0),
+        ("ddp", "crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
+        ("zero2", "crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
+        ("pp_1f1b", "crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
+        ("ddp", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        ("fsdp_full_shard", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        ("pp_1f1b", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        ("tp", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
     ],
 )
 def test_a_failing_rank_is_shown_once(
-    kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path, environment: dict[str, str]
+    plan: str, kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    result = subprocess.run(
-        faulty(tmp_path / "run", kind, rank), capture_output=True, text=True, env=environment, timeout=120
-    )
+    """Seen once, and the whole run ends within half a minute of the failure."""
+    run = faulty(tmp_path / "run", kind, rank, plan=plan)
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    result = subprocess.CompletedProcess(run, process.returncode, stdout, stderr)
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 30
     assert result.returncode == code, result.stderr
     assert result.stderr.count(seen) == 1, result.stderr
     assert result.stderr.count("Traceback") == tracebacks, result.stderr

@@ -1,0 +1,53 @@
+"""What accelerate is used for: its launcher starts the same recipe, and its search finds the batch size that fits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.command import ROOTS, command
+from helpers.metrics import training, worst_difference
+from helpers.recipes import TINY, tiny_recipe
+from trireme.trainer.build import train
+
+STEPS = "trainer.max_steps=4"
+
+
+def test_accelerate_launch_starts_two_ranks(tmp_path: Path) -> None:
+    flags = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *flags.split()]
+    recipe = [str(TINY), ROOTS, STEPS, "plan=fsdp_full_shard", f"run.dir={tmp_path / 'two'}"]
+    entry = ["-m", "trireme.launch.train", *recipe]
+    result = subprocess.run([*launcher, *entry], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "on 2 rank(s)" in (tmp_path / "two" / "log.txt").read_text()
+    train(tiny_recipe(tmp_path / "one", STEPS))
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
+
+
+HUNGRY = '''
+import torch
+from trireme.trainer.callbacks.callback import Callback
+
+class Hungry(Callback):
+    """Needs memory that grows steeply with the micro-batch: 8 samples ask for more than any machine has."""
+
+    def on_step_end(self, trainer, state, control):
+        torch.empty(64 ** trainer.settings.micro_batch_size)
+'''
+
+
+def test_the_largest_micro_batch_that_fits_is_found(tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    result = subprocess.run(
+        [*command("batch-size", str(TINY)), ROOTS, "plan=ddp", "--nproc", "2", "trainer.global_batch_size=16",
+         "+callbacks.hungry._target_=hungry.Hungry"],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "micro-batches of 8: out of memory" in result.stdout
+    assert "trainer.micro_batch_size=4   # 2 micro-batch(es) per step" in result.stdout
+    assert not (tmp_path / "runs").exists()
