@@ -1,17 +1,24 @@
 # make train   set up and run the main job        make test   set up and run the whole test suite
+# make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
 # make lint, make types, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint types bench clean
+.PHONY: train test test-long parity lint types bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long"
+
+test-long: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+parity: $(READY)
+	$(BIN)/python tests/parity/report.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -57,13 +57,7 @@ class Sample(Callback):
                 Problem("callbacks.sample", "this model writes no text", "leave the sample callback out of this recipe")
             )
         if not trainer.strategy.generates:
-            raise UserError(
-                Problem(
-                    "callbacks.sample",
-                    f"plan {trainer.recipe.plan.name} does not generate text while it trains",
-                    "leave the sample callback out: `trireme generate RUN` writes text afterwards",
-                )
-            )
+            log.info("plan %s writes no samples while it trains; `trireme generate RUN` does", trainer.recipe.plan.name)
         if trainer.mesh.is_main and state.step == 0:
             (trainer.run_dir / "samples.txt").unlink(missing_ok=True)
 
@@ -76,7 +70,8 @@ class Sample(Callback):
 
     def _sample(self, trainer: Trainer, state: TrainerState) -> None:
         strategy = trainer.strategy
-        if not (trainer.mesh.is_main or strategy.in_step) or state.step == self._last_step:
+        takes_part = strategy.generates and (trainer.mesh.is_main or strategy.in_step)
+        if not takes_part or state.step == self._last_step:
             return
         self._last_step = state.step
         texts = self.generate(strategy, trainer.tokenizer, trainer.recipe.seed + state.step)

@@ -46,7 +46,7 @@ def test_all_problems_at_once_in_a_real_process() -> None:
         ROOTS,
         "max_steps=5",
         "trainer.micro_batch_size=ten",
-        "plan=dpp",
+        "plan=ddpp",
         "model.config.vocab_siz=3",
         "callbacks.metrics.fiel=1",
         "data.tokenizer.vocabsize=3",

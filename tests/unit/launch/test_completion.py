@@ -20,7 +20,7 @@ RECIPE = "pretrain/persimmon_stdlib"
     [
         (["tr"], ["train"]),
         (["train", "pretrain/pers"], [RECIPE]),
-        (["train", RECIPE, "plan="], ["plan=ddp", "plan=single"]),
+        (["train", RECIPE, "plan=s"], ["plan=single"]),
         (["train", "--nproc", "2", RECIPE, "trainer.max_s"], ["trainer.max_steps="]),
         (["check", RECIPE, "plan=ddp", "optimizer.l"], ["optimizer.lr="]),
         (["train", RECIPE, "scheduler.name="], ["scheduler.name=cosine"]),
@@ -38,7 +38,7 @@ def test_hidden_commands_stay_hidden() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize(("line", "expected"), [("trireme che", "check"), (f"trireme train {RECIPE} plan=d", "ddp")])
+@pytest.mark.parametrize(("line", "expected"), [("trireme che", "check"), (f"trireme train {RECIPE} plan=dd", "ddp")])
 def test_script_in_bash(line: str, expected: str, tmp_path: Path) -> None:
     command = tmp_path / "trireme"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m trireme.launch.cli "$@"\n')

@@ -66,9 +66,9 @@ def test_composing_again_gives_the_same_data() -> None:
 
 
 def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() -> None:
-    composed = compose(str(TINY), ["plan=dpp", "optimizer=[adamw,sdg]", "nothing=1"])
+    composed = compose(str(TINY), ["plan=ddpp", "optimizer=[adamw,sdg]", "nothing=1"])
     assert [(problem.field, problem.value, problem.fix) for problem in composed.problems] == [
-        ("plan", "dpp", "did you mean plan=ddp?"),
+        ("plan", "ddpp", "did you mean plan=ddp?"),
         ("optimizer", "sdg", "did you mean optimizer=sgd?"),
     ]
     assert composed.raw["nothing"] == 1

@@ -60,8 +60,9 @@ def faulty(run_dir: Path, kind: str, rank: int, *arguments: str, plan: str = "dd
         ("pp_1f1b", "crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
         ("ddp", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
         ("fsdp_full_shard", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
-        ("pp_1f1b", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
-        ("tp", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0),
+        pytest.param("pp_1f1b", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0, marks=pytest.mark.long),
+        pytest.param("tp", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0, marks=pytest.mark.long),
+        pytest.param("zero3", "kill", 1, 1, "rank 1 was ended by SIGKILL", 0, marks=pytest.mark.long),
     ],
 )
 def test_a_failing_rank_is_shown_once(

@@ -111,3 +111,12 @@ def test_what_a_terminal_cannot_show_does_not_end_the_run(text_run, monkeypatch)
     shown = screen.buffer.getvalue()
     assert b"na?ve" in shown and b"\x1b" not in shown
     assert "naïve \x1b[2J" in samples(text_run)
+
+
+def test_a_plan_that_does_not_generate_goes_without_samples(text_run):
+    text_run.trainer.strategy.generates = False
+    text_run.trainer.recipe.plan = text_run.trainer.strategy.plan
+    callback = Sample(["a"], max_new_tokens=2)
+    text_run.fire("on_train_begin", callback)
+    text_run.fire("on_train_end", callback)
+    assert not (text_run.trainer.run_dir / "samples.txt").exists()

@@ -1,0 +1,145 @@
+"""The step that a user of DeepSpeed, FSDP2 or DTensor writes without trireme, on the model and batches of a trainer.
+
+Same weights, batches, optimizer and clipping; the loss is looked at every ten steps on all ranks. Each function takes
+a trainer, for its recipe and process groups, and gives a function that trains on one batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    loss_parallel,
+    parallelize_module,
+)
+from transformers import PreTrainedModel
+from trireme.models.build import weight_source
+from trireme.models.loss import causal_lm_loss
+from trireme.parallel.apply import materialise
+from trireme.parallel.strategy import StepBatch
+from trireme.trainer.loop import Trainer
+
+LOG_EVERY = 10
+Step = Callable[[StepBatch], None]
+
+
+def deepspeed_step(trainer: Trainer) -> Step:
+    """DeepSpeed with the JSON of the trainer's plan, which counts micro-batches by itself."""
+    import deepspeed
+    from trireme.parallel.zero.library import quiet
+
+    model, config, look = plain_model(trainer), trainer.strategy.config, _look()  # type: ignore[attr-defined]
+    with quiet():
+        engine = deepspeed.initialize(
+            model=model, optimizer=_adamw(model), config=copy.deepcopy(config), dist_init_required=False
+        )[0]
+
+    def step(batch: StepBatch) -> None:
+        for micro in batch.micro_batches:
+            loss = _mean_loss(engine(input_ids=micro["input_ids"]).logits, micro)
+            engine.backward(loss)
+            engine.step()
+        look(loss)
+
+    return step
+
+
+def fsdp_step(trainer: Trainer) -> Step:
+    """FSDP2 around blocks, embedding and head, as torchtitan does it."""
+    model, look = plain_model(trainer), _look()
+    mesh = trainer.mesh.axes["shard"]  # type: ignore[index]
+    for block in model.model.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model.model.embed_tokens, mesh=mesh)
+    fully_shard(model.lm_head, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh)
+    optimizer = _adamw(model)
+
+    def step(batch: StepBatch) -> None:
+        for micro in batch.micro_batches:
+            loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        look(loss)
+
+    return step
+
+
+def tensor_step(trainer: Trainer) -> Step:
+    """DTensor's styles on a Llama, and its loss on split logits."""
+    model, look = plain_model(trainer), _look(reduce=False)
+    mesh = trainer.mesh.axes["tensor"]  # type: ignore[index]
+    column, row = (
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
+        (
+            "self_attn.o_proj",
+            "mlp.down_proj",
+        ),
+    )
+    plan: dict[str, Any] = {f"model.layers.*.{name}": ColwiseParallel() for name in column}
+    plan |= {f"model.layers.*.{name}": RowwiseParallel() for name in row}
+    plan["model.embed_tokens"] = RowwiseParallel(input_layouts=Replicate())
+    plan["lm_head"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
+    parallelize_module(model, mesh, plan)
+    split, whole = [], []
+    for parameter in model.parameters():
+        (split if hasattr(parameter, "placements") else whole).append(parameter)
+    optimizer = _adamw(model)
+
+    def step(batch: StepBatch) -> None:
+        for micro in batch.micro_batches:
+            with loss_parallel():
+                loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
+                loss.backward()
+        # clip_grad_norm_ refuses tensors and DTensors together.
+        norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in (split, whole)]
+        norm = torch.linalg.vector_norm(torch.stack([norms[0].full_tensor(), norms[1]]))  # type: ignore[attr-defined]
+        for part in (split, whole):
+            nn.utils.clip_grads_with_norm_(part, 1.0, norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        look(loss)
+
+    return step
+
+
+def plain_model(trainer: Trainer) -> PreTrainedModel:
+    """The recipe's model with its first weights, whole, on the CPU."""
+    model = copy.deepcopy(trainer.blueprint)
+    weights = weight_source(trainer.recipe.model, trainer.blueprint, trainer.recipe.seed)
+    materialise(model, torch.device("cpu"), weights)
+    return model.train()
+
+
+def _adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+
+
+def _mean_loss(logits: Tensor, micro: dict[str, Tensor]) -> Tensor:
+    return causal_lm_loss(logits, micro["labels"]) / (micro["labels"][:, 1:] != -100).sum()
+
+
+def _look(reduce: bool = True) -> Callable[[Tensor], None]:
+    """Brings the loss together and reads it, every ``LOG_EVERY`` steps."""
+    steps = count(1)
+
+    def look(loss: Tensor) -> None:
+        if next(steps) % LOG_EVERY == 0:
+            value = loss.detach().clone()
+            if reduce:
+                dist.all_reduce(value)
+            value.item()
+
+    return look

@@ -1,0 +1,263 @@
+"""Bytes that each plan sends, bytes that it keeps, and how long its pipeline waits, beside their formulas.
+
+    python benchmarks/communication.py                       # every plan, some minutes on two cores
+    python benchmarks/communication.py --plans ddp,zero2,tp --micro-batches 2
+
+Every plan trains a Llama of 5 million parameters on real gloo ranks. In its third step, what each rank sends is counted
+by collective (``traffic.py``) and compared with the plan's formula (``theory.py``) within 2 %; in its fourth, what it
+holds (``states.py``), within 5 %. The exit code is 1 if a bound fails.
+
+Where a plan of DeepSpeed sends something else than the formula of its paper, the same step is run on DeepSpeed alone,
+with the same JSON: the plan must send what DeepSpeed sends, and the table shows both deviations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torch
+from bare import deepspeed_step
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from parity.matrix import LAYOUTS
+from rich.console import Console
+from rich.table import Table
+from states import OTHER, STATES, most_held, swapped
+from theory import Sizes, expected_states, expected_traffic, formula
+from traffic import BOOKKEEPING, KINDS, Traffic
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.pipeline.check import runs
+from trireme.parallel.pipeline.idle import idle_fraction
+from trireme.trainer.build import build
+
+SENT_BOUND, HELD_BOUND = 0.02, 0.05
+LAYERS, HIDDEN, ROWS, LENGTH = 4, 256, 2, 64
+MODEL = [
+    "model=llama_tiny",
+    "model.config.vocab_size=4096",
+    f"model.config.hidden_size={HIDDEN}",
+    "model.config.intermediate_size=704",
+    f"data.block_size={LENGTH}",
+    f"trainer.micro_batch_size={ROWS}",
+]
+COLLECTIVES = [kind for kind in dict.fromkeys(KINDS.values()) if kind]
+PIPELINES = [(2, 2), (2, 8), (4, 4), (4, 8), (4, 16), (8, 32)]
+"""(ranks, micro-batches) of the idle table."""
+
+
+@dataclass
+class Found:
+    """What one rank sent and held."""
+
+    sent: dict[str, float]
+    expected: dict[str, float]
+    held: dict[str, float]
+    expected_held: dict[str, float]
+    parameters: int
+    formula: str
+    deepspeed: dict[str, float] = field(default_factory=dict)
+    """What DeepSpeed alone sends."""
+
+    @property
+    def sent_deviation(self) -> float:
+        return deviation(self.sent, self.expected)
+
+    @property
+    def held_deviation(self) -> float:
+        return deviation({kind: self.held[kind] for kind in STATES}, self.expected_held)
+
+
+def deviation(found: dict[str, float], expected: dict[str, float]) -> float:
+    """Largest difference over the kinds, relative to the expected sum; bookkeeping not counted."""
+    kinds = ({*found, *expected}) - {BOOKKEEPING}
+    return max(abs(found.get(kind, 0) - expected.get(kind, 0)) for kind in kinds) / sum(expected.values())
+
+
+def overrides(plan: str, folder: str, micro_batches: int) -> list[str]:
+    """The recipe of a plan; stages are equally deep, so that formulas need not know how they are balanced."""
+    layout = LAYOUTS[plan]
+    found = [*MODEL, f"plan={plan}", f"trainer.global_batch_size={ROWS * micro_batches * layout.data}"]
+    if plan == "zero3_nvme":
+        found.append(f"plan.deepspeed.offload_optimizer.nvme_path={folder}")
+    if plan.startswith("zero3"):
+        # DeepSpeed keeps what is used again within 1e9 parameters: without this, all of a small model.
+        found += ["plan.deepspeed.stage3_max_reuse_distance=0", "plan.deepspeed.stage3_prefetch_bucket_size=0"]
+    if plan in ("pp_interleaved", "pp_zero_bubble"):
+        found.append("plan.pipelining.split=[1,1,1,1]")
+    elif layout.least > 1:
+        found.append("plan.pipelining.split=[2,2]")
+    return found
+
+
+def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
+    """On one rank."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    recipe = tiny_recipe(run_dir, *recipe_overrides)
+    mesh = build_mesh(recipe.plan)
+    trainer = build(recipe, mesh)
+    strategy, loss = trainer.strategy, trainer.task.loss
+    batches = iter(trainer.corpus.train_batches({}, 0, 10, mesh.data_rank, mesh.data_size))
+    for _ in range(2):  # optimizer state, DDP's buckets and DeepSpeed's trace are made in the first steps
+        strategy.forward_backward(next(batches), loss)
+        strategy.optimizer_step(1.0, 1.0)
+    batch = next(batches)
+    with Traffic() as traffic:
+        strategy.forward_backward(batch, loss)
+        strategy.optimizer_step(1.0, 1.0)
+    parameters = {name: parameter.numel() for name, parameter in trainer.blueprint.named_parameters()}
+    sizes = Sizes(parameters, LAYERS, HIDDEN, len(batch.micro_batches), ROWS, LENGTH)
+    held = most_held(strategy, next(batches), loss)
+    held["optimizer"] += swapped(folder, mesh.rank)
+    found = Found(
+        dict(traffic.sent),
+        dict(expected_traffic(recipe.plan, mesh, sizes)),
+        held,
+        expected_states(recipe.plan, mesh, sizes),
+        sum(parameters.values()),
+        formula(recipe.plan, mesh),
+    )
+    if recipe.plan.uses_deepspeed and found.sent_deviation > SENT_BOUND:
+        strategy.optimizer_step(1.0, 1.0)
+        step = deepspeed_step(trainer)
+        for _ in range(2):
+            step(next(batches))
+        with Traffic() as alone:
+            step(next(batches))
+        found.deepspeed = dict(alone.sent)
+    return found
+
+
+def measure_plan(plan: str, micro_batches: int) -> list[Found]:
+    """Every rank's, without the runs' own log lines."""
+    layout = LAYOUTS[plan]
+    micro_batches = max(micro_batches, layout.least)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        recipe = overrides(plan, folder, micro_batches)
+        return run_ranks(measure, layout.ranks, Path(folder) / "run", recipe, Path(folder), timeout=600)
+
+
+def traffic_table(results: dict[str, list[Found]]) -> tuple[Table, list[str]]:
+    """What the rank that is furthest from its formula sends; failures beside it."""
+    table = Table(
+        "plan", "ranks", "formula", "by collective, MiB", "sum", "expected", "off", "bookkeeping", "DeepSpeed alone"
+    )
+    failures = []
+    for plan, ranks in results.items():
+        worst = max(ranks, key=lambda found: found.sent_deviation)
+        kinds = [f"{kind} {_mib(worst.sent[kind])}" for kind in COLLECTIVES if worst.sent.get(kind)]
+        sent = sum(size for kind, size in worst.sent.items() if kind != BOOKKEEPING)
+        alone = max((deviation(found.sent, found.deepspeed) for found in ranks if found.deepspeed), default=None)
+        row = [_mib(sent), _mib(sum(worst.expected.values())), f"{sent / sum(worst.expected.values()) - 1:+.2%}"]
+        book = f"{worst.sent.get(BOOKKEEPING, 0):.0f} B"
+        table.add_row(plan, str(len(ranks)), worst.formula, ", ".join(kinds), *row, book, _alone(alone))
+        if worst.sent_deviation > SENT_BOUND and (alone is None or alone > SENT_BOUND):
+            failures.append(f"{plan} sends {worst.sent}, expected {worst.expected}, DeepSpeed alone {worst.deepspeed}")
+    return table, failures
+
+
+def states_table(results: dict[str, list[Found]]) -> tuple[Table, list[str]]:
+    """What the rank that is furthest from its formula holds; failures beside it."""
+    table = Table(
+        "plan", "ranks", *(f"{state}, MiB (expected)" for state in STATES), "off", "bytes per parameter", "other, MiB"
+    )
+    failures = []
+    for plan, ranks in results.items():
+        worst = max(ranks, key=lambda found: found.held_deviation)
+        cells = [f"{_mib(worst.held[state])} ({_mib(worst.expected_held[state])})" for state in STATES]
+        held = sum(worst.held[state] for state in STATES)
+        each = f"{held / worst.parameters:.2f}"
+        off = f"{held / sum(worst.expected_held.values()) - 1:+.2%}"
+        table.add_row(plan, str(len(ranks)), *cells, off, each, _mib(worst.held[OTHER]))
+        if worst.held_deviation > HELD_BOUND:
+            failures.append(f"{plan} holds {worst.held}, expected {worst.expected_held}")
+    return table, failures
+
+
+def idle_table() -> tuple[Table, list[str]]:
+    """Idle share of torch's schedules; of 1F1B and GPipe it must be (p - 1) / (m + p - 1)."""
+    schedules = (
+        "gpipe",
+        "1f1b",
+        "interleaved_1f1b",
+        "looped_bfs",
+        "interleaved_zero_bubble",
+        "zbv_zero_bubble",
+        "dualpipev",
+    )
+    table = Table("ranks p", "micro-batches m", "(p-1)/(m+p-1)", *schedules)
+    failures = []
+    for ranks, micro_batches in PIPELINES:
+        theory = (ranks - 1) / (micro_batches + ranks - 1)
+        possible = {name: runs(name, ranks, micro_batches) for name in schedules}
+        found = {name: idle_fraction(name, ranks, micro_batches) for name in schedules if possible[name]}
+        cells = [f"{found[name]:.4f}" if name in found else "-" for name in schedules]
+        table.add_row(str(ranks), str(micro_batches), f"{theory:.4f}", *cells)
+        for name in ("gpipe", "1f1b"):
+            if abs(found[name] - theory) > 1e-9:
+                failures.append(
+                    f"{name} with {ranks} ranks and {micro_batches} micro-batches: {found[name]}, not {theory}"
+                )
+    return table, failures
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.2f}"
+
+
+def _alone(off: float | None) -> str:
+    return "" if off is None else f"the same ({off:.2%} off)" if off <= SENT_BOUND else f"{off:.2%} off"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plans", default=",".join(LAYOUTS), help="comma separated")
+    parser.add_argument("--micro-batches", type=int, default=1, help="of a step; pipelines run at least two")
+    options = parser.parse_args(argv)
+    plans = options.plans.split(",")
+    if any(plan.startswith("zero") for plan in plans):
+        from trireme.parallel.zero.library import import_deepspeed
+
+        import_deepspeed()  # once, not in every rank
+    results = {}
+    console, failures = Console(width=None if sys.stdout.isatty() else 220), []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("TRIREME_CACHE", cache)
+        for plan in plans:
+            console.print(f"{plan} ...", style="dim")
+            try:
+                results[plan] = measure_plan(plan, options.micro_batches)
+            except AssertionError as error:
+                failures.append(f"{plan}: {error}")
+    for title, (table, failed) in {
+        f"bytes sent per rank and step, bound {SENT_BOUND:.0%}": traffic_table(results),
+        f"bytes held per rank between backward pass and step, fp32 AdamW, bound {HELD_BOUND:.0%}": states_table(
+            results
+        ),
+        "share of time in which pipeline ranks wait": idle_table(),
+    }.items():
+        table.title = title
+        console.print(table)
+        failures += failed
+    print("\n".join(failures) or "all bounds hold")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

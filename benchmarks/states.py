@@ -1,0 +1,110 @@
+"""What a rank holds: a census of live tensors, and which of them are parameters, gradients and optimizer state.
+
+Memory is counted once, however many tensors look at it. What is neither of the three (communication buffers, copies
+that DeepSpeed makes for offload, batches) is counted too, by itself.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from trireme.parallel.strategy import LossFunction, StepBatch, Strategy
+from trireme.parallel.torch_strategy import TorchStrategy
+
+STATES = ("parameters", "gradients", "optimizer")
+OTHER = "other"
+Census = dict[str, float]
+"""Bytes by kind of state."""
+
+
+class Watched(list):
+    """Micro-batches that call ``look`` between them."""
+
+    def __init__(self, items: Iterable[Any], look: Callable[[], None]) -> None:
+        super().__init__(items)
+        self.look = look
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, item in enumerate(super().__iter__()):
+            if number:
+                self.look()
+            yield item
+
+
+def most_held(strategy: Strategy, batch: StepBatch, loss: LossFunction) -> Census:
+    """The census with the most state, of one after each micro-batch of two: ZeRO-1 keeps whole gradients until the last
+    one, others only its result. A schedule that takes all micro-batches at once shows what is left at its end."""
+    seen: list[Census] = []
+    at_once = strategy.mesh.degrees.pipeline > 1
+    micro_batches = batch.micro_batches if at_once else [*batch.micro_batches, *batch.micro_batches]
+    watched = micro_batches if at_once else Watched(micro_batches, lambda: seen.append(census(strategy)))
+    strategy.forward_backward(replace(batch, micro_batches=watched), loss)
+    seen.append(census(strategy))
+    return max(seen, key=lambda found: sum(found[state] for state in STATES))
+
+
+def census(strategy: Strategy) -> Census:
+    """Bytes that this rank holds now."""
+    groups = _torch_states(strategy) if isinstance(strategy, TorchStrategy) else _deepspeed_states(strategy)
+    counted: set[int] = set()
+    held: Census = {}
+    for kind, tensors in (*zip(STATES, groups, strict=True), (OTHER, _live())):
+        memory = {place: size for place, size in _memory(tensors).items() if place not in counted}
+        held[kind] = sum(memory.values())
+        counted |= set(memory)
+    return held
+
+
+def swapped(folder: Path, rank: int) -> int:
+    """Bytes of optimizer state and fp32 weights that DeepSpeed keeps on disk for a rank."""
+    files = folder.glob(f"zero_stage_3/optimizer/rank{rank}/*.swp")
+    return sum(path.stat().st_size for path in files if "_gradient_" not in path.name)
+
+
+def _torch_states(strategy: TorchStrategy) -> tuple[list[Any], list[Any], list[Any]]:
+    parameters = [parameter for _, parameter in strategy.named_parameters()]
+    state = [value for entries in strategy.optimizer.state.values() for value in entries.values()]
+    return parameters, [parameter.grad for parameter in parameters], state
+
+
+def _deepspeed_states(strategy: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """Gradients are those that wait to be stepped; a second copy of them, which offload makes, counts as other."""
+    wrapper, base = strategy.engine.optimizer, strategy.state.base
+    parameters = [parameter for _, parameter in strategy.named_parameters()]
+    shards = [getattr(parameter, "ds_tensor", None) for parameter in parameters]
+    masters = list(strategy.state.pieces.values())
+    sources = [
+        [getattr(wrapper, "grad_partitions_flat_buffer", None)],
+        [parameter.grad for parameter in parameters],
+        list(getattr(wrapper, "averaged_gradients", {}).values()),
+        [master.grad for master in masters],
+    ]
+    gradients = next((source for source in sources if _memory(source)), [])
+    moments = [value for entries in base.state.values() for value in entries.values()]
+    return [*parameters, *shards], gradients, [*masters, *moments]
+
+
+def _memory(values: Iterable[Any]) -> dict[int, int]:
+    """Bytes by address behind tensors, and tensors in lists; the local part of DTensors."""
+    found: dict[int, int] = {}
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            found |= _memory(value)
+        elif issubclass(type(value), Tensor):
+            local = value._local_tensor if isinstance(value, DTensor) else value
+            if local.device.type != "meta":
+                storage = local.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
+def _live() -> list[Any]:
+    """Every tensor that Python knows of."""
+    gc.collect()
+    return [item for item in gc.get_objects() if issubclass(type(item), Tensor)]

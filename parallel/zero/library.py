@@ -1,0 +1,71 @@
+"""The DeepSpeed package: imported late, on the right accelerator, without its chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("deepspeed") is not None
+
+
+def import_deepspeed() -> Any:
+    """The package, with the CPU as its accelerator where CUDA is missing."""
+    chosen = os.environ.get("DS_ACCELERATOR")
+    if chosen is None and not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import deepspeed
+
+            accelerator = current_accelerator()
+    finally:
+        if chosen is None:  # ranks that are started from here may have the GPU that this process lacks
+            os.environ.pop("DS_ACCELERATOR", None)
+    if accelerator.device_name() == "cpu":
+        # DeepSpeed asks for oneDNN's kernels; torch computes fp16 without them as well, only slowly.
+        accelerator.is_fp16_supported = lambda: True
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed's collectives, at every call
+        warnings.filterwarnings("ignore", f"`torch.distributed.{name}` is deprecated", FutureWarning)
+    return deepspeed
+
+
+def current_accelerator() -> Any:
+    """DeepSpeed's view of the device."""
+    from deepspeed.accelerator import get_accelerator
+
+    return get_accelerator()
+
+
+def ensure_process_group(device: torch.device) -> None:
+    """DeepSpeed wants a process group, even of one; ranks of a larger run have theirs already."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what DeepSpeed and the compiler of its operators print; the logger still warns."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # starting, it warns of schedulers that have not begun and of timers it lacks
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,71 @@
+"""DeepSpeed's C++ operators: compiled at first use, by one rank at a time.
+
+torch guards a build with a lock *file*. A rank that is killed while it compiles leaves the file behind, and every later
+run waits for it without end. Here a lock of the operating system, which dies with its holder, goes around the build;
+whoever holds it may remove a file that nobody touches any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .filler import offload_device
+from .library import current_accelerator, quiet
+
+PATIENCE = 300.0
+"""Seconds for which another program may hold torch's lock file; an operator compiles in one to three minutes."""
+
+
+def load_operator(builder: str) -> None:
+    """Compile (once per machine) and load an operator by the name of its builder."""
+    made = current_accelerator().create_op_builder(builder)
+    if made is None:
+        return
+    with quiet(), one_at_a_time(made.name):
+        made.load(verbose=False)
+
+
+def load_operators(config: dict[str, Any]) -> None:
+    """What the JSON needs whatever the optimizer is."""
+    if current_accelerator().device_name() == "cpu":
+        load_operator("ShareMemCommBuilder")
+    if uses_nvme(config):
+        load_operator("PinMemoryBuilder")
+        load_operator("AsyncIOBuilder")
+
+
+def uses_nvme(config: dict[str, Any]) -> bool:
+    return "nvme" in (offload_device(config, "offload_optimizer"), offload_device(config, "offload_param"))
+
+
+def missing_tools() -> list[str]:
+    """What is needed to compile operators and is not there."""
+    compiler = os.environ.get("CXX", "g++")
+    missing = [] if shutil.which(compiler) else [compiler]
+    try:
+        import ninja  # noqa: F401  (the package brings the program)
+    except ImportError:
+        missing += [] if shutil.which("ninja") else ["ninja"]
+    return missing
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Hold the build of an operator on this machine."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(name, verbose=False))
+    with open(folder.parent / f"{name}.building", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        left_behind = folder / "lock"
+        while left_behind.exists() and time.time() - left_behind.stat().st_mtime < PATIENCE:
+            time.sleep(0.2)
+        left_behind.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,223 @@
+"""Options of DeepSpeed ZeRO under DeepSpeed's own names; ``config.py`` turns them into DeepSpeed's JSON.
+
+No torch and no DeepSpeed is imported here: recipes are checked where neither is needed. What the recipe already says
+(batch, clipping, precision, optimizer, schedule) is not repeated: the JSON takes it from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Auto = Literal["auto"]
+
+
+@dataclass
+class OffloadOptimizer:
+    """Where optimizer state and fp32 weights live, and where the optimizer steps."""
+
+    device: Literal["none", "cpu", "nvme"] = "none"
+    """none keeps it on the accelerator; cpu needs stage 1 or more, nvme stage 3."""
+    nvme_path: str | None = None
+    """Folder on a fast local disk, for nvme."""
+    pin_memory: bool = True
+    """Page-locked CPU memory: faster transfers, memory that nothing else can use."""
+    buffer_count: int = 4
+    """nvme: buffers in flight; at least one per state tensor and weight and gradient (4 for AdamW)."""
+    pipeline_read: bool = False
+    """nvme: read the next tile while this one is computed."""
+    pipeline_write: bool = False
+    """nvme: write the previous tile while this one is computed."""
+    fast_init: bool = False
+    """nvme: write the initial state in large pieces."""
+    ratio: float = 1.0
+    """Share of the state that is offloaded (less than 1 needs stage 3)."""
+
+    def __post_init__(self) -> None:
+        problems = _nvme_problems(self.device, self.nvme_path)
+        problems += _positive(self, "buffer_count")
+        if not 0 <= self.ratio <= 1:
+            problems.append(f"ratio={self.ratio} must lie between 0 and 1; 1.0 offloads everything")
+        _raise(problems)
+
+
+@dataclass
+class OffloadParam:
+    """Where parameters live between their uses (stage 3)."""
+
+    device: Literal["none", "cpu", "nvme"] = "none"
+    """none keeps them on the accelerator."""
+    nvme_path: str | None = None
+    """Folder on a fast local disk, for nvme."""
+    pin_memory: bool = True
+    """Page-locked CPU memory: faster transfers, memory that nothing else can use."""
+    buffer_count: int = 5
+    """nvme: buffers in flight."""
+    buffer_size: int = 100_000_000
+    """nvme: elements of one buffer; the largest parameter's shard must fit."""
+    max_in_cpu: int = 1_000_000_000
+    """nvme: elements that may stay in CPU memory."""
+
+    def __post_init__(self) -> None:
+        problems = _nvme_problems(self.device, self.nvme_path)
+        problems += _positive(self, "buffer_count", "buffer_size")
+        if self.max_in_cpu < 0:
+            problems.append(f"max_in_cpu={self.max_in_cpu} must not be negative")
+        _raise(problems)
+
+
+@dataclass
+class Aio:
+    """Asynchronous reads and writes of nvme offload (libaio)."""
+
+    block_size: int = 1_048_576
+    """Bytes of one request."""
+    queue_depth: int = 8
+    """Requests in flight."""
+    intra_op_parallelism: int = 1
+    """Threads per request; ``thread_count`` in older versions of DeepSpeed."""
+    single_submit: bool = False
+    """Submit requests one by one instead of by the queue."""
+    overlap_events: bool = True
+    """Submit and complete at the same time."""
+    use_gds: bool = False
+    """GPUDirect Storage: between disk and GPU without the CPU."""
+
+    def __post_init__(self) -> None:
+        _raise(_positive(self, "block_size", "queue_depth", "intra_op_parallelism"))
+
+
+@dataclass
+class Fp16:
+    """Dynamic loss scale of ``plan.precision=fp16``."""
+
+    loss_scale: float = 0.0
+    """A fixed scale; 0 adapts it."""
+    initial_scale_power: int = 16
+    """The first scale is 2 to this power; raise it when the log shows overflows at scale 1."""
+    loss_scale_window: int = 1000
+    """Steps without overflow before the scale doubles."""
+    hysteresis: int = 2
+    """Overflows before the scale halves."""
+    consecutive_hysteresis: bool = False
+    """Count only overflows one after the other."""
+    min_loss_scale: int = 1
+    """The scale never falls below this."""
+
+    def __post_init__(self) -> None:
+        problems = _positive(self, "loss_scale_window", "hysteresis", "min_loss_scale")
+        if self.loss_scale < 0:
+            problems.append(f"loss_scale={self.loss_scale} must not be negative; 0 adapts it")
+        if not 0 <= self.initial_scale_power <= 32:
+            problems.append(f"initial_scale_power={self.initial_scale_power} must lie between 0 and 32; 16 is usual")
+        _raise(problems)
+
+
+@dataclass
+class DeepSpeedOptions:
+    """ZeRO (https://arxiv.org/abs/1910.02054) by DeepSpeed. ``auto`` follows the model's hidden size h."""
+
+    stage: Literal[0, 1, 2, 3] = 2
+    """What is sharded over data ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    offload_optimizer: OffloadOptimizer = field(default_factory=OffloadOptimizer)
+    """ZeRO-Offload (https://arxiv.org/abs/2101.06840): the optimizer steps on the CPU."""
+    offload_param: OffloadParam = field(default_factory=OffloadParam)
+    """ZeRO-Infinity (https://arxiv.org/abs/2104.07857): parameters wait in CPU memory or on disk."""
+    reduce_bucket_size: int | Auto = "auto"
+    """Elements of one gradient reduction; auto is h * h."""
+    allgather_bucket_size: int = 500_000_000
+    """Stages 1 and 2: elements of one gather of updated weights."""
+    stage3_prefetch_bucket_size: int | Auto = "auto"
+    """Stage 3: elements fetched ahead of their use; auto is 0.9 * h * h."""
+    stage3_param_persistence_threshold: int | Auto = "auto"
+    """Stage 3: parameters smaller than this stay on every rank; auto is 10 * h."""
+    stage3_max_live_parameters: int = 1_000_000_000
+    """Stage 3: parameters that may be whole on a rank at once; lower it when memory runs out."""
+    stage3_max_reuse_distance: int = 1_000_000_000
+    """Stage 3: keep a parameter that is used again within so many."""
+    sub_group_size: int = 1_000_000_000
+    """Stage 3: parameters stepped at once; with nvme, what must fit in CPU memory."""
+    overlap_comm: bool | Auto = "auto"
+    """Reduce gradients while the backward pass goes on; costs 4.5 times the buckets. auto: with stage 3 only."""
+    contiguous_gradients: bool = True
+    """Copy gradients into one buffer: less fragmentation."""
+    reduce_scatter: bool = True
+    """Reduce each gradient to its owner instead of to all (stages 1 and 2)."""
+    allgather_partitions: bool = True
+    """Gather updated weights at once instead of by broadcasts (stages 1 and 2)."""
+    round_robin_gradients: bool = False
+    """Stages 1 and 2 with offload: let ranks copy their gradients in parallel."""
+    communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
+    """Type in which gradients are reduced; null is the compute type."""
+    grad_accum_dtype: Literal["fp32", "bf16", "fp16"] | Auto = "auto"
+    """Type in which gradients of micro-batches are added up; auto is fp32 (stage 0: the compute type)."""
+    fp16: Fp16 = field(default_factory=Fp16)
+    """Loss scale of ``plan.precision=fp16``."""
+    zero_allow_untested_optimizer: bool | Auto = "auto"
+    """Allow optimizers that DeepSpeed does not list; auto: those that treat every element by itself (SGD, Lion ...),
+    for which shards change nothing."""
+    zero_force_ds_cpu_optimizer: bool | Auto = "auto"
+    """With ``offload_optimizer``: step by DeepSpeed's CPU kernels; auto: where it has one (AdamW, Adam, Lion)."""
+    use_node_local_storage: bool = False
+    """Nodes share no file system: DeepSpeed writes what it writes itself on every node."""
+    aio: Aio = field(default_factory=Aio)
+    """Asynchronous file access of nvme offload."""
+
+    def __post_init__(self) -> None:
+        problems = _positive(
+            self, "reduce_bucket_size", "allgather_bucket_size", "sub_group_size", "stage3_max_live_parameters"
+        )
+        for name in ("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_max_reuse_distance"):
+            value = getattr(self, name)
+            if value != "auto" and value < 0:
+                problems.append(f"{name}={value} must not be negative")
+        problems += offload_problems(
+            self.stage,
+            self.offload_optimizer.device,
+            self.offload_param.device,
+            self.offload_optimizer.ratio,
+        )
+        if self.stage == 0 and self.grad_accum_dtype == "fp32":
+            problems.append(
+                "grad_accum_dtype=fp32 needs stage 1 or more: without a ZeRO optimizer DeepSpeed adds gradients up in "
+                "the compute type; write auto"
+            )
+        _raise(problems)
+
+
+def offload_problems(stage: int, optimizer: str, param: str, ratio: float = 1.0) -> list[str]:
+    """What a stage cannot offload, as ``field=value why; fix`` lines; also used for a user's own JSON."""
+    problems = []
+    if optimizer != "none" and stage < 1:
+        problems.append(
+            f"offload_optimizer.device={optimizer} needs stage 1 or more, got stage {stage}: only a ZeRO optimizer "
+            "keeps its state elsewhere; raise stage, or write none"
+        )
+    elif optimizer == "nvme" and stage < 3:
+        problems.append(
+            f"offload_optimizer.device=nvme needs stage 3, got stage {stage}; write cpu, or stage: 3 (plan=zero3_nvme)"
+        )
+    if param != "none" and stage < 3:
+        problems.append(
+            f"offload_param.device={param} needs stage 3, got stage {stage}: lower stages keep whole parameters on "
+            "every rank; write stage: 3, or none"
+        )
+    if ratio < 1.0 and stage < 3 and optimizer != "none":
+        problems.append(f"offload_optimizer.ratio={ratio} needs stage 3, got stage {stage}; write 1.0")
+    return problems
+
+
+def _nvme_problems(device: str, path: str | None) -> list[str]:
+    if device == "nvme" and not path:
+        return ["nvme_path=null is needed by device nvme; give a folder on a fast local disk"]
+    return []
+
+
+def _positive(options: object, *names: str) -> list[str]:
+    values = {name: getattr(options, name) for name in names}
+    return [f"{name}={value} must be at least 1" for name, value in values.items() if value != "auto" and value < 1]
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("\n".join(problems))

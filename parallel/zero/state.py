@@ -1,0 +1,198 @@
+"""Weights and optimizer state of a DeepSpeed engine as full tensors by plain name, one at a time, and back.
+
+DeepSpeed keeps fp32 weights and moments in flat pieces that cut across parameters, in other classes for other stages.
+Its public access functions gather and scatter one parameter; what they leave out is here: weights of stage 0, step
+counters, and state that does not exist before the first step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EngineState:
+    """Access to the weights and the optimizer state behind an engine's parameters. All calls are collective."""
+
+    def __init__(self, engine: Any) -> None:
+        from deepspeed.utils import (
+            safe_get_full_fp32_param,
+            safe_get_full_optimizer_state,
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+        )
+
+        self.engine = engine
+        self.stage = engine.zero_optimization_stage()
+        self.wrapper = engine.optimizer
+        self.base = getattr(self.wrapper, "optimizer", self.wrapper)
+        self.get_weight, self.set_weight = safe_get_full_fp32_param, safe_set_full_fp32_param
+        self.get_moment, self.set_moment = safe_get_full_optimizer_state, safe_set_full_optimizer_state
+        self.pieces = {id(p): flat for params, flat in self._groups() for p in params}
+        self._linked = False
+
+    def weight(self, parameter: nn.Parameter) -> Tensor:
+        """The full parameter in fp32: its optimizer's copy, or itself if frozen."""
+        if self.stage == 0:
+            return self.pieces.get(id(parameter), parameter).detach().float()
+        if parameter.requires_grad:
+            full = self.get_weight(parameter)
+            assert full is not None
+            return full
+        with self._gathered(parameter):
+            return parameter.detach().float().clone()
+
+    def load_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Set the optimizer's copy and the one that computes; call ``loaded`` after the last."""
+        with torch.no_grad():
+            if self.stage == 0 and id(parameter) in self.pieces:
+                self.pieces[id(parameter)].copy_(value)
+            elif self.stage > 0 and parameter.requires_grad:
+                self.set_weight(parameter, value)
+            if self.stage in (0, 3) or not parameter.requires_grad:
+                with self._gathered(parameter, modified=True):
+                    parameter.copy_(value)
+
+    def loaded(self) -> None:
+        """Stages 1 and 2 compute with weights gathered from the optimizer's copies."""
+        if self.stage in (1, 2):
+            self.wrapper.update_lp_params()
+
+    def state(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+        """Optimizer state of ``parameter`` by key: full tensors, counters as scalars."""
+        self._link()
+        for key, value in self._entries(parameter).items():
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                # torch's optimizers count in fp32 scalars, DeepSpeed's in integers: one form in checkpoints
+                yield key, torch.as_tensor(value, dtype=torch.float32).clone()
+            elif self.stage == 0:
+                yield key, value
+            else:
+                full = self.get_moment(parameter, key)
+                assert full is not None
+                yield key, full
+
+    def load_state(self, parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
+        """The reverse of ``state``; entries must exist (``create``)."""
+        self._link()
+        entries = self._entries(parameter)
+        for key, value in state.items():
+            present = entries.get(key)
+            if isinstance(present, Tensor) and present.dim() > 0:
+                with torch.no_grad():
+                    present.copy_(value) if self.stage == 0 else self.set_moment(parameter, value, key)
+            elif isinstance(present, Tensor):
+                present.fill_(value.item())
+            elif present is not None:
+                entries[key] = type(present)(value.item())
+
+    def create(self) -> None:
+        """Make the state that optimizers otherwise make in their first step: one step on zero gradients at rate zero,
+        which leaves the weights as they are."""
+        rates = [group["lr"] for group in self.base.param_groups]
+        for group in self.base.param_groups:
+            group["lr"] = 0.0
+        with torch.no_grad():
+            if self.stage == 0:
+                flats = [flat for _, flat in self._groups()]
+                with contextlib.ExitStack() as stack:
+                    for flat in flats:
+                        stack.enter_context(_zero_gradient(flat))
+                    self.base.step()
+            else:
+                for number, (_, flat) in enumerate(self._groups()):
+                    self._step_piece(number, flat)
+        for group, rate in zip(self.base.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    @property
+    def exists(self) -> bool:
+        return any(self.base.state.get(flat) for _, flat in self._groups())
+
+    def clear_counters(self) -> None:
+        """Back to before the first step; the weights must be set again."""
+        for _, flat in self._groups():
+            for key, value in self.base.state.get(flat, {}).items():
+                if isinstance(value, Tensor):
+                    value.zero_()
+                else:
+                    self.base.state[flat][key] = 0
+
+    # -- what differs between stages --------------------------------------------------------------------------
+
+    def _groups(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+        """(parameters, this rank's piece of their fp32 weights), in the order in which the optimizer steps them."""
+        wrapper = self.wrapper
+        if self.stage == 3:
+            return list(zip(wrapper.fp16_groups, wrapper.fp32_partitioned_groups_flat, strict=True))
+        if hasattr(wrapper, "single_partition_of_fp32_groups"):
+            return list(zip(wrapper.bit16_groups, wrapper.single_partition_of_fp32_groups, strict=True))
+        if hasattr(wrapper, "bf16_groups"):
+            return list(zip(wrapper.bf16_groups, wrapper.fp32_groups_flat_partition, strict=True))
+        if hasattr(wrapper, "fp32_groups"):
+            halves = zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+            return [([half], full) for pair in halves for half, full in zip(*pair, strict=True)]
+        return [([p], p) for group in wrapper.param_groups for p in group["params"]]
+
+    def _entries(self, parameter: nn.Parameter) -> dict[str, Any]:
+        flat = self.pieces.get(id(parameter))
+        return {} if flat is None else self.base.state.get(flat, {})
+
+    def _link(self) -> None:
+        """Stages 1 and 2 find moments through a link that DeepSpeed makes for the first group only."""
+        if self._linked or self.stage not in (1, 2) or not self.exists:
+            return
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        for params, flat in self._groups():
+            lazy_init_hp_params_optimizer_state(params, flat, self.base.state)
+        self._linked = True
+
+    def _step_piece(self, number: int, flat: Tensor) -> None:
+        wrapper = self.wrapper
+        swapped = self.stage == 3 and wrapper._swappable_optimizer_subgroup(number)
+        if swapped:
+            wrapper._optimizer_states_and_gradient_swap_in(number)
+        with _zero_gradient(flat):
+            if hasattr(wrapper, "_optimizer_step"):
+                wrapper._optimizer_step(number)
+            else:
+                self.base.step()  # steps pieces that have a gradient: this one
+        if swapped:
+            wrapper._optimizer_states_and_gradient_swap_out(number)
+
+    @contextlib.contextmanager
+    def _gathered(self, parameter: nn.Parameter, modified: bool = False) -> Iterator[None]:
+        if self.stage != 3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
+            yield
+
+
+@contextlib.contextmanager
+def _zero_gradient(flat: Tensor) -> Iterator[None]:
+    """Offload keeps a gradient buffer of its own, which must stay."""
+    kept = flat.grad
+    if kept is None:
+        flat.grad = torch.zeros_like(flat)
+    else:
+        kept.zero_()
+    yield
+    flat.grad = kept
+
+
+def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
+    """Which rank keeps which tensor: the next largest goes to the rank with the least; the same on every rank."""
+    loads = [0] * ranks
+    chosen = {}
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        chosen[name] = loads.index(min(loads))
+        loads[chosen[name]] += size
+    return chosen

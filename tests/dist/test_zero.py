@@ -1,0 +1,341 @@
+"""DeepSpeed ZeRO on two gloo ranks: the trajectory, the state and the placement of one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.ranks import run_ranks
+from helpers.zero import ADAMW, Case, build, model_config, on_ranks, plain, plain_model, samples, share, train, worst
+from torch import Tensor
+from trireme.models.build import Vocabulary, build_on_meta, weight_source
+from trireme.parallel.zero.check import aio_compatible
+from trireme.parallel.zero.library import import_deepspeed, installed
+from trireme.parallel.zero.operators import load_operator, missing_tools
+from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
+from trireme.parallel.zero.strategy import DeepSpeedStrategy
+from trireme.trainer.optimizers import optimizer_factory
+from trireme.trainer.tasks.causal_lm import CausalLM
+
+pytestmark = [
+    pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
+    pytest.mark.skipif(
+        bool(missing_tools()), reason=f"no {' and '.join(missing_tools())} to compile DeepSpeed's operators"
+    ),
+]
+TOLERANCE = 1e-5
+CPU = OffloadOptimizer("cpu")
+# Large enough for DeepSpeed to swap: shards below 1 MiB stay in memory.
+SWAPPED = {"vocab_size": 8192, "hidden_size": 64}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _operators() -> None:
+    """Import and compile here, so that forked ranks have everything."""
+    import_deepspeed()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (takes seconds, and every ZeRO optimizer asks for it)
+
+    load_operator("ShareMemCommBuilder")
+    load_operator("CPUAdamBuilder")
+
+
+def _equals_plain(case: Case, ranks: int = 2) -> None:
+    expected = plain(case)[0]
+    found = run_ranks(on_ranks, ranks, case)
+    assert worst(expected, found[0]) < TOLERANCE
+    assert found[0] == found[-1]
+    assert [line[2] for line in found[0]] == [line[2] for line in expected]
+    assert max(norm for _, norm, *_ in expected) > 2 * (case.clip or 0)  # clipping is active
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 1])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stages_equal_one_process(stage: int, micro_batch_size: int) -> None:
+    _equals_plain(Case(DeepSpeedOptions(stage=stage), micro_batch_size=micro_batch_size))
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 1])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_offload_to_cpu_equals_one_process(stage: int, micro_batch_size: int) -> None:
+    param = OffloadParam("cpu") if stage == 3 else OffloadParam()
+    options = DeepSpeedOptions(stage=stage, offload_optimizer=CPU, offload_param=param)
+    _equals_plain(Case(options, micro_batch_size=micro_batch_size))
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 1])
+def test_offload_to_nvme_equals_one_process(tmp_path: Path, micro_batch_size: int) -> None:
+    if not aio_compatible():
+        pytest.skip("DeepSpeed's async_io operator needs libaio-dev")
+    load_operator("AsyncIOBuilder")
+    options = DeepSpeedOptions(
+        stage=3,
+        offload_optimizer=OffloadOptimizer("nvme", str(tmp_path)),
+        offload_param=OffloadParam("nvme", str(tmp_path), buffer_size=2_000_000),
+    )
+    _equals_plain(Case(options, micro_batch_size=micro_batch_size, overrides=SWAPPED))
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.swp")) > 2**20
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(DeepSpeedOptions(stage=3), family="gpt2"),
+        Case(DeepSpeedOptions(stage=1), family="gpt2"),
+        Case(DeepSpeedOptions(stage=3), recompute="full"),
+        Case(DeepSpeedOptions(stage=3), frozen=["model.embed_tokens.*"]),
+        Case(DeepSpeedOptions(stage=2), frozen=["model.embed_tokens.*"]),
+        Case(DeepSpeedOptions(stage=2), clip=None),
+        Case(DeepSpeedOptions(stage=2), optimizer={"_target_": "trireme.trainer.optimizers.sgd", "lr": 0.1}),
+        Case(DeepSpeedOptions(stage=2, offload_optimizer=CPU, zero_force_ds_cpu_optimizer=False)),
+        Case(DeepSpeedOptions(stage=1, overlap_comm=True, reduce_bucket_size=500, allgather_bucket_size=500)),
+    ],
+    ids=["tied3", "tied1", "recompute", "frozen3", "frozen2", "no clipping", "sgd", "torch on cpu", "buckets"],
+)
+def test_variants_equal_one_process(case: Case) -> None:
+    _equals_plain(case)
+
+
+def test_shards_of_uneven_length_and_one_rank() -> None:
+    _equals_plain(Case(DeepSpeedOptions(stage=3), overrides={"vocab_size": 129, "intermediate_size": 49}))
+    _equals_plain(Case(DeepSpeedOptions(stage=3), micro_batch_size=4), ranks=1)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_pretrained_weights(tmp_path: Path, stage: int) -> None:
+    """From files, in the files' order, other weights than the seed's."""
+    _, trained = plain(Case())
+    trained.save_pretrained(tmp_path)  # type: ignore[operator]
+    case = Case(DeepSpeedOptions(stage=stage), weights=str(tmp_path))
+    _equals_plain(case)
+    assert plain(case)[0][0] != plain(Case())[0][0]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_half_precision_stays_near_fp32(stage: int, precision: str) -> None:
+    """Were the optimizer's weights made from rounded ones, or the loss scale forgotten, the norms would be far off."""
+    case = Case(DeepSpeedOptions(stage=stage), precision=precision)
+    found = run_ranks(on_ranks, 2, case)[0]
+    assert worst(plain(case)[0], found) < 0.03
+    assert not any(skipped for *_, skipped in found)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_overflow_skips_a_step_and_lowers_the_scale(stage: int) -> None:
+    case = Case(
+        DeepSpeedOptions(stage=stage, fp16=Fp16(initial_scale_power=24, hysteresis=1)), precision="fp16", steps=12
+    )
+    lines, scales = run_ranks(on_ranks, 2, case, lambda strategy, lines: (lines, strategy.scalars()["loss_scale"]))[0]
+    skipped = [bool(line[3]) for line in lines]
+    assert skipped[0] and not skipped[-1]
+    assert scales["value"] == 2.0 ** (24 - sum(skipped))
+    assert all(norm == float("inf") for (_, norm, _, skip) in lines if skip)
+
+
+# -- state -------------------------------------------------------------------------------------------------------
+
+
+def _whole(strategy: DeepSpeedStrategy) -> tuple[dict[str, Tensor], list[int]]:
+    """What all ranks save together, and the bytes that each keeps."""
+    parts = strategy.mesh.gather_objects(strategy.saved_tensors())
+    sizes = [sum(tensor.nbytes for tensor in part.values()) for part in parts]
+    whole = {name: tensor for part in parts for name, tensor in part.items()}
+    assert len(whole) == sum(len(part) for part in parts)  # each tensor on one rank
+    return whole, sizes
+
+
+def _read_from(saved: dict[str, Tensor]) -> Any:
+    def read(tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+
+    return read
+
+
+def _shapes(saved: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in saved.items()}
+
+
+def _resumed(strategy: DeepSpeedStrategy, case: Case, saved: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    strategy.attach_optimizer(optimizer_factory(case.optimizer))
+    strategy.load(_read_from(saved), _shapes(saved), scalars)
+
+
+def _interrupted(first: Case, second: Case) -> tuple[list, list, list[float]]:
+    """All steps under ``first``; the last ones again under ``second`` from what was saved in the middle."""
+    whole = build(first)
+    whole.attach_optimizer(optimizer_factory(first.optimizer))
+    train(whole, first, last=3)
+    saved, sizes = _whole(whole)
+    scalars = json.loads(json.dumps(whole.scalars()))
+    expected = train(whole, first, first=3)
+    again = build(second)
+    _resumed(again, second, saved, scalars)
+    found = train(again, second, first=3)
+    after, reloaded = _whole(whole)[0], _whole(again)[0]
+    worst_tensor = max((after[name].float() - reloaded[name].float()).abs().max().item() for name in after)
+    whole.mesh.close()
+    return expected, found, [*sizes, worst_tensor]
+
+
+OFFLOADED = DeepSpeedOptions(stage=3, offload_optimizer=CPU, offload_param=OffloadParam("cpu"))
+SAME = [DeepSpeedOptions(stage=stage) for stage in (0, 1, 2, 3)] + [
+    DeepSpeedOptions(stage=2, offload_optimizer=CPU),
+    OFFLOADED,
+]
+
+
+@pytest.mark.parametrize("options", SAME, ids=["0", "1", "2", "3", "2 offload", "3 offload"])
+def test_resume_continues_bit_exactly(options: DeepSpeedOptions) -> None:
+    case = Case(options)
+    expected, found, (one, other, difference) = run_ranks(_interrupted, 2, case, case)[0]
+    assert expected == found
+    assert difference == 0
+    assert abs(one - other) < 0.1 * (one + other)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_resume_in_half_precision(stage: int, precision: str) -> None:
+    case = Case(DeepSpeedOptions(stage=stage), precision=precision)
+    expected, found, (*_, difference) = run_ranks(_interrupted, 2, case, case)[0]
+    assert expected == found
+    assert difference == 0
+
+
+def test_resume_from_nvme(tmp_path: Path) -> None:
+    if not aio_compatible():
+        pytest.skip("DeepSpeed's async_io operator needs libaio-dev")
+    load_operator("AsyncIOBuilder")
+    # One disk folder for each engine: both live in one process here.
+    cases = [
+        Case(
+            DeepSpeedOptions(
+                stage=3,
+                offload_optimizer=OffloadOptimizer("nvme", str(tmp_path / name)),
+                offload_param=OffloadParam("nvme", str(tmp_path / name), buffer_size=2_000_000),
+            ),
+            overrides=SWAPPED,
+        )
+        for name in ("one", "two")
+    ]
+    expected, found, (*_, difference) = run_ranks(_interrupted, 2, *cases)[0]
+    assert expected == found
+    assert difference == 0
+
+
+@pytest.mark.parametrize("stages", [(3, 1), (0, 3), (2, 0)])
+def test_resume_under_another_stage(stages: tuple[int, int]) -> None:
+    first, second = (Case(DeepSpeedOptions(stage=stage)) for stage in stages)
+    expected, found, _ = run_ranks(_interrupted, 2, first, second)[0]
+    assert worst(expected, found) < TOLERANCE
+
+
+def _saved(case: Case) -> dict[str, Any]:
+    """As arrays: tensors would travel between processes as open files."""
+    return on_ranks(case, lambda strategy, _: {name: tensor.numpy() for name, tensor in _whole(strategy)[0].items()})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_saved_tensors_are_those_of_one_process(stage: int) -> None:
+    case = Case(DeepSpeedOptions(stage=stage))
+    saved = run_ranks(_saved, 2, case)[0]
+    _, model = plain(case)
+    for name, parameter in model.named_parameters():
+        weights = torch.from_numpy(saved[f"model.{name}"])
+        torch.testing.assert_close(weights, parameter.detach(), rtol=1e-4, atol=1e-6)
+        assert saved[f"optim.{name}.exp_avg"].shape == saved[f"optim.{name}.exp_avg_sq"].shape == parameter.shape
+        assert saved[f"optim.{name}.step"].item() == case.steps
+
+
+# -- placement, evaluation, generation ---------------------------------------------------------------------------
+
+
+def _place_one_by_one(case: Case) -> tuple[int, int, int]:
+    """Whole elements on this rank while weights arrive, elements of its shards, elements of the model."""
+    strategy = build(case)
+    most = 0
+    config = model_config(case)
+    model = build_on_meta(config, "causal_lm", Vocabulary(128))
+    total = sum(p.numel() for p in model.parameters())
+    inner = weight_source(config, model, seed=3)
+
+    def watched(names: Any) -> Iterator[tuple[str, Tensor]]:
+        nonlocal most
+        for name, tensor in inner(names):
+            most = max(most, sum(p.numel() for p in model.parameters() if not p.is_meta))
+            yield name, tensor
+
+    strategy.place(model, watched)
+    shards = sum(p.ds_tensor.numel() for p in model.parameters())  # type: ignore[attr-defined]
+    strategy.mesh.close()
+    return most, shards, total
+
+
+def test_no_rank_holds_the_whole_model() -> None:
+    most, shards, total = run_ranks(_place_one_by_one, 2, Case(DeepSpeedOptions(stage=3)))[0]
+    assert most == 0
+    assert total / 2 <= shards < 0.51 * total
+
+
+def _evaluate_and_generate(case: Case, trained: bool) -> tuple[dict[str, float], list[list[int]]]:
+    strategy = build(case)
+    if trained:
+        strategy.attach_optimizer(optimizer_factory(case.optimizer))
+        train(strategy, case)
+    strategy.set_training(False)
+    mesh = strategy.mesh
+    sums = strategy.evaluate(share(0, mesh.data_rank, mesh.data_size, 1).micro_batches, CausalLM().evaluate)
+    prompt = samples(0)[mesh.rank]["input_ids"][None]
+    # The ranks end at different lengths: the one that has finished must go on serving its shards.
+    tokens = strategy.generate(input_ids=prompt, max_new_tokens=3 + 4 * mesh.rank, do_sample=False, pad_token_id=0)
+    mesh.close()
+    return sums, tokens.tolist()
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["inference", "trained"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_evaluation_and_generation(stage: int, trained: bool) -> None:
+    case = Case(DeepSpeedOptions(stage=stage))
+    results = run_ranks(_evaluate_and_generate, 2, case, trained)
+    model = plain(case)[1] if trained else plain_model(case)
+    model.eval()
+    whole = share(0, 0, 1, 8).micro_batches[0]
+    with torch.no_grad():
+        expected = CausalLM().evaluate(model(input_ids=whole["input_ids"]), whole)
+    for rank, (sums, tokens) in enumerate(results):
+        assert sums == pytest.approx({name: float(value) for name, value in expected.items()}, rel=TOLERANCE)
+        prompt = samples(0)[rank]["input_ids"][None]
+        plainly = model.generate(input_ids=prompt, max_new_tokens=3 + 4 * rank, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+        assert tokens == plainly.tolist()
+
+
+# -- a user's own file -------------------------------------------------------------------------------------------
+
+BLOCKS = {
+    "optimizer": {"type": "AdamW", "params": {key: "auto" for key in ("lr", "betas", "eps", "weight_decay")}},
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {key: "auto" for key in ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")},
+    },
+}
+
+
+@pytest.mark.parametrize("blocks", [["scheduler"], ["optimizer", "scheduler"]], ids=["scheduler", "both"])
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_blocks_of_deepspeed_keep_the_trajectory(tmp_path: Path, blocks: list[str], offload: str) -> None:
+    """The recipe's linear schedule and AdamW, stepped by DeepSpeed's own."""
+    zero: dict[str, Any] = {"stage": 2, "offload_optimizer": {"device": offload}}
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": zero, **{name: BLOCKS[name] for name in blocks}}))
+    case = Case(str(path))
+    assert case.optimizer == ADAMW
+    expected = plain(case)[0]
+    found, resumed, _ = run_ranks(_interrupted, 2, case, case)[0]
+    assert worst(expected[3:], found) < TOLERANCE
+    assert [line[2] for line in found] == pytest.approx([line[2] for line in expected[3:]])
+    assert found == resumed

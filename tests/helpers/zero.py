@@ -1,0 +1,196 @@
+"""A DeepSpeed strategy on a tiny model, and the same steps by plain torch on one process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from trireme.models.build import Vocabulary, build_on_meta, weight_source
+from trireme.models.config import ModelConfig
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.plan import Plan
+from trireme.parallel.strategy import StepBatch
+from trireme.parallel.zero.config import RecipeValues, deepspeed_config
+from trireme.parallel.zero.options import DeepSpeedOptions
+from trireme.parallel.zero.strategy import DeepSpeedStrategy
+from trireme.trainer.optimizers import optimizer_factory
+from trireme.trainer.tasks.causal_lm import CausalLM
+
+SAMPLES, LENGTH, CLIP = 8, 12, 0.5
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    },
+    "gpt2": {
+        "vocab_size": 128,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    },
+}
+ADAMW = {
+    "_target_": "trireme.trainer.optimizers.adamw",
+    "lr": 2e-2,
+    "betas": [0.9, 0.95],
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+}
+
+
+@dataclass
+class Case:
+    """One training set-up."""
+
+    deepspeed: DeepSpeedOptions | str = field(default_factory=DeepSpeedOptions)
+    family: str = "llama"
+    micro_batch_size: int = 1
+    precision: str = "fp32"
+    clip: float | None = CLIP
+    recompute: str = "none"
+    optimizer: dict[str, Any] = field(default_factory=lambda: dict(ADAMW))
+    schedule: str = "linear"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    weights: str | None = None
+    steps: int = 6
+
+
+def model_config(case: Case) -> ModelConfig:
+    sizes = {**SIZES[case.family], **case.overrides}
+    return ModelConfig(case.family, {} if case.weights else sizes, case.weights, frozen=case.frozen)
+
+
+def samples(step: int) -> list[dict[str, Tensor]]:
+    """The global batch of a step: labels from almost none to all of a sample."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    batch = []
+    for index in range(SAMPLES):
+        tokens = torch.randint(0, 128, (LENGTH,), generator=generator)
+        labels = tokens.clone()
+        labels[: (index * 5 + step) % LENGTH] = -100
+        batch.append({"input_ids": tokens, "labels": labels})
+    return batch
+
+
+def share(step: int, rank: int, ranks: int, micro: int) -> StepBatch:
+    """One rank's part of the global batch, in micro-batches."""
+    mine = samples(step)[rank * SAMPLES // ranks : (rank + 1) * SAMPLES // ranks]
+    parts = [mine[start : start + micro] for start in range(0, len(mine), micro)]
+    micros = [{key: torch.stack([sample[key] for sample in part]) for key in part[0]} for part in parts]
+    labels = sum(int((m["labels"][:, 1:] != -100).sum()) for m in micros)
+    return StepBatch(micros, labels, len(mine) * LENGTH, [])
+
+
+def rate(step: int, steps: int, warmup: int = 2) -> float:
+    """transformers' linear schedule."""
+    return step / warmup if step < warmup else (steps - step) / (steps - warmup)
+
+
+def values(case: Case) -> RecipeValues:
+    return RecipeValues(
+        SAMPLES, case.micro_batch_size, case.clip, case.steps, case.optimizer, case.schedule, 2, 0.0, 32
+    )
+
+
+def build(case: Case) -> DeepSpeedStrategy:
+    """The strategy with placed weights, on the ranks that exist."""
+    plan = Plan(
+        shard="auto",
+        data_parallel="deepspeed",
+        precision=case.precision,  # type: ignore[arg-type]
+        recompute=case.recompute,  # type: ignore[arg-type]
+        deepspeed=case.deepspeed,
+    )
+    mesh = build_mesh(plan)
+    config, problems = deepspeed_config(plan, values(case), mesh.data_size)
+    assert not problems, problems
+    model = model_config(case)
+    built = build_on_meta(model, "causal_lm", Vocabulary(128))
+    strategy = DeepSpeedStrategy(plan, mesh, model.spec, config)
+    strategy.place(built, weight_source(model, built, seed=3))
+    return strategy
+
+
+def train(strategy: DeepSpeedStrategy, case: Case, first: int = 0, last: int | None = None) -> list[tuple[float, ...]]:
+    """(loss, gradient norm, learning rate, skipped) of each step."""
+    lines = []
+    strategy.set_training(True)
+    for step in range(first, case.steps if last is None else last):
+        batch = share(step, strategy.mesh.data_rank, strategy.mesh.data_size, case.micro_batch_size)
+        loss = strategy.forward_backward(batch, CausalLM().loss)
+        result = strategy.optimizer_step(case.clip, rate(step, case.steps))
+        lines.append((strategy.global_loss(loss), float(result.grad_norm), result.lr, float(result.skipped)))
+    return lines
+
+
+def on_ranks(case: Case, then: Callable[[DeepSpeedStrategy, list], Any] | None = None) -> Any:
+    """Build, train, and what ``then`` makes of it; for ``run_ranks``."""
+    strategy = build(case)
+    strategy.attach_optimizer(optimizer_factory(case.optimizer))
+    lines = train(strategy, case)
+    result = then(strategy, lines) if then else lines
+    strategy.mesh.close()
+    return result
+
+
+def plain_model(case: Case) -> torch.nn.Module:
+    """The same weights on one process, without any engine."""
+    model = model_config(case)
+    built = build_on_meta(model, "causal_lm", Vocabulary(128))
+    source = weight_source(model, built, seed=3)
+    tensors = dict(source({name for name, _ in (*built.named_parameters(), *built.named_buffers())}))
+    built.to_empty(device="cpu")
+    built.tie_weights()
+    with torch.no_grad():
+        for name, tensor in (*built.named_parameters(), *built.named_buffers()):
+            tensor.copy_(tensors[name])
+    return built
+
+
+def plain(case: Case) -> tuple[list[tuple[float, ...]], torch.nn.Module]:
+    """The same steps by plain torch: the whole batch at once."""
+    model = plain_model(case)
+    model.train()
+    optimizer = optimizer_factory(case.optimizer)([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    lines = []
+    for step in range(case.steps):
+        batch = share(step, 0, 1, SAMPLES)
+        micro = batch.micro_batches[0]
+        loss = CausalLM().loss(model(input_ids=micro["input_ids"]), micro) / batch.labels
+        loss.backward()
+        # torch adds squares up in fp32 on the CPU, which is off by 7e-5 for half a million elements.
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]).norm()
+        if case.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), case.clip, norm.float())
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate(step, case.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        lines.append((loss.item(), norm.item(), optimizer.param_groups[0]["lr"], 0.0))
+    return lines, model
+
+
+def worst(one: list[tuple[float, ...]], other: list[tuple[float, ...]]) -> float:
+    """Largest relative difference of loss and gradient norm."""
+    assert len(one) == len(other) > 0
+    return max(abs(a - b) / abs(a) for x, y in zip(one, other, strict=True) for a, b in zip(x[:2], y[:2], strict=True))
+
+
+def can_compile() -> bool:
+    """Whether DeepSpeed can build its CPU operators here."""
+    return shutil.which("g++") is not None and shutil.which("ninja") is not None
