@@ -7,7 +7,7 @@ forward and the backward pass, the later ones every optimizer step before them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.metrics import training, worst_difference
@@ -70,15 +70,23 @@ class Case:
     family: str
     accumulation: int
     masks: str
+    overrides: tuple[str, ...] = ()
+    """Further options of the plan."""
 
     @property
     def name(self) -> str:
-        return f"{self.plan}-{self.family}-{self.accumulation}-{self.masks}"
+        parts = [self.plan, self.family, str(self.accumulation), self.masks, *self.overrides]
+        return "-".join(parts).replace("=", "_")
 
     @property
     def micro_batches(self) -> int:
         """A pipeline needs several micro-batches; its accumulation 1 is the fewest that it runs."""
         return max(self.accumulation, LAYOUTS[self.plan].least)
+
+
+def overridden(case: Case, *overrides: str) -> Case:
+    """``case`` with further options."""
+    return replace(case, overrides=(*case.overrides, *overrides))
 
 
 def reference(folder: Path, family: str, masks: str, steps: int = STEPS) -> Path:
@@ -96,6 +104,7 @@ def difference(case: Case, folder: Path, steps: int = STEPS) -> float:
     run_dir = folder / f"{case.name}-{steps}"
     micro = GLOBAL_BATCH // (layout.data * case.micro_batches)
     overrides = [*_common(case.family, case.masks, steps), f"plan={case.plan}", f"trainer.micro_batch_size={micro}"]
+    overrides += case.overrides
     if case.plan == "zero3_nvme":
         (folder / "nvme").mkdir(exist_ok=True)
         for part in ("offload_optimizer", "offload_param"):

@@ -1,0 +1,36 @@
+"""Recompute, compile and deterministic kernels go with every kind of plan and leave the trajectory alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parity.matrix import TOLERANCE, Case, difference, overridden
+
+COMPILED = [
+    pytest.param(plan, "plan.compile=true", marks=pytest.mark.long) for plan in ("ddp", "fsdp_full_shard", "tp")
+]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("options")
+
+
+@pytest.mark.parametrize(
+    ("plan", "option"),
+    [
+        ("ddp", "plan.recompute=selective"),
+        ("zero3", "plan.recompute=full"),
+        ("tp_sp", "plan.recompute=full"),
+        ("tp", "plan.recompute=selective"),
+        ("pp_1f1b", "plan.recompute=full"),
+        ("zero2", "plan.deterministic=true"),
+        ("fsdp_full_shard", "plan.deterministic=true"),
+        *COMPILED,
+        pytest.param("pp_1f1b", "plan.compile=true", marks=pytest.mark.long),
+    ],
+)
+def test_an_option_does_not_change_the_trajectory(plan: str, option: str, folder: Path) -> None:
+    case = Case(plan, "llama", 4, "full")
+    assert difference(overridden(case, option), folder, steps=4) < TOLERANCE
