@@ -5,19 +5,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OPERATORS := $(VENV)/.operators
 
 .PHONY: train test test-long parity lint types bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
 
-test: $(READY)
+# Compiled once, so that no test waits for a compiler.
+$(OPERATORS): $(READY)
+	$(BIN)/python -m trireme.parallel.zero.operators
+	touch $@
+
+test: $(OPERATORS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long"
 
-test-long: $(READY)
+test-long: $(OPERATORS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
-parity: $(READY)
+parity: $(OPERATORS)
 	$(BIN)/python tests/parity/report.py
 
 lint: $(READY)

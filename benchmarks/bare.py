@@ -30,6 +30,8 @@ from trireme.parallel.strategy import StepBatch
 from trireme.trainer.loop import Trainer
 
 LOG_EVERY = 10
+COLUMN = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+ROW = ("self_attn.o_proj", "mlp.down_proj")
 Step = Callable[[StepBatch], None]
 
 
@@ -38,18 +40,22 @@ def deepspeed_step(trainer: Trainer) -> Step:
     import deepspeed
     from trireme.parallel.zero.library import quiet
 
-    model, config, look = plain_model(trainer), trainer.strategy.config, _look()  # type: ignore[attr-defined]
+    model, look = plain_model(trainer), _look()
+    config = copy.deepcopy(trainer.strategy.config)  # type: ignore[attr-defined]
+    adamw = deepspeed.ops.adam.DeepSpeedCPUAdam if "offload_optimizer" in config["zero_optimization"] else _adamw
     with quiet():
         engine = deepspeed.initialize(
-            model=model, optimizer=_adamw(model), config=copy.deepcopy(config), dist_init_required=False
+            model=model, optimizer=adamw(model.parameters()), config=config, dist_init_required=False
         )[0]
 
     def step(batch: StepBatch) -> None:
+        losses = []
         for micro in batch.micro_batches:
             loss = _mean_loss(engine(input_ids=micro["input_ids"]).logits, micro)
             engine.backward(loss)
             engine.step()
-        look(loss)
+            losses.append(loss.detach())
+        look(losses)
 
     return step
 
@@ -63,16 +69,18 @@ def fsdp_step(trainer: Trainer) -> Step:
     fully_shard(model.model.embed_tokens, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh)
-    optimizer = _adamw(model)
+    optimizer = _adamw(model.parameters())
 
     def step(batch: StepBatch) -> None:
+        losses = []
         for micro in batch.micro_batches:
             loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
             loss.backward()
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        look(loss)
+        look(losses)
 
     return step
 
@@ -81,28 +89,23 @@ def tensor_step(trainer: Trainer) -> Step:
     """DTensor's styles on a Llama, and its loss on split logits."""
     model, look = plain_model(trainer), _look(reduce=False)
     mesh = trainer.mesh.axes["tensor"]  # type: ignore[index]
-    column, row = (
-        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
-        (
-            "self_attn.o_proj",
-            "mlp.down_proj",
-        ),
-    )
-    plan: dict[str, Any] = {f"model.layers.*.{name}": ColwiseParallel() for name in column}
-    plan |= {f"model.layers.*.{name}": RowwiseParallel() for name in row}
+    plan: dict[str, Any] = {f"model.layers.*.{name}": ColwiseParallel() for name in COLUMN}
+    plan |= {f"model.layers.*.{name}": RowwiseParallel() for name in ROW}
     plan["model.embed_tokens"] = RowwiseParallel(input_layouts=Replicate())
     plan["lm_head"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
     parallelize_module(model, mesh, plan)
     split, whole = [], []
     for parameter in model.parameters():
         (split if hasattr(parameter, "placements") else whole).append(parameter)
-    optimizer = _adamw(model)
+    optimizer = _adamw([{"params": split}, {"params": whole}])  # fused kernels refuse the mixture
 
     def step(batch: StepBatch) -> None:
+        losses = []
         for micro in batch.micro_batches:
             with loss_parallel():
                 loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
                 loss.backward()
+            losses.append(loss.detach())
         # clip_grad_norm_ refuses tensors and DTensors together.
         norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in (split, whole)]
         norm = torch.linalg.vector_norm(torch.stack([norms[0].full_tensor(), norms[1]]))  # type: ignore[attr-defined]
@@ -110,7 +113,7 @@ def tensor_step(trainer: Trainer) -> Step:
             nn.utils.clip_grads_with_norm_(part, 1.0, norm)
         optimizer.step()
         optimizer.zero_grad()
-        look(loss)
+        look(losses)
 
     return step
 
@@ -123,21 +126,21 @@ def plain_model(trainer: Trainer) -> PreTrainedModel:
     return model.train()
 
 
-def _adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+def _adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
 
 
 def _mean_loss(logits: Tensor, micro: dict[str, Tensor]) -> Tensor:
     return causal_lm_loss(logits, micro["labels"]) / (micro["labels"][:, 1:] != -100).sum()
 
 
-def _look(reduce: bool = True) -> Callable[[Tensor], None]:
+def _look(reduce: bool = True) -> Callable[[list[Tensor]], None]:
     """Brings the loss together and reads it, every ``LOG_EVERY`` steps."""
     steps = count(1)
 
-    def look(loss: Tensor) -> None:
+    def look(losses: list[Tensor]) -> None:
         if next(steps) % LOG_EVERY == 0:
-            value = loss.detach().clone()
+            value = torch.stack(losses).sum()
             if reduce:
                 dist.all_reduce(value)
             value.item()

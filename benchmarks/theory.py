@@ -3,15 +3,18 @@
 N ranks of an axis; P bytes of the parameters that a rank of that axis holds whole (what pipeline and tensor parallelism
 leave of the model); A = batch x length x hidden x 4 bytes of hidden states of one micro-batch; m micro-batches.
 
-| part | sends per rank and step | source |
-| --- | --- | --- |
-| DDP, ZeRO-0, copies by FSDP2 | all-reduce 2 (N-1)/N P | ZeRO, section 7 (https://arxiv.org/abs/1910.02054) |
-| ZeRO-1, ZeRO-2 | reduce-scatter (N-1)/N P and all-gather (N-1)/N P | the same |
-| ZeRO-3, FSDP full shard | reduce-scatter (N-1)/N P and all-gather 2 (N-1)/N P | the same; PyTorch FSDP (https://arxiv.org/abs/2304.11277) |
-| hybrid shard, S x R ranks | as full shard over S, and all-reduce 2 (R-1)/R P/S | PyTorch FSDP, section 3.2.2 |
-| tensor | all-reduce 2 (N-1)/N A: 4 per block, 1 each for embedding and head; 3 numbers per position for the loss | Megatron-LM (https://arxiv.org/abs/1909.08053) |
-| sequence | the same as 4 all-gathers and 4 reduce-scatters of (N-1)/N A per block, 2 all-gathers per run of blocks | Korthikanti et al. (https://arxiv.org/abs/2205.05198) |
-| pipeline | send A forward and A back over each border between ranks | PipeDream, Megatron-LM 2 (https://arxiv.org/abs/2104.04473) |
+What a rank sends in a step of one micro-batch:
+
+- DDP, ZeRO-0, copies by FSDP2: all-reduce 2 (N-1)/N P (ZeRO, section 7, https://arxiv.org/abs/1910.02054).
+- ZeRO-1, ZeRO-2: reduce-scatter (N-1)/N P of gradients and all-gather (N-1)/N P of parameters (the same).
+- ZeRO-3, FSDP full shard: reduce-scatter (N-1)/N P and all-gather 2 (N-1)/N P (the same).
+- Hybrid shard on S x R ranks: as full shard over S, and all-reduce 2 (R-1)/R P/S over R (PyTorch FSDP, section 3.2.2,
+  https://arxiv.org/abs/2304.11277).
+- Tensor: all-reduce 2 (N-1)/N A, 4 times per block, once for the embedding and once for the head (Megatron-LM,
+  https://arxiv.org/abs/1909.08053); the loss on split logits adds three numbers per position.
+- Sequence: each all-reduce of a block becomes an all-gather and a reduce-scatter of (N-1)/N A (Korthikanti et al.,
+  https://arxiv.org/abs/2205.05198); the entry and the exit of the blocks add one all-gather each, norms their gradient.
+- Pipeline: send A forward and A back over each border between ranks (https://arxiv.org/abs/2104.04473, section 3.2).
 
 Tensor, sequence and pipeline parts count per micro-batch. So do gathers and reductions of shards, unless the plan keeps
 them (ZeRO-1, ``fsdp.reduce_every_micro_batch=false``, pipelines, which reduce with the last micro-batch). What is

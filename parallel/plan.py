@@ -121,8 +121,8 @@ class FSDPOptions:
         if isinstance(self.backward_prefetch, str):
             if self.backward_prefetch != "backward_pre":
                 raise ValueError(
-                    f"backward_prefetch={self.backward_prefetch!r} is not offered by FSDP2, which always gathers one block "
-                    "ahead; use backward_pre, or a number of blocks"
+                    f"backward_prefetch={self.backward_prefetch!r} is not offered by FSDP2, which always gathers one "
+                    "block ahead; use backward_pre, or a number of blocks"
                 )
             self.backward_prefetch = 0
         for name in ("forward_prefetch", "backward_prefetch"):

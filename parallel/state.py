@@ -19,13 +19,13 @@ from .strategy import Read, Shapes
 
 def savable(tensor: Tensor) -> Tensor:
     """What is written of ``tensor``: itself where its pieces are rectangles, else the whole; a collective call."""
-    return whole(tensor).cpu() if _in_pieces(tensor) else tensor
+    return whole(tensor).cpu() if isinstance(tensor, DTensor) and _in_pieces(tensor) else tensor
 
 
 def fill(tensors: dict[str, Tensor], read: Read) -> None:
     """Fill ``tensors`` in place from a checkpoint; a collective call."""
-    direct = {name: tensor for name, tensor in tensors.items() if not _in_pieces(tensor)}
     joined = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor) and _in_pieces(tensor)}
+    direct = {name: tensor for name, tensor in tensors.items() if name not in joined}
     wholes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in joined.items()}
     read({**direct, **wholes})
     with torch.no_grad():
@@ -43,9 +43,7 @@ def state_shapes(shapes: Shapes) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _in_pieces(tensor: Tensor) -> bool:
-    if not isinstance(tensor, DTensor):
-        return False
+def _in_pieces(tensor: DTensor) -> bool:
     names = tensor.device_mesh.mesh_dim_names or ()
     # FSDP over tensor parallelism marks its own axes so too, but its pieces are rectangles.
     return any(

@@ -75,6 +75,11 @@ class StepResult:
     """True when the gradient overflowed under a loss scale, and the weights were left as they were."""
 
 
+def inputs_of(micro: MicroBatch) -> MicroBatch:
+    """What the model takes: labels stay with the loss, which the engine normalises."""
+    return {key: value for key, value in micro.items() if key != "labels"}
+
+
 class Strategy(ABC):
     """Places a model on a mesh and steps it. One instance serves one run."""
 

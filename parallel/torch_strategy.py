@@ -33,6 +33,7 @@ from .strategy import (
     Strategy,
     SumsFunction,
     WeightSource,
+    inputs_of,
 )
 from .tensor import settle_gradients
 
@@ -250,11 +251,6 @@ class TorchStrategy(Strategy):
         for name, parameter in zip(self._optimizer_names(), self.parameters, strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 yield name, key, value
-
-
-def inputs_of(micro: MicroBatch) -> MicroBatch:
-    """What the model takes: labels stay with the loss, which the engine normalises."""
-    return {key: value for key, value in micro.items() if key != "labels"}
 
 
 def whole_scalar(value: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from ... import Problem
 from ..plan import Plan
 from .config import RecipeValues, deepspeed_config
 from .filler import offload_device, zero_block
-from .library import current_accelerator, installed, quiet
-from .operators import missing_tools, uses_nvme
+from .library import current_accelerator, installed
+from .operators import aio_compatible, missing_tools, uses_nvme
 
 
 def check_deepspeed(plan: Plan, recipe: RecipeValues, data_ranks: int) -> list[Problem]:
@@ -54,14 +54,6 @@ def _compiler_problems(config: dict[str, Any]) -> list[Problem]:
         return []
     why = f"compiles operators of DeepSpeed at first use, and {' and '.join(missing)} cannot be found"
     return [Problem("plan", why, "install a C++ compiler (Debian: apt-get install g++) and ninja (pip install ninja)")]
-
-
-def aio_compatible() -> bool:
-    """Whether libaio is there for the operator that swaps to disk."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder  # type: ignore[attr-defined]
-
-    with quiet():
-        return bool(AsyncIOBuilder().is_compatible(verbose=False))
 
 
 def _writable(folder: Path) -> bool:

@@ -3,6 +3,8 @@
 torch guards a build with a lock *file*. A rank that is killed while it compiles leaves the file behind, and every later
 run waits for it without end. Here a lock of the operating system, which dies with its holder, goes around the build;
 whoever holds it may remove a file that nobody touches any more.
+
+``python -m trireme.parallel.zero.operators`` compiles ahead of time what CPU ranks use.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .filler import offload_device
-from .library import current_accelerator, quiet
+from .library import current_accelerator, import_deepspeed, quiet
 
 PATIENCE = 300.0
 """Seconds for which another program may hold torch's lock file; an operator compiles in one to three minutes."""
@@ -39,6 +41,31 @@ def load_operators(config: dict[str, Any]) -> None:
     if uses_nvme(config):
         load_operator("PinMemoryBuilder")
         load_operator("AsyncIOBuilder")
+
+
+def compile_all() -> list[str]:
+    """Compile what CPU ranks use, and say what was left out and why."""
+    import_deepspeed()
+    missing = missing_tools()
+    if missing:
+        return [f"nothing was compiled: {', '.join(missing)} is not installed"]
+    names = ["ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder"]
+    notes = []
+    if aio_compatible():
+        names += ["PinMemoryBuilder", "AsyncIOBuilder"]
+    else:
+        notes.append("no NVMe offload: libaio is not installed")
+    for name in names:
+        load_operator(name)
+    return notes
+
+
+def aio_compatible() -> bool:
+    """Whether libaio is there for the operator that swaps to disk."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder  # type: ignore[attr-defined]
+
+    with quiet():
+        return bool(AsyncIOBuilder().is_compatible(verbose=False))
 
 
 def uses_nvme(config: dict[str, Any]) -> bool:
@@ -69,3 +96,7 @@ def one_at_a_time(name: str) -> Iterator[None]:
             time.sleep(0.2)
         left_behind.unlink(missing_ok=True)
         yield
+
+
+if __name__ == "__main__":
+    print("\n".join(compile_all()))

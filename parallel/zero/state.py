@@ -66,6 +66,8 @@ class EngineState:
         """Optimizer state of ``parameter`` by key: full tensors, counters as scalars."""
         self._link()
         for key, value in self._entries(parameter).items():
+            if value is None:
+                continue
             if not isinstance(value, Tensor) or value.dim() == 0:
                 # torch's optimizers count in fp32 scalars, DeepSpeed's in integers: one form in checkpoints
                 yield key, torch.as_tensor(value, dtype=torch.float32).clone()

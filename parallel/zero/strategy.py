@@ -8,6 +8,7 @@ rate follows the recipe's schedule unless the JSON holds a scheduler of DeepSpee
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ from ..apply import materialise
 from ..mesh import Mesh
 from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
+from ..state import state_shapes
 from ..strategy import (
     LossFunction,
     MicroBatch,
@@ -33,6 +35,7 @@ from ..strategy import (
     Strategy,
     SumsFunction,
     WeightSource,
+    inputs_of,
 )
 from .engine import LossScaleState, build_engine, gradient_norm, set_masters
 from .filler import zero_block
@@ -51,7 +54,7 @@ class DeepSpeedStrategy(Strategy):
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily, config: dict[str, Any]) -> None:
         """
         Args:
-            config: the JSON of ``deepspeed_config``; kept as ``self.config`` for the run folder.
+            config: the JSON of ``deepspeed_config``; kept in the run folder as ``deepspeed.json``.
         """
         super().__init__(plan, mesh)
         self.family = family
@@ -114,7 +117,7 @@ class DeepSpeedStrategy(Strategy):
         for position, micro in enumerate(batch.micro_batches, start=1):
             self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
             micro = self._to_device(micro)
-            loss = loss_function(self.engine(**_inputs(micro)), micro)
+            loss = loss_function(self.engine(**inputs_of(micro)), micro)
             self.engine.backward(loss * weight, scale_wrt_gas=False)
             total += loss.detach()
         return StepLoss(total, labels, tokens)
@@ -143,7 +146,7 @@ class DeepSpeedStrategy(Strategy):
         with torch.no_grad(), self._autocast():
             for micro in batches:
                 micro = self._to_device(micro)
-                for name, value in function(model(**_inputs(micro)), micro).items():
+                for name, value in function(model(**inputs_of(micro)), micro).items():
                     totals[name] = totals.get(name, 0) + value.double()
         self._free()
         names = sorted(totals)
@@ -219,7 +222,7 @@ class DeepSpeedStrategy(Strategy):
         return tensors
 
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
-        saved = _state_shapes(shapes)
+        saved = state_shapes(shapes)
         parameters = dict(self.named_parameters())
         if any(saved.get(name) for name in parameters) and not self.state.exists:
             self.state.create()
@@ -246,6 +249,9 @@ class DeepSpeedStrategy(Strategy):
                 group["lr"] = lr
         self._free()
 
+    def run_files(self) -> dict[str, str]:
+        return {"deepspeed.json": json.dumps(self.config, indent=2) + "\n"}
+
     def scalars(self) -> dict[str, Any]:
         state: dict[str, Any] = {"loss_scale": self.loss_scale.state_dict(), "optimizer": {}}
         if self.engine.lr_scheduler is not None:
@@ -256,11 +262,6 @@ class DeepSpeedStrategy(Strategy):
     def _buffers(self) -> list[tuple[str, Tensor]]:
         persistent = self._module.state_dict()
         return [(name, buffer) for name, buffer in self._module.named_buffers() if name in persistent]
-
-
-def _inputs(micro: MicroBatch) -> MicroBatch:
-    """What the model takes: labels stay with the loss, which the engine normalises."""
-    return {key: value for key, value in micro.items() if key != "labels"}
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
@@ -275,16 +276,6 @@ def _numel(parameter: nn.Parameter) -> int:
 def _keep(tensors: dict[str, Tensor], kept: bool, name: str, value: Tensor) -> None:
     if kept:
         tensors[name] = value.detach().to("cpu", copy=True)
-
-
-def _state_shapes(shapes: Shapes) -> dict[str, Shapes]:
-    """Parameter name -> state name -> shape and type, of the optimizer state in a checkpoint."""
-    found: dict[str, Shapes] = {}
-    for name, entry in shapes.items():
-        if name.startswith("optim."):
-            parameter, _, key = name.removeprefix("optim.").rpartition(".")
-            found.setdefault(parameter, {})[key] = entry
-    return found
 
 
 def _in_portions(parameters: dict[str, nn.Parameter]) -> Iterator[list[str]]:

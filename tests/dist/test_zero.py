@@ -13,7 +13,7 @@ from helpers.ranks import run_ranks
 from helpers.zero import ADAMW, Case, build, model_config, on_ranks, plain, plain_model, samples, share, train, worst
 from torch import Tensor
 from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.parallel.zero.check import aio_compatible
+from trireme.parallel.zero.operators import aio_compatible
 from trireme.parallel.zero.library import import_deepspeed, installed
 from trireme.parallel.zero.operators import load_operator, missing_tools
 from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
@@ -198,8 +198,7 @@ def test_resume_continues_bit_exactly(options: DeepSpeedOptions) -> None:
     assert abs(one - other) < 0.1 * (one + other)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp16"), (1, "bf16"), (2, "fp16"), (3, "bf16")])
 def test_resume_in_half_precision(stage: int, precision: str) -> None:
     case = Case(DeepSpeedOptions(stage=stage), precision=precision)
     expected, found, (*_, difference) = run_ranks(_interrupted, 2, case, case)[0]

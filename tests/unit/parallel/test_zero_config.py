@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from trireme import Problem
 from trireme.parallel.plan import Plan
-from trireme.parallel.zero.check import aio_compatible, check_deepspeed
+from trireme.parallel.zero.check import check_deepspeed
 from trireme.parallel.zero.config import RecipeValues, deepspeed_config
 from trireme.parallel.zero.known import model_tree
 from trireme.parallel.zero.library import installed
-from trireme.parallel.zero.operators import PATIENCE, one_at_a_time
+from trireme.parallel.zero.operators import PATIENCE, aio_compatible, one_at_a_time
 from trireme.parallel.zero.options import Aio, DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
 
 pytestmark = pytest.mark.skipif(not installed(), reason="deepspeed is not installed")
