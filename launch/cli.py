@@ -17,6 +17,8 @@ commands:
   check RECIPE [key=value ...]   say everything that is wrong with a recipe, start nothing
   recipes                        list recipes
   models                         list model families and presets
+  evaluate RECIPE [key=value ...]
+                                 print held-out metrics of a checkpoint, under any plan
   export CHECKPOINT OUT          write a checkpoint as a transformers folder (safetensors)
   generate MODEL --prompt TEXT   let a model, checkpoint or run write
   completion bash|zsh|fish       print a script for tab completion
@@ -147,6 +149,12 @@ def _batch_size(arguments: list[str]) -> int:
     return guard(find, options.debug)
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from .evaluate import main as evaluate
+
+    return evaluate(arguments, prog="trireme evaluate")
+
+
 def _export(arguments: list[str]) -> int:
     from .report import guard
 
@@ -184,6 +192,11 @@ def _generate(arguments: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
+    parser.add_argument(
+        "--device-map",
+        choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="load piece by piece and spread the model over GPUs, CPU and disk (accelerate)",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(arguments)
 
@@ -199,6 +212,7 @@ def _generate(arguments: list[str]) -> int:
                 top_k=options.top_k,
                 seed=options.seed,
                 ema=options.ema,
+                device_map=options.device_map,
             )
         )
 
@@ -228,6 +242,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "models": _models,
     "plans": _plans,
     "batch-size": _batch_size,
+    "evaluate": _evaluate,
     "export": _export,
     "generate": _generate,
     "completion": _completion,

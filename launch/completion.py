@@ -42,7 +42,15 @@ end
 complete -c trireme -f -a '(__trireme_complete)'
 """,
 }
-WITH_RECIPE = ("train", "check")
+WITH_RECIPE = ("train", "check", "batch-size", "evaluate")
+
+OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
+"""Of every command that takes a recipe."""
+OWN_OPTIONS = {
+    "train": ("--resume", "--fresh", "--cfg", "--info", "--multirun"),
+    "evaluate": ("--checkpoint", "--ema", "--json"),
+}
+WITH_VALUE = ("--recipe-dir", "--nproc", "--resume", "--cfg", "--info", "--package", "--checkpoint")
 
 
 def script(shell: str) -> str:
@@ -59,17 +67,7 @@ def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
         return []
     dirs, positional = _split(before[1:])
     if current.startswith("-"):
-        options = [
-            "--nproc",
-            "--resume",
-            "--fresh",
-            "--recipe-dir",
-            "--cfg",
-            "--info",
-            "--multirun",
-            "--debug",
-            "--help",
-        ]
+        options = [*OPTIONS, *OWN_OPTIONS.get(before[0], ())]
         return [option for option in options if option.startswith(current)]
     try:
         if not positional:
@@ -86,7 +84,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if taken:
             dirs += [word] if taken == "--recipe-dir" else []
             taken = ""
-        elif word in ("--recipe-dir", "--nproc", "--resume", "--cfg", "--info", "--package"):
+        elif word in WITH_VALUE:
             taken = word
         elif not word.startswith("-"):
             positional.append(word)

@@ -28,8 +28,12 @@ def cores_per_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
-def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path) -> None:
+def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
+
+    Args:
+        run_dir: gets the ranks' output in ``logs``.
+        entry: module that is run instead.
 
     Raises:
         UserError: a rank refused what the user gave.
@@ -59,7 +63,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
     os.environ[OWN_LAUNCH] = str(os.getpid())
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", ENTRY, *arguments)
+        elastic_launch(config, sys.executable)("-u", "-m", entry, *arguments)
     except ChildFailedError as error:
         raise_failure(error.failures, ranks, lambda rank: _log_of(logs, rank))
     except SignalException as error:

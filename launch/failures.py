@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import Problem, UserError
 from .report import FAILED, INTERRUPTED, USER_ERROR, RanksFailed, show_problems
@@ -53,6 +53,15 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
             traceback.print_exc()
         return USER_ERROR if user else FAILED
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. A failed rank must not wait for its peers in the destructors of the process group."""
+    if "RANK" in os.environ and code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def generate(
     top_k: int = 50,
     seed: int = 0,
     ema: bool = False,
+    device_map: str | dict[str, Any] | None = None,
 ) -> str:
     """The prompt and its continuation.
 
@@ -27,11 +29,14 @@ def generate(
         top_k: draw from so many of the likeliest tokens; 0 draws from all.
         seed: the same seed gives the same text.
         ema: use the averaged weights (checkpoints only).
+        device_map: how accelerate spreads the model, as transformers' ``from_pretrained`` takes it: ``auto`` fills the
+            GPUs, then CPU memory, then the disk. None loads it whole, on the GPU if there is one.
 
     Raises:
         UserError: the folder is none of these, or a number is out of range.
     """
     _check_numbers(max_new_tokens, temperature, top_k)
+    _check_device_map(device_map)
     path = Path(model).expanduser()
     if not path.is_dir():
         raise UserError(
@@ -40,13 +45,13 @@ def generate(
     if (path / "config.json").is_file():
         if ema:
             raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
-        return _write(path, prompt, max_new_tokens, temperature, top_k, seed)
+        return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
     from ..trainer.checkpoint.export import export
 
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"
         export(str(path), str(exported), ema=ema)
-        return _write(exported, prompt, max_new_tokens, temperature, top_k, seed)
+        return _write(exported, prompt, max_new_tokens, temperature, top_k, seed, device_map)
 
 
 def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:
@@ -61,22 +66,26 @@ def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:
         raise UserError(*problems)
 
 
-def _write(folder: Path, prompt: str, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> str:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    from transformers.utils import logging
+def _check_device_map(device_map: str | dict[str, Any] | None) -> None:
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        fix = "pip install accelerate, or leave --device-map out"
+        raise UserError(Problem("--device-map", "needs accelerate, which is not installed", fix, device_map))
 
-    logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
-        ) from error
-    model.to(device).eval()
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
+
+def _write(
+    folder: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+    device_map: str | dict[str, Any] | None,
+) -> str:
+    import torch
+    from transformers import set_seed
+
+    tokenizer, model = _load(folder, device_map)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
     if inputs["input_ids"].shape[1] == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))
     set_seed(seed)
@@ -87,3 +96,22 @@ def _write(folder: Path, prompt: str, max_new_tokens: int, temperature: float, t
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
+
+
+def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
+    """Tokenizer and model in evaluation mode, on their device or devices."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    spread = {} if device_map is None else {"device_map": device_map}
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **spread)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
+        ) from error
+    return tokenizer, (model if spread else model.to(device)).eval()

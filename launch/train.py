@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
-from .failures import run_rank
+from .failures import leave, run_rank
 from .report import guard
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]
     """The command line of a rank: it composes the same recipe again."""
     folders = [part for folder in options.recipe_dir for part in ("--recipe-dir", folder)]
     debug = ["--debug"] if options.debug else []
-    return [str(composed.recipe), *composed.overrides, "--resume", options.resume, *folders, *debug]
+    resume = ["--resume", options.resume] if "resume" in options else []
+    return [str(composed.recipe), *composed.overrides, *resume, *folders, *debug]
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -212,10 +213,4 @@ def _check_jobs(jobs: Sequence[Composed], nproc: int | None) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    if launched() and code:
-        # A failed rank must not wait for its peers in the destructors of the process group.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    leave(main())

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import Problem, UserError
-from ..models.build import Vocabulary, build_on_meta, weight_source
+from ..models.build import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
-from ..parallel.build import build_strategy
 from ..parallel.mesh import Mesh, build_mesh
 from .callbacks.callback import Callback
 from .checkpoint.layout import STATE, TENSORS
 from .checkpoint.store import Checkpoints
 from .checkpoint.tensors import read_tensors, tensor_shapes
+from .checkpoint.weights import checkpoint_weights
 from .component import instantiate
-from .data.corpus import prepare
 from .ema import Ema
-from .engine import recipe_values
 from .logs import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
+from .place import fitting, place
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
 from .schedules import build_schedule
-from .state import Control, TrainerState
+from .state import Control
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..configs.schema import RecipeConfig
 
 log = logging.getLogger("trireme.trainer")
+OTHER_RUN = "resume with the model and optimizer that wrote it, or start over with --fresh"
 
 
 def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) -> TrainResult:
@@ -46,12 +47,12 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     """
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
     run_dir = Path(recipe.run.dir)
-    _on_main(mesh, lambda: open_run_folder(run_dir, fresh))
+    on_main(mesh, lambda: open_run_folder(run_dir, fresh))
     handlers = set_up_logging(run_dir, mesh.is_main)
     trainer = None
     try:
         trainer = build(recipe, mesh, resume)
-        _on_main(mesh, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
+        on_main(mesh, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
         if trainer.save_failed:
             raise UserError(
@@ -76,19 +77,16 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh)
     checkpoint = store.find(resume)
     if checkpoint and resume == "auto":
-        _on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
+        on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
 
-    task = instantiate(recipe.task)
-    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
-    state = _initial_state(recipe, corpus.train_size)
-    model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
-    # A plan takes the model apart; what it looks like as a whole stays with this one.
-    blueprint = copy.deepcopy(model)
-    values = recipe_values(
-        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
-    )
-    strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
-    strategy.place(model, weight_source(recipe.model, blueprint, recipe.seed))
+    def weights(blueprint: PreTrainedModel) -> WeightSource:
+        if checkpoint is None:
+            return weight_source(recipe.model, blueprint, recipe.seed)
+        with fitting("--resume", checkpoint, OTHER_RUN):  # so that none are drawn which it would overwrite
+            return checkpoint_weights(checkpoint, blueprint)
+
+    placed = place(recipe, mesh, weights)
+    strategy, corpus, blueprint, state = placed.strategy, placed.corpus, placed.blueprint, placed.state
     strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
     strategy.set_training(True)
     trainer = Trainer(
@@ -97,7 +95,7 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
         mesh=mesh,
         strategy=strategy,
         blueprint=blueprint,
-        task=task,
+        task=placed.task,
         corpus=corpus,
         tokenizer=corpus.tokenizer,
         schedule=build_schedule(recipe.scheduler, state.max_steps),
@@ -124,19 +122,10 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
         read_tensors(tensors, folder, distributed)
 
     saved = json.loads((checkpoint / STATE).read_text())
-    try:
+    with fitting("--resume", checkpoint, OTHER_RUN):
         trainer.strategy.load(read, tensor_shapes(folder), saved["scalars"])
         if trainer.ema:
             trainer.ema.load(read)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            Problem(
-                "--resume",
-                f"does not fit the recipe: {error}",
-                "resume with the model and optimizer that wrote it, or start over with --fresh",
-                str(checkpoint),
-            )
-        ) from None
     for name, value in saved["trainer"].items():
         setattr(trainer.state, name, value)
     for name, state in saved["callbacks"].items():
@@ -144,23 +133,11 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
             trainer.callbacks[name].load_state_dict(state)
 
 
-def vocabulary(tokenizer: Any) -> Vocabulary:
-    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-
-
-def _initial_state(recipe: RecipeConfig, train_size: int | None) -> TrainerState:
-    settings = recipe.trainer
-    max_steps = settings.total_steps(train_size)
-    return TrainerState(
-        max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
-    )
-
-
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
     return {name: instantiate(component) for name, component in recipe.callbacks.items()}
 
 
-def _on_main(mesh: Mesh, function: Any) -> None:
+def on_main(mesh: Mesh, function: Any) -> None:
     """Run on rank 0; what it refuses, all ranks refuse."""
     refused = None
     if mesh.is_main:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from .. import Problem, UserError
-from .checkpoint.layout import RECIPE
+from .checkpoint.layout import RECIPE, checkpoints_at
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -73,13 +73,7 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
     Raises:
         UserError: something the losses depend on differs from the recipe in ``checkpoint``.
     """
-    then, now = yaml.safe_load((checkpoint / RECIPE).read_text()), dataclasses.asdict(recipe)
-    changed = [
-        key
-        for name in TRAJECTORY
-        for key in _differences(_at(then, name), _at(now, name), name)
-        if key not in SPEED_ONLY
-    ]
+    changed = changed_keys(recipe, checkpoint, TRAJECTORY)
     if changed:
         shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise UserError(
@@ -91,6 +85,31 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
                 recipe.run.dir,
             )
         )
+
+
+def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path | None:
+    """The checkpoint or run folder to evaluate; None means ``model.weights``. Nothing is read yet.
+
+    Raises:
+        UserError: there are no weights, or no averaged ones.
+    """
+    folder = Path(checkpoint or recipe.run.dir).expanduser()
+    if checkpoint is not None or checkpoints_at(folder):
+        return folder
+    if recipe.model.weights is None:
+        fix = "train the recipe first, name a checkpoint or run folder with --checkpoint, or set model.weights"
+        raise UserError(Problem("run.dir", "holds no checkpoint, so there are no weights", fix, str(folder)))
+    if ema:
+        fix = "name a checkpoint of a run with ema=average, or leave --ema out"
+        raise UserError(Problem("--ema", "model.weights holds one set of weights", fix, recipe.model.weights))
+    return None
+
+
+def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str]) -> list[str]:
+    """Keys of the named parts that differ from the recipe in ``checkpoint``, without those that change speed only."""
+    then, now = yaml.safe_load((checkpoint / RECIPE).read_text()), dataclasses.asdict(recipe)
+    found = (key for name in parts for key in _differences(_at(then, name), _at(now, name), name))
+    return [key for key in found if key not in SPEED_ONLY]
 
 
 def _unwritable(path: Path, error: OSError) -> Problem:

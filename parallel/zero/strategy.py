@@ -190,6 +190,8 @@ class DeepSpeedStrategy(Strategy):
         """What a forward is called on; stage 3 without optimizer gets an engine that only gathers (ZeRO inference)."""
         if self.engine is None and self.stage == 3:
             self.engine = build_engine(self._module, self.config, None)
+        elif self.engine is None:
+            self._module.to(self.mesh.device)  # where the engine of another type than fp32 would have put it
         return self._module if self.engine is None else self.engine
 
     def _autocast(self) -> AbstractContextManager:

@@ -128,3 +128,42 @@ def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) ->
         assert not [path for path in disk.rglob("*") if path.is_file() and path.suffix == ".arrow"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["plan=tp", "--nproc", "8"], ["plan.tensor = 8", "num_attention_heads=4 does not divide", "use one of 1, 2, 4"]),
+        (["plan=tp", "model.family=nothing", "--nproc", "2"], ["model.family"]),
+        (["plan=tp_sp", "data.block_size=33", "--nproc", "2"], ["plan.sequence_parallel", "data.block_size=32"]),
+        (["plan=pp_1f1b", "--nproc", "8"], ["plan.pipeline = 8", "has 4 blocks", "trainer.micro_batch_size"]),
+        (["plan=pp_gpipe", "plan.pipelining.split=[1,2]", "--nproc", "2"], ["plan.pipelining.split", "the model has 4"]),
+        (["plan=dp_tp", "--nproc", "3"], ["plan = 'dp_tp'", "3 processes"]),
+        (["plan=ddp", "plan.shard=2", "--nproc", "4"], ["plan.shard", "data_parallel"]),
+        (["plan=zero2", "plan.pipeline=2", "--nproc", "4"], ["plan.pipeline", "plan=3d_zero1"]),
+        (["plan=zero2", "plan.deepspeed.offload_param.device=cpu", "--nproc", "2"], ["offload_param", "stage"]),
+        (["plan=zero3_nvme", "--nproc", "2"], ["nvme_path", "is needed by device nvme"]),
+        (["plan=zero3_nvme", "plan.deepspeed.offload_optimizer.nvme_path=/proc/nowhere/disk", "--nproc", "2"],
+         ["nvme_path", "cannot be written"]),
+        (["plan=fsdp_full_shard", "optimizer=adafactor", "--nproc", "2"], ["optimizer", "whole tensors"]),
+        (["plan=fsdp_full_shard", "plan.fsdp.sharding_strategy=FULL_SHARD", "--nproc", "2"], ["plan=fsdp_full_shard"]),
+        (["plan=ddp", "plan.deepspeed=nowhere.json", "--nproc", "2"], ["plan.deepspeed", "does not exist"]),
+    ],
+    ids=lambda value: ",".join(value[:2]) if isinstance(value, list) and "plan" in value[0] else "",
+)  # fmt: skip
+def test_impossible_plans(refused: Refused, overrides: list[str], words: list[str]) -> None:
+    refused(overrides, *words)
+
+
+def test_everything_wrong_with_a_plan_is_told_at_once(refused: Refused, tmp_path: Path) -> None:
+    """A DeepSpeed file with an unknown key, a contradiction and an illegal combination, and a wrong optimizer."""
+    (tmp_path / "ds.json").write_text(
+        '{"zero_optimization": {"stage": 2, "overlap_com": true}, "train_batch_size": 7, "gradient_cliping": 1.0,'
+        ' "optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}'
+    )
+    message = refused(
+        ["plan=zero2", f"plan.deepspeed={tmp_path / 'ds.json'}", "trainer.max_stepz=3", "--nproc", "2"],
+        "zero_optimization.overlap_com", "overlap_comm", "train_batch_size", "gradient_cliping", "gradient_clipping",
+        "scheduler", "trainer.max_stepz",
+    )  # fmt: skip
+    assert message.count("fix:") >= 5

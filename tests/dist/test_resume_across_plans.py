@@ -8,6 +8,7 @@ import pytest
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
+from helpers.zero import load_deepspeed
 from trireme.trainer.build import train
 
 # GPT-2 has what is hardest to save: a tied head (two copies under a pipeline) and fused projections (in pieces under
@@ -26,6 +27,8 @@ def _train(run_dir: Path, *overrides: str) -> None:
 
 
 def _start(plan: str, ranks: int, run_dir: Path, *overrides: str) -> None:
+    if plan.startswith("zero"):
+        load_deepspeed()
     if ranks == 1:
         _train(run_dir, f"plan={plan}", *overrides)
     else:

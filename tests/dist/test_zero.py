@@ -10,12 +10,24 @@ from typing import Any
 import pytest
 import torch
 from helpers.ranks import run_ranks
-from helpers.zero import ADAMW, Case, build, model_config, on_ranks, plain, plain_model, samples, share, train, worst
+from helpers.zero import (
+    ADAMW,
+    Case,
+    build,
+    load_deepspeed,
+    model_config,
+    on_ranks,
+    plain,
+    plain_model,
+    samples,
+    share,
+    train,
+    worst,
+)
 from torch import Tensor
 from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.parallel.zero.operators import aio_compatible
-from trireme.parallel.zero.library import import_deepspeed, installed
-from trireme.parallel.zero.operators import load_operator, missing_tools
+from trireme.parallel.zero.library import installed
+from trireme.parallel.zero.operators import aio_compatible, missing_tools
 from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
 from trireme.parallel.zero.strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
@@ -34,13 +46,8 @@ SWAPPED = {"vocab_size": 8192, "hidden_size": 64}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _operators() -> None:
-    """Import and compile here, so that forked ranks have everything."""
-    import_deepspeed()
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (takes seconds, and every ZeRO optimizer asks for it)
-
-    load_operator("ShareMemCommBuilder")
-    load_operator("CPUAdamBuilder")
+def _deepspeed() -> None:
+    load_deepspeed()
 
 
 def _equals_plain(case: Case, ranks: int = 2) -> None:

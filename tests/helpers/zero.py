@@ -15,6 +15,8 @@ from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
 from trireme.parallel.strategy import StepBatch
 from trireme.parallel.zero.config import RecipeValues, deepspeed_config
+from trireme.parallel.zero.library import import_deepspeed
+from trireme.parallel.zero.operators import load_operator
 from trireme.parallel.zero.options import DeepSpeedOptions
 from trireme.parallel.zero.strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
@@ -67,6 +69,15 @@ class Case:
     frozen: list[str] = field(default_factory=list)
     weights: str | None = None
     steps: int = 6
+
+
+def load_deepspeed() -> None:
+    """Import and compile before ranks are forked, so that they have everything: both take seconds."""
+    import_deepspeed()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every ZeRO optimizer asks for it)
+
+    load_operator("ShareMemCommBuilder")
+    load_operator("CPUAdamBuilder")
 
 
 def model_config(case: Case) -> ModelConfig:

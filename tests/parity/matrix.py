@@ -13,6 +13,7 @@ from pathlib import Path
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
+from helpers.zero import load_deepspeed
 from trireme.trainer.build import train
 
 TOLERANCE = 1e-4
@@ -109,6 +110,8 @@ def difference(case: Case, folder: Path, steps: int = STEPS) -> float:
         (folder / "nvme").mkdir(exist_ok=True)
         for part in ("offload_optimizer", "offload_param"):
             overrides.append(f"plan.deepspeed.{part}.nvme_path={folder / 'nvme'}")
+    if case.plan.startswith("zero"):
+        load_deepspeed()
     run_ranks(_train, layout.ranks, run_dir, overrides, timeout=600)
     one, many = training(reference(folder, case.family, case.masks, steps)), training(run_dir)
     assert len(many) == steps and [line["tokens"] for line in one] == [line["tokens"] for line in many]

@@ -93,7 +93,7 @@ class Progress(Callback):
         self._bar = None
 
     def _show_evaluation(self, state: TrainerState, metrics: Metrics) -> None:
-        parts = [f"{name} {_number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+        parts = evaluation_parts(metrics)
         self._evaluation = next((part for part in parts if part.startswith("eval_loss ")), parts[0])
         line = "  ".join([f"step {state.step}/{_last_step(state)}", *parts])
         if self._bar is not None:
@@ -117,6 +117,11 @@ class Progress(Callback):
         per_step = (now - self._started) / max(step - self._first_step, 1)
         minutes, seconds = divmod(round(per_step * max(total - step, 0)), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def evaluation_parts(metrics: Metrics) -> list[str]:
+    """Name and value of every held-out metric, as a person reads them."""
+    return [f"{name} {_number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
 
 
 def _last_step(state: TrainerState) -> int:

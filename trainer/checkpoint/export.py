@@ -12,19 +12,16 @@ import logging
 import re
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ... import Problem, UserError
-from .layout import MODEL, TENSORS, checkpoints_at, verify
-from .tensors import Shapes, read_tensors, split_by_bytes, tensor_shapes
+from .layout import MODEL
+from .tensors import Shapes, split_by_bytes
+from .weights import GROUP_BYTES, read_in_groups, stored_weights, usable_checkpoint
 
 log = logging.getLogger("trireme.export")
-GROUP_BYTES = 256 * 2**20
-"""Tensors are read from the checkpoint in groups of at most this size."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_CODES = {
     torch.float64: "F64",
@@ -52,9 +49,9 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
     Raises:
         UserError: no usable checkpoint, no averaged weights, or ``out`` holds something already.
     """
-    source = _usable(Path(checkpoint).expanduser())
+    source = usable_checkpoint(Path(checkpoint).expanduser(), "CHECKPOINT")
     target = Path(out).expanduser()
-    shapes, sources = _exported(source, ema)
+    shapes, sources = stored_weights(source, ema)
     kept = {name: _target_dtype(stored, DTYPES[dtype]) for name, (_, stored) in shapes.items()}
     sizes = {name: shape.numel() * kept[name].itemsize for name, (shape, _) in shapes.items()}
     shards = split_by_bytes(sizes, _bytes(max_shard_size))
@@ -76,33 +73,6 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
         ) from None
     log.info("exported %s to %s (%s, %d tensors, %d file(s))", source, target, dtype, len(shapes), len(shards))
     return target
-
-
-def _usable(path: Path) -> Path:
-    reason = "is no complete checkpoint, nor a run folder that holds one"
-    for folder in checkpoints_at(path):
-        reason = verify(folder)
-        if reason is None:
-            return folder
-        log.warning("checkpoint %s %s; it is not used", folder, reason)
-    raise UserError(
-        Problem("CHECKPOINT", reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
-    )
-
-
-def _exported(source: Path, ema: bool) -> tuple[Shapes, dict[str, str]]:
-    """By plain name: shape and type of what is exported, and its name in the checkpoint.
-
-    Averaged parameters come with the model's own buffers.
-    """
-    shapes = tensor_shapes(source / TENSORS)
-    model = {name.removeprefix("model."): entry for name, entry in shapes.items() if name.startswith("model.")}
-    averaged = {name.removeprefix("ema.") for name in shapes if name.startswith("ema.")} if ema else set()
-    if ema and not averaged:
-        raise UserError(
-            Problem("--ema", "the checkpoint has no averaged weights", "train with `ema=average`, or leave --ema out")
-        )
-    return model, {name: f"ema.{name}" if name in averaged else f"model.{name}" for name in model}
 
 
 def _write_shards(
@@ -131,7 +101,8 @@ def _write_shards(
         encoded += b" " * (-len(encoded) % 8)
         with (out / file).open("wb") as stream:
             stream.write(struct.pack("<Q", len(encoded)) + encoded)
-            for name, tensor in zip(names, _read_in_groups(source / TENSORS, shapes, names, sources), strict=True):
+            tensors = read_in_groups(source, shapes, names, sources, GROUP_BYTES)
+            for name, tensor in zip(names, tensors, strict=True):
                 raw = tensor.to(kept[name]).contiguous().flatten().view(torch.uint8)
                 stream.write(raw.numpy().data)
     if len(files) > 1:
@@ -140,16 +111,6 @@ def _write_shards(
             "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
         }
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-
-def _read_in_groups(folder: Path, shapes: Shapes, names: list[str], sources: dict[str, str]) -> Iterator[Tensor]:
-    """Tensors in the order of ``names``; one group is in memory at a time."""
-    sizes = {name: shapes[name][0].numel() * shapes[name][1].itemsize for name in names}
-    for group in split_by_bytes(sizes, GROUP_BYTES):
-        tensors = {sources[name]: torch.empty(shapes[name][0], dtype=shapes[name][1]) for name in group}
-        read_tensors(tensors, folder, distributed=False)
-        while tensors:  # hand each tensor over and let go of it
-            yield tensors.pop(next(iter(tensors)))
 
 
 def _target_dtype(stored: torch.dtype, wanted: torch.dtype) -> torch.dtype:

@@ -1,0 +1,112 @@
+"""``trireme evaluate``: held-out metrics of a recipe under any plan; nothing is trained and no run folder is touched.
+
+Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE`` ends here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .elastic import cores_per_rank, launched, start_ranks
+from .failures import leave, run_rank
+from .report import RanksFailed, guard
+from .train import add_recipe_arguments, checked, rank_arguments
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+    from .compose import Composed
+
+ENTRY = "trireme.launch.evaluate"
+EXAMPLES = """examples:
+  trireme evaluate pretrain/persimmon_stdlib
+  trireme evaluate pretrain/persimmon_stdlib plan=zero3 --nproc 2 --checkpoint runs/persimmon_stdlib --json
+  torchrun --nproc-per-node 2 -m trireme.launch.evaluate pretrain/persimmon_stdlib plan=zero3
+"""
+
+
+def evaluate_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog,
+        description="Print a recipe's held-out metrics. Weights: --checkpoint, else the newest checkpoint of the run "
+        "folder, else model.weights.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_recipe_arguments(parser)
+    parser.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, or a run folder (its newest checkpoint)")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of the checkpoint")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") -> int:
+    """Parse, run, report; returns the exit code."""
+    options = evaluate_parser(prog).parse_intermixed_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for training
+    if launched():
+        return run_rank(lambda: run(options), options.debug)
+    return guard(lambda: run(options), options.debug)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate as a rank that exists, in this process, or in processes that are started now.
+
+    Raises:
+        UserError: something the user can mend.
+        RanksFailed: a rank failed.
+    """
+    from ..trainer.run_folder import weights_at
+    from .compose import compose
+
+    composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
+    recipe, ranks = checked(composed, options.nproc)
+    weights_at(recipe, options.checkpoint, options.ema)
+    if launched() or ranks == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
+        _go(recipe, options)
+    else:
+        _start(ranks, composed, options)
+
+
+def _without_averaging(composed: Composed) -> Composed:
+    """Averages are not made here, so a plan that cannot make them will do."""
+    return replace(composed, raw={**composed.raw, "ema": None})
+
+
+def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:
+    from ..trainer.callbacks.progress import evaluation_parts
+    from ..trainer.evaluate import evaluate
+
+    result = evaluate(recipe, options.checkpoint, options.ema)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    step = [f"step {result['step']}"] if "step" in result else []
+    print(json.dumps(result) if options.json else "  ".join([*step, *evaluation_parts(result)]), flush=True)
+
+
+def _start(ranks: int, composed: Composed, options: argparse.Namespace) -> None:
+    checkpoint = ["--checkpoint", options.checkpoint] if options.checkpoint else []
+    flags = [flag for flag, given in (("--ema", options.ema), ("--json", options.json)) if given]
+    arguments = [*rank_arguments(composed, options), *checkpoint, *flags]
+    with ExitStack() as stack:
+        logs = tempfile.mkdtemp(prefix="trireme_evaluate_")
+        stack.callback(shutil.rmtree, logs, ignore_errors=True)
+        try:
+            start_ranks(ranks, arguments, Path(logs), ENTRY)
+        except RanksFailed:
+            stack.pop_all()  # its message names the log file of a rank
+            raise
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,302 @@
+"""How much memory a rank of a plan needs: formulas, not measurements, so that it costs no time and no accelerator.
+
+P is the number of parameters that pipeline and tensor parallelism leave on a rank, N the ranks they are sharded over,
+c the bytes of the compute type (2 or 4), k the bytes of optimizer state per parameter. Weights and optimizer state
+are fp32.
+
+=====================  ==========  ==========  ==========  ===========================================================
+bytes of               parameters  gradients   optimizer   gathered
+=====================  ==========  ==========  ==========  ===========================================================
+single, ddp            4P          4P          kP          2P under autocast: weights in the compute type
+FSDP2 full shard       4P/N        4P/N        kP/N        c x (2 blocks + head), and the gradients of one block
+ keeping parameters    4P/N        4P/N        kP/N        cP, and the same
+ reducing once         4P/N        4P/N        kP/N        cP + 4P
+ZeRO-0                 cP          cP          kP          (k + 4)P of optimizer state where c is 2
+ZeRO-1                 cP          4P          (k + 4)P/N  two buckets
+ZeRO-2                 cP          4P/N        (k + 4)P/N  two buckets
+ZeRO-3                 cP/N        4P/N        (k + 4)P/N  c x (2 blocks + head)
+=====================  ==========  ==========  ==========  ===========================================================
+
+The states are those of ZeRO (https://arxiv.org/abs/1910.02054, section 3.1), with gradients in fp32. What offload moves
+is counted as memory of the host. Activations: ``activation_bytes``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import ceil
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..models.family import ModelFamily
+from .plan import Degrees, Plan
+
+MASTER = 4
+"""Bytes of a number in fp32."""
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+OPTIMIZER_BYTES = {
+    "adamw": 8, "adam": 8, "radam": 8, "nadam": 8, "adamax": 8, "adadelta": 8, "adamw_8bit": 2,
+    "lion": 4, "rmsprop": 4, "adagrad": 4, "adafactor": 0,
+}  # fmt: skip
+"""Bytes of state per parameter; Adafactor's rows and columns are nothing beside it."""
+INNER = ("intermediate_size", "n_inner", "ffn_dim")
+"""Names of the inner size of a feed-forward part in transformers' configurations."""
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What the formulas must know of a decoder. Parameters are counted once where they are tied."""
+
+    embedding: int
+    """Parameters of the token embedding."""
+    blocks: int
+    """Parameters of all blocks."""
+    head: int
+    """Parameters of the head; of the embedding, where it is tied."""
+    rest: int
+    """Final norm, position embeddings ..."""
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    inner: int
+    """Width inside the feed-forward part."""
+    vocabulary: int
+    gated: bool = False
+    """Whether the feed-forward part multiplies two projections (SwiGLU, GeGLU)."""
+    tied: bool = False
+    dropout: bool = False
+    trained: float = 1.0
+    """Share of the parameters that have gradients."""
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.blocks + self.rest + (0 if self.tied else self.head)
+
+    @property
+    def block(self) -> float:
+        """Parameters of one block, on average."""
+        return self.blocks / self.layers
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step is made of, on one data rank."""
+
+    micro_batch: int
+    length: int
+    micro_batches: int
+    state_bytes: int = 8
+    """Of the optimizer, per trained parameter (an average of the weights counts as well)."""
+    eager: bool = False
+    """Whether attention keeps its scores (length x length per head)."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one rank: the one that needs most."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    """What is whole for a while: gathered parameters, their copies in the compute type, unreduced gradients."""
+    activations: float
+    logits: float
+    host: float = 0.0
+    """Bytes that offload keeps in CPU memory."""
+
+    @property
+    def total(self) -> float:
+        """On the device."""
+        return sum(getattr(self, part.name) for part in fields(self) if part.name != "host")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Parameters of one rank, after pipeline and tensor parallelism."""
+
+    parameters: float
+    block: float
+    ends: float
+    """The larger of embedding and head, where they are here."""
+
+
+def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
+    """Counted on a model without memory (the meta device)."""
+    config = model.config.get_text_config()
+    embedding, head = model.get_submodule(family.embedding), model.get_submodule(family.head)
+    blocks = model.get_submodule(family.blocks)
+    count = {part: sum(p.numel() for p in part.parameters()) for part in (embedding, head, blocks)}
+    parameters = list(model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    tied = {id(p) for p in embedding.parameters()} <= {id(p) for p in head.parameters()}
+    heads = config.num_attention_heads
+    return ModelSizes(
+        embedding=count[embedding],
+        blocks=count[blocks],
+        head=count[head],
+        rest=total - count[embedding] - count[blocks] - (0 if tied else count[head]),
+        layers=int(getattr(config, family.layers)),
+        hidden=config.hidden_size,
+        heads=heads,
+        key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        inner=next((size for name in INNER if (size := getattr(config, name, None))), 4 * config.hidden_size),
+        vocabulary=config.vocab_size,
+        gated=any("gate_proj" in name for name, _ in blocks.named_modules()),
+        tied=tied,
+        dropout=any(value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)),
+        trained=sum(p.numel() for p in parameters if p.requires_grad) / total,
+    )
+
+
+def state_bytes(optimizer: dict[str, Any], averaged: bool = False) -> int:
+    """Bytes of optimizer state per parameter, by the optimizer's name; 8, as AdamW, where it is not known.
+
+    Args:
+        optimizer: ``_target_`` and its arguments.
+        averaged: whether an average of the weights is kept beside it.
+    """
+    name = str(optimizer.get("_target_", "")).rpartition(".")[2].lower()
+    state = (4 if optimizer.get("momentum") else 0) if name == "sgd" else OPTIMIZER_BYTES.get(name, 8)
+    return state + MASTER * averaged
+
+
+def estimate(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> MemoryEstimate:
+    """Bytes of the rank that needs most: that with the first stage (most micro-batches in flight) or the last one
+    (logits)."""
+    ends = [(True, True)]
+    if degrees.pipeline > 1 and plan.pipelining.schedule not in plan.pipelining.V_SHAPED:
+        ends = [(True, False), (False, True)]
+    ranks = [_rank(plan, degrees, sizes, step, first, last) for first, last in ends]
+    return max(ranks, key=lambda rank: rank.total)
+
+
+def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> tuple[float, float]:
+    """Bytes that one block keeps of one micro-batch: (for the backward pass, while its own backward runs).
+
+    Korthikanti et al. (https://arxiv.org/abs/2205.05198, table 2) count s b h (34 + 5 a s / h) bytes in half precision
+    for a block of GPT: 2 norms, attention with its input, query, key, value and output, and a feed-forward part of
+    inner size 4h with its input; 2 masks of dropout. Here the same with grouped heads, any inner size, gates and fp32.
+    Scores (5 a s / h) are kept by eager attention only. Tensor ranks share all but norms, inputs and masks
+    (10 + 24 / t), with sequence parallel all (34 / t).
+
+    ``recompute: full`` keeps the block's input; ``selective`` keeps that and the results of matrix products and
+    attention.
+    """
+    width, tokens = WIDTH[plan.precision], step.micro_batch * step.length
+    key_value = 2 * sizes.key_value_heads / sizes.heads
+    inner = sizes.inner / sizes.hidden
+    divided = 2 + key_value + (4 if sizes.gated else 2) * inner
+    whole = 4.0
+    masks = 2.0 if sizes.dropout else 0.0
+    share = degrees.tensor if plan.sequence_parallel else 1
+    kept = (divided * width) / degrees.tensor + (whole * width + masks) / share
+    scores = 0.0
+    if step.eager:
+        each = width + (1 + width if sizes.dropout else 0)
+        scores = each * sizes.heads * step.length / sizes.hidden / degrees.tensor
+    everything = (kept + scores) * tokens * sizes.hidden
+    if plan.recompute == "none":
+        return everything, 0.0
+    kept = width / share
+    if plan.recompute == "selective":
+        kept += 2 * width / share + width * (2 + key_value + (2 if sizes.gated else 1) * inner) / degrees.tensor
+        kept += scores
+    return min(kept * tokens * sizes.hidden, everything), everything
+
+
+def in_flight(plan: Plan, degrees: Degrees, micro_batches: int, first: bool = True) -> float:
+    """Micro-batches whose activations a rank keeps at once, in units of all its blocks.
+
+    1F1B: p on the first stage, 1 on the last; interleaved with v stages per rank: p (1 + (p - 1) / (p v))
+    (https://arxiv.org/abs/2104.04473, section 2.2; https://arxiv.org/abs/2205.05198, section 4.2.3); in a V as many as
+    1F1B on every rank (https://arxiv.org/abs/2401.10241, section 6); GPipe and breadth first: all.
+    """
+    ranks, options = degrees.pipeline, plan.pipelining
+    if ranks == 1:
+        return 1.0
+    most = float(micro_batches)
+    if options.schedule in ("gpipe", "looped_bfs"):
+        return most
+    if options.schedule == "1f1b":
+        return min(float(ranks if first else 1), most)
+    if options.schedule in options.V_SHAPED:
+        return min(float(ranks + (options.schedule == "dualpipev")), most)
+    return min(ranks * (1 + (ranks - 1) / (ranks * options.per_rank)), most)
+
+
+def _rank(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, first: bool, last: bool) -> MemoryEstimate:
+    layers = ceil(sizes.layers / degrees.pipeline)
+    here = [sizes.embedding] if first else []
+    if last and not (sizes.tied and first):
+        here.append(sizes.head)
+    elements = layers * sizes.block + sum(here) + sizes.rest
+    held = _Held(elements / degrees.tensor, sizes.block / degrees.tensor, max(here, default=0) / degrees.tensor)
+    kept, again = activation_bytes(plan, degrees, sizes, step)
+    activations = layers * kept * in_flight(plan, degrees, step.micro_batches, first) + again
+    # Logits, then in fp32 their logarithms and gradients; a copy in fp32, and gradients, of those in half precision.
+    each = 12 if plan.precision == "fp32" else 14
+    logits = each * step.micro_batch * step.length * sizes.vocabulary / degrees.tensor if last else 0.0
+    states = {"ddp": _copies, "fsdp": _fsdp, "deepspeed": _deepspeed}[plan.data_parallel]
+    return MemoryEstimate(**states(plan, degrees, sizes, step, held), activations=activations, logits=logits)
+
+
+def _copies(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+    bytes_, trained = MASTER * held.parameters, sizes.trained
+    buckets = degrees.data > 1 and not plan.ddp.gradient_as_bucket_view
+    return {
+        "parameters": bytes_,
+        "gradients": bytes_ * trained,
+        "optimizer": step.state_bytes * held.parameters * trained,
+        "gathered": _cast(plan) * held.parameters + buckets * bytes_ * trained,
+    }
+
+
+def _fsdp(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+    options, ranks = plan.fsdp, degrees.shard
+    width = WIDTH[options.param_dtype or plan.precision]
+    part, state = MASTER * held.parameters / ranks, step.state_bytes * held.parameters * sizes.trained / ranks
+    block = min(2 * held.block + held.ends, held.parameters)
+    if ranks == 1:  # what is whole is gathered only where its type changes
+        gathered = 0 if width == MASTER else width * (held.parameters if degrees.replicate > 1 else block)
+    else:
+        gathered = width * (block if options.reshard_after_forward else held.parameters)
+    gradients = part * sizes.trained
+    waits = degrees.pipeline > 1 or not options.reduce_every_micro_batch
+    unreduced = held.parameters if waits and ranks > 1 else held.block
+    gathered += MASTER * unreduced * sizes.trained if degrees.data > 1 else 0
+    if not options.offload:
+        return {"parameters": part, "gradients": gradients, "optimizer": state, "gathered": gathered}
+    host = part + gradients + state
+    return {"parameters": 0, "gradients": 0, "optimizer": 0, "gathered": gathered, "host": host}
+
+
+def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+    options, ranks, width = plan.deepspeed, degrees.data, WIDTH[plan.precision]
+    assert not isinstance(options, str)
+    stage, trained = options.stage, sizes.trained
+    parameters = width * held.parameters / (ranks if stage == 3 else 1)
+    masters = MASTER if stage > 0 or width < MASTER else 0
+    state = (step.state_bytes + masters) * held.parameters * trained / (ranks if stage >= 1 else 1)
+    whole = width if stage == 0 else MASTER
+    gradients = whole * held.parameters * trained / (ranks if stage >= 2 else 1)
+    gathered = width * min(2 * held.block + held.ends, held.parameters) if stage == 3 else 0
+    gathered += 2 * width * min(sizes.hidden**2, held.parameters)  # a bucket that fills, and one that is sent
+    host = 0.0
+    if options.offload_optimizer.device != "none":
+        share = options.offload_optimizer.ratio
+        host += share * state + MASTER * held.parameters * trained / ranks
+        gradients = gradients if stage < 2 else 0
+        state *= 1 - share
+    if options.offload_param.device != "none":
+        host, parameters = host + parameters, 0
+    return {
+        "parameters": parameters, "gradients": gradients, "optimizer": state, "gathered": gathered, "host": host
+    }  # fmt: skip
+
+
+def _cast(plan: Plan) -> int:
+    """Bytes per parameter of what autocast keeps in the compute type from forward to backward."""
+    return 0 if plan.precision == "fp32" else WIDTH[plan.precision]

@@ -1,0 +1,111 @@
+"""Evaluation only: a recipe's held-out metrics under any plan, without an optimizer and without a run folder.
+
+Under ZeRO-3 and FSDP every rank holds its shard of the weights and nothing else ("ZeRO inference").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import Problem, UserError
+from ..models.build import WeightSource, weight_source
+from ..parallel.mesh import Mesh, build_mesh
+from .build import on_main
+from .checkpoint.layout import MODEL, read_manifest
+from .checkpoint.weights import checkpoint_weights, stored_weights, usable_checkpoint
+from .data.corpus import Corpus
+from .data.tokenizer import content_hash, load_tokenizer
+from .logs import set_up_logging, tear_down_logging
+from .place import Placed, fitting, place
+from .run_folder import changed_keys, weights_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..configs.schema import RecipeConfig
+
+log = logging.getLogger("trireme.trainer")
+
+
+def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False) -> dict[str, Any]:
+    """Held-out metrics of a recipe on the ranks that exist (RANK and WORLD_SIZE in the environment, or one process).
+
+    Args:
+        checkpoint: a checkpoint or run folder; None takes the newest checkpoint of the recipe's run folder, or
+            ``model.weights`` where there is none.
+        ema: the averaged weights of the checkpoint.
+
+    Returns:
+        Equal on all ranks: ``weights`` (where they come from), ``step`` of the checkpoint, ``eval_<metric>``.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
+    handlers = set_up_logging(None, mesh.is_main)
+    try:
+        result = _evaluate(recipe, mesh, checkpoint, ema)
+        mesh.close()  # only after success: after a failure on one rank the others would wait here
+        return result
+    finally:
+        tear_down_logging(handlers)
+
+
+def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
+    # What is asked for here, a stream must be able to give.
+    recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
+    found: list[Path | None] = []
+    on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
+    path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)
+    checkpoint = Path(path) if isinstance(path, str) else None
+
+    def weights(blueprint: PreTrainedModel) -> WeightSource:
+        if checkpoint is None:
+            return weight_source(recipe.model, blueprint, recipe.seed)
+        with fitting("--checkpoint", checkpoint, "evaluate with the model that wrote it"):
+            return checkpoint_weights(checkpoint, blueprint, ema)
+
+    placed = place(recipe, mesh, weights)
+    _check_data(placed.corpus, checkpoint)
+    source = str(checkpoint or recipe.model.weights)
+    log.info("evaluating %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
+    result: dict[str, Any] = {"weights": source}
+    if checkpoint:
+        result["step"] = read_manifest(checkpoint)["step"]
+    return result | _metrics(placed, recipe.trainer.eval_samples, mesh)
+
+
+def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float]:
+    batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size)
+    placed.strategy.set_training(False)
+    sums = placed.strategy.evaluate(batches, placed.task.evaluate)
+    return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
+
+
+def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None:
+    folder = weights_at(recipe, named, ema)
+    if folder is None:
+        return None
+    checkpoint = usable_checkpoint(folder, "--checkpoint" if named is not None else "run.dir")
+    stored_weights(checkpoint, ema)  # refuses --ema where there are no averages
+    changed = changed_keys(recipe, checkpoint, ("seed", "data"))
+    if changed:
+        log.warning(
+            "the checkpoint was trained with other data (changed: %s): what is held out now may have been trained on",
+            ", ".join(changed),
+        )
+    return checkpoint
+
+
+def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
+    """There is something to evaluate on, in the tokens that the model knows."""
+    if not corpus.has_held_out:
+        fix = "set data.held_out=0.05, or name a data.eval_source"
+        raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))
+    folder = checkpoint / MODEL if checkpoint else None
+    if folder and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer):
+        fix = f"set data.tokenizer.path={folder}"
+        raise UserError(Problem("data.tokenizer", "is not the tokenizer of the checkpoint", fix))

@@ -1,0 +1,80 @@
+"""A recipe's model under its plan: what training and evaluation have in common."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from .. import Problem, UserError
+from ..models.build import Vocabulary, WeightSource, build_on_meta
+from ..parallel.build import build_strategy
+from ..parallel.mesh import Mesh
+from ..parallel.strategy import Strategy
+from .component import instantiate
+from .data.corpus import Corpus, prepare
+from .engine import recipe_values
+from .state import TrainerState
+from .tasks.task import Task
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+
+@dataclass
+class Placed:
+    """A model spread over the ranks, with weights but no optimizer, and what it is measured on."""
+
+    strategy: Strategy
+    blueprint: PreTrainedModel
+    """The whole model on the meta device."""
+    task: Task
+    corpus: Corpus
+    state: TrainerState
+    """Of a run that has not begun."""
+
+
+def place(recipe: RecipeConfig, mesh: Mesh, weights: Callable[[PreTrainedModel], WeightSource]) -> Placed:
+    """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
+
+    Args:
+        weights: given the whole model on the meta device, where its weights come from.
+    """
+    task = instantiate(recipe.task)
+    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
+    state = _initial_state(recipe, corpus.train_size)
+    model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
+    # A plan takes the model apart; what it looks like as a whole stays with this one.
+    blueprint = copy.deepcopy(model)
+    values = recipe_values(
+        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
+    )
+    strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
+    strategy.place(model, weights(blueprint))
+    return Placed(strategy, blueprint, task, corpus, state)
+
+
+@contextmanager
+def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
+    """What does not fit ``checkpoint`` is something the user can mend: a problem of ``field``."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise UserError(Problem(field, f"does not fit the recipe: {error}", fix, str(checkpoint))) from None
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def _initial_state(recipe: RecipeConfig, train_size: int | None) -> TrainerState:
+    settings = recipe.trainer
+    max_steps = settings.total_steps(train_size)
+    return TrainerState(
+        max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
+    )
