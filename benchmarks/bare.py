@@ -1,21 +1,21 @@
 """The step that a user of DeepSpeed, FSDP2 or DTensor writes without trireme, on the model and batches of a trainer.
 
-Same weights, batches, optimizer and clipping; the loss is looked at every ten steps on all ranks. Each function takes
-a trainer, for its recipe and process groups, and gives a function that trains on one batch.
+Same weights, batches, optimizer and clipping; the loss is looked at every ten steps. Each function takes a trainer, for
+its recipe and process groups, and gives a function that trains on one batch. Losses are means over a micro-batch, as
+users write them: with labels on every token that is what trireme computes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -35,17 +35,34 @@ ROW = ("self_attn.o_proj", "mlp.down_proj")
 Step = Callable[[StepBatch], None]
 
 
-def deepspeed_step(trainer: Trainer) -> Step:
+class Look:
+    """Brings the loss together over the data ranks and reads it, every ``LOG_EVERY`` steps."""
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.group, self.steps, self.losses = group, 0, []
+
+    def __call__(self, losses: list[Tensor]) -> None:
+        """Takes the mean losses of this rank's micro-batches, each divided by their number."""
+        self.steps += 1
+        if self.steps % LOG_EVERY == 0:
+            value, ranks = torch.stack(losses).sum(), 1
+            if self.group is not None:
+                dist.all_reduce(value, group=self.group)
+                ranks = self.group.size()
+            self.losses.append(value.item() / ranks)
+
+
+def deepspeed_step(trainer: Trainer, look: Look) -> Step:
     """DeepSpeed with the JSON of the trainer's plan, which counts micro-batches by itself."""
     import deepspeed
     from trireme.parallel.zero.library import quiet
 
-    model, look = plain_model(trainer), _look()
+    model = plain_model(trainer)
     config = copy.deepcopy(trainer.strategy.config)  # type: ignore[attr-defined]
-    adamw = deepspeed.ops.adam.DeepSpeedCPUAdam if "offload_optimizer" in config["zero_optimization"] else _adamw
+    kind = deepspeed.ops.adam.DeepSpeedCPUAdam if "offload_optimizer" in config["zero_optimization"] else None
     with quiet():
         engine = deepspeed.initialize(
-            model=model, optimizer=adamw(model.parameters()), config=config, dist_init_required=False
+            model=model, optimizer=_adamw(model, kind), config=config, dist_init_required=False
         )[0]
 
     def step(batch: StepBatch) -> None:
@@ -54,22 +71,22 @@ def deepspeed_step(trainer: Trainer) -> Step:
             loss = _mean_loss(engine(input_ids=micro["input_ids"]).logits, micro)
             engine.backward(loss)
             engine.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach() / len(batch.micro_batches))
         look(losses)
 
     return step
 
 
-def fsdp_step(trainer: Trainer) -> Step:
+def fsdp_step(trainer: Trainer, look: Look) -> Step:
     """FSDP2 around blocks, embedding and head, as torchtitan does it."""
-    model, look = plain_model(trainer), _look()
+    model = plain_model(trainer)
     mesh = trainer.mesh.axes["shard"]  # type: ignore[index]
     for block in model.model.layers:
         fully_shard(block, mesh=mesh)
     fully_shard(model.model.embed_tokens, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh)
-    optimizer = _adamw(model.parameters())
+    optimizer = _adamw(model)
 
     def step(batch: StepBatch) -> None:
         losses = []
@@ -85,19 +102,18 @@ def fsdp_step(trainer: Trainer) -> Step:
     return step
 
 
-def tensor_step(trainer: Trainer) -> Step:
+def tensor_step(trainer: Trainer, look: Look) -> Step:
     """DTensor's styles on a Llama, and its loss on split logits."""
-    model, look = plain_model(trainer), _look(reduce=False)
+    model = plain_model(trainer)
     mesh = trainer.mesh.axes["tensor"]  # type: ignore[index]
     plan: dict[str, Any] = {f"model.layers.*.{name}": ColwiseParallel() for name in COLUMN}
     plan |= {f"model.layers.*.{name}": RowwiseParallel() for name in ROW}
     plan["model.embed_tokens"] = RowwiseParallel(input_layouts=Replicate())
     plan["lm_head"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
     parallelize_module(model, mesh, plan)
-    split, whole = [], []
-    for parameter in model.parameters():
-        (split if hasattr(parameter, "placements") else whole).append(parameter)
-    optimizer = _adamw([{"params": split}, {"params": whole}])  # fused kernels refuse the mixture
+    optimizer = _adamw(model)
+    split = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+    whole = [parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)]
 
     def step(batch: StepBatch) -> None:
         losses = []
@@ -126,23 +142,14 @@ def plain_model(trainer: Trainer) -> PreTrainedModel:
     return model.train()
 
 
-def _adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+def _adamw(model: nn.Module, kind: Any = None) -> Any:
+    """AdamW that does not decay norms."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    common = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    return kind(groups, **common) if kind else torch.optim.AdamW(groups, **common, fused=True)
 
 
 def _mean_loss(logits: Tensor, micro: dict[str, Tensor]) -> Tensor:
     return causal_lm_loss(logits, micro["labels"]) / (micro["labels"][:, 1:] != -100).sum()
-
-
-def _look(reduce: bool = True) -> Callable[[list[Tensor]], None]:
-    """Brings the loss together and reads it, every ``LOG_EVERY`` steps."""
-    steps = count(1)
-
-    def look(losses: list[Tensor]) -> None:
-        if next(steps) % LOG_EVERY == 0:
-            value = torch.stack(losses).sum()
-            if reduce:
-                dist.all_reduce(value)
-            value.item()
-
-    return look

@@ -31,7 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare import deepspeed_step
+from bare import Look, deepspeed_step
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from parity.matrix import LAYOUTS
@@ -140,7 +140,7 @@ def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
     )
     if recipe.plan.uses_deepspeed and found.sent_deviation > SENT_BOUND:
         strategy.optimizer_step(1.0, 1.0)
-        step = deepspeed_step(trainer)
+        step = deepspeed_step(trainer, Look(mesh.data_group))
         for _ in range(2):
             step(next(batches))
         with Traffic() as alone:

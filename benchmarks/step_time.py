@@ -37,7 +37,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare import LOG_EVERY, deepspeed_step, fsdp_step, tensor_step
+from bare import LOG_EVERY, Look, deepspeed_step, fsdp_step, tensor_step
+from helpers.metrics import training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from rich.console import Console
@@ -122,7 +123,8 @@ def measure(
         open_run_folder(run_dir, fresh=False)
     mesh.barrier()
     trainer = build(recipe, mesh)
-    step, bare = BARE[plan](trainer), Times(block)
+    look, bare = Look(mesh.data_group), Times(block)
+    step = BARE[plan](trainer, look)
     batches = iter(trainer.corpus.train_batches({}, 0, 10**6, mesh.data_rank, mesh.data_size))
 
     def other() -> None:
@@ -135,10 +137,19 @@ def measure(
     turns = Turns(block, other, profile)
     trainer.callbacks["turns"] = turns
     trainer.fit()
+    if mesh.is_main:
+        _same_training(run_dir, look.losses)
     if profile:
         profile.disable()
         pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(45)
     return turns.times, bare, text.getvalue()
+
+
+def _same_training(run_dir: Path, theirs: list[float]) -> None:
+    """Both sides must have trained the same model on the same batches; later, rounding makes them drift apart."""
+    ours = [line["loss"] for line in training(run_dir) if line["step"] % LOG_EVERY == 0]
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        assert abs(one - other) < 1e-4 * one, f"losses differ: {ours[:2]} and {theirs[:2]}"
 
 
 def on_ranks(plan: str, size: str, block: int, rounds: int, profiled: bool = False) -> tuple[Times, Times, str]:

@@ -16,6 +16,7 @@ commands:
   train RECIPE [key=value ...]   train a recipe; the same command resumes it
   check RECIPE [key=value ...]   say everything that is wrong with a recipe, start nothing
   recipes                        list recipes
+  plans [RECIPE]                 list plans; with a recipe, compare them for it
   models                         list model families and presets
   evaluate RECIPE [key=value ...]
                                  print held-out metrics of a checkpoint, under any plan
@@ -81,9 +82,11 @@ def _check(arguments: list[str]) -> int:
     def check() -> None:
         from .compose import compose
         from .listing import describe_run
+        from .planning import planned
         from .train import checked
 
-        print(describe_run(*checked(compose(options.recipe, options.overrides, options.recipe_dir), options.nproc)))
+        composed = compose(options.recipe, options.overrides, options.recipe_dir)
+        print(describe_run(*checked(planned(composed, options.nproc), options.nproc)))
 
     return guard(check, options.debug)
 
@@ -120,15 +123,22 @@ def _models(arguments: list[str]) -> int:
 
 def _plans(arguments: list[str]) -> int:
     from .report import guard
+    from .train import add_recipe_arguments
 
-    _parser("plans", "List parallelism plans, chosen with plan=NAME.").parse_args(arguments)
-
-    def show() -> None:
+    parser = _parser("plans", "List plans; with a recipe, say what each would need for it and which plan=auto takes.")
+    add_recipe_arguments(parser)
+    if not arguments:
         from .listing import show_plans
 
-        show_plans()
+        return guard(show_plans)
+    options = parser.parse_intermixed_args(arguments)
 
-    return guard(show)
+    def compare() -> None:
+        from .planning import compare_plans
+
+        compare_plans(options)
+
+    return guard(compare, options.debug)
 
 
 def _batch_size(arguments: list[str]) -> int:
@@ -142,7 +152,9 @@ def _batch_size(arguments: list[str]) -> int:
 
     def find() -> None:
         from .batch_size import find_batch_size
+        from .planning import fixed_overrides
 
+        options.overrides = fixed_overrides(options, "trainer.micro_batch_size=1")
         size, accumulation = find_batch_size(options)
         print(f"trainer.micro_batch_size={size}   # {accumulation} micro-batch(es) per step")
 

@@ -42,7 +42,7 @@ end
 complete -c trireme -f -a '(__trireme_complete)'
 """,
 }
-WITH_RECIPE = ("train", "check", "batch-size", "evaluate")
+WITH_RECIPE = ("train", "check", "batch-size", "plans", "evaluate")
 
 OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
 """Of every command that takes a recipe."""

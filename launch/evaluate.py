@@ -67,8 +67,10 @@ def run(options: argparse.Namespace) -> None:
     """
     from ..trainer.run_folder import weights_at
     from .compose import compose
+    from .planning import planned
 
     composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
+    composed = planned(composed, options.nproc, show=False)
     recipe, ranks = checked(composed, options.nproc)
     weights_at(recipe, options.checkpoint, options.ema)
     if launched() or ranks == 1:

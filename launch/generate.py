@@ -85,7 +85,9 @@ def _write(
     from transformers import set_seed
 
     tokenizer, model = _load(folder, device_map)
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    # What accelerate keeps elsewhere until it is needed shows as meta; it moves inputs to where that will be.
+    device = model.device if model.device.type != "meta" else _device()
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
     if inputs["input_ids"].shape[1] == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))
     set_seed(seed)
@@ -100,12 +102,10 @@ def _write(
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
     """Tokenizer and model in evaluation mode, on their device or devices."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     spread = {} if device_map is None else {"device_map": device_map}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -114,4 +114,10 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
         raise UserError(
             Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
         ) from error
-    return tokenizer, (model if spread else model.to(device)).eval()
+    return tokenizer, (model if spread else model.to(_device())).eval()
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 def show_recipes(recipe_dirs: Sequence[str]) -> None:
     """A table of recipe names and what they do."""
-    _print_table(("recipe", "what it does"), [(name, first_comment(path)) for name, path in list_recipes(recipe_dirs)])
+    show_table(("recipe", "what it does"), [(name, first_comment(path)) for name, path in list_recipes(recipe_dirs)])
 
 
 def show_models() -> None:
     """Two tables: families, and the presets that a recipe chooses with ``model=NAME``."""
     from ..models.family import families
 
-    _print_table(("family", "model", "paper"), [(spec.name, spec.title, spec.paper) for spec in families().values()])
+    show_table(("family", "model", "paper"), [(spec.name, spec.title, spec.paper) for spec in families().values()])
     presets = []
     for path in sorted((PACKAGE / "configs" / "model").glob("*.yaml")):
         family = (yaml.safe_load(path.read_text()) or {}).get("family", "")
         presets.append((path.stem, "any" if family == "???" else family, first_comment(path)))
-    _print_table(("preset", "family", "what it is"), sorted(presets, key=lambda preset: (preset[1], preset[0])))
+    show_table(("preset", "family", "what it is"), sorted(presets, key=lambda preset: (preset[1], preset[0])))
 
 
 def show_plans() -> None:
     """A table of the plans that a recipe chooses with ``plan=NAME``."""
     paths = sorted((PACKAGE / "configs" / "plan").glob("*.yaml"))
-    _print_table(("plan", "how the run is spread"), [(path.stem, first_comment(path)) for path in paths])
+    show_table(("plan", "how the run is spread"), [(path.stem, first_comment(path)) for path in paths])
 
 
 def describe_run(recipe: RecipeConfig, ranks: int) -> str:
@@ -53,7 +53,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     )
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

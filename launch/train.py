@@ -117,7 +117,9 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
         UserError: all problems of the recipe.
     """
     from ..configs.schema import read_recipe
+    from .planning import planned
 
+    composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
     chosen: list[int] = []
 
     def world_size(plan: Plan) -> int:
@@ -157,7 +159,9 @@ def choose_world_size(plan: Plan, nproc: int | None) -> int:
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
     """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
     from ..trainer.run_folder import open_run_folder
+    from .planning import planned
 
+    composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc)
     if launched():
         _go(recipe, options.resume, options.fresh)
@@ -202,10 +206,12 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _check_jobs(jobs: Sequence[Composed], nproc: int | None) -> None:
+    from .planning import planned
+
     problems: dict[str, Problem | str] = {}
     for composed in jobs:
         try:
-            checked(composed, nproc)
+            checked(planned(composed, nproc, show=False), nproc)
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)
     if problems:

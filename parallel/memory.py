@@ -40,6 +40,8 @@ OPTIMIZER_BYTES = {
     "lion": 4, "rmsprop": 4, "adagrad": 4, "adafactor": 0,
 }  # fmt: skip
 """Bytes of state per parameter; Adafactor's rows and columns are nothing beside it."""
+WRITTEN_OUT = ("gelu_new", "gelu_fast", "quick_gelu")
+"""Activation functions that transformers computes in several operations."""
 INNER = ("intermediate_size", "n_inner", "ffn_dim")
 """Names of the inner size of a feed-forward part in transformers' configurations."""
 
@@ -67,6 +69,8 @@ class ModelSizes:
     """Whether the feed-forward part multiplies two projections (SwiGLU, GeGLU)."""
     tied: bool = False
     dropout: bool = False
+    written_out: bool = False
+    """Whether the activation function is several operations that each keep a result, not one kernel."""
     trained: float = 1.0
     """Share of the parameters that have gradients."""
 
@@ -147,6 +151,7 @@ def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
         gated=any("gate_proj" in name for name, _ in blocks.named_modules()),
         tied=tied,
         dropout=any(value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)),
+        written_out=any(getattr(config, name, None) in WRITTEN_OUT for name in ("hidden_act", "activation_function")),
         trained=sum(p.numel() for p in parameters if p.requires_grad) / total,
     )
 
@@ -179,8 +184,8 @@ def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step
     Korthikanti et al. (https://arxiv.org/abs/2205.05198, table 2) count s b h (34 + 5 a s / h) bytes in half precision
     for a block of GPT: 2 norms, attention with its input, query, key, value and output, and a feed-forward part of
     inner size 4h with its input; 2 masks of dropout. Here the same with grouped heads, any inner size, gates and fp32.
-    Scores (5 a s / h) are kept by eager attention only. Tensor ranks share all but norms, inputs and masks
-    (10 + 24 / t), with sequence parallel all (34 / t).
+    Activation functions of several operations keep 3 more results; scores (5 a s / h) are kept by eager attention only.
+    Tensor ranks share all but norms, inputs and masks (10 + 24 / t), with sequence parallel all (34 / t).
 
     ``recompute: full`` keeps the block's input; ``selective`` keeps that and the results of matrix products and
     attention.
@@ -188,7 +193,7 @@ def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step
     width, tokens = WIDTH[plan.precision], step.micro_batch * step.length
     key_value = 2 * sizes.key_value_heads / sizes.heads
     inner = sizes.inner / sizes.hidden
-    divided = 2 + key_value + (4 if sizes.gated else 2) * inner
+    divided = 2 + key_value + ((4 if sizes.gated else 2) + 3 * sizes.written_out) * inner
     whole = 4.0
     masks = 2.0 if sizes.dropout else 0.0
     share = degrees.tensor if plan.sequence_parallel else 1

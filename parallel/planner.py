@@ -1,9 +1,9 @@
 """The planner behind ``plan=auto``: which plan, and why not the others.
 
-Plans are climbed like rungs (``RUNGS``), in the order in which people give up simplicity for memory: whole copies; then
-sharded gradients and optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The
-lowest rung with a plan that fits is taken, and on it the plan with the quickest estimated step. Estimates are good
-for an order, not as a forecast: communication is taken not to overlap with anything.
+Plans stand on ``RUNGS``, in the order in which people give up simplicity for memory: whole copies; sharded gradients
+and optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The lowest rung with
+a plan that fits is taken, and on it the plan with the quickest estimated step. Estimates are good for an order, not as
+a forecast: communication is taken not to overlap with anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .memory import WIDTH, MemoryEstimate, ModelSizes, Step, activation_bytes, estimate
+from .memory import WIDTH, MemoryEstimate, ModelSizes, Step, estimate
 from .plan import Degrees, Plan
 
 USABLE = 0.9
@@ -103,7 +103,7 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "cuts the model into stages",
         ("dp_pp", "pp_1f1b", "pp_interleaved", "pp_zero_bubble", "pp_gpipe", "3d", "3d_zero1"),
     ),
-    ("offloads to CPU memory", ("fsdp_offload", "zero1_offload", "zero2_offload", "zero3_offload")),
+    ("offloads to CPU memory", ("fsdp_offload", "zero1_offload", "zero2_offload", "zero3_offload", "zero3_nvme")),
 )
 """What the plans of a rung do, and their names; of equally quick ones the first is taken."""
 UNPLANNED = {"zero3_nvme": "needs a folder on a fast disk: choose it yourself, with its nvme_path"}
@@ -117,6 +117,8 @@ def degree_choices(name: str, machine: Machine) -> Iterator[dict[str, int]]:
     def divisors(least: int, most: int) -> list[int]:
         return [size for size in (2**power for power in range(1, 11)) if least <= size <= most and ranks % size == 0]
 
+    if name in UNPLANNED or (name.endswith("offload") and not machine.accelerator):
+        return
     if name == "single" or ranks == 1:
         yield from [{}] if ranks == 1 and (name == "single" or name.endswith("offload")) else []
     elif name.startswith("fsdp_hybrid"):
@@ -137,6 +139,10 @@ def degree_choices(name: str, machine: Machine) -> Iterator[dict[str, int]]:
 
 def no_degrees(name: str, machine: Machine) -> str:
     """Why ``degree_choices`` gave none."""
+    if name in UNPLANNED:
+        return UNPLANNED[name]
+    if name.endswith("offload") and not machine.accelerator:
+        return "moves memory from an accelerator to the CPU, and there is no accelerator"
     if name == "single":
         return f"is for one process, and there are {machine.ranks}"
     if machine.ranks == 1:
@@ -162,7 +168,7 @@ def choose(
         flaw_of: why a candidate cannot run, or nothing; asked only of what would be chosen, so it may take its time.
     """
     assessed = [_assess(candidate, sizes, step_of, machine) for candidate in candidates]
-    assessed.sort(key=lambda one: (one.candidate.rung, bool(one.verdict), _rank_of(one)))
+    assessed.sort(key=lambda one: (one.candidate.rung, bool(one.verdict), one.memory is None, _rank_of(one)))
     chosen = None
     for index, one in enumerate(assessed):
         if chosen is None and not one.verdict:
@@ -171,33 +177,25 @@ def choose(
             chosen = None if flaw else one
     best: dict[str, Assessed] = {}
     for one in assessed:
-        if chosen is None or one.candidate.plan.name != chosen.candidate.plan.name:
-            known = best.get(one.candidate.plan.name)
-            if known is None or (bool(known.verdict), _total(known)) > (bool(one.verdict), _total(known)):
-                best[one.candidate.plan.name] = one
+        name = one.candidate.plan.name
+        if (chosen is None or name != chosen.candidate.plan.name) and (name not in best or _nearer(one, best[name])):
+            best[name] = one
     others = [_with(one, one.verdict or _why_not(one, chosen)) for one in best.values()]
     within = [one for one in assessed if one.memory is not None and not one.candidate.flaw]
     return Decision(chosen, others, min(within, key=_total, default=None))
 
 
-def reason(chosen: Assessed, decision: Decision, machine: Machine) -> str:
+def reason(chosen: Assessed, machine: Machine) -> str:
     """Why it was chosen, as a clause."""
-    fits = f"needs {gibibytes(_total(chosen))} of {gibibytes(machine.memory)} per rank"
-    rung = chosen.candidate.rung
-    lower = {other.candidate.rung for other in decision.others if other.memory is not None}
-    if rung == min(lower | {rung}):
-        return f"{fits}, and {'is the simplest' if rung == 0 else 'nothing simpler can run here'}"
-    return f"{fits}; what is simpler needs more than there is, or cannot run"
+    why = "the simplest plan there is" if chosen.candidate.rung == 0 else "the simplest that fits and can run"
+    return f"{why}; needs {gibibytes(_total(chosen))} of {gibibytes(USABLE * machine.memory)} per rank"
 
 
 def gibibytes(size: float) -> str:
-    return (
-        f"{size / GIB:.0f} GiB"
-        if size >= 10 * GIB
-        else f"{size / GIB:.1f} GiB"
-        if size >= GIB / 10
-        else (f"{size / 2**20:.1f} MiB")
-    )
+    """For people: ``41 GiB``, ``2.5 GiB``, ``1.5 MiB``."""
+    if size < GIB / 10:
+        return f"{size / 2**20:.1f} MiB"
+    return f"{size / GIB:.1f} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"
 
 
 def traffic_bytes(candidate: Candidate, sizes: ModelSizes, step: Step, machine: Machine) -> tuple[float, float]:
@@ -251,11 +249,9 @@ def _assess(candidate: Candidate, sizes: ModelSizes, step_of: Callable[[Degrees]
     seconds += 2 * memory.host / SPEEDS.host
     verdict, host = "", memory.host + (0 if machine.accelerator else memory.total)
     if memory.total > USABLE * machine.memory:
-        verdict = (
-            f"needs {gibibytes(memory.total)}, and {USABLE:.0%} of {gibibytes(machine.memory)} per rank can be used"
-        )
+        verdict = f"needs {gibibytes(memory.total)} of {gibibytes(USABLE * machine.memory)} per rank"
     elif host > USABLE * machine.host:
-        verdict = f"needs {gibibytes(host)} of CPU memory per rank, and there are {gibibytes(machine.host)}"
+        verdict = f"needs {gibibytes(host)} of {gibibytes(USABLE * machine.host)} of CPU memory per rank"
     return Assessed(candidate, memory, within + across, seconds, verdict)
 
 
@@ -280,7 +276,10 @@ def _why_not(one: Assessed, chosen: Assessed | None) -> str:
     if what.rung != wins.rung:
         return f"fits, but {RUNGS[what.rung][0]}, for which there is no need"
     if what.plan.uses_deepspeed and not wins.plan.uses_deepspeed:
-        return f"fits; {wins.plan.name} does the same in torch itself"
+        less = (
+            f", and sends {chosen.traffic / one.traffic:.1f}x less" if 0 < 1.05 * one.traffic < chosen.traffic else ""
+        )
+        return f"fits{less}, but DeepSpeed comes after what torch does itself ({wins.plan.name})"
     if one.traffic > 1.05 * chosen.traffic > 0:
         return f"fits, but sends {one.traffic / chosen.traffic:.1f}x the bytes of {wins.plan.name}"
     if one.seconds > 1.02 * chosen.seconds:
@@ -292,6 +291,13 @@ def _rank_of(one: Assessed) -> tuple[bool, float, int]:
     """Order on a rung: torch's own, then the quickest (to two digits), then the order of ``RUNGS``."""
     plan = one.candidate.plan
     return plan.uses_deepspeed, float(f"{one.seconds:.1e}"), RUNGS[one.candidate.rung][1].index(plan.name)
+
+
+def _nearer(one: Assessed, other: Assessed) -> bool:
+    """Of two degrees of a plan that do not run: which says more. What fits comes first in any case."""
+    if not other.verdict or one.memory is None:
+        return False
+    return other.memory is None or _total(one) < _total(other)
 
 
 def _with(one: Assessed, verdict: str) -> Assessed:

@@ -191,7 +191,7 @@ class DeepSpeedStrategy(Strategy):
         if self.engine is None and self.stage == 3:
             self.engine = build_engine(self._module, self.config, None)
         elif self.engine is None:
-            self._module.to(self.mesh.device)  # where the engine of another type than fp32 would have put it
+            nn.Module.to(self._module, self.mesh.device)  # where the engine of another type than fp32 would have put it
         return self._module if self.engine is None else self.engine
 
     def _autocast(self) -> AbstractContextManager:

@@ -1,4 +1,5 @@
-"""What accelerate is used for: its launcher starts the same recipe, and its search finds the batch size that fits."""
+"""What accelerate is used for: its launcher starts the same recipe, its search finds the batch size that fits, and it
+loads models that are spread over devices."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ from pathlib import Path
 from helpers.command import ROOTS, command
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, tiny_recipe
+from trireme.launch.generate import generate
 from trireme.trainer.build import train
+from trireme.trainer.checkpoint.export import export
 
 STEPS = "trainer.max_steps=4"
 
 
 def test_accelerate_launch_starts_two_ranks(tmp_path: Path) -> None:
-    flags = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    flags = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    )
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *flags.split()]
     recipe = [str(TINY), ROOTS, STEPS, "plan=fsdp_full_shard", f"run.dir={tmp_path / 'two'}"]
     entry = ["-m", "trireme.launch.train", *recipe]
@@ -51,3 +56,13 @@ def test_the_largest_micro_batch_that_fits_is_found(tmp_path: Path) -> None:
     assert "micro-batches of 8: out of memory" in result.stdout
     assert "trainer.micro_batch_size=4   # 2 micro-batch(es) per step" in result.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_spread_over_memory_and_disk_writes_the_same(tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path / "run", "model=llama_tiny", "trainer.max_steps=1"))
+    folder = str(export(str(tmp_path / "run"), str(tmp_path / "out")))
+    plain = generate(folder, "def main(", max_new_tokens=8)
+    layers = [f"model.layers.{number}" for number in range(4)]
+    here = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", *layers[:2]], "cpu")
+    for device_map in ("auto", {**here, **dict.fromkeys(layers[2:], "disk")}):
+        assert generate(folder, "def main(", max_new_tokens=8, device_map=device_map) == plain

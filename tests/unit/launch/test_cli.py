@@ -172,3 +172,11 @@ def test_generate_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.Captur
         == 2
     )
     assert "3 problems" in capsys.readouterr().err
+
+
+def test_a_device_map_needs_accelerate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
+    assert main(["generate", str(tmp_path), "--prompt", "x", "--device-map", "auto"]) == 2
+    assert "pip install accelerate" in capsys.readouterr().err

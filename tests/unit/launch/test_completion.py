@@ -25,6 +25,8 @@ RECIPE = "pretrain/persimmon_stdlib"
         (["check", RECIPE, "plan=ddp", "optimizer.l"], ["optimizer.lr="]),
         (["train", RECIPE, "scheduler.name="], ["scheduler.name=cosine"]),
         (["train", RECIPE, "--mul"], ["--multirun"]),
+        (["evaluate", RECIPE, "--j"], ["--json"]),
+        (["evaluate", "--checkpoint", "runs/x", RECIPE, "plan=zero2"], ["plan=zero2", "plan=zero2_offload"]),
         (["train", "no/such", "tr"], []),
         (["recipes", ""], []),
     ],

@@ -1,0 +1,364 @@
+"""``plan=auto``: before the start, put the planner's choice in its place.
+
+The recipe is composed with ``auto``; every other plan of ``configs/plan`` is filled with what the recipe says of plans
+(``plan.precision=bf16``), checked, and estimated (``parallel/planner.py``). The choice becomes overrides
+(``plan=dp_tp plan.tensor=4``), so that ranks and the run folder know it by name. Under a launcher every rank reckons by
+itself: from the recipe, WORLD_SIZE, LOCAL_WORLD_SIZE and the sizes of memory, which are the same on nodes of one kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .. import Problem, UserError
+from .compose import Composed, compose
+from .elastic import launched
+from .listing import show_table
+from .recipes import PACKAGE
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+    from ..models.config import ModelConfig
+    from ..parallel.memory import ModelSizes, Step
+    from ..parallel.plan import Degrees, Plan
+    from ..parallel.planner import Assessed, Candidate, Decision, Machine
+    from ..trainer.settings import TrainerConfig
+
+AUTO = "auto"
+ENGINES = {"fsdp": "fsdp", "deepspeed": "deepspeed", "ddp": "ddp"}
+"""Options that mean an engine -> ``data_parallel``."""
+
+
+def planned(composed: Composed, nproc: int | None, show: bool = True) -> Composed:
+    """The recipe with a plan of its own: itself, unless that is ``auto``.
+
+    Args:
+        show: print what was compared, and the choice (the main process only).
+
+    Raises:
+        UserError: the recipe has problems, or no plan fits.
+    """
+    if composed.raw["plan"].get("name") != AUTO:
+        return composed
+    from .train import choose_world_size
+
+    own = own_options(composed)
+    recipe = _without_plan(composed, own)
+    ranks = choose_world_size(recipe.plan, nproc)
+    planner = Planner(recipe, own)
+    machine = this_machine(ranks)
+    decision = planner.decide(machine)
+    if show and os.environ.get("RANK", "0") == "0":
+        show_decision(decision, machine)
+    if decision.chosen is None:
+        raise UserError(planner.nothing_fits(decision, machine))
+    candidate = decision.chosen.candidate
+    plan = _merged(candidate.plan.name, own, candidate.changes)
+    kept = [text for text in composed.overrides if text.partition("=")[0].lstrip("+") != "plan"]
+    degrees = [f"plan.{axis}={size}" for axis, size in candidate.changes.items()]
+    overrides = [*kept, f"plan={candidate.plan.name}", *degrees]
+    return Composed({**composed.raw, "plan": plan}, composed.recipe, overrides, composed.problems)
+
+
+def fixed_overrides(options: argparse.Namespace, *changes: str) -> list[str]:
+    """Overrides of a command that starts several runs: all of them with the plan that is chosen under ``changes``."""
+    composed = compose(options.recipe, [*options.overrides, *changes], options.recipe_dir)
+    return options.overrides if composed.raw["plan"].get("name") != AUTO else planned(composed, options.nproc).overrides
+
+
+def compare_plans(options: argparse.Namespace) -> None:
+    """Print what the planner thinks of every plan for a recipe, whatever plan it names.
+
+    Raises:
+        UserError: the recipe has problems, or no plan fits.
+    """
+    overrides = [text for text in options.overrides if not text.startswith("plan=")]
+    planned(compose(options.recipe, [*overrides, f"plan={AUTO}"], options.recipe_dir), options.nproc)
+
+
+def own_options(composed: Composed) -> dict[str, Any]:
+    """What recipe and overrides say of the plan, by dotted key: what differs from ``auto``'s defaults, or was named."""
+    defaults, given = _flat(_merged(AUTO, {}, {})), _flat(composed.raw["plan"])
+    named = {text.lstrip("+").partition("=")[0].removeprefix("plan.") for text in composed.overrides if "plan." in text}
+    return {
+        key: value
+        for key, value in given.items()
+        if key != "name" and (key not in defaults or value != defaults[key] or key in named)
+    }
+
+
+def show_decision(decision: Decision, machine: Machine) -> None:
+    """A table of all plans, then the choice in one line."""
+    from ..parallel.planner import gibibytes, reason
+
+    def row(one: Assessed, verdict: str) -> tuple[str, str, str, str]:
+        memory = gibibytes(one.memory.total) if one.memory else ""
+        return one.candidate.name, memory, gibibytes(one.traffic) if one.memory else "", verdict
+
+    chosen = decision.chosen
+    rows = [row(chosen, "chosen")] if chosen else []
+    show_table(
+        ("plan", "memory per rank", "sent per step", "verdict"),
+        [*rows, *(row(one, one.verdict) for one in decision.others)],
+    )
+    if chosen:
+        processes = f"{machine.ranks} process{'es' if machine.ranks > 1 else ''}"
+        print(f"plan {chosen.candidate.name} on {processes}: {reason(chosen, machine)}", flush=True)
+
+
+@dataclass
+class Planner:
+    """Candidates for one recipe, on any machine."""
+
+    recipe: RecipeConfig
+    """With a plan that is of no interest."""
+    own: dict[str, Any]
+    """``own_options``"""
+    sizes: ModelSizes = field(init=False)
+
+    def __post_init__(self) -> None:
+        from ..models.build import Vocabulary, build_on_meta
+        from ..parallel.memory import model_sizes
+        from ..trainer.component import locate
+
+        self.recipe = replace(self.recipe, model=_with_local_config(self.recipe.model))
+        model, head = self.recipe.model, getattr(locate(self.recipe.task["_target_"]), "head", "causal_lm")
+        built = build_on_meta(model, head, Vocabulary(1))
+        self.config = built.config
+        self.sizes = model_sizes(built, model.spec)
+
+    def decide(self, machine: Machine) -> Decision:
+        from ..parallel.planner import choose
+
+        return choose(list(self.candidates(machine)), self.sizes, self.step, machine, self._late_flaw)
+
+    def step(self, degrees: Degrees) -> Step:
+        from ..parallel.memory import Step, state_bytes
+
+        trainer = self.recipe.trainer
+        return Step(
+            micro_batch=trainer.micro_batch_size,
+            length=self.recipe.data.block_size,
+            micro_batches=max(trainer.global_batch_size // (trainer.micro_batch_size * degrees.data), 1),
+            state_bytes=state_bytes(self.recipe.optimizer, self.recipe.ema is not None),
+            eager=self.recipe.model.kernel == "eager",
+        )
+
+    def candidates(self, machine: Machine) -> Iterator[Candidate]:
+        """Every plan with every sensible degree; those that cannot run carry their flaw."""
+        from ..parallel.plan import Degrees, Plan
+        from ..parallel.planner import RUNGS, Candidate, degree_choices, no_degrees
+
+        none = Degrees()
+        for rung, (_, names) in enumerate(RUNGS):
+            for name in names:
+                choices = list(degree_choices(name, machine))
+                if not choices:
+                    yield Candidate(Plan(name=name), none, {}, rung, no_degrees(name, machine))
+                for changes in choices:
+                    yield self._candidate(name, changes, rung, machine)
+
+    def nothing_fits(self, decision: Decision, machine: Machine) -> Problem:
+        """The refusal: how much the smallest needs, and what would make one fit."""
+        from ..parallel.planner import USABLE, gibibytes
+
+        smallest = decision.smallest
+        if smallest is None or smallest.memory is None:
+            why = f"finds no plan that can run this recipe on {machine.ranks} processes: the table says why"
+            return Problem("plan", why, "change what the table names, or --nproc", AUTO)
+        needs = f"{smallest.candidate.name} needs {gibibytes(smallest.memory.total)}"
+        why = f"finds no plan that fits into {gibibytes(USABLE * machine.memory)} per rank; the smallest, {needs}"
+        fixes = list(self._remedies(machine))
+        fix = (
+            f"any of these would fit: {'; '.join(fixes)}"
+            if fixes
+            else "use a smaller model, or more and larger devices"
+        )
+        return Problem("plan", why, fix, AUTO)
+
+    def _remedies(self, machine: Machine) -> Iterator[str]:
+        """Single changes that make a plan fit; two together only where neither is enough."""
+        trainer, full = self.recipe.trainer, {**self.own, "recompute": "full"}
+        one = replace(trainer, micro_batch_size=1)
+        recompute = self.own.get("recompute", "none") == "none"
+        smaller = trainer.micro_batch_size > 1
+        names = {"plan.recompute=full": recompute, "trainer.micro_batch_size=1": smaller}
+        found = [
+            name
+            for (name, useful), changes in zip(names.items(), ((trainer, full), (one, self.own)), strict=True)
+            if useful and self._fits(*changes, machine)
+        ]
+        yield from found
+        if not found and recompute and smaller and self._fits(one, full, machine):
+            yield " with ".join(names)
+        for times in (2, 4, 8, 16, 32):
+            more = replace(machine, ranks=machine.ranks * times)
+            batch = replace(trainer, global_batch_size=trainer.global_batch_size * times)
+            if self._fits(batch, self.own, more):
+                yield f"{more.ranks} ranks"
+                return
+
+    def _fits(self, trainer: TrainerConfig, own: dict[str, Any], machine: Machine) -> bool:
+        other = copy.copy(self)
+        other.recipe, other.own = replace(self.recipe, trainer=trainer), own
+        return other.decide(machine).chosen is not None
+
+    def _candidate(self, name: str, changes: dict[str, int], rung: int, machine: Machine) -> Candidate:
+        from ..configs.validate import read
+        from ..parallel.plan import Degrees, Plan
+        from ..parallel.planner import Candidate
+
+        def flawed(why: str) -> Candidate:
+            return Candidate(Plan(name=name), Degrees(), changes, rung, why)
+
+        if against := _contradiction(name, self.own, changes):
+            return flawed(against)
+        plan, problems = read(_merged(name, self.own, changes), Plan)
+        if plan is None:
+            return flawed(f"{problems[0].field} {problems[0].why}")
+        try:
+            degrees = plan.degrees(machine.ranks)
+        except ValueError as error:
+            return flawed(str(error))
+        return Candidate(plan, degrees, changes, rung, self._flaw(plan, degrees))
+
+    def _flaw(self, plan: Plan, degrees: Degrees) -> str:
+        from ..parallel.zero.library import installed
+
+        trainer = self.recipe.trainer
+        if trainer.global_batch_size % (trainer.micro_batch_size * degrees.data):
+            unit = f"{trainer.micro_batch_size} x {degrees.data} data ranks"
+            return f"trainer.global_batch_size={trainer.global_batch_size} is not a multiple of {unit}"
+        if plan.uses_deepspeed:  # checked if it would be chosen: importing DeepSpeed takes seconds
+            return "" if installed() else "needs deepspeed, which is not installed"
+        return self._problem(plan, degrees)
+
+    def _late_flaw(self, candidate: Candidate) -> str:
+        return self._problem(candidate.plan, candidate.degrees) if candidate.plan.uses_deepspeed else ""
+
+    def _problem(self, plan: Plan, degrees: Degrees) -> str:
+        from ..parallel.check import check_plan
+        from ..trainer.engine import recipe_values
+
+        recipe = self.recipe
+        values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config)
+        problems = check_plan(plan, degrees, recipe.model.spec, self.config, values, recipe.data.block_size)
+        return f"{problems[0].field} {problems[0].why}" if problems else ""
+
+
+def this_machine(ranks: int) -> Machine:
+    """Memory of the smallest device, shared by the ranks that use it."""
+    import torch
+
+    from ..parallel.planner import Machine
+
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if launched() else ranks
+    host = _host_memory() / per_node
+    count = torch.cuda.device_count()
+    if count == 0:
+        return Machine(ranks, per_node, host, host, accelerator=False)
+    devices = [torch.cuda.get_device_properties(index).total_memory for index in range(count)]
+    return Machine(ranks, per_node, min(devices) / ceil(per_node / count), host)
+
+
+def _host_memory() -> int:
+    """Bytes that processes here may use. All of it, not what is free now: every rank must come to the same choice."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
+    """The typed recipe, with what it says of plans in general; its problems come before any planning."""
+    from ..configs.schema import read_recipe
+    from ..parallel.plan import AXES
+
+    problems = list(composed.problems)
+    if isinstance(own.get("deepspeed"), str):
+        why = "does not go with plan.deepspeed=FILE, which says itself what DeepSpeed shards"
+        problems.append(Problem("plan", why, "write plan=zero2 (or another stage) instead", AUTO))
+    general = {key: value for key, value in own.items() if key not in (*AXES, "data_parallel", "sequence_parallel")}
+    general.pop("deepspeed", None)
+    plan = _merged(AUTO, {**general, "data_parallel": "fsdp"}, {})
+    recipe, found = read_recipe({**composed.raw, "plan": plan}, lambda plan: 1)
+    unknown = {problem.field for problem in composed.problems}
+    problems += [problem for problem in found if problem.field.split(".")[0] not in unknown]
+    if problems or recipe is None:
+        raise UserError(*problems)
+    return recipe
+
+
+def _with_local_config(model: ModelConfig) -> ModelConfig:
+    """For weights on the hub: their configuration alone is fetched, for planning needs no more."""
+    if model.weights is None or Path(model.weights).expanduser().is_dir():
+        return model
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(model.weights, "config.json", revision=model.revision)
+    except Exception as error:  # the hub's client raises many kinds
+        why = f"has a config.json that could not be fetched: {' '.join(str(error).split())}"
+        fix = "check the name and the network, or choose a plan yourself"
+        raise UserError(Problem("model.weights", why, fix, model.weights)) from error
+    return replace(model, weights=str(Path(file).parent))
+
+
+def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> str:
+    """Which of the recipe's own options a plan contradicts, or would ignore."""
+    from ..parallel.plan import AXES
+
+    itself = {**_flat(_file(name)), **changes}
+    full = _flat(_merged(name, {}, changes))
+    for key, value in own.items():
+        fixed = key in itself or key in (*AXES, "data_parallel")
+        if fixed and full.get(key) not in (value, "auto"):
+            return f"contradicts plan.{key}={value}"
+        group = key.partition(".")[0]
+        if group in ENGINES and full["data_parallel"] != ENGINES[group]:
+            return f"has no use for plan.{key}"
+        if group == "pipelining" and full["pipeline"] == 1:
+            return f"has no use for plan.{key}"
+    return ""
+
+
+def _merged(name: str, own: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
+    """A plan as composed: defaults, its file, the recipe's options, degrees."""
+    from ..configs.validate import schema_defaults
+    from ..parallel.plan import Plan
+
+    plan = schema_defaults(Plan)
+    for key, value in (*_flat(_file(name)).items(), *own.items(), *changes.items()):
+        *path, last = key.split(".")
+        node = plan
+        for part in path:
+            if not isinstance(node.get(part), dict):  # an unknown key, which is refused later
+                node[part] = {}
+            node = node[part]
+        node[last] = value
+    return plan
+
+
+def _file(name: str) -> dict[str, Any]:
+    return yaml.safe_load((PACKAGE / "configs" / "plan" / f"{name}.yaml").read_text())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
