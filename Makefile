@@ -18,10 +18,10 @@ $(OPERATORS): $(READY)
 	touch $@
 
 test: $(OPERATORS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not long"
 
 test-long: $(OPERATORS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 parity: $(OPERATORS)
 	$(BIN)/python tests/parity/report.py

@@ -192,7 +192,7 @@ def formula(plan: Plan, mesh: Mesh) -> str:
     if not plan.uses_deepspeed and degrees.replicate > 1:
         parts.append("2(R-1)/R P/S" if degrees.shard > 1 else "2(R-1)/R P")
     if degrees.tensor > 1:
-        parts.append(f"2(T-1)/T A (4L+{'2+2' if plan.sequence_parallel else '2'})")
+        parts.append(f"2(T-1)/T A (4L+{3 if plan.sequence_parallel else 2})")
     if degrees.pipeline > 1:
         parts.append("2 A per border")
     return " + ".join(parts)

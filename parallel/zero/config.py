@@ -124,6 +124,7 @@ def typed_json(options: DeepSpeedOptions, precision: Dtype) -> dict[str, Any]:
         "allgather_bucket_size": options.allgather_bucket_size,
         "contiguous_gradients": options.contiguous_gradients,
         "reduce_scatter": options.reduce_scatter,
+        "use_multi_rank_bucket_allreduce": options.use_multi_rank_bucket_allreduce,
         "allgather_partitions": options.allgather_partitions,
         "round_robin_gradients": options.round_robin_gradients,
     }

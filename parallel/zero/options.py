@@ -143,6 +143,9 @@ class DeepSpeedOptions:
     """Copy gradients into one buffer: less fragmentation."""
     reduce_scatter: bool = True
     """Reduce each gradient to its owner instead of to all (stages 1 and 2)."""
+    use_multi_rank_bucket_allreduce: bool = False
+    """Stages 1 and 2: reduce whole buckets to all ranks, and let each take its part: fewer messages, but half as many
+    bytes again as ZeRO needs (DeepSpeed's own default is true)."""
     allgather_partitions: bool = True
     """Gather updated weights at once instead of by broadcasts (stages 1 and 2)."""
     round_robin_gradients: bool = False

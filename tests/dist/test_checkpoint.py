@@ -14,7 +14,6 @@ from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
-
 from trireme import UserError
 from trireme.trainer.build import train
 
@@ -61,8 +60,16 @@ def test_one_layout_for_all_plans(tmp_path: Path) -> None:
 
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
-    _train(tmp_path, "trainer.max_steps=12", "checkpoint.every=2", "trainer.eval_every=2", "checkpoint.keep_last=2",
-           "checkpoint.keep_best=1", "optimizer.lr=0.05", "trainer.max_grad_norm=null")
+    _train(
+        tmp_path,
+        "trainer.max_steps=12",
+        "checkpoint.every=2",
+        "trainer.eval_every=2",
+        "checkpoint.keep_last=2",
+        "checkpoint.keep_best=1",
+        "optimizer.lr=0.05",
+        "trainer.max_grad_norm=null",
+    )
     losses = {line["step"]: line["eval_loss"] for line in lines(tmp_path) if "eval_loss" in line}
     best = min(losses, key=lambda step: losses[step])
     assert set(_steps(tmp_path)) == {10, 12, best}
@@ -90,7 +97,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     else:
         data[len(data) // 2] ^= 1
         victim.write_bytes(data if damage == "flip" else data[:-10])
-    with pytest.raises(UserError, match="damaged|missing|bytes instead"):
+    with pytest.raises(UserError, match=r"damaged|missing|bytes instead"):
         _train(tmp_path, resume=str(newest))
     _train(tmp_path)
     assert lines(tmp_path) == before

@@ -10,7 +10,6 @@ import torch
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import FEW_FILES, tiny_recipe
-
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 
@@ -20,29 +19,66 @@ def _train(run_dir: Path, *overrides: str) -> int:
 
 
 def test_what_one_rank_asks_for_all_ranks_do(tmp_path: Path) -> None:
-    stop = ["+callbacks.stop._target_=helpers.callbacks.StopOnOneRank", "+callbacks.stop.rank=1", "+callbacks.stop.step=4"]
+    stop = [
+        "+callbacks.stop._target_=helpers.callbacks.StopOnOneRank",
+        "+callbacks.stop.rank=1",
+        "+callbacks.stop.step=4",
+    ]
     assert run_ranks(_train, 2, tmp_path, "plan=ddp", *stop) == [4, 4]
     assert (tmp_path / "checkpoints" / "step_00000004" / "manifest.json").exists()
 
 
 def test_events_come_in_order_on_every_rank(tmp_path: Path) -> None:
-    recorder = ["+callbacks.recorder._target_=helpers.callbacks.Recorder", f"+callbacks.recorder.path={tmp_path}/seen",
-                "trainer.max_steps=2", "trainer.log_every=2", "checkpoint.every=2"]
+    recorder = [
+        "+callbacks.recorder._target_=helpers.callbacks.Recorder",
+        f"+callbacks.recorder.path={tmp_path}/seen",
+        "trainer.max_steps=2",
+        "trainer.log_every=2",
+        "checkpoint.every=2",
+    ]
     run_ranks(_train, 2, tmp_path / "run", "plan=ddp", *recorder)
-    expected = ["train_begin 0", "epoch_begin 0", "step_begin 0", "pre_optimizer_step 0", "step_end 1", "log 1", "step_begin 1",
-                "pre_optimizer_step 1", "step_end 2", "log 2", "evaluate 2", "log 2", "save 2", "train_end 2"]
+    expected = [
+        "train_begin 0",
+        "epoch_begin 0",
+        "step_begin 0",
+        "pre_optimizer_step 0",
+        "step_end 1",
+        "log 1",
+        "step_begin 1",
+        "pre_optimizer_step 1",
+        "step_end 2",
+        "log 2",
+        "evaluate 2",
+        "log 2",
+        "save 2",
+        "train_end 2",
+    ]
     for rank in (0, 1):
         assert (tmp_path / f"seen.{rank}").read_text().split("\n") == expected
 
 
 def test_epochs_end_where_the_data_does(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"line {number}\n" for number in range(50)))
-    overrides = ["data=files", f"data.source.paths=[{tmp_path}/text.txt]", "data.source.split_text=line", "data.packing=false",
-                 "data.held_out=0", "trainer.max_steps=null", "trainer.epochs=2", "trainer.eval_samples=null",
-                 "+callbacks.recorder._target_=helpers.callbacks.Recorder", f"+callbacks.recorder.path={tmp_path}/seen"]
+    overrides = [
+        "data=files",
+        f"data.source.paths=[{tmp_path}/text.txt]",
+        "data.source.split_text=line",
+        "data.packing=false",
+        "data.held_out=0",
+        "trainer.max_steps=null",
+        "trainer.epochs=2",
+        "trainer.eval_samples=null",
+        "+callbacks.recorder._target_=helpers.callbacks.Recorder",
+        f"+callbacks.recorder.path={tmp_path}/seen",
+    ]
     _train(tmp_path / "run", *overrides)
     seen = (tmp_path / "seen.0").read_text().split("\n")
-    assert [event for event in seen if event.startswith("epoch")] == ["epoch_begin 0", "epoch_end 7", "epoch_begin 7", "epoch_end 13"]
+    assert [event for event in seen if event.startswith("epoch")] == [
+        "epoch_begin 0",
+        "epoch_end 7",
+        "epoch_begin 7",
+        "epoch_end 13",
+    ]
     assert training(tmp_path / "run")[-1]["epoch"] == pytest.approx(104 / 50)
 
 
@@ -57,7 +93,10 @@ def test_a_callbacks_own_state_survives(tmp_path: Path) -> None:
 def test_mixed_precision_follows_fp32(tmp_path: Path, precision: str, tolerance: float) -> None:
     _train(tmp_path / "fp32")
     _train(tmp_path / precision, f"plan.precision={precision}")
-    whole, mixed = training(tmp_path / "fp32"), [line for line in training(tmp_path / precision) if not line.get("skipped")]
+    whole, mixed = (
+        training(tmp_path / "fp32"),
+        [line for line in training(tmp_path / precision) if not line.get("skipped")],
+    )
     assert 0 < worst_difference(whole[:1], mixed[:1], ["loss"]) < tolerance
     assert mixed[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=tolerance)
     weights = build(tiny_recipe(tmp_path / precision), build_mesh(tiny_recipe(tmp_path).plan), resume="auto").strategy
@@ -106,15 +145,22 @@ def test_evaluation_counts_every_sample_once_on_any_number_of_ranks(tmp_path: Pa
     overrides = ["trainer.max_steps=1", "trainer.eval_samples=13", "optimizer.lr=0"]
     _train(tmp_path / "one", *overrides)
     run_ranks(_train, 2, tmp_path / "two", "plan=ddp", *overrides)
-    one, two = ([line for line in lines(tmp_path / name) if "eval_loss" in line][0] for name in ("one", "two"))
-    assert one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-6) and one["eval_accuracy"] == two["eval_accuracy"]
+    one, two = (next(line for line in lines(tmp_path / name) if "eval_loss" in line) for name in ("one", "two"))
+    assert (
+        one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-6) and one["eval_accuracy"] == two["eval_accuracy"]
+    )
     assert one["eval_perplexity"] == pytest.approx(math.exp(one["eval_loss"]))
 
 
 def test_a_stream_resumes_exactly_and_on_more_ranks(tmp_path: Path) -> None:
     files = ",".join(f"{folder}/*.py" for folder in FEW_FILES)
-    overrides = ["data=files_streaming", f"data.source.paths=[{files}]", "data.tokenizer.sample_documents=20",
-                 "data.source.format=txt", "data.shuffle_window=64"]
+    overrides = [
+        "data=files_streaming",
+        f"data.source.paths=[{files}]",
+        "data.tokenizer.sample_documents=20",
+        "data.source.format=txt",
+        "data.shuffle_window=64",
+    ]
     _train(tmp_path / "whole", *overrides)
     _train(tmp_path / "parts", *overrides, "trainer.stop_at=4")
     run_ranks(_train, 2, tmp_path / "more", "plan=ddp", *overrides, "trainer.stop_at=4")

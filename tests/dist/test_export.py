@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.recipes import tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from trireme import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
@@ -23,8 +22,12 @@ def _logits(model: torch.nn.Module) -> torch.Tensor:
         return model(input_ids=torch.arange(24).reshape(2, 12)).logits
 
 
-@pytest.mark.parametrize("overrides", [[f"model={family}_tiny"] for family in FAMILIES]
-                         + [["model=llama_tiny", "+model.config.tie_word_embeddings=true"]], ids=[*FAMILIES, "tied"])
+@pytest.mark.parametrize(
+    "overrides",
+    [[f"model={family}_tiny"] for family in FAMILIES]
+    + [["model=llama_tiny", "+model.config.tie_word_embeddings=true"]],
+    ids=[*FAMILIES, "tied"],
+)
 def test_identical_logits(tmp_path: Path, overrides: list[str]) -> None:
     recipe = tiny_recipe(tmp_path / "run", *overrides, "trainer.max_steps=3")
     train(recipe)
@@ -60,7 +63,9 @@ def test_averaged_weights(tmp_path: Path) -> None:
     averaged = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "ema"), ema=True))
     for name, tensor in ((n.removeprefix("ema."), t) for n, t in live.ema.saved_tensors().items()):
         assert torch.equal(averaged.get_parameter(name), tensor)
-        assert name.endswith("bias") or "norm" in name or not torch.equal(live.strategy.module.get_parameter(name), tensor)
+        assert (
+            name.endswith("bias") or "norm" in name or not torch.equal(live.strategy.module.get_parameter(name), tensor)
+        )
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -13,13 +13,23 @@ import pytest
 from helpers.command import tiny_command
 from helpers.metrics import lines
 
-ARGUMENTS = ["trainer.max_steps=60", "checkpoint.every=4", "trainer.eval_every=20", "scheduler=cosine", "+ema.decay=0.9",
-             "model.config.attention_dropout=0.1"]
+ARGUMENTS = [
+    "trainer.max_steps=60",
+    "checkpoint.every=4",
+    "trainer.eval_every=20",
+    "scheduler=cosine",
+    "+ema.decay=0.9",
+    "model.config.attention_dropout=0.1",
+]
 
 
 def _start(run_dir: Path, plan: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(tiny_command(run_dir, *ARGUMENTS, *plan), start_new_session=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        tiny_command(run_dir, *ARGUMENTS, *plan),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int) -> None:

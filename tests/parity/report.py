@@ -1,7 +1,10 @@
 """Run the whole parity matrix, print it as a table, and write ``docs/parity.md``.
 
-make parity
-python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; nothing is written
+    make parity
+    python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; docs/parity.md is left alone
+
+Results are kept in ``build/parity.json`` as they come, so that an interrupted matrix goes on (``--fresh`` starts
+it over). The order covers every plan and family early.
 """
 
 from __future__ import annotations
@@ -9,12 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import logging
+import math
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -28,7 +32,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-DOCS = Path(__file__).parents[2] / "docs" / "parity.md"
+ROOT = Path(__file__).parents[2]
+DOCS, RESULTS = ROOT / "docs" / "parity.md", ROOT / "build" / "parity.json"
 ACCUMULATION = (1, 4)
 HEAD = f"""# Parity, measured
 
@@ -44,42 +49,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plans", default=",".join(LAYOUTS), help="comma separated")
     parser.add_argument("--families", default=",".join(FAMILIES), help="comma separated")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     options = parser.parse_args(argv)
     plans, families = options.plans.split(","), options.families.split(",")
     torch.set_num_threads(1)
-    started, failures, worst = time.time(), [], {}
-    cases = [Case(*parts) for parts in product(plans, families, ACCUMULATION, MASKS)]
-    with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True)) as progress:
-        os.environ.setdefault("TRIREME_CACHE", f"{folder}/cache")
-        bar = progress.add_task("parity", total=len(cases))
-        for case in cases:
-            progress.update(bar, description=case.name)
-            try:
-                found = _quietly(case, Path(folder))
-            except AssertionError as error:
-                failures.append(f"{case.name}: {error}")
-                found = float("nan")
-            if not found < TOLERANCE:
-                failures.append(f"{case.name}: {found:.1e}")
-            key = (case.plan, case.family)
-            worst[key] = found if found != found else max(worst.get(key, 0.0), found)
-            progress.advance(bar)
+    if options.fresh:
+        RESULTS.unlink(missing_ok=True)
+    results = _run(list(_cases(plans, families)))
+    wanted = {case.name: results[case.name] for case in _cases(plans, families)}
+    failures = [f"{name}: {found:.1e}" for name, found in wanted.items() if not found < TOLERANCE]
+    worst = _worst(plans, families, results)
     _show(plans, families, worst)
-    print(f"{len(cases)} cases, {len(failures)} failures, {(time.time() - started) / 60:.0f} minutes")
-    print("\n".join(failures))
+    print(f"{len(wanted)} cases, {len(failures)} above {TOLERANCE:.0e}", *failures, sep="\n")
     if set(plans) == set(LAYOUTS) and set(families) == set(FAMILIES) and not failures:
         DOCS.write_text(_markdown(plans, families, worst))
     return 1 if failures else 0
 
 
+def _cases(plans: Sequence[str], families: Sequence[str]) -> Iterator[Case]:
+    for accumulation, masks, plan, family in product(reversed(ACCUMULATION), reversed(MASKS), plans, families):
+        yield Case(plan, family, accumulation, masks)
+
+
+def _run(cases: list[Case]) -> dict[str, float]:
+    """Differences by name of the case; NaN where a run failed."""
+    results: dict[str, float] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True)) as progress:
+        os.environ.setdefault("TRIREME_CACHE", f"{folder}/cache")
+        bar = progress.add_task("parity", total=len(cases))
+        for case in cases:
+            progress.update(bar, description=case.name)
+            if case.name not in results:
+                results[case.name] = _quietly(case, Path(folder))
+                RESULTS.write_text(json.dumps(results, indent=0))
+            progress.advance(bar)
+    return results
+
+
 def _quietly(case: Case, folder: Path) -> float:
     """Without the runs' own log lines."""
     logging.disable(logging.WARNING)
-    with contextlib.redirect_stdout(io.StringIO()):
-        return difference(case, folder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return difference(case, folder)
+    except AssertionError as error:
+        print(f"{case.name}: {error}", file=sys.stderr)
+        return math.nan
 
 
-def _rows(plans: Sequence[str], families: Sequence[str], worst: dict) -> list[list[str]]:
+def _worst(plans: Sequence[str], families: Sequence[str], results: dict[str, float]) -> dict[tuple[str, str], float]:
+    found = {}
+    for plan, family in product(plans, families):
+        values = [results[case.name] for case in _cases([plan], [family])]
+        found[plan, family] = math.nan if any(map(math.isnan, values)) else max(values)
+    return found
+
+
+def _rows(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float]) -> list[list[str]]:
     rows = []
     for plan in plans:
         values = [worst[plan, family] for family in families]
@@ -87,19 +114,18 @@ def _rows(plans: Sequence[str], families: Sequence[str], worst: dict) -> list[li
     return rows
 
 
-def _show(plans: Sequence[str], families: Sequence[str], worst: dict) -> None:
+def _show(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float]) -> None:
     table = Table("plan", "ranks", *families, "maximum", title="largest relative difference from one process")
     for row in _rows(plans, families, worst):
         table.add_row(*row)
     Console().print(table)
 
 
-def _markdown(plans: Sequence[str], families: Sequence[str], worst: dict) -> str:
+def _markdown(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float]) -> str:
     titles = ["plan", "ranks", *families, "maximum"]
     lines = [titles, ["---"] * len(titles), *_rows(plans, families, worst)]
-    return (
-        HEAD.format(families=", ".join(families)) + "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{HEAD.format(families=', '.join(families))}\n{table}\n"
 
 
 if __name__ == "__main__":
