@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -21,6 +22,7 @@ from typing import Any
 from .filler import offload_device
 from .library import current_accelerator, import_deepspeed, quiet
 
+log = logging.getLogger("trireme.deepspeed")
 PATIENCE = 300.0
 """Seconds for which another program may hold torch's lock file; an operator compiles in one to three minutes."""
 
@@ -30,8 +32,16 @@ def load_operator(builder: str) -> None:
     made = current_accelerator().create_op_builder(builder)
     if made is None:
         return
+    if not _is_built(made.name):
+        log.info("compiling DeepSpeed's operator %s: once per machine, a minute or more", made.name)
     with quiet(), one_at_a_time(made.name):
         made.load(verbose=False)
+
+
+def _is_built(name: str) -> bool:
+    from torch.utils.cpp_extension import _get_build_directory
+
+    return (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists()
 
 
 def load_operators(config: dict[str, Any]) -> None:
