@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,8 @@ from ..models.build import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
 from ..parallel.mesh import Mesh, build_mesh
 from .callbacks.callback import Callback
-from .checkpoint.layout import STATE, TENSORS
+from .checkpoint.source import Source, open_source
 from .checkpoint.store import Checkpoints
-from .checkpoint.tensors import read_tensors, tensor_shapes
 from .checkpoint.weights import checkpoint_weights
 from .component import instantiate
 from .ema import Ema
@@ -76,14 +74,15 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
     run_dir = Path(recipe.run.dir)
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh)
     checkpoint = store.find(resume)
+    source = open_source(checkpoint) if checkpoint else None
     if checkpoint and resume == "auto":
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
-        if checkpoint is None:
+        if source is None:
             return weight_source(recipe.model, blueprint, recipe.seed)
-        with fitting("--resume", checkpoint, OTHER_RUN):  # so that none are drawn which it would overwrite
-            return checkpoint_weights(checkpoint, blueprint)
+        with fitting("--resume", source.path, OTHER_RUN):  # so that none are drawn which it would overwrite
+            return checkpoint_weights(source, blueprint)
 
     placed = place(recipe, mesh, weights)
     strategy, corpus, blueprint, state = placed.strategy, placed.corpus, placed.blueprint, placed.state
@@ -107,28 +106,27 @@ def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
         flops_per_token=training_flops_per_token(blueprint, recipe.model.spec.embedding, recipe.data.block_size),
         reference_lines={"unigram entropy": corpus.stats.unigram_entropy} if corpus.stats.unigram_entropy else {},
     )
-    if checkpoint:
-        load(trainer, checkpoint)
+    if source:
+        load(trainer, source)
     _introduce(trainer, checkpoint)
     return trainer
 
 
-def load(trainer: Trainer, checkpoint: Path) -> None:
+def load(trainer: Trainer, source: Source) -> None:
     """Take weights, optimizer, averages, positions and callbacks back from a checkpoint of any plan."""
     distributed = trainer.mesh.world_size > 1
-    folder = checkpoint / TENSORS
 
     def read(tensors: dict[str, Any]) -> None:
-        read_tensors(tensors, folder, distributed)
+        source.read(tensors, distributed)
 
-    saved = json.loads((checkpoint / STATE).read_text())
-    with fitting("--resume", checkpoint, OTHER_RUN):
-        trainer.strategy.load(read, tensor_shapes(folder), saved["scalars"])
+    with fitting("--resume", source.path, OTHER_RUN):
+        saved = source.progress()
+        trainer.strategy.load(read, source.shapes, saved.scalars)
         if trainer.ema:
             trainer.ema.load(read)
-    for name, value in saved["trainer"].items():
+    for name, value in saved.trainer.items():
         setattr(trainer.state, name, value)
-    for name, state in saved["callbacks"].items():
+    for name, state in saved.callbacks.items():
         if name in trainer.callbacks:
             trainer.callbacks[name].load_state_dict(state)
 

@@ -15,6 +15,7 @@ from ..models.build import WeightSource, weight_source
 from ..parallel.mesh import Mesh, build_mesh
 from .build import on_main
 from .checkpoint.layout import MODEL, read_manifest
+from .checkpoint.source import open_source
 from .checkpoint.weights import checkpoint_weights, stored_weights, usable_checkpoint
 from .data.corpus import Corpus
 from .data.tokenizer import content_hash, load_tokenizer
@@ -66,7 +67,7 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
         if checkpoint is None:
             return weight_source(recipe.model, blueprint, recipe.seed)
         with fitting("--checkpoint", checkpoint, "evaluate with the model that wrote it"):
-            return checkpoint_weights(checkpoint, blueprint, ema)
+            return checkpoint_weights(open_source(checkpoint), blueprint, ema)
 
     placed = place(recipe, mesh, weights)
     _check_data(placed.corpus, checkpoint)
@@ -90,7 +91,7 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
     if folder is None:
         return None
     checkpoint = usable_checkpoint(folder, "--checkpoint" if named is not None else "run.dir")
-    stored_weights(checkpoint, ema)  # refuses --ema where there are no averages
+    stored_weights(open_source(checkpoint), ema)  # refuses --ema where there are no averages
     changed = changed_keys(recipe, checkpoint, ("seed", "data"))
     if changed:
         log.warning(

@@ -19,6 +19,7 @@ from trireme.models.build import build_on_meta
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export import export
 from trireme.trainer.checkpoint.layout import complete_checkpoints
+from trireme.trainer.checkpoint.source import open_source
 from trireme.trainer.checkpoint.weights import checkpoint_weights
 from trireme.trainer.evaluate import evaluate
 from trireme.trainer.place import vocabulary
@@ -86,13 +87,13 @@ def test_weights_of_a_checkpoint_are_those_of_the_exported_model(run: Path, tmp_
     loaded = AutoModelForCausalLM.from_pretrained(export(str(run), str(tmp_path / "out")), dtype=torch.float32)
     recipe = tiny_recipe(run, *COMMON)
     model = build_on_meta(recipe.model, "causal_lm", vocabulary(_Tokenizer()))
-    checkpoint = complete_checkpoints(run / "checkpoints")[0]
+    source = open_source(complete_checkpoints(run / "checkpoints")[0])
     expected = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
-    found = dict(checkpoint_weights(checkpoint, model)(set(expected)))
+    found = dict(checkpoint_weights(source, model)(set(expected)))
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     some = sorted(expected)[:3]
-    assert sorted(name for name, _ in checkpoint_weights(checkpoint, model)(some)) == some
+    assert sorted(name for name, _ in checkpoint_weights(source, model)(some)) == some
 
 
 class _Tokenizer:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ... import Problem, UserError
-from .layout import MODEL
+from .source import Source, open_source
 from .tensors import Shapes, split_by_bytes
 from .weights import GROUP_BYTES, read_in_groups, stored_weights, usable_checkpoint
 
@@ -49,7 +49,12 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
     Raises:
         UserError: no usable checkpoint, no averaged weights, or ``out`` holds something already.
     """
-    source = usable_checkpoint(Path(checkpoint).expanduser(), "CHECKPOINT")
+    source = open_source(usable_checkpoint(Path(checkpoint).expanduser(), "CHECKPOINT"))
+    assets = source.assets
+    if assets is None:
+        raise UserError(
+            Problem("CHECKPOINT", "holds no config.json", "put the model's config.json beside it", checkpoint)
+        )
     target = Path(out).expanduser()
     shapes, sources = stored_weights(source, ema)
     kept = {name: _target_dtype(stored, DTYPES[dtype]) for name, (_, stored) in shapes.items()}
@@ -60,7 +65,7 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(source / MODEL, partial)
+        shutil.copytree(assets, partial)
         _set_dtype(partial / "config.json", DTYPES[dtype])
         _write_shards(source, partial, shapes, sources, shards, kept)
         if target.exists():
@@ -71,12 +76,12 @@ def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, ma
         raise UserError(
             Problem("OUT", f"cannot be written: {error.strerror or error}", "free space or choose another folder", out)
         ) from None
-    log.info("exported %s to %s (%s, %d tensors, %d file(s))", source, target, dtype, len(shapes), len(shards))
+    log.info("exported %s to %s (%s, %d tensors, %d file(s))", source.path, target, dtype, len(shapes), len(shards))
     return target
 
 
 def _write_shards(
-    source: Path,
+    source: Source,
     out: Path,
     shapes: Shapes,
     sources: dict[str, str],

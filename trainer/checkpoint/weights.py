@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from ... import Problem, UserError
 from ...models.build import WeightSource
 from ...models.initial import initial_weights
-from .layout import TENSORS, checkpoints_at, verify
-from .tensors import Shapes, read_tensors, split_by_bytes, tensor_shapes
+from .layout import checkpoints_at, verify
+from .source import Source
+from .tensors import Shapes, split_by_bytes
 
 log = logging.getLogger("trireme.checkpoint")
 GROUP_BYTES = 256 * 2**20
@@ -38,7 +39,7 @@ def usable_checkpoint(path: Path, field: str) -> Path:
     )
 
 
-def stored_weights(checkpoint: Path, ema: bool) -> tuple[Shapes, dict[str, str]]:
+def stored_weights(source: Source, ema: bool) -> tuple[Shapes, dict[str, str]]:
     """By plain name: shape and type of the model's tensors, and their names in the checkpoint.
 
     Averaged parameters come with the model's own buffers.
@@ -46,9 +47,8 @@ def stored_weights(checkpoint: Path, ema: bool) -> tuple[Shapes, dict[str, str]]
     Raises:
         UserError: ``ema``, and the checkpoint has no averaged weights.
     """
-    shapes = tensor_shapes(checkpoint / TENSORS)
-    model = {name.removeprefix("model."): entry for name, entry in shapes.items() if name.startswith("model.")}
-    averaged = {name.removeprefix("ema.") for name in shapes if name.startswith("ema.")} if ema else set()
+    model = {name.removeprefix("model."): entry for name, entry in source.shapes.items() if name.startswith("model.")}
+    averaged = {name.removeprefix("ema.") for name in source.shapes if name.startswith("ema.")} if ema else set()
     if ema and not averaged:
         raise UserError(
             Problem("--ema", "the checkpoint has no averaged weights", "train with `ema=average`, or leave --ema out")
@@ -57,18 +57,18 @@ def stored_weights(checkpoint: Path, ema: bool) -> tuple[Shapes, dict[str, str]]
 
 
 def read_in_groups(
-    checkpoint: Path, shapes: Shapes, names: list[str], sources: dict[str, str], limit: int = GROUP_BYTES
+    source: Source, shapes: Shapes, names: list[str], sources: dict[str, str], limit: int = GROUP_BYTES
 ) -> Iterator[Tensor]:
     """Whole tensors in the order of ``names``; one group of at most ``limit`` bytes is in memory at a time."""
     sizes = {name: shapes[name][0].numel() * shapes[name][1].itemsize for name in names}
     for group in split_by_bytes(sizes, limit):
         tensors = {sources[name]: torch.empty(shapes[name][0], dtype=shapes[name][1]) for name in group}
-        read_tensors(tensors, checkpoint / TENSORS, distributed=False)
+        source.read(tensors)
         while tensors:  # hand each tensor over and let go of it
             yield tensors.pop(next(iter(tensors)))
 
 
-def checkpoint_weights(checkpoint: Path, model: PreTrainedModel, ema: bool = False) -> WeightSource:
+def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False) -> WeightSource:
     """The weights of ``model`` as a checkpoint of any plan holds them: a function of the names that are wanted.
 
     Reading is local, so ranks may ask for different names; all ranks get theirs in the same order, that of the model.
@@ -81,7 +81,7 @@ def checkpoint_weights(checkpoint: Path, model: PreTrainedModel, ema: bool = Fal
         ValueError: a tensor of the model is missing, or has another shape; said at once, before anything is read.
         UserError: no averaged weights.
     """
-    shapes, sources = stored_weights(checkpoint, ema)
+    shapes, sources = stored_weights(source, ema)
     persistent = _persistent(model)
     for name, tensor in persistent.items():
         if name not in shapes:
@@ -93,7 +93,7 @@ def checkpoint_weights(checkpoint: Path, model: PreTrainedModel, ema: bool = Fal
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         stored = [name for name in persistent if name in names]
-        for name, tensor in zip(stored, read_in_groups(checkpoint, shapes, stored, sources), strict=True):
+        for name, tensor in zip(stored, read_in_groups(source, shapes, stored, sources), strict=True):
             yield name, tensor.to(torch.float32) if tensor.is_floating_point() else tensor
         # What checkpoints never hold (rotary frequencies and other buffers outside the state dict) is computed.
         yield from initial_weights(model, 0, set(names) - set(stored))

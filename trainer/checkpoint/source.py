@@ -1,0 +1,98 @@
+"""Training state to go on from, whoever wrote it.
+
+Resume, evaluation and export know this interface only: tensors by the names of the common layout, filled one by one or
+in groups wherever a plan wants them, and where training stood. ``Checkpoint`` is what trireme itself writes; every
+format of somebody else is one more small class.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .layout import MODEL, STATE, TENSORS
+from .tensors import Shapes, read_tensors, tensor_shapes
+
+
+@dataclass
+class Progress:
+    """Where training stood."""
+
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``TrainerState`` by name; what is absent keeps its value of a run that has not begun."""
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """State of callbacks by their names in the recipe."""
+    scalars: dict[str, Any] = field(default_factory=dict)
+    """What ``Strategy.load`` takes beside tensors: ``loss_scale``, ``optimizer``."""
+
+
+class Source(ABC):
+    """State in one folder (or file). Names are ``model.<name>``, ``optim.<parameter>.<state>``, ``ema.<name>``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Global shape and type of every tensor, by name."""
+        return self.read_shapes()
+
+    @abstractmethod
+    def read_shapes(self) -> Shapes:
+        """As ``shapes``; reads no tensor.
+
+        Raises:
+            ValueError: a file cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        """Fill ``tensors`` in place; DTensors with this rank's part.
+
+        Args:
+            distributed: all ranks call it together; they may ask for different names.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape, or a file cannot be read.
+        """
+
+    @abstractmethod
+    def progress(self) -> Progress:
+        """Where training stood.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+
+    @property
+    def assets(self) -> Path | None:
+        """A folder with the model's config.json and the tokenizer, if there is one."""
+        return None
+
+
+class Checkpoint(Source):
+    """A checkpoint that trireme wrote."""
+
+    def read_shapes(self) -> Shapes:
+        return tensor_shapes(self.path / TENSORS)
+
+    def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        read_tensors(tensors, self.path / TENSORS, distributed)
+
+    def progress(self) -> Progress:
+        return Progress(**json.loads((self.path / STATE).read_text()))
+
+    @property
+    def assets(self) -> Path:
+        return self.path / MODEL
+
+
+def open_source(path: Path) -> Source:
+    """The state at ``path``, a folder that ``store.find`` or ``usable_checkpoint`` has chosen."""
+    return Checkpoint(path)
