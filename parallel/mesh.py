@@ -15,6 +15,21 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from .plan import AXES, Degrees, Plan
 
 
+class Sums:
+    """Integers that are being summed over ranks while something else is done."""
+
+    def __init__(self, values: Iterable[int], group: dist.ProcessGroup | None) -> None:
+        self._tensor = torch.tensor(list(values), dtype=torch.int64)
+        self._work = None if group is None else dist.all_reduce(self._tensor, group=group, async_op=True)
+
+    def result(self) -> list[int]:
+        """The sums; waits for them the first time."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return self._tensor.tolist()
+
+
 @dataclass(frozen=True)
 class Mesh:
     """Degrees, rank and device of this process, and the collectives that every part needs."""
@@ -57,6 +72,10 @@ class Mesh:
     def sum_integers(self, values: Iterable[int]) -> list[int]:
         """Sums over the data ranks; on the CPU, so that a GPU is not waited for."""
         return self._reduce(values, self.data_group, dist.ReduceOp.SUM)
+
+    def begin_sums(self, values: Iterable[int]) -> Sums:
+        """``sum_integers`` that is not waited for yet: a small message takes long when ranks are not quite in step."""
+        return Sums(values, self.data_group)
 
     def any_flags(self, flags: Iterable[bool]) -> list[bool]:
         """Logical or over *all* ranks: what one rank asks for, every rank does."""

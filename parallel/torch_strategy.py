@@ -102,15 +102,14 @@ class TorchStrategy(Strategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        labels, tokens = self.mesh.sum_integers([batch.labels, batch.tokens])
-        weight = self.loss_weight(labels)
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the forward computes
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             with self._reduction(last=position == len(batch.micro_batches)), self.loss_context():
                 loss = self._forward(micro, loss_function)
-                (loss * weight).backward()
+                (loss * self.loss_weight(counts.result()[0])).backward()
             total += loss.detach()
-        return StepLoss(total, labels, tokens)
+        return StepLoss(total, *counts.result())
 
     def loss_weight(self, labels: int) -> float:
         """What a sum of label losses is multiplied by before its backward: gradients are sums over the global batch."""

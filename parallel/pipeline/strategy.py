@@ -63,19 +63,18 @@ class PipelineStrategy(TorchStrategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        labels, tokens = self.mesh.sum_integers([batch.labels, batch.tokens])
-        weight = self.loss_weight(labels)
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the first forwards compute
         total = torch.zeros((), device=self.mesh.device)
 
         def weighted(outputs: Any, micro: MicroBatch) -> Tensor:
             with autocast(self.plan, self.mesh.device):
                 loss = whole_scalar(loss_function(outputs, micro))
             total.add_(loss.detach())
-            return loss * weight
+            return loss * self.loss_weight(counts.result()[0])
 
         with self.loss_context():
             self.pipeline.step([self.to_device(micro) for micro in batch.micro_batches], weighted)
-        return StepLoss(total, labels, tokens)
+        return StepLoss(total, *counts.result())
 
     def reduce_gradients(self) -> None:
         super().reduce_gradients()

@@ -110,17 +110,17 @@ class DeepSpeedStrategy(Strategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        labels, tokens = self.mesh.sum_integers([batch.labels, batch.tokens])
-        # DeepSpeed averages over ranks; the loss is already divided by the labels of all of them.
-        weight = self.mesh.data_size / max(labels, 1) * self.loss_scale.missing
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the forward computes
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
             micro = self._to_device(micro)
             loss = loss_function(self.engine(**inputs_of(micro)), micro)
+            # DeepSpeed averages over ranks; the loss is divided by the labels of all of them.
+            weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
             self.engine.backward(loss * weight, scale_wrt_gas=False)
             total += loss.detach()
-        return StepLoss(total, labels, tokens)
+        return StepLoss(total, *counts.result())
 
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
         """As the interface says; the norm to clip by is ``gradient_clipping`` of the JSON, which is checked to be
