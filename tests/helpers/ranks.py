@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import datasets  # noqa: F401  (a second of imports that every rank would pay for by itself)
+
 
 def free_port() -> int:
     with socket.socket() as probe:
