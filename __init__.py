@@ -7,10 +7,13 @@ people. It imports nothing heavy, so that ``trireme --help`` is instant.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .launch.notebook import train
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "UserError", "__version__"]
+__all__ = ["Problem", "UserError", "__version__", "train"]
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,12 @@ class UserError(Exception):
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def __getattr__(name: str) -> Any:
+    """``trireme.train``, without importing it for everyone."""
+    if name == "train":
+        from .launch.notebook import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,7 +59,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
     )
-    _silence()
+    silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
     os.environ[OWN_LAUNCH] = str(os.getpid())
     try:
@@ -74,7 +74,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         del os.environ[OWN_LAUNCH]
 
 
-def _silence() -> None:
+def silence() -> None:
     """torch announces every failure in its own words; ours are shown instead."""
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

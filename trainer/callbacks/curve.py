@@ -19,6 +19,7 @@ from .metrics_file import FILE_NAME, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from ..loop import Trainer
     from ..state import Control, TrainerState
@@ -73,16 +74,26 @@ class Curve(Callback):
 
 
 def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[str, float] | None = None) -> None:
-    """Draw loss, learning rate and gradient norm against the step into a PNG.
-
-    Args:
-        lines: training and evaluation lines as in ``metrics.jsonl``.
-        path: the picture; it is replaced in one move, so that a viewer never meets half of it.
-        title: heading, such as the name of the run.
-        references: losses to compare with, by name; drawn as dashed horizontal lines.
+    """Draw ``curve_figure`` into a PNG at ``path``, replaced in one move, so that a viewer never meets half of it.
 
     Raises:
         OSError: the picture cannot be written.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        curve_figure(lines, title, references).savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def curve_figure(lines: list[Metrics], title: str, references: dict[str, float] | None = None) -> Figure:
+    """Loss, learning rate, gradient norm and throughput against the step.
+
+    Args:
+        lines: training and evaluation lines as in ``metrics.jsonl``.
+        title: heading, such as the name of the run.
+        references: losses to compare with, by name; drawn as dashed horizontal lines.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -92,16 +103,12 @@ def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[st
     figure = Figure(figsize=(9, 6.2), dpi=150, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.015, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False)
-    axes = figure.subplot_mosaic([["loss", "loss"], ["lr", "norm"]], height_ratios=[3, 1])
+    axes = figure.subplot_mosaic([["loss"] * 3, ["lr", "norm", "speed"]], height_ratios=[3, 1])
     _draw_loss(axes["loss"], lines, references or {})
     _draw_lr(axes["lr"], *_series(lines, "lr"))
     _draw_norm(axes["norm"], *_series(lines, "grad_norm"))
-    temporary = path.with_suffix(".tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _draw_speed(axes["speed"], *_series(lines, "tokens_per_second"))
+    return figure
 
 
 def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -> None:
@@ -139,6 +146,14 @@ def _draw_norm(axes: Axes, steps: list[int], norms: list[float]) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
+
+
+def _draw_speed(axes: Axes, steps: list[int], rates: list[float]) -> None:
+    largest = max(rates, default=0.0)
+    unit, name = (1e3, "thousand tokens per second") if largest >= 1e4 else (1.0, "tokens per second")
+    axes.plot(steps, [rate / unit for rate in rates], color=GREY, linewidth=1.0)
+    _tidy(axes, name)
+    axes.set_ylim(bottom=0)
 
 
 def _label_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:

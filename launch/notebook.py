@@ -1,0 +1,214 @@
+"""Train from a notebook cell or a script, and hold the result in hand.
+
+::
+
+    import trireme
+    run = trireme.train("pretrain/persimmon_stdlib", {"plan": "ddp", "trainer.max_steps": 200}, nproc=2)
+    run.metrics.tail()      # a pandas table
+    run.plot()              # loss, learning rate, gradient norm, throughput
+    run.model.generate(**run.tokenizer("def main(", return_tensors="pt"))
+
+One process trains in the notebook's own; several are forked by accelerate's notebook launcher, so that classes defined
+in cells are theirs too. DeepSpeed's plans run on one process as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import Problem, UserError
+from .elastic import cores_per_rank, launched, silence
+from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from ..configs.schema import RecipeConfig
+
+
+@dataclass
+class Run:
+    """A run that has been trained: where it lives, its metrics, its model."""
+
+    dir: Path
+    """The run folder."""
+
+    @cached_property
+    def metrics(self) -> pandas.DataFrame:
+        """One row per training line and per evaluation, as in ``metrics.jsonl``."""
+        import pandas
+
+        return pandas.DataFrame(self._lines)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that were logged."""
+        return max((line["step"] for line in self._lines), default=0)
+
+    def plot(self) -> Figure:
+        """Loss, learning rate, gradient norm and throughput against the step; a notebook shows the figure."""
+        from ..trainer.callbacks.curve import curve_figure
+
+        return curve_figure(self._lines, self.dir.name)
+
+    @property
+    def model(self) -> Any:
+        """The newest checkpoint as a ``transformers`` model, in fp32, ready to use."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._loaded[1]
+
+    @cached_property
+    def _lines(self) -> list[dict[str, Any]]:
+        from ..trainer.callbacks.metrics_file import FILE_NAME, read_metrics
+
+        file = self.dir / FILE_NAME
+        return read_metrics(file) if file.exists() else []
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from ..trainer.checkpoint.export import export
+
+        with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder:
+            exported = export(str(self.dir), f"{folder}/model")
+            return AutoModelForCausalLM.from_pretrained(exported).eval(), AutoTokenizer.from_pretrained(exported)
+
+
+def train(
+    recipe: str,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    nproc: int | None = None,
+    resume: str = "auto",
+    fresh: bool = False,
+    recipe_dirs: Sequence[str] = (),
+) -> Run:
+    """Train ``recipe``; the same call resumes it.
+
+    Args:
+        recipe: name (see ``trireme recipes``) or path of a .yaml file.
+        overrides: values by dotted key, or ``key=value`` strings as on the command line.
+        nproc: processes; None takes what the plan needs, or all GPUs.
+        resume: ``auto``, ``never``, or a checkpoint or run folder.
+        fresh: move an existing run folder aside and start over.
+        recipe_dirs: folders with recipes of your own.
+
+    Raises:
+        UserError: everything that is wrong with the recipe, before anything starts.
+        RanksFailed: one of several processes failed.
+    """
+    from ..trainer.run_folder import open_run_folder
+    from .compose import compose
+    from .planning import planned
+    from .train import checked
+
+    if launched():
+        raise UserError(Problem("trireme.train", "starts its own processes", "call it outside of torchrun"))
+    given = (
+        [f"{key}={_text(value)}" for key, value in overrides.items()] if isinstance(overrides, Mapping) else overrides
+    )
+    composed = planned(compose(recipe, list(given), recipe_dirs), nproc)
+    typed, ranks = checked(composed, nproc)
+    run_dir = Path(typed.run.dir)
+    open_run_folder(run_dir, fresh)
+    if ranks == 1:
+        _train(typed, resume)
+    else:
+        _fork(typed, resume, ranks, run_dir)
+    return Run(run_dir)
+
+
+def _train(recipe: RecipeConfig, resume: str) -> None:
+    from ..trainer.build import train as train_here
+
+    train_here(recipe, resume=resume)
+
+
+def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
+    """Ranks by accelerate's notebook launcher; the first failure is raised once."""
+    import torch
+    from accelerate import notebook_launcher
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
+        raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
+    silence()
+    os.environ[OWN_LAUNCH] = str(os.getpid())
+    failures: dict[int, ProcessFailure] = {}
+    with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as errors:
+        try:
+            arguments = (recipe, resume, errors)
+            notebook_launcher(_rank, arguments, num_processes=ranks, use_port=str(_free_port()))
+        except ChildFailedError as error:
+            # Of functions, torch reports the rank whose end it saw first; all of them have left their errors.
+            left = {rank: str(_error_of(errors, rank)) for rank in range(ranks) if _error_of(errors, rank).exists()}
+            failures = {**error.failures, **{rank: ProcessFailure(rank, 0, 1, file) for rank, file in left.items()}}
+        finally:
+            del os.environ[OWN_LAUNCH]
+    if failures:
+        raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
+
+
+def _rank(recipe: RecipeConfig, resume: str, errors: str) -> None:
+    """One forked rank. OpenMP's threads do not survive a fork, and waiting for them would hang: one thread each, unless
+    there was none before."""
+    import torch
+
+    rank = int(os.environ["RANK"])
+    os.environ[ERROR_FILE] = str(_error_of(errors, rank))
+    if rank:  # one rank speaks in the notebook
+        log = _log_of(Path(recipe.run.dir), rank)
+        log.parent.mkdir(exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    torch.set_num_threads(1 if torch.get_num_threads() > 1 else cores_per_rank(int(os.environ["WORLD_SIZE"])))
+    code = run_rank(lambda: _train(recipe, resume))
+    if code:
+        os._exit(code)  # without waiting for peers in the destructors of the process group
+
+
+def _error_of(folder: str, rank: int) -> Path:
+    return Path(folder) / f"rank{rank}.json"
+
+
+def _log_of(run_dir: Path, rank: int) -> Path:
+    return run_dir / "logs" / f"rank{rank}.log"
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _text(value: Any) -> str:
+    """A Python value in Hydra's grammar for overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    text = str(value)
+    if not isinstance(value, str | Path) or re.fullmatch(r"[\w./+-]+", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
+    return f"'{escaped}'"
