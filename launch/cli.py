@@ -178,13 +178,24 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--ema", action="store_true", help="export the averaged weights")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
+    parser.add_argument(
+        "--memory", default="1GiB", metavar="SIZE", help="most memory above the largest tensor (default: 1GiB)"
+    )
+    parser.add_argument(
+        "--config", metavar="FOLDER", help="where config.json and tokenizer are, for checkpoints without them"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        from ..trainer.checkpoint.export import export
+        from .. import UserError
+        from ..trainer.checkpoint.export import ExportOptions, export
 
-        print(export(options.checkpoint, options.out, options.dtype, options.ema, options.max_shard_size))
+        try:
+            wanted = ExportOptions(options.dtype, options.ema, options.max_shard_size, options.memory)
+        except ValueError as error:
+            raise UserError(f"--{error}") from None
+        print(export(options.checkpoint, options.out, wanted, options.config))
 
     return guard(run, options.debug)
 

@@ -46,11 +46,11 @@ def generate(
         if ema:
             raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
         return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
-    from ..trainer.checkpoint.export import export
+    from ..trainer.checkpoint.export import ExportOptions, export
 
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"
-        export(str(path), str(exported), ema=ema)
+        export(str(path), str(exported), ExportOptions(ema=ema))
         return _write(exported, prompt, max_new_tokens, temperature, top_k, seed, device_map)
 
 

@@ -55,6 +55,9 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
     config.use_cache = False
     with torch.device("meta"):
         built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    built.config.architectures = [
+        type(built).__name__
+    ]  # as save_pretrained notes it: readers of config.json ask for it
     freeze(built, model.frozen)
     return built
 

@@ -1,17 +1,26 @@
-"""What is exported is what ``transformers`` loads: identical logits, any type, shards, averaged weights."""
+"""What is exported is what ``transformers`` loads: identical logits, any type, shards, averaged weights, any plan."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.command import command, refused, trireme
+from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trireme import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export import ExportOptions, export, export_source
+from trireme.trainer.checkpoint.source import Checkpoint, Progress, Source
 
 FAMILIES = ["persimmon", "gpt_neox", "llama"]
 
@@ -45,10 +54,10 @@ def test_identical_logits(tmp_path: Path, overrides: list[str]) -> None:
 def test_types_and_shards(
     tmp_path: Path, dtype: str, torch_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trireme.trainer.checkpoint.export.GROUP_BYTES", 30_000)  # several groups to a file
+    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)  # several blocks to a tensor
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=2"))
     whole = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "fp32")))
-    folder = export(str(tmp_path / "run"), str(tmp_path / "small"), dtype=dtype, max_shard_size="100KB")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "small"), ExportOptions(dtype, max_shard_size="100KB"))
     assert len(list(folder.glob("*.safetensors"))) > 2
     small = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert small.dtype == torch_dtype
@@ -60,7 +69,8 @@ def test_averaged_weights(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "run", "trainer.max_steps=3", "+ema.decay=0.5")
     train(recipe)
     live = build(recipe, build_mesh(recipe.plan), resume="auto")
-    averaged = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "ema"), ema=True))
+    folder = export(str(tmp_path / "run"), str(tmp_path / "ema"), ExportOptions(ema=True))
+    averaged = AutoModelForCausalLM.from_pretrained(folder)
     for name, tensor in ((n.removeprefix("ema."), t) for n, t in live.ema.saved_tensors().items()):
         assert torch.equal(averaged.get_parameter(name), tensor)
         assert (
@@ -73,13 +83,15 @@ def test_refusals(tmp_path: Path) -> None:
         export(str(tmp_path), str(tmp_path / "out"))
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1"))
     with pytest.raises(UserError, match="no averaged weights"):
-        export(str(tmp_path / "run"), str(tmp_path / "out"), ema=True)
+        export(str(tmp_path / "run"), str(tmp_path / "out"), ExportOptions(ema=True))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
         export(str(tmp_path / "run"), str(tmp_path / "out"))
-    with pytest.raises(UserError, match="not a size"):
-        export(str(tmp_path / "run"), str(tmp_path / "other"), max_shard_size="big")
+    with pytest.raises(ValueError, match="max_shard_size='big' is not a size"):
+        ExportOptions(max_shard_size="big")
+    with pytest.raises(ValueError, match="memory='1KB' is too little"):
+        ExportOptions(memory="1KB")
 
 
 def test_training_goes_on_from_exported_weights(tmp_path: Path) -> None:
@@ -90,3 +102,145 @@ def test_training_goes_on_from_exported_weights(tmp_path: Path) -> None:
     tuned = build(recipe, build_mesh(recipe.plan))
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert torch.equal(_logits(loaded), _logits(tuned.strategy.module))
+
+
+def _train_spread(run_dir: Path, plan: str) -> None:
+    train(tiny_recipe(run_dir, f"plan={plan}", "model=llama_tiny", "trainer.max_steps=2", "trainer.eval_at_end=false"))
+
+
+@pytest.mark.parametrize(("plan", "ranks"), [("fsdp_full_shard", 2), ("tp", 2), ("3d", 8)])
+def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, columns and stages are put together block by block, as torch's own reader does for whole tensors."""
+    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)
+    run_ranks(_train_spread, ranks, tmp_path / "run", plan)
+    source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000002")
+    written = load_file(export_source(source, tmp_path / "out", ExportOptions()) / "model.safetensors")
+    expected = {f"model.{name}": torch.empty_like(tensor) for name, tensor in written.items()}
+    source.read(expected)
+    assert {f"model.{name}" for name in written} == {name for name in source.shapes if name.startswith("model.")}
+    for name, tensor in written.items():
+        assert torch.equal(tensor, expected[f"model.{name}"]), name
+
+
+def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
+    run_ranks(_train_spread, 2, tmp_path / "run", "fsdp_full_shard")
+    folder = tmp_path / "run" / "checkpoints" / "step_00000002"
+    one = sorted((folder / "tensors").glob("shard-00002-*"))[0]
+    whole = one.read_bytes()
+    one.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(UserError, match=f"{one.name} is damaged"):
+        export(str(folder), str(tmp_path / "out"))
+    one.write_bytes(whole[:60_000])
+    with pytest.raises(UserError, match=f"{one.name} has 60000 bytes"):
+        export(str(folder), str(tmp_path / "out"))
+    with pytest.raises(UserError, match="ends too early"):
+        export_source(Checkpoint(folder), tmp_path / "out", ExportOptions(), verify=False)
+    one.unlink()
+    with pytest.raises(UserError, match=f"{one.name} is missing"):
+        export(str(folder), str(tmp_path / "out"))
+    one.write_bytes(whole)
+    one.with_name(one.name.replace("shard-00002", "shard-00001")).unlink()  # what is left begins in the middle
+    with pytest.raises(UserError, match="not there completely"):
+        export_source(Checkpoint(folder), tmp_path / "out", ExportOptions(), verify=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize(
+    ("others", "said"), [(200_000, "MiB are needed"), (0, "No space left on device")], ids=["at first", "on the way"]
+)
+def test_a_full_disk_leaves_nothing(tmp_path: Path, others: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the export and 100 kB; 200 kB are taken by somebody else, before it begins or while it writes."""
+    train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
+    whole = export(str(tmp_path / "run"), str(tmp_path / "out"))
+    room = sum(file.stat().st_size for file in whole.iterdir()) + 100_000
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)
+    try:
+        (disk / "others").write_bytes(bytes(others))
+        source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000001")
+        with pytest.raises(UserError, match=said):
+            export_source(
+                source, disk / "out", ExportOptions(), check=lambda: (disk / "others").write_bytes(bytes(200_000))
+            )
+        assert [path.name for path in disk.iterdir()] == ["others"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """The real command, interrupted while it writes."""
+    train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
+    fifo = tmp_path / "run" / "checkpoints" / "step_00000001" / "model" / "slow.txt"
+    os.mkfifo(fifo)  # it waits here, with its folder begun
+    process = subprocess.Popen(
+        command("export", str(tmp_path / "run"), str(tmp_path / "out")), stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / ".out.partial").exists():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+class Foreign(Source):
+    """What another engine's folder may look like: no configuration, tied names twice, buffers that are computed."""
+
+    def __init__(self, path: Path, state: dict[str, torch.Tensor]) -> None:
+        super().__init__(path)
+        self.state = {f"model.{name}": tensor for name, tensor in state.items()}
+
+    def read_shapes(self):
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in self.state.items()}
+
+    def read(self, tensors, distributed=False) -> None:
+        for name, tensor in tensors.items():
+            tensor.copy_(self.state[name])
+
+    def progress(self) -> Progress:
+        return Progress()
+
+
+def test_any_source(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "run", "model=llama_tiny", "+model.config.tie_word_embeddings=true")
+    model = build(recipe, build_mesh(recipe.plan)).strategy.module
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    assert "lm_head.weight" in state and "model.embed_tokens.weight" in state
+    state["model.rotary_emb.inv_freq"] = torch.ones(4)
+    with pytest.raises(UserError, match="--config FOLDER"):
+        export_source(Foreign(tmp_path, state), tmp_path / "out", ExportOptions())
+    model.config.save_pretrained(tmp_path / "config")
+    (tmp_path / "config" / "optimizer.pt").write_bytes(b"not wanted")
+    with pytest.raises(UserError, match=r"lacks 1 tensors of the model: model\.norm\.weight"):
+        less = {name: tensor for name, tensor in state.items() if name != "model.norm.weight"}
+        export_source(Foreign(tmp_path, less), tmp_path / "out", ExportOptions(), config=str(tmp_path / "config"))
+    options = ExportOptions(max_shard_size="30KB")
+    folder = export_source(Foreign(tmp_path, state), tmp_path / "out", options, config=str(tmp_path / "config"))
+    assert not (folder / "optimizer.pt").exists() and (folder / "generation_config.json").exists()
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == {name for name, _ in model.named_parameters()}
+    loaded, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert loaded.dtype == torch.float32 and not report["missing_keys"] and not report["unexpected_keys"]
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, state[name].float()), name
+
+
+def test_the_command(tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    with pytest.raises(UserError, match=r"--config.*\n.*holds no config\.json"):
+        export(run, out, config=str(tmp_path))
+    refused(trireme("export", run, out, "--memory", "1MB"), "--memory='1MB'", "64MiB")
+    done = trireme("export", run, out, "--memory", "64MiB", "--dtype", "bf16")
+    assert done.returncode == 0 and done.stdout.strip() == out
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["dtype"], written["architectures"]) == ("bfloat16", ["PersimmonForCausalLM"])
+    assert (tmp_path / "out" / "generation_config.json").exists()

@@ -1,136 +1,189 @@
-"""From a checkpoint to a folder that ``transformers`` loads: safetensors, sharded, streamed tensor by tensor.
+"""From a checkpoint to a folder that ``transformers`` loads: safetensors, sharded, streamed block by block.
 
-Safetensors files are a length, a JSON header and raw bytes, so each tensor goes from the checkpoint to its place in the
-output without the model ever being in memory: the peak is one group of tensors (``GROUP_BYTES``, or the largest
-tensor).
+Safetensors files are a length, a JSON header and raw bytes, so each block goes from the source to its place in the
+output without the model, or even a large tensor, ever being in memory. The folder appears under its name when it is
+complete, and whatever interrupts an export leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import re
 import shutil
-import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ... import Problem, UserError
-from .source import Source, open_source
+from .assets import copy_assets
+from .known import keep_known
+from .shards import write_shards
+from .source import Checkpoint, Source, open_source
 from .tensors import Shapes, split_by_bytes
-from .weights import GROUP_BYTES, read_in_groups, stored_weights, usable_checkpoint
+from .weights import stored_weights, usable_checkpoint
 
 log = logging.getLogger("trireme.export")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DTYPE_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Names of types in a safetensors header."""
+LEAST_MEMORY = 64 * 2**20
 
 
-def export(checkpoint: str, out: str, dtype: str = "fp32", ema: bool = False, max_shard_size: str = "5GB") -> Path:
+@dataclass
+class ExportOptions:
+    """What an export looks like."""
+
+    dtype: str = "fp32"
+    """fp32, bf16 or fp16; tensors of whole numbers keep their type."""
+    ema: bool = False
+    """The averaged weights instead of the current ones."""
+    max_shard_size: str = "5GB"
+    """Largest weight file, as ``500MB`` or ``5GB``; a larger tensor has a file of its own."""
+    memory: str = "1GiB"
+    """Most memory that is used for tensors, above the largest one."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is not known; use one of {', '.join(DTYPES)}")
+        for name in ("max_shard_size", "memory"):
+            try:
+                size_in_bytes(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}={error}") from None
+        if size_in_bytes(self.memory) < LEAST_MEMORY:
+            raise ValueError(f"memory={self.memory!r} is too little to work with; use at least 64MiB")
+
+
+def export(
+    checkpoint: str, out: str, options: ExportOptions | None = None, config: str | None = None, replace: bool = False
+) -> Path:
     """Write model, configuration and tokenizer of ``checkpoint`` (a checkpoint or run folder) to ``out``.
 
     Args:
-        dtype: fp32, bf16 or fp16.
-        ema: export the averaged weights.
-        max_shard_size: largest weight file, as ``500MB`` or ``5GB``.
+        config: folder with config.json and tokenizer, for checkpoints without them.
+        replace: put the new folder in the place of what is at ``out``.
 
     Raises:
-        UserError: no usable checkpoint, no averaged weights, or ``out`` holds something already.
+        UserError: no usable checkpoint, no averaged weights, no configuration, ``out`` holds something already, or it
+            cannot be written; nothing is left behind then.
     """
-    source = open_source(usable_checkpoint(Path(checkpoint).expanduser(), "CHECKPOINT"))
-    assets = source.assets
-    if assets is None:
-        raise UserError(
-            Problem("CHECKPOINT", "holds no config.json", "put the model's config.json beside it", checkpoint)
-        )
-    target = Path(out).expanduser()
-    shapes, sources = stored_weights(source, ema)
-    kept = {name: _target_dtype(stored, DTYPES[dtype]) for name, (_, stored) in shapes.items()}
-    sizes = {name: shape.numel() * kept[name].itemsize for name, (shape, _) in shapes.items()}
-    shards = split_by_bytes(sizes, _bytes(max_shard_size))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", out))
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(assets, partial)
-        _set_dtype(partial / "config.json", DTYPES[dtype])
-        _write_shards(source, partial, shapes, sources, shards, kept)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            Problem("OUT", f"cannot be written: {error.strerror or error}", "free space or choose another folder", out)
-        ) from None
-    log.info("exported %s to %s (%s, %d tensors, %d file(s))", source.path, target, dtype, len(shapes), len(shards))
+    path = Path(checkpoint).expanduser()
+    source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
+    return export_source(source, Path(out).expanduser(), options or ExportOptions(), config, replace)
+
+
+def export_source(
+    source: Source,
+    target: Path,
+    options: ExportOptions,
+    config: str | None = None,
+    replace: bool = False,
+    verify: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """As ``export``, of state that is open already.
+
+    Args:
+        verify: compare what is read with its digests, while it is copied.
+        check: called between blocks; what it raises ends the export.
+    """
+    assets = _assets(source, config)
+    shapes, stored = _wanted(source, options.ema, assets)
+    dtype = DTYPES[options.dtype]
+    types = {name: dtype if kept.is_floating_point else kept for name, (_, kept) in shapes.items()}
+    sizes = {name: shape.numel() * types[name].itemsize for name, (shape, _) in shapes.items()}
+    shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
+    with _complete_or_nothing(target, replace, sum(sizes.values())) as partial:
+        copy_assets(assets, partial, dtype)
+        damage = _beside(lambda: source.damage(list(stored.values()))) if verify else lambda: None
+        try:
+            blocks = (
+                source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
+            )
+            entries = [{name: (shapes[name][0], types[name]) for name in names} for names in shards]
+            write_shards(partial, entries, blocks, check)
+        except ValueError as error:
+            raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+        if reason := damage():
+            fix = "name another checkpoint, for example an older one of the same run"
+            raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
+    log.info(
+        "exported %s to %s (%s, %d tensors, %d file(s))", source.path, target, options.dtype, len(shapes), len(shards)
+    )
     return target
 
 
-def _write_shards(
-    source: Source,
-    out: Path,
-    shapes: Shapes,
-    sources: dict[str, str],
-    shards: list[list[str]],
-    kept: dict[str, torch.dtype],
-) -> None:
-    files = (
-        ["model.safetensors"]
-        if len(shards) == 1
-        else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    )
-    total = 0
-    for file, names in zip(files, shards, strict=True):
-        header, offset = {"__metadata__": {"format": "pt"}}, 0
-        for name in names:
-            shape = shapes[name][0]
-            end = offset + shape.numel() * kept[name].itemsize
-            header[name] = {"dtype": DTYPE_CODES[kept[name]], "shape": list(shape), "data_offsets": [offset, end]}  # type: ignore[assignment]
-            offset = end
-        total += offset
-        encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        with (out / file).open("wb") as stream:
-            stream.write(struct.pack("<Q", len(encoded)) + encoded)
-            tensors = read_in_groups(source, shapes, names, sources, GROUP_BYTES)
-            for name, tensor in zip(names, tensors, strict=True):
-                raw = tensor.to(kept[name]).contiguous().flatten().view(torch.uint8)
-                stream.write(raw.numpy().data)
-    if len(files) > 1:
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
-        }
-        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Start it in a thread; what is returned waits for its result. Nobody waits for it when the export fails first."""
+    results: list[str | None] = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+
+    def wait() -> str | None:
+        thread.join()
+        return results[0]
+
+    return wait
 
 
-def _target_dtype(stored: torch.dtype, wanted: torch.dtype) -> torch.dtype:
-    return wanted if stored.is_floating_point else stored
+def size_in_bytes(size: str) -> int:
+    """``500MB`` is 500 * 1000**2, ``1GiB`` is 1024**3.
 
-
-def _set_dtype(config: Path, dtype: torch.dtype) -> None:
-    values = json.loads(config.read_text())
-    values["dtype"] = str(dtype).removeprefix("torch.")
-    values["use_cache"] = True  # off while training
-    config.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def _bytes(size: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip().upper())
+    Raises:
+        ValueError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", str(size).strip().upper())
     if not match:
-        raise UserError(Problem("--max-shard-size", "is not a size", "write it as 500MB or 5GB", size))
-    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
+        raise ValueError(f"{size!r} is not a size; write it as 500MB, 5GB or 1GiB")
+    unit = (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ")
+    return int(float(match[1]) * unit)
+
+
+def _assets(source: Source, config: str | None) -> Path:
+    """The folder with config.json; the one that the user names wins."""
+    folder = Path(config).expanduser() if config else source.assets
+    if folder is None or not (folder / "config.json").is_file():
+        where, value = ("--config", config) if config else ("CHECKPOINT", str(source.path))
+        fix = "name a folder with the model's config.json and tokenizer with --config FOLDER"
+        raise UserError(Problem(where, "holds no config.json", fix, value))
+    return folder
+
+
+def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
+    """Shapes by the names to write, and the names to read."""
+    try:
+        shapes, stored = stored_weights(source, ema)
+    except ValueError as error:
+        raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+    if isinstance(source, Checkpoint):  # written from the model's own state: tied tensors once, no others
+        return shapes, stored
+    names = keep_known(assets, {name: shape for name, (shape, _) in shapes.items()})
+    return {new: shapes[old] for new, old in names.items()}, {new: stored[old] for new, old in names.items()}
+
+
+@contextmanager
+def _complete_or_nothing(target: Path, replace: bool, size: int) -> Iterator[Path]:
+    """A hidden folder that gets the name ``target`` at the end, or is removed with all it holds."""
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
+    partial, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        free = shutil.disk_usage(partial).free
+        if free < size:
+            raise OSError(f"{size / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free")
+        yield partial
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(partial, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        why = f"cannot be written: {error.strerror or error}"
+        raise UserError(Problem("OUT", why, "free space or choose another folder", str(target))) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

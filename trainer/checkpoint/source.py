@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .layout import MANIFEST, MODEL, STATE, TENSORS
-from .tensors import Shapes, read_tensors, tensor_shapes
+from .layout import MANIFEST, MODEL, STATE, TENSORS, files_of, verify
+from .pieces import Pieces
+from .tensors import Shapes, read_tensors, split_by_bytes
 
 OTHERS = "DeepSpeed, transformers.Trainer or torch's distributed checkpoint"
 
@@ -74,6 +77,27 @@ class Source(ABC):
             ValueError: a tensor is missing or has another shape, or a file cannot be read.
         """
 
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        """The tensors one after the other, flat, each in one or more blocks; a block holds until the next is asked for.
+
+        Args:
+            limit: most bytes in memory at a time, or the largest tensor where whole ones have to be read.
+
+        Raises:
+            ValueError: as ``read``.
+        """
+        sizes = {name: self.shapes[name][0].numel() * self.shapes[name][1].itemsize for name in names}
+        for group in split_by_bytes(sizes, limit):
+            tensors = {name: torch.empty(self.shapes[name][0], dtype=self.shapes[name][1]) for name in group}
+            self.read(tensors)
+            while tensors:  # hand each tensor over and let go of it
+                yield tensors.pop(next(iter(tensors))).flatten()
+
+    def damage(self, names: list[str]) -> str | None:
+        """Why what the files say of these tensors (and of the model) is not what was written; None if it is, or if the
+        format has no means to know. Reads the files."""
+        return None
+
     @abstractmethod
     def progress(self) -> Progress:
         """Where training stood.
@@ -91,11 +115,22 @@ class Source(ABC):
 class Checkpoint(Source):
     """A checkpoint that trireme wrote."""
 
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self.path / TENSORS)
+
     def read_shapes(self) -> Shapes:
-        return tensor_shapes(self.path / TENSORS)
+        return self._pieces.shapes
 
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
         read_tensors(tensors, self.path / TENSORS, distributed)
+
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        return self._pieces.blocks(names, limit)
+
+    def damage(self, names: list[str]) -> str | None:
+        files = {f"{TENSORS}/{file.name}" for file in self._pieces.files(names)}
+        return verify(self.path, only=files | {name for name in files_of(self.path) if name.startswith(f"{MODEL}/")})
 
     def progress(self) -> Progress:
         return Progress(**json.loads((self.path / STATE).read_text()))

@@ -22,16 +22,19 @@ GROUP_BYTES = 256 * 2**20
 """Tensors are read in groups of at most this size."""
 
 
-def usable_checkpoint(path: Path, field: str) -> Path:
+def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
     """The newest checkpoint at ``path`` (a checkpoint or run folder) in which every file is what was written; or
     ``path`` itself, if somebody else wrote it.
+
+    Args:
+        contents: read every file to know; else trust names and sizes.
 
     Raises:
         UserError: there is none; ``field`` is what the user gave.
     """
     reason = f"is no complete checkpoint, nor a run folder that holds one, nor one of {OTHERS}"
     for folder in checkpoints_at(path):
-        reason = verify(folder)
+        reason = verify(folder, contents)
         if reason is None:
             return folder
         log.warning("checkpoint %s %s; it is not used", folder, reason)
