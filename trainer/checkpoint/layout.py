@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,37 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or None when every file is what was written."""
+    return next(damages(folder), None)
+
+
+def damages(folder: Path, digests: bool = True, checked: Callable[[int], None] = lambda size: None) -> Iterator[str]:
+    """Everything that is wrong with a checkpoint, as it is found.
+
+    Args:
+        digests: read every file; else only names and sizes are compared.
+        checked: called with the bytes of each file that has been looked at.
+    """
     try:
         manifest = read_manifest(folder)
         if manifest["format"] > FORMAT:
-            return f"was written by a newer version (format {manifest['format']})"
+            yield f"was written by a newer version (format {manifest['format']})"
+            return
         for name, written in manifest["files"].items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
-            if describe_file(path) != written:
-                return f"{name} is damaged (its SHA-256 has changed)"
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        return f"cannot be read: {error}"
+            problem = _damage(folder / name, name, written, digests)
+            checked(written["bytes"])
+            if problem:
+                yield problem
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        yield f"cannot be read: {error}"
+
+
+def _damage(path: Path, name: str, written: dict[str, Any], digest: bool) -> str | None:
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != written["bytes"]:
+        return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
+    if digest and describe_file(path) != written:
+        return f"{name} is damaged (its SHA-256 has changed)"
     return None
 
 
