@@ -10,8 +10,8 @@ are damaged, the run refuses to overwrite them, as it should.
     python benchmarks/faults.py --trials 20 --plan zero2 --seed 7
     python benchmarks/faults.py --trials 1 --seed 49             # repeats trial 49 of a campaign whose seed was 0
 
-Trial number n has the seed ``--seed`` + n. Results go to ``build/faults.json`` as they come, folders of failed trials to
-``build/faults``.
+Trial number n has the seed ``--seed`` + n. Results go to ``build/faults.json`` as they come, folders of failed trials
+to ``build/faults``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LONGEST_SECONDS = 300.0
 DISK = "24m"
 """Room for three checkpoints of 3.2 MiB, one more that is being written, and logs."""
 BUILD = Path(__file__).parents[1] / "build"
-RESULTS = BUILD / "faults.json"
+RESULTS = "faults.json"
 
 
 @dataclass
@@ -90,17 +90,19 @@ class Campaign:
     kinds: list[str]
     """Of faults that can be made here."""
     mounts: bool
+    out: Path
+    """Gets results, and the folders of failed trials."""
     reference: Path
     seconds: float = 0.0
     """Of the undisturbed run."""
     seconds_to_start: float = 0.0
 
 
-def prepare(folder: Path, overrides: list[str], kinds: list[str], mounts: bool) -> Campaign:
+def prepare(folder: Path, overrides: list[str], kinds: list[str], mounts: bool, out: Path) -> Campaign:
     """The undisturbed run, which also prepares the data for all others."""
     for _ in range(2):  # the second is timed
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
-        campaign = Campaign(folder, overrides, kinds, mounts, folder / "undisturbed")
+        campaign = Campaign(folder, overrides, kinds, mounts, out, folder / "undisturbed")
         began, output = time.monotonic(), folder / "undisturbed.txt"
         code = start(campaign, campaign.reference, output, random.Random(0)).process.wait()
         if code:
@@ -143,7 +145,7 @@ def run_trial(campaign: Campaign, seed: int) -> Trial:
                 break
         trial.lost = trial.lost or judge(campaign, trial, disk / "run")
         if trial.lost:
-            keep(scratch, BUILD / "faults" / str(seed))
+            keep(scratch, campaign.out / "faults" / str(seed))
     finally:
         make_writable(disk / "run")
         if campaign.mounts:
@@ -276,22 +278,22 @@ def show(trials: Sequence[Trial], kinds: Sequence[str], undisturbed: float) -> N
 
 
 def run_trials(campaign: Campaign, trials: list[Trial], seeds: Sequence[int], parallel: int) -> list[Trial]:
-    """``trials`` that are done, and those of ``seeds``; written to ``build/faults.json`` as they come."""
-    BUILD.mkdir(exist_ok=True)
+    """``trials`` that are done, and those of ``seeds``; written as they come."""
+    campaign.out.mkdir(parents=True, exist_ok=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(parallel) as pool:
         bar = progress.add_task("faults", total=len(seeds))
         for future in as_completed([pool.submit(run_trial, campaign, seed) for seed in seeds]):
             trials.append(future.result())
-            RESULTS.write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
+            (campaign.out / RESULTS).write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
             lost = sum(bool(trial.lost) for trial in trials)
             progress.update(bar, advance=1, description=f"faults, {lost} lost" if lost else "faults")
     return sorted(trials, key=lambda trial: trial.seed)
 
 
-def earlier(seeds: Sequence[int]) -> list[Trial]:
+def earlier(file: Path, seeds: Sequence[int]) -> list[Trial]:
     """Trials of an interrupted campaign."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    found = json.loads(file.read_text()) if file.exists() else []
     return [Trial(**trial) for trial in found if trial["seed"] in seeds]
 
 
@@ -303,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", default="ddp")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--parallel", type=int, default=2, help="trials at a time")
+    parser.add_argument("--out", type=Path, default=BUILD, help="folder for results and failed trials (default: build)")
     parser.add_argument("--go-on", action="store_true", help="keep the trials of an interrupted campaign")
     options = parser.parse_intermixed_args(argv)
     overrides = [*options.overrides, f"plan={options.plan}", "--nproc", str(options.ranks)]
@@ -314,9 +317,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reason:
             print(f"left out: {', '.join(sorted(FAULTS.keys() - set(kinds)))} ({reason})", file=sys.stderr)
         seeds = range(options.seed, options.seed + options.trials)
-        trials = earlier(seeds) if options.go_on else []
+        trials = earlier(options.out / RESULTS, seeds) if options.go_on else []
         left = [seed for seed in seeds if seed not in {trial.seed for trial in trials}]
-        campaign = prepare(folder, overrides, kinds, mounts=not reason)
+        campaign = prepare(folder, overrides, kinds, not reason, options.out)
         trials = run_trials(campaign, trials, left, options.parallel)
     show(trials, kinds, campaign.seconds)
     print(f"{options.plan} on {options.ranks} rank(s), seeds {seeds[0]} to {seeds[-1]}")

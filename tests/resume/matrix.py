@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def uninterrupted(folder: Path, plan: str) -> Path:
 
 
 def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]:
-    """Resume ``cases``, all under ``after``, in one group of ranks; by name of the case. What is in ``folder`` stays."""
+    """Resume ``cases``, all under ``after``, in one group of ranks; by name of the case. What ``folder`` has stays."""
     one = uninterrupted(folder, "single")
     jobs, found = [], {}
     for case in cases:
@@ -233,7 +234,7 @@ def _go(jobs: Sequence[Job]) -> None:
         by_rank = dict(mesh.gather_objects((mesh.data_rank, consumed)))
         shares = [by_rank[rank] for rank in range(mesh.data_size)]
         if mesh.is_main:
-            _write(run_dir / CONSUMED, [sum(step, []) for step in zip(*shares, strict=True)])
+            _write(run_dir / CONSUMED, [list(chain(*step)) for step in zip(*shares, strict=True)])
         for callback in trainer.callbacks.values():
             callback.close()
     if mesh:

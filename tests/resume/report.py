@@ -50,13 +50,14 @@ DOCS, RESULTS, RUNS = ROOT / "docs" / "resume.md", ROOT / "build" / "resume.json
 HEAD = f"""# Resume, measured
 
 GPT-2 (tied head, fused projections; a tiny one, fp32, AdamW, cosine schedule) is trained under one plan on real gloo
-ranks, saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and goes on under another: all ordered pairs,
-torch {torch.__version__}. `make resume-matrix` makes this table. In every cell
+ranks, saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and goes on under
+another: all ordered pairs, torch {torch.__version__}. `make resume-matrix` makes this table. In every cell
 
 - every tensor (weights, both moments of AdamW, step counters, and averaged weights where both plans keep them), saved
   again under the new plan right after the load, equals the checkpoint's bit for bit; so do progress, callbacks and loss
   scale;
-- the samples of all data ranks in steps {SAVED + 1} to {STEPS} are those of an uninterrupted run on one process, in its order;
+- the samples of all data ranks in steps {SAVED + 1} to {STEPS} are those of an uninterrupted run on one
+  process, in its order;
 - the number is the largest relative difference of losses and norms of the global gradient in these steps from that
   uninterrupted run; it must stay under {TOLERANCE:.0e};
 - on the diagonal, lines and final tensors also equal, bit for bit, those of the uninterrupted run under the same plan.
