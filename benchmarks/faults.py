@@ -283,11 +283,15 @@ def run_trials(campaign: Campaign, trials: list[Trial], seeds: Sequence[int], pa
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(parallel) as pool:
         bar = progress.add_task("faults", total=len(seeds))
-        for future in as_completed([pool.submit(run_trial, campaign, seed) for seed in seeds]):
-            trials.append(future.result())
-            (campaign.out / RESULTS).write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
-            lost = sum(bool(trial.lost) for trial in trials)
-            progress.update(bar, advance=1, description=f"faults, {lost} lost" if lost else "faults")
+        try:
+            for future in as_completed([pool.submit(run_trial, campaign, seed) for seed in seeds]):
+                trials.append(future.result())
+                (campaign.out / RESULTS).write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
+                lost = sum(bool(trial.lost) for trial in trials)
+                progress.update(bar, advance=1, description=f"faults, {lost} lost" if lost else "faults")
+        except BaseException:  # Ctrl-C reaches the commands too: trials that run end now, no other begins
+            pool.shutdown(cancel_futures=True)
+            raise
     return sorted(trials, key=lambda trial: trial.seed)
 
 

@@ -86,6 +86,15 @@ def test_later_checkpoints_do_not_push_out_new_ones(tmp_path: Path) -> None:
     assert set(_steps(tmp_path)) == {6, 8}
 
 
+def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
+    """Else a second rewrite of a step would find its hidden name taken, and disks would fill up."""
+    leftovers = [".step_00000003.partial", ".step_00000005.replaced", ".step_00000005.deleted"]
+    for name in leftovers:
+        (tmp_path / "checkpoints" / name / "tensors").mkdir(parents=True)
+    _train(tmp_path, "checkpoint.every=5", "trainer.max_steps=10", "checkpoint.keep_last=1")
+    assert _steps(tmp_path) == [10] and not list((tmp_path / "checkpoints").glob(".*"))
+
+
 def test_an_incomplete_checkpoint_is_never_loaded(tmp_path: Path) -> None:
     _train(tmp_path, "checkpoint.every=5", "trainer.stop_at=10")
     newest = tmp_path / "checkpoints" / "step_00000010"

@@ -85,15 +85,17 @@ def damages(folder: Path, digests: bool = True, checked: Callable[[int], None] =
             yield f"was written by a newer version (format {manifest['format']})"
             return
         for name, written in manifest["files"].items():
-            problem = _damage(folder / name, name, written, digests)
+            reason = fault(folder, name, written, digests)
             checked(written["bytes"])
-            if problem:
-                yield problem
+            if reason:
+                yield reason
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         yield f"cannot be read: {error}"
 
 
-def _damage(path: Path, name: str, written: dict[str, Any], digest: bool) -> str | None:
+def fault(folder: Path, name: str, written: dict[str, Any], digest: bool = True) -> str | None:
+    """What is wrong with one file, which the manifest describes as ``written``; None when nothing is."""
+    path = folder / name
     if not path.is_file():
         return f"{name} is missing"
     if path.stat().st_size != written["bytes"]:

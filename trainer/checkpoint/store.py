@@ -149,7 +149,8 @@ class Checkpoints:
 
     def _start(self, partial: Path) -> None:
         if self.mesh.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
+                shutil.rmtree(left, ignore_errors=True)
             (partial / TENSORS).mkdir(parents=True)
 
     def _write_rest(self, partial: Path, contents: Contents) -> None:
