@@ -1,5 +1,6 @@
 # make train   set up and run the main job        make test   set up and run the whole test suite
 # make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
+# make resume-matrix   save under every plan, resume under every other
 # make lint, make types, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train test test-long parity lint types bench clean
+.PHONY: train test test-long parity resume-matrix lint types bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -25,6 +26,9 @@ test-long: $(OPERATORS)
 
 parity: $(OPERATORS)
 	$(BIN)/python tests/parity/report.py
+
+resume-matrix: $(OPERATORS)
+	$(BIN)/python tests/resume/report.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

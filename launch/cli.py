@@ -20,6 +20,7 @@ commands:
   models                         list model families and presets
   evaluate RECIPE [key=value ...]
                                  print held-out metrics of a checkpoint, under any plan
+  checkpoints RUN                list checkpoints; --verify checks every file
   export CHECKPOINT OUT          write a checkpoint as a transformers folder (safetensors)
   generate MODEL --prompt TEXT   let a model, checkpoint or run write
   completion bash|zsh|fish       print a script for tab completion
@@ -167,6 +168,12 @@ def _evaluate(arguments: list[str]) -> int:
     return evaluate(arguments, prog="trireme evaluate")
 
 
+def _checkpoints(arguments: list[str]) -> int:
+    from .checkpoints import main as checkpoints
+
+    return checkpoints(arguments)
+
+
 def _export(arguments: list[str]) -> int:
     from .report import guard
 
@@ -266,6 +273,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plans": _plans,
     "batch-size": _batch_size,
     "evaluate": _evaluate,
+    "checkpoints": _checkpoints,
     "export": _export,
     "generate": _generate,
     "completion": _completion,

@@ -38,7 +38,9 @@ class LossScale:
         self.good_steps = 0
 
     def update(self, overflow: bool) -> None:
-        """After a step: halve on overflow, double after many steps without."""
+        """After a step: halve on overflow, double after many steps without. Other precisions have no scale to move."""
+        if not self.enabled:
+            return
         if overflow:
             self.value, self.good_steps = self.value / 2, 0
             return

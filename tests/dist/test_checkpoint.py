@@ -75,6 +75,26 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert set(_steps(tmp_path)) == {10, 12, best}
 
 
+def test_later_checkpoints_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    """Two damaged ones ahead, and a save off the calendar: it must stay, else nothing good would be left."""
+    _train(tmp_path, "checkpoint.every=2", "checkpoint.keep_last=3", "trainer.stop_at=6", "trainer.eval_at_end=false")
+    for step in (4, 6):
+        (tmp_path / "checkpoints" / f"step_{step:08d}" / "state.json").write_text("{}")
+    _train(tmp_path, "trainer.stop_at=3", "checkpoint.keep_last=2", "trainer.eval_at_end=false")
+    assert set(_steps(tmp_path)) == {2, 3, 4, 6}
+    _train(tmp_path, "checkpoint.every=2", "checkpoint.keep_last=2", "trainer.stop_at=8", "trainer.eval_at_end=false")
+    assert set(_steps(tmp_path)) == {6, 8}
+
+
+def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
+    """Else a second rewrite of a step would find its hidden name taken, and disks would fill up."""
+    leftovers = [".step_00000003.partial", ".step_00000005.replaced", ".step_00000005.deleted"]
+    for name in leftovers:
+        (tmp_path / "checkpoints" / name / "tensors").mkdir(parents=True)
+    _train(tmp_path, "checkpoint.every=5", "trainer.max_steps=10", "checkpoint.keep_last=1")
+    assert _steps(tmp_path) == [10] and not list((tmp_path / "checkpoints").glob(".*"))
+
+
 def test_an_incomplete_checkpoint_is_never_loaded(tmp_path: Path) -> None:
     _train(tmp_path, "checkpoint.every=5", "trainer.stop_at=10")
     newest = tmp_path / "checkpoints" / "step_00000010"

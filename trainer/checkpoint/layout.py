@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +68,48 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, contents: bool = True, only: Collection[str] | None = None) -> str | None:
-    """Why a checkpoint cannot be trusted, or None when every file is what was written.
+    """Why a checkpoint cannot be trusted, or None when every file is what was written; arguments as for ``damages``."""
+    return next(damages(folder, contents, only=only), None)
+
+
+def damages(
+    folder: Path,
+    digests: bool = True,
+    checked: Callable[[int], None] = lambda size: None,
+    only: Collection[str] | None = None,
+) -> Iterator[str]:
+    """Everything that is wrong with a checkpoint, as it is found.
 
     Args:
-        contents: compare digests too, which reads every file; else names and sizes.
+        digests: read every file; else only names and sizes are compared.
+        checked: called with the bytes of each file that has been looked at.
         only: relative paths of the files to look at; None means all.
     """
     try:
         manifest = read_manifest(folder)
         if manifest["format"] > FORMAT:
-            return f"was written by a newer version (format {manifest['format']})"
+            yield f"was written by a newer version (format {manifest['format']})"
+            return
         for name, written in manifest["files"].items():
             if only is not None and name not in only:
                 continue
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
-            if contents and describe_file(path) != written:
-                return f"{name} is damaged (its SHA-256 has changed)"
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        return f"cannot be read: {error}"
+            reason = fault(folder, name, written, digests)
+            checked(written["bytes"])
+            if reason:
+                yield reason
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        yield f"cannot be read: {error}"
+
+
+def fault(folder: Path, name: str, written: dict[str, Any], digest: bool = True) -> str | None:
+    """What is wrong with one file, which the manifest describes as ``written``; None when nothing is."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != written["bytes"]:
+        return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
+    if digest and describe_file(path) != written:
+        return f"{name} is damaged (its SHA-256 has changed)"
     return None
 
 

@@ -88,7 +88,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             return None
         if self.mesh.is_main:
-            self._rotate()
+            self._rotate(contents.step)
         return target
 
     def find(self, resume: str) -> Path | None:
@@ -165,7 +165,8 @@ class Checkpoints:
 
     def _start(self, partial: Path) -> None:
         if self.mesh.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
+                shutil.rmtree(left, ignore_errors=True)
             (partial / TENSORS).mkdir(parents=True)
 
     def _write_rest(self, partial: Path, contents: Contents) -> None:
@@ -201,10 +202,11 @@ class Checkpoints:
         flush(self.root)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _rotate(self) -> None:
+    def _rotate(self, step: int) -> None:
         if self.config.keep_last is None:
             return
-        folders = complete_checkpoints(self.root)
+        # Later ones were passed over as damaged, or gone back from: they must not push out what is written now.
+        folders = [folder for folder in complete_checkpoints(self.root) if int(folder.name[5:]) <= step]
         keep = set(folders[: self.config.keep_last]) | set(self.best(folders)[: self.config.keep_best])
         for folder in folders:
             if folder not in keep:

@@ -1,0 +1,169 @@
+"""``trireme checkpoints``: what checkpoints there are, how big, complete or not, under which plan, and whether intact.
+
+Without ``--verify`` only names and sizes of files are compared with the manifest; with it every file is read and its
+SHA-256 compared. What a killed save left behind is shown as incomplete: it is never loaded, and no damage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import Problem, UserError
+from .report import FAILED, guard
+
+COLUMNS = ("checkpoint", "size", "files", "state", "plan", "metric", "written")
+
+
+@dataclass
+class Listed:
+    """One folder that is a checkpoint, or was going to be one."""
+
+    path: str
+    step: int
+    bytes: int
+    files: int
+    written: str
+    """Local time, ISO 8601."""
+    complete: bool
+    """It was written to its end."""
+    verified: bool = False
+    """Every file has been read."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with a complete one."""
+    plan: str | None = None
+    world_size: int | None = None
+    metric: float | None = None
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "trireme checkpoints") -> int:
+    """List; returns 0 if all that is there is sound, 1 if something is damaged, 2 for user errors."""
+    parser = argparse.ArgumentParser(
+        prog,
+        description="List the checkpoints of a run; exit code 1 if one is damaged.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder, its checkpoints folder, or one checkpoint")
+    parser.add_argument("--verify", action="store_true", help="read every file and compare its SHA-256")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(arguments)
+    found: list[Listed] = []
+
+    def run() -> None:
+        found.extend(listed(Path(options.run).expanduser(), options.verify))
+        if options.json:
+            print(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
+        else:
+            _show(found)
+
+    code = guard(run, options.debug)
+    return code or (FAILED if any(checkpoint.problems for checkpoint in found) else 0)
+
+
+def listed(path: Path, verify: bool = False) -> list[Listed]:
+    """The checkpoints at ``path``, oldest step first; complete ones before what is incomplete.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders = _folders(path)
+    if not folders:
+        reason = "holds no checkpoint" if path.is_dir() else "is no folder"
+        raise UserError(Problem("RUN", reason, "name a run folder, such as runs/persimmon_stdlib", str(path)))
+    if not verify:
+        return [_look(folder, digests=False) for folder in folders]
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("verifying", total=sum(_size(folder) for folder in folders))
+        result = []
+        for folder in folders:
+            progress.update(bar, description=f"verifying {folder.name}")
+            result.append(_look(folder, digests=True, checked=lambda size: progress.advance(bar, size)))
+    return result
+
+
+def _folders(path: Path) -> list[Path]:
+    """Folders of checkpoints by step, hidden ones that a save or a rotation left last."""
+    if _step(path) is not None:
+        return [path] if path.is_dir() else []
+    for root in (path, path / "checkpoints"):
+        folders = [folder for folder in root.glob("*step_*") if folder.is_dir() and _step(folder) is not None]
+        if folders:
+            return sorted(folders, key=lambda folder: (folder.name.startswith("."), _step(folder), folder.name))
+    return []
+
+
+def _step(folder: Path) -> int | None:
+    """Of a checkpoint's folder, or of a hidden one on its way to be one; else None."""
+    digits = folder.name.removeprefix(".").removeprefix("step_").split(".")[0]
+    return int(digits) if digits.isdigit() and "step_" in folder.name else None
+
+
+def _look(folder: Path, digests: bool, checked: Callable[[int], None] = lambda size: None) -> Listed:
+    from ..trainer.checkpoint.layout import MANIFEST, damages, files_of
+
+    hidden = folder.name.startswith(".")
+    manifest = folder / MANIFEST
+    when = (manifest if manifest.is_file() else folder).stat().st_mtime
+    result = Listed(
+        path=str(folder),
+        step=_step(folder) or 0,
+        bytes=_size(folder),
+        files=len(files_of(folder)) + manifest.is_file(),
+        written=datetime.datetime.fromtimestamp(when).astimezone().isoformat(timespec="seconds"),
+        complete=not hidden,
+    )
+    if hidden:
+        checked(result.bytes)
+        return result
+    for key, value in _manifest(folder).items():
+        setattr(result, key, value)
+    result.problems = list(damages(folder, digests, checked))
+    result.verified = digests
+    return result
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    from ..trainer.checkpoint.layout import read_manifest
+
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:  # a problem of the checkpoint, found again by ``damages``
+        return {}
+    return {key: manifest.get(key) for key in ("plan", "world_size", "metric")} if isinstance(manifest, dict) else {}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _show(found: Sequence[Listed]) -> None:
+    from rich.filesize import decimal
+
+    from .listing import show_table
+
+    rows = []
+    for checkpoint in found:
+        plan = f"{checkpoint.plan} x {checkpoint.world_size}" if checkpoint.plan else ""
+        metric = "" if checkpoint.metric is None else f"{checkpoint.metric:.4f}"
+        written = checkpoint.written[:19].replace("T", " ")
+        cells = (decimal(checkpoint.bytes), str(checkpoint.files), _state(checkpoint), plan, metric, written)
+        rows.append((Path(checkpoint.path).name, *cells))
+    show_table(COLUMNS, rows)
+
+
+def _state(checkpoint: Listed) -> str:
+    if not checkpoint.complete:
+        return "incomplete, never loaded"
+    if checkpoint.problems:
+        return "damaged: " + "; ".join(checkpoint.problems)
+    return "complete, verified" if checkpoint.verified else "complete"

@@ -1,0 +1,258 @@
+"""The resume matrix: save under A, resume under B, for all ordered pairs of plans.
+
+``make resume-matrix`` runs all of it, prints the table and writes ``docs/resume.md``; ``test_matrix.py`` runs a part.
+The model is GPT-2, which has what is hardest to save: a tied head (two copies under a pipeline) and fused projections
+(in pieces under tensor parallelism). Each plan trains once to the end, with a checkpoint half way. Then one group of
+ranks of each plan loads the checkpoints of the others, one after the other: saves at once what it has loaded, trains on
+to the end, and notes the samples that it consumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers.metrics import training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from helpers.zero import load_deepspeed
+from parity.matrix import LAYOUTS
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build, on_main
+from trireme.trainer.checkpoint.layout import STATE, step_folder
+from trireme.trainer.checkpoint.source import Checkpoint
+from trireme.trainer.loop import Trainer
+from trireme.trainer.run_folder import open_run_folder
+
+PLANS = (
+    "single",
+    "ddp",
+    "zero1",
+    "tp",
+    "zero3",
+    "pp_1f1b",
+    "zero2_offload",
+    "3d",
+    "fsdp_full_shard",
+    "fsdp_hybrid_shard",
+)
+"""Of the full matrix. As a ring, each resumes what the one before has saved."""
+RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "dp_pp", "3d_zero1")
+"""Plans that place state in other ways than those above; a second ring."""
+BATCHES = (8, 32)
+"""Other global batches to resume with."""
+TOLERANCE = 1e-4
+STEPS, SAVED, GLOBAL_BATCH = 8, 4, 16
+AVERAGE = "+ema.decay=0.9"
+CONSUMED = "samples.json"
+"""Dataset indices of every step of a run, in order; written last."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One resume."""
+
+    before: str
+    after: str
+    batch: int = GLOBAL_BATCH
+    """Global batch after the resume."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.before}-{self.after}" + (f"-{self.batch}" if self.batch != GLOBAL_BATCH else "")
+
+
+@dataclass
+class Found:
+    """What a resume was like."""
+
+    differing: list[str] = field(default_factory=list)
+    """Tensors that are not bit for bit those of the checkpoint, saved again right after the load."""
+    state: bool = False
+    """Progress, callbacks and loss scale are those of the checkpoint."""
+    samples: bool = False
+    """The samples consumed afterwards are those of an uninterrupted run on one process, in its order."""
+    difference: float = float("nan")
+    """Largest relative difference of losses and norms from that run; of another batch, nothing to compare."""
+    exact: bool | None = None
+    """A = B: lines and final tensors are bit for bit those of the uninterrupted run under A."""
+    error: str = ""
+    """What went wrong before anything could be compared."""
+
+    @property
+    def sound(self) -> bool:
+        good = not self.error and not self.differing and self.state and self.samples and self.exact is not False
+        return good and self.difference < TOLERANCE
+
+
+def ring(plans: Sequence[str]) -> dict[str, list[Case]]:
+    """By the plan that resumes: what its neighbour has saved, also with another batch, and what it has saved itself."""
+    before = dict(zip(plans, [plans[-1], *plans[:-1]], strict=True))
+    return {plan: [Case(before[plan], plan), Case(before[plan], plan, BATCHES[0]), Case(plan, plan)] for plan in plans}
+
+
+def full() -> dict[str, list[Case]]:
+    """By the plan that resumes: what all have saved, and what its neighbour has with other batches."""
+    cases = {plan: [Case(before, plan) for before in PLANS] for plan in PLANS}
+    for plan, near in ring(PLANS).items():
+        cases[plan] += [Case(near[0].before, plan, batch) for batch in BATCHES]
+    return cases
+
+
+def uninterrupted(folder: Path, plan: str) -> Path:
+    """The whole run under ``plan``, with a checkpoint half way; run once and kept in ``folder``."""
+    run_dir = folder / plan
+    if not (run_dir / "done").exists():
+        _on_ranks(plan, [(None, run_dir, _overrides(plan, averaged=_averages(plan)))])
+        (run_dir / "done").touch()
+    return run_dir
+
+
+def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]:
+    """Resume ``cases``, all under ``after``, in one group of ranks; by name of the case. What ``folder`` has stays."""
+    one = uninterrupted(folder, "single")
+    jobs, found = [], {}
+    for case in cases:
+        if (folder / case.name / CONSUMED).exists():
+            continue
+        shutil.rmtree(folder / case.name, ignore_errors=True)
+        saved = step_folder(uninterrupted(folder, case.before) / "checkpoints", SAVED)
+        averaged = _averages(case.before) and _averages(after)
+        overrides = [*_overrides(after, averaged), f"trainer.global_batch_size={case.batch}"]
+        jobs.append((saved, folder / case.name, overrides))
+    error = ""
+    try:
+        if jobs:
+            _on_ranks(after, jobs)
+    except AssertionError as failure:
+        error = str(failure)
+    for case in cases:
+        run_dir = folder / case.name
+        if (run_dir / CONSUMED).exists():
+            found[case.name] = _judge(case, run_dir, folder / case.before, one)
+        elif error:
+            found[case.name] = Found(error=error)
+            break  # the ones after it have not been tried
+    return found
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Everything in a checkpoint by name, put together from the parts of all ranks."""
+    source = Checkpoint(checkpoint)
+    wholes = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in source.shapes.items()}
+    source.read(wholes)
+    return wholes
+
+
+def _judge(case: Case, run_dir: Path, before: Path, one: Path) -> Found:
+    saved, again = (step_folder(path / "checkpoints", SAVED) for path in (before, run_dir))
+    averaged = _averages(case.before) and _averages(case.after)
+    found = Found(_differing(saved, again, averaged))
+    found.state = (saved / STATE).read_text() == (again / STATE).read_text()
+    stream = [index for step in json.loads((one / "stream.json").read_text()) for index in step]
+    consumed = [index for step in json.loads((run_dir / CONSUMED).read_text()) for index in step]
+    first = SAVED * GLOBAL_BATCH
+    found.samples = consumed == stream[first : first + (STEPS - SAVED) * case.batch]
+    found.difference = 0.0
+    if case.batch == GLOBAL_BATCH:
+        found.difference = worst_difference(training(one)[SAVED:], training(run_dir))
+    if case.before == case.after and case.batch == GLOBAL_BATCH:
+        final, wanted = (step_folder(path / "checkpoints", STEPS) for path in (run_dir, before))
+        same_lines = training(run_dir) == training(before)[SAVED:]
+        found.exact = same_lines and not _differing(wanted, final, averaged)
+    return found
+
+
+def _differing(one: Path, other: Path, averaged: bool) -> list[str]:
+    """Names whose tensors are not equal bit for bit; averages only count where both runs keep them."""
+    kept = [
+        {name: value for name, value in tensors(path).items() if averaged or not name.startswith("ema.")}
+        for path in (one, other)
+    ]
+    return sorted(
+        name for name in {*kept[0], *kept[1]} if not all(name in side for side in kept) or not _equal(name, *kept)
+    )
+
+
+def _equal(name: str, one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
+
+
+def _averages(plan: str) -> bool:
+    """DeepSpeed's plans keep no average of the weights."""
+    return not plan.startswith("zero")
+
+
+def _overrides(plan: str, averaged: bool) -> list[str]:
+    return [
+        f"plan={plan}",
+        "model=gpt2_tiny",
+        "scheduler=cosine",
+        f"trainer.max_steps={STEPS}",
+        f"trainer.global_batch_size={GLOBAL_BATCH}",
+        "trainer.micro_batch_size=2",
+        "trainer.eval_at_end=false",
+        f"checkpoint.every={SAVED}",
+        "checkpoint.keep_last=null",
+        *([AVERAGE] if averaged else []),
+    ]
+
+
+Job = tuple[Path | None, Path, list[str]]
+"""(checkpoint or None, run folder, overrides)"""
+
+
+def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
+    if plan.startswith("zero"):
+        load_deepspeed()
+    ranks = LAYOUTS[plan].ranks if plan in LAYOUTS else 1
+    run_ranks(_go, ranks, jobs, timeout=300 + 60 * len(jobs))
+
+
+def _go(jobs: Sequence[Job]) -> None:
+    """The jobs one after the other, on the ranks that exist."""
+    mesh = None
+    for checkpoint, run_dir, overrides in jobs:
+        recipe = tiny_recipe(run_dir, *overrides)
+        mesh = mesh or build_mesh(recipe.plan)
+        on_main(mesh, partial(open_run_folder, run_dir, fresh=False))
+        trainer = build(recipe, mesh, resume=str(checkpoint) if checkpoint else "never")
+        if checkpoint:
+            trainer.save()
+        elif mesh.world_size == 1:
+            stream = trainer.corpus.train_batches({}, 0, STEPS * max(BATCHES) // GLOBAL_BATCH, 0, 1)
+            _write(run_dir / "stream.json", [batch.samples for batch in stream])
+        consumed = _note_samples(trainer)
+        trainer.fit()
+        by_rank = dict(mesh.gather_objects((mesh.data_rank, consumed)))
+        shares = [by_rank[rank] for rank in range(mesh.data_size)]
+        if mesh.is_main:
+            _write(run_dir / CONSUMED, [list(chain(*step)) for step in zip(*shares, strict=True)])
+        for callback in trainer.callbacks.values():
+            callback.close()
+    if mesh:
+        mesh.close()
+
+
+def _note_samples(trainer: Trainer) -> list[list[int]]:
+    """Filled with the samples of this rank in every step to come."""
+    consumed: list[list[int]] = []
+    step = trainer.strategy.forward_backward
+
+    def noting(batch: Any, loss_function: Any) -> Any:
+        consumed.append(list(batch.samples))
+        return step(batch, loss_function)
+
+    trainer.strategy.forward_backward = noting  # type: ignore[method-assign]
+    return consumed
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))

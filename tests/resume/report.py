@@ -1,0 +1,171 @@
+"""Run the whole resume matrix, print it as a table, and write ``docs/resume.md``.
+
+    make resume-matrix
+    python tests/resume/report.py --after tp,3d      # a part; docs/resume.md is left alone
+
+Results are kept in ``build/resume.json`` as they come, and runs in ``build/resume``, so that an interrupted matrix goes
+on (``--fresh`` starts it over; failures are tried again).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from resume.matrix import (
+    BATCHES,
+    GLOBAL_BATCH,
+    LAYOUTS,
+    PLANS,
+    SAVED,
+    STEPS,
+    TOLERANCE,
+    Case,
+    Found,
+    full,
+    resumed,
+    uninterrupted,
+)
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+ROOT = Path(__file__).parents[2]
+DOCS, RESULTS, RUNS = ROOT / "docs" / "resume.md", ROOT / "build" / "resume.json", ROOT / "build" / "resume"
+HEAD = f"""# Resume, measured
+
+GPT-2 (tied head, fused projections; a tiny one, fp32, AdamW, cosine schedule) is trained under one plan on real gloo
+ranks, saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and goes on under
+another: all ordered pairs, torch {torch.__version__}. `make resume-matrix` makes this table. In every cell
+
+- every tensor (weights, both moments of AdamW, step counters, and averaged weights where both plans keep them), saved
+  again under the new plan right after the load, equals the checkpoint's bit for bit; so do progress, callbacks and loss
+  scale;
+- the samples of all data ranks in steps {SAVED + 1} to {STEPS} are those of an uninterrupted run on one
+  process, in its order;
+- the number is the largest relative difference of losses and norms of the global gradient in these steps from that
+  uninterrupted run; it must stay under {TOLERANCE:.0e};
+- on the diagonal, lines and final tensors also equal, bit for bit, those of the uninterrupted run under the same plan.
+"""
+OTHER = """
+With another global batch after the resume, a run goes on at the right sample. Saved under the plan before it in the
+list, resumed under """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--after", default=",".join(PLANS), help="plans to resume under, comma separated")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    options = parser.parse_args(argv)
+    after = options.after.split(",")
+    torch.set_num_threads(1)
+    if options.fresh:
+        RESULTS.unlink(missing_ok=True)
+        shutil.rmtree(RUNS, ignore_errors=True)
+    cases = {plan: full()[plan] for plan in after}
+    results = _run(cases)
+    wanted = [case for group in cases.values() for case in group]
+    failures = [case for case in wanted if not results[case.name].sound]
+    _show(after, results)
+    print(
+        f"{len(wanted)} resumes, {len(failures)} wrong",
+        *(_wrong(case, results[case.name]) for case in failures),
+        sep="\n",
+    )
+    if set(after) == set(PLANS) and not failures:
+        DOCS.write_text(_markdown(results))
+    return 1 if failures else 0
+
+
+def _run(cases: dict[str, list[Case]]) -> dict[str, Found]:
+    """By name of the case; a group of ranks that fails is started again for the cases after the one that failed."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = {name: found for name, value in kept.items() if (found := Found(**value)).sound}
+    RUNS.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TRIREME_CACHE", str(RUNS / "cache"))
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("resume", total=sum(map(len, cases.values())))
+        for after, group in cases.items():
+            while left := [case for case in group if case.name not in results]:
+                progress.update(bar, description=after, completed=len(results))
+                results |= _quietly(after, left)
+                RESULTS.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=0))
+        progress.update(bar, completed=len(results))
+    return results
+
+
+def _quietly(after: str, cases: list[Case]) -> dict[str, Found]:
+    """Without the runs' own log lines."""
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for plan in {"single", *(case.before for case in cases)}:
+            uninterrupted(RUNS, plan)
+        return resumed(RUNS, after, cases)
+
+
+def _wrong(case: Case, found: Found) -> str:
+    if found.error:
+        return f"{case.name}: {found.error}"
+    what = [f"{len(found.differing)} tensors differ, such as {found.differing[:2]}"] if found.differing else []
+    what += ["state differs"] if not found.state else []
+    what += ["other samples"] if not found.samples else []
+    what += ["not bit-exact"] if found.exact is False else []
+    what += [f"difference {found.difference:.1e}"] if not found.difference < TOLERANCE else []
+    return f"{case.name}: {', '.join(what)}"
+
+
+def _cell(case: Case, found: Found) -> str:
+    if not found.sound:
+        return "wrong"
+    return f"{found.difference:.1e}" + (", bit-exact" if found.exact else "")
+
+
+def _rows(after: Sequence[str], results: dict[str, Found]) -> list[list[str]]:
+    rows = []
+    for before in PLANS:
+        cells = [_cell(case, results[case.name]) for case in (Case(before, plan) for plan in after)]
+        rows.append([_title(before), *cells])
+    worst = [max(results[Case(before, plan).name].difference for before in PLANS) for plan in after]
+    return [*rows, ["maximum", *(f"{value:.1e}" for value in worst)]]
+
+
+def _title(plan: str) -> str:
+    return f"{plan} x{LAYOUTS[plan].ranks}" if plan in LAYOUTS else plan
+
+
+def _show(after: Sequence[str], results: dict[str, Found]) -> None:
+    table = Table("saved under", *map(_title, after), title="largest relative difference from an uninterrupted run")
+    for row in _rows(after, results):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _markdown(results: dict[str, Found]) -> str:
+    titles = ["saved under / resumed under", *map(_title, PLANS)]
+    lines = [titles, ["---"] * len(titles), *_rows(PLANS, results)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    others = [case for group in full().values() for case in group if case.batch != GLOBAL_BATCH]
+    right = [f"{case.after} at {case.batch}" for case in others if results[case.name].sound]
+    batches = " and ".join(map(str, BATCHES))
+    assert len(right) == len(others)
+    return f"{HEAD}\n{table}\n{OTHER}{', '.join(PLANS)}, at {batches} instead of {GLOBAL_BATCH}: all {len(right)}.\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

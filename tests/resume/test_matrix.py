@@ -1,0 +1,50 @@
+"""A ring through the resume matrix: each plan saves for another and takes over from one; `make resume-matrix` runs all.
+
+Each also goes on from its own checkpoint, bit for bit, and from its neighbour's with another global batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from resume.matrix import PLANS, RELATED, Found, full, resumed, ring
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resume")
+
+
+def _all_sound(found: dict[str, Found], count: int) -> None:
+    wrong = {name: one for name, one in found.items() if not one.sound}
+    assert not wrong and len(found) == count, wrong
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
+    _all_sound(resumed(folder, plan, ring(PLANS)[plan]), 3)
+
+
+@pytest.mark.parametrize("plan", RELATED)
+def test_so_it_does_under_related_plans(plan: str, folder: Path) -> None:
+    _all_sound(resumed(folder, plan, ring(RELATED)[plan]), 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_goes_on_from_every_other(plan: str, folder: Path) -> None:
+    cases = full()[plan]
+    _all_sound(resumed(folder, plan, cases), len(cases))
+
+
+def test_a_pair_that_differs_is_not_sound() -> None:
+    """The judgement itself: each part of it can fail."""
+    good = {"state": True, "samples": True, "difference": 1e-7}
+    assert Found(**good).sound and Found(**good, exact=True).sound
+    for worse in ({"differing": ["model.x"]}, {"state": False}, {"samples": False}, {"exact": False}):
+        assert not Found(**{**good, **worse}).sound
+    for difference in (1e-3, float("nan")):
+        assert not Found(**{**good, "difference": difference}).sound
+    assert not Found(**good, error="rank 0 failed").sound
