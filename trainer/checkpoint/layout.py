@@ -7,7 +7,8 @@
         state.json              trainer, callbacks, loss scale
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
-        manifest.json           written last: step, plan, and size and SHA-256 of every file
+        manifest.json           written last: step, plan, and size and SHA-256 of every file; "nodes" says which of
+                                several nodes without a common disk holds a file that not all of them hold
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete; the
 digests tell whether it is still what was written. Nothing in it is pickled.
@@ -73,15 +74,24 @@ def verify(folder: Path) -> str | None:
         if manifest["format"] > FORMAT:
             return f"was written by a newer version (format {manifest['format']})"
         for name, written in manifest["files"].items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
-            if describe_file(path) != written:
-                return f"{name} is damaged (its SHA-256 has changed)"
+            reason = fault(folder, name, written)
+            if reason:
+                node = manifest.get("nodes", {}).get(name)
+                return reason + (f" (node {node} wrote it: copy its folder over this one)" if node else "")
     except (ValueError, KeyError, TypeError, OSError) as error:
         return f"cannot be read: {error}"
+    return None
+
+
+def fault(folder: Path, name: str, written: dict[str, Any]) -> str | None:
+    """What is wrong with one file, which the manifest describes as ``written``; None when nothing is."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != written["bytes"]:
+        return f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}"
+    if describe_file(path) != written:
+        return f"{name} is damaged (its SHA-256 has changed)"
     return None
 
 
