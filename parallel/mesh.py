@@ -43,6 +43,8 @@ class Mesh:
     """Ranks that see different samples of the same batch; None when there is one."""
     pipeline_group: dist.ProcessGroup | None = None
     """Ranks that hold the stages of one copy of the model; None when there is one."""
+    timeout: datetime.timedelta = datetime.timedelta(minutes=30)
+    """How long a rank waits for the others."""
 
     @property
     def world_size(self) -> int:
@@ -97,13 +99,22 @@ class Mesh:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def gather_objects(self, value: object) -> list:
-        """Every rank's ``value``, in rank order, on every rank."""
+    def gather_objects(self, value: object, group: dist.ProcessGroup | None = None) -> list:
+        """Every rank's ``value``, in rank order, on every rank; ``group`` is one of all ranks (``new_group``)."""
         if self.world_size == 1:
             return [value]
         gathered: list = [None] * self.world_size
-        dist.all_gather_object(gathered, value, group=dist.group.WORLD)
+        dist.all_gather_object(gathered, value, group=group or dist.group.WORLD)
         return gathered
+
+    def new_group(self, ranks: list[int] | None = None) -> dist.ProcessGroup | None:
+        """Another group (of all ranks) on the CPU, for a thread that talks while training does; a collective call.
+
+        None on one process, and on ranks that are not in it."""
+        if self.world_size == 1:
+            return None
+        group = dist.new_group(ranks, timeout=self.timeout, backend="gloo")
+        return group if isinstance(group, dist.ProcessGroup) else None
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -145,14 +156,15 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
     device = local_device()
     if world_size == 1 and plan.data_parallel != "fsdp":
         return Mesh(degrees, 0, device, None, None)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
     if not dist.is_initialized():
         # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         # One process needs no rendezvous, but FSDP, which casts and offloads there too, needs a group.
         alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes), **alone)
+        dist.init_process_group(backend, timeout=timeout, **alone)
     shape = tuple(getattr(degrees, axis) for axis in AXES)
     axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None
     pipeline_group = axes["pipeline"].get_group() if degrees.pipeline > 1 else None
-    return Mesh(degrees, rank, device, axes, data_group, pipeline_group)
+    return Mesh(degrees, rank, device, axes, data_group, pipeline_group, timeout)

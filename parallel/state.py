@@ -14,12 +14,13 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from .shards import local_part, whole
-from .strategy import Read, Shapes
+from .strategy import Read, Shapes, Take, as_it_is
 
 
-def savable(tensor: Tensor) -> Tensor:
-    """What is written of ``tensor``: itself where its pieces are rectangles, else the whole; a collective call."""
-    return whole(tensor).cpu() if isinstance(tensor, DTensor) and _in_pieces(tensor) else tensor
+def savable(name: str, tensor: Tensor, take: Take = as_it_is) -> Tensor:
+    """What is written of ``tensor``: what ``take`` makes of it where its pieces are rectangles, else the whole, which
+    is new; a collective call."""
+    return whole(tensor).cpu() if isinstance(tensor, DTensor) and _in_pieces(tensor) else take(name, tensor)
 
 
 def fill(tensors: dict[str, Tensor], read: Read) -> None:

@@ -27,6 +27,8 @@ SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
 """(model outputs, micro-batch) -> scalar sums by name."""
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """(trainable parameters by plain name) -> optimizer with ``initial_lr`` in each group."""
+Take = Callable[[str, Tensor], Tensor]
+"""(name in checkpoints, a tensor of the training state) -> what is written of it: itself, or a copy."""
 Read = Callable[[dict[str, Tensor]], None]
 """Fill tensors in place from a checkpoint, by their names in it."""
 Shapes = dict[str, tuple[torch.Size, torch.dtype]]
@@ -78,6 +80,11 @@ class StepResult:
 def inputs_of(micro: MicroBatch) -> MicroBatch:
     """What the model takes: labels stay with the loss, which the engine normalises."""
     return {key: value for key, value in micro.items() if key != "labels"}
+
+
+def as_it_is(name: str, tensor: Tensor) -> Tensor:
+    """What is saved shares memory with the training state."""
+    return tensor
 
 
 class Strategy(ABC):
@@ -142,9 +149,13 @@ class Strategy(ABC):
     # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 
     @abstractmethod
-    def saved_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
         """What this rank writes into a checkpoint: whole tensors, or DTensors of which it holds a part; a collective
-        call. They may share memory with the training state."""
+        call.
+
+        Args:
+            take: what is made of a tensor that shares memory with the training state; new ones do not go through it.
+        """
 
     @abstractmethod
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:

@@ -32,7 +32,9 @@ from .strategy import (
     StepResult,
     Strategy,
     SumsFunction,
+    Take,
     WeightSource,
+    as_it_is,
     inputs_of,
 )
 from .tensor import settle_gradients
@@ -194,13 +196,13 @@ class TorchStrategy(Strategy):
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def saved_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):
                 tensors[f"optim.{name}.{key}"] = value
-        return {name: savable(tensor) for name, tensor in tensors.items()}
+        return {name: savable(name, tensor, take) for name, tensor in tensors.items()}
 
     def scalars(self) -> dict[str, Any]:
         counters = {f"{n}.{key}": value for n, key, value in self._optimizer_state() if not isinstance(value, Tensor)}

@@ -19,6 +19,7 @@ from .component import instantiate
 from .ema import Ema
 from .logs import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
+from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
 from .place import fitting, place
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
@@ -46,12 +47,13 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     """
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
     run_dir = Path(recipe.run.dir)
-    on_main(mesh, lambda: open_run_folder(run_dir, fresh))
+    nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
+    on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh))
     handlers = set_up_logging(run_dir, mesh.is_main)
     trainer = None
     try:
-        trainer = build(recipe, mesh, resume)
-        on_main(mesh, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
+        trainer = build(recipe, mesh, resume, nodes)
+        on_ranks(mesh, nodes.leads, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
         if trainer.save_failed:
             raise UserError(
@@ -65,15 +67,21 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         mesh.close()  # only after success: after a failure on one rank the others would wait here
         return result
     finally:
+        if trainer:
+            trainer.store.close()
         for callback in trainer.callbacks.values() if trainer else ():
             callback.close()
         tear_down_logging(handlers)
 
 
-def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never") -> Trainer:
-    """Everything but the training itself: data, model on the meta device, plan, weights, optimizer, checkpoint."""
+def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never", nodes: Nodes | None = None) -> Trainer:
+    """Everything but the training itself: data, model on the meta device, plan, weights, optimizer, checkpoint.
+
+    Args:
+        nodes: which ranks see the same run folder; None means all.
+    """
     run_dir = Path(recipe.run.dir)
-    store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh)
+    store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
     checkpoint = store.find(resume)
     source = open_source(checkpoint) if checkpoint else None
     if checkpoint and resume == "auto":
@@ -154,15 +162,20 @@ def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
 
 def on_main(mesh: Mesh, function: Any) -> None:
     """Run on rank 0; what it refuses, all ranks refuse."""
+    on_ranks(mesh, mesh.is_main, function)
+
+
+def on_ranks(mesh: Mesh, here: bool, function: Any) -> None:
+    """Run on those ranks where ``here`` is true; what one refuses, all ranks refuse."""
     refused = None
-    if mesh.is_main:
+    if here:
         try:
             function()
         except UserError as error:
             refused = error.problems
-    refused = mesh.broadcast_object(refused)
-    if refused:
-        raise UserError(*refused)  # type: ignore[misc]
+    for problems in mesh.gather_objects(refused):
+        if problems:
+            raise UserError(*problems)
 
 
 def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:

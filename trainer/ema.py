@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..parallel.clip import local
 from ..parallel.state import fill, savable
-from ..parallel.strategy import Read, Strategy
+from ..parallel.strategy import Read, Strategy, Take, as_it_is
 from .settings import EmaConfig
 
 
@@ -30,9 +30,10 @@ class Ema:
         live = [local(p) for _, p in self.strategy.named_parameters()]
         torch._foreach_lerp_([local(p) for p in self._average], [p.detach() for p in live], 1.0 - self.config.decay)
 
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """What this rank writes into a checkpoint; a collective call."""
-        return {f"ema.{name}": savable(tensor) for name, tensor, copied in self._tensors() if not copied}
+    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+        """What this rank writes into a checkpoint; a collective call. See ``Strategy.saved_tensors``."""
+        own = ((f"ema.{name}", tensor) for name, tensor, copied in self._tensors() if not copied)
+        return {name: savable(name, tensor, take) for name, tensor in own}
 
     def load(self, read: Read) -> None:
         """Take the averages back; a collective call."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from ..parallel.strategy import StepBatch, StepLoss, StepResult
+from ..parallel.strategy import StepBatch, StepLoss, StepResult, Take, as_it_is
 from .checkpoint.store import Contents
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Trainer:
         self._evaluated_at = self._saved_at = -1
         self.save_failed = False
         self._stream: TrainBatches | None = None
+        self._assets: dict[str, bytes] = {}
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, or until a callback asks to stop."""
@@ -140,30 +141,46 @@ class Trainer:
         self._restart_clock()
         return metrics
 
-    def save(self) -> Path | None:
-        """Write a checkpoint of this step; a failure is reported and training goes on."""
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise; a failure is
+        reported and training goes on."""
+        self.end_save()  # one at a time
         self._saved_at = self.state.step
         if self._stream is not None:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
+        background = self.checkpoints.asynchronous and not wait
         contents = Contents(
             self.state.step,
-            self.checkpoint_tensors(),
+            self.checkpoint_tensors(self.store.staging.take if background else as_it_is),
             self._json_state(),
             self._write_assets,
             self.recipe.plan.name,
             metric,
         )
-        path = self.store.save(contents)
+        if background:
+            self.store.begin(contents)
+        else:
+            self._saved(self.store.save(contents))
+        self._restart_clock()
+
+    def end_save(self) -> None:
+        """Wait for the checkpoint in flight, if there is one."""
+        if self.store.in_flight:
+            self._saved(self.store.end())
+
+    def _saved(self, path: Path | None) -> None:
         self.save_failed = path is None
         if path is not None:
             self.emit("on_save", path)
-        self._restart_clock()
-        return path
 
-    def checkpoint_tensors(self) -> dict[str, torch.Tensor]:
-        """What this rank writes into a checkpoint, by the names of the common layout; a collective call."""
-        return self.strategy.saved_tensors() | (self.ema.saved_tensors() if self.ema else {})
+    def checkpoint_tensors(self, take: Take = as_it_is) -> dict[str, torch.Tensor]:
+        """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
+
+        Args:
+            take: as for ``Strategy.saved_tensors``.
+        """
+        return self.strategy.saved_tensors(take) | (self.ema.saved_tensors(take) if self.ema else {})
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
@@ -219,12 +236,16 @@ class Trainer:
             torch.cuda.manual_seed(seed)
 
     def _agree(self) -> None:
-        """What one rank asks for, all ranks do."""
+        """What one rank asks for, all ranks do; a checkpoint is complete when no rank is writing any more."""
         control = self.control
-        asked = self.mesh.any_flags([control.stop, control.save, control.evaluate, control.log])
+        *asked, writing = self.mesh.any_flags(
+            [control.stop, control.save, control.evaluate, control.log, self.store.writing]
+        )
         if asked[0] and not control.stop:
             control.request_stop("another rank asked to stop")
         control.save, control.evaluate, control.log = asked[1:]
+        if not writing:
+            self.end_save()
 
     def _finish(self) -> None:
         left_early = (
@@ -238,7 +259,8 @@ class Trainer:
         ):
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self._saved_at != self.state.step:
-            self.save()
+            self.save(wait=True)
+        self.end_save()
         for name, value in self.reference_lines.items():
             if "eval_loss" in self.metrics:
                 log.info("held-out loss %.4f nats per token; %s %.4f", self.metrics["eval_loss"], name, value)
@@ -256,5 +278,20 @@ class Trainer:
         from .run_folder import write_recipe
 
         write_recipe(self.recipe, folder)
-        self.blueprint.config.save_pretrained(folder / "model")
-        self.tokenizer.save_pretrained(folder / "model")
+        model = folder / "model"
+        if not self._assets:  # never changes, and a large tokenizer takes a second that nothing else can run in
+            self._save_pretrained(model)
+            self._assets = {path.name: path.read_bytes() for path in model.iterdir()}
+        else:
+            model.mkdir()
+            for name, content in self._assets.items():
+                (model / name).write_bytes(content)
+
+    def _save_pretrained(self, folder: Path) -> None:
+        try:
+            self.blueprint.config.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers has no other error for a full disk
+            raise OSError(f"the tokenizer cannot be saved: {error}") from error

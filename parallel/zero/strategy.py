@@ -34,7 +34,9 @@ from ..strategy import (
     StepResult,
     Strategy,
     SumsFunction,
+    Take,
     WeightSource,
+    as_it_is,
     inputs_of,
 )
 from .engine import LossScaleState, build_engine, gradient_norm, set_masters
@@ -208,7 +210,7 @@ class DeepSpeedStrategy(Strategy):
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def saved_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
         """Each full tensor on one rank only, so that a rank holds one part in N of the state; nothing is shared with
         the training state."""
         parameters = dict(self.named_parameters())

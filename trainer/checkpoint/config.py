@@ -23,6 +23,12 @@ class CheckpointConfig:
     mode: Literal["min", "max"] = "min"
     """Whether a smaller or a larger ``metric`` is better."""
 
+    asynchronous: bool = True
+    """Go on training while a checkpoint is written (one at most): only a copy into CPU memory is waited for."""
+    shared: bool | None = None
+    """Whether all machines see the same run folder. null finds out when a run starts; true believes it (where a file
+    takes its time to show on other machines); false refuses to start if two machines do see the same folder."""
+
     def __post_init__(self) -> None:
         for name in ("every", "keep_last"):
             value = getattr(self, name)

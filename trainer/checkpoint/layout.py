@@ -7,7 +7,8 @@
         state.json              trainer, callbacks, loss scale
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
-        manifest.json           written last: step, plan, and size and SHA-256 of every file
+        manifest.json           written last: step, plan, and size and SHA-256 of every file; "nodes" says which of
+                                several nodes without a common disk holds a file that not all of them hold
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete; the
 digests tell whether it is still what was written. Nothing in it is pickled.
@@ -96,7 +97,8 @@ def damages(
             reason = fault(folder, name, written, digests)
             checked(written["bytes"])
             if reason:
-                yield reason
+                node = manifest.get("nodes", {}).get(name)
+                yield reason + (f" (node {node} wrote it: copy its folder over this one)" if node else "")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         yield f"cannot be read: {error}"
 

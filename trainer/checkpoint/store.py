@@ -1,206 +1,94 @@
-"""The checkpoints of a run: written whole or not at all, rotated, found again, verified before use."""
+"""The checkpoints of a run: when they are written, by whom, which are kept, and which one to go on from."""
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from torch import Tensor
-
-from ... import Problem, UserError, __version__
 from ...parallel.mesh import Mesh
+from ..nodes import Nodes
 from .config import CheckpointConfig
-from .layout import (
-    FORMAT,
-    MANIFEST,
-    STATE,
-    TENSORS,
-    checkpoints_at,
-    complete_checkpoints,
-    describe_file,
-    files_of,
-    flush,
-    read_manifest,
-    step_folder,
-    verify,
-)
-from .source import open_source
-from .tensors import write_tensors
+from .find import find
+from .layout import complete_checkpoints, read_manifest
+from .stage import Staging
+from .together import Together
+from .write import Contents, Writer
+
+__all__ = ["Checkpoints", "Contents"]
 
 log = logging.getLogger("trireme.checkpoint")
-T = TypeVar("T")
-
-
-@dataclass
-class Contents:
-    """What goes into one checkpoint."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    """This rank's tensors by global name."""
-    state: dict[str, Any]
-    """JSON, equal on all ranks."""
-    assets: Callable[[Path], None]
-    """Writes recipe, model configuration and tokenizer into a folder (called on rank 0)."""
-    plan: str
-    metric: float | None = None
-    """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
-
-
-class SaveFailed(Exception):
-    """A rank could not write its part; raised on every rank."""
 
 
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run."""
+    """The folder ``checkpoints/`` of a run.
 
-    def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh) -> None:
+    ``save`` writes while the caller waits. ``begin`` has a thread write, which talks to the other ranks' threads
+    through a process group of its own; ``end`` waits for it. Between the two, tensors must be copies (``staging``).
+    """
+
+    def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh, nodes: Nodes | None = None) -> None:
+        """A collective call."""
         self.root, self.config, self.mesh = root, config, mesh
+        self.nodes = nodes or Nodes((0,) * mesh.world_size, mesh.rank)
+        self.staging = Staging()
+        self._writer = Writer(root, Together(mesh, mesh.new_group() if config.asynchronous else None), self.nodes)
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: Future[Path | None] | None = None
 
     def save(self, contents: Contents) -> Path | None:
-        """Write a checkpoint. A collective call.
+        """Write a checkpoint. A collective call; none is in flight.
 
         Returns:
             Its folder; None when writing failed, in which case nothing that was there before is touched.
         """
-        target = step_folder(self.root, contents.step)
-        partial = self.root / f".{target.name}.partial"
-        try:
-            self._together(lambda: self._start(partial))
-            self._together(lambda: write_tensors(contents.tensors, partial / TENSORS, self.mesh.world_size > 1))
-            self._together(lambda: self._write_rest(partial, contents))
-            parts = self._together(lambda: self._describe_share(partial))
-            files = {name: entry for part in parts for name, entry in part.items()}
-            self._together(lambda: self._finish(partial, target, contents, files))
-        except SaveFailed as failure:
-            log.error(
-                "checkpoint at step %d was not written: %s. Training goes on; earlier checkpoints are untouched.",
-                contents.step,
-                failure,
-            )
-            if self.mesh.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-            return None
-        if self.mesh.is_main:
+        path = self._writer.write(contents)
+        if path is not None and self.nodes.leads:
             self._rotate(contents.step)
-        return target
+        return path
+
+    def begin(self, contents: Contents) -> None:
+        """Write a checkpoint in the background; all ranks call it, and none is in flight."""
+        assert self._written is None, "a checkpoint is in flight"
+        self.staging.wait()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        self._written = self._thread.submit(self.save, replace(contents, state=copy.deepcopy(contents.state)))
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a checkpoint was begun and not ended; equal on all ranks."""
+        return self._written is not None
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank has work left on the checkpoint in flight."""
+        return self._written is not None and not self._written.done()
+
+    def end(self) -> Path | None:
+        """Wait for the checkpoint in flight; what ``save`` would have given, or raised."""
+        assert self._written is not None, "no checkpoint is in flight"
+        written, self._written = self._written, None
+        return written.result()
+
+    def close(self) -> None:
+        """After a failure elsewhere: let the checkpoint in flight be completed, if the other ranks still can."""
+        if self._written is not None:
+            try:
+                self.end()
+            except Exception as error:
+                log.warning("the checkpoint in flight was not written: %s", error)
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def find(self, resume: str) -> Path | None:
-        """The checkpoint to resume from, verified; equal on all ranks.
-
-        Args:
-            resume: ``auto`` (the newest whole one of this run, if any), ``never``, or a checkpoint or run folder.
-
-        Raises:
-            UserError: the named checkpoint is missing or damaged, or every checkpoint of the run is.
-        """
-        found = self._look(resume) if self.mesh.is_main else None
-        found = self.mesh.broadcast_object(found)
-        if isinstance(found, Problem):
-            raise UserError(found)
-        return Path(found) if found else None  # type: ignore[arg-type]
-
-    def _look(self, resume: str) -> str | Problem | None:
-        if resume == "never":
-            return None
-        named = None if resume == "auto" else Path(resume).expanduser()
-        candidates = complete_checkpoints(self.root) if named is None else checkpoints_at(named)
-        if named is not None and not candidates:
-            return self._look_elsewhere(named)
-        reason = None
-        for folder in candidates:
-            reason = verify(folder)
-            if reason is None:
-                return str(folder)
-            log.warning("checkpoint %s %s; it is left as it is and not used", folder, reason)
-        if candidates:
-            return Problem(
-                "--resume",
-                f"no usable checkpoint: {candidates[-1].name} {reason}",
-                "name another with --resume PATH, or start over with --fresh (the old folder is kept)",
-                str(candidates[0].parent),
-            )
-        return None
-
-    def _look_elsewhere(self, named: Path) -> str | Problem:
-        """A checkpoint that trireme did not write: where a run begins, never where it silently begins again."""
-        fix = "name a folder such as RUN/checkpoints/step_00000100"
-        if not named.exists():
-            return Problem("--resume", "does not exist", fix, str(named))
-        try:
-            source = open_source(named)
-            source.progress()  # refuses files of weights alone
-        except ValueError as error:
-            return Problem("--resume", f"cannot be resumed from: {error}", fix, str(named))
-        own = complete_checkpoints(self.root)
-        if own:
-            return Problem(
-                "--resume",
-                f"would begin again there, but the run has gone on since: {own[0]}",
-                "leave --resume out to go on from the newest, or add --fresh to begin again (the run folder is kept)",
-                str(named),
-            )
-        return str(source.path)
-
-    # -- the steps of a save, each on all ranks ---------------------------------------------------------------
-
-    def _together(self, function: Callable[[], T]) -> list[T]:
-        """Run on every rank; if it fails on one, fail on all with the first error."""
-        value, error = None, None
-        try:
-            value = function()
-        except OSError as failure:
-            error = f"{failure.strerror or failure}" + (f": {failure.filename}" if failure.filename else "")
-        results = self.mesh.gather_objects((value, error))
-        errors = [error for _, error in results if error]
-        if errors:
-            raise SaveFailed(errors[0])
-        return [value for value, _ in results]
-
-    def _start(self, partial: Path) -> None:
-        if self.mesh.is_main:
-            for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
-                shutil.rmtree(left, ignore_errors=True)
-            (partial / TENSORS).mkdir(parents=True)
-
-    def _write_rest(self, partial: Path, contents: Contents) -> None:
-        if self.mesh.is_main:
-            (partial / STATE).write_text(json.dumps(contents.state, indent=1))
-            contents.assets(partial)
-
-    def _describe_share(self, partial: Path) -> dict[str, Any]:
-        share = files_of(partial)[self.mesh.rank :: self.mesh.world_size]
-        for name in share:
-            flush(partial / name)
-        return {name: describe_file(partial / name) for name in share}
-
-    def _finish(self, partial: Path, target: Path, contents: Contents, files: dict[str, Any]) -> None:
-        if not self.mesh.is_main:
-            return
-        manifest = {
-            "format": FORMAT,
-            "trireme": __version__,
-            "step": contents.step,
-            "plan": contents.plan,
-            "world_size": self.mesh.world_size,
-            "metric": contents.metric,
-            "files": files,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (partial / MANIFEST, partial / TENSORS, partial):
-            flush(path)
-        replaced = self.root / f".{target.name}.replaced"
-        if target.exists():  # resumed from an earlier step: this step is written a second time
-            os.replace(target, replaced)
-        os.replace(partial, target)
-        flush(self.root)
-        shutil.rmtree(replaced, ignore_errors=True)
+        """The checkpoint to resume from; see ``find.find``. A collective call."""
+        return find(self.root, resume, Together(self.mesh), self.nodes)
 
     def _rotate(self, step: int) -> None:
         if self.config.keep_last is None:
@@ -212,7 +100,11 @@ class Checkpoints:
             if folder not in keep:
                 # Renamed first: a process killed while deleting must not leave half a checkpoint under its name.
                 doomed = folder.with_name(f".{folder.name}.deleted")
-                os.replace(folder, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+                try:
+                    os.replace(folder, doomed)
+                except OSError as error:
+                    log.warning("checkpoint %s could not be removed: %s", folder, error.strerror or error)
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def best(self, folders: list[Path]) -> list[Path]:
@@ -220,3 +112,9 @@ class Checkpoints:
         metrics = {folder: read_manifest(folder).get("metric") for folder in folders}
         judged: dict[Path, float] = {folder: metric for folder, metric in metrics.items() if metric is not None}
         return sorted(judged, key=judged.__getitem__, reverse=self.config.mode == "max")
+
+
+def _give_way() -> None:
+    """Where cores are short, training goes first. Linux counts the niceness of each thread by itself."""
+    if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

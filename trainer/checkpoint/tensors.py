@@ -15,31 +15,40 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from .stream import StreamingWriter
+
 FILE_BYTES = 512 * 2**20
-"""A file is serialised in memory before it is written; this bounds it (a larger tensor has a file of its own)."""
+"""Largest file of several tensors; a larger tensor has a file of its own."""
 
 Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 
 
-def write_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
+def write_tensors(
+    tensors: dict[str, Tensor], folder: Path, distributed: bool, group: dist.ProcessGroup | None = None
+) -> list[str]:
     """Write this rank's part; replicated tensors are written once. A collective call when ``distributed``.
+
+    Args:
+        group: all ranks, for what they say to each other meanwhile; None takes the group that training uses.
+
+    Returns:
+        Names of the files that this rank wrote.
 
     Raises:
         OSError: the first failed write of any rank, on every rank.
     """
-    tensors = _unshared(tensors)
-    numbers = _file_numbers(_all_sizes(tensors, distributed))
-    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
+    writer = StreamingWriter(folder, _file_numbers(_all_sizes(tensors, distributed, group)))
     try:
         with quiet():
-            dcp.save(tensors, storage_writer=writer, no_dist=not distributed)
+            dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=not distributed)
     except CheckpointException as failure:
         kind = OSError if isinstance(_first(failure)[1], OSError) else RuntimeError
         raise kind(failure_message(failure)) from None
+    return writer.written
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
@@ -86,30 +95,19 @@ def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return groups
 
 
-def _all_sizes(tensors: dict[str, Tensor], distributed: bool) -> dict[str, int]:
+def _all_sizes(tensors: dict[str, Tensor], distributed: bool, group: dist.ProcessGroup | None) -> dict[str, int]:
     """Bytes by name over all ranks: stages of a pipeline hold different tensors, and one numbering serves all."""
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     if not distributed:
         return sizes
     gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, sizes)
+    dist.all_gather_object(gathered, sizes, group=group)
     return {name: size for part in gathered for name, size in part.items()}
 
 
 def _file_numbers(sizes: dict[str, int]) -> dict[str, int]:
     files = split_by_bytes(sizes, FILE_BYTES)
     return {name: number for number, names in enumerate(files, start=1) for name in names}
-
-
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of what lies in another tensor's memory (8-bit optimizers share tables), which safetensors refuses."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        place = tensor.data_ptr()
-        result[name] = tensor.clone() if place in seen and place else tensor
-        seen.add(place)
-    return result
 
 
 def _first(failure: CheckpointException) -> tuple[int, BaseException]:

@@ -1,0 +1,79 @@
+"""Files that pass from one node to others, where nodes have no common disk: in bounded pieces, checked on arrival."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..nodes import Nodes
+from .layout import flush
+
+PIECE_BYTES = 16 * 2**20
+
+
+def pass_on(nodes: Nodes, source: int, path: Path, written: dict[str, Any], receives: bool) -> None:
+    """Bring one file from the node ``source`` to others; a collective call of the first ranks of all nodes.
+
+    Args:
+        path: where it is, or, where ``receives``, where it goes.
+        written: its ``bytes`` and ``sha256``.
+
+    Raises:
+        OSError: it could not be read or written here, or what arrived is something else.
+    """
+    if not nodes.leads:
+        return
+    sends, partial = nodes.here == source, path.with_name(f".{path.name}.arriving")
+    digest = hashlib.sha256()
+    work = _Attempt()
+    file = work(lambda: _open(partial if receives else path, receives)) if sends or receives else None
+    buffer = torch.empty(min(PIECE_BYTES, written["bytes"]), dtype=torch.uint8)
+    for start in range(0, written["bytes"], PIECE_BYTES):
+        piece = buffer[: written["bytes"] - start]
+        if sends and file is not None:
+            work(lambda piece=piece: file.readinto(piece.numpy()))
+        # Also after an error: the other nodes wait for their pieces, and the digest tells them.
+        dist.broadcast(piece, src=nodes.leader(source), group=nodes.group)
+        if receives and file is not None:
+            digest.update(piece.numpy().data)
+            work(lambda piece=piece: file.write(piece.numpy()))
+    if file is not None:
+        work(file.close)
+    if receives:
+        work(lambda: _arrived(partial, path, digest.hexdigest() == written["sha256"]))
+    if work.error:
+        raise work.error
+
+
+class _Attempt:
+    """Calls functions until one fails; the first error is kept."""
+
+    error: OSError | None = None
+
+    def __call__(self, function: Callable[[], Any]) -> Any:
+        if self.error is None:
+            try:
+                return function()
+            except OSError as error:
+                self.error = error
+        return None
+
+
+def _open(path: Path, receives: bool) -> Any:
+    if receives:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb" if receives else "rb")
+
+
+def _arrived(partial: Path, path: Path, whole: bool) -> None:
+    if not whole:
+        partial.unlink()
+        raise OSError(f"{path} did not arrive as it was written")
+    flush(partial)
+    os.replace(partial, path)

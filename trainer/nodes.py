@@ -1,0 +1,96 @@
+"""Which ranks see the same files. Machines need not share a disk: then each keeps its own part of a checkpoint.
+
+A *node* is here a set of ranks that see the same run folder. One machine is one; so are a hundred on a network disk.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from .. import Problem, UserError
+from ..parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The ranks of all nodes, and this rank's place among them."""
+
+    of_rank: tuple[int, ...]
+    """Node of each rank."""
+    rank: int
+    group: dist.ProcessGroup | None = None
+    """The first ranks of all nodes; None on other ranks, and where there is one node."""
+
+    @property
+    def count(self) -> int:
+        return max(self.of_rank) + 1
+
+    @property
+    def here(self) -> int:
+        """The node of this rank."""
+        return self.of_rank[self.rank]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is the first of its node: the one that makes, renames and removes folders there."""
+        return self.leader(self.here) == self.rank
+
+    def leader(self, node: int) -> int:
+        """The first rank of ``node``."""
+        return self.of_rank.index(node)
+
+
+def find_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> Nodes:
+    """Find out who sees the same ``folder``, which is made where it is missing; a collective call.
+
+    The first rank of each machine (LOCAL_RANK 0) leaves a file there, and all ranks look whose they see.
+
+    Args:
+        shared: as ``checkpoint.shared``.
+
+    Raises:
+        UserError: a machine cannot write there, or ranks of one machine see different folders, or ``shared`` is wrong.
+    """
+    one = Nodes((0,) * mesh.world_size, mesh.rank)
+    if mesh.world_size == 1 or shared:
+        return one
+    first = [local == 0 for local in mesh.gather_objects(int(os.environ.get("LOCAL_RANK", mesh.rank)))]
+    if sum(first) < 2:
+        return one
+    seen = _look(folder, mesh, first[mesh.rank])
+    of_rank = tuple(sorted(set(seen)).index(rank) for rank in seen)
+    leaders = sorted(set(seen))
+    if shared is False and len(leaders) < sum(first):
+        raise UserError(
+            Problem("checkpoint.shared", "is false, but machines see the same run folder", "leave it out", str(folder))
+        )
+    return Nodes(of_rank, mesh.rank, mesh.new_group(leaders)) if len(leaders) > 1 else one
+
+
+def _look(folder: Path, mesh: Mesh, first: bool) -> list[int]:
+    """For each rank, the lowest rank whose file it sees."""
+    token, error = secrets.token_hex(8), None
+    probe = folder / f".probe.{token}"
+    try:
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+    except OSError as failure:
+        error = f"cannot be written on every machine: {failure.strerror or failure}"
+    tokens, errors = zip(*mesh.gather_objects((token if first else None, error)), strict=True)
+    # By name, not by listing the folder: network disks remember listings for a while.
+    found = next((rank for rank, name in enumerate(tokens) if name and (folder / f".probe.{name}").exists()), None)
+    seen = mesh.gather_objects(found)
+    if first and error is None:
+        probe.unlink(missing_ok=True)
+    problem = next(filter(None, errors), None)
+    if problem is None and None in seen:
+        problem = f"is not the same folder for all ranks of a machine (rank {seen.index(None)} sees none of theirs)"
+    if problem:
+        raise UserError(Problem("run.dir", problem, "choose a folder that exists on every machine", str(folder)))
+    return seen
