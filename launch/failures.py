@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import Problem, UserError
-from .report import FAILED, INTERRUPTED, USER_ERROR, RanksFailed, show_problems
+from ..trainer.error_file import ERROR_FILE, record
+from .report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 OWN_LAUNCH = "TRIREME_LAUNCHER_PID"
 """Set in ranks that trireme started itself: their failures are shown by the parent, and they end with it."""
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 GRACE_SECONDS = 3.0
 """How long a rank other than 0 holds back a user error: if all ranks see it, the launcher ends this one before."""
 
@@ -37,6 +38,9 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         function()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except LeftEarly:
+        _end_agent()
+        return SAVED
     except Exception as error:
         record(error)
         user = isinstance(error, UserError)
@@ -49,6 +53,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
             if debug:
                 traceback.print_exc()
             show_problems(error.problems)
+            _end_agent()
         elif not os.environ.get(ERROR_FILE):
             traceback.print_exc()
         return USER_ERROR if user else FAILED
@@ -73,32 +78,22 @@ def _end_with_parent() -> None:
     if parent is None or sys.platform != "linux":
         return
     import ctypes
-    import signal
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != int(parent):  # it died before the line above
         os._exit(FAILED)
 
 
-def record(error: Exception) -> None:
-    """Leave ``error`` in this rank's error file, if its launcher named one."""
-    path = os.environ.get(ERROR_FILE)
-    if not path:
-        return
-    user = isinstance(error, UserError)
-    stack = str(error) if user else "".join(traceback.format_exception(error))
-    extra = {"py_callstack": stack, "timestamp": str(int(time.time()))}
-    problems = (
-        [vars(problem) if isinstance(problem, Problem) else problem for problem in error.problems] if user else None
-    )
-    data = {
-        "message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra},
-        "trireme": {"problems": problems, "time": time.time()},
-    }
-    try:
-        Path(path).write_text(json.dumps(data, default=str))
-    except OSError:  # a full disk must not hide the error itself
-        print(stack, file=sys.stderr)
+def _end_agent() -> None:
+    """Keep torchrun from starting these ranks again: what they end with is final.
+
+    torch's agent starts ranks again after whatever they end with but 0, and 0 would tell a script that training is
+    done. A signal ends it without a new attempt. trireme's own launcher knows final exit codes.
+    """
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if OWN_LAUNCH not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ and left > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent passes it on
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
@@ -139,6 +134,8 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
         failures: by rank.
         log_of: the log file of a rank, empty for rank 0, which writes to the terminal.
     """
+    if any(failure.exitcode == SAVED for failure in failures.values()):
+        raise LeftEarly  # all ranks have, together; the launcher only ended those that were a moment slower
     rank, failure = first_failure(failures)
     data = failure.error_file_data["trireme"] if _left_a_file(failure) else None
     if data and data["problems"] is not None:

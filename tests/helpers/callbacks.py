@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from trireme.trainer.callbacks.callback import Callback
 
@@ -48,3 +49,25 @@ class Remember(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.count = state["count"]
+
+
+class Slow(Callback):
+    """Makes steps long enough to be met by a signal."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        time.sleep(self.seconds)
+
+
+class Stuck(Callback):
+    """One rank does not come back from a step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        if trainer.mesh.rank == self.rank and state.step == self.step:
+            while True:
+                time.sleep(0.1)
