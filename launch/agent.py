@@ -1,5 +1,5 @@
-"""torch's elastic agent, with what it lacks: it passes signals on and waits for ranks to save, and it knows which failures
-are final.
+"""torch's elastic agent, with what it lacks: it passes signals on and waits for ranks to save, and it knows which
+failures are final.
 
 torch's own agent ends ranks some seconds after a signal, knows nothing of SIGUSR1, and starts ranks again whatever they
 failed with, ``--max-restarts`` times.
@@ -21,7 +21,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 
-from ..trainer.interruption import SAME_KEYSTROKE, SIGNALS
+from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, SIGNALS
 from .report import SAVED, USER_ERROR
 
 FINAL = (SAVED, USER_ERROR)
@@ -32,7 +32,10 @@ AFTER_FAILURE = 10
 """Seconds that the peers of a failed rank have to end; one that hangs in a collective never would."""
 
 
-class Agent(LocalElasticAgent):
+_Agent: Any = LocalElasticAgent  # decorators hide its types
+
+
+class Agent(_Agent):
     """Starts ranks, watches them, and tells them what signals this process gets."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -62,7 +65,7 @@ class Agent(LocalElasticAgent):
         if not self._ranks:
             raise SignalException(f"got {received.name} before there are ranks", sigval=received)
         # To the ranks alone, not to their groups: what they have started (loaders) goes when they go.
-        self._send(received)
+        self._send(PASSED_ON.get(received, received))
 
     def _send(self, number: signal.Signals) -> None:
         for rank in self._ranks:
@@ -76,7 +79,7 @@ class Agent(LocalElasticAgent):
         self._ranks = list(ranks.values())
         assert self._pcontext is not None
         close = self._pcontext.close
-        self._pcontext.close = lambda death_sig=None, timeout=AFTER_FAILURE: close(death_sig, timeout)  # type: ignore[method-assign]
+        self._pcontext.close = lambda death_sig=None, timeout=AFTER_FAILURE: close(death_sig, timeout)
         return ranks
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

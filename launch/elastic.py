@@ -13,18 +13,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..trainer.interruption import STARTED, run_started
-from .failures import OWN_LAUNCH, raise_failure
-from .report import INTERRUPTED
+from .failures import OWN_LAUNCH, left_a_file, raise_failure
+from .report import SAVED
 
 if TYPE_CHECKING:
     from .agent import Agent
 
 ENTRY = "trireme.launch.train"
-ENDED = tuple(-int(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL))
-"""Exit codes of ranks that a signal ended."""
 
 
 def launched() -> bool:
@@ -37,9 +35,7 @@ def cores_per_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
-def start_ranks(
-    ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY, max_restarts: int = 0
-) -> None:
+def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY, max_restarts: int = 0) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
 
     Args:
@@ -65,7 +61,7 @@ def start_ranks(
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # by torch; the others by our agent
     try:
         with agent.relaying():
-            result = agent.run()
+            result: Any = agent.run()
     except SignalException as error:
         _end_by(error.sigval)
     finally:
@@ -73,7 +69,8 @@ def start_ranks(
             del os.environ[name]
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
-        if agent.received and all(failure.exitcode in (INTERRUPTED, *ENDED) for failure in result.failures.values()):
+        saved = any(failure.exitcode == SAVED for failure in result.failures.values())
+        if agent.received and not saved and not any(map(left_a_file, result.failures.values())):
             _end_by(agent.received)
         raise_failure(result.failures, ranks, lambda rank: _log_of(logs, rank))
 

@@ -7,14 +7,12 @@ errors about closed connections, which would only hide the cause.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import Problem, UserError
@@ -90,7 +88,9 @@ def _end_agent() -> None:
     torch's agent starts ranks again after whatever they end with but 0, and 0 would tell a script that training is
     done. A signal ends it without a new attempt. trireme's own launcher knows final exit codes.
     """
-    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    )
     if OWN_LAUNCH not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ and left > 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent passes it on
         os.kill(os.getppid(), signal.SIGTERM)
@@ -104,7 +104,7 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessF
     """
 
     def order(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
-        data = item[1].error_file_data["trireme"] if _left_a_file(item[1]) else None
+        data = item[1].error_file_data["trireme"] if left_a_file(item[1]) else None
         if data and data["problems"] is not None:
             return 0, data["time"]
         if _ended_silently(item[1], failures):
@@ -116,14 +116,14 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessF
 
 def _ended_silently(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> bool:
     """Whether a rank ended by something else than an exception or the launcher (SIGTERM; SIGKILL long after that)."""
-    if _left_a_file(failure) or failure.exitcode == INTERRUPTED or failure.signal_name() in ("SIGTERM", "SIGINT"):
+    if left_a_file(failure) or failure.exitcode == INTERRUPTED or failure.signal_name() in ("SIGTERM", "SIGINT"):
         return False
-    if failure.signal_name() == "SIGABRT" and any(_left_a_file(other) for other in failures.values()):
+    if failure.signal_name() == "SIGABRT" and any(left_a_file(other) for other in failures.values()):
         return False  # what C++ does when the connection to a dead peer breaks
     return failure.timestamp - min(other.timestamp for other in failures.values()) < 10
 
 
-def _left_a_file(failure: ProcessFailure) -> bool:
+def left_a_file(failure: ProcessFailure) -> bool:
     return isinstance(failure.error_file_data, dict) and "trireme" in failure.error_file_data
 
 
@@ -137,7 +137,7 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
     if any(failure.exitcode == SAVED for failure in failures.values()):
         raise LeftEarly  # all ranks have, together; the launcher only ended those that were a moment slower
     rank, failure = first_failure(failures)
-    data = failure.error_file_data["trireme"] if _left_a_file(failure) else None
+    data = failure.error_file_data["trireme"] if left_a_file(failure) else None
     if data and data["problems"] is not None:
         raise UserError(*(Problem(**problem) if isinstance(problem, dict) else problem for problem in data["problems"]))
     where = f"; its output: {log_of(rank)}" if log_of(rank) else ""

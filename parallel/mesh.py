@@ -119,7 +119,7 @@ def local_device() -> torch.device:
 def _elastic_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dict[str, Any]:
     """A store of their own for ranks that were started again.
 
-    torch's elastic agent lends one store to all attempts, and keys of ranks that are gone would be taken for the peers'.
+    torch's elastic agent lends one store to all attempts, where keys of ranks that are gone would be taken for peers'.
     """
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if count == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

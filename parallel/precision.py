@@ -39,6 +39,8 @@ class LossScale:
 
     def update(self, overflow: bool) -> None:
         """After a step: halve on overflow, double after many steps without."""
+        if not self.enabled:
+            return
         if overflow:
             self.value, self.good_steps = self.value / 2, 0
             return

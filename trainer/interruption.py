@@ -1,9 +1,9 @@
 """Leaving before the end, with everything saved: signals, and the wall-clock limit ``trainer.max_time``.
 
-A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a job
-by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C. Whatever rank hears of it only makes a note; all ranks agree
-at the end of the step, save, and leave by the normal way. It is part of the loop and not a callback, because a recipe
-without callbacks must not lose its work either.
+A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a
+job by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C. Whatever rank hears of it only makes a note; all ranks
+agree at the end of the step, save, and leave by the normal way. It is part of the loop and not a callback, because a
+recipe without callbacks must not lose its work either.
 
 A second Ctrl-C ends at once. Handlers are there for the time of training only, and only in the main thread.
 """
@@ -23,7 +23,9 @@ from types import FrameType
 
 import psutil
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)
+PASSED_ON = {signal.SIGINT: signal.SIGUSR2}
+"""How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
 SAME_KEYSTROKE = 1.0
 """Seconds within which a second SIGINT is taken for the first: a terminal sends one to every process of the command,
 and launchers pass theirs on."""
@@ -63,9 +65,10 @@ class Signals:
                 signal.default_int_handler(number, frame)
         if self.received:
             return
-        self.received = signal.Signals(number).name
+        keyboard = number in (signal.SIGINT, PASSED_ON[signal.SIGINT])
+        self.received = "SIGINT" if keyboard else signal.Signals(number).name
         if self.speaks:  # not by logging or print: this runs between any two instructions, theirs included
-            again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+            again = "; Ctrl-C again ends at once" if keyboard else ""
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{self.received}: saving after this step{again}\n".encode())
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -75,8 +75,6 @@ def running(arguments: Sequence[str], run_dir: Path, environment: dict[str, str]
             left |= set(psutil.Process(started.process.pid).children(recursive=True))
             started.process.kill()
         for rank in left:
-            try:
+            with suppress(psutil.Error):
                 rank.kill()
-            except psutil.Error:
-                pass
         started.process.communicate()
