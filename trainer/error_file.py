@@ -1,4 +1,4 @@
-"""How a rank leaves word of its failure for whoever started it: the error file of torch elastic, read by torchrun too."""
+"""How a rank leaves word of its failure for who started it: the error file of torch elastic, read by torchrun too."""
 
 from __future__ import annotations
 
