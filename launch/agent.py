@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,10 @@ class Agent(_Agent):
 
     @contextmanager
     def relaying(self) -> Iterator[None]:
-        """Inside, signals go to the ranks. Main thread only."""
+        """Inside, signals go to the ranks. Does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._relay) for number in SIGNALS}
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -19,7 +20,7 @@ ARGUMENTS = ("trainer.max_steps=60", "trainer.eval_every=15", "checkpoint.every=
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    return {"PYTHONPATH": f"{Path(__file__).parents[1]}:{__import__('os').environ.get('PYTHONPATH', '')}"}
+    return {"PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,22 @@ def test_a_signal_to_one_rank_is_heeded_by_all(
     assert [line["step"] for line in whole] == [step for step in range(1, 61) for _ in range(2)]
     regular = [line for line in whole if "loss" in line or line["step"] % 15 == 0]
     assert regular == undisturbed["ddp"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_loader_processes_of_the_same_group_live_until_all_is_saved(
+    sent: signal.Signals, tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+) -> None:
+    command = tiny_command(tmp_path / "run", *ARGUMENTS, "data.num_workers=2")
+    with running(command, tmp_path / "run", environment) as run:
+        run.wait_for_lines(7)
+        os.killpg(run.process.pid, sent)
+        result = run.end()
+    saved_and_left(result, tmp_path / "run")
+    with running(command, tmp_path / "run", environment) as run:
+        assert run.end().returncode == 0
+    assert lines(tmp_path / "run") == undisturbed["single"]
 
 
 @pytest.mark.parametrize("plan", [pytest.param("single", marks=pytest.mark.long), "ddp"])

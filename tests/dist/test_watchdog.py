@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_the_rank_that_holds_the_others_up_is_named(plan: str, ranks: int, waiti
 
 def test_it_ends_the_run_and_the_run_goes_on_when_started_again(tmp_path: Path) -> None:
     """``end`` leaves no rank in a collective; a restart takes the last checkpoint."""
-    environment = {"PYTHONPATH": f"{TESTS}:{__import__('os').environ.get('PYTHONPATH', '')}"}
+    environment = {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
     arguments = (*COMMON, "callbacks.watchdog.timeout=10", "callbacks.watchdog.action=end", "checkpoint.every=2")
     command = tiny_command(tmp_path, *arguments, "plan=ddp", "--nproc", "2", sleeper(1, 1000, "0"))
     with running(command, tmp_path, environment) as run:

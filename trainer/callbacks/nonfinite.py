@@ -9,7 +9,8 @@ look at the norm every ``every`` steps and before each evaluation and save; in b
 number on the device, so nothing waits for a GPU.
 
 The norm is that of the *global* gradient, which every rank knows, so all of them decide alike. DeepSpeed's ZeRO skips
-such steps by itself, whatever is chosen here; then ``stop`` and ``rollback`` act on weights that are still sound.
+such steps by itself, whatever is chosen here; then ``stop`` and ``rollback`` act on weights that are still sound. In
+fp16 overflows are how the loss scale is found: they are skipped whatever is chosen, ``patience`` in a row at most.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class NonFinite(Callback):
 
     Args:
         action: skip the step, stop the run, or roll back to the last checkpoint.
-        patience: skip: steps in a row that may be skipped before the run stops.
+        patience: skip, and in fp16: steps in a row that may be skipped before the run stops.
         every: stop, rollback: steps between looks at the norm.
         max_rollbacks: rollback: how often before the run stops.
     """
@@ -63,7 +64,7 @@ class NonFinite(Callback):
         assert trainer.batch is not None and trainer.loss is not None and trainer.result is not None
         self._recent.append((state.step, trainer.batch.samples, trainer.loss.total))
         norm = trainer.result.grad_norm
-        if self.action == "skip":
+        if self.action == "skip" or trainer.recipe.plan.precision == "fp16":
             self._count(trainer, state.step, trainer.result.skipped, norm)
             return
         bad = (~norm.isfinite()).long() * state.step

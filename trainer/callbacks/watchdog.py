@@ -179,7 +179,7 @@ def place_of(frame: FrameType | None) -> Place:
     """Where a thread is: the collective it waits in, if it does, and the innermost line that is no library's."""
     waits, inner = "", frame
     while frame is not None and (library := _library(frame)):
-        if library == "distributed":
+        if library == "distributed" and frame.f_code.co_name != "wrapper":  # a decorator that logs
             waits = frame.f_code.co_name  # the outermost: what was called from outside torch.distributed
         elif frame.f_code.co_name == "_engine_run_backward":
             waits = pending_collective() or "backward"
