@@ -143,7 +143,7 @@ def test_a_node_is_lost_and_the_other_goes_on(tmp_path: Path, undisturbed: Path,
     port = free_port()
     options = ("--nnodes", "1:2", "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "lost",
                "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
-               "--rdzv-conf", "last_call_timeout=20,keep_alive_interval=1,keep_alive_max_attempt=3")  # fmt: skip
+               "--rdzv-conf", "last_call_timeout=45,keep_alive_interval=1,keep_alive_max_attempt=3")  # fmt: skip
     slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.5}"
     launch = torchrun(tmp_path, *COMMON, slow, options=options, ranks=1)
     with running(launch, tmp_path, environment) as first:

@@ -115,7 +115,7 @@ def step_batches(
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    """Terminals, SLURM and torchrun signal whole groups of processes; the rank still needs its workers to save, and ends
+    """Terminals, SLURM and torchrun signal groups of processes; the rank still needs its workers to save, and ends
     them itself (they also end when it is gone)."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
