@@ -37,7 +37,7 @@ options: -h, --help (also after a command)   --version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 done, 1 failed, 2 the user can mend it, 130 interrupted)."""
+    """Run a command; returns the exit code (0 done, 1 failed, 2 the user can mend it, 75 left early, 130 Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

@@ -47,10 +47,10 @@ WITH_RECIPE = ("train", "check", "batch-size", "plans", "evaluate")
 OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
 """Of every command that takes a recipe."""
 OWN_OPTIONS = {
-    "train": ("--resume", "--fresh", "--cfg", "--info", "--multirun"),
+    "train": ("--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun"),
     "evaluate": ("--checkpoint", "--ema", "--json"),
 }
-WITH_VALUE = ("--recipe-dir", "--nproc", "--resume", "--cfg", "--info", "--package", "--checkpoint")
+WITH_VALUE = ("--recipe-dir", "--nproc", "--resume", "--max-restarts", "--cfg", "--info", "--package", "--checkpoint")
 
 
 def script(shell: str) -> str:

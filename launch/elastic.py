@@ -1,6 +1,7 @@
 """Start ranks on this machine through torch's elastic launcher.
 
-Rank 0 keeps the terminal; the others write into the run folder's ``logs/``. A rank that fails ends them all.
+Rank 0 keeps the terminal; the others write into the run folder's ``logs/``. A rank that fails ends them all; with
+``--max-restarts`` all are started again, and go on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .failures import OWN_LAUNCH, raise_failure
+from ..trainer.interruption import STARTED, run_started
+from .failures import OWN_LAUNCH, left_a_file, raise_failure
+from .report import SAVED
+
+if TYPE_CHECKING:
+    from .agent import Agent
 
 ENTRY = "trireme.launch.train"
 
@@ -28,50 +35,76 @@ def cores_per_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
-def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY) -> None:
+def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY, max_restarts: int = 0) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
 
     Args:
         run_dir: gets the ranks' output in ``logs``.
         entry: module that is run instead.
+        max_restarts: how often all ranks are started again after a failure that another attempt may mend.
 
     Raises:
         UserError: a rank refused what the user gave.
+        LeftEarly: the ranks were told to leave, by a signal or the wall-clock limit, and have saved.
         RanksFailed: a rank failed otherwise.
         KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
         SystemExit: another signal ended the run; 128 plus its number.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     logs = run_dir / "logs"
-    specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        max_restarts=0,
-        monitor_interval=0.1,
-        run_id=time.strftime("%Y%m%d-%H%M%S"),
-        logs_specs=specs,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-    )
+    agent = _agent(ranks, arguments, logs, entry, max_restarts)
     silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
+    os.environ.setdefault(STARTED, str(run_started()))
     os.environ[OWN_LAUNCH] = str(os.getpid())
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # by torch; the others by our agent
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", entry, *arguments)
-    except ChildFailedError as error:
-        raise_failure(error.failures, ranks, lambda rank: _log_of(logs, rank))
+        with agent.relaying():
+            result: Any = agent.run()
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise SystemExit(128 + int(error.sigval)) from None
+        _end_by(error.sigval)
     finally:
-        del os.environ[OWN_LAUNCH]
+        for name in (OWN_LAUNCH, "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+            del os.environ[name]
+        agent.get_worker_group().spec.rdzv_handler.shutdown()
+    if result.is_failed():
+        saved = any(failure.exitcode == SAVED for failure in result.failures.values())
+        if agent.received and not saved and not any(map(left_a_file, result.failures.values())):
+            _end_by(agent.received)
+        raise_failure(result.failures, ranks, lambda rank: _log_of(logs, rank))
+
+
+def _end_by(received: signal.Signals) -> NoReturn:
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt from None
+    raise SystemExit(128 + int(received)) from None
+
+
+def _agent(ranks: int, arguments: Sequence[str], logs: Path, entry: str, max_restarts: int) -> Agent:
+    from torch.distributed.elastic.agent.server import WorkerSpec
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+    from torch.distributed.launcher.api import LaunchConfig
+
+    from .agent import Agent
+
+    run_id = time.strftime("%Y%m%d-%H%M%S")
+    specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+    rendezvous = RendezvousParameters("c10d", "localhost:0", run_id, min_nodes=1, max_nodes=1, local_addr="localhost")
+    spec = WorkerSpec(
+        role="rank",
+        local_world_size=ranks,
+        rdzv_handler=get_rendezvous_handler(rendezvous),
+        entrypoint=sys.executable,
+        args=("-u", "-m", entry, *arguments),
+        max_restarts=max_restarts,
+        monitor_interval=0.1,
+        local_addr="localhost",
+        numa_options=LaunchConfig(1, 1, ranks).numa_options,  # torch's own choice for as many GPUs
+    )
+    return Agent(spec, specs)
 
 
 def silence() -> None:

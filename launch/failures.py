@@ -7,24 +7,23 @@ errors about closed connections, which would only hide the cause.
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import Problem, UserError
-from .report import FAILED, INTERRUPTED, USER_ERROR, RanksFailed, show_problems
+from ..trainer.error_file import ERROR_FILE, record
+from .report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 OWN_LAUNCH = "TRIREME_LAUNCHER_PID"
 """Set in ranks that trireme started itself: their failures are shown by the parent, and they end with it."""
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 GRACE_SECONDS = 3.0
 """How long a rank other than 0 holds back a user error: if all ranks see it, the launcher ends this one before."""
 
@@ -37,6 +36,9 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         function()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except LeftEarly:
+        _end_agent()
+        return SAVED
     except Exception as error:
         record(error)
         user = isinstance(error, UserError)
@@ -49,6 +51,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
             if debug:
                 traceback.print_exc()
             show_problems(error.problems)
+            _end_agent()
         elif not os.environ.get(ERROR_FILE):
             traceback.print_exc()
         return USER_ERROR if user else FAILED
@@ -73,32 +76,24 @@ def _end_with_parent() -> None:
     if parent is None or sys.platform != "linux":
         return
     import ctypes
-    import signal
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != int(parent):  # it died before the line above
         os._exit(FAILED)
 
 
-def record(error: Exception) -> None:
-    """Leave ``error`` in this rank's error file, if its launcher named one."""
-    path = os.environ.get(ERROR_FILE)
-    if not path:
-        return
-    user = isinstance(error, UserError)
-    stack = str(error) if user else "".join(traceback.format_exception(error))
-    extra = {"py_callstack": stack, "timestamp": str(int(time.time()))}
-    problems = (
-        [vars(problem) if isinstance(problem, Problem) else problem for problem in error.problems] if user else None
+def _end_agent() -> None:
+    """Keep torchrun from starting these ranks again: what they end with is final.
+
+    torch's agent starts ranks again after whatever they end with but 0, and 0 would tell a script that training is
+    done. A signal ends it without a new attempt. trireme's own launcher knows final exit codes.
+    """
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     )
-    data = {
-        "message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra},
-        "trireme": {"problems": problems, "time": time.time()},
-    }
-    try:
-        Path(path).write_text(json.dumps(data, default=str))
-    except OSError:  # a full disk must not hide the error itself
-        print(stack, file=sys.stderr)
+    if OWN_LAUNCH not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ and left > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent passes it on
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
@@ -109,7 +104,7 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessF
     """
 
     def order(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
-        data = item[1].error_file_data["trireme"] if _left_a_file(item[1]) else None
+        data = item[1].error_file_data["trireme"] if left_a_file(item[1]) else None
         if data and data["problems"] is not None:
             return 0, data["time"]
         if _ended_silently(item[1], failures):
@@ -121,14 +116,14 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessF
 
 def _ended_silently(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> bool:
     """Whether a rank ended by something else than an exception or the launcher (SIGTERM; SIGKILL long after that)."""
-    if _left_a_file(failure) or failure.exitcode == INTERRUPTED or failure.signal_name() in ("SIGTERM", "SIGINT"):
+    if left_a_file(failure) or failure.exitcode == INTERRUPTED or failure.signal_name() in ("SIGTERM", "SIGINT"):
         return False
-    if failure.signal_name() == "SIGABRT" and any(_left_a_file(other) for other in failures.values()):
+    if failure.signal_name() == "SIGABRT" and any(left_a_file(other) for other in failures.values()):
         return False  # what C++ does when the connection to a dead peer breaks
     return failure.timestamp - min(other.timestamp for other in failures.values()) < 10
 
 
-def _left_a_file(failure: ProcessFailure) -> bool:
+def left_a_file(failure: ProcessFailure) -> bool:
     return isinstance(failure.error_file_data, dict) and "trireme" in failure.error_file_data
 
 
@@ -139,8 +134,10 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
         failures: by rank.
         log_of: the log file of a rank, empty for rank 0, which writes to the terminal.
     """
+    if any(failure.exitcode == SAVED for failure in failures.values()):
+        raise LeftEarly  # all ranks have, together; the launcher only ended those that were a moment slower
     rank, failure = first_failure(failures)
-    data = failure.error_file_data["trireme"] if _left_a_file(failure) else None
+    data = failure.error_file_data["trireme"] if left_a_file(failure) else None
     if data and data["problems"] is not None:
         raise UserError(*(Problem(**problem) if isinstance(problem, dict) else problem for problem in data["problems"]))
     where = f"; its output: {log_of(rank)}" if log_of(rank) else ""

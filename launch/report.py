@@ -1,6 +1,7 @@
 """What a person sees when something goes wrong: one readable message, and an exit code that scripts can trust.
 
-0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 130 Ctrl-C.
+0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 75 left before
+the end with everything saved (a signal, the wall-clock limit): the same command goes on · 130 Ctrl-C, nothing saved.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from typing import Any, TextIO
 
 from .. import Problem, UserError
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USER_ERROR, SAVED, INTERRUPTED = 1, 2, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
 class RanksFailed(Exception):
     """A rank that was started here failed; the text is all that is to be shown."""
+
+
+class LeftEarly(Exception):
+    """A run left before its end and is saved; that has been said already."""
 
 
 def guard(function: Callable[[], Any], debug: bool = False) -> int:
@@ -29,6 +34,8 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
             traceback.print_exc()
         show_problems(error.problems)
         return USER_ERROR
+    except LeftEarly:
+        return SAVED
     except RanksFailed as error:
         print(error, file=sys.stderr)
         return FAILED

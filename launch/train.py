@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave, run_rank
-from .report import guard
+from .report import LeftEarly, guard
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -44,6 +44,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of restarts; write 0 or more")
+    return int(text)
+
+
 def train_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog,
@@ -57,6 +63,13 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
         "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
     )
     parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
+    parser.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="start all ranks again, from the last checkpoint, up to N times after one has failed",
+    )
     parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
     hydra = parser.add_argument_group("look, don't train (Hydra)")
     hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
@@ -88,6 +101,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UserError: something the user can mend.
+        LeftEarly: told to leave, and everything is saved.
         RanksFailed: a rank failed.
     """
     from .compose import compose, show
@@ -168,17 +182,18 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         return
     run_dir = Path(recipe.run.dir)
     open_run_folder(run_dir, options.fresh)  # so that ranks find it, and log files are not moved aside under them
-    if ranks == 1 and not own_process:
+    if ranks == 1 and not own_process and not options.max_restarts:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
         _go(recipe, options.resume, fresh=False)
     else:
-        start_ranks(ranks, rank_arguments(composed, options), run_dir)
+        start_ranks(ranks, rank_arguments(composed, options), run_dir, max_restarts=options.max_restarts)
 
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
     from ..trainer.build import train
 
-    train(recipe, resume=resume, fresh=fresh)
+    if train(recipe, resume=resume, fresh=fresh).interrupted:
+        raise LeftEarly
 
 
 def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:

@@ -74,7 +74,8 @@ class StepResult:
     lr: float
     """Learning rate of the first parameter group."""
     skipped: bool = False
-    """True when the gradient overflowed under a loss scale, and the weights were left as they were."""
+    """True when the gradient was not finite and weights and moments were left as they were: under a loss scale, with
+    ``skip_nonfinite``, and always where DeepSpeed does so by itself (stages 1 to 3)."""
 
 
 def inputs_of(micro: MicroBatch) -> MicroBatch:
@@ -89,6 +90,9 @@ def as_it_is(name: str, tensor: Tensor) -> Tensor:
 
 class Strategy(ABC):
     """Places a model on a mesh and steps it. One instance serves one run."""
+
+    skip_nonfinite = False
+    """Take no step from a gradient whose norm is not finite. On a GPU every step then waits for its norm."""
 
     def __init__(self, plan: Plan, mesh: Mesh) -> None:
         self.plan = plan

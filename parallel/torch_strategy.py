@@ -126,7 +126,8 @@ class TorchStrategy(Strategy):
         norm = global_norm(counted, self.mesh) / self.scale.value
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_scale
-        skipped = self.scale.enabled and not bool(norm.isfinite())
+        # Every rank knows the global norm, so all of them skip the same steps.
+        skipped = (self.scale.enabled or self.skip_nonfinite) and not bool(norm.isfinite())
         if not skipped:
             if max_norm is not None or self.scale.enabled:
                 factor = clip_factor(norm, max_norm) if max_norm is not None else torch.ones_like(norm)

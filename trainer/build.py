@@ -22,6 +22,7 @@ from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
 from .place import fitting, place
+from .restart import attempt, find_after_restart, note_launch
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
 from .schedules import build_schedule
 from .state import Control
@@ -46,13 +47,13 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         UserError: something that the user can mend.
     """
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
-    run_dir = Path(recipe.run.dir)
+    run_dir, restarted = Path(recipe.run.dir), attempt() > 0
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
-    on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh))
+    on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
     handlers = set_up_logging(run_dir, mesh.is_main)
     trainer = None
     try:
-        trainer = build(recipe, mesh, resume, nodes)
+        trainer = build(recipe, mesh, resume, nodes, restarted)
         on_ranks(mesh, nodes.leads, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
         if trainer.save_failed:
@@ -64,25 +65,35 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
                     str(run_dir),
                 )
             )
-        mesh.close()  # only after success: after a failure on one rank the others would wait here
-        return result
+        if result.interrupted:
+            where = "saved; the same command goes on from there"
+            log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
     finally:
         if trainer:
             trainer.store.close()
         for callback in trainer.callbacks.values() if trainer else ():
             callback.close()
         tear_down_logging(handlers)
+    # Only after success: after a failure on one rank the others would wait here. And last: the first rank that is gone
+    # lets launchers end the others.
+    mesh.close()
+    return result
 
 
-def build(recipe: RecipeConfig, mesh: Mesh, resume: str = "never", nodes: Nodes | None = None) -> Trainer:
+def build(
+    recipe: RecipeConfig, mesh: Mesh, resume: str = "never", nodes: Nodes | None = None, restarted: bool = False
+) -> Trainer:
     """Everything but the training itself: data, model on the meta device, plan, weights, optimizer, checkpoint.
 
     Args:
         nodes: which ranks see the same run folder; None means all.
+        restarted: these ranks replace others of the same launch, which may have saved since they began from ``resume``.
     """
     run_dir = Path(recipe.run.dir)
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
-    checkpoint = store.find(resume)
+    checkpoint = find_after_restart(store, run_dir, resume) if restarted else store.find(resume)
+    if not restarted and mesh.is_main:
+        note_launch(run_dir, resume)
     source = open_source(checkpoint) if checkpoint else None
     if checkpoint and resume == "auto":
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))

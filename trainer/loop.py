@@ -16,6 +16,7 @@ import torch
 
 from ..parallel.strategy import StepBatch, StepLoss, StepResult, Take, as_it_is
 from .checkpoint.store import Contents
+from .interruption import Signals, TimeLimit, parse_time, run_started
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +43,8 @@ class TrainResult:
     step: int
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last training line joined with the last evaluation."""
+    interrupted: str = ""
+    """Why the run left before its end (a signal, the wall-clock limit); everything is saved, and a resume goes on."""
 
 
 @dataclass
@@ -75,34 +78,43 @@ class Trainer:
         self.save_failed = False
         self._stream: TrainBatches | None = None
         self._assets: dict[str, bytes] = {}
+        self._stream_moved = False
+        self.batch: StepBatch | None = None
+        self.loss: StepLoss | None = None
+        self.result: StepResult | None = None
+        self.signals = Signals(self.mesh.is_main)
+        limit = self.settings.max_time
+        self.limit = TimeLimit(parse_time(limit) if limit else None, run_started())
 
     def fit(self) -> TrainResult:
-        """Train to ``stop_at``, or until a callback asks to stop."""
-        # A step that was resumed from has been saved, and evaluated if that was due.
-        self._evaluated_at = self._saved_at = self.state.step or -1
-        self.emit("on_train_begin")
-        self._restart_clock()
-        for batch in self._batches():
-            self._begin_step()
-            loss = self.strategy.forward_backward(batch, self.task.loss)
-            self.emit("on_pre_optimizer_step")
-            result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
-            if self.ema:
-                self.ema.update()
-            self._end_step(loss)
-            self._agree()
-            if self.control.log:
-                self.log_step(loss, result)
-            if self.control.evaluate:
-                self.evaluate()
-            if self.control.save:
-                self.save()
-            if self.control.stop:
-                log.info("stopping at step %d: %s", self.state.step, self.control.reason)
-                break
-            self.control.clear()
-        self._finish()
-        return TrainResult(self.run_dir, self.state.step, self.metrics)
+        """Train to ``stop_at``, until a callback asks to stop, or until a signal or the time limit asks to leave."""
+        with self.signals.noted():
+            self._begin()
+            for batch in self._batches():
+                self._begin_step()
+                loss = self.strategy.forward_backward(batch, self.task.loss)
+                self.emit("on_pre_optimizer_step")
+                result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
+                if self.ema and not result.skipped:
+                    self.ema.update()
+                self._end_step(batch, loss, result)
+                self._agree()
+                if self.control.rollback:
+                    self.roll_back()
+                    continue
+                if self.control.log:
+                    self.log_step(loss, result)
+                if self.control.evaluate:
+                    self.evaluate()
+                if self.control.save:
+                    self.save()
+                if self.control.stop:
+                    log.info("stopping at step %d: %s", self.state.step, self.control.reason)
+                    break
+                self.control.clear()
+            self._finish()
+        interrupted = self.control.reason if self.control.interrupted else ""
+        return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted)
 
     def log_step(self, loss: StepLoss, result: StepResult) -> None:
         """Write the training line of this step; the loss is brought together over ranks only here."""
@@ -127,7 +139,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
-        self._evaluated_at = self.state.step
+        self._evaluated_at, began = self.state.step, time.monotonic()
         averaged = self.ema.in_place() if self.ema and self.ema.config.evaluate else nullcontext()
         self.strategy.set_training(False)
         with averaged:
@@ -138,6 +150,7 @@ class Trainer:
         self.metrics.update(metrics)
         self.emit("on_evaluate", line)
         self.emit("on_log", line)
+        self.limit.evaluation_took(time.monotonic() - began)
         self._restart_clock()
         return metrics
 
@@ -145,7 +158,8 @@ class Trainer:
         """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise; a failure is
         reported and training goes on."""
         self.end_save()  # one at a time
-        self._saved_at = self.state.step
+        self._saved_at, self._save_began = self.state.step, time.monotonic()
+        self.emit("on_pre_save")
         if self._stream is not None:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
@@ -173,6 +187,23 @@ class Trainer:
         self.save_failed = path is None
         if path is not None:
             self.emit("on_save", path)
+        self.limit.save_took(time.monotonic() - self._save_began)
+
+    def roll_back(self) -> None:
+        """Go back to the newest whole checkpoint of this run, and on with the samples that come next: what was trained
+        on since is not seen again in this pass. Callbacks begin again from that step, but for what they have counted.
+
+        Raises:
+            UserError: there is no checkpoint to go back to.
+        """
+        from .rollback import roll_back
+
+        self.end_save()
+        roll_back(self)
+        self.control.clear()
+        self._evaluated_at = self.state.step
+        self._stream_moved = True
+        self.save()  # so that a resume does not go through those samples again
 
     def checkpoint_tensors(self, take: Take = as_it_is) -> dict[str, torch.Tensor]:
         """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
@@ -187,25 +218,43 @@ class Trainer:
         for callback in self.callbacks.values():
             getattr(callback, event)(self, self.state, self.control, *details)
 
+    def stream_position(self) -> dict[str, Any]:
+        """Position of a streaming source after the batches handed out so far; empty for indexed data."""
+        return self.state.data if self._stream is None else self._stream.state()
+
     # -- the parts of a step ----------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        # A step that was resumed from has been saved, and evaluated if that was due.
+        self._evaluated_at = self._saved_at = self.state.step or -1
+        self.emit("on_train_begin")
+        self._restart_clock()
+        if self.state.evaluation_due:
+            self.state.evaluation_due = False
+            self.evaluate()
+            self.save()  # again, now with the metric, and with what callbacks made of it
+
     def _batches(self) -> Iterator[StepBatch]:
-        """From the resumed position up to ``stop_at``; none if a callback asked to stop before the first step."""
-        if self.control.stop:
-            return
-        self._stream = self.corpus.train_batches(
-            self.state.data,
-            self.state.samples,
-            self.state.stop_at - self.state.step,
-            self.mesh.data_rank,
-            self.mesh.data_size,
-        )
-        for number, batch in enumerate(self._stream):
-            if number == 0:
-                log.info(
-                    "first step begins %.1f s after the process started", time.time() - psutil.Process().create_time()
-                )
-            yield batch
+        """From the resumed position up to ``stop_at``; none if a callback asked to stop before the first step. After
+        the stream has moved (a rollback), from where it is then."""
+        while not self.control.stop:
+            self._stream_moved = False
+            self._stream = self.corpus.train_batches(
+                self.state.data,
+                self.state.samples,
+                self.state.stop_at - self.state.step,
+                self.mesh.data_rank,
+                self.mesh.data_size,
+            )
+            for batch in self._stream:
+                if self.batch is None:
+                    begun = psutil.Process().create_time()
+                    log.info("first step begins %.1f s after the process started", time.time() - begun)
+                yield batch
+                if self._stream_moved:
+                    break
+            if not self._stream_moved:
+                return
 
     def _begin_step(self) -> None:
         self._seed_step()
@@ -214,7 +263,8 @@ class Trainer:
             self.emit("on_epoch_begin")
         self.emit("on_step_begin")
 
-    def _end_step(self, loss: StepLoss) -> None:
+    def _end_step(self, batch: StepBatch, loss: StepLoss, result: StepResult) -> None:
+        self.batch, self.loss, self.result = batch, loss, result
         passes = int(self.state.epoch or 0)
         self.state.step += 1
         self.state.samples += self.settings.global_batch_size
@@ -238,16 +288,39 @@ class Trainer:
     def _agree(self) -> None:
         """What one rank asks for, all ranks do; a checkpoint is complete when no rank is writing any more."""
         control = self.control
-        *asked, writing = self.mesh.any_flags(
-            [control.stop, control.save, control.evaluate, control.log, self.store.writing]
-        )
+        self._heed_interruption()
+        own = control.interrupted
+        asked = [control.stop, control.save, control.evaluate, control.log, control.rollback, control.interrupted]
+        *asked, writing = self.mesh.any_flags([*asked, self.store.writing])
         if asked[0] and not control.stop:
             control.request_stop("another rank asked to stop")
-        control.save, control.evaluate, control.log = asked[1:]
+        control.save, control.evaluate, control.log, control.rollback, control.interrupted = asked[1:]
+        if control.interrupted:
+            # Who asks may not wait for an evaluation: save now, evaluate after the resume.
+            self.state.evaluation_due, control.evaluate, control.save = control.evaluate, False, True
+            reasons = self.mesh.gather_objects(control.reason if own else "")
+            control.reason = next((reason for reason in reasons if reason), control.reason)
         if not writing:
             self.end_save()
 
+    def _heed_interruption(self) -> None:
+        """Ask to leave if a signal has come or the time is over, unless this step is the last anyway."""
+        control = self.control
+        self.limit.step_done()
+        if control.stop and not control.evaluate:
+            return
+        if self.signals.received:
+            control.interrupt(self.signals.received)
+        elif self.limit.reached(control.evaluate):
+            control.interrupt(f"trainer.max_time={self.settings.max_time} is nearly over")
+
     def _finish(self) -> None:
+        if not self.control.interrupted:
+            self._finish_training()
+        self.end_save()
+        self.emit("on_train_end")
+
+    def _finish_training(self) -> None:
         left_early = (
             self.state.step == self.state.stop_at < self.state.max_steps
         )  # the whole run does not evaluate here
@@ -260,11 +333,9 @@ class Trainer:
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self._saved_at != self.state.step:
             self.save(wait=True)
-        self.end_save()
         for name, value in self.reference_lines.items():
             if "eval_loss" in self.metrics:
                 log.info("held-out loss %.4f nats per token; %s %.4f", self.metrics["eval_loss"], name, value)
-        self.emit("on_train_end")
 
     def _restart_clock(self) -> None:
         """Evaluations and saves do not count as training time."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .interruption import parse_time
+
 
 @dataclass
 class RunConfig:
@@ -38,10 +40,15 @@ class TrainerConfig:
     """Evaluate after the last step."""
     eval_samples: int | None = None
     """Held-out samples per evaluation; null takes all (a stream needs a number)."""
+    max_time: str | None = None
+    """Save and leave before so much time has passed since the start of the run, as SLURM writes it: "HH:MM:SS",
+    "D-HH:MM:SS", or "MM". In quotes: YAML reads 12:30:00 as the number 45000."""
     timeout_minutes: float = 30.0
     """How long a rank waits for its peers in a collective before the run is given up."""
 
     def __post_init__(self) -> None:
+        if self.max_time is not None:
+            parse_time(self.max_time)
         for name in (
             "max_steps",
             "stop_at",

@@ -23,6 +23,8 @@ class TrainerState:
     """Step of that best value."""
     data: dict[str, Any] = field(default_factory=dict)
     """Position of a streaming source; empty for indexed data, whose position follows from ``samples``."""
+    evaluation_due: bool = False
+    """Set when a run had to leave before the evaluation of this step; a resume begins with it."""
 
     # Known from the recipe, not state: not saved.
     max_steps: int = 0
@@ -56,12 +58,21 @@ class Control:
     """Evaluate after this step."""
     log: bool = False
     """Write a training line for this step."""
+    interrupted: bool = False
+    """Leave before the end because of a signal or the wall-clock limit: save now, evaluate after the resume."""
+    rollback: bool = False
+    """Go back to the last checkpoint, and on with the samples that come next."""
     reason: str = ""
     """Why training was asked to stop; logged."""
 
     def request_stop(self, reason: str) -> None:
         self.stop, self.reason = True, reason
 
+    def interrupt(self, reason: str) -> None:
+        """Save and leave after this step; the same command goes on from there."""
+        self.request_stop(reason)
+        self.interrupted = True
+
     def clear(self) -> None:
         """Forget one step's requests; a request to stop stays."""
-        self.save = self.evaluate = self.log = False
+        self.save = self.evaluate = self.log = self.rollback = False

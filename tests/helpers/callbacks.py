@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 from trireme.trainer.callbacks.callback import Callback
 
@@ -48,3 +50,90 @@ class Remember(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.count = state["count"]
+
+
+class Slow(Callback):
+    """Makes steps long enough to be met by a signal."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        time.sleep(self.seconds)
+
+
+class Stuck(Callback):
+    """One rank does not come back from a step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        if trainer.mesh.rank == self.rank and state.step == self.step:
+            while True:
+                time.sleep(0.1)
+
+
+class Poison(Callback):
+    """Makes the loss of one rank NaN at the steps that begin after so many samples."""
+
+    def __init__(self, rank: int, samples: list[int]) -> None:
+        self.rank, self.samples = rank, samples
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        if trainer.mesh.rank == self.rank and state.samples in self.samples:
+            loss = trainer.task.loss
+            trainer.task.loss = lambda outputs, micro: loss(outputs, micro) * float("nan")
+
+    def on_pre_optimizer_step(self, trainer, state, control) -> None:
+        vars(trainer.task).pop("loss", None)
+
+
+class Unchanged(Callback):
+    """Compares weights and moments before and after each step, bit for bit; adds ``unchanged`` to the line."""
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        self.before = self._tensors(trainer)
+
+    def on_step_end(self, trainer, state, control) -> None:
+        after = self._tensors(trainer)
+        same = after.keys() == self.before.keys() and all(after[k].equal(self.before[k]) for k in after)
+        trainer.extra_metrics["unchanged"] = all(trainer.mesh.gather_objects(same))
+
+    def _tensors(self, trainer) -> dict:
+        local = {name: getattr(t, "_local_tensor", t) for name, t in trainer.strategy.saved_tensors().items()}
+        return {name: tensor.clone() for name, tensor in local.items()}
+
+
+class Jump(Callback):
+    """Goes on with other samples when training begins."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def on_train_begin(self, trainer, state, control) -> None:
+        state.samples = self.samples
+
+
+class Sleeper(Callback):
+    """One rank sleeps before a step, once; ``attempt``: only in that attempt of an elastic launch."""
+
+    def __init__(self, rank: int, step: int, seconds: float, attempt: int | None = None) -> None:
+        self.rank, self.step, self.seconds, self.attempt = rank, step, seconds, attempt
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        if trainer.mesh.rank == self.rank and state.step == self.step and self.attempt in (None, count):
+            time.sleep(self.seconds)
+
+
+class KillRank(Callback):
+    """One rank ends itself by SIGKILL before a step, each time in another attempt of an elastic launch."""
+
+    def __init__(self, rank: int, steps: list[int]) -> None:
+        self.rank, self.steps = rank, steps
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        if trainer.mesh.rank == self.rank and count < len(self.steps) and state.step == self.steps[count]:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -45,6 +45,9 @@ class Callback:
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """After an evaluation, before its line is written."""
 
+    def on_pre_save(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Before a checkpoint is written, on all ranks; an exception keeps it from being written."""
+
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
         """A checkpoint is complete at ``path``."""
 

@@ -66,7 +66,8 @@ class Sample(Callback):
             self._sample(trainer, state)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        self._sample(trainer, state)
+        if not control.interrupted:  # training goes on later, and whoever interrupted it may not wait
+            self._sample(trainer, state)
 
     def _sample(self, trainer: Trainer, state: TrainerState) -> None:
         strategy = trainer.strategy

@@ -7,6 +7,7 @@ shares are the batch that one rank would see. There is no state: resuming is ano
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ...parallel.strategy import MicroBatch, StepBatch
+from ..interruption import SIGNALS
 from .collator import Sample, without_labels
 from .order import EpochOrder
 
@@ -97,7 +99,9 @@ def step_batches(
         data_rank=data_rank,
         data_size=data_size,
     )
-    workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if num_workers else {}
+    workers: dict[str, Any] = {}
+    if num_workers:
+        workers = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_the_rank}
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -108,6 +112,13 @@ def step_batches(
         **workers,
     )
     return iter(loader)
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Terminals, SLURM and torchrun signal groups of processes; the rank still needs its workers to save, and ends
+    them itself (they also end when it is gone)."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def evaluation_batches(

@@ -8,7 +8,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from trireme import Problem, UserError
 from trireme.launch.failures import first_failure, raise_failure, record, run_rank
-from trireme.launch.report import RanksFailed
+from trireme.launch.report import LeftEarly, RanksFailed
 
 
 @pytest.fixture
@@ -60,6 +60,11 @@ def test_a_user_error_comes_before_its_consequences(failure) -> None:
 )
 def test_a_rank_that_ended_silently_is_the_cause(exitcode: int, words: str, failure) -> None:
     assert shown({0: failure(0, 1, LOST), 1: failure(1, exitcode), 2: failure(2, -15)}).startswith(words)
+
+
+def test_ranks_that_left_early_and_saved_are_no_failure(failure) -> None:
+    with pytest.raises(LeftEarly):
+        raise_failure({0: failure(0, -15), 1: failure(1, 75)}, 2, lambda rank: "")
 
 
 def test_what_the_launcher_or_a_lost_connection_did_is_not_the_cause(failure) -> None:

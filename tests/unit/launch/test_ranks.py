@@ -102,7 +102,7 @@ def waiting(
     process.communicate()
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 75), (signal.SIGKILL, -9)])
 def test_no_rank_outlives_the_command(
     sent: signal.Signals, code: int, waiting: tuple[subprocess.Popen[str], list[psutil.Process]]
 ) -> None:

@@ -1,0 +1,106 @@
+"""torch's elastic agent, with what it lacks: it passes signals on and waits for ranks to save, and it knows which
+failures are final.
+
+torch's own agent ends ranks some seconds after a signal, knows nothing of SIGUSR1, and starts ranks again whatever they
+failed with, ``--max-restarts`` times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import SignalException
+
+from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, SIGNALS
+from .report import SAVED, USER_ERROR
+
+FINAL = (SAVED, USER_ERROR)
+"""Exit codes of ranks that would only come again."""
+SAVING_SECONDS = 1800.0
+"""How long ranks may take to finish their step and save after a signal; as long as they wait for each other."""
+AFTER_FAILURE = 10
+"""Seconds that the peers of a failed rank have to end; one that hangs in a collective never would."""
+
+
+_Agent: Any = LocalElasticAgent  # decorators hide its types
+
+
+class Agent(_Agent):
+    """Starts ranks, watches them, and tells them what signals this process gets."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.received: signal.Signals | None = None
+        """The first signal that was passed on."""
+        self._received_at = 0.0
+        self._ranks: list[int] = []
+
+    @contextmanager
+    def relaying(self) -> Iterator[None]:
+        """Inside, signals go to the ranks. Does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._relay) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _relay(self, number: int, frame: FrameType | None) -> None:
+        since, received = time.monotonic() - self._received_at, signal.Signals(number)
+        if self.received is None:
+            self.received, self._received_at = received, time.monotonic()
+        elif number == signal.SIGINT and since > SAME_KEYSTROKE:
+            self._send(signal.SIGKILL)
+            return
+        if not self._ranks:
+            raise SignalException(f"got {received.name} before there are ranks", sigval=received)
+        # To the ranks alone, not to their groups: what they have started (loaders) goes when they go.
+        self._send(PASSED_ON.get(received, received))
+
+    def _send(self, number: signal.Signals) -> None:
+        for rank in self._ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, number)
+
+    # -- what torch's agent calls -----------------------------------------------------------------------------
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        ranks = super()._start_workers(worker_group)
+        self._ranks = list(ranks.values())
+        assert self._pcontext is not None
+        close = self._pcontext.close
+        self._pcontext.close = lambda death_sig=None, timeout=AFTER_FAILURE: close(death_sig, timeout)
+        return ranks
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if self.received and time.monotonic() - self._received_at > SAVING_SECONDS:
+            self._send(signal.SIGKILL)
+        result = super()._monitor_workers(worker_group)
+        failures = result.failures.values()
+        if failures:
+            self._ranks = []
+            if self.received or any(failure.exitcode in FINAL for failure in failures):
+                self._remaining_restarts = 0
+        return result
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        if self.received:
+            raise SignalException("got a signal between two attempts", sigval=self.received)
+        spec = worker_group.spec
+        count = spec.max_restarts - self._remaining_restarts
+        print(f"a rank has failed; starting all again ({count} of {spec.max_restarts})", file=sys.stderr, flush=True)
+        super()._restart_workers(worker_group)

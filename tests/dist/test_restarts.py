@@ -1,0 +1,181 @@
+"""Elastic restarts: ranks that were killed are started again and the run goes on from its last checkpoint by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.command import command, tiny_command
+from helpers.metrics import lines, training, worst_difference
+from helpers.ranks import free_port
+from helpers.running import Running, running
+
+TESTS = Path(__file__).parents[1]
+COMMON = ("trainer.max_steps=24", "checkpoint.every=4", "trainer.eval_every=8", "scheduler=cosine", "plan=ddp")
+KILL_TWICE = "+callbacks.kill={_target_: helpers.callbacks.KillRank, rank: 1, steps: [7, 14]}"
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    return {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    with running(tiny_command(run_dir, *COMMON, "--nproc", "2"), run_dir, environment) as run:
+        assert run.end().returncode == 0
+    return run_dir
+
+
+def torchrun(run_dir: Path, *arguments: str, options: tuple[str, ...] = ("--standalone",), ranks: int = 2) -> list[str]:
+    own = tiny_command(run_dir, *arguments)[len(command("train")) :]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node", str(ranks)]
+    return [*launcher, "-m", "trireme.launch.train", *own]
+
+
+def attempts(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "logs").glob("*/attempt_*"))
+
+
+def test_killed_twice_under_the_own_launcher(tmp_path: Path, undisturbed: Path, environment: dict[str, str]) -> None:
+    arguments = (*COMMON, KILL_TWICE, "--nproc", "2", "--max-restarts", "2")
+    with running(tiny_command(tmp_path, *arguments), tmp_path, environment) as run:
+        result = run.end()
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("a rank has failed; starting all again") == 2
+    assert lines(tmp_path) == lines(undisturbed)
+    assert attempts(tmp_path) == ["attempt_0", "attempt_1", "attempt_2"], "logs of all attempts are kept"
+
+
+@pytest.mark.long
+def test_too_few_restarts_end_with_the_failure(tmp_path: Path, environment: dict[str, str]) -> None:
+    arguments = (*COMMON, KILL_TWICE, "--nproc", "2", "--max-restarts", "1")
+    with running(tiny_command(tmp_path, *arguments), tmp_path, environment) as run:
+        result = run.end()
+    assert result.returncode == 1
+    assert result.stderr.count("rank 1 was ended by SIGKILL") == 1
+
+
+@pytest.mark.long
+def test_killed_twice_under_torchrun(tmp_path: Path, undisturbed: Path, environment: dict[str, str]) -> None:
+    options = ("--standalone", "--max-restarts", "2")
+    with running(torchrun(tmp_path, *COMMON, KILL_TWICE, options=options), tmp_path, environment) as run:
+        result = run.end()
+    assert result.returncode == 0, result.stderr
+    assert lines(tmp_path) == lines(undisturbed)
+
+
+@pytest.mark.long
+def test_a_restart_does_not_begin_as_the_launch_did(
+    tmp_path: Path, undisturbed: Path, environment: dict[str, str]
+) -> None:
+    """``--fresh`` has moved the old run aside once; ``--resume PATH`` is left behind once there is something newer."""
+    kill = "+callbacks.kill={_target_: helpers.callbacks.KillRank, rank: 1, steps: [21]}"
+    restarts = ("--nproc", "2", "--max-restarts", "1")
+    with running(
+        tiny_command(tmp_path / "a", *COMMON, *restarts, "trainer.stop_at=16"), tmp_path / "a", environment
+    ) as run:
+        assert run.end().returncode == 0
+    named = ("--resume", str(tmp_path / "a" / "checkpoints" / "step_00000016"))
+    with running(tiny_command(tmp_path / "b", *COMMON, *restarts, kill, *named), tmp_path / "b", environment) as run:
+        assert run.end().returncode == 0
+    assert [line for line in lines(undisturbed) if line["step"] > 16] == lines(tmp_path / "b")
+    assert "at step 20" in (tmp_path / "b" / "log.txt").read_text()
+    own = tiny_command(tmp_path / "b", *COMMON, *restarts, kill, "--fresh")
+    elastic = torchrun(tmp_path / "b", *COMMON, kill, "--fresh", options=("--standalone", "--max-restarts", "1"))
+    for launch in (own, elastic):
+        with running(launch, tmp_path / "b", environment) as run:
+            assert run.end().returncode == 0
+        assert lines(tmp_path / "b") == lines(undisturbed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "b.1", "b.2"]
+
+
+@pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
+def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """A refusal that only the ranks can see: another recipe's run is in the folder."""
+    with running(tiny_command(tmp_path, *COMMON, "trainer.stop_at=4"), tmp_path, environment) as run:
+        assert run.end().returncode == 0
+    changed = (*COMMON, "seed=8")
+    launch = (
+        tiny_command(tmp_path, *changed, "--nproc", "2", "--max-restarts", "3")
+        if launcher == "own"
+        else torchrun(tmp_path, *changed, options=("--standalone", "--max-restarts", "3"))
+    )
+    with running(launch, tmp_path, environment) as run:
+        result = run.end()
+    assert result.returncode == (2 if launcher == "own" else 1), result.stderr
+    assert result.stderr.count("holds a run of another recipe (changed: seed)") == 1
+    if launcher == "own":
+        assert attempts(tmp_path) == ["attempt_0"]
+
+
+@pytest.mark.long
+def test_told_to_leave_under_torchrun(tmp_path: Path, undisturbed: Path, environment: dict[str, str]) -> None:
+    """torchrun passes SIGTERM on and waits; ranks that have saved are not started again."""
+    slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.3}"
+    launch = torchrun(tmp_path, *COMMON, slow, options=("--standalone", "--max-restarts", "3"))
+    with running(launch, tmp_path, environment) as run:
+        run.wait_for_lines(5)
+        assert len(run.ranks) == 2
+        run.send(signal.SIGTERM)
+        result = run.end()
+    assert result.returncode == 1, "torchrun has no other"
+    assert result.stderr.count("saved; the same command goes on from there") == 1
+    with running(launch, tmp_path, environment) as run:  # and by a signal to one rank, which torchrun knows nothing of
+        run.wait_for_lines(15)
+        run.ranks[1].send_signal(signal.SIGUSR1)
+        result = run.end()
+    assert result.returncode == 1
+    assert result.stderr.count("saved; the same command goes on from there") == 1
+    with running(launch, tmp_path, environment) as run:
+        assert run.end().returncode == 0
+    assert lines(tmp_path) == lines(undisturbed)
+
+
+@pytest.mark.long
+def test_a_node_is_lost_and_the_other_goes_on(tmp_path: Path, undisturbed: Path, environment: dict[str, str]) -> None:
+    """Two agents, one killed with its ranks: fewer ranks, the same global batch, the same losses."""
+    port = free_port()
+    options = ("--nnodes", "1:2", "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "lost",
+               "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
+               "--rdzv-conf", "last_call_timeout=45,keep_alive_interval=1,keep_alive_max_attempt=3")  # fmt: skip
+    slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.5}"
+    launch = torchrun(tmp_path, *COMMON, slow, options=options, ranks=1)
+    with running(launch, tmp_path, environment) as first:
+        _wait_for_port(port)
+        with running(launch, tmp_path, environment) as second:
+            first.wait_for_lines(9)
+            _kill_with_ranks(second)
+            result = first.end()
+    assert result.returncode == 0, result.stderr
+    whole = training(tmp_path)
+    assert [line["step"] for line in whole] == list(range(1, 25))
+    assert worst_difference(training(undisturbed), whole) < 1e-5
+    assert "on 1 rank(s)" in (tmp_path / "log.txt").read_text()
+    assert "on 2 rank(s)" in (tmp_path / "log.txt").read_text()
+
+
+def _wait_for_port(port: int) -> None:
+    """Until the first agent serves the rendezvous, so that the other does not."""
+    import socket
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError("no rendezvous")
+
+
+def _kill_with_ranks(run: Running) -> None:
+    ranks = run.ranks
+    assert len(ranks) == 1
+    run.process.kill()
+    for rank in ranks:
+        rank.kill()

@@ -1,0 +1,165 @@
+"""Signals and the wall-clock limit: all ranks save at one step and leave, and the same command goes on bit for bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from helpers.command import tiny_command
+from helpers.metrics import lines
+from helpers.running import running
+
+DDP = ("plan=ddp", "--nproc", "2")
+SLOW = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.05}"
+ARGUMENTS = ("trainer.max_steps=60", "trainer.eval_every=15", "checkpoint.every=25", "scheduler=cosine", SLOW)
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    return {"PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> dict[str, list]:
+    """Lines of runs that nobody disturbed, by plan."""
+    found = {}
+    for name, plan in (("single", ()), ("ddp", DDP)):
+        run_dir = tmp_path_factory.mktemp("undisturbed") / name
+        with running(tiny_command(run_dir, *ARGUMENTS, *plan), run_dir, environment) as run:
+            assert run.end().returncode == 0
+        found[name] = lines(run_dir)
+    return found
+
+
+def saved_and_left(result, run_dir: Path) -> int:
+    """It ended as a saved run does; returns the step."""
+    assert result.returncode == 75, result.stderr
+    assert "Traceback" not in result.stderr and "exit code" not in result.stderr, result.stderr
+    left = re.search(r"left at step (\d+) of 60 \((.*)\): saved; the same command goes on from there", result.stderr)
+    assert left, result.stderr
+    step = int(left[1])
+    assert (run_dir / "checkpoints" / f"step_{step:08d}" / "manifest.json").is_file()
+    assert not list((run_dir / "checkpoints").glob(".*"))
+    return step
+
+
+@pytest.mark.parametrize(
+    ("plan", "sent"),
+    [
+        ("ddp", signal.SIGTERM),
+        ("single", signal.SIGINT),
+        pytest.param("ddp", signal.SIGUSR1, marks=pytest.mark.long),
+        pytest.param("ddp", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("single", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("single", signal.SIGUSR1, marks=pytest.mark.long),
+    ],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    plan: str, sent: signal.Signals, tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+) -> None:
+    command = tiny_command(tmp_path / "run", *ARGUMENTS, *(DDP if plan == "ddp" else ()))
+    with running(command, tmp_path / "run", environment) as run:
+        run.wait_for_lines(7)
+        assert len(run.ranks) == (2 if plan == "ddp" else 0)
+        run.send(sent)
+        result = run.end()
+    step = saved_and_left(result, tmp_path / "run")
+    assert f"{sent.name}: saving after this step" in result.stderr
+    assert f"({sent.name})" in result.stderr
+    assert lines(tmp_path / "run") == [line for line in undisturbed[plan] if line["step"] <= step]
+    with running(command, tmp_path / "run", environment) as run:
+        assert run.end().returncode == 0
+    assert lines(tmp_path / "run") == undisturbed[plan]
+
+
+@pytest.mark.long
+def test_a_signal_to_one_rank_is_heeded_by_all(
+    tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+) -> None:
+    """And an evaluation that is due at that step is made up for after the resume."""
+    evaluating = (*ARGUMENTS, "trainer.eval_every=1")
+    command = tiny_command(tmp_path / "run", *evaluating, *DDP)
+    with running(command, tmp_path / "run", environment) as run:
+        run.wait_for_lines(7)
+        run.ranks[1].send_signal(signal.SIGTERM)
+        result = run.end()
+    step = saved_and_left(result, tmp_path / "run")
+    assert lines(tmp_path / "run")[-1]["step"] == step and "loss" in lines(tmp_path / "run")[-1]
+    with running(command, tmp_path / "run", environment) as run:
+        assert run.end().returncode == 0
+    whole = lines(tmp_path / "run")
+    assert [line["step"] for line in whole] == [step for step in range(1, 61) for _ in range(2)]
+    regular = [line for line in whole if "loss" in line or line["step"] % 15 == 0]
+    assert regular == undisturbed["ddp"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_loader_processes_of_the_same_group_live_until_all_is_saved(
+    sent: signal.Signals, tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+) -> None:
+    command = tiny_command(tmp_path / "run", *ARGUMENTS, "data.num_workers=2")
+    with running(command, tmp_path / "run", environment) as run:
+        run.wait_for_lines(7)
+        os.killpg(run.process.pid, sent)
+        result = run.end()
+    saved_and_left(result, tmp_path / "run")
+    with running(command, tmp_path / "run", environment) as run:
+        assert run.end().returncode == 0
+    assert lines(tmp_path / "run") == undisturbed["single"]
+
+
+@pytest.mark.parametrize("plan", [pytest.param("single", marks=pytest.mark.long), "ddp"])
+def test_a_second_interrupt_ends_at_once(plan: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """Also when a rank will not come to the end of its step; a repetition within the same keystroke does not count."""
+    stuck = "+callbacks.stuck={_target_: helpers.callbacks.Stuck, rank: 0, step: 3}"
+    command = tiny_command(tmp_path / "run", *ARGUMENTS, stuck, *(DDP if plan == "ddp" else ()))
+    with running(command, tmp_path / "run", environment) as run:
+        run.wait_for_lines(3)
+        _ = run.ranks
+        run.send(signal.SIGINT)
+        time.sleep(0.2)
+        run.send(signal.SIGINT)
+        time.sleep(1.5)
+        assert run.process.poll() is None
+        run.send(signal.SIGINT)
+        result = run.end(timeout=30)
+    assert result.returncode == 130
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("SIGINT: saving after this step; Ctrl-C again ends at once") == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_training_a_signal_ends_at_once(
+    sent: signal.Signals, code: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running(tiny_command(tmp_path / "run", *ARGUMENTS, *DDP), tmp_path / "run", environment) as run:
+        deadline = time.monotonic() + 60
+        while len(run.ranks) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.send(sent)
+        result = run.end(timeout=40)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_run_ends_before_its_time_is_over(
+    tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+) -> None:
+    command = tiny_command(tmp_path / "run", *ARGUMENTS, *DDP)
+    limit, began = 24, time.monotonic()
+    slow = "callbacks.slow.seconds=1.5"
+    with running([*command, f"trainer.max_time=00:00:{limit}", slow], tmp_path / "run", environment) as run:
+        result = run.end()
+    assert time.monotonic() - began < limit
+    step = saved_and_left(result, tmp_path / "run")
+    assert f"trainer.max_time=00:00:{limit} is nearly over" in result.stderr
+    assert step >= 1
+    with running(command, tmp_path / "run", environment) as run:
+        assert run.end().returncode == 0
+    assert lines(tmp_path / "run") == undisturbed["ddp"]

@@ -1,0 +1,80 @@
+"""A command that is running: wait for its steps, send it signals, see how it ends, leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+
+class Running:
+    """A started command with its ranks."""
+
+    def __init__(self, arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None) -> None:
+        kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+        self.run_dir = run_dir
+        self.process = subprocess.Popen(
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**kept, **(environment or {})},
+            start_new_session=True,
+        )
+        self.seen: set[psutil.Process] = set()
+
+    def wait_for_lines(self, count: int, timeout: float = 240) -> None:
+        """Until the run has logged so many lines."""
+        metrics = self.run_dir / "metrics.jsonl"
+        deadline = time.monotonic() + timeout
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+            assert self.process.poll() is None, f"it ended first: {self.process.communicate()}"
+            assert time.monotonic() < deadline, "it does not come that far"
+            time.sleep(0.02)
+
+    @property
+    def ranks(self) -> list[psutil.Process]:
+        """Processes that train, by rank."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                rank = child.environ().get("RANK")
+            except psutil.Error:
+                continue
+            if rank is not None and child.ppid() == self.process.pid:
+                found[int(rank)] = child
+        self.seen.update(found.values())
+        return [found[rank] for rank in sorted(found)]
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+        """Wait for the end; no rank that was seen may be left."""
+        output, errors = self.process.communicate(timeout=timeout)
+        _, alive = psutil.wait_procs(self.seen, timeout=10)
+        assert not [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE], "ranks were left behind"
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, output, errors)
+
+
+@contextmanager
+def running(arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
+    """Start a command; whatever is left of it at the end is killed."""
+    started = Running(arguments, run_dir, environment)
+    try:
+        yield started
+    finally:
+        left = set(started.seen)
+        if started.process.poll() is None:
+            left |= set(psutil.Process(started.process.pid).children(recursive=True))
+            started.process.kill()
+        for rank in left:
+            with suppress(psutil.Error):
+                rank.kill()
+        started.process.communicate()

@@ -1,0 +1,105 @@
+"""When to leave: times as SLURM writes them, the margin before the limit, and what signals do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from trireme.trainer.interruption import SIGNALS, STARTED, Signals, TimeLimit, parse_time, run_started
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("01:02:03", 3723),
+        ("1-00", 86400),
+        ("1-02:30", 95400),
+        ("2-00:00:05", 172805),
+        (" 00:00:20 ", 20),
+    ],
+)
+def test_times_are_read_as_slurm_writes_them(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "-1", "00:00", "1.5", "UNLIMITED"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="max_time="):
+        parse_time(text)
+
+
+def test_the_margin_follows_saves_and_steps() -> None:
+    limit = TimeLimit(1000.0, time.time())
+    assert limit.margin == 2 * 60 + TimeLimit.LEAVING
+    assert not limit.reached(False)
+    limit.save_took(7.0)
+    limit.save_took(3.0)
+    assert limit.margin == 2 * 7 + TimeLimit.LEAVING, "what was measured, the longest"
+    limit.step_done()
+    time.sleep(0.05)
+    limit.step_done()
+    assert 2 * 7 + TimeLimit.LEAVING + 0.15 <= limit.margin < 2 * 7 + TimeLimit.LEAVING + 1
+    limit.started -= 1000 - limit.margin
+    assert limit.reached(False)
+
+
+def test_an_evaluation_that_would_take_too_long_is_put_off() -> None:
+    limit = TimeLimit(100.0, time.time() - 60)
+    limit.save_took(1.0)
+    limit.evaluation_took(50.0)
+    assert not limit.reached(False)
+    assert limit.reached(True)
+
+
+def test_a_short_limit_leaves_half_of_it_for_training() -> None:
+    assert TimeLimit(8.0, time.time()).margin == 4
+    assert not TimeLimit(None, 0.0).reached(True)
+
+
+def test_the_run_begins_where_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STARTED, raising=False)
+    assert 0 <= time.time() - run_started() < 24 * 3600
+    monkeypatch.setenv(STARTED, "123.5")
+    assert run_started() == 123.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_noted_and_handlers_are_put_back(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    signals = Signals()
+    with signals.noted():
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert signals.received == number.name
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert capfd.readouterr().err == f"\n{number.name}: saving after this step\n"
+
+
+def test_a_second_keystroke_ends_at_once_and_an_echo_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trireme.trainer.interruption.SAME_KEYSTROKE", 0.2)
+    signals = Signals(speaks=False)
+    with signals.noted():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == "SIGINT"
+        time.sleep(0.25)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_outside_the_main_thread_nothing_is_touched() -> None:
+    seen = []
+
+    def look() -> None:
+        with Signals().noted():
+            seen.extend(signal.getsignal(each) for each in SIGNALS)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(each) for each in SIGNALS]

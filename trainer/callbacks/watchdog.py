@@ -1,0 +1,237 @@
+"""Hang watchdog: when no step ends any more, say which rank holds the others up, and where.
+
+Ranks train in lockstep, so when one of them stops (a loader that waits for a dead disk, a callback that never returns,
+a collective that one rank does not enter), all of them stop, each in its next collective, and whoever looks at one
+process sees a rank that waits. A thread in every rank writes every few seconds into the store of the process group
+where its main thread is. When no step, evaluation or save has ended for ``timeout`` seconds, each rank writes the
+stacks of its threads into ``logs/stacks_rank_N.txt``, and the lowest rank that still answers reports what all wrote.
+
+It costs a thread that wakes every five seconds and walks one stack, and a few small messages to the store; nothing on
+the path of a step. ``timeout`` must be longer than the slowest step, evaluation and save.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch.distributed as dist
+
+from ..error_file import record
+from .callback import Callback, Metrics
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+log = logging.getLogger("trireme.watchdog")
+Place = dict[str, Any]
+"""``waits``: a collective, or empty; ``at``: file, line, function; ``step``: steps done; ``count``: of the beat."""
+
+
+class Hang(Exception):
+    """No step ends any more; the text says who holds the others up."""
+
+
+class Watchdog(Callback):
+    """Reports a run that no longer advances, and ends it if told to.
+
+    Args:
+        timeout: seconds without an end of a step, evaluation or save.
+        action: ``report`` says it once per standstill; ``end`` then ends all ranks, which a launcher with
+            ``--max-restarts`` answers by starting them again from the last checkpoint.
+    """
+
+    def __init__(self, timeout: float = 600.0, action: Literal["report", "end"] = "report") -> None:
+        if timeout <= 0:
+            raise ValueError(f"timeout={timeout} is wrong because it is in seconds; use more than the slowest step")
+        if action not in ("report", "end"):
+            raise ValueError(f"action={action!r} is not known; write report or end")
+        self.timeout, self.action = timeout, action
+        self.interval = min(5.0, timeout / 10)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._advance(state)
+        if self._thread is not None:
+            return
+        self._rank, self._ranks = trainer.mesh.rank, trainer.mesh.world_size
+        self._logs, self._watched = trainer.run_dir / "logs", threading.get_ident()
+        # A connection of its own: a collective that waits for a key holds that of the process group.
+        store: Any = dist.distributed_c10d._get_default_store() if self._ranks > 1 else None
+        self._store: Any = store.clone() if store is not None else None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._advance(state)
+
+    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        self._advance(state)
+
+    def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
+        self._advance(state)
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(2 * self.interval)
+        self._thread = None
+
+    def _advance(self, state: TrainerState) -> None:
+        self._advanced_at, self._step = time.monotonic(), state.step
+
+    # -- the thread -------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        count, stalls, handled = 0, 0, 0.0
+        try:
+            while not self._stop.wait(self.interval):
+                count += 1
+                self._put(f"beat/{self._rank}", {**self._place(), "step": self._step, "count": count})
+                advanced_at = self._advanced_at
+                if advanced_at == handled:  # this standstill was dealt with
+                    continue
+                stalled = time.monotonic() - advanced_at > self.timeout
+                if stalled and self._store:
+                    self._store.add("watchdog/stalls", 1)
+                seen = self._store.add("watchdog/stalls", 0) if self._store else 0
+                if stalled or seen != stalls:
+                    handled, stalls = advanced_at, seen
+                    self._look_around(count, advanced_at)
+        except (RuntimeError, OSError) as error:  # the store is gone, and with it the launcher
+            log.debug("the watchdog has ended: %s", error)
+
+    def _look_around(self, count: int, advanced_at: float) -> None:
+        """Write stacks; if this is the lowest rank that answers, report; end if that is wanted."""
+        self._write_stacks()
+        before = self._beats()
+        for _ in range(3):  # meanwhile peers notice, and write where they are
+            if self._stop.wait(self.interval):
+                return
+            count += 1
+            self._put(f"beat/{self._rank}", {**self._place(), "step": self._step, "count": count})
+        beats = self._beats()
+        if self._advanced_at != advanced_at:  # it was only slow
+            return
+        silent = [rank for rank in range(self._ranks) if rank not in beats or beats[rank] == before.get(rank)]
+        seconds = time.monotonic() - advanced_at
+        if min(set(range(self._ranks)) - set(silent), default=self._rank) == self._rank:
+            report = describe(beats, silent, seconds, self._logs)
+            log.error("%s", report)
+            if self.action == "end":
+                self._end(report)
+        elif self.action == "end":
+            deadline = time.monotonic() + 10 * self.interval
+            while not self._has("report") and time.monotonic() < deadline:
+                time.sleep(self.interval / 5)
+            self._end(self._get("report") if self._has("report") else f"no step for {seconds:.0f} s")
+
+    def _end(self, report: str) -> None:
+        """Leave without the main thread, which does not come back."""
+        record(Hang(report))
+        self._put("report", report)
+        logging.shutdown()
+        os._exit(1)
+
+    def _write_stacks(self) -> None:
+        try:
+            self._logs.mkdir(exist_ok=True)
+            with open(self._logs / f"stacks_rank_{self._rank}.txt", "a") as file:
+                file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, step {self._step}\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
+        except OSError as error:
+            log.warning("stacks cannot be written: %s", error.strerror)
+
+    def _place(self) -> Place:
+        return place_of(sys._current_frames().get(self._watched))
+
+    def _beats(self) -> dict[int, Place]:
+        """What ranks wrote last, by rank."""
+        if self._store is None:
+            return {0: {**self._place(), "step": self._step, "count": time.monotonic()}}
+        return {rank: self._get(f"beat/{rank}") for rank in range(self._ranks) if self._has(f"beat/{rank}")}
+
+    def _put(self, key: str, value: Any) -> None:
+        if self._store is not None:
+            self._store.set(f"watchdog/{key}", json.dumps(value))
+
+    def _get(self, key: str) -> Any:
+        return json.loads(self._store.get(f"watchdog/{key}"))
+
+    def _has(self, key: str) -> bool:
+        return self._store is not None and self._store.check([f"watchdog/{key}"])
+
+
+def place_of(frame: FrameType | None) -> Place:
+    """Where a thread is: the collective it waits in, if it does, and the innermost line that is no library's."""
+    waits, inner = "", frame
+    while frame is not None and (library := _library(frame)):
+        if library == "distributed" and frame.f_code.co_name != "wrapper":  # a decorator that logs
+            waits = frame.f_code.co_name  # the outermost: what was called from outside torch.distributed
+        elif frame.f_code.co_name == "_engine_run_backward":
+            waits = pending_collective() or "backward"
+        frame = frame.f_back
+    if not waits:
+        waits = pending_collective()
+    shown = frame if waits and frame is not None else inner
+    if shown is None:
+        return {"waits": "", "at": "an ended thread"}
+    return {"waits": waits, "at": f"{_short(shown.f_code.co_filename)}:{shown.f_lineno} {shown.f_code.co_name}"}
+
+
+def pending_collective() -> str:
+    """The oldest collective that this process began and has not finished, from torch's flight recorder; else empty."""
+    try:
+        from torch._C import _distributed_c10d as c10d
+
+        dump: Any = c10d._dump_fr_trace_json  # type: ignore[attr-defined]
+        entries = json.loads(dump(onlyActive=True)).get("entries", [])
+    except (ImportError, AttributeError, RuntimeError, ValueError):  # not in this build, or no process group
+        return ""
+    open_ones = [entry["profiling_name"] for entry in entries if not entry["retired"]]
+    return open_ones[0].partition(":")[2] if open_ones else ""
+
+
+def describe(beats: dict[int, Place], silent: list[int], seconds: float, logs: Path) -> str:
+    """One sentence of who holds whom up."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for rank, place in sorted(beats.items()):
+        if rank not in silent:
+            groups[place["waits"], place["at"]].append(rank)
+    parts = [f"{_ranks(ranks)} in {at} (not in a collective)" for (waits, at), ranks in groups.items() if not waits]
+    parts += [f"{_ranks([rank])} not heard of any more" for rank in silent]
+    for (waits, at), ranks in groups.items():
+        if waits:
+            parts.append(f"{_ranks(ranks, 'waits', 'wait')} in {waits}, called from {at}")
+    step = min((place["step"] for place in beats.values()), default=0)
+    return f"no step for {seconds:.0f} s after step {step}: {'; '.join(parts)} (all stacks: {logs}/stacks_rank_*.txt)"
+
+
+def _ranks(ranks: list[int], one: str = "is", many: str = "are") -> str:
+    return f"rank {ranks[0]} {one}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} {many}"
+
+
+def _library(frame: FrameType) -> str:
+    """``distributed`` or ``torch`` for code of those libraries; empty for anybody else's."""
+    path = frame.f_code.co_filename.replace(os.sep, "/")
+    if "/torch/distributed/" in path or "/deepspeed/comm/" in path:
+        return "" if "/torch/distributed/elastic/" in path else "distributed"
+    return "torch" if "/torch/" in path or "/deepspeed/" in path or path.endswith("/contextlib.py") else ""
+
+
+def _short(path: str) -> str:
+    here = os.getcwd() + os.sep
+    return path.removeprefix(here)

@@ -1,0 +1,159 @@
+"""Leaving before the end, with everything saved: signals, and the wall-clock limit ``trainer.max_time``.
+
+A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a
+job by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C. Whatever rank hears of it only makes a note; all ranks
+agree at the end of the step, save, and leave by the normal way. It is part of the loop and not a callback, because a
+recipe without callbacks must not lose its work either.
+
+A second Ctrl-C ends at once. Handlers are there for the time of training only, and only in the main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)
+PASSED_ON = {signal.SIGINT: signal.SIGUSR2}
+"""How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
+SAME_KEYSTROKE = 1.0
+"""Seconds within which a second SIGINT is taken for the first: a terminal sends one to every process of the command,
+and launchers pass theirs on."""
+STARTED = "TRIREME_STARTED"
+"""When the run was started, in seconds since the epoch: a launcher's queueing and imports count as well."""
+
+
+class Signals:
+    """Notes signals that ask this process to leave."""
+
+    def __init__(self, speaks: bool = True) -> None:
+        """``speaks``: say on stderr at once that a signal was understood."""
+        self.speaks = speaks
+        self.received = ""
+        self._interrupted_at: float | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Inside, signals are noted; before and after they do what they did. Does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:  # None: not set from Python, so not to be set back from here
+                    signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._interrupted_at is None:
+                self._interrupted_at = now
+            elif now - self._interrupted_at > SAME_KEYSTROKE:
+                signal.default_int_handler(number, frame)
+        if self.received:
+            return
+        keyboard = number in (signal.SIGINT, PASSED_ON[signal.SIGINT])
+        self.received = "SIGINT" if keyboard else signal.Signals(number).name
+        if self.speaks:  # not by logging or print: this runs between any two instructions, theirs included
+            again = "; Ctrl-C again ends at once" if keyboard else ""
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{self.received}: saving after this step{again}\n".encode())
+
+
+class TimeLimit:
+    """Knows when to stop so that the last save is done, and the process gone, before the limit.
+
+    It reckons with two saves (one may be due in the very next step) as long as the longest so far, three steps as long
+    as the longest of the last 20, and five seconds for leaving. Before a save was timed, one is taken for a tenth of
+    the limit, at most a minute.
+    """
+
+    LEAVING = 5.0
+
+    def __init__(self, seconds: float | None, started: float) -> None:
+        """
+        Args:
+            seconds: of the whole run from ``started``; None is no limit.
+            started: seconds since the epoch.
+        """
+        self.seconds, self.started = seconds, started
+        self.save = min(60.0, seconds / 10) if seconds else 0.0
+        self.evaluation = 0.0
+        self._timed = False
+        self._steps: deque[float] = deque(maxlen=20)
+        self._then: float | None = None
+
+    def step_done(self) -> None:
+        """Called once per step."""
+        now = time.monotonic()
+        if self._then is not None:
+            self._steps.append(now - self._then)
+        self._then = now
+
+    def save_took(self, seconds: float) -> None:
+        self.save = max(self.save, seconds) if self._timed else seconds
+        self._timed = True
+
+    def evaluation_took(self, seconds: float) -> None:
+        self.evaluation = max(self.evaluation, seconds)
+
+    @property
+    def margin(self) -> float:
+        """Seconds that are kept for leaving; at most half of the limit."""
+        needed = 2 * self.save + 3 * max(self._steps, default=0.0) + self.LEAVING
+        return min(needed, (self.seconds or 0) / 2)
+
+    def reached(self, evaluation_due: bool) -> bool:
+        """Whether to leave now; an evaluation that would not end in time is put off."""
+        if self.seconds is None:
+            return False
+        ahead = self.margin + (self.evaluation if evaluation_due else 0.0)
+        return time.time() + ahead >= self.started + self.seconds
+
+
+def run_started() -> float:
+    """When this run began, in seconds since the epoch: what a launcher says, else when torchrun's agent or this process
+    was started. A restarted attempt does not begin a new run."""
+    with contextlib.suppress(KeyError, ValueError):
+        return float(os.environ[STARTED])
+    process = psutil.Process()
+    agent = process.parent() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    with contextlib.suppress(psutil.Error):
+        return (agent or process).create_time()
+    return process.create_time()
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time as SLURM writes it: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.
+
+    Raises:
+        ValueError: it is none of these, or zero.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if not match:
+        raise ValueError(f"max_time={text!r} is no time; write HH:MM:SS, D-HH:MM:SS, or minutes")
+    days, *parts = (int(part) if part is not None else None for part in match.groups())
+    numbers = [part for part in parts if part is not None]
+    if days is not None:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, (*numbers, 0)[:2]
+    total = ((days or 0) * 24 + hours) * 3600 + minutes * 60 + seconds
+    if not total:
+        raise ValueError(f"max_time={text!r} leaves no time to train; null sets no limit")
+    return float(total)

@@ -1,0 +1,47 @@
+"""Back to the last checkpoint in the middle of a run, and on with other samples than those that led astray."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from .. import Problem, UserError
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+log = logging.getLogger("trireme.trainer")
+
+
+def roll_back(trainer: Trainer) -> None:
+    """Take the newest whole checkpoint's state back, but not its place in the data; a collective call.
+
+    Callbacks are closed, get their state back and begin again. One that must remember what happened since keeps it by
+    itself (``Callback.load_state_dict`` is called with what it had saved).
+
+    Raises:
+        UserError: this run has no checkpoint yet, or none that is whole.
+    """
+    from .build import load  # it imports the loop
+    from .checkpoint.source import open_source
+
+    left, samples, position = trainer.state.step, trainer.state.samples, trainer.stream_position()
+    checkpoint = trainer.store.find("auto")
+    if checkpoint is None:
+        raise UserError(
+            Problem(
+                "checkpoint.every",
+                f"the run must go back from step {left}, but has no checkpoint yet",
+                "save more often, lower the learning rate, or warm up longer",
+                trainer.checkpoints.every,
+            )
+        )
+    for callback in trainer.callbacks.values():
+        callback.close()
+    load(trainer, open_source(checkpoint))
+    trainer.state.samples, trainer.state.data = samples, position
+    trainer.extra_metrics.clear()
+    log.warning(
+        "back from step %d to step %d; training goes on with sample %d of the stream", left, trainer.state.step, samples
+    )
+    trainer.emit("on_train_begin")
