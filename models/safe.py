@@ -79,8 +79,7 @@ def _reason(path: Path, error: Exception) -> str:
     except Exception:  # not a zip file, or a damaged one
         refused = re.findall(r"GLOBAL (\S+)", str(error))
     if refused:
-        return (
-            f"asks for {', '.join(sorted(set(refused))[:5])}; only tensors and plain values are read, nothing was run"
-        )
-    kind = "cannot be read without running code in it, or is damaged"
-    return f"{kind} ({str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__})"
+        names = ", ".join(sorted(set(refused))[:5])
+        return f"asks for {names}; only tensors and plain values are read, nothing was run"
+    told = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+    return f"cannot be read without running code in it, or is damaged ({told})"

@@ -152,6 +152,7 @@ class Trainer:
             self._json_state(),
             self._write_assets,
             self.recipe.plan.name,
+            self._write_native if self.checkpoints.deepspeed else None,
             metric,
         )
         path = self.store.save(contents)
@@ -251,6 +252,9 @@ class Trainer:
     def _json_state(self) -> dict[str, Any]:
         callbacks = {name: callback.state_dict() for name, callback in self.callbacks.items()}
         return {"trainer": self.state.to_json(), "callbacks": callbacks, "scalars": self.strategy.scalars()}
+
+    def _write_native(self, folder: Path) -> None:
+        self.strategy.save_native(folder, self.state.step, self.state.samples)
 
     def _write_assets(self, folder: Path) -> None:
         from .run_folder import write_recipe

@@ -23,6 +23,9 @@ class CheckpointConfig:
     mode: Literal["min", "max"] = "min"
     """Whether a smaller or a larger ``metric`` is better."""
 
+    deepspeed: bool = False
+    """Under a plan ``zero*``: also write DeepSpeed's own files (``deepspeed/`` in each checkpoint), for its tools."""
+
     def __post_init__(self) -> None:
         for name in ("every", "keep_last"):
             value = getattr(self, name)

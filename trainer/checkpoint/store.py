@@ -19,6 +19,7 @@ from .config import CheckpointConfig
 from .layout import (
     FORMAT,
     MANIFEST,
+    NATIVE,
     STATE,
     TENSORS,
     checkpoints_at,
@@ -49,6 +50,8 @@ class Contents:
     assets: Callable[[Path], None]
     """Writes recipe, model configuration and tokenizer into a folder (called on rank 0)."""
     plan: str
+    native: Callable[[Path], None] | None = None
+    """Writes the engine's own files into a folder (called on every rank)."""
     metric: float | None = None
     """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
 
@@ -75,6 +78,9 @@ class Checkpoints:
             self._together(lambda: self._start(partial))
             self._together(lambda: write_tensors(contents.tensors, partial / TENSORS, self.mesh.world_size > 1))
             self._together(lambda: self._write_rest(partial, contents))
+            if contents.native is not None:
+                write_native = contents.native
+                self._together(lambda: write_native(partial / NATIVE))
             parts = self._together(lambda: self._describe_share(partial))
             files = {name: entry for part in parts for name, entry in part.items()}
             self._together(lambda: self._finish(partial, target, contents, files))
@@ -192,7 +198,7 @@ class Checkpoints:
             "files": files,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (partial / MANIFEST, partial / TENSORS, partial):
+        for path in (partial / MANIFEST, *(path for path in partial.rglob("*") if path.is_dir()), partial):
             flush(path)
         replaced = self.root / f".{target.name}.replaced"
         if target.exists():  # resumed from an earlier step: this step is written a second time
