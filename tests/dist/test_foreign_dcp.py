@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,17 @@ def _compiled(model: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _save(folder: Path, script: str, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    if script != "trainer":
+        dcp.save(SCRIPTS[script](model, optimizer), checkpoint_id=str(folder))
+        return
+    # As accelerate lays out what Trainer saves under FSDP; it refuses FSDP without a GPU, so torch's part is done here.
+    dcp.save({"model": model}, checkpoint_id=str(folder / "pytorch_model_fsdp_0"))
+    dcp.save({"optimizer": optimizer}, checkpoint_id=str(folder / "optimizer_0"))
+    state = {"global_step": SAVED_AT, "train_batch_size": BATCH // 2, "num_input_tokens_seen": 0}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
 SCRIPTS = {"app": _app, "titan": _titan, "compiled": _compiled}
 
 
@@ -80,7 +91,7 @@ def _fsdp(folder: Path, script: str, *more: str) -> tuple[list[float], Arrays]:
         losses.append(over_ranks(total))
         if step == SAVED_AT:
             options = StateDictOptions(flatten_optimizer_state_dict=script == "titan")
-            dcp.save(SCRIPTS[script](*get_state_dict(model, optimizer, options=options)), checkpoint_id=str(folder))
+            _save(folder, script, *get_state_dict(model, optimizer, options=options))
             saved = _state(model, optimizer)
     dist.barrier()
     dist.destroy_process_group()
@@ -101,9 +112,9 @@ def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Arrays:
         ("titan", "tp", 2, LLAMA),
         ("compiled", "fsdp_hybrid_shard", 4, TIED),
         ("app", "pp_1f1b", 2, TIED),
-        ("titan", "single", 1, TIED),
+        ("trainer", "single", 1, TIED),
     ],
-    ids=["app_zero3", "titan_tp", "compiled_hybrid", "app_pp", "titan_single"],
+    ids=["app_zero3", "titan_tp", "compiled_hybrid", "app_pp", "trainer_single"],
 )
 def test_a_folder_of_an_fsdp_script_goes_on_under_another_plan(
     script: str, plan: str, ranks: int, more: list[str], tmp_path: Path
@@ -119,5 +130,4 @@ def test_a_folder_of_an_fsdp_script_goes_on_under_another_plan(
     assert (results[0][1]["step"], results[0][1]["samples"]) == (SAVED_AT, SAVED_AT * BATCH)
     run_ranks(resumed, ranks, run, folder, *arguments)
     assert [line["loss"] for line in training(run)] == pytest.approx(losses, rel=1e-5)
-    with contextlib.suppress(FileNotFoundError):
-        assert "24 are assumed" in (run / "log.txt").read_text()
+    assert f"{SAVED_AT * BATCH} are assumed" in (run / "log.txt").read_text()
