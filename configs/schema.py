@@ -86,6 +86,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None) -> list[Problem]
         (_check_length, ("trainer", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
+        (_check_native, ("checkpoint", "plan")),
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1), ("plan", "trainer")),
         # Last: they may import transformers.
         (lambda model, data: check_model(model, data.block_size), ("model", "data")),
@@ -173,6 +174,13 @@ def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]
             trainer.eval_every,
         )
     ]
+
+
+def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
+    if not checkpoint.deepspeed or plan.data_parallel == "deepspeed":
+        return []
+    why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
+    return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
 
 
 def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,9 @@ def load_torch_file(path: Path, known: Iterable[str] = ()) -> Any:
 def _load(path: Path) -> Any:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # else the format of before torch 1.6, which cannot be mapped
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
 @contextmanager
@@ -75,12 +78,20 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror or error})"
     try:
-        refused = get_unsafe_globals_in_checkpoint(str(path))
+        asked = get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # not a zip file, or a damaged one
-        refused = re.findall(r"GLOBAL (\S+)", str(error))
-    if refused:
-        return (
-            f"asks for {', '.join(sorted(set(refused))[:5])}; only tensors and plain values are read, nothing was run"
-        )
-    kind = "cannot be read without running code in it, or is damaged"
-    return f"{kind} ({str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__})"
+        asked = []
+    return refusal(error, asked)
+
+
+def refusal(error: Exception, asked: Iterable[str] = ()) -> str:
+    """Why torch's restricted loader gave up, in a line.
+
+    Args:
+        asked: functions and classes that the file names, where they are known.
+    """
+    names = sorted({*asked, *re.findall(r"GLOBAL (\S+)", str(error))})
+    if names:
+        return f"asks for {', '.join(names[:5])}; only tensors and plain values are read, nothing was run"
+    told = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+    return f"cannot be read without running code in it, or is damaged ({told})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,6 +171,14 @@ class Strategy(ABC):
             shapes: of everything in the checkpoint, by checkpoint name.
             scalars: as ``scalars()`` gave them; of others' checkpoints, ``optimizer`` and perhaps ``loss_scale``.
         """
+
+    def save_native(self, folder: Path, step: int, samples: int) -> None:
+        """Write the engine's own checkpoint files into ``folder``; a collective call. Only engines that have such.
+
+        Raises:
+            OSError: this rank could not write.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no checkpoint format of its own")
 
     def run_files(self) -> dict[str, str]:
         """Name -> text of what the run folder keeps of the engine's own configuration."""

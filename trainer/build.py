@@ -21,7 +21,7 @@ from .logs import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
-from .place import fitting, place
+from .place import fitted, fitting, place
 from .restart import attempt, find_after_restart, note_launch
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
 from .schedules import build_schedule
@@ -102,7 +102,7 @@ def build(
         if source is None:
             return weight_source(recipe.model, blueprint, recipe.seed)
         with fitting("--resume", source.path, OTHER_RUN):  # so that none are drawn which it would overwrite
-            return checkpoint_weights(source, blueprint)
+            return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 
     placed = place(recipe, mesh, weights)
     strategy, corpus, blueprint, state = placed.strategy, placed.corpus, placed.blueprint, placed.state

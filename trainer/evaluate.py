@@ -21,7 +21,7 @@ from .checkpoint.weights import checkpoint_weights, stored_weights, usable_check
 from .data.corpus import Corpus
 from .data.tokenizer import content_hash, load_tokenizer
 from .logs import set_up_logging, tear_down_logging
-from .place import Placed, fitting, place
+from .place import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
 log = logging.getLogger("trireme.trainer")
+OTHER_MODEL = "evaluate with the model that wrote it"
 
 
 def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False) -> dict[str, Any]:
@@ -67,8 +68,9 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if checkpoint is None:
             return weight_source(recipe.model, blueprint, recipe.seed)
-        with fitting("--checkpoint", checkpoint, "evaluate with the model that wrote it"):
-            return checkpoint_weights(open_source(checkpoint), blueprint, ema)
+        with fitting("--checkpoint", checkpoint, OTHER_MODEL):
+            source = checkpoint_weights(open_source(checkpoint), blueprint, ema)
+            return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)
 
     placed = place(recipe, mesh, weights)
     _check_data(placed.corpus, checkpoint)

@@ -163,13 +163,15 @@ class Trainer:
         if self._stream is not None:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
-        background = self.checkpoints.asynchronous and not wait
+        native = self._write_native if self.checkpoints.deepspeed else None
+        background = self.checkpoints.asynchronous and not wait and native is None  # engines write between steps only
         contents = Contents(
             self.state.step,
             self.checkpoint_tensors(self.store.staging.take if background else as_it_is),
             self._json_state(),
             self._write_assets,
             self.recipe.plan.name,
+            native,
             metric,
         )
         if background:
@@ -344,6 +346,9 @@ class Trainer:
     def _json_state(self) -> dict[str, Any]:
         callbacks = {name: callback.state_dict() for name, callback in self.callbacks.items()}
         return {"trainer": self.state.to_json(), "callbacks": callbacks, "scalars": self.strategy.scalars()}
+
+    def _write_native(self, folder: Path) -> None:
+        self.strategy.save_native(folder, self.state.step, self.state.samples)
 
     def _write_assets(self, folder: Path) -> None:
         from .run_folder import write_recipe

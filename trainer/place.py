@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import Problem, UserError
@@ -66,6 +67,16 @@ def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError) as error:
         raise UserError(Problem(field, f"does not fit the recipe: {error}", fix, str(checkpoint))) from None
+
+
+def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> WeightSource:
+    """``source``, of which a file may turn out unreadable when its turn comes."""
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        with fitting(field, checkpoint, fix):
+            yield from source(names)
+
+    return weights
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:

@@ -11,6 +11,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from ..strategy import (
 from .engine import LossScaleState, build_engine, gradient_norm, set_masters
 from .filler import zero_block
 from .library import ensure_process_group, import_deepspeed, quiet
+from .native import save_native
 from .operators import load_operators
 from .place import place_shards
 from .state import EngineState, owners
@@ -266,6 +268,10 @@ class DeepSpeedStrategy(Strategy):
             self.engine.lr_scheduler.load_state_dict(scalars["scheduler"]["state"])
             for group, lr in zip(self.state.base.param_groups, scalars["scheduler"]["lr"], strict=True):
                 group["lr"] = lr
+        self._free()
+
+    def save_native(self, folder: Path, step: int, samples: int) -> None:
+        save_native(self.engine, folder, step, samples)
         self._free()
 
     def run_files(self) -> dict[str, str]:

@@ -28,6 +28,8 @@ class CheckpointConfig:
     shared: bool | None = None
     """Whether all machines see the same run folder. null finds out when a run starts; true believes it (where a file
     takes its time to show on other machines); false refuses to start if two machines do see the same folder."""
+    deepspeed: bool = False
+    """Under a plan ``zero*``: also write DeepSpeed's own files (``deepspeed/`` in each checkpoint), for its tools."""
 
     def __post_init__(self) -> None:
         for name in ("every", "keep_last"):

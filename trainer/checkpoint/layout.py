@@ -7,11 +7,13 @@
         state.json              trainer, callbacks, loss scale
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
+        deepspeed/              with checkpoint.deepspeed: DeepSpeed's own files, for its tools
         manifest.json           written last: step, plan, and size and SHA-256 of every file; "nodes" says which of
                                 several nodes without a common disk holds a file that not all of them hold
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete; the
-digests tell whether it is still what was written. Nothing in it is pickled.
+digests tell whether it is still what was written. Nothing that is read back is pickled (DeepSpeed's own files are, and
+stay unread here).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 
 FORMAT = 1
 TENSORS, STATE, RECIPE, MODEL, MANIFEST = "tensors", "state.json", "recipe.yaml", "model", "manifest.json"
+NATIVE = "deepspeed"
 
 
 def step_folder(root: Path, step: int) -> Path:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ... import __version__
 from ..nodes import Nodes
 from .exchange import pass_on
-from .layout import FORMAT, MANIFEST, STATE, TENSORS, describe_file, files_of, flush, step_folder
+from .layout import FORMAT, MANIFEST, NATIVE, STATE, TENSORS, describe_file, files_of, flush, step_folder
 from .tensors import write_tensors
 from .together import StepFailed, Together
 
@@ -39,6 +39,8 @@ class Contents:
     assets: Callable[[Path], None]
     """Writes recipe, model configuration and tokenizer into a folder (called on rank 0)."""
     plan: str
+    native: Callable[[Path], None] | None = None
+    """Writes the engine's own files into a folder (called on every rank)."""
     metric: float | None = None
     """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
 
@@ -65,9 +67,11 @@ class Writer:
         try:
             together(lambda: self._start(partial))
             shards = together(lambda: self._write_tensors(partial, contents))
+            native = together(lambda: self._write_native(partial, contents))
             common = together(lambda: self._write_rest(partial, contents))[0]
             self._spread(partial, common)
-            manifest = self._manifest(contents, common, shards)
+            parts = [ours | engine for ours, engine in zip(shards, native, strict=True)]
+            manifest = self._manifest(contents, common, parts)
             together(lambda: self._write_manifest(partial, manifest))
             together(lambda: self._rename(partial, target))
         except StepFailed as failure:
@@ -95,13 +99,23 @@ class Writer:
         names = write_tensors(contents.tensors, folder, self.mesh.world_size > 1, self.together.group)
         return {f"{TENSORS}/{name}": describe_file(folder / name) for name in names}
 
+    def _write_native(self, partial: Path, contents: Contents) -> dict[str, Any]:
+        """The engine's own files on this node, described."""
+        if contents.native is None:
+            return {}
+        contents.native(partial / NATIVE)
+        names = [name for name in files_of(partial) if name.startswith(f"{NATIVE}/")] if self.nodes.leads else []
+        for name in names:
+            flush(partial / name)
+        return {name: describe_file(partial / name) for name in names}
+
     def _write_rest(self, partial: Path, contents: Contents) -> dict[str, Any]:
         """What is not a shard, described."""
         if not self.mesh.is_main:
             return {}
         (partial / STATE).write_text(json.dumps(contents.state, indent=1))
         contents.assets(partial)
-        names = [name for name in files_of(partial) if not name.startswith(f"{TENSORS}/")]
+        names = [name for name in files_of(partial) if not name.startswith((f"{TENSORS}/", f"{NATIVE}/"))]
         for name in names:
             flush(partial / name)
         return {name: describe_file(partial / name) for name in names}
@@ -162,5 +176,5 @@ def _replaced(target: Path) -> Path:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """The last file of a checkpoint; afterwards its folders are on the disk too."""
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (folder / MANIFEST, folder / TENSORS, folder):
+    for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush(path)

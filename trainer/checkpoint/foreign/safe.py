@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
 from torch.futures import Future
 
-from ....models.safe import Inert, load_torch_file
+from ....models.safe import Inert, load_torch_file, refusal
 
 DEEPSPEED = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
@@ -119,8 +119,7 @@ class SafeReader(FileSystemReader):
             try:
                 super().read_data(LoadPlan(items), planner)
             except Exception as error:  # of any kind, if the file is damaged; torch loads with weights_only here
-                first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-                raise ValueError(f"{Path(self.path) / name}: cannot be read safely ({first[0][:200]})") from None
+                raise ValueError(f"{Path(self.path) / name}: {refusal(error)}") from None
         done: Future = Future()
         done.set_result(None)
         return done

@@ -1,0 +1,58 @@
+"""DeepSpeed's own checkpoint files, for its tools: written beside the common layout, which is what is resumed from.
+
+``engine.save_checkpoint`` waits for all ranks several times. A rank whose disk is full must not leave the others there,
+so a failed write is kept until all ranks are through.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .library import quiet
+
+
+def save_native(engine: Any, folder: Path, step: int, samples: int) -> None:
+    """Write ``folder/global_stepN``, ``folder/latest`` and DeepSpeed's scripts; a collective call.
+
+    Args:
+        step, samples: where training stands; the engine has counted since its own start only.
+
+    Raises:
+        OSError: this rank could not write.
+    """
+    engine.global_steps, engine.global_samples = step, samples
+    kept, writer = engine.checkpoint_engine, _writer()
+    engine.checkpoint_engine = writer
+    try:
+        with quiet():
+            engine.save_checkpoint(str(folder), tag=f"global_step{step}")
+    except OSError as error:  # scripts and ``latest``, which rank 0 writes last: the others wait at the end
+        writer.failures.append(error)
+        dist.barrier()
+    finally:
+        engine.checkpoint_engine = kept
+    if writer.failures:
+        raise OSError(f"DeepSpeed's files: {writer.failures[0]}")
+
+
+def _writer() -> Any:
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    class Writer(TorchCheckpointEngine):
+        """Writes at once, in files that can be mapped into memory, and remembers what failed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.failures: list[Exception] = []
+
+        def save(self, state_dict: Any, path: str) -> None:
+            try:
+                torch.save(state_dict, path)
+            except (OSError, RuntimeError) as error:  # torch's own writer raises the latter when the disk is full
+                self.failures.append(error)
+
+    return Writer()

@@ -1,0 +1,201 @@
+"""Pickles that would run a command, in every place that a checkpoint is read from: none of them runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from helpers.foreign import TIED, overrides
+from helpers.recipes import tiny_recipe
+from helpers.zero import load_deepspeed
+from safetensors.torch import load_file
+from trireme import UserError
+from trireme.trainer.build import train
+from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.source import open_source
+from trireme.trainer.evaluate import evaluate
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """A file that appears when a pickle has run; it does when one is loaded without care."""
+    path = tmp_path / "it_ran"
+    for load in (pickle.loads, lambda data: torch.load(io.BytesIO(data), weights_only=False)):
+        load(_bare(path) if load is pickle.loads else _zipped(path))
+        assert path.exists()
+        path.unlink()
+    return path
+
+
+def _bare(marker: Path) -> bytes:
+    return pickle.dumps(Command(marker), protocol=2)
+
+
+def _zipped(marker: Path) -> bytes:
+    """As ``torch.save`` writes, with a tensor beside it."""
+    buffer = io.BytesIO()
+    torch.save({"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [], "more": Command(marker)}, buffer)
+    return buffer.getvalue()
+
+
+def _modern(marker: Path) -> bytes:
+    """Protocol 4 names functions by another instruction."""
+    return pickle.dumps({"weight": Command(marker)}, protocol=4)
+
+
+PICKLES = {"bare": _bare, "zipped": _zipped, "modern": _modern}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of trireme with DeepSpeed's own files beside it."""
+    load_deepspeed()
+    run = tmp_path_factory.mktemp("written")
+    more = ["plan=zero1", "checkpoint.deepspeed=true", "trainer.stop_at=2"]
+    train(tiny_recipe(run, *overrides(*TIED, *more)))
+    return run / "checkpoints" / "step_00000002"
+
+
+def _deepspeed(written: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(written / "deepspeed", folder))
+
+
+def _trainer(written: Path, folder: Path) -> Path:
+    """As transformers' Trainer lays it out, with the weights of ``written``."""
+    out = export(str(written), str(folder / "checkpoint-2"))
+    (out / "trainer_state.json").write_text(json.dumps({"global_step": 2, "train_batch_size": 8}))
+    return out
+
+
+def _dcp(written: Path, folder: Path) -> Path:
+    tensors = {name: t for file in (written / "tensors").iterdir() for name, t in load_file(file).items()}
+    model = {name: t for name, t in tensors.items() if name.startswith("model.")}
+    dcp.save(model, checkpoint_id=str(folder), no_dist=True)
+    return folder
+
+
+MAKERS: dict[str, Callable[[Path, Path], Path]] = {"deepspeed": _deepspeed, "trainer": _trainer, "dcp": _dcp}
+PLACES = [
+    ("deepspeed", "global_step2/mp_rank_00_model_states.pt"),
+    ("deepspeed", "global_step2/zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    ("trainer", "optimizer.pt"),
+    ("trainer", "scaler.pt"),
+    ("trainer", "pytorch_model.bin"),
+    ("dcp", ".metadata"),
+    ("dcp", "__0_0.distcp"),
+]
+
+
+def _resume(folder: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path / "run", *overrides(*TIED, "trainer.stop_at=3")), resume=str(folder))
+
+
+def _evaluate(folder: Path, tmp_path: Path) -> None:
+    evaluate(tiny_recipe(tmp_path / "run", *overrides(*TIED)), str(folder))
+
+
+def _export(folder: Path, tmp_path: Path) -> None:
+    export(str(folder), str(tmp_path / "out"))
+
+
+def _planted(kind: str, name: str, content: bytes, written: Path, tmp_path: Path) -> Path:
+    folder = MAKERS[kind](written, tmp_path / "planted")
+    if name == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    if name.endswith(".distcp"):  # a tensor is read from its place in the file: put one at each
+        size = (folder / name).stat().st_size
+        content = (content + b"\0" * (-len(content) % 64)) * (size // max(len(content), 64) + 1)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("form", PICKLES)
+@pytest.mark.parametrize(("kind", "name"), PLACES, ids=[name.rpartition("/")[2] for _, name in PLACES])
+def test_a_resume_names_the_file_and_runs_nothing(
+    kind: str, name: str, form: str, written: Path, tmp_path: Path, marker: Path
+) -> None:
+    folder = _planted(kind, name, PICKLES[form](marker), written, tmp_path)
+    with pytest.raises(UserError) as refused:
+        _resume(folder, tmp_path)
+    assert name.rpartition("/")[2] in str(refused.value)
+    assert not marker.exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("use", [_evaluate, _export], ids=["evaluate", "export"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [PLACES[0], PLACES[1], PLACES[4], PLACES[5]], ids=["model", "optimizer", "bin", "metadata"]
+)
+def test_evaluation_and_export_run_nothing(
+    use: Callable[[Path, Path], None], kind: str, name: str, written: Path, tmp_path: Path, marker: Path
+) -> None:
+    folder = _planted(kind, name, _zipped(marker), written, tmp_path)
+    shutil.copytree(written / "model", folder, dirs_exist_ok=True)  # so that an export begins
+    with pytest.raises((UserError, ValueError)) as refused:
+        use(folder, tmp_path)
+    assert name.rpartition("/")[2] in str(refused.value)
+    assert not marker.exists()
+
+
+def test_what_is_not_needed_is_not_opened(written: Path, tmp_path: Path, marker: Path) -> None:
+    """Schedules and random states of Trainer; its arguments are looked at, refused, and the run goes on without."""
+    folder = _trainer(written, tmp_path / "planted")
+    for name in ("scheduler.pt", "rng_state.pth", "training_args.bin", "tokenizer.pkl"):
+        (folder / name).write_bytes(_zipped(marker))
+    _resume(folder, tmp_path)
+    assert not marker.exists()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "training_args.bin: asks for " in log and "system" in log and "moments begin at zero" in log
+
+
+def test_pickles_in_a_checkpoint_of_trireme_are_never_touched(written: Path, tmp_path: Path, marker: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(written.parent.parent, run)
+    checkpoint = run / "checkpoints" / written.name
+    for name in ("model.pt", "pytorch_model.bin", ".metadata", "tensors/.metadata", "tensors/x.distcp", "latest"):
+        (checkpoint / name).write_bytes(_zipped(marker))
+    recipe = tiny_recipe(run, *overrides(*TIED, "trainer.stop_at=3"))
+    evaluate(recipe, str(checkpoint))
+    export(str(checkpoint), str(tmp_path / "out"))
+    train(recipe)
+    assert not marker.exists() and (run / "checkpoints" / "step_00000003").is_dir()
+
+
+@pytest.mark.parametrize("form", PICKLES)
+def test_weights_in_a_bin_run_nothing(form: str, written: Path, tmp_path: Path, marker: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(written / "model", folder)
+    (folder / "pytorch_model.bin").write_bytes(PICKLES[form](marker))
+    for path in (folder, folder / "pytorch_model.bin"):
+        recipe = tiny_recipe(tmp_path / "run", *overrides(*TIED, "model.config={}", f"model.weights={path}"))
+        with pytest.raises(UserError, match=r"model\.weights[\s\S]*pytorch_model\.bin"):
+            train(recipe)
+    assert not marker.exists()
+
+
+def test_a_index_or_metadata_may_not_point_elsewhere(written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(written / "model", folder)
+    outside = {"weight_map": {"transformer.wte.weight": "../../elsewhere.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(outside))
+    (folder / "pytorch_model-1.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="names a file outside its folder"):
+        _ = open_source(folder).shapes

@@ -1,0 +1,103 @@
+"""The tiny recipe trained by other libraries, on the same samples from the same weights, and what they save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from helpers.recipes import tiny_recipe
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from trireme.models.build import build_on_meta, weight_source
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.shards import whole
+from trireme.trainer.build import build, train
+from trireme.trainer.data.corpus import prepare
+from trireme.trainer.place import vocabulary
+
+Arrays = dict[str, np.ndarray]
+STEPS, SAVED_AT = 6, 3
+BATCH, MICRO, CLIP = 8, 2, 1.0
+TIED = ["model=gpt2_tiny"]
+"""A tied head and fused projections."""
+
+
+def overrides(*more: str) -> list[str]:
+    return [f"trainer.max_steps={STEPS}", "trainer.eval_samples=8", "trainer.eval_at_end=false", *more]
+
+
+def prepared(run_dir: Path, *more: str) -> None:
+    """Prepare the data once, before ranks ask for it."""
+    recipe = tiny_recipe(run_dir, *overrides(*more))
+    prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+
+
+def model_and_recipe(run_dir: Path, *more: str) -> tuple[nn.Module, Any, Any]:
+    """The model with the recipe's initial weights on the CPU, its corpus, and the recipe."""
+    ranks = ["plan=ddp"] if dist.is_initialized() and dist.get_world_size() > 1 else []
+    recipe = tiny_recipe(run_dir, *overrides(*more, *ranks))
+    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+    model = build_on_meta(recipe.model, "causal_lm", vocabulary(corpus.tokenizer))
+    source = weight_source(recipe.model, model, recipe.seed)
+    tensors = dict(source({name for name, _ in (*model.named_parameters(), *model.named_buffers())}))
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.copy_(tensors[name])
+    return model, corpus, recipe
+
+
+def batches(corpus: Any, steps: int = STEPS, rank: int = 0, ranks: int = 1) -> Iterator[list[dict[str, Tensor]]]:
+    """Micro-batches of each step for one data rank, from the first sample on."""
+    for batch in corpus.train_batches({}, 0, steps, rank, ranks):
+        yield batch.micro_batches
+
+
+def mean_loss(model: nn.Module, micro: dict[str, Tensor]) -> Tensor:
+    """Every sample has as many labels as every other, so that means of means are the mean."""
+    return model(input_ids=micro["input_ids"], labels=micro["labels"]).loss
+
+
+def over_ranks(value: float) -> float:
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
+def resumed(run_dir: Path, folder: Path, *more: str) -> None:
+    """Go on from ``folder`` to the end; for ``run_ranks``, or one process."""
+    train(tiny_recipe(run_dir, *overrides(*more)), resume=str(folder))
+
+
+def arrays(tensors: dict[str, Tensor]) -> Arrays:
+    """What can be sent between processes; fp32 holds every shorter type exactly."""
+    return {name: tensor.detach().float().numpy().copy() for name, tensor in tensors.items()}
+
+
+def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, Any]]:
+    """(state, trainer state) right after loading ``folder``, whole tensors of this rank; for ``run_ranks``."""
+    recipe = tiny_recipe(run_dir, *overrides(*more))
+    mesh = build_mesh(recipe.plan)
+    trainer = build(recipe, mesh, str(folder))
+    held = trainer.checkpoint_tensors()
+    tensors = arrays({name: whole(t) if isinstance(t, DTensor) else t for name, t in held.items()})
+    state = trainer.state.to_json()
+    mesh.close()
+    return tensors, state
+
+
+def merged(results: list[tuple[Arrays, dict[str, Any]]]) -> Arrays:
+    """What all ranks hold together."""
+    return {name: array for held, _ in results for name, array in held.items()}
+
+
+def assert_equal(one: Arrays, other: Arrays) -> None:
+    """The same names and the same bits."""
+    assert one.keys() == other.keys()
+    different = [name for name in one if not np.array_equal(one[name], other[name])]
+    assert not different, different[:5]
