@@ -111,7 +111,12 @@ def export_source(
             fix = "name another checkpoint, for example an older one of the same run"
             raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
     log.info(
-        "exported %s to %s (%s, %d tensors, %d file(s))", source.path, target, options.dtype, len(shapes), len(shards)
+        "exported %s to %s (%s, %d tensors, %d file(s))",
+        source.path.name,
+        target,
+        options.dtype,
+        len(shapes),
+        len(shards),
     )
     return target
 
