@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .. import Problem
-from ..models.config import ModelConfig, check_model, hf_config
+from ..models.config import ModelConfig, check_model, hf_config, is_local
 from ..parallel.check import check_plan
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.config import CheckpointConfig
@@ -128,8 +127,8 @@ def _check_plan(parts: dict[str, Any], world_size: int) -> list[Problem]:
     """The plan fits the model; what is wrong with the model itself, or with the number of processes, comes first."""
     plan, model, data = parts["plan"], parts["model"], parts["data"]
     spreads = world_size > 1 or plan.data_parallel != "ddp"
-    is_local = model.weights is None or Path(model.weights).expanduser().is_dir()
-    if not spreads or not is_local or check_model(model, data.block_size):
+    at_hand = model.weights is None or is_local(model.weights)
+    if not spreads or not at_hand or check_model(model, data.block_size):
         return []
     try:
         degrees = plan.degrees(world_size)

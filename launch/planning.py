@@ -302,7 +302,9 @@ def _without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
 
 def _with_local_config(model: ModelConfig) -> ModelConfig:
     """For weights on the hub: their configuration alone is fetched, for planning needs no more."""
-    if model.weights is None or Path(model.weights).expanduser().is_dir():
+    from ..models.config import is_local
+
+    if model.weights is None or is_local(model.weights):
         return model
     from huggingface_hub import hf_hub_download
 

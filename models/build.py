@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .. import Problem, UserError
-from .config import ModelConfig, hf_config, weights_folder
+from .config import ModelConfig, hf_config, weights_path
 from .initial import initial_weights
 from .pretrained import folder_weights
 
@@ -92,7 +92,7 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> Wei
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         found: set[str] = set()
         if config.weights is not None:
-            for name, tensor in folder_weights(model, weights_folder(config), config.spec, names):
+            for name, tensor in folder_weights(model, weights_path(config), config.spec, names):
                 found.add(name)
                 yield name, tensor
         # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.

@@ -23,7 +23,8 @@ class ModelConfig:
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
-    """Folder with config.json and safetensors, or a hub id ``owner/name``; null starts from random weights."""
+    """Folder with config.json and safetensors (or ``pytorch_model*.bin``, which are loaded without running anything in
+    them), one such file beside its config.json, or a hub id ``owner/name``; null starts from random weights."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     frozen: list[str] = field(default_factory=list)
@@ -52,21 +53,21 @@ class ModelConfig:
 
 def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
     """Everything about the model that can be refused before launch: configuration fields, types, sequence length."""
-    if model.weights is not None and Path(model.weights).expanduser().is_dir():
-        problems = _check_folder(Path(model.weights).expanduser(), model.spec)
+    if is_local(model.weights):
+        problems = _check_files(Path(model.weights or "").expanduser(), model.spec)
         if problems:
             return problems
     problems = _unknown_fields(model)
     if problems:
         return problems
-    if model.weights is not None and not Path(model.weights).expanduser().is_dir():
+    if model.weights is not None and not is_local(model.weights):
         return (
             []
             if _looks_like_hub_id(model.weights)
             else [
                 Problem(
                     "model.weights",
-                    "no such folder, and not a hub id (owner/name)",
+                    "no such folder or file, and not a hub id (owner/name)",
                     "give a folder with config.json and *.safetensors",
                     model.weights,
                 )
@@ -106,12 +107,16 @@ def hf_config(model: ModelConfig) -> Any:
     return CONFIG_MAPPING[model.spec.model_type](**{**values, **model.config})
 
 
-def weights_folder(model: ModelConfig) -> Path:
-    """Local folder of ``model.weights``; a hub id is fetched (safetensors, configuration and tokenizer only)."""
+def is_local(weights: str | None) -> bool:
+    """Whether ``model.weights`` names a folder or file that is there."""
+    return weights is not None and Path(weights).expanduser().exists()
+
+
+def weights_path(model: ModelConfig) -> Path:
+    """Local folder or file of ``model.weights``; of a hub id, safetensors, configuration and tokenizer are fetched."""
     assert model.weights is not None
-    folder = Path(model.weights).expanduser()
-    if folder.is_dir():
-        return folder
+    if is_local(model.weights):
+        return Path(model.weights).expanduser()
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -123,23 +128,32 @@ def weights_folder(model: ModelConfig) -> Path:
     )
 
 
+def weights_folder(model: ModelConfig) -> Path:
+    """Where the configuration of ``model.weights`` lies."""
+    path = weights_path(model)
+    return path.parent if path.is_file() else path
+
+
 def _looks_like_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and os.sep * 2 not in name
 
 
-def _check_folder(folder: Path, spec: ModelFamily) -> list[Problem]:
+def _check_files(path: Path, spec: ModelFamily) -> list[Problem]:
+    from .files import PATTERNS
+
+    folder = path.parent if path.is_file() else path
     if not (folder / "config.json").is_file():
         return [
             Problem(
                 "model.weights",
-                "the folder has no config.json",
+                f"the folder {'of the file ' if path.is_file() else ''}has no config.json",
                 "point to a folder saved by transformers or by trireme export",
-                str(folder),
+                str(path),
             )
         ]
-    if not list(folder.glob("*.safetensors")):
-        other = "only pickled *.bin files, which are never loaded" if list(folder.glob("*.bin")) else "no *.safetensors"
-        return [Problem("model.weights", f"the folder holds {other}", "save the model with safetensors", str(folder))]
+    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in PATTERNS):
+        why = f"the folder holds no {' or '.join(PATTERNS)}"
+        return [Problem("model.weights", why, "save the model with safetensors", str(path))]
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     if model_type != spec.model_type:
         return [

@@ -1,4 +1,4 @@
-"""Weights from a folder of safetensors, one tensor at a time."""
+"""Weights from files of others, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import Problem, UserError
 from .family import ModelFamily
+from .files import stored_tensors
 
 
 def folder_weights(
-    model: PreTrainedModel, folder: Path, family: ModelFamily, names: Collection[str] | None = None
+    model: PreTrainedModel, path: Path, family: ModelFamily, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of ``model`` by its own names, in fp32, read from the ``*.safetensors`` in ``folder``.
+    """Tensors of ``model`` by its own names, in fp32, read from the safetensors or ``.bin`` files at ``path``.
 
     Files saved from the bare model (no head prefix), or under names from before a renaming, are accepted. Tied names
     may be absent.
 
     Args:
-        names: only these are read; that the folder holds all others is checked all the same.
+        path: a folder, or one file.
+        names: only these are read; that the files hold all others is checked all the same.
 
     Raises:
-        UserError: a tensor is missing, has another shape, or a file is damaged.
+        UserError: a tensor is missing, has another shape, or a file is damaged or not safe to load.
     """
     wanted = {name: parameter for name, parameter in model.named_parameters()}
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
     missing = set(wanted)
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                for stored in tensors.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                    name = _own_name(stored, wanted, model.base_model_prefix, family)
-                    if name in missing:
-                        missing.discard(name)
-                        if names is not None and name not in names:
-                            continue
-                        yield name, _checked(file, stored, tensors.get_tensor(stored), wanted[name])
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                Problem("model.weights", f"cannot be read: {error}", "fetch or export the file again", str(file))
-            ) from None
+    try:
+        for stored, entry in stored_tensors(path).items():
+            name = _own_name(stored, wanted, model.base_model_prefix, family)
+            if name in missing:
+                missing.discard(name)
+                if names is not None and name not in names:
+                    continue
+                yield name, _checked(entry.file, stored, entry.read(), wanted[name])
+    except ValueError as error:
+        raise UserError(
+            Problem("model.weights", f"cannot be used: {error}", "fetch or export the file again", str(path))
+        ) from None
     if missing:
         listed = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UserError(
@@ -52,7 +51,7 @@ def folder_weights(
                 "model.weights",
                 f"lacks {len(missing)} tensors of the model: {listed}",
                 "use weights of this family and size, or match model.config to them",
-                str(folder),
+                str(path),
             )
         )
 

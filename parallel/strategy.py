@@ -153,7 +153,7 @@ class Strategy(ABC):
         Args:
             read: fills tensors by checkpoint name; DTensors are filled with this rank's part.
             shapes: of everything in the checkpoint, by checkpoint name.
-            scalars: as ``scalars()`` gave them.
+            scalars: as ``scalars()`` gave them; of others' checkpoints, ``optimizer`` and perhaps ``loss_scale``.
         """
 
     def run_files(self) -> dict[str, str]:

@@ -227,7 +227,8 @@ class TorchStrategy(Strategy):
         numbered = {numbers[name]: entries for name, entries in state.items() if entries}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
-        self.scale.load_state_dict(scalars["loss_scale"])
+        if "loss_scale" in scalars:
+            self.scale.load_state_dict(scalars["loss_scale"])
 
     def checkpoint_name(self, name: str) -> str:
         return self._sources().get(name, name)

@@ -10,6 +10,7 @@ from .. import Problem, UserError
 from ..models.build import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
 from ..parallel.mesh import Mesh, build_mesh
+from ..parallel.state import state_shapes
 from .callbacks.callback import Callback
 from .checkpoint.source import Source, open_source
 from .checkpoint.store import Checkpoints
@@ -18,7 +19,7 @@ from .component import instantiate
 from .ema import Ema
 from .logs import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
-from .optimizers import optimizer_factory
+from .optimizers import check_state, optimizer_factory
 from .place import fitting, place
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
 from .schedules import build_schedule
@@ -121,11 +122,27 @@ def load(trainer: Trainer, source: Source) -> None:
 
     with fitting("--resume", source.path, OTHER_RUN):
         saved = source.progress()
+        moments = state_shapes(source.shapes)
+        check_state(trainer.recipe.optimizer, moments)
+        if not moments:
+            log.warning("%s holds no state of an optimizer: moments begin at zero", source.path)
         trainer.strategy.load(read, source.shapes, saved.scalars)
-        if trainer.ema:
+        if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
             trainer.ema.load(read)
+        elif trainer.ema:
+            log.warning("the checkpoint has no averaged weights: the average begins at its weights")
     for name, value in saved.trainer.items():
         setattr(trainer.state, name, value)
+    for note in saved.notes:
+        log.info("%s: %s", source.path.name, note)
+    if "samples" not in saved.trainer:
+        trainer.state.samples = trainer.state.step * trainer.settings.global_batch_size
+        log.info(
+            "%s does not tell how many samples were consumed: %d are assumed, %d steps of trainer.global_batch_size",
+            source.path.name,
+            trainer.state.samples,
+            trainer.state.step,
+        )
     for name, state in saved.callbacks.items():
         if name in trainer.callbacks:
             trainer.callbacks[name].load_state_dict(state)

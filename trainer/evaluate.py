@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .. import Problem, UserError
 from ..models.build import WeightSource, weight_source
 from ..parallel.mesh import Mesh, build_mesh
 from .build import on_main
-from .checkpoint.layout import MODEL, read_manifest
+from .checkpoint.layout import MANIFEST
 from .checkpoint.source import open_source
 from .checkpoint.weights import checkpoint_weights, stored_weights, usable_checkpoint
 from .data.corpus import Corpus
@@ -75,7 +76,8 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
     log.info("evaluating %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
     result: dict[str, Any] = {"weights": source}
     if checkpoint:
-        result["step"] = read_manifest(checkpoint)["step"]
+        with suppress(ValueError):  # weights alone have no step
+            result["step"] = open_source(checkpoint).progress().trainer["step"]
     return result | _metrics(placed, recipe.trainer.eval_samples, mesh)
 
 
@@ -91,8 +93,10 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
     if folder is None:
         return None
     checkpoint = usable_checkpoint(folder, "--checkpoint" if named is not None else "run.dir")
-    stored_weights(open_source(checkpoint), ema)  # refuses --ema where there are no averages
-    changed = changed_keys(recipe, checkpoint, ("seed", "data"))
+    with fitting("--checkpoint", checkpoint, "name a whole one"):
+        stored_weights(open_source(checkpoint), ema)  # refuses --ema where there are no averages
+    own = (checkpoint / MANIFEST).is_file()
+    changed = changed_keys(recipe, checkpoint, ("seed", "data")) if own else []
     if changed:
         log.warning(
             "the checkpoint was trained with other data (changed: %s): what is held out now may have been trained on",
@@ -106,7 +110,11 @@ def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
     if not corpus.has_held_out:
         fix = "set data.held_out=0.05, or name a data.eval_source"
         raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))
-    folder = checkpoint / MODEL if checkpoint else None
-    if folder and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer):
+    folder = open_source(checkpoint).assets if checkpoint else None
+    if (
+        folder
+        and (folder / "tokenizer.json").is_file()
+        and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer)
+    ):
         fix = f"set data.tokenizer.path={folder}"
         raise UserError(Problem("data.tokenizer", "is not the tokenizer of the checkpoint", fix))

@@ -41,6 +41,35 @@ def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Para
     return build
 
 
+def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:
+    """A checkpoint holds the state that the recipe's optimizer keeps, of every parameter or of none.
+
+    Args:
+        saved: parameter name -> state name -> anything.
+
+    Raises:
+        ValueError: it was written with another kind of optimizer, whose moments mean something else.
+    """
+    held = {frozenset(states) - {"step"} for states in saved.values()}
+    kinds = _kinds_of_state(component)
+    if not held <= kinds:
+        there, here = ({"/".join(sorted(keys)) or "nothing" for keys in sets} for sets in (held - kinds, kinds))
+        raise ValueError(
+            f"the checkpoint's optimizer kept {' and '.join(sorted(there))}, that of the recipe "
+            f"({component['_target_']}) keeps {' or '.join(sorted(here))}"
+        )
+
+
+def _kinds_of_state(component: Component) -> set[frozenset[str]]:
+    """Names of the state of a vector, a small and a large matrix (which 8-bit optimizers tell apart)."""
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2), (128, 128))]
+    optimizer = optimizer_factory(component)([(str(number), p) for number, p in enumerate(parameters)])
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return {frozenset(optimizer.state[parameter]) - {"step"} for parameter in parameters}
+
+
 def adamw(
     params: Groups,
     lr: float,

@@ -244,7 +244,8 @@ class DeepSpeedStrategy(Strategy):
             read(buffers)
         for name, buffer in self._buffers():
             buffer.copy_(buffers[f"model.{name}"])
-        self.loss_scale.load_state_dict(scalars["loss_scale"])
+        if "loss_scale" in scalars:
+            self.loss_scale.load_state_dict(scalars["loss_scale"])
         if self.engine.lr_scheduler is not None and "scheduler" in scalars:
             self.engine.lr_scheduler.load_state_dict(scalars["scheduler"]["state"])
             for group, lr in zip(self.state.base.param_groups, scalars["scheduler"]["lr"], strict=True):

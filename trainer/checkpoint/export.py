@@ -21,7 +21,7 @@ import torch
 
 from ... import Problem, UserError
 from .assets import copy_assets
-from .known import keep_known
+from .known import known_weights
 from .shards import write_shards
 from .source import Checkpoint, Source, open_source
 from .tensors import Shapes, split_by_bytes
@@ -160,12 +160,13 @@ def _assets(source: Source, config: str | None) -> Path:
 def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
     """Shapes by the names to write, and the names to read."""
     try:
+        # What trireme wrote is the model's own state: tied tensors once, and no others.
+        names = None if isinstance(source, Checkpoint) else known_weights(source, assets)
         shapes, stored = stored_weights(source, ema)
     except ValueError as error:
         raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
-    if isinstance(source, Checkpoint):  # written from the model's own state: tied tensors once, no others
+    if names is None:
         return shapes, stored
-    names = keep_known(assets, {name: shape for name, (shape, _) in shapes.items()})
     return {new: shapes[old] for new, old in names.items()}, {new: stored[old] for new, old in names.items()}
 
 

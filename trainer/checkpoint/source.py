@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from .layout import MODEL, STATE, TENSORS, files_of, verify
+from .layout import MANIFEST, MODEL, STATE, TENSORS, files_of, verify
 from .pieces import Pieces
 from .tensors import Shapes, read_tensors, split_by_bytes
+
+OTHERS = "DeepSpeed, transformers.Trainer or torch's distributed checkpoint"
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Progress:
     """State of callbacks by their names in the recipe."""
     scalars: dict[str, Any] = field(default_factory=dict)
     """What ``Strategy.load`` takes beside tensors: ``loss_scale``, ``optimizer``."""
+    notes: list[str] = field(default_factory=list)
+    """How this was found out, where it is not simply written; logged on resume."""
 
 
 class Source(ABC):
@@ -40,6 +45,13 @@ class Source(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def fit(self, model: PreTrainedModel) -> None:  # noqa: B027 (most formats need not know it)
+        """Called once before anything is read, where the model is known: others name and number its tensors otherwise.
+
+        Args:
+            model: the whole model on the meta device.
+        """
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -129,5 +141,16 @@ class Checkpoint(Source):
 
 
 def open_source(path: Path) -> Source:
-    """The state at ``path``, a folder that ``store.find`` or ``usable_checkpoint`` has chosen."""
-    return Checkpoint(path)
+    """The state at ``path``, which ``store.find`` or ``usable_checkpoint`` has chosen: trireme's, or of somebody else.
+
+    Raises:
+        ValueError: nobody is known to write such a folder or file, or it cannot be read.
+    """
+    if (path / MANIFEST).is_file():
+        return Checkpoint(path)
+    from .foreign.recognise import foreign_source  # here, because every format there is a Source
+
+    source = foreign_source(path)
+    if source is None:
+        raise ValueError(f"{path} is no checkpoint of trireme nor of {OTHERS}")
+    return source

@@ -30,6 +30,7 @@ from .layout import (
     step_folder,
     verify,
 )
+from .source import open_source
 from .tensors import write_tensors
 
 log = logging.getLogger("trireme.checkpoint")
@@ -111,12 +112,7 @@ class Checkpoints:
         named = None if resume == "auto" else Path(resume).expanduser()
         candidates = complete_checkpoints(self.root) if named is None else checkpoints_at(named)
         if named is not None and not candidates:
-            return Problem(
-                "--resume",
-                "is no complete checkpoint, nor a run folder that holds one",
-                "name a folder such as RUN/checkpoints/step_00000100",
-                str(named),
-            )
+            return self._look_elsewhere(named)
         reason = None
         for folder in candidates:
             reason = verify(folder)
@@ -131,6 +127,26 @@ class Checkpoints:
                 str(candidates[0].parent),
             )
         return None
+
+    def _look_elsewhere(self, named: Path) -> str | Problem:
+        """A checkpoint that trireme did not write: where a run begins, never where it silently begins again."""
+        fix = "name a folder such as RUN/checkpoints/step_00000100"
+        if not named.exists():
+            return Problem("--resume", "does not exist", fix, str(named))
+        try:
+            source = open_source(named)
+            source.progress()  # refuses files of weights alone
+        except ValueError as error:
+            return Problem("--resume", f"cannot be resumed from: {error}", fix, str(named))
+        own = complete_checkpoints(self.root)
+        if own:
+            return Problem(
+                "--resume",
+                f"would begin again there, but the run has gone on since: {own[0]}",
+                "leave --resume out to go on from the newest, or add --fresh to begin again (the run folder is kept)",
+                str(named),
+            )
+        return str(source.path)
 
     # -- the steps of a save, each on all ranks ---------------------------------------------------------------
 

@@ -35,11 +35,11 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -
     numbers = _file_numbers(_all_sizes(tensors, distributed))
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     try:
-        with _quiet():
+        with quiet():
             dcp.save(tensors, storage_writer=writer, no_dist=not distributed)
     except CheckpointException as failure:
         kind = OSError if isinstance(_first(failure)[1], OSError) else RuntimeError
-        raise kind(_message(failure)) from None
+        raise kind(failure_message(failure)) from None
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
@@ -49,10 +49,10 @@ def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) ->
         ValueError: a tensor is missing or has another shape, or a file cannot be read.
     """
     try:
-        with _quiet():
+        with quiet():
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not distributed)
     except CheckpointException as failure:
-        raise ValueError(_message(failure)) from None
+        raise ValueError(failure_message(failure)) from None
 
 
 def tensor_shapes(folder: Path) -> Shapes:
@@ -66,7 +66,7 @@ def tensor_shapes(folder: Path) -> Shapes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """One process is meant here; DCP warns about it each time."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -117,6 +117,7 @@ def _first(failure: CheckpointException) -> tuple[int, BaseException]:
     return rank, error
 
 
-def _message(failure: CheckpointException) -> str:
+def failure_message(failure: CheckpointException) -> str:
+    """What went wrong, and on which rank."""
     rank, error = _first(failure)
     return f"{error} (rank {rank})" if rank else str(error)

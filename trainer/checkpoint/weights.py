@@ -14,7 +14,7 @@ from ... import Problem, UserError
 from ...models.build import WeightSource
 from ...models.initial import initial_weights
 from .layout import checkpoints_at, verify
-from .source import Source
+from .source import OTHERS, Source, open_source
 from .tensors import Shapes, split_by_bytes
 
 log = logging.getLogger("trireme.checkpoint")
@@ -23,7 +23,8 @@ GROUP_BYTES = 256 * 2**20
 
 
 def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
-    """The newest checkpoint at ``path`` (a checkpoint or run folder) in which every file is what was written.
+    """The newest checkpoint at ``path`` (a checkpoint or run folder) in which every file is what was written; or
+    ``path`` itself, if somebody else wrote it.
 
     Args:
         contents: read every file to know; else trust names and sizes.
@@ -31,12 +32,17 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
     Raises:
         UserError: there is none; ``field`` is what the user gave.
     """
-    reason = "is no complete checkpoint, nor a run folder that holds one"
+    reason = f"is no complete checkpoint, nor a run folder that holds one, nor one of {OTHERS}"
     for folder in checkpoints_at(path):
         reason = verify(folder, contents)
         if reason is None:
             return folder
         log.warning("checkpoint %s %s; it is not used", folder, reason)
+    if path.exists() and not checkpoints_at(path):
+        try:
+            return open_source(path).path
+        except ValueError as error:
+            reason = str(error)
     raise UserError(
         Problem(field, reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
     )
@@ -84,6 +90,7 @@ def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False
         ValueError: a tensor of the model is missing, or has another shape; said at once, before anything is read.
         UserError: no averaged weights.
     """
+    source.fit(model)
     shapes, sources = stored_weights(source, ema)
     persistent = _persistent(model)
     for name, tensor in persistent.items():

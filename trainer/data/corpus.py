@@ -215,6 +215,9 @@ def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataCon
     if tokenizer_folder is None or config.tokenizer.path is not None:
         return config
     folder = Path(tokenizer_folder).expanduser()
+    if folder.is_file():  # one weight file: what belongs to it lies beside it
+        folder = folder.parent
+        tokenizer_folder = str(folder)
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         raise UserError(
             Problem(

@@ -1,0 +1,29 @@
+"""Who wrote what lies at a path, if it was not trireme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ....models.files import weight_files
+from ..source import Source
+from .dcp import DcpFolder
+from .deepspeed import DeepSpeedFolder, tag_folder
+from .hf_trainer import TrainerFolder, WeightsFolder, newest_checkpoint
+
+
+def foreign_source(path: Path) -> Source | None:
+    """A reader for the folder or file at ``path``; None if nobody is known to write such.
+
+    Raises:
+        ValueError: it is recognised and cannot be read.
+    """
+    checkpoint = newest_checkpoint(path)
+    if checkpoint is not None:
+        return TrainerFolder(checkpoint)
+    if tag_folder(path) is not None:
+        return DeepSpeedFolder(path)
+    if (path / ".metadata").is_file():
+        return DcpFolder(path)
+    if (path.is_file() and path.suffix in (".safetensors", ".bin", ".pt", ".pth")) or weight_files(path):
+        return WeightsFolder(path)
+    return None
