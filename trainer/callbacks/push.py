@@ -58,13 +58,22 @@ class Push(Export):
         Raises:
             UserError: on all ranks: there is no login, or it may not write there.
         """
+        from huggingface_hub.utils import disable_progress_bars
+
         super().on_train_begin(trainer, state, control)
+        disable_progress_bars()  # of uploads, in the middle of the run's own
         refused = trainer.mesh.broadcast_object(self._refused() if trainer.mesh.is_main else None)
         if refused:
             fix = "log in with `hf auth login` or set HF_TOKEN, and name a repository you may write to"
             raise UserError(Problem("callbacks.push.hub_id", f"cannot be pushed to: {refused}", fix, self.hub_id))
 
     def exported(self, checkpoint: Path) -> None:
+        try:
+            self._push(checkpoint)
+        except Exception as error:  # of the client, or of the HTTP library under it
+            log.error("%s was not pushed; training goes on. %s", checkpoint.name, error)
+
+    def _push(self, checkpoint: Path) -> None:
         step = f"Step {int(checkpoint.name.removeprefix('step_'))}"
         self._make()
         self._upload(self.folder, None, step)
