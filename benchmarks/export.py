@@ -210,7 +210,7 @@ def beside_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]
         warm(files)
         cp = copied(files, folder / "copy")
         shutil.rmtree(folder / "copy")
-        for dtype in ("fp32", "bf16"):
+        for dtype in options.dtypes.split(","):
             warm(files)
             line = measure("trireme", checkpoint, folder / "out", dtype, options.memory, largest)
             shutil.rmtree(folder / "out")
@@ -262,6 +262,7 @@ def main() -> None:
     )
     parser.add_argument("--deepspeed-gib", type=float, default=0.75, help="the same of the DeepSpeed folder; 0: none")
     parser.add_argument("--memory", default="256MiB", help="the cap")
+    parser.add_argument("--dtypes", default="fp32,bf16")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
     options = parser.parse_args()
