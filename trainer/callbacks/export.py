@@ -85,7 +85,7 @@ class Export(Callback):
             return
         if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
             self._export_last(trainer)
-        while trainer.mesh.any_flags([self._busy()]):
+        while trainer.mesh.any_flags([self._busy()])[0]:
             pass
 
     def close(self) -> None:
