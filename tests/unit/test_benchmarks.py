@@ -1,8 +1,9 @@
-"""The counter of ``benchmarks/traffic.py`` on collectives whose bytes are known."""
+"""The benchmarks themselves: bytes of known collectives are counted, an export is measured under its limit."""
 
 from __future__ import annotations
 
 import importlib.util
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,12 @@ def test_an_unknown_operator_is_not_left_out():
         schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("c10d::")
     }
     assert known <= set(traffic.KINDS) | {"gather_", "scatter_"}  # which nothing here uses: the counter raises
+
+
+def test_an_export_runs_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    export = load("export")
+    monkeypatch.setattr(export, "HIDDEN", 256)
+    (line,) = export.beside_cp(tmp_path, Namespace(gib=0.05, memory="64MiB", rounds=1, dtypes="bf16"))
+    assert line["limit"] is not None and 0 < line["peak"] < 64 * 2**20
+    assert line["seconds"] > 0 and line["cp"]["seconds"] > 0
+    assert list(tmp_path.iterdir()) == []  # it cleans up

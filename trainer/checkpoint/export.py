@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ... import Problem, UserError
 from .assets import copy_assets
-from .known import keep_known
+from .known import known_weights
 from .shards import write_shards
 from .source import Checkpoint, Source, open_source
 from .tensors import Shapes, split_by_bytes
@@ -96,28 +97,43 @@ def export_source(
     types = {name: dtype if kept.is_floating_point else kept for name, (_, kept) in shapes.items()}
     sizes = {name: shape.numel() * types[name].itemsize for name, (shape, _) in shapes.items()}
     shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
-    with _complete_or_nothing(target, replace, sum(sizes.values())) as partial:
-        copy_assets(assets, partial, dtype)
-        damage = _beside(lambda: source.damage(list(stored.values()))) if verify else lambda: None
+    with _complete_or_nothing(target, replace, sum(sizes.values())) as folder:
+        copy_assets(assets, folder, dtype)
+        checks = _verified_beside(source, list(stored.values())) if verify else []
         try:
             blocks = (
                 source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
             )
             entries = [{name: (shapes[name][0], types[name]) for name in names} for names in shards]
-            write_shards(partial, entries, blocks, check)
+            write_shards(folder, entries, blocks, check)
         except ValueError as error:
             raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
-        if reason := damage():
+        if reason := next((reason for check in checks if (reason := check())), None):
             fix = "name another checkpoint, for example an older one of the same run"
             raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
     log.info(
-        "exported %s to %s (%s, %d tensors, %d file(s))", source.path, target, options.dtype, len(shapes), len(shards)
+        "exported %s to %s (%s, %d tensors, %d file(s))",
+        source.path.name,
+        target,
+        options.dtype,
+        len(shapes),
+        len(shards),
     )
     return target
 
 
+def _verified_beside(source: Source, names: list[str]) -> list[Callable[[], str | None]]:
+    """Begin to read and digest the files of ``names`` in threads: a digest takes longer than the copy.
+
+    Returns:
+        For each thread, what waits for its result. Nobody waits when the export fails before.
+    """
+    size = -(-len(names) // min(len(os.sched_getaffinity(0)), 4))
+    parts = [names[start : start + size] for start in range(0, len(names), size)]
+    return [_beside(partial(source.damage, part)) for part in parts]
+
+
 def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
-    """Start it in a thread; what is returned waits for its result. Nobody waits for it when the export fails first."""
     results: list[str | None] = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
@@ -155,12 +171,13 @@ def _assets(source: Source, config: str | None) -> Path:
 def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
     """Shapes by the names to write, and the names to read."""
     try:
+        # What trireme wrote is the model's own state: tied tensors once, and no others.
+        names = None if isinstance(source, Checkpoint) else known_weights(source, assets)
         shapes, stored = stored_weights(source, ema)
     except ValueError as error:
         raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
-    if isinstance(source, Checkpoint):  # written from the model's own state: tied tensors once, no others
+    if names is None:
         return shapes, stored
-    names = keep_known(assets, {name: shape for name, (shape, _) in shapes.items()})
     return {new: shapes[old] for new, old in names.items()}, {new: stored[old] for new, old in names.items()}
 
 
@@ -169,21 +186,21 @@ def _complete_or_nothing(target: Path, replace: bool, size: int) -> Iterator[Pat
     """A hidden folder that gets the name ``target`` at the end, or is removed with all it holds."""
     if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
         raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
-    partial, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
+    begun, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(partial).free
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        free = shutil.disk_usage(begun).free
         if free < size:
             raise OSError(f"{size / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free")
-        yield partial
+        yield begun
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
             os.replace(target, replaced)
-        os.replace(partial, target)
+        os.replace(begun, target)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         why = f"cannot be written: {error.strerror or error}"
         raise UserError(Problem("OUT", why, "free space or choose another folder", str(target))) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(begun, ignore_errors=True)

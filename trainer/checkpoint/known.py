@@ -12,19 +12,23 @@ from typing import Any
 import torch
 
 from ... import Problem, UserError
+from .source import Source
 
 
-def keep_known(assets: Path, shapes: dict[str, torch.Size]) -> dict[str, str]:
-    """Name to write -> name in the checkpoint, for what the model described in ``assets`` loads.
+def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
+    """Name to write -> name in ``source``, for what the model described in ``assets`` loads.
 
-    A model whose class transformers does not have keeps everything.
+    None for a model whose class transformers does not have: then everything is kept.
 
     Raises:
         UserError: a tensor of the model is missing, or has another shape.
+        ValueError: ``source`` cannot be read.
     """
     model = _on_meta(assets)
     if model is None:
-        return {name: name for name in shapes}
+        return None
+    source.fit(model)
+    shapes = {n.removeprefix("model."): shape for n, (shape, _) in source.shapes.items() if n.startswith("model.")}
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
     found = {name: _stored_name(name, tied, shapes) for name in wanted}
@@ -65,7 +69,7 @@ def model_class(folder: Path) -> tuple[Any, Any]:
     return config, transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
-def _on_meta(assets: Path) -> torch.nn.Module | None:
+def _on_meta(assets: Path) -> Any:
     config, built = model_class(assets)
     if built is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ....parallel.shards import local_part
 from ..source import Source
 from ..tensors import Shapes
+from .mapped import let_go_of_files
 
 
 class Lazy(NamedTuple):
@@ -63,6 +64,17 @@ class WholeTensors(Source):
                 tensor._local_tensor.copy_(local_part(whole, tensor))
             else:
                 tensor.copy_(whole)
+
+    @torch.no_grad()
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        touched = 0
+        for name in names:
+            whole = self.entries[name].make()
+            yield whole.flatten()  # as it lies in its file, or was put together from there
+            touched += whole.nbytes
+            if touched >= limit:
+                touched = 0
+                let_go_of_files(self.path)
 
 
 def forget(source: Source, *cached: str) -> None:

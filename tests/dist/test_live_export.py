@@ -1,0 +1,138 @@
+"""A run exports its own checkpoints: the model in ``exported`` is the checkpoint's, and training does not notice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.metrics import lines
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trireme import UserError
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.plan import Plan
+from trireme.trainer.build import train
+from trireme.trainer.callbacks.export import Export
+from trireme.trainer.checkpoint.export import ExportOptions, export
+from trireme.trainer.state import Control
+
+EXPORT = "+callbacks.export._target_=trireme.trainer.callbacks.export.Export"
+
+
+PLAIN = Export._export
+
+
+def _late(self: Export, checkpoint: Path) -> None:
+    time.sleep(1)
+    PLAIN(self, checkpoint)
+
+
+class Slow(Export):
+    """Takes its time, so that saves, rotations and the end of training overtake it."""
+
+    seconds = 1.0
+
+    def _export(self, checkpoint: Path) -> None:
+        time.sleep(self.seconds)
+        super()._export(checkpoint)
+
+
+def _train(run_dir: Path, *overrides: str, steps: int = 6) -> None:
+    short = ["trainer.eval_at_end=false", f"trainer.max_steps={steps}", "checkpoint.every=2", "checkpoint.keep_last=1"]
+    train(tiny_recipe(run_dir, *short, *overrides))
+
+
+def _same(one: Path, other: Path) -> bool:
+    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def _spread(run_dir: Path) -> None:
+    Export._export = _late  # type: ignore[method-assign]  (in this rank only)
+    _train(
+        run_dir,
+        "plan=fsdp_full_shard",
+        EXPORT,
+        "+callbacks.export.at=every_save",
+        "+callbacks.export.dtype=bf16",
+    )
+
+
+def test_every_save_on_two_ranks(tmp_path: Path) -> None:
+    """Checkpoints are rotated away while they are exported; what is there at the end is the last one."""
+    run_ranks(_spread, 2, tmp_path / "run")
+    offline = export(str(tmp_path / "run"), str(tmp_path / "offline"), ExportOptions("bf16"))
+    assert _same(tmp_path / "run" / "exported", offline)
+    assert sorted(path.name for path in (tmp_path / "run").glob(".*")) == []
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "was not exported" not in log and log.count("exported ") >= 1
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "exported", dtype="auto").dtype == torch.bfloat16
+
+
+def test_at_the_end_and_again(tmp_path: Path) -> None:
+    """Training is as without it; a run that is started again after its end does not export again."""
+    out = tmp_path / "models" / "mine"
+    overrides = [EXPORT, f"+callbacks.export.out={out}", "+callbacks.export.ema=true", "+ema.decay=0.5"]
+    _train(tmp_path / "run", *overrides)
+    _train(tmp_path / "plain", "+ema.decay=0.5")
+    assert lines(tmp_path / "run") == lines(tmp_path / "plain")
+    assert _same(out, export(str(tmp_path / "plain"), str(tmp_path / "offline"), ExportOptions(ema=True)))
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    _train(tmp_path / "run", *overrides)
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="keeps no average"):
+        _train(tmp_path / "other", EXPORT, "+callbacks.export.ema=true")
+
+
+def test_a_failure_is_reported_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    _train(tmp_path / "run", EXPORT, f"+callbacks.export.out={tmp_path}/file/out", "+callbacks.export.at=every_save")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "step_00000006 was not exported; training goes on" in log and "Traceback" not in log
+    assert (tmp_path / "run" / "checkpoints" / "step_00000006" / "manifest.json").exists()
+
+
+def _wait_beyond_the_limit(run_dir: str) -> float:
+    limit = 2.0
+    mesh = build_mesh(Plan(name="ddp", shard=1, replicate="auto"), timeout_minutes=limit / 60)
+    trainer = SimpleNamespace(mesh=mesh, ema=None, run_dir=Path(run_dir), store=None)
+    callback, state, control = Slow("every_save"), None, Control()
+    callback.seconds = 3 * limit
+    callback.on_train_begin(trainer, state, control)
+    mesh.barrier()
+    callback.on_save(trainer, state, control, next(Path(run_dir).glob("checkpoints/step_*")))
+    began = time.monotonic()
+    callback.on_train_end(trainer, state, control)
+    waited = time.monotonic() - began
+    callback.close()
+    mesh.close()
+    return waited / limit
+
+
+def test_nobody_waits_beyond_the_time_limit_of_collectives(tmp_path: Path) -> None:
+    _train(tmp_path / "run", steps=2)
+    assert all(waited > 2 for waited in run_ranks(_wait_beyond_the_limit, 2, str(tmp_path / "run")))
+    assert _same(tmp_path / "run" / "exported", export(str(tmp_path / "run"), str(tmp_path / "offline")))
+
+
+def test_a_failed_run_drops_its_export(tmp_path: Path) -> None:
+    """close() without on_train_end: nothing is waited for, nothing half is left."""
+    _train(tmp_path / "run", steps=2)
+    trainer = SimpleNamespace(mesh=SimpleNamespace(is_main=True), ema=None, run_dir=tmp_path / "run")
+    callback = Slow("every_save")
+    callback.on_train_begin(trainer, None, Control())  # type: ignore[arg-type]
+    callback.on_save(trainer, None, Control(), tmp_path / "run" / "checkpoints" / "step_00000002")  # type: ignore[arg-type]
+    callback.close()
+    assert not (tmp_path / "run" / "exported").exists() and not list((tmp_path / "run").glob(".*"))
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="at='never' is not known"):
+        Export(at="never")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_shard_size='5 apples' is not a size"):
+        Export(max_shard_size="5 apples")

@@ -1,0 +1,94 @@
+"""Pushing to a hub: the real client against a small server on the loopback, from the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.command import tiny_command
+from helpers.hub import Hub, hub
+from trireme.trainer.callbacks.push import Push
+from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.layout import verify
+
+
+def _train(server: Hub, run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_of_a_test", "HF_HOME": str(run_dir.parent / "hf")}
+    short = ["trainer.eval_at_end=false", "trainer.max_steps=4", "checkpoint.every=2", "checkpoint.keep_last=1"]
+    push = "+callbacks.push._target_=trireme.trainer.callbacks.push.Push"
+    command = tiny_command(run_dir, *short, push, *(f"+callbacks.push.{override}" for override in overrides))
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def _model(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def _top(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if "/" not in name and not name.startswith(".")}
+
+
+def test_all_checkpoints(tmp_path: Path) -> None:
+    """Every checkpoint is there as it was written, although the run keeps one; the model is the last one's."""
+    with hub() as server:
+        done = _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=all_checkpoints", "private=true")
+        assert done.returncode == 0, done.stderr
+        files = server.files["me/tiny"]
+    assert server.private["me/tiny"] == "private" and server.tokens == {"Bearer hf_of_a_test"}
+    assert _top(files) == _model(export(str(tmp_path / "run"), str(tmp_path / "offline")))
+    for step in (2, 4):
+        folder = tmp_path / "pulled" / f"step_{step:08d}"
+        for name, content in files.items():
+            if name.startswith(f"checkpoints/{folder.name}/"):
+                (folder / name.split("/", 2)[2]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name.split("/", 2)[2]).write_bytes(content)
+        assert verify(folder) is None
+    assert [message for message, _ in server.commits] == [
+        "Step 2",
+        "Step 2, checkpoint",
+        "Step 4",
+        "Step 4, checkpoint",
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("strategy", "folders"), [("end", set()), ("every_save", set()), ("checkpoint", {"last-checkpoint"})]
+)
+def test_other_strategies(tmp_path: Path, strategy: str, folders: set[str]) -> None:
+    with hub() as server:
+        done = _train(server, tmp_path / "run", "hub_id=me/tiny", f"strategy={strategy}")
+        assert done.returncode == 0, done.stderr
+        files = server.files["me/tiny"]
+    assert {name.split("/")[0] for name in files if "/" in name} == folders
+    assert _top(files) == _model(export(str(tmp_path / "run"), str(tmp_path / "offline")))
+    messages = [message for message, _ in server.commits]
+    assert messages[0 if strategy == "end" else -1].startswith("Step 4")
+    if folders:  # only what belongs to the newest one is left in it
+        newest = tmp_path / "run" / "checkpoints" / "step_00000004"
+        held = {str(file.relative_to(newest)): file.read_bytes() for file in newest.rglob("*") if file.is_file()}
+        assert {n.split("/", 1)[1]: c for n, c in files.items() if "/" in n} == held
+
+
+@pytest.mark.long
+def test_a_hub_that_fails_stops_nothing_but_one_that_refuses_does(tmp_path: Path) -> None:
+    with hub() as server:
+        refused = _train(server, tmp_path / "refused", "hub_id=others/tiny")
+        assert refused.returncode == 2 and "You may not write there" in refused.stderr and "HF_TOKEN" in refused.stderr
+        assert not (tmp_path / "refused" / "checkpoints").exists()
+        server.closed = True
+        done = _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=end")
+        assert done.returncode == 0, done.stderr
+        assert "step_00000004 was not pushed; training goes on" in (tmp_path / "run" / "log.txt").read_text()
+        assert (tmp_path / "run" / "exported" / "model.safetensors").exists()
+    done = _train(server, tmp_path / "alone", "hub_id=me/tiny", "strategy=end")  # nobody listens any more
+    assert done.returncode == 0, done.stderr
+    assert "cannot be reached now" in (tmp_path / "alone" / "log.txt").read_text()
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="strategy='sometimes' is not known"):
+        Push("me/tiny", strategy="sometimes")  # type: ignore[arg-type]

@@ -1,0 +1,119 @@
+"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make a repository and commit files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Hub:
+    """What was sent."""
+
+    endpoint: str = ""
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Repository -> path -> content now."""
+    private: dict[str, str | None] = field(default_factory=dict)
+    """Repository -> visibility that was asked for."""
+    commits: list[tuple[str, list[str]]] = field(default_factory=list)
+    """(message, added or deleted paths) in order."""
+    tokens: set[str | None] = field(default_factory=set)
+    closed: bool = False
+    """Takes no commit."""
+
+
+@contextmanager
+def hub() -> Iterator[Hub]:
+    """Serve until the block ends. Repositories of the owner ``others`` may not be written."""
+    state = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+        def answer(self, status: int, value: Any) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            state.tokens.add(self.headers.get("Authorization"))
+            path = self.path.partition("?")[0]
+            if path == "/api/repos/create":
+                self.answer(*create(state, json.loads(body)))
+            elif "/preupload/" in path:
+                self.answer(200, {"files": [known(state, path, file) for file in json.loads(body)["files"]]})
+            elif "/commit/" in path:
+                self.answer(*commit(state, path, [json.loads(line) for line in body.splitlines()]))
+            else:
+                self.answer(404, {"error": path})
+
+        def do_GET(self) -> None:
+            repository = "/".join(self.path.split("/")[3:5]).partition("?")[0]
+            if not self.path.startswith("/api/models/") or repository not in state.files:
+                self.answer(404, {"error": self.path})
+            elif "/tree/" in self.path:
+                held = state.files[repository].items()
+                self.answer(200, [{"type": "file", "path": p, "size": len(c), "oid": oid(c)} for p, c in held])
+            else:
+                names = [{"rfilename": name} for name in state.files[repository]]
+                self.answer(200, {"id": repository, "sha": "0" * 40, "siblings": names})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    state.endpoint = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def create(state: Hub, wanted: dict[str, Any]) -> tuple[int, Any]:
+    name = f"{wanted['organization']}/{wanted['name']}"
+    if wanted["organization"] == "others":
+        return 403, {"error": "You may not write there"}
+    if name in state.files:
+        return 409, {"error": "You already created this model repo", "url": f"{state.endpoint}/{name}"}
+    state.files[name], state.private[name] = {}, wanted.get("visibility")
+    return 200, {"url": f"{state.endpoint}/{name}", "name": name}
+
+
+def known(state: Hub, path: str, file: dict[str, Any]) -> dict[str, Any]:
+    """Every file goes into the commit itself, unless it is there already."""
+    held = state.files["/".join(path.split("/")[3:5])].get(file["path"])
+    return {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": oid(held) if held else None}
+
+
+def oid(content: bytes) -> str:
+    """As git names a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def commit(state: Hub, path: str, lines: list[dict[str, Any]]) -> tuple[int, Any]:
+    if state.closed:
+        return 403, {"error": "closed for maintenance"}
+    repository = "/".join(path.split("/")[3:5])
+    held, touched = state.files[repository], []
+    for line in lines[1:]:
+        name = line["value"]["path"]
+        touched.append(name)
+        if line["key"] == "file":
+            held[name] = base64.b64decode(line["value"]["content"])
+        else:
+            for gone in [key for key in held if key == name or key.startswith(f"{name.rstrip('/')}/")]:
+                del held[gone]
+    state.commits.append((lines[0]["value"]["summary"], touched))
+    return 200, {"success": True, "commitOid": "1" * 40, "commitUrl": f"{state.endpoint}/{repository}/commit/1"}

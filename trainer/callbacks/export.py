@@ -1,0 +1,178 @@
+"""Export: turns checkpoints into a folder that ``transformers`` loads, while training goes on.
+
+Rank 0 exports in a thread, one checkpoint at a time; copying files needs no other rank. A checkpoint may be rotated
+away meanwhile, so the thread reads hard links to its files. At the end the ranks wait together, in one short collective
+after the other, so that none runs into its time limit however long an export takes. An export that fails is reported
+and stops nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ... import Problem, UserError
+from ..checkpoint.export import ExportOptions, export_source
+from ..checkpoint.layout import complete_checkpoints, verify
+from ..checkpoint.source import Checkpoint
+from .callback import Callback
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS = 2.0
+
+
+class Cancelled(Exception):
+    """Training has failed or was interrupted; nobody waits for this export."""
+
+
+class Export(Callback):
+    """Keeps ``out`` a whole model: that of the newest checkpoint, or of the last one.
+
+    Args:
+        at: ``end`` exports the last checkpoint, ``every_save`` each one; while an export runs, only the newest waits.
+        dtype: fp32, bf16 or fp16.
+        ema: the averaged weights.
+        max_shard_size: largest weight file, as ``500MB`` or ``5GB``.
+        memory: most memory that is used, above the largest tensor.
+        out: folder to write; null is ``exported`` in the run folder. It is replaced when a new one is complete.
+    """
+
+    def __init__(
+        self,
+        at: Literal["end", "every_save"] = "end",
+        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        ema: bool = False,
+        max_shard_size: str = "5GB",
+        memory: str = "1GiB",
+        out: str | None = None,
+    ) -> None:
+        if at not in ("end", "every_save"):
+            raise ValueError(f"at={at!r} is not known; use end or every_save")
+        self.at, self.out = at, out
+        self.options = ExportOptions(dtype, ema, max_shard_size, memory)
+        self.keeps_all = False
+        self._saved: Path | None = None
+        self._waiting: list[Path] = []
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if self.options.ema and trainer.ema is None:
+            fix = "train with `ema=average`, or leave ema out of this callback"
+            raise UserError(Problem("callbacks.export.ema", "this run keeps no average of the weights", fix))
+        self.folder = Path(self.out).expanduser() if self.out else trainer.run_dir / "exported"
+        self.links = trainer.run_dir / ".exporting"
+        if trainer.mesh.is_main:
+            shutil.rmtree(self.links, ignore_errors=True)  # of a run that was killed
+
+    def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
+        if not trainer.mesh.is_main:
+            return
+        self._saved = path
+        if self.at == "every_save":
+            self._enqueue(path)
+
+    def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        if getattr(control, "interrupted", False):  # what ended the run will not wait; the resumed run exports
+            return
+        if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
+            self._export_last(trainer)
+        while trainer.mesh.any_flags([self._busy()])[0]:
+            pass
+
+    def close(self) -> None:
+        """An export that still runs is dropped: training has failed, or was interrupted."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            shutil.rmtree(self.links, ignore_errors=True)
+
+    def exported(self, checkpoint: Path) -> None:
+        """``self.folder`` now holds the model of ``checkpoint``; called in the thread."""
+
+    def _export_last(self, trainer: Trainer) -> None:
+        """A run that had nothing left to train has saved nothing, and may have been exported before."""
+        if self._saved is None and self.folder.exists():
+            return
+        path = self._saved or next(iter(complete_checkpoints(trainer.store.root)), None)
+        if path is None:
+            log.warning(
+                "nothing is exported, since this run has saved no checkpoint (checkpoint.at_end=true saves one)"
+            )
+        else:
+            self._enqueue(path)
+
+    def _enqueue(self, path: Path) -> None:
+        try:
+            linked = self._link(path)
+        except OSError as error:
+            log.error("%s is not exported: %s", path.name, error.strerror or error)
+            return
+        with self._lock:
+            passed_over, self._waiting = ([], self._waiting) if self.keeps_all else (self._waiting, [])
+            self._waiting.append(linked)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="export", daemon=True)
+                self._thread.start()
+        for folder in passed_over:
+            self._forget(folder)
+
+    def _link(self, path: Path) -> Path:
+        """The files of a checkpoint under a second name; the checkpoint itself where the file system has no links."""
+        linked = self.links / path.name
+        shutil.rmtree(linked, ignore_errors=True)
+        try:
+            shutil.copytree(path, linked, copy_function=os.link)
+        except (shutil.Error, OSError):
+            shutil.rmtree(linked, ignore_errors=True)
+            return path
+        return linked
+
+    def _forget(self, linked: Path) -> None:
+        if linked.parent == self.links:
+            shutil.rmtree(linked, ignore_errors=True)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                checkpoint = self._waiting.pop(0)
+            try:
+                self._export(checkpoint)
+            except Cancelled:
+                return
+            except UserError as error:
+                log.error("%s was not exported; training goes on. %s", checkpoint.name, error)
+            except Exception:
+                log.exception("%s was not exported; training goes on", checkpoint.name)
+            finally:
+                self._forget(checkpoint)
+
+    def _export(self, checkpoint: Path) -> None:
+        self._check()
+        reason = verify(checkpoint, contents=False)  # that all is here: nodes may keep their own shards
+        if reason:
+            raise UserError(f"The checkpoint {reason}.")
+        export_source(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
+        self.exported(checkpoint)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+
+    def _busy(self) -> bool:
+        thread = self._thread
+        if thread is None:
+            return False
+        thread.join(WAIT_SECONDS)
+        return thread.is_alive()

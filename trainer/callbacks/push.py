@@ -1,0 +1,117 @@
+"""Push: uploads what a run exports to a repository on the Hugging Face Hub, while training goes on.
+
+The strategies are those of ``transformers``' ``hub_strategy``. Uploads happen in the thread that exports, so a push
+that is slower than the saves skips to the newest one. The library's own login is used (``hf auth login`` or
+``HF_TOKEN``): a token does not belong into a recipe.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ... import Problem, UserError
+from .export import Export
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+NOT_ALLOWED = (400, 401, 403, 404)
+
+
+class Push(Export):
+    """Exports as ``Export`` does, then uploads.
+
+    Args:
+        hub_id: repository, as ``owner/name``; it is made if there is none.
+        strategy: ``end`` pushes the last model, ``every_save`` the model at each save; ``checkpoint`` pushes also the
+            newest checkpoint, as ``last-checkpoint``, and ``all_checkpoints`` all of them, as ``checkpoints/step_*``:
+            a run can be resumed from either folder.
+        private: of a repository that is made; null leaves it to the owner's default.
+        dtype, ema, max_shard_size, memory, out: as of ``Export``.
+    """
+
+    def __init__(
+        self,
+        hub_id: str,
+        strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = "every_save",
+        private: bool | None = None,
+        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        ema: bool = False,
+        max_shard_size: str = "5GB",
+        memory: str = "1GiB",
+        out: str | None = None,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy={strategy!r} is not known; use one of {', '.join(STRATEGIES)}")
+        super().__init__("end" if strategy == "end" else "every_save", dtype, ema, max_shard_size, memory, out)
+        self.hub_id, self.strategy, self.private = hub_id, strategy, private
+        self.keeps_all = strategy == "all_checkpoints"
+
+    def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Make the repository, so that what the user can mend is said before training.
+
+        Raises:
+            UserError: on all ranks: there is no login, or it may not write there.
+        """
+        from huggingface_hub.utils import disable_progress_bars
+
+        super().on_train_begin(trainer, state, control)
+        disable_progress_bars()  # of uploads, in the middle of the run's own
+        refused = trainer.mesh.broadcast_object(self._refused() if trainer.mesh.is_main else None)
+        if refused:
+            fix = "log in with `hf auth login` or set HF_TOKEN, and name a repository you may write to"
+            raise UserError(Problem("callbacks.push.hub_id", f"cannot be pushed to: {refused}", fix, self.hub_id))
+
+    def exported(self, checkpoint: Path) -> None:
+        try:
+            self._push(checkpoint)
+        except Exception as error:  # of the client, or of the HTTP library under it
+            log.error("%s was not pushed; training goes on. %s", checkpoint.name, error)
+
+    def _push(self, checkpoint: Path) -> None:
+        step = f"Step {int(checkpoint.name.removeprefix('step_'))}"
+        self._make()
+        self._upload(self.folder, None, step)
+        if self.strategy == "checkpoint":
+            self._upload(checkpoint, "last-checkpoint", f"{step}, checkpoint")
+        elif self.strategy == "all_checkpoints":
+            self._upload(checkpoint, f"checkpoints/{checkpoint.name}", f"{step}, checkpoint")
+        log.info("pushed %s to %s", checkpoint.name, self.hub_id)
+
+    def _refused(self) -> str | None:
+        """Why nothing can be pushed, if that is certain: a network that is down may be up at the first push."""
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            self._make()
+        except HFValidationError as error:
+            return str(error)
+        except HfHubHTTPError as error:
+            if error.response is not None and error.response.status_code in NOT_ALLOWED:
+                return error.server_message or str(error)
+            log.warning("%s cannot be reached now: %s", self.hub_id, error)
+        except Exception as error:  # the HTTP library's own errors
+            log.warning("%s cannot be reached now: %s", self.hub_id, error)
+        return None
+
+    def _make(self) -> None:
+        from huggingface_hub import HfApi
+
+        HfApi().create_repo(self.hub_id, private=self.private, exist_ok=True)
+
+    def _upload(self, folder: Path, where: str | None, message: str) -> None:
+        """What an earlier push left in a folder of its own, and this one does not have, is deleted."""
+        from huggingface_hub import HfApi
+
+        HfApi().upload_folder(
+            repo_id=self.hub_id,
+            folder_path=folder,
+            path_in_repo=where,
+            commit_message=message,
+            delete_patterns="*" if where else None,
+        )
