@@ -9,11 +9,16 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .failures import OWN_LAUNCH, raise_failure
+from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import LogsSpecs
 
 ENTRY = "trireme.launch.train"
 
@@ -41,12 +46,12 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
         SystemExit: another signal ended the run; 128 plus its number.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logs = run_dir / "logs"
-    specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+    errors = tempfile.TemporaryDirectory(prefix="trireme_errors_")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -54,7 +59,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         max_restarts=0,
         monitor_interval=0.1,
         run_id=time.strftime("%Y%m%d-%H%M%S"),
-        logs_specs=specs,
+        logs_specs=_log_files(logs, Path(errors.name), ranks),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
@@ -72,6 +77,23 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         raise SystemExit(128 + int(error.sigval)) from None
     finally:
         del os.environ[OWN_LAUNCH]
+        errors.cleanup()
+
+
+def _log_files(logs: Path, errors: Path, ranks: int) -> LogsSpecs:
+    """Output of ranks but the first goes to ``logs``; what a rank says of its failure to ``errors``, since the disk of
+    the run may be what has failed: torch falls over a file that could only be begun."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
+
+    class Logs(DefaultLogsSpecs):
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+            files = super().reify(envs)
+            attempt = tempfile.mkdtemp(dir=errors)
+            for rank, env in envs.items():
+                files.error_files[rank] = env[ERROR_FILE] = f"{attempt}/{rank}.json"
+            return files
+
+    return Logs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
 
 
 def _silence() -> None:
