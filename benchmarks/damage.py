@@ -188,11 +188,9 @@ def free_disk(run_dir: Path) -> None:
 
 def make_read_only(start: Start) -> bool:
     """Root passes over mode bits, so the folder is mounted over itself, read-only."""
-    if not any_moment(start):
+    if not any_moment(start) or not start.wait_until(start.run_dir.is_dir):
         return False
-    choices = [path for path in (start.checkpoints, start.run_dir) if path.is_dir()]
-    folder = start.random.choice(choices) if choices else None
-    return folder is not None and mount_read_only(folder)
+    return mount_read_only(start.random.choice([path for path in (start.checkpoints, start.run_dir) if path.is_dir()]))
 
 
 def mount_read_only(folder: Path) -> bool:
@@ -204,7 +202,7 @@ def mount_read_only(folder: Path) -> bool:
 def make_writable(run_dir: Path) -> None:
     for folder in (run_dir / "checkpoints", run_dir):
         if os.path.ismount(folder):
-            subprocess.run(["umount", str(folder)], check=True, capture_output=True)
+            subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
 
 
 def nothing(run_dir: Path) -> None:

@@ -10,16 +10,20 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..trainer.error_file import ERROR_FILE
 from ..trainer.interruption import STARTED, run_started
 from .failures import OWN_LAUNCH, left_a_file, raise_failure
 from .report import SAVED
 
 if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import LogsSpecs
+
     from .agent import Agent
 
 ENTRY = "trireme.launch.train"
@@ -52,8 +56,8 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
     """
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    logs = run_dir / "logs"
-    agent = _agent(ranks, arguments, logs, entry, max_restarts)
+    logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
+    agent = _agent(ranks, arguments, _log_files(logs, Path(errors.name), ranks), entry, max_restarts)
     silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
     os.environ.setdefault(STARTED, str(run_started()))
@@ -67,6 +71,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
     finally:
         for name in (OWN_LAUNCH, "TORCHELASTIC_SIGNALS_TO_HANDLE"):
             del os.environ[name]
+        errors.cleanup()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
         saved = any(failure.exitcode == SAVED for failure in result.failures.values())
@@ -75,15 +80,30 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         raise_failure(result.failures, ranks, lambda rank: _log_of(logs, rank))
 
 
+def _log_files(logs: Path, errors: Path, ranks: int) -> LogsSpecs:
+    """Output of ranks but the first goes to ``logs``; what a rank says of its failure to ``errors``, since the disk of
+    the run may be what has failed: torch falls over a file that could only be begun."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
+
+    class Logs(DefaultLogsSpecs):
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+            files = super().reify(envs)
+            attempt = tempfile.mkdtemp(dir=errors)
+            for rank, env in envs.items():
+                files.error_files[rank] = env[ERROR_FILE] = f"{attempt}/{rank}.json"
+            return files
+
+    return Logs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+
+
 def _end_by(received: signal.Signals) -> NoReturn:
     if received == signal.SIGINT:
         raise KeyboardInterrupt from None
     raise SystemExit(128 + int(received)) from None
 
 
-def _agent(ranks: int, arguments: Sequence[str], logs: Path, entry: str, max_restarts: int) -> Agent:
+def _agent(ranks: int, arguments: Sequence[str], specs: LogsSpecs, entry: str, max_restarts: int) -> Agent:
     from torch.distributed.elastic.agent.server import WorkerSpec
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
     from torch.distributed.launcher.api import LaunchConfig
@@ -91,7 +111,6 @@ def _agent(ranks: int, arguments: Sequence[str], logs: Path, entry: str, max_res
     from .agent import Agent
 
     run_id = time.strftime("%Y%m%d-%H%M%S")
-    specs = DefaultLogsSpecs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
     rendezvous = RendezvousParameters("c10d", "localhost:0", run_id, min_nodes=1, max_nodes=1, local_addr="localhost")
     spec = WorkerSpec(
         role="rank",

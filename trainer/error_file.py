@@ -32,5 +32,6 @@ def record(error: Exception) -> None:
     }
     try:
         Path(path).write_text(json.dumps(data, default=str))
-    except OSError:  # a full disk must not hide the error itself
+    except OSError:  # a full disk must not hide the error itself, nor leave a file that nobody can read
+        Path(path).unlink(missing_ok=True)
         print(stack, file=sys.stderr)

@@ -40,7 +40,9 @@ def test_hidden_commands_stay_hidden() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize(("line", "expected"), [("trireme che", "check"), (f"trireme train {RECIPE} plan=dd", "ddp")])
+@pytest.mark.parametrize(
+    ("line", "expected"), [("trireme gen", "generate"), (f"trireme train {RECIPE} plan=dd", "ddp")]
+)
 def test_script_in_bash(line: str, expected: str, tmp_path: Path) -> None:
     command = tmp_path / "trireme"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m trireme.launch.cli "$@"\n')

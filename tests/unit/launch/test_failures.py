@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from trireme import Problem, UserError
+from trireme.launch.elastic import _log_files
 from trireme.launch.failures import first_failure, raise_failure, record, run_rank
 from trireme.launch.report import LeftEarly, RanksFailed
 
@@ -89,3 +93,35 @@ def test_a_rank_without_a_launcher_to_tell_prints_by_itself(monkeypatch: pytest.
     assert run_rank(lambda: 1 / 0) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert run_rank(lambda: None) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """torch's launcher falls over an error file that could only be begun."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        with contextlib.suppress(OSError):
+            (tmp_path / "filler").write_bytes(bytes(100_000))
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+        record(UserError(Problem("run.dir", "is full", "free space")))
+        assert not (tmp_path / "error.json").exists()
+        assert "is full" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
+    """One for each rank and attempt."""
+    (tmp_path / "errors").mkdir()
+    logs = _log_files(tmp_path / "logs", tmp_path / "errors", 2)
+    seen: set[str] = set()
+    for attempt in ("0", "1"):
+        envs = {rank: {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": attempt} for rank in range(2)}
+        files = logs.reify(envs)
+        assert [env["TORCHELASTIC_ERROR_FILE"] for env in envs.values()] == list(files.error_files.values())
+        assert all(path.startswith(str(tmp_path / "errors")) for path in files.error_files.values())
+        assert files.stderrs[1].startswith(str(tmp_path / "logs"))
+        seen |= set(files.error_files.values())
+    assert len(seen) == 4
