@@ -68,3 +68,14 @@ def test_an_unknown_operator_is_not_left_out():
         schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("c10d::")
     }
     assert known <= set(traffic.KINDS) | {"gather_", "scatter_"}  # which nothing here uses: the counter raises
+
+
+def test_saving_is_measured_in_turns(tmp_path: Path):
+    saving = load("saving")
+    size = {"hidden": 64, "layers": 2, "length": 32, "batch": 2}
+    measured = saving.on_ranks("ddp", size, block=2, rounds=2, folder=str(tmp_path))
+    assert len(measured.rounds) == 2 and 3 * 4 * measured.parameters / 2**20 < measured.state
+    for turn in measured.rounds:
+        assert turn.stall > 0 and turn.synchronous > 0 and turn.steps >= 1
+    cells, part = saving.row("ddp", measured)
+    assert part == measured.rounds[1].stall / measured.rounds[1].synchronous and len(cells) == 11
