@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=9)
     parser.add_argument("--folder", help="where checkpoints are written (default: the system's temporary folder)")
     options = parser.parse_args(argv)
-    size = {"hidden": options.hidden, "layers": options.layers, "length": 128, "batch": 2}
+    size = {"hidden": options.hidden, "layers": options.layers, "length": 32, "batch": 2}
     columns = ("plan", "ranks", "M parameters", "MiB a rank", "synchronous, s", "stall, s", "of synchronous")
     table = Table(
         *columns, "first stall, s", "steps meanwhile", "slow-down, s", "with slow-down", title="saving a checkpoint"

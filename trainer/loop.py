@@ -149,7 +149,7 @@ class Trainer:
         if self._stream is not None:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
-        background = self.checkpoints.asynchronous and not wait
+        background = self.store.asynchronous and not wait
         contents = Contents(
             self.state.step,
             self.checkpoint_tensors(self.store.staging.take if background else as_it_is),
@@ -158,7 +158,7 @@ class Trainer:
             self.recipe.plan.name,
             metric,
         )
-        if background:
+        if background and self.store.staged():
             self.store.begin(contents)
         else:
             self._saved(self.store.save(contents))

@@ -22,6 +22,7 @@ from trireme import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.callbacks.callback import Callback
+from trireme.trainer.checkpoint.stage import Staging
 from trireme.trainer.checkpoint.write import Writer
 from trireme.trainer.loop import Trainer
 from trireme.trainer.run_folder import open_run_folder
@@ -168,6 +169,27 @@ def _refused(run_dir: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as refusal:
         _plain(run_dir, *overrides)
     return str(refusal.value)
+
+
+def _without_memory(run_dir: Path, *overrides: str) -> list:
+    trainer, watch = _trainer(run_dir, 0, list(overrides))
+    for rank in range(2):
+        (run_dir / f"go.{rank}").touch()
+    if trainer.mesh.rank == 1:
+        trainer.store.staging = Staging(reserve=2**60)
+    trainer.fit()
+    trainer.mesh.close()
+    return watch.seen
+
+
+def test_without_memory_for_a_copy_training_waits(tmp_path: Path) -> None:
+    """One rank has none; all save while training waits, and nothing is missing."""
+    for seen in run_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
+        assert [event for event in seen if isinstance(event[0], str)][:3] == [
+            (f"step_{step:08d}", step) for step in (2, 4, 6)
+        ]
+        assert not any(in_flight for step, in_flight, _ in (event for event in seen if isinstance(event[0], int)))
+    assert len(_tensors(tmp_path, 6)) > 10
 
 
 def _fails_later(run_dir: Path, *overrides: str) -> None:
