@@ -164,7 +164,7 @@ class Trainer:
             self.state.data = self._stream.state()
         metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
         native = self._write_native if self.checkpoints.deepspeed else None
-        background = self.checkpoints.asynchronous and not wait and native is None  # engines write between steps only
+        background = self.store.asynchronous and not wait and native is None  # engines write between steps only
         contents = Contents(
             self.state.step,
             self.checkpoint_tensors(self.store.staging.take if background else as_it_is),
@@ -174,7 +174,7 @@ class Trainer:
             native,
             metric,
         )
-        if background:
+        if background and self.store.staged():
             self.store.begin(contents)
         else:
             self._saved(self.store.save(contents))

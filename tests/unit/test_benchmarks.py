@@ -78,3 +78,14 @@ def test_an_export_runs_under_its_limit(tmp_path: Path, monkeypatch: pytest.Monk
     assert line["limit"] is not None and 0 < line["peak"] < 64 * 2**20
     assert line["seconds"] > 0 and line["cp"]["seconds"] > 0
     assert list(tmp_path.iterdir()) == []  # it cleans up
+
+
+def test_saving_is_measured_in_turns(tmp_path: Path):
+    saving = load("saving")
+    size = {"hidden": 64, "layers": 2, "length": 32, "batch": 2}
+    measured = saving.on_ranks("ddp", size, block=2, rounds=2, folder=str(tmp_path))
+    assert len(measured.rounds) == 2 and 3 * 4 * measured.parameters / 2**20 < measured.state
+    for turn in measured.rounds:
+        assert turn.stall > 0 and turn.synchronous > 0 and turn.steps >= 1
+    cells, part = saving.row("ddp", measured)
+    assert part == measured.rounds[1].stall / measured.rounds[1].synchronous and len(cells) == 11

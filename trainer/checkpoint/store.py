@@ -36,6 +36,7 @@ class Checkpoints:
         """A collective call."""
         self.root, self.config, self.mesh = root, config, mesh
         self.nodes = nodes or Nodes((0,) * mesh.world_size, mesh.rank)
+        self.asynchronous = config.asynchronous
         self.staging = Staging()
         self._writer = Writer(root, Together(mesh, mesh.new_group() if config.asynchronous else None), self.nodes)
         self._thread: ThreadPoolExecutor | None = None
@@ -52,10 +53,22 @@ class Checkpoints:
             self._rotate(contents.step)
         return path
 
+    def staged(self) -> bool:
+        """Whether all ranks had room for their copies; a collective call.
+
+        If not, what was taken can be saved while the caller waits, and ``asynchronous`` is off from now on.
+        """
+        self.staging.wait()
+        if self.mesh.any_flags([self.staging.full])[0]:
+            self.staging.release()
+            self.asynchronous = False
+            if self.mesh.is_main:
+                log.warning("no memory for a copy of the training state: training waits while checkpoints are written")
+        return self.asynchronous
+
     def begin(self, contents: Contents) -> None:
         """Write a checkpoint in the background; all ranks call it, and none is in flight."""
         assert self._written is None, "a checkpoint is in flight"
-        self.staging.wait()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
         self._written = self._thread.submit(self.save, replace(contents, state=copy.deepcopy(contents.state)))

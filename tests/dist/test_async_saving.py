@@ -1,0 +1,251 @@
+"""Training goes on while a checkpoint is written: the same bytes as a synchronous save, one at a time, never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command import tiny_command
+from helpers.metrics import lines
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from helpers.zero import load_deepspeed
+from safetensors.torch import load_file
+from trireme import UserError
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build, train
+from trireme.trainer.callbacks.callback import Callback
+from trireme.trainer.checkpoint.stage import Staging
+from trireme.trainer.checkpoint.write import Writer
+from trireme.trainer.loop import Trainer
+from trireme.trainer.run_folder import open_run_folder
+
+FEW = ["trainer.max_steps=6", "checkpoint.every=2", "checkpoint.keep_last=null", "trainer.eval_at_end=false"]
+
+
+class Held(Writer):
+    """A writer that begins when it is let go: steps happen meanwhile, and it is known which."""
+
+    go: Path
+
+    def write(self, contents):
+        deadline = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return super().write(contents)
+
+
+class Watch(Callback):
+    """Lets writers go at the end of a step, and notes when checkpoints were begun and complete."""
+
+    def __init__(self, go: Path, after: int) -> None:
+        self.go, self.after, self.seen = go, after, []
+
+    def on_step_end(self, trainer, state, control) -> None:
+        if state.step == self.after:
+            self.go.touch()
+        self.seen.append((state.step, trainer.store.in_flight, trainer.store.writing))
+
+    def on_save(self, trainer, state, control, path: Path) -> None:
+        assert (path / "manifest.json").exists()
+        self.seen.append((path.name, state.step))
+
+    def on_train_end(self, trainer, state, control) -> None:
+        self.seen.append("end")
+
+
+def _trainer(run_dir: Path, after: int, overrides: list[str]) -> tuple[Trainer, Watch]:
+    """A trainer whose first checkpoint is not written before step ``after`` is done."""
+    recipe = tiny_recipe(run_dir, *FEW, *overrides)
+    mesh = build_mesh(recipe.plan)
+    if mesh.is_main:
+        open_run_folder(run_dir, fresh=False)
+    mesh.barrier()
+    trainer = build(recipe, mesh)
+    watch = trainer.callbacks["watch"] = Watch(run_dir / f"go.{mesh.rank}", after)
+    trainer.store._writer.__class__, Held.go = Held, watch.go
+    return trainer, watch
+
+
+def _fit(run_dir: Path, after: int, *overrides: str) -> list:
+    trainer, watch = _trainer(run_dir, after, list(overrides))
+    trainer.fit()
+    trainer.mesh.close()
+    return watch.seen
+
+
+def _plain(run_dir: Path, *overrides: str) -> None:
+    train(tiny_recipe(run_dir, *FEW, *overrides))
+
+
+def _start(plan: str, ranks: int, function, *args: object) -> list:
+    if plan.startswith("zero"):
+        load_deepspeed()
+    return [function(*args)] if ranks == 1 else run_ranks(function, ranks, *args)
+
+
+def _tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    """Every shard by file and name."""
+    files = sorted((run_dir / "checkpoints" / f"step_{step:08d}" / "tensors").glob("*.safetensors"))
+    return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _state(run_dir: Path, step: int) -> dict:
+    return json.loads((run_dir / "checkpoints" / f"step_{step:08d}" / "state.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks"),
+    [
+        ("single", 1),
+        ("fsdp_full_shard", 2),
+        pytest.param("ddp", 2, marks=pytest.mark.long),
+        pytest.param("zero2", 2, marks=pytest.mark.long),
+        pytest.param("tp", 2, marks=pytest.mark.long),
+        pytest.param("pp_1f1b", 2, marks=pytest.mark.long),
+    ],
+)
+def test_the_bytes_are_those_of_the_step(plan: str, ranks: int, tmp_path: Path) -> None:
+    """Two steps change the weights before the first checkpoint is written; it holds those of its own step."""
+    average = [] if plan.startswith("zero") else ["+ema.decay=0.9"]
+    options = [f"plan={plan}", "model=gpt2_tiny", *average]
+    _start(plan, ranks, _plain, tmp_path / "waited", *options, "checkpoint.asynchronous=false")
+    seen = _start(plan, ranks, _fit, tmp_path / "going", 4, *options)
+    assert all((4, True, True) in events for events in seen), seen
+    for step in (2, 4, 6):
+        waited, going = _tensors(tmp_path / "waited", step), _tensors(tmp_path / "going", step)
+        assert waited.keys() == going.keys() and len(waited) > 10
+        assert all(torch.equal(waited[name], going[name]) for name in waited)
+        one, other = (_state(tmp_path / run, step) for run in ("waited", "going"))
+        assert one["trainer"] == other["trainer"] and one["scalars"] == other["scalars"]
+    assert lines(tmp_path / "waited") == lines(tmp_path / "going")
+
+
+def test_one_at_a_time_and_all_ranks_see_it_complete_at_the_same_step(tmp_path: Path) -> None:
+    """The save of step 2 is held until step 4 is done: that of step 4 waits for it, and the end for the last."""
+    first, second = run_ranks(_fit, 2, tmp_path, 4, "plan=ddp")
+    saved = [event for event in first if isinstance(event[0], str)]
+    assert saved == [event for event in second if isinstance(event[0], str)]
+    assert [name for name, *_ in saved] == ["step_00000002", "step_00000004", "step_00000006", "e"]
+    assert saved[0][1] == 4 and first[-1] == second[-1] == "end"
+    assert [step for step, in_flight, _ in (e for e in first if e[0] in (3, 4))] == [3, 4]
+
+
+def test_a_metric_belongs_to_the_step_that_was_saved(tmp_path: Path) -> None:
+    """The best checkpoint is kept although later steps were evaluated while it was written."""
+    _fit(tmp_path, 4, "trainer.eval_every=2", "checkpoint.keep_last=1", "checkpoint.keep_best=1", "optimizer.lr=0.1")
+    metrics = {line["step"]: line["eval_loss"] for line in lines(tmp_path) if "eval_loss" in line}
+    best = min(metrics, key=metrics.__getitem__)
+    kept = {int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*")}
+    assert kept == {best, 6}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_reported_and_training_goes_on(tmp_path: Path) -> None:
+    """Room for one checkpoint and a half, on two ranks: the others fail, the first stays, training reaches its end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4800k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        messages = run_ranks(_refused, 2, disk / "run", "plan=ddp")
+        assert all("could not be written" in message for message in messages)
+        assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step_00000002"]
+        log = (disk / "run" / "log.txt").read_text()
+        assert log.count("No space left on device") == 2 and "all 6 steps are done" in log
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _refused(run_dir: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as refusal:
+        _plain(run_dir, *overrides)
+    return str(refusal.value)
+
+
+def _without_memory(run_dir: Path, *overrides: str) -> list:
+    trainer, watch = _trainer(run_dir, 0, list(overrides))
+    for rank in range(2):
+        (run_dir / f"go.{rank}").touch()
+    if trainer.mesh.rank == 1:
+        trainer.store.staging = Staging(reserve=2**60)
+    trainer.fit()
+    trainer.mesh.close()
+    return watch.seen
+
+
+def test_without_memory_for_a_copy_training_waits(tmp_path: Path) -> None:
+    """One rank has none; all save while training waits, and nothing is missing."""
+    for seen in run_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
+        assert [event for event in seen if isinstance(event[0], str)][:3] == [
+            (f"step_{step:08d}", step) for step in (2, 4, 6)
+        ]
+        assert not any(in_flight for step, in_flight, _ in (event for event in seen if isinstance(event[0], int)))
+    assert len(_tensors(tmp_path, 6)) > 10
+
+
+def _fails_later(run_dir: Path, *overrides: str) -> None:
+    """Training fails at step 3 on rank 1, while the checkpoint of step 2 is in flight."""
+    trainer, watch = _trainer(run_dir, 3, list(overrides))
+
+    def fail(trainer, state, control) -> None:
+        if state.step == 3 and trainer.mesh.rank == 1:
+            for rank in range(2):
+                (run_dir / f"go.{rank}").touch()
+            raise RuntimeError("a fault of its own")
+
+    watch.on_step_end = fail
+    try:
+        trainer.fit()
+    except RuntimeError:
+        trainer.store.close()
+
+
+def test_a_failure_in_training_does_not_lose_the_save_in_flight(tmp_path: Path) -> None:
+    run_ranks(_fails_later, 2, tmp_path, "plan=ddp")
+    assert (tmp_path / "checkpoints" / "step_00000002" / "manifest.json").exists()
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """SIGKILL of one rank with a checkpoint half written: the run ends, and goes on from the one before."""
+    options = ["trainer.max_steps=40", "checkpoint.every=1", "scheduler=cosine", "trainer.eval_at_end=false"]
+    options += ["plan=ddp", "--nproc", "2"]
+    run_dir, hidden = tmp_path / "killed", tmp_path / "killed" / "checkpoints"
+    process = subprocess.Popen(
+        tiny_command(run_dir, *options), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        partial = [path for path in hidden.glob(".step_*.partial") if int(path.name[6:14]) > 5]
+        if partial and (ranks := _ranks_of(process.pid)):
+            os.kill(ranks[-1], signal.SIGKILL)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and b"SIGKILL" in errors, errors.decode()
+    for folder in hidden.glob("step_*"):
+        assert (folder / "manifest.json").exists()
+    for folder, arguments in ((run_dir, options), (tmp_path / "whole", options)):
+        done = subprocess.run(tiny_command(folder, *arguments), capture_output=True, timeout=180)
+        assert done.returncode == 0, done.stderr.decode()
+    assert lines(run_dir) == lines(tmp_path / "whole")
+    # Which rank writes a tensor that both hold depends on the order of the optimizer's state.
+    ours, theirs = (
+        {name.split("/")[1]: tensor for name, tensor in _tensors(folder, 40).items()}
+        for folder in (run_dir, tmp_path / "whole")
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _ranks_of(parent: int) -> list[int]:
+    """Processes that ``parent`` started as ranks, in the order of their start."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = [int(child) for child in children]
+    return [pid for pid in found if re.search(rb"launch\.train", Path(f"/proc/{pid}/cmdline").read_bytes())]
