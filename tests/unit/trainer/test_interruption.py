@@ -9,6 +9,7 @@ import time
 
 import pytest
 from trireme.trainer.interruption import SIGNALS, STARTED, Signals, TimeLimit, parse_time, run_started
+from trireme.trainer.settings import TrainerConfig
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_times_are_read_as_slurm_writes_them(text: str, seconds: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="max_time="):
         parse_time(text)
+    with pytest.raises(ValueError, match="max_time="):
+        TrainerConfig(max_steps=1, max_time=text)
 
 
 def test_the_margin_follows_saves_and_steps() -> None:
