@@ -13,17 +13,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
 
+from .. import UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, SIGNALS
-from .report import SAVED, USER_ERROR
+from .failures import raise_failure
+from .report import SAVED, USER_ERROR, LeftEarly, RanksFailed
 
 FINAL = (SAVED, USER_ERROR)
 """Exit codes of ranks that would only come again."""
@@ -39,8 +41,11 @@ _Agent: Any = LocalElasticAgent  # decorators hide its types
 class Agent(_Agent):
     """Starts ranks, watches them, and tells them what signals this process gets."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, log_of: Callable[[int], str]) -> None:
+        """``log_of``: the log file of a rank, empty for one that writes to the terminal."""
+        super().__init__(spec, logs_specs)
+        self.log_of = log_of
+        self._failures: dict[int, Any] = {}
         self.received: signal.Signals | None = None
         """The first signal that was passed on."""
         self._received_at = 0.0
@@ -90,10 +95,9 @@ class Agent(_Agent):
         if self.received and time.monotonic() - self._received_at > SAVING_SECONDS:
             self._send(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
-        failures = result.failures.values()
-        if failures:
-            self._ranks = []
-            if self.received or any(failure.exitcode in FINAL for failure in failures):
+        if result.failures:
+            self._ranks, self._failures = [], result.failures
+            if self.received or any(failure.exitcode in FINAL for failure in result.failures.values()):
                 self._remaining_restarts = 0
         return result
 
@@ -102,5 +106,8 @@ class Agent(_Agent):
             raise SignalException("got a signal between two attempts", sigval=self.received)
         spec = worker_group.spec
         count = spec.max_restarts - self._remaining_restarts
-        print(f"a rank has failed; starting all again ({count} of {spec.max_restarts})", file=sys.stderr, flush=True)
+        try:
+            raise_failure(self._failures, len(worker_group.workers), self.log_of)
+        except (RanksFailed, LeftEarly, UserError) as error:
+            print(f"{error}\nstarting all ranks again ({count} of {spec.max_restarts})", file=sys.stderr, flush=True)
         super()._restart_workers(worker_group)

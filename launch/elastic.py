@@ -77,7 +77,7 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         saved = any(failure.exitcode == SAVED for failure in result.failures.values())
         if agent.received and not saved and not any(map(left_a_file, result.failures.values())):
             _end_by(agent.received)
-        raise_failure(result.failures, ranks, lambda rank: _log_of(logs, rank))
+        raise_failure(result.failures, ranks, agent.log_of)
 
 
 def _log_files(logs: Path, errors: Path, ranks: int) -> LogsSpecs:
@@ -123,7 +123,7 @@ def _agent(ranks: int, arguments: Sequence[str], specs: LogsSpecs, entry: str, m
         local_addr="localhost",
         numa_options=LaunchConfig(1, 1, ranks).numa_options,  # torch's own choice for as many GPUs
     )
-    return Agent(spec, specs)
+    return Agent(spec, specs, lambda rank: _log_of(logs, rank))
 
 
 def silence() -> None:

@@ -37,7 +37,7 @@ class Signals:
     """Notes signals that ask this process to leave."""
 
     def __init__(self, speaks: bool = True) -> None:
-        """``speaks``: say on stderr at once that a signal was understood."""
+        """``speaks``: answer Ctrl-C on stderr at once."""
         self.speaks = speaks
         self.received = ""
         self._interrupted_at: float | None = None
@@ -67,10 +67,10 @@ class Signals:
             return
         keyboard = number in (signal.SIGINT, PASSED_ON[signal.SIGINT])
         self.received = "SIGINT" if keyboard else signal.Signals(number).name
-        if self.speaks:  # not by logging or print: this runs between any two instructions, theirs included
-            again = "; Ctrl-C again ends at once" if keyboard else ""
+        # A person waits for an answer. (SIGTERM may also come from a launcher, because another rank has failed.)
+        if self.speaks and keyboard:  # not by logging or print: this runs between any two instructions, theirs included
             with contextlib.suppress(OSError):
-                os.write(2, f"\n{self.received}: saving after this step{again}\n".encode())
+                os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
 
 
 class TimeLimit:

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from helpers.command import tiny_command
 from helpers.metrics import lines
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
 from helpers.running import running
+from trireme.trainer.build import train
+from trireme.trainer.interruption import STARTED
 
 DDP = ("plan=ddp", "--nproc", "2")
 SLOW = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.05}"
@@ -68,7 +72,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         run.send(sent)
         result = run.end()
     step = saved_and_left(result, tmp_path / "run")
-    assert f"{sent.name}: saving after this step" in result.stderr
+    assert ("saving after this step; Ctrl-C again ends at once" in result.stderr) == (sent == signal.SIGINT)
     assert f"({sent.name})" in result.stderr
     assert lines(tmp_path / "run") == [line for line in undisturbed[plan] if line["step"] <= step]
     with running(command, tmp_path / "run", environment) as run:
@@ -130,7 +134,7 @@ def test_a_second_interrupt_ends_at_once(plan: str, tmp_path: Path, environment:
         result = run.end(timeout=30)
     assert result.returncode == 130
     assert "Traceback" not in result.stderr
-    assert result.stderr.count("SIGINT: saving after this step; Ctrl-C again ends at once") == 1
+    assert result.stderr.count("saving after this step; Ctrl-C again ends at once") == 1
 
 
 @pytest.mark.long
@@ -148,17 +152,37 @@ def test_before_training_a_signal_ends_at_once(
     assert "Traceback" not in result.stderr
 
 
+def _train(run_dir: Path, *overrides: str) -> tuple[int, str]:
+    result = train(tiny_recipe(run_dir, *overrides))
+    return result.step, result.interrupted
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_when_the_time_is_nearly_over_all_is_saved(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of which an hour has passed but for a minute; the evaluation that is due is made up for later."""
+    plan = ("plan=ddp", "trainer.max_steps=4", "trainer.eval_every=1", "checkpoint.at_end=false")
+    monkeypatch.setenv(STARTED, str(time.time() - 3540))
+    left = run_ranks(_train, ranks, tmp_path / "run", *plan, "trainer.max_time=01:00:00")
+    assert left == [(1, "trainer.max_time=01:00:00 is nearly over")] * ranks
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001"]
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1]
+    assert run_ranks(_train, ranks, tmp_path / "run", *plan) == [(4, "")] * ranks
+    assert run_ranks(_train, ranks, tmp_path / "undisturbed", *plan) == [(4, "")] * ranks
+    assert lines(tmp_path / "run") == lines(tmp_path / "undisturbed")
+
+
+@pytest.mark.long
 def test_the_run_ends_before_its_time_is_over(
     tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
 ) -> None:
     command = tiny_command(tmp_path / "run", *ARGUMENTS, *DDP)
-    limit, began = 24, time.monotonic()
-    slow = "callbacks.slow.seconds=1.5"
-    with running([*command, f"trainer.max_time=00:00:{limit}", slow], tmp_path / "run", environment) as run:
+    limit, began = 100, time.monotonic()
+    slow = "callbacks.slow.seconds=2"
+    with running([*command, f"trainer.max_time=00:01:{limit - 60}", slow], tmp_path / "run", environment) as run:
         result = run.end()
     assert time.monotonic() - began < limit
     step = saved_and_left(result, tmp_path / "run")
-    assert f"trainer.max_time=00:00:{limit} is nearly over" in result.stderr
+    assert f"trainer.max_time=00:01:{limit - 60} is nearly over" in result.stderr
     assert step >= 1
     with running(command, tmp_path / "run", environment) as run:
         assert run.end().returncode == 0

@@ -99,7 +99,7 @@ class Watchdog(Callback):
         try:
             while not self._stop.wait(self.interval):
                 count += 1
-                self._put(f"beat/{self._rank}", {**self._place(), "step": self._step, "count": count})
+                self._beat(count, look_inside=False)
                 advanced_at = self._advanced_at
                 if advanced_at == handled:  # this standstill was dealt with
                     continue
@@ -121,7 +121,7 @@ class Watchdog(Callback):
             if self._stop.wait(self.interval):
                 return
             count += 1
-            self._put(f"beat/{self._rank}", {**self._place(), "step": self._step, "count": count})
+            self._beat(count, look_inside=True)
         beats = self._beats()
         if self._advanced_at != advanced_at:  # it was only slow
             return
@@ -155,13 +155,17 @@ class Watchdog(Callback):
         except OSError as error:
             log.warning("stacks cannot be written: %s", error.strerror)
 
-    def _place(self) -> Place:
-        return place_of(sys._current_frames().get(self._watched))
+    def _beat(self, count: int, look_inside: bool) -> None:
+        self._put(f"beat/{self._rank}", self._place(count, look_inside))
+
+    def _place(self, count: int, look_inside: bool) -> Place:
+        place = place_of(sys._current_frames().get(self._watched), look_inside)
+        return {**place, "step": self._step, "count": count}
 
     def _beats(self) -> dict[int, Place]:
         """What ranks wrote last, by rank."""
         if self._store is None:
-            return {0: {**self._place(), "step": self._step, "count": time.monotonic()}}
+            return {0: self._place(time.monotonic_ns(), True)}
         return {rank: self._get(f"beat/{rank}") for rank in range(self._ranks) if self._has(f"beat/{rank}")}
 
     def _put(self, key: str, value: Any) -> None:
@@ -175,16 +179,20 @@ class Watchdog(Callback):
         return self._store is not None and self._store.check([f"watchdog/{key}"])
 
 
-def place_of(frame: FrameType | None) -> Place:
-    """Where a thread is: the collective it waits in, if it does, and the innermost line that is no library's."""
+def place_of(frame: FrameType | None, look_inside: bool = True) -> Place:
+    """Where a thread is: the collective it waits in, if it does, and the innermost line that is no library's.
+
+    Args:
+        look_inside: also find collectives that C++ waits for (backward passes); it takes tens of milliseconds.
+    """
     waits, inner = "", frame
     while frame is not None and (library := _library(frame)):
         if library == "distributed" and frame.f_code.co_name != "wrapper":  # a decorator that logs
             waits = frame.f_code.co_name  # the outermost: what was called from outside torch.distributed
         elif frame.f_code.co_name == "_engine_run_backward":
-            waits = pending_collective() or "backward"
+            waits = (look_inside and pending_collective()) or "backward"
         frame = frame.f_back
-    if not waits:
+    if not waits and look_inside:
         waits = pending_collective()
     shown = frame if waits and frame is not None else inner
     if shown is None:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from trireme.trainer.interruption import SIGNALS, STARTED, Signals, TimeLimit, parse_time, run_started
+from trireme.trainer.settings import TrainerConfig
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_times_are_read_as_slurm_writes_them(text: str, seconds: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="max_time="):
         parse_time(text)
+    with pytest.raises(ValueError, match="max_time="):
+        TrainerConfig(max_steps=1, max_time=text)
 
 
 def test_the_margin_follows_saves_and_steps() -> None:
@@ -68,16 +71,26 @@ def test_the_run_begins_where_the_launcher_says(monkeypatch: pytest.MonkeyPatch)
     assert run_started() == 123.5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_noted_and_handlers_are_put_back(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "name", "said"),
+    [
+        (signal.SIGTERM, "SIGTERM", ""),
+        (signal.SIGUSR1, "SIGUSR1", ""),
+        (signal.SIGINT, "SIGINT", "\nsaving after this step; Ctrl-C again ends at once\n"),
+        (signal.SIGUSR2, "SIGINT", "\nsaving after this step; Ctrl-C again ends at once\n"),
+    ],
+)
+def test_a_signal_is_noted_and_handlers_are_put_back(
+    number: signal.Signals, name: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
     signals = Signals()
     with signals.noted():
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
-        assert signals.received == number.name
+        assert signals.received == name
     assert [signal.getsignal(each) for each in SIGNALS] == before
-    assert capfd.readouterr().err == f"\n{number.name}: saving after this step\n"
+    assert capfd.readouterr().err == said
 
 
 def test_a_second_keystroke_ends_at_once_and_an_echo_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
