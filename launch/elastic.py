@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -57,7 +57,8 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
     from torch.distributed.elastic.multiprocessing import SignalException
 
     logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
-    agent = _agent(ranks, arguments, _log_files(logs, Path(errors.name), ranks), entry, max_restarts)
+    specs = _log_files(logs, Path(errors.name), ranks)
+    agent = _agent(ranks, arguments, specs, lambda rank: _log_of(logs, rank), entry, max_restarts)
     silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
     os.environ.setdefault(STARTED, str(run_started()))
@@ -102,7 +103,14 @@ def _end_by(received: signal.Signals) -> NoReturn:
     raise SystemExit(128 + int(received)) from None
 
 
-def _agent(ranks: int, arguments: Sequence[str], specs: LogsSpecs, entry: str, max_restarts: int) -> Agent:
+def _agent(
+    ranks: int,
+    arguments: Sequence[str],
+    specs: LogsSpecs,
+    log_of: Callable[[int], str],
+    entry: str,
+    max_restarts: int,
+) -> Agent:
     from torch.distributed.elastic.agent.server import WorkerSpec
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
@@ -123,7 +131,7 @@ def _agent(ranks: int, arguments: Sequence[str], specs: LogsSpecs, entry: str, m
         local_addr="localhost",
         numa_options=LaunchConfig(1, 1, ranks).numa_options,  # torch's own choice for as many GPUs
     )
-    return Agent(spec, specs, lambda rank: _log_of(logs, rank))
+    return Agent(spec, specs, log_of)
 
 
 def silence() -> None:
