@@ -31,9 +31,10 @@ class Inert:
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
 
-    def get(self, name: str, otherwise: Any = None) -> Any:
-        """An attribute of the object as it was saved."""
-        return vars(self).get(name, otherwise)
+
+def attributes(value: Any) -> dict[str, Any]:
+    """What a dictionary or an inert object holds; nothing of anything else."""
+    return value if isinstance(value, dict) else dict(vars(value)) if isinstance(value, Inert) else {}
 
 
 def load_torch_file(path: Path, known: Iterable[str] = ()) -> Any:

@@ -109,9 +109,9 @@ def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Arrays:
     ("script", "plan", "ranks", "more"),
     [
         ("app", "zero3", 2, TIED),
-        ("titan", "tp", 2, LLAMA),
-        ("compiled", "fsdp_hybrid_shard", 4, TIED),
-        ("app", "pp_1f1b", 2, TIED),
+        pytest.param("titan", "tp", 2, LLAMA, marks=pytest.mark.long),
+        pytest.param("compiled", "fsdp_hybrid_shard", 4, TIED, marks=pytest.mark.long),
+        pytest.param("app", "pp_1f1b", 2, TIED, marks=pytest.mark.long),
         ("trainer", "single", 1, TIED),
     ],
     ids=["app_zero3", "titan_tp", "compiled_hybrid", "app_pp", "trainer_single"],

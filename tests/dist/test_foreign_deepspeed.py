@@ -94,11 +94,11 @@ def _write(folder: Path, stage: int, dtype: str, *more: str) -> tuple[list[float
 @pytest.mark.parametrize(
     ("stage", "dtype", "plan", "ranks", "more"),
     [
-        (0, "fp32", "single", 1, TIED),
+        pytest.param(0, "fp32", "single", 1, TIED, marks=pytest.mark.long),
         (1, "fp32", "fsdp_full_shard", 2, [*TIED, FROZEN]),
-        (2, "fp32", "tp", 2, TIED),
+        pytest.param(2, "fp32", "tp", 2, TIED, marks=pytest.mark.long),
         (3, "fp32", "pp_1f1b", 2, TIED),
-        (3, "fp32", "zero2", 2, [*TIED, FROZEN]),
+        pytest.param(3, "fp32", "zero2", 2, [*TIED, FROZEN], marks=pytest.mark.long),
     ],
     ids=["stage0", "stage1", "stage2", "stage3", "stage3_frozen"],
 )
@@ -120,8 +120,14 @@ def test_a_deepspeed_folder_goes_on_under_another_plan(
     assert [line["loss"] for line in gone_on] == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("stage", "dtype"),
+    [
+        (2, "fp16"),
+        (3, "bf16"),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((1, "bf16"), (1, "fp16"), (2, "bf16"), (3, "fp16"))),
+    ],
+)
 def test_fp32_masters_of_half_precision_come_back(stage: int, dtype: str, tmp_path: Path) -> None:
     _, saved = _write(tmp_path / "deepspeed", stage, dtype, *TIED)
     held, state = loaded(tmp_path / "run", tmp_path / "deepspeed", *TIED, f"plan.precision={dtype}")
@@ -165,7 +171,7 @@ def _converted(folder: Path) -> Arrays:
         return arrays(dict(get_fp32_state_dict_from_zero_checkpoint(str(folder))))
 
 
-@pytest.mark.parametrize("plan", ["zero1", "zero3"])
+@pytest.mark.parametrize("plan", [pytest.param("zero1", marks=pytest.mark.long), "zero3"])
 def test_deepspeed_reads_what_is_written_beside_a_checkpoint(plan: str, tmp_path: Path) -> None:
     load_deepspeed()
     arguments = [*TIED, f"plan={plan}", "checkpoint.deepspeed=true"]

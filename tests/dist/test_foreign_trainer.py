@@ -110,7 +110,12 @@ def _write(folder: Path, *more: str) -> tuple[list[float], Arrays]:
 
 @pytest.mark.parametrize(
     ("plan", "ranks", "more"),
-    [("fsdp_full_shard", 2, TIED), ("tp", 2, LLAMA), ("zero3", 2, UNTIED_NORMS), ("pp_1f1b", 2, TIED)],
+    [
+        ("fsdp_full_shard", 2, TIED),
+        pytest.param("tp", 2, LLAMA, marks=pytest.mark.long),
+        ("zero3", 2, UNTIED_NORMS),
+        pytest.param("pp_1f1b", 2, TIED, marks=pytest.mark.long),
+    ],
     ids=["fsdp", "tp", "zero3", "pp"],
 )
 def test_a_trainer_folder_goes_on_under_another_plan(plan: str, ranks: int, more: list[str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from helpers.command import refused, tiny_command, trireme
 from helpers.foreign import TIED, overrides
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
@@ -134,10 +135,18 @@ def test_a_resume_names_the_file_and_runs_nothing(
     kind: str, name: str, form: str, written: Path, tmp_path: Path, marker: Path
 ) -> None:
     folder = _planted(kind, name, PICKLES[form](marker), written, tmp_path)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         _resume(folder, tmp_path)
-    assert name.rpartition("/")[2] in str(refused.value)
+    assert name.rpartition("/")[2] in str(error.value)
     assert not marker.exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_command_refuses_on_all_ranks(written: Path, tmp_path: Path, marker: Path) -> None:
+    folder = _planted(*PLACES[1], _zipped(marker), written, tmp_path)
+    arguments = ["model=gpt2_tiny", "plan=ddp", "--nproc", "2", "--resume", str(folder)]
+    result = trireme(*tiny_command(tmp_path / "run", *arguments)[3:])
+    refused(result, "--resume", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "asks for", "system", "nothing was run")
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("use", [_evaluate, _export], ids=["evaluate", "export"])
@@ -149,9 +158,9 @@ def test_evaluation_and_export_run_nothing(
 ) -> None:
     folder = _planted(kind, name, _zipped(marker), written, tmp_path)
     shutil.copytree(written / "model", folder, dirs_exist_ok=True)  # so that an export begins
-    with pytest.raises((UserError, ValueError)) as refused:
+    with pytest.raises((UserError, ValueError)) as error:
         use(folder, tmp_path)
-    assert name.rpartition("/")[2] in str(refused.value)
+    assert name.rpartition("/")[2] in str(error.value)
     assert not marker.exists()
 
 
@@ -191,7 +200,7 @@ def test_weights_in_a_bin_run_nothing(form: str, written: Path, tmp_path: Path, 
     assert not marker.exists()
 
 
-def test_a_index_or_metadata_may_not_point_elsewhere(written: Path, tmp_path: Path) -> None:
+def test_an_index_or_metadata_may_not_point_elsewhere(written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(written / "model", folder)
     outside = {"weight_map": {"transformer.wte.weight": "../../elsewhere.bin"}}

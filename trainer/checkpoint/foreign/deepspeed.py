@@ -22,7 +22,7 @@ from torch import Tensor
 from ..source import Progress
 from .names import matched
 from .numbered import optimizer_entries, parameter_groups
-from .safe import DEEPSPEED, Inert, load_torch_file
+from .safe import DEEPSPEED, attributes, load_torch_file
 from .whole import Lazy, WholeTensors, counter, lazily
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
@@ -206,13 +206,12 @@ class DeepSpeedFolder(WholeTensors):
     def _loss_scale(self) -> dict[str, Any] | None:
         """Of fp16, in the form in which every plan of trireme keeps it."""
         held = self._optimizers[0].get("loss_scaler") if self._optimizers else self._model.get("optimizer")
-        get = held.get if isinstance(held, Inert | dict) else {}.get
-        dynamic = get("dynamic", get("dynamic_loss_scale", False))
-        if not dynamic:
+        scaler = attributes(held)
+        if not scaler.get("dynamic", scaler.get("dynamic_loss_scale", False)):
             return None
-        good = int(get("cur_iter", 0)) - int(get("last_overflow_iter", -1)) - 1
-        scale = {"value": float(get("cur_scale", 1.0)), "good_steps": good}
-        return scale | ({"hysteresis": get("cur_hysteresis")} if get("cur_hysteresis") is not None else {})
+        good = int(scaler.get("cur_iter", 0)) - int(scaler.get("last_overflow_iter", -1)) - 1
+        scale = {"value": float(scaler.get("cur_scale", 1.0)), "good_steps": good}
+        return scale | ({"hysteresis": int(scaler["cur_hysteresis"])} if "cur_hysteresis" in scaler else {})
 
 
 def _by_rank(folder: Path, pattern: str) -> list[Path]:

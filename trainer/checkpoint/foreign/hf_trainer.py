@@ -23,7 +23,7 @@ from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
 from .names import matched
 from .numbered import optimizer_entries
-from .safe import TRAINER, Inert, load_torch_file
+from .safe import TRAINER, attributes, load_torch_file
 from .whole import Lazy, WholeTensors, forget
 
 STATE, ARGUMENTS = "trainer_state.json", "training_args.bin"
@@ -121,10 +121,10 @@ class TrainerFolder(Source):
         if not isinstance(per_rank, int) or not file.is_file():
             return None, []
         try:
-            arguments = load_torch_file(file, TRAINER)
+            arguments = attributes(load_torch_file(file, TRAINER))
         except ValueError as error:
             return None, [f"the size of a batch stays unknown: {error}"]
-        accumulation = arguments.get("gradient_accumulation_steps") if isinstance(arguments, Inert) else None
+        accumulation = arguments.get("gradient_accumulation_steps")
         if not isinstance(accumulation, int):
             return None, []
         ranks = max(len(list(self.path.glob("rng_state_*.pth"))), 1)

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
 from torch.futures import Future
 
-from ....models.safe import Inert, load_torch_file, refusal
+from ....models.safe import attributes, load_torch_file, refusal
 
 DEEPSPEED = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
@@ -71,7 +71,7 @@ _METADATA = {
 }
 """What the metadata of a distributed checkpoint consists of."""
 
-__all__ = ["DEEPSPEED", "TRAINER", "Inert", "SafeReader", "load_torch_file", "read_dcp_metadata"]
+__all__ = ["DEEPSPEED", "TRAINER", "SafeReader", "attributes", "load_torch_file", "read_dcp_metadata"]
 
 
 class _MetadataUnpickler(pickle.Unpickler):
