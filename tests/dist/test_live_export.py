@@ -98,11 +98,11 @@ def test_a_failure_is_reported_and_stops_nothing(tmp_path: Path) -> None:
 
 
 def _wait_beyond_the_limit(run_dir: str) -> float:
-    limit = 2.0
+    limit = 4.0
     mesh = build_mesh(Plan(name="ddp", shard=1, replicate="auto"), timeout_minutes=limit / 60)
     trainer = SimpleNamespace(mesh=mesh, ema=None, run_dir=Path(run_dir), store=None)
     callback, state, control = Slow("every_save"), None, Control()
-    callback.seconds = 3 * limit
+    callback.seconds = 2.5 * limit
     callback.on_train_begin(trainer, state, control)
     mesh.barrier()
     callback.on_save(trainer, state, control, next(Path(run_dir).glob("checkpoints/step_*")))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..state import Control, TrainerState
 
 log = logging.getLogger(__name__)
-WAIT_SECONDS = 2.0
+WAIT_SECONDS = 0.5
+"""Far below any time limit of collectives."""
 
 
 class Cancelled(Exception):
@@ -59,6 +60,7 @@ class Export(Callback):
         self.at, self.out = at, out
         self.options = ExportOptions(dtype, ema, max_shard_size, memory)
         self.keeps_all = False
+        self._main = False
         self._saved: Path | None = None
         self._waiting: list[Path] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -70,7 +72,8 @@ class Export(Callback):
             raise UserError(Problem("callbacks.export.ema", "this run keeps no average of the weights", fix))
         self.folder = Path(self.out).expanduser() if self.out else trainer.run_dir / "exported"
         self.links = trainer.run_dir / ".exporting"
-        if trainer.mesh.is_main:
+        self._main = trainer.mesh.is_main
+        if self._main:
             shutil.rmtree(self.links, ignore_errors=True)  # of a run that was killed
 
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
@@ -91,8 +94,10 @@ class Export(Callback):
     def close(self) -> None:
         """An export that still runs is dropped: training has failed, or was interrupted."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        if self._main:
             shutil.rmtree(self.links, ignore_errors=True)
 
     def exported(self, checkpoint: Path) -> None:
