@@ -129,7 +129,7 @@ def test_logs_that_cannot_be_written_are_a_user_error(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").touch()
     envs: dict[int, dict[str, str]] = {0: {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": "0"}, 1: {}}
-    with pytest.raises(UserError, match=r"run\.dir.*cannot be written"):
+    with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
         logs.reify(envs)
-    with pytest.raises(UserError, match=r"run\.dir.*cannot be written"):
+    with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
         _log_files(tmp_path / "run" / "logs", tmp_path, 2)
