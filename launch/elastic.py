@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .. import UserError
 from ..trainer.error_file import ERROR_FILE
 from ..trainer.interruption import STARTED, run_started
 from .failures import OWN_LAUNCH, left_a_file, raise_failure
@@ -83,18 +84,30 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
 
 def _log_files(logs: Path, errors: Path, ranks: int) -> LogsSpecs:
     """Output of ranks but the first goes to ``logs``; what a rank says of its failure to ``errors``, since the disk of
-    the run may be what has failed: torch falls over a file that could only be begun."""
+    the run may be what has failed: torch falls over a file that could only be begun.
+
+    Raises:
+        UserError: ``logs`` cannot be written; also when torch asks for a new attempt's files.
+    """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
+
+    from ..trainer.run_folder import unwritable
 
     class Logs(DefaultLogsSpecs):
         def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-            files = super().reify(envs)
+            try:
+                files = super().reify(envs)
+            except OSError as error:
+                raise UserError(unwritable(logs.parent, error)) from None
             attempt = tempfile.mkdtemp(dir=errors)
             for rank, env in envs.items():
                 files.error_files[rank] = env[ERROR_FILE] = f"{attempt}/{rank}.json"
             return files
 
-    return Logs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+    try:
+        return Logs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
+    except OSError as error:
+        raise UserError(unwritable(logs.parent, error)) from None
 
 
 def _end_by(received: signal.Signals) -> NoReturn:

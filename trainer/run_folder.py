@@ -48,7 +48,7 @@ def open_run_folder(path: Path, fresh: bool) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(_unwritable(path, error)) from None
+        raise UserError(unwritable(path, error)) from None
 
 
 def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] | None = None) -> None:
@@ -64,7 +64,7 @@ def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] |
             partial.write_text(content)
             os.replace(partial, folder / name)
     except OSError as error:
-        raise UserError(_unwritable(folder, error)) from None
+        raise UserError(unwritable(folder, error)) from None
 
 
 def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
@@ -112,7 +112,8 @@ def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str]) -
     return [key for key in found if key not in SPEED_ONLY]
 
 
-def _unwritable(path: Path, error: OSError) -> Problem:
+def unwritable(path: Path, error: OSError) -> Problem:
+    """What to say when the run folder cannot be written."""
     return Problem(
         "run.dir",
         f"cannot be written: {error.strerror or error}",

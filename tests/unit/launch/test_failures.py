@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,3 +126,15 @@ def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
         assert files.stderrs[1].startswith(str(tmp_path / "logs"))
         seen |= set(files.error_files.values())
     assert len(seen) == 4
+
+
+def test_logs_that_cannot_be_written_are_a_user_error(tmp_path: Path) -> None:
+    """The run folder can become read-only, or its disk full, after it was looked at."""
+    logs = _log_files(tmp_path / "run" / "logs", tmp_path, 2)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").touch()
+    envs: dict[int, dict[str, str]] = {0: {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": "0"}, 1: {}}
+    with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
+        logs.reify(envs)
+    with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
+        _log_files(tmp_path / "run" / "logs", tmp_path, 2)
