@@ -88,6 +88,7 @@ def _look(folder: Path, mesh: Mesh, first: bool) -> list[int]:
     seen = mesh.gather_objects(found)
     if first and error is None:
         probe.unlink(missing_ok=True)
+    mesh.barrier()  # before anyone moves the folder aside
     problem = next(filter(None, errors), None)
     if problem is None and None in seen:
         problem = f"is not the same folder for all ranks of a machine (rank {seen.index(None)} sees none of theirs)"

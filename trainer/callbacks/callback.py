@@ -49,7 +49,7 @@ class Callback:
         """Before a checkpoint is written, on all ranks; an exception keeps it from being written."""
 
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
-        """A checkpoint is complete at ``path``."""
+        """A checkpoint is complete at ``path``; written in the background, it may be one of some steps ago."""
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """After the last step and the last save; not called when training fails."""

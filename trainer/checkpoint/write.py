@@ -154,6 +154,7 @@ class Writer:
         if not self.nodes.leads:
             return
         if target.exists():  # resumed from an earlier step: this step is written a second time
+            shutil.rmtree(_replaced(target), ignore_errors=True)
             os.replace(target, _replaced(target))
         os.replace(partial, target)
         self._renamed = True
