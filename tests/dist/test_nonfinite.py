@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.metrics import lines, training
@@ -11,6 +12,12 @@ from helpers.recipes import tiny_recipe
 from helpers.zero import can_compile, load_deepspeed
 from trireme import UserError
 from trireme.trainer.build import train
+
+
+def _long(plan: Any) -> Any:
+    values, marks = (plan.values, plan.marks) if hasattr(plan, "values") else ((plan,), ())
+    return pytest.param(*values, marks=[*marks, pytest.mark.long])
+
 
 NEEDS_COMPILER = pytest.mark.skipif(not can_compile(), reason="DeepSpeed's operators need g++ and ninja")
 GUARD = "callbacks=[minimal,nonfinite]"
@@ -25,6 +32,9 @@ PLANS = [
     pytest.param("zero2_bf16", marks=[pytest.mark.long, NEEDS_COMPILER]),
     pytest.param("zero3", marks=[pytest.mark.long, NEEDS_COMPILER]),
 ]
+
+
+LONG_BUT_DDP = [plan if plan == "ddp" else _long(plan) for plan in PLANS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +85,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob("step_*"))
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", LONG_BUT_DDP)
 def test_stop_saves_nothing_damaged(plan: str, tmp_path: Path) -> None:
     """Though it looks every 10 steps only, it looks before it saves."""
     refused = run(
@@ -88,7 +98,7 @@ def test_stop_saves_nothing_damaged(plan: str, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", LONG_BUT_DDP)
 def test_rollback_goes_on_after_the_samples_that_led_there(plan: str, tmp_path: Path) -> None:
     rollback = ("callbacks.nonfinite.action=rollback", "callbacks.nonfinite.every=1", "checkpoint.every=2")
     assert run(tmp_path / "run", plan, GUARD, *rollback, poison(ranks_of(plan), 24)) == [""] * ranks_of(plan)

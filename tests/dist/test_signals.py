@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from trireme.trainer.build import train
 from trireme.trainer.interruption import STARTED
 
 DDP = ("plan=ddp", "--nproc", "2")
+Undisturbed = Callable[[str], list]
 SLOW = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.05}"
 ARGUMENTS = ("trainer.max_steps=60", "trainer.eval_every=15", "checkpoint.every=25", "scheduler=cosine", SLOW)
 
@@ -28,15 +31,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> dict[str, list]:
-    """Lines of runs that nobody disturbed, by plan."""
-    found = {}
-    for name, plan in (("single", ()), ("ddp", DDP)):
-        run_dir = tmp_path_factory.mktemp("undisturbed") / name
-        with running(tiny_command(run_dir, *ARGUMENTS, *plan), run_dir, environment) as run:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Undisturbed:
+    """Lines of a run under a plan that nobody disturbed."""
+
+    @cache
+    def run_once(plan: str) -> list:
+        run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+        command = tiny_command(run_dir, *ARGUMENTS, *(DDP if plan == "ddp" else ()))
+        with running(command, run_dir, environment) as run:
             assert run.end().returncode == 0
-        found[name] = lines(run_dir)
-    return found
+        return lines(run_dir)
+
+    return run_once
 
 
 def saved_and_left(result, run_dir: Path) -> int:
@@ -55,7 +61,7 @@ def saved_and_left(result, run_dir: Path) -> int:
     ("plan", "sent"),
     [
         ("ddp", signal.SIGTERM),
-        ("single", signal.SIGINT),
+        pytest.param("single", signal.SIGINT, marks=pytest.mark.long),
         pytest.param("ddp", signal.SIGUSR1, marks=pytest.mark.long),
         pytest.param("ddp", signal.SIGINT, marks=pytest.mark.long),
         pytest.param("single", signal.SIGTERM, marks=pytest.mark.long),
@@ -63,7 +69,7 @@ def saved_and_left(result, run_dir: Path) -> int:
     ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    plan: str, sent: signal.Signals, tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+    plan: str, sent: signal.Signals, tmp_path: Path, undisturbed: Undisturbed, environment: dict[str, str]
 ) -> None:
     command = tiny_command(tmp_path / "run", *ARGUMENTS, *(DDP if plan == "ddp" else ()))
     with running(command, tmp_path / "run", environment) as run:
@@ -74,15 +80,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     step = saved_and_left(result, tmp_path / "run")
     assert ("saving after this step; Ctrl-C again ends at once" in result.stderr) == (sent == signal.SIGINT)
     assert f"({sent.name})" in result.stderr
-    assert lines(tmp_path / "run") == [line for line in undisturbed[plan] if line["step"] <= step]
+    assert lines(tmp_path / "run") == [line for line in undisturbed(plan) if line["step"] <= step]
     with running(command, tmp_path / "run", environment) as run:
         assert run.end().returncode == 0
-    assert lines(tmp_path / "run") == undisturbed[plan]
+    assert lines(tmp_path / "run") == undisturbed(plan)
 
 
 @pytest.mark.long
 def test_a_signal_to_one_rank_is_heeded_by_all(
-    tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+    tmp_path: Path, undisturbed: Undisturbed, environment: dict[str, str]
 ) -> None:
     """And an evaluation that is due at that step is made up for after the resume."""
     evaluating = (*ARGUMENTS, "trainer.eval_every=1")
@@ -98,13 +104,13 @@ def test_a_signal_to_one_rank_is_heeded_by_all(
     whole = lines(tmp_path / "run")
     assert [line["step"] for line in whole] == [step for step in range(1, 61) for _ in range(2)]
     regular = [line for line in whole if "loss" in line or line["step"] % 15 == 0]
-    assert regular == undisturbed["ddp"]
+    assert regular == undisturbed("ddp")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_loader_processes_of_the_same_group_live_until_all_is_saved(
-    sent: signal.Signals, tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+    sent: signal.Signals, tmp_path: Path, undisturbed: Undisturbed, environment: dict[str, str]
 ) -> None:
     command = tiny_command(tmp_path / "run", *ARGUMENTS, "data.num_workers=2")
     with running(command, tmp_path / "run", environment) as run:
@@ -114,7 +120,7 @@ def test_loader_processes_of_the_same_group_live_until_all_is_saved(
     saved_and_left(result, tmp_path / "run")
     with running(command, tmp_path / "run", environment) as run:
         assert run.end().returncode == 0
-    assert lines(tmp_path / "run") == undisturbed["single"]
+    assert lines(tmp_path / "run") == undisturbed("single")
 
 
 @pytest.mark.parametrize("plan", [pytest.param("single", marks=pytest.mark.long), "ddp"])
@@ -173,7 +179,7 @@ def test_when_the_time_is_nearly_over_all_is_saved(ranks: int, tmp_path: Path, m
 
 @pytest.mark.long
 def test_the_run_ends_before_its_time_is_over(
-    tmp_path: Path, undisturbed: dict[str, list], environment: dict[str, str]
+    tmp_path: Path, undisturbed: Undisturbed, environment: dict[str, str]
 ) -> None:
     command = tiny_command(tmp_path / "run", *ARGUMENTS, *DDP)
     limit, began = 100, time.monotonic()
@@ -186,4 +192,4 @@ def test_the_run_ends_before_its_time_is_over(
     assert step >= 1
     with running(command, tmp_path / "run", environment) as run:
         assert run.end().returncode == 0
-    assert lines(tmp_path / "run") == undisturbed["ddp"]
+    assert lines(tmp_path / "run") == undisturbed("ddp")
