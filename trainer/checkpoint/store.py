@@ -142,7 +142,7 @@ class Checkpoints:
         try:
             source = open_source(named)
             source.progress()  # refuses files of weights alone
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # the latter: files that hold something else
             return Problem("--resume", f"cannot be resumed from: {error}", fix, str(named))
         own = complete_checkpoints(self.root)
         if own:

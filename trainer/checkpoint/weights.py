@@ -37,9 +37,11 @@ def usable_checkpoint(path: Path, field: str) -> Path:
         log.warning("checkpoint %s %s; it is not used", folder, reason)
     if path.exists() and not checkpoints_at(path):
         try:
-            return open_source(path).path
+            source = open_source(path)
+            source.read_shapes()  # what cannot be read is refused here, by the file's name
+            return source.path
         except ValueError as error:
-            reason = str(error)
+            reason = f"cannot be used: {error}"
     raise UserError(
         Problem(field, reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
     )
