@@ -20,7 +20,10 @@ from transformers import PreTrainedModel
 from .layout import MANIFEST, MODEL, STATE, TENSORS
 from .tensors import Shapes, read_tensors, tensor_shapes
 
-OTHERS = "DeepSpeed, transformers.Trainer or torch's distributed checkpoint"
+NONE_THERE = (
+    "is no complete checkpoint, nor a run folder that holds one, nor one of DeepSpeed, transformers.Trainer or torch's "
+    "distributed checkpoint"
+)
 
 
 @dataclass
@@ -117,5 +120,5 @@ def open_source(path: Path) -> Source:
 
     source = foreign_source(path)
     if source is None:
-        raise ValueError(f"{path} is no checkpoint of trireme nor of {OTHERS}")
+        raise ValueError(NONE_THERE)
     return source

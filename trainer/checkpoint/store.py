@@ -143,7 +143,7 @@ class Checkpoints:
             source = open_source(named)
             source.progress()  # refuses files of weights alone
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # the latter: files that hold something else
-            return Problem("--resume", f"cannot be resumed from: {error}", fix, str(named))
+            return Problem("--resume", str(error), fix, str(named))
         own = complete_checkpoints(self.root)
         if own:
             return Problem(

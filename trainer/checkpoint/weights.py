@@ -14,7 +14,7 @@ from ... import Problem, UserError
 from ...models.build import WeightSource
 from ...models.initial import initial_weights
 from .layout import checkpoints_at, verify
-from .source import OTHERS, Source, open_source
+from .source import NONE_THERE, Source, open_source
 from .tensors import Shapes, split_by_bytes
 
 log = logging.getLogger("trireme.checkpoint")
@@ -29,7 +29,7 @@ def usable_checkpoint(path: Path, field: str) -> Path:
     Raises:
         UserError: there is none; ``field`` is what the user gave.
     """
-    reason = f"is no complete checkpoint, nor a run folder that holds one, nor one of {OTHERS}"
+    reason = NONE_THERE
     for folder in checkpoints_at(path):
         reason = verify(folder)
         if reason is None:
@@ -41,7 +41,7 @@ def usable_checkpoint(path: Path, field: str) -> Path:
             source.read_shapes()  # what cannot be read is refused here, by the file's name
             return source.path
         except ValueError as error:
-            reason = f"cannot be used: {error}"
+            reason = str(error)
     raise UserError(
         Problem(field, reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
     )
