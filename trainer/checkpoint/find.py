@@ -79,8 +79,8 @@ def _look(root: Path, named: Path) -> tuple[Problem | None, Path]:
     try:
         source = open_source(named)
         source.progress()  # refuses files of weights alone
-    except ValueError as error:
-        return Problem("--resume", f"cannot be resumed from: {error}", fix, str(named)), named
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the latter: files that hold something else
+        return Problem("--resume", str(error), fix, str(named)), named
     own = complete_checkpoints(root)
     if own:
         why = f"would begin again there, but the run has gone on since: {own[0]}"

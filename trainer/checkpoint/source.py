@@ -23,7 +23,10 @@ from .layout import MANIFEST, MODEL, STATE, TENSORS, files_of, verify
 from .pieces import Pieces
 from .tensors import Shapes, read_tensors, split_by_bytes
 
-OTHERS = "DeepSpeed, transformers.Trainer or torch's distributed checkpoint"
+NONE_THERE = (
+    "is no complete checkpoint, nor a run folder that holds one, nor one of DeepSpeed, transformers.Trainer or torch's "
+    "distributed checkpoint"
+)
 
 
 @dataclass
@@ -152,5 +155,5 @@ def open_source(path: Path) -> Source:
 
     source = foreign_source(path)
     if source is None:
-        raise ValueError(f"{path} is no checkpoint of trireme nor of {OTHERS}")
+        raise ValueError(NONE_THERE)
     return source

@@ -14,7 +14,7 @@ from ... import Problem, UserError
 from ...models.build import WeightSource
 from ...models.initial import initial_weights
 from .layout import checkpoints_at, verify
-from .source import OTHERS, Source, open_source
+from .source import NONE_THERE, Source, open_source
 from .tensors import Shapes, split_by_bytes
 
 log = logging.getLogger("trireme.checkpoint")
@@ -32,7 +32,7 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
     Raises:
         UserError: there is none; ``field`` is what the user gave.
     """
-    reason = f"is no complete checkpoint, nor a run folder that holds one, nor one of {OTHERS}"
+    reason = NONE_THERE
     for folder in checkpoints_at(path):
         reason = verify(folder, contents)
         if reason is None:
@@ -40,7 +40,9 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
         log.warning("checkpoint %s %s; it is not used", folder, reason)
     if path.exists() and not checkpoints_at(path):
         try:
-            return open_source(path).path
+            source = open_source(path)
+            source.read_shapes()  # what cannot be read is refused here, by the file's name
+            return source.path
         except ValueError as error:
             reason = str(error)
     raise UserError(

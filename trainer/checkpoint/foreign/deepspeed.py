@@ -118,7 +118,12 @@ class DeepSpeedFolder(WholeTensors):
     def _optimizers(self) -> list[dict[str, Any]]:
         """What each rank's ZeRO optimizer saved; none under stage 0."""
         files = _by_rank(self.folder, OPTIMIZER_FILES)
-        states = [load_torch_file(file, DEEPSPEED)["optimizer_state_dict"] for file in files]
+        states: list[dict[str, Any]] = []
+        for file in files:
+            state = attributes(load_torch_file(file, DEEPSPEED)).get("optimizer_state_dict")
+            if not isinstance(state, dict) or "partition_count" not in state:
+                raise ValueError(f"{file}: is no optimizer state of ZeRO")
+            states.append(state)
         if states:
             count = states[0]["partition_count"]
             count = max(count) if isinstance(count, list) else count
