@@ -116,14 +116,11 @@ def test_impossible_batch_arithmetic(refused: Refused) -> None:
 
 def test_weights_that_cannot_be_used(refused: Refused, tmp_path: Path) -> None:
     refused([f"model.weights={tmp_path}/nothing"], "model.weights")
-    (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled" / "config.json").write_text('{"model_type": "persimmon"}')
-    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80")
-    refused([f"model.weights={tmp_path / 'pickled'}"], "never loaded")
 
 
 def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path) -> None:
-    refused(["--resume", str(tmp_path / "nothing")], "--resume", "no complete checkpoint")
+    refused(["--resume", str(tmp_path / "nothing")], "--resume", "does not exist")
+    refused(["--resume", str(tmp_path)], "--resume", "no complete checkpoint")
 
 
 def test_two_ranks_refuse_once(tmp_path: Path) -> None:
