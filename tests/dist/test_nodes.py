@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor
 from trireme import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
-from trireme.trainer.checkpoint.tensors import read_tensors, tensor_shapes
+from trireme.trainer.checkpoint.source import Checkpoint
+from trireme.trainer.checkpoint.tensors import read_tensors
 from trireme.trainer.nodes import find_nodes
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.eval_at_end=false", "scheduler=cosine"]
@@ -67,7 +68,9 @@ def _files(folder: Path) -> set[str]:
 
 def _whole(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint whose files are together."""
-    tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensor_shapes(folder).items()}
+    tensors = {
+        name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in Checkpoint(folder.parent).shapes.items()
+    }
     read_tensors(tensors, folder, distributed=False)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 

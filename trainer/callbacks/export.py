@@ -84,7 +84,7 @@ class Export(Callback):
             self._enqueue(path)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if getattr(control, "interrupted", False):  # what ended the run will not wait; the resumed run exports
+        if control.interrupted:  # what ended the run will not wait; the resumed run exports
             return
         if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
             self._export_last(trainer)

@@ -17,7 +17,6 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .stream import StreamingWriter
 
@@ -62,16 +61,6 @@ def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) ->
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not distributed)
     except CheckpointException as failure:
         raise ValueError(failure_message(failure)) from None
-
-
-def tensor_shapes(folder: Path) -> Shapes:
-    """Global shape and type of every tensor in a checkpoint."""
-    metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {
-        name: (entry.size, entry.properties.dtype)
-        for name, entry in metadata.items()
-        if isinstance(entry, TensorStorageMetadata)  # safetensors hold nothing else
-    }
 
 
 @contextmanager
