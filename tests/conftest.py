@@ -14,6 +14,13 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_process_group_is_left():
+    """Ranks forked later would inherit it."""
+    yield
+    assert not torch.distributed.is_initialized(), "this test left a process group behind"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Prepared data of the whole session in one folder, so that tests share it and nobody's home is touched."""

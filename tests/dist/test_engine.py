@@ -50,6 +50,7 @@ def test_events_come_in_order_on_every_rank(tmp_path: Path) -> None:
         "log 2",
         "evaluate 2",
         "log 2",
+        "pre_save 2",
         "save 2",
         "train_end 2",
     ]

@@ -16,6 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from helpers.command import refused, tiny_command, trireme
 from helpers.foreign import TIED, overrides
+from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
@@ -72,8 +73,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load_deepspeed()
     run = tmp_path_factory.mktemp("written")
     more = ["plan=zero1", "checkpoint.deepspeed=true", "trainer.stop_at=2"]
-    train(tiny_recipe(run, *overrides(*TIED, *more)))
+    run_ranks(_train, 1, run, *more)
     return run / "checkpoints" / "step_00000002"
+
+
+def _train(run: Path, *more: str) -> None:
+    train(tiny_recipe(run, *overrides(*TIED, *more)))
 
 
 def _deepspeed(written: Path, folder: Path) -> Path:
