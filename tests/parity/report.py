@@ -127,9 +127,7 @@ def _markdown(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[s
     lines = [titles, ["---"] * len(titles), *_rows(plans, families, worst)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     cases = sum(1 for _ in _cases(plans, families))
-    extent = (
-        f"All {cases} cases were measured" if measured == cases else f"Measured so far: {measured} of {cases} cases"
-    )
+    extent = f"All {cases} cases were" if measured == cases else f"So far {measured} of {cases} cases were"
     return f"{HEAD.format(families=', '.join(families))}\n{extent} measured ([parity.json](parity.json)).\n\n{table}\n"
 
 
