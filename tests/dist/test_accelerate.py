@@ -44,6 +44,7 @@ class Hungry(Callback):
 '''
 
 
+@pytest.mark.long
 def test_the_largest_micro_batch_that_fits_is_found(tmp_path: Path) -> None:
     (tmp_path / "hungry.py").write_text(HUNGRY)
     result = subprocess.run(

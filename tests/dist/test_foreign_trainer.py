@@ -113,7 +113,7 @@ def _write(folder: Path, *more: str) -> tuple[list[float], Arrays]:
     [
         ("fsdp_full_shard", 2, TIED),
         pytest.param("tp", 2, LLAMA, marks=pytest.mark.long),
-        ("zero3", 2, UNTIED_NORMS),
+        pytest.param("zero3", 2, UNTIED_NORMS, marks=pytest.mark.long),
         pytest.param("pp_1f1b", 2, TIED, marks=pytest.mark.long),
     ],
     ids=["fsdp", "tp", "zero3", "pp"],

@@ -44,7 +44,9 @@ def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int
     process.wait()
 
 
-@pytest.mark.parametrize("plan", [[], ["plan=ddp", "--nproc", "2"]], ids=["single", "ddp"])
+@pytest.mark.parametrize(
+    "plan", [[], pytest.param(["plan=ddp", "--nproc", "2"], marks=pytest.mark.long)], ids=["single", "ddp"]
+)
 def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[str]) -> None:
     undisturbed = _start(tmp_path / "undisturbed", plan)
     _, errors = undisturbed.communicate(timeout=120)

@@ -33,7 +33,7 @@ def _train(run_dir: Path, *overrides: str) -> int:
 @pytest.mark.parametrize(
     ("plan", "ranks", "waiting"),
     [
-        ("ddp", 3, r"ranks 0, 2 wait in all_reduce, called from \S*parallel/mesh.py:\d+ _reduce"),
+        ("ddp", 3, r"ranks 0, 2 wait in all_reduce, called from \S*parallel/mesh.py:\d+ (_reduce|result)"),
         pytest.param("single", 1, "", marks=pytest.mark.long),
         pytest.param("fsdp_full_shard", 2, r"rank 0 waits in \w+, called from \S+:\d+ \w+", marks=pytest.mark.long),
         pytest.param("pp_1f1b", 2, r"rank 0 waits in \w+, called from \S+:\d+ \w+", marks=pytest.mark.long),
