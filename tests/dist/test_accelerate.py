@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.command import ROOTS, command
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, tiny_recipe
