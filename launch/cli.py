@@ -18,6 +18,8 @@ commands:
   recipes                        list recipes
   plans [RECIPE]                 list plans; with a recipe, compare them for it
   models                         list model families and presets
+  batch-size RECIPE [key=value ...]
+                                 find the largest micro-batch that fits, by trying
   evaluate RECIPE [key=value ...]
                                  print held-out metrics of a checkpoint, under any plan
   checkpoints RUN                list checkpoints; --verify checks every file
