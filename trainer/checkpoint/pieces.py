@@ -17,24 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import _TYPES
 from torch import Tensor
 
 from .tensors import Shapes
 
-DTYPE_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Names of types in a safetensors header."""
-DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
+DTYPES: dict[str, torch.dtype] = _TYPES
+"""Types by their names in a safetensors header."""
 BLOCK_BYTES = 16 * 2**20
 """Larger blocks are no faster: the disk reads ahead by itself, and these stay in the processor's caches longer."""
 MOST_HEADER = 100 * 2**20

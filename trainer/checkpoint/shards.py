@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .pieces import BLOCK_BYTES, DTYPE_CODES
+from .pieces import BLOCK_BYTES
+from .stream import CODES
 from .tensors import Shapes
 
 log = logging.getLogger("trireme.export")
@@ -67,7 +68,7 @@ def _header(tensors: Shapes) -> tuple[bytes, int]:
     offset = 0
     for name, (shape, dtype) in tensors.items():
         end = offset + shape.numel() * dtype.itemsize
-        entries[name] = {"dtype": DTYPE_CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        entries[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the data is aligned
