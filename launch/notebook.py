@@ -154,8 +154,10 @@ def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
             notebook_launcher(_rank, arguments, num_processes=ranks, use_port=str(_free_port()))
         except ChildFailedError as error:
             # Of functions, torch reports the rank whose end it saw first; all of them have left their errors.
-            left = {rank: str(_error_of(errors, rank)) for rank in range(ranks) if _error_of(errors, rank).exists()}
-            failures = {**error.failures, **{rank: ProcessFailure(rank, 0, 1, file) for rank, file in left.items()}}
+            files = {rank: _error_of(errors, rank) for rank in range(ranks)}
+            left = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items() if file.exists()}
+            killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0 or not left}
+            failures = {**killed, **left}
         finally:
             del os.environ[OWN_LAUNCH]
     if failures:

@@ -180,6 +180,8 @@ def _nodes(disks: Path, per_node: int, shared: bool | None, same: bool) -> tuple
         return find_nodes(disks / "run" if same else Path("run"), mesh, shared).of_rank
     except UserError as refusal:
         return str(refusal)
+    finally:
+        mesh.close()  # the first rank holds the store, which the others may still need
 
 
 def test_nodes_are_found_by_what_they_see(tmp_path: Path) -> None:
