@@ -44,7 +44,7 @@ PLANS = (
     "fsdp_hybrid_shard",
 )
 """Of the full matrix. As a ring, each resumes what the one before has saved."""
-RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "dp_pp", "3d_zero1")
+RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "pp_zero_bubble", "dp_pp", "3d_zero1")
 """Plans that place state in other ways than those above; a second ring."""
 BATCHES = (8, 32)
 """Other global batches to resume with."""
