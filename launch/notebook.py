@@ -141,6 +141,7 @@ def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
     import torch
     from accelerate import notebook_launcher
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.elastic.utils.distributed import get_free_port
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
@@ -151,7 +152,7 @@ def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as errors:
         try:
             arguments = (recipe, resume, errors)
-            notebook_launcher(_rank, arguments, num_processes=ranks, use_port=str(_free_port()))
+            notebook_launcher(_rank, arguments, num_processes=ranks, use_port=str(get_free_port()))
         except ChildFailedError as error:
             # Of functions, torch reports the rank whose end it saw first; all of them have left their errors.
             files = {rank: _error_of(errors, rank) for rank in range(ranks)}
@@ -189,14 +190,6 @@ def _error_of(folder: str, rank: int) -> Path:
 
 def _log_of(run_dir: Path, rank: int) -> Path:
     return run_dir / "logs" / f"rank{rank}.log"
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _text(value: Any) -> str:

@@ -74,7 +74,7 @@ class Mesh:
 
     def sum_integers(self, values: Iterable[int]) -> list[int]:
         """Sums over the data ranks; on the CPU, so that a GPU is not waited for."""
-        return self._reduce(values, self.data_group, dist.ReduceOp.SUM)
+        return self.begin_sums(values).result()
 
     def begin_sums(self, values: Iterable[int]) -> Sums:
         """``sum_integers`` that is not waited for yet: a small message takes long when ranks are not quite in step."""
