@@ -1,9 +1,10 @@
 """How long training stands still for a checkpoint: written while it waits, and written in the background.
 
 One run of a model whose state takes a while to write. In turn: plain steps; a synchronous save; plain steps; an
-asynchronous save, and the steps until it is complete. *Stall* is the time until the loop goes on. *Slow-down* is what
-the steps took longer than as many plain ones while the checkpoint was written: on a CPU the writing thread works on the
-cores that train, and it is their work that is seen there.
+asynchronous save, and the steps until it is complete. *Stall* is the time that the loop waits: in the call, and before
+the next optimizer step for copies that are not there yet. *Slow-down* is what the steps took longer than as many plain
+ones while the checkpoint was written: on a CPU the writing thread works on the cores that train, and it is their work
+that is seen there.
 
     python benchmarks/saving.py                           # one process and two ranks, minutes
     python benchmarks/saving.py --plans single --rounds 9 --folder /scratch
@@ -54,6 +55,8 @@ class Round:
 
     synchronous: float = 0.0
     stall: float = 0.0
+    waited: float = 0.0
+    """The part of ``stall`` before the next optimizer step."""
     steps: int = 0
     """Steps while the checkpoint was written in the background."""
     slowdown: float = 0.0
@@ -78,6 +81,15 @@ class Turns(Callback):
 
     def on_train_begin(self, trainer, state, control) -> None:
         self.started = time.perf_counter()
+        settle = trainer.store.settle
+
+        def timed() -> None:
+            begun = time.perf_counter()
+            settle()
+            if trainer.store.in_flight and self.turn.synchronous:
+                self.turn.waited += time.perf_counter() - begun
+
+        trainer.store.settle = timed
 
     def on_step_end(self, trainer, state, control) -> None:
         self.count += 1
@@ -97,7 +109,8 @@ class Turns(Callback):
         if not self.turn.synchronous:
             return
         self.turn.steps = self.count
-        self.turn.slowdown = time.perf_counter() - self.started - self.count * self.plain
+        self.turn.slowdown = time.perf_counter() - self.started - self.count * self.plain - self.turn.waited
+        self.turn.stall += self.turn.waited
         self.done.append(self.turn)
         self.turn, self.count, self.started = Round(), 0, time.perf_counter()
         if len(self.done) == self.rounds:

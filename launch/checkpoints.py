@@ -1,7 +1,7 @@
 """``trireme checkpoints``: what checkpoints there are, how big, complete or not, under which plan, and whether intact.
 
 Without ``--verify`` only names and sizes of files are compared with the manifest; with it every file is read and its
-SHA-256 compared. What a killed save left behind is shown as incomplete: it is never loaded, and no damage.
+digest compared. What a killed save left behind is shown as incomplete: it is never loaded, and no damage.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "trireme checkpoint
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, its checkpoints folder, or one checkpoint")
-    parser.add_argument("--verify", action="store_true", help="read every file and compare its SHA-256")
+    parser.add_argument("--verify", action="store_true", help="read every file and compare its digest")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(arguments)

@@ -25,6 +25,7 @@ commands:
   checkpoints RUN                list checkpoints; --verify checks every file
   export CHECKPOINT OUT          write a checkpoint as a transformers folder (safetensors)
   generate MODEL --prompt TEXT   let a model, checkpoint or run write
+  doctor                         what this machine has, and what each plan would need of it
   completion bash|zsh|fish       print a script for tab completion
 
 examples:
@@ -76,20 +77,24 @@ def _train(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     from .report import guard
-    from .train import add_recipe_arguments
+    from .train import add_accelerate_argument, add_recipe_arguments
 
     parser = _parser("check", "Say everything that is wrong with a recipe; start nothing.")
     add_recipe_arguments(parser)
+    add_accelerate_argument(parser)
     options = parser.parse_intermixed_args(arguments)
 
     def check() -> None:
+        from .accelerate import take_choices
         from .compose import compose
         from .listing import describe_run
         from .planning import planned
         from .train import checked
 
+        take_choices(options)
         composed = compose(options.recipe, options.overrides, options.recipe_dir)
-        print(describe_run(*checked(planned(composed, options.nproc), options.nproc)))
+        composed = planned(composed, options.nproc)
+        print(describe_run(*checked(composed, options.nproc, options.accelerate)))
 
     return guard(check, options.debug)
 
@@ -251,6 +256,12 @@ def _generate(arguments: list[str]) -> int:
     return guard(run, options.debug)
 
 
+def _doctor(arguments: list[str]) -> int:
+    from .doctor import main as doctor
+
+    return doctor(arguments)
+
+
 def _completion(arguments: list[str]) -> int:
     from .completion import script
 
@@ -278,6 +289,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "checkpoints": _checkpoints,
     "export": _export,
     "generate": _generate,
+    "doctor": _doctor,
     "completion": _completion,
     "__complete": _complete,  # what the completion scripts call
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 optimizer.lr=1e-3
   trireme train my/recipe.yaml --cfg job
   torchrun --nproc-per-node 2 -m trireme.launch.train pretrain/persimmon_stdlib plan=ddp
+  deepspeed --module trireme.launch.train pretrain/persimmon_stdlib plan=zero2
+  accelerate launch -m trireme.launch.train pretrain/persimmon_stdlib
 """
 
 
@@ -42,6 +44,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def add_accelerate_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accelerate-config", metavar="FILE", help="take plan and processes from a configuration of accelerate"
+    )
 
 
 def _count(text: str) -> int:
@@ -59,6 +67,9 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_recipe_arguments(parser)
+    add_accelerate_argument(parser)
+    # Some launchers, DeepSpeed's among them, tell it here too; LOCAL_RANK is what counts.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
     )
@@ -104,8 +115,10 @@ def run(options: argparse.Namespace) -> None:
         LeftEarly: told to leave, and everything is saved.
         RanksFailed: a rank failed.
     """
+    from .accelerate import take_choices
     from .compose import compose, show
 
+    take_choices(options)
     flags = hydra_flags(options)
     if flags:
         show(options.recipe, options.overrides, options.recipe_dir, flags)
@@ -124,13 +137,19 @@ def hydra_flags(options: argparse.Namespace) -> list[str]:
     return flags + (["--info", options.info] if options.info else [])
 
 
-def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
+def checked(
+    composed: Composed, nproc: int | None, accelerate: Mapping[str, str] | None = None
+) -> tuple[RecipeConfig, int]:
     """The typed recipe and its number of processes.
+
+    Args:
+        accelerate: settings of accelerate that must not contradict the recipe.
 
     Raises:
         UserError: all problems of the recipe.
     """
     from ..configs.schema import read_recipe
+    from .accelerate import contradictions
     from .planning import planned
 
     composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
@@ -144,6 +163,8 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
     # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
     unknown = tuple(problem.field for problem in composed.problems)
     problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    if accelerate and recipe is not None:
+        problems += contradictions(accelerate, recipe, chosen[0])
     if nproc is not None and nproc < 1:
         problems.append(Problem("--nproc", "must be at least 1", "", nproc))
     if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
@@ -176,7 +197,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     from .planning import planned
 
     composed = planned(composed, options.nproc)
-    recipe, ranks = checked(composed, options.nproc)
+    recipe, ranks = checked(composed, options.nproc, options.accelerate)
     if launched():
         _go(recipe, options.resume, options.fresh)
         return
@@ -217,16 +238,16 @@ def _sweep(options: argparse.Namespace) -> None:
         print(f"{composed.recipe.stem}: {composed.raw['run']['dir']}", file=sys.stderr, flush=True)
         _train(composed, options, own_process=True)
 
-    sweep(options.recipe, options.overrides, options.recipe_dir, lambda jobs: _check_jobs(jobs, options.nproc), job)
+    sweep(options.recipe, options.overrides, options.recipe_dir, lambda jobs: _check_jobs(jobs, options), job)
 
 
-def _check_jobs(jobs: Sequence[Composed], nproc: int | None) -> None:
+def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
     from .planning import planned
 
     problems: dict[str, Problem | str] = {}
     for composed in jobs:
         try:
-            checked(planned(composed, nproc, show=False), nproc)
+            checked(planned(composed, options.nproc, show=False), options.nproc, options.accelerate)
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)
     if problems:

@@ -66,7 +66,11 @@ class Mesh:
 
     @property
     def pipeline_rank(self) -> int:
-        return self.rank // (self.degrees.data * self.degrees.tensor)
+        return self.index("pipeline")
+
+    def index(self, axis: str) -> int:
+        """This rank's place along ``axis`` (row-major over AXES)."""
+        return self.degrees.index(self.rank, axis)
 
     def group(self, axis: str) -> dist.ProcessGroup | None:
         """Ranks that differ from this one along ``axis`` only; None when there is one."""

@@ -34,6 +34,11 @@ class Degrees:
         """Number of ranks that see different samples."""
         return self.replicate * self.shard
 
+    def index(self, rank: int, axis: str) -> int:
+        """Place of ``rank`` along ``axis`` (row-major over AXES)."""
+        within = prod(getattr(self, later) for later in AXES[AXES.index(axis) + 1 :])
+        return rank // within % getattr(self, axis)
+
     def data_rank(self, rank: int) -> int:
         """Index of ``rank`` among the ranks that see different samples (row-major over AXES)."""
         return rank // self.tensor % self.data

@@ -200,10 +200,12 @@ class TorchStrategy(Strategy):
     def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
+        # What is taken may be read until the next optimizer step; a forward changes buffers before.
+        tensors |= {f"model.{name}": buffer.clone() for name, buffer in self._buffers()}
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):
                 tensors[f"optim.{name}.{key}"] = value
-        return {name: savable(name, tensor, take) for name, tensor in tensors.items()}
+        return savable(tensors, self.mesh, take)
 
     def scalars(self) -> dict[str, Any]:
         counters = {f"{n}.{key}": value for n, key, value in self._optimizer_state() if not isinstance(value, Tensor)}
@@ -241,8 +243,13 @@ class TorchStrategy(Strategy):
     def _model_state(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and persistent buffers by plain name; tied parameters once."""
         for part in self.parts:
-            persistent = part.state_dict(keep_vars=True)
             yield from ((name, p.detach()) for name, p in part.named_parameters())
+        yield from self._buffers()
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Persistent buffers by plain name."""
+        for part in self.parts:
+            persistent = part.state_dict(keep_vars=True)
             yield from ((name, buffer) for name, buffer in part.named_buffers() if name in persistent)
 
     def _optimizer_names(self) -> list[str]:

@@ -32,8 +32,8 @@ class Ema:
 
     def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
         """What this rank writes into a checkpoint; a collective call. See ``Strategy.saved_tensors``."""
-        own = ((f"ema.{name}", tensor) for name, tensor, copied in self._tensors() if not copied)
-        return {name: savable(name, tensor, take) for name, tensor in own}
+        tensors = {f"ema.{name}": tensor for name, tensor, copied in self._tensors() if not copied}
+        return savable(tensors, self.strategy.mesh, take)
 
     def load(self, read: Read) -> None:
         """Take the averages back; a collective call."""

@@ -94,6 +94,7 @@ class Trainer:
                 self._begin_step()
                 loss = self.strategy.forward_backward(batch, self.task.loss)
                 self.emit("on_pre_optimizer_step")
+                self.store.settle()
                 result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
                 if self.ema and not result.skipped:
                     self.ema.update()
@@ -140,6 +141,7 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
         self._evaluated_at, began = self.state.step, time.monotonic()
+        self.store.settle()  # averages are swapped in
         averaged = self.ema.in_place() if self.ema and self.ema.config.evaluate else nullcontext()
         self.strategy.set_training(False)
         with averaged:

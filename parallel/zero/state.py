@@ -188,13 +188,3 @@ def _zero_gradient(flat: Tensor) -> Iterator[None]:
         kept.zero_()
     yield
     flat.grad = kept
-
-
-def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
-    """Which rank keeps which tensor: the next largest goes to the rank with the least; the same on every rank."""
-    loads = [0] * ranks
-    chosen = {}
-    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        chosen[name] = loads.index(min(loads))
-        loads[chosen[name]] += size
-    return chosen

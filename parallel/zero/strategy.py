@@ -23,7 +23,7 @@ from ..apply import materialise
 from ..mesh import Mesh
 from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
-from ..state import state_shapes
+from ..state import owners, state_shapes
 from ..strategy import (
     LossFunction,
     MicroBatch,
@@ -46,7 +46,7 @@ from .library import ensure_process_group, import_deepspeed, quiet
 from .native import save_native
 from .operators import load_operators
 from .place import place_shards
-from .state import EngineState, owners
+from .state import EngineState
 
 READ_AT_ONCE = 256 * 2**20
 """Bytes of state that are read from a checkpoint in one go."""

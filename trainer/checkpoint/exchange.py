@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ..nodes import Nodes
-from .layout import flush
+from .layout import Digest, described, flush
 
 PIECE_BYTES = 16 * 2**20
 
@@ -22,7 +21,7 @@ def pass_on(nodes: Nodes, source: int, path: Path, written: dict[str, Any], rece
 
     Args:
         path: where it is, or, where ``receives``, where it goes.
-        written: its ``bytes`` and ``sha256``.
+        written: its size and digest.
 
     Raises:
         OSError: it could not be read or written here, or what arrived is something else.
@@ -30,7 +29,7 @@ def pass_on(nodes: Nodes, source: int, path: Path, written: dict[str, Any], rece
     if not nodes.leads:
         return
     sends, partial = nodes.here == source, path.with_name(f".{path.name}.arriving")
-    digest = hashlib.sha256()
+    digest = Digest()
     work = _Attempt()
     file = work(lambda: _open(partial if receives else path, receives)) if sends or receives else None
     buffer = torch.empty(min(PIECE_BYTES, written["bytes"]), dtype=torch.uint8)
@@ -46,7 +45,7 @@ def pass_on(nodes: Nodes, source: int, path: Path, written: dict[str, Any], rece
     if file is not None:
         work(file.close)
     if receives:
-        work(lambda: _arrived(partial, path, digest.hexdigest() == written["sha256"]))
+        work(lambda: _arrived(partial, path, described(written["bytes"], digest) == written))
     if work.error:
         raise work.error
 

@@ -99,7 +99,8 @@ def export_source(
     shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
     with _complete_or_nothing(target, replace, sum(sizes.values())) as folder:
         copy_assets(assets, folder, dtype)
-        checks = _verified_beside(source, list(stored.values())) if verify else []
+        # In a thread: who reads the files a second time need not be waited for.
+        damage = _beside(partial(source.damage, list(stored.values()))) if verify else lambda: None
         try:
             blocks = (
                 source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
@@ -108,7 +109,7 @@ def export_source(
             write_shards(folder, entries, blocks, check)
         except ValueError as error:
             raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
-        if reason := next((reason for check in checks if (reason := check())), None):
+        if reason := damage():
             fix = "name another checkpoint, for example an older one of the same run"
             raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
     log.info(
@@ -122,18 +123,12 @@ def export_source(
     return target
 
 
-def _verified_beside(source: Source, names: list[str]) -> list[Callable[[], str | None]]:
-    """Begin to read and digest the files of ``names`` in threads: a digest takes longer than the copy.
+def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Call ``function`` in a thread.
 
     Returns:
-        For each thread, what waits for its result. Nobody waits when the export fails before.
+        What waits for its result. Nobody waits when the export fails before.
     """
-    size = -(-len(names) // min(len(os.sched_getaffinity(0)), 4))
-    parts = [names[start : start + size] for start in range(0, len(names), size)]
-    return [_beside(partial(source.damage, part)) for part in parts]
-
-
-def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
     results: list[str | None] = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()

@@ -1,6 +1,13 @@
-"""Copies of this rank's state in CPU memory: training goes on with the tensors while their copies are written."""
+"""Copies of this rank's state in CPU memory: training goes on with the tensors while their copies are written.
+
+Nothing of the state changes until the next optimizer step, so the copies need not be there before: another thread makes
+them during the forward and backward passes, and who needs them finished helps with what is left.
+"""
 
 from __future__ import annotations
+
+import threading
+from collections import deque
 
 import psutil
 import torch
@@ -20,10 +27,14 @@ class Staging:
         self.full = False
         """There was no room for a copy: ``take`` gave a tensor as it is."""
         self._buffers: dict[str, Tensor] = {}
+        self._left: deque[tuple[Tensor, Tensor]] = deque()
+        """Copies to be made: (to, from)."""
+        self._begun = False
+        self._copied = threading.Event()
 
-    @torch.no_grad()
     def take(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy of ``tensor``; a DTensor's has its part on the CPU. Of a GPU's tensor it is there after ``wait``."""
+        """A copy of ``tensor``; a DTensor's has its part on the CPU. Its values are there after ``copy``, of a GPU's
+        tensor after ``wait``."""
         local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != local.shape or buffer.dtype != local.dtype:
@@ -33,12 +44,40 @@ class Staging:
             # Pinned memory is what a GPU copies into at full speed.
             buffer = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.is_cuda)
             self._buffers[name] = buffer
-        buffer.copy_(local, non_blocking=True)
+        if local.is_cuda:
+            buffer.copy_(local.detach(), non_blocking=True)
+        else:
+            self._left.append((buffer, local.detach()))
         # Not DTensor.from_local, which would move the copy to the device of the mesh.
         return DTensor(buffer, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else buffer
 
+    def begin(self) -> None:
+        """From now on, until ``settle`` has returned, tensors that were taken may not change."""
+        self._begun = True
+        self._copied.clear()
+
+    def copy(self) -> None:
+        """Make the copies that no thread has begun; in the thread that writes."""
+        self._copy_left()
+        self._copied.set()
+
+    def settle(self) -> None:
+        """Until all copies are there, so that the tensors may change; in the thread that trains."""
+        if self._begun:
+            self._copy_left()
+            self._copied.wait()
+            self._begun = False
+
+    def _copy_left(self) -> None:
+        while self._left:
+            try:
+                buffer, tensor = self._left.popleft()
+            except IndexError:  # the other thread was quicker
+                return
+            buffer.copy_(tensor)
+
     def wait(self) -> None:
-        """Until all copies are there."""
+        """Until the copies of a GPU's tensors are there."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.current_stream().synchronize()
 

@@ -29,7 +29,8 @@ class Checkpoints:
     """The folder ``checkpoints/`` of a run.
 
     ``save`` writes while the caller waits. ``begin`` has a thread write, which talks to the other ranks' threads
-    through a process group of its own; ``end`` waits for it. Between the two, tensors must be copies (``staging``).
+    through a process group of its own; ``end`` waits for it. Tensors must be copies (``staging``), which the thread
+    makes; until ``settle`` has returned, what they are copies of may not change.
     """
 
     def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh, nodes: Nodes | None = None) -> None:
@@ -60,6 +61,7 @@ class Checkpoints:
         """
         self.staging.wait()
         if self.mesh.any_flags([self.staging.full])[0]:
+            self.staging.copy()
             self.staging.release()
             self.asynchronous = False
             if self.mesh.is_main:
@@ -71,7 +73,16 @@ class Checkpoints:
         assert self._written is None, "a checkpoint is in flight"
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
-        self._written = self._thread.submit(self.save, replace(contents, state=copy.deepcopy(contents.state)))
+        self.staging.begin()
+        self._written = self._thread.submit(self._copy_and_save, replace(contents, state=copy.deepcopy(contents.state)))
+
+    def _copy_and_save(self, contents: Contents) -> Path | None:
+        self.staging.copy()
+        return self.save(contents)
+
+    def settle(self) -> None:
+        """Until the training state may change again."""
+        self.staging.settle()
 
     @property
     def in_flight(self) -> bool:
@@ -86,6 +97,7 @@ class Checkpoints:
     def end(self) -> Path | None:
         """Wait for the checkpoint in flight; what ``save`` would have given, or raised."""
         assert self._written is not None, "no checkpoint is in flight"
+        self.staging.settle()
         written, self._written = self._written, None
         return written.result()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from .layout import Digest, described
+
 CODES = {dtype: code for code, dtype in _TYPES.items()}
 """Names of types in a safetensors header."""
 
@@ -39,37 +42,48 @@ class StreamingWriter(HuggingFaceStorageWriter):
 
     def __init__(self, folder: Path, file_numbers: dict[str, int]) -> None:
         super().__init__(str(folder), fqn_to_index_mapping=file_numbers, save_distributed=True)
-        self.written: list[str] = []
-        """Names of the files written so far."""
+        self.written: dict[str, Any] = {}
+        """The files written so far, described for the manifest."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         results, numbers = [], self.fqn_to_index_mapping or {}
         for number, items in self._split_by_storage_plan(numbers, plan.items).items():
             name = _gen_file_name(number, max(numbers.values()), plan.storage_data["shard_index"])
-            results += _write_file(Path(self.path) / name, items, planner)
-            self.written.append(name)
+            shards = _shards(items, planner)
+            self.written[name] = _write_file(Path(self.path) / name, shards)
+            results += [WriteResult(item.index, tensor.nbytes, name) for item, tensor in shards.values()]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
 
 
-def _write_file(path: Path, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
-    shards: dict[str, tuple[WriteItem, Tensor]] = {
+Shards = dict[str, tuple[WriteItem, Tensor]]
+"""What goes into one file, by the tensors' names, in this order."""
+
+
+def _shards(items: list[WriteItem], planner: SavePlanner) -> Shards:
+    shards: Shards = {
         item.index.fqn: (item, planner.resolve_data(item).detach())  # type: ignore[union-attr]
         for item in items
     }
     # Wide types first, as the library orders them: so all are aligned.
-    names = sorted(shards, key=lambda fqn: (-shards[fqn][1].itemsize, fqn))
+    return {fqn: shards[fqn] for fqn in sorted(shards, key=lambda fqn: (-shards[fqn][1].itemsize, fqn))}
+
+
+def _write_file(path: Path, shards: Shards) -> dict[str, Any]:
+    """Write a file; its description is of what was meant to be written."""
+    digest, size = Digest(), 0
     with path.open("wb") as file:
-        file.write(_header({fqn: shards[fqn] for fqn in names}))
-        for fqn in names:
-            file.write(raw_bytes(shards[fqn][1]))
+        for part in chain([_header(shards)], (raw_bytes(tensor) for _, tensor in shards.values())):
+            file.write(part)
+            digest.update(part)
+            size += len(part)
         file.flush()
         os.fsync(file.fileno())
-    return [WriteResult(item.index, tensor.nbytes, path.name) for item, tensor in shards.values()]
+    return described(size, digest)
 
 
-def _header(shards: dict[str, tuple[WriteItem, Tensor]]) -> bytes:
+def _header(shards: Shards) -> bytes:
     offsets = {name: {SAVED_OFFSETS_KEY: list(item.tensor_data.chunk.offsets)} for name, (item, _) in shards.items()}  # type: ignore[union-attr]
     about = {CUSTOM_METADATA_KEY: json.dumps(offsets), DCP_VERSION_KEY: str(HF_DCP_VERSION), FORMAT_KEY: FORMAT_VALUE}
     header: dict[str, Any] = {"__metadata__": about}

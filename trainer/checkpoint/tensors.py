@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,14 +29,14 @@ Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 
 def write_tensors(
     tensors: dict[str, Tensor], folder: Path, distributed: bool, group: dist.ProcessGroup | None = None
-) -> list[str]:
+) -> dict[str, Any]:
     """Write this rank's part; replicated tensors are written once. A collective call when ``distributed``.
 
     Args:
         group: all ranks, for what they say to each other meanwhile; None takes the group that training uses.
 
     Returns:
-        Names of the files that this rank wrote.
+        The files that this rank wrote, described for the manifest.
 
     Raises:
         OSError: the first failed write of any rank, on every rank.

@@ -94,10 +94,10 @@ class Writer:
             (partial / TENSORS).mkdir(parents=True)
 
     def _write_tensors(self, partial: Path, contents: Contents) -> dict[str, Any]:
-        """This rank's files, described: who wrote a file reads it fastest."""
-        folder = partial / TENSORS
-        names = write_tensors(contents.tensors, folder, self.mesh.world_size > 1, self.together.group)
-        return {f"{TENSORS}/{name}": describe_file(folder / name) for name in names}
+        """This rank's files, described."""
+        distributed, group = self.mesh.world_size > 1, self.together.group
+        written = write_tensors(contents.tensors, partial / TENSORS, distributed, group)
+        return {f"{TENSORS}/{name}": description for name, description in written.items()}
 
     def _write_native(self, partial: Path, contents: Contents) -> dict[str, Any]:
         """The engine's own files on this node, described."""

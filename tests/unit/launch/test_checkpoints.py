@@ -61,7 +61,7 @@ def test_damage_is_named(run: Path) -> None:
     shown = trireme("checkpoints", str(run / "checkpoints" / "step_00000004"), "--verify", "--json")
     assert shown.returncode == 1, shown.stderr
     (only,) = json.loads(shown.stdout)
-    assert only["problems"] == [f"tensors/{victim.name} is damaged (its SHA-256 has changed)"]
+    assert only["problems"] == [f"tensors/{victim.name} is damaged (its digest has changed)"]
 
 
 def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:

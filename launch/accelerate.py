@@ -1,0 +1,209 @@
+"""What a configuration of ``accelerate`` chooses: its FSDP, DeepSpeed and parallelism sections become the plan.
+
+``accelerate launch`` tells ranks its configuration in environment variables. ``--accelerate-config FILE`` reads the
+same file without that launcher, through accelerate's own reader. Either way the sections become choices on the command
+line of the recipe, and what contradicts the recipe, or has no counterpart, is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import Problem, UserError
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+FSDP_PLANS = {
+    "FULL_SHARD": "fsdp_full_shard",
+    "SHARD_GRAD_OP": "fsdp_shard_grad_op",
+    "NO_SHARD": "fsdp_no_shard",
+    "HYBRID_SHARD": "fsdp_hybrid_shard",
+    "HYBRID_SHARD_ZERO2": "fsdp_hybrid_shard_zero2",
+}
+"""Sharding strategies of FSDP1, in the order of their numbers."""
+SOURCE = "accelerate's configuration"
+
+
+def settings_of_launcher() -> dict[str, str]:
+    """What ``accelerate launch`` told this rank; empty under another launcher."""
+    return dict(os.environ) if "ACCELERATE_MIXED_PRECISION" in os.environ else {}
+
+
+def settings_of_file(path: str) -> tuple[dict[str, str], int]:
+    """What ``accelerate launch`` would tell ranks of a YAML file, and the number of processes.
+
+    Raises:
+        UserError: accelerate cannot read it.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    if not Path(path).is_file():
+        raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
+    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
+    flags = ["--config_file", path, "--main_process_port", "0", "train"]
+    try:
+        arguments, read, _ = _validate_launch_command(launch_command_parser().parse_args(flags))
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(getattr(read, "deepspeed_config", None) or ())
+        processes, arguments.num_machines = int(arguments.num_processes or 1), 1
+        prepare: Any = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
+        prepared = prepare(arguments)
+    except (ValueError, TypeError, KeyError, OSError, ImportError, SystemExit) as error:
+        why = f"accelerate cannot read it: {error}"
+        raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
+    told: dict[str, str] = prepared[1] if isinstance(prepared, tuple) else prepared
+    for key, value in (getattr(read, "deepspeed_config", None) or {}).items():
+        if key.endswith("nvme_path"):  # the launcher leaves these to a variable that people set by hand
+            told.setdefault(f"ACCELERATE_DEEPSPEED_{key.upper()}", str(value))
+    return told, processes
+
+
+def take_choices(options: argparse.Namespace) -> None:
+    """Put what accelerate's configuration chooses into the command line; ``options.accelerate`` keeps the rest.
+
+    Raises:
+        UserError: it cannot be read, has no counterpart here, or contradicts the command line.
+    """
+    if options.accelerate_config:
+        options.accelerate, processes = settings_of_file(options.accelerate_config)
+        if options.nproc not in (None, processes):
+            why = f"{SOURCE} says num_processes: {processes}"
+            raise UserError(Problem("--nproc", why, "remove one of the two", options.nproc))
+        options.nproc = None if "RANK" in os.environ else processes
+    else:
+        options.accelerate = settings_of_launcher()
+    options.overrides = with_choices(options.overrides, options.accelerate)
+
+
+def with_choices(overrides: Sequence[str], settings: Mapping[str, str]) -> list[str]:
+    """The recipe's overrides with what accelerate's ``settings`` choose before them.
+
+    Raises:
+        UserError: what has no counterpart here, and overrides that say something else.
+    """
+    given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    problems, added = [], []
+    for key, value in _choices(settings).items():
+        if key not in given:
+            added.append(f"{key}={value}")
+        elif given[key].lower() != value.lower():
+            problems.append(Problem(key, f"{SOURCE} says {value}", "remove one of the two", given[key]))
+    if problems:
+        raise UserError(*problems)
+    return [*added, *overrides]
+
+
+def contradictions(settings: Mapping[str, str], recipe: RecipeConfig, world_size: int) -> list[Problem]:
+    """Where accelerate's settings and the recipe say different things that no plan decides."""
+    found, trainer = [], recipe.trainer
+    data = recipe.plan.degrees(world_size).data
+    accumulation = trainer.global_batch_size // (trainer.micro_batch_size * data)
+    wanted = settings.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+    if wanted.isdecimal() and int(wanted) != accumulation:
+        why = f"{SOURCE} says gradient_accumulation_steps: {wanted}, the recipe accumulates {accumulation}"
+        fix = f"set it to {accumulation} or auto there, or change trainer.micro_batch_size"
+        found.append(Problem("trainer.micro_batch_size", why, fix, trainer.micro_batch_size))
+    clipping = settings.get("ACCELERATE_GRADIENT_CLIPPING", "none")
+    if clipping not in ("none", "auto") and float(clipping) != trainer.max_grad_norm:
+        fix = f"set trainer.max_grad_norm={clipping}, or gradient_clipping: auto there"
+        why = f"{SOURCE} says gradient_clipping: {clipping}"
+        found.append(Problem("trainer.max_grad_norm", why, fix, trainer.max_grad_norm))
+    return found
+
+
+def _choices(settings: Mapping[str, str]) -> dict[str, str]:
+    """Key of the recipe -> value."""
+    if _true(settings, "ACCELERATE_USE_MEGATRON_LM"):
+        raise UserError(Problem(SOURCE, "asks for Megatron-LM", "use plan=3d, tp or pp_1f1b of trireme", ""))
+    chosen = {}
+    if _true(settings, "ACCELERATE_USE_FSDP"):
+        chosen |= _fsdp(settings)
+    elif _true(settings, "ACCELERATE_USE_DEEPSPEED"):
+        chosen |= _deepspeed(settings)
+    chosen |= _degrees(settings)
+    precision = settings.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision in ("bf16", "fp16"):
+        chosen["plan.precision"] = precision
+    elif precision != "no":  # "no" is what it says when nobody chose
+        raise UserError(Problem("mixed_precision", f"{SOURCE} asks for it", "use no, bf16 or fp16", precision))
+    backend = settings.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()
+    if backend == "INDUCTOR":
+        chosen["plan.compile"] = "true"
+    elif backend != "NO":
+        raise UserError(Problem("dynamo_backend", f"{SOURCE} asks for it", "use no or inductor", backend.lower()))
+    return chosen
+
+
+def _fsdp(settings: Mapping[str, str]) -> dict[str, str]:
+    get = settings.get
+    if get("FSDP_VERSION") == "2":
+        strategy = "FULL_SHARD" if get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true" else "SHARD_GRAD_OP"
+    else:
+        strategy = get("FSDP_SHARDING_STRATEGY", "FULL_SHARD").upper()
+        strategy = list(FSDP_PLANS)[int(strategy) - 1] if strategy in ("1", "2", "3", "4", "5") else strategy
+    if strategy not in FSDP_PLANS:
+        raise UserError(Problem("fsdp_sharding_strategy", "is not known", f"use {', '.join(FSDP_PLANS)}", strategy))
+    chosen = {"plan": FSDP_PLANS[strategy]}
+    if _true(settings, "FSDP_OFFLOAD_PARAMS"):
+        chosen["plan.fsdp.offload"] = "true"
+    if _true(settings, "FSDP_ACTIVATION_CHECKPOINTING"):
+        chosen["plan.recompute"] = "full"
+    if _true(settings, "FSDP_FORWARD_PREFETCH"):
+        chosen["plan.fsdp.forward_prefetch"] = "1"
+    wrap = get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    if wrap == "SIZE_BASED_WRAP":
+        chosen["plan.fsdp.min_num_params"] = str(int(float(get("FSDP_MIN_NUM_PARAMS", "1e8"))))
+    elif classes := get("FSDP_TRANSFORMER_CLS_TO_WRAP", ""):
+        chosen["plan.fsdp.transformer_layer_cls_to_wrap"] = f"[{classes}]"
+    prefetch = get("FSDP_BACKWARD_PREFETCH", "BACKWARD_PRE").lower()
+    if prefetch not in ("backward_pre", "none"):
+        chosen["plan.fsdp.backward_prefetch"] = prefetch  # which the plan refuses by name
+    if get("FSDP_IGNORED_MODULES"):
+        fix = "freeze parameters instead: model.frozen=[...]"
+        raise UserError(Problem("fsdp_ignored_modules", "is not supported by FSDP2", fix, get("FSDP_IGNORED_MODULES")))
+    return chosen
+
+
+def _deepspeed(settings: Mapping[str, str]) -> dict[str, str]:
+    file = settings.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    if file and file != "none":
+        try:
+            stage = json.loads(Path(file).read_text()).get("zero_optimization", {}).get("stage", 0)
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(Problem("deepspeed_config_file", f"cannot be read: {error}", "", file)) from None
+        return {"plan": f"zero{stage}", "plan.deepspeed": file}
+    stage = settings.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    chosen = {"plan": f"zero{stage}"}
+    for ours, theirs in (("offload_optimizer", "OFFLOAD_OPTIMIZER"), ("offload_param", "OFFLOAD_PARAM")):
+        device = settings.get(f"ACCELERATE_DEEPSPEED_{theirs}_DEVICE", "none")
+        if device != "none":
+            chosen[f"plan.deepspeed.{ours}.device"] = device
+        path = settings.get(f"ACCELERATE_DEEPSPEED_{theirs}_NVME_PATH", "none")
+        if device == "nvme" and path != "none":
+            chosen[f"plan.deepspeed.{ours}.nvme_path"] = path
+    return chosen
+
+
+def _degrees(settings: Mapping[str, str]) -> dict[str, str]:
+    """Of accelerate's ``parallelism_config``."""
+    if not _true(settings, "ACCELERATE_USE_PARALLELISM_CONFIG"):
+        return {}
+    sizes = {name: int(settings.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) for name in ("CP", "SP")}
+    for name, size in sizes.items():
+        if size > 1:
+            raise UserError(
+                Problem(f"parallelism_config_{name.lower()}_size", "splits sequences", "use plan.tensor", size)
+            )
+    named = {"replicate": "DP_REPLICATE", "shard": "DP_SHARD", "tensor": "TP"}
+    degrees = {ours: settings.get(f"PARALLELISM_CONFIG_{theirs}_SIZE", "1") for ours, theirs in named.items()}
+    return {f"plan.{axis}": size for axis, size in degrees.items()}
+
+
+def _true(settings: Mapping[str, str], name: str) -> bool:
+    return settings.get(name, "false").lower() in ("true", "1", "yes")

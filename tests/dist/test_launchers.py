@@ -1,0 +1,115 @@
+"""The same recipe through every launcher of one machine: the same lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.command import ROOTS, command, refused, tiny_command, trireme
+from helpers.metrics import lines, training, worst_difference
+from helpers.ranks import free_port
+from helpers.recipes import TINY, tiny_recipe
+from trireme.trainer.build import train
+
+STEPS = ("trainer.max_steps=4", "trainer.eval_every=2")
+TORCHRUN = "torch.distributed.run --nproc-per-node 2"
+LAUNCHERS = {
+    "torchrun": f"{TORCHRUN} --standalone -m",
+    "torchrun_static": f"{TORCHRUN} --nnodes 1 --node-rank 0 --master-addr 127.0.0.1 --master-port PORT -m",
+    "deepspeed": "deepspeed.launcher.runner --num_accelerators 2 --master_port PORT --module",
+    "deepspeed_include": "deepspeed.launcher.runner --hostfile HOSTFILE --include localhost:0,1 --master_port PORT "
+    "--module",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no --main_process_port PORT -m",
+}
+LONG = ("torchrun_static", "deepspeed", "accelerate")
+
+
+def launch(launcher: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    (folder / "hostfile").write_text("localhost slots=4\n")
+    flags = LAUNCHERS[launcher].replace("PORT", str(free_port())).replace("HOSTFILE", str(folder / "hostfile"))
+    own = tiny_command(folder / launcher, *STEPS, *overrides)[len(command("train")) :]
+    return subprocess.run(
+        [sys.executable, "-m", *flags.split(), "trireme.launch.train", *own],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "DS_ACCELERATOR": "cpu"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process in this one."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(tiny_recipe(folder, *STEPS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks by trireme's own launcher."""
+    folder = tmp_path_factory.mktemp("own")
+    result = trireme("train", str(TINY), ROOTS, *STEPS, f"run.dir={folder}", "plan=ddp", "--nproc", "2")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in LAUNCHERS]
+)
+def test_the_lines_are_the_same(launcher: str, tmp_path: Path, own: Path, alone: Path) -> None:
+    result = launch(launcher, tmp_path, "plan=ddp")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert lines(tmp_path / launcher) == lines(own)
+    assert worst_difference(training(alone), training(tmp_path / launcher)) < 1e-5
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed_include", pytest.param("accelerate", marks=pytest.mark.long)])
+def test_a_user_error_is_said_once(launcher: str, tmp_path: Path) -> None:
+    result = launch(launcher, tmp_path, "plan=ddp", "trainer.max_stepz=3")
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and said.count("trainer.max_stepz") == 1 + said.count("spawned with command"), said
+
+
+FSDP = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config: {fsdp_version: 2, fsdp_reshard_after_forward: false, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP}
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+use_cpu: false
+"""
+
+
+def test_a_configuration_of_accelerate_is_the_plan(tmp_path: Path, alone: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(FSDP)
+    config = ("--accelerate-config", str(file))
+    result = trireme("train", str(TINY), ROOTS, *STEPS, f"run.dir={tmp_path / 'run'}", *config)
+    assert result.returncode == 0, result.stderr
+    assert "name: fsdp_shard_grad_op" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "on 2 rank(s)" in (tmp_path / "run" / "log.txt").read_text()
+    assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5
+    refused(trireme("check", str(TINY), ROOTS, "plan=ddp", *config), "plan", "fsdp_shard_grad_op", "remove one")
+    refused(trireme("check", str(TINY), ROOTS, "--nproc", "4", *config), "--nproc", "num_processes: 2")
+    file.write_text(FSDP.replace("FSDP\n", "DEEPSPEED\n").replace("fsdp_config", "deepspeed_config").replace(
+        "{fsdp_version: 2, fsdp_reshard_after_forward: false, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP}",
+        "{zero_stage: 1, gradient_accumulation_steps: 7, gradient_clipping: 0.25}",
+    ))  # fmt: skip
+    refused(trireme("check", str(TINY), ROOTS, *config), "gradient_accumulation_steps: 7", "gradient_clipping: 0.25")
+
+
+@pytest.mark.long
+def test_the_launcher_of_accelerate_hands_its_configuration_on(tmp_path: Path, alone: Path) -> None:
+    (tmp_path / "accelerate.yaml").write_text(FSDP)
+    own = tiny_command(tmp_path / "run", *STEPS)[len(command("train")) :]
+    flags = ["--config_file", str(tmp_path / "accelerate.yaml"), "--main_process_port", "0"]
+    result = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "trireme.launch.train", *own],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "name: fsdp_shard_grad_op" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5

@@ -1,0 +1,67 @@
+"""Two "hosts" on one machine: network namespaces joined by a pair of virtual devices."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace with one device beside its loopback."""
+
+    name: str
+    device: str
+    address: str
+
+    def run(self, arguments: list[str]) -> list[str]:
+        """A command that runs there."""
+        return ["ip", "netns", "exec", self.name, *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Which device gloo takes: the name of the machine leads to none of them."""
+        return {"GLOO_SOCKET_IFNAME": self.device}
+
+
+def missing() -> str | None:
+    """Why there can be no such hosts here."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "the command ip is not installed (package iproute2)"
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        return "network namespaces are not allowed here"
+    return None
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """Both are gone at the end, and what still runs there has lost its network."""
+    number = os.getpid() % 250
+    hosts = [
+        Host(f"tri{os.getpid()}{end}", f"tri{os.getpid() % 10**6}{end}", f"10.{number}.7.{1 + i}")
+        for i, end in enumerate("ab")
+    ]
+    first, second = hosts
+    try:
+        for host in hosts:
+            _ip("netns", "add", host.name)
+        _ip("link", "add", first.device, "netns", first.name, "type", "veth",
+            "peer", "name", second.device, "netns", second.name)  # fmt: skip
+        for host in hosts:
+            _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", host.device)
+            for device in (host.device, "lo"):
+                _ip("-n", host.name, "link", "set", device, "up")
+        yield first, second
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -1,0 +1,144 @@
+"""What accelerate's configuration becomes: choices of a recipe, or a refusal by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from trireme import UserError
+from trireme.launch.accelerate import settings_of_file, settings_of_launcher, with_choices
+
+FSDP1 = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 1
+  fsdp_sharding_strategy: {strategy}
+  fsdp_auto_wrap_policy: SIZE_BASED_WRAP
+  fsdp_min_num_params: 2000
+  fsdp_backward_prefetch: BACKWARD_PRE
+  fsdp_forward_prefetch: true
+  fsdp_offload_params: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 4
+"""
+FSDP2 = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 2
+  fsdp_reshard_after_forward: {reshard}
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
+  fsdp_activation_checkpointing: true
+mixed_precision: bf16
+num_machines: 1
+num_processes: 2
+"""
+DEEPSPEED = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+deepspeed_config:
+  zero_stage: 3
+  offload_optimizer_device: nvme
+  offload_optimizer_nvme_path: /fast
+  offload_param_device: cpu
+  zero3_init_flag: true
+mixed_precision: fp16
+num_machines: 1
+num_processes: 8
+"""
+
+
+def chosen(folder: Path, text: str, *overrides: str) -> tuple[list[str], int]:
+    (folder / "accelerate.yaml").write_text(text)
+    settings, processes = settings_of_file(str(folder / "accelerate.yaml"))
+    return with_choices(overrides, settings), processes
+
+
+@pytest.mark.parametrize(
+    ("strategy", "plan"),
+    [("FULL_SHARD", "fsdp_full_shard"), ("2", "fsdp_shard_grad_op"), ("HYBRID_SHARD_ZERO2", "fsdp_hybrid_shard_zero2")],
+)
+def test_fsdp1_strategies_are_plans(strategy: str, plan: str, tmp_path: Path) -> None:
+    overrides, processes = chosen(tmp_path, FSDP1.format(strategy=strategy), "optimizer.lr=1")
+    assert processes == 4
+    assert overrides == [
+        f"plan={plan}", "plan.fsdp.offload=true", "plan.fsdp.forward_prefetch=1", "plan.fsdp.min_num_params=2000",
+        "optimizer.lr=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reshard", "plan"), [("true", "fsdp_full_shard"), ("false", "fsdp_shard_grad_op")])
+def test_fsdp2_options_become_the_plans(reshard: str, plan: str, tmp_path: Path) -> None:
+    overrides, _ = chosen(tmp_path, FSDP2.format(reshard=reshard))
+    assert overrides == [
+        f"plan={plan}", "plan.recompute=full", "plan.fsdp.transformer_layer_cls_to_wrap=[LlamaDecoderLayer]",
+        "plan.precision=bf16",
+    ]  # fmt: skip
+
+
+def test_deepspeed_fields_become_the_plans(tmp_path: Path) -> None:
+    overrides, processes = chosen(tmp_path, DEEPSPEED)
+    assert processes == 8
+    assert overrides == [
+        "plan=zero3", "plan.deepspeed.offload_optimizer.device=nvme",
+        "plan.deepspeed.offload_optimizer.nvme_path=/fast", "plan.deepspeed.offload_param.device=cpu",
+        "plan.precision=fp16",
+    ]  # fmt: skip
+
+
+def test_a_deepspeed_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 1}}))
+    text = f"distributed_type: DEEPSPEED\ndeepspeed_config: {{deepspeed_config_file: {file}}}\n"
+    overrides, _ = chosen(tmp_path, f"compute_environment: LOCAL_MACHINE\nnum_processes: 2\nnum_machines: 1\n{text}")
+    assert overrides == ["plan=zero1", f"plan.deepspeed={file}"]
+
+
+def test_the_same_choice_twice_is_no_contradiction_and_another_is_refused(tmp_path: Path) -> None:
+    overrides, _ = chosen(tmp_path, FSDP2.format(reshard="true"), "plan=fsdp_full_shard", "+plan.recompute=full")
+    assert overrides[-2:] == ["plan=fsdp_full_shard", "+plan.recompute=full"] and overrides.count(overrides[-2]) == 1
+    with pytest.raises(UserError) as refusal:
+        chosen(tmp_path, FSDP2.format(reshard="true"), "plan=ddp", "plan.precision=fp32")
+    assert "plan" in str(refusal.value) and "says fsdp_full_shard" in str(refusal.value)
+    assert len(refusal.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed_precision"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "AOT_EAGER"}, "dynamo_backend"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "SOME"}, "fsdp_sharding_strategy"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_IGNORED_MODULES": "head"}, "fsdp_ignored_modules"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_CP_SIZE": "2"}, "parallelism_config_cp"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "no.json"}, "deepspeed_config_file"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(settings: dict[str, str], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        with_choices([], settings)
+
+
+def test_degrees_of_a_parallelism_config() -> None:
+    settings = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
+    settings |= {"PARALLELISM_CONFIG_DP_SHARD_SIZE": "4", "PARALLELISM_CONFIG_TP_SIZE": "2"}
+    assert with_choices([], settings) == ["plan=fsdp_full_shard", "plan.replicate=1", "plan.shard=4", "plan.tensor=2"]
+
+
+def test_another_launcher_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert settings_of_launcher() == {} and with_choices(["a=1"], {}) == ["a=1"]
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        settings_of_file(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="cannot read it"):
+        chosen(tmp_path, "compute_environment: LOCAL_MACHINE\ndistributed_tipe: FSDP\n")
