@@ -48,6 +48,10 @@ class UserError(Exception):
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in the place of a traceback."""
+        return str(self).splitlines()
+
 
 def __getattr__(name: str) -> Any:
     """``trireme.train``, without importing it for everyone."""

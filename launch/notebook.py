@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +58,9 @@ class Run:
     def plot(self) -> Figure:
         """Loss, learning rate, gradient norm and throughput against the step; a notebook shows the figure."""
         from ..trainer.callbacks.curve import curve_figure
+        from .watch import show_figures
 
+        show_figures()
         return curve_figure(self._lines, self.dir.name)
 
     @property
@@ -113,6 +117,7 @@ def train(
     from .compose import compose
     from .planning import planned
     from .train import checked
+    from .watch import watched
 
     if launched():
         raise UserError(Problem("trireme.train", "starts its own processes", "call it outside of torchrun"))
@@ -123,10 +128,12 @@ def train(
     typed, ranks = checked(composed, nproc)
     run_dir = Path(typed.run.dir)
     open_run_folder(run_dir, fresh)
-    if ranks == 1:
-        _train(typed, resume)
-    else:
-        _fork(typed, resume, ranks, run_dir)
+    with watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
+        if ranks == 1:
+            with _own_group():
+                _train(typed, resume)
+        else:
+            _fork(typed, resume, ranks, run_dir)
     return Run(run_dir)
 
 
@@ -134,6 +141,21 @@ def _train(recipe: RecipeConfig, resume: str) -> None:
     from ..trainer.build import train as train_here
 
     train_here(recipe, resume=resume)
+
+
+@contextmanager
+def _own_group() -> Iterator[None]:
+    """Leave the process group that training here makes, for DeepSpeed: forked ranks would inherit it."""
+    import torch.distributed as dist
+
+    had_one = dist.is_initialized()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not had_one:
+            # DeepSpeed's own, where it is at work, also forgets what it keeps of the group.
+            comm: Any = sys.modules.get("deepspeed.comm", dist)
+            comm.destroy_process_group()
 
 
 def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
@@ -189,7 +211,7 @@ def _error_of(folder: str, rank: int) -> Path:
 
 
 def _log_of(run_dir: Path, rank: int) -> Path:
-    return run_dir / "logs" / f"rank{rank}.log"
+    return run_dir / "logs" / f"rank{rank}.out"
 
 
 def _text(value: Any) -> str:

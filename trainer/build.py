@@ -50,7 +50,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     run_dir, restarted = Path(recipe.run.dir), attempt() > 0
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
     on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
-    handlers = set_up_logging(run_dir, mesh.is_main)
+    handlers = set_up_logging(run_dir, mesh, recipe.run)
     trainer = None
     try:
         trainer = build(recipe, mesh, resume, nodes, restarted)

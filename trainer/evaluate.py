@@ -48,7 +48,7 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
         UserError: something that the user can mend.
     """
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
-    handlers = set_up_logging(None, mesh.is_main)
+    handlers = set_up_logging(None, mesh, recipe.run)
     try:
         result = _evaluate(recipe, mesh, checkpoint, ema)
         mesh.close()  # only after success: after a failure on one rank the others would wait here

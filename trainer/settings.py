@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from .interruption import parse_time
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
 @dataclass
@@ -14,6 +17,12 @@ class RunConfig:
 
     dir: str
     """Run folder: recipe, metrics, logs and checkpoints. The same command finds the same folder and resumes there."""
+    log_level: Level = "info"
+    """What rank 0 says on the terminal, from this level on; files keep everything from info on."""
+    log_level_replica: Level = "warning"
+    """The same of the other ranks; their lines carry their rank."""
+    log_on_each_node: bool = False
+    """Let the first rank of every node speak as rank 0 does."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -137,3 +138,12 @@ class KillRank(Callback):
         count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         if trainer.mesh.rank == self.rank and count < len(self.steps) and state.step == self.steps[count]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Speaks(Callback):
+    """Every rank logs a line of each kind."""
+
+    def on_train_begin(self, trainer, state, control) -> None:
+        log = logging.getLogger("trireme.tests")
+        log.info("info of %d", trainer.mesh.rank)
+        log.warning("warning of %d", trainer.mesh.rank)

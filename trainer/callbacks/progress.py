@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from ..loop import Trainer
     from ..state import Control, TrainerState
+
+
+WATCHED = "TRIREME_WATCHED"
+"""Set where somebody else shows the progress of the run, as in a notebook."""
 
 
 class Progress(Callback):
@@ -48,7 +53,7 @@ class Progress(Callback):
         self._evaluation = ""
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        self._main = trainer.mesh.is_main
+        self._main = trainer.mesh.is_main and WATCHED not in os.environ
         self._started, self._first_step = time.monotonic(), state.step
         self._shown_at = float("-inf")
         console = _terminal() if self._main else None

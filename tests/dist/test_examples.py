@@ -1,0 +1,48 @@
+"""The example notebooks run from top to bottom in a kernel of their own, with live progress in their cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def execute(name: str, folder: Path) -> list[Any]:
+    """Code cells of a notebook after it has run in ``folder``; nbclient raises when a cell does."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: Any) -> str:
+    """Everything a cell shows as text or HTML."""
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        parts += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
+    return "\n".join(parts)
+
+
+def test_first_run(tmp_path: Path) -> None:
+    train, table, plot, two, text = execute("first_run", tmp_path)
+    assert '<progress value="30" max="30"' in shown(train), "live progress of this process"
+    assert '<progress value="30" max="30"' in shown(two), "live progress of ranks that are other processes"
+    assert "tokens_per_second" in shown(table)
+    assert any("image/png" in output.get("data", {}) for output in plot.outputs)
+    assert float(shown(two).rsplit("(", 1)[-1].rstrip(")\n ") or "inf") < 1e-5, "the losses are those of one process"
+    assert "def " in shown(text)
+
+
+@pytest.mark.long
+def test_change_the_plan(tmp_path: Path) -> None:
+    begun, moved, plot, refused, exported, dtype = execute("change_the_plan", tmp_path)
+    assert shown(begun).rstrip().endswith("12") and shown(moved).rstrip().endswith("24")
+    assert any("image/png" in output.get("data", {}) for output in plot.outputs)
+    assert "did you mean optimizer.lr" in shown(refused) or "optimizer.learning_rate" in shown(refused)
+    assert "model.safetensors" in shown(exported) and "bfloat16" in shown(dtype)
