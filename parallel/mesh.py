@@ -6,13 +6,13 @@ import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from .join import join
 from .plan import AXES, Degrees, Plan
 
 
@@ -150,24 +150,16 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _elastic_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dict[str, Any]:
-    """A store of their own for ranks that were started again.
-
-    torch's elastic agent lends one store to all attempts, where keys of ranks that are gone would be taken for peers'.
-    """
-    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if count == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {}
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    agents = dist.TCPStore(host, port, is_master=False, timeout=timeout)
-    return {"store": dist.PrefixStore(f"attempt_{count}", agents), "rank": rank, "world_size": world_size}
-
-
-def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
+def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 10.0) -> Mesh:
     """Join the process group that the launcher described in the environment (RANK, WORLD_SIZE ...) and lay the mesh.
+
+    Args:
+        timeout_minutes: how long a rank waits for the others in training.
+        join_minutes: how long it waits for them here.
 
     Raises:
         ValueError: the plan's degrees do not multiply to WORLD_SIZE.
+        UserError: the ranks do not meet.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     degrees = plan.degrees(world_size)
@@ -178,9 +170,10 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0) -> Mesh:
     if not dist.is_initialized():
         # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # One process needs no rendezvous, but FSDP, which casts and offloads there too, needs a group.
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
-        dist.init_process_group(backend, timeout=timeout, **(alone or _elastic_store(rank, world_size, timeout)))
+        if world_size == 1:  # no rendezvous, but FSDP, which casts and offloads there too, needs a group
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            join(rank, world_size, backend, timeout, datetime.timedelta(minutes=join_minutes))
     shape = tuple(getattr(degrees, axis) for axis in AXES)
     axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None

@@ -46,7 +46,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     Raises:
         UserError: something that the user can mend.
     """
-    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
+    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     run_dir, restarted = Path(recipe.run.dir), attempt() > 0
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
     on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))

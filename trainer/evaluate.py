@@ -47,7 +47,7 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
     Raises:
         UserError: something that the user can mend.
     """
-    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes)
+    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
         result = _evaluate(recipe, mesh, checkpoint, ema)

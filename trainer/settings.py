@@ -54,6 +54,8 @@ class TrainerConfig:
     "D-HH:MM:SS", or "MM". In quotes: YAML reads 12:30:00 as the number 45000."""
     timeout_minutes: float = 30.0
     """How long a rank waits for its peers in a collective before the run is given up."""
+    join_minutes: float = 10.0
+    """How long ranks wait for all others to come at the start; hosts may be given to a job one by one."""
 
     def __post_init__(self) -> None:
         if self.max_time is not None:
@@ -70,7 +72,7 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        for name in ("epochs", "max_grad_norm", "timeout_minutes"):
+        for name in ("epochs", "max_grad_norm", "timeout_minutes", "join_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(

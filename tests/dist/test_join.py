@@ -1,0 +1,59 @@
+"""Ranks that do not meet end with one message, soon, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from helpers.command import command, tiny_command
+from helpers.ranks import free_port
+
+PATIENCE = 6
+"""Seconds; ``trainer.join_minutes`` below."""
+START = 60
+"""Seconds that a process may take to start on a busy machine."""
+
+
+def rank(folder: Path, rank: int, world_size: int, port: int, **environment: str) -> subprocess.Popen[str]:
+    """A rank as a launcher, or a person, starts it."""
+    told = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = tiny_command(folder, "plan=ddp", "trainer.global_batch_size=12", f"trainer.join_minutes={PATIENCE / 60}")
+    return subprocess.Popen(
+        [sys.executable, "-m", "trireme.launch.train", *own[len(command("train")) :], "trainer.micro_batch_size=1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **{key: str(value) for key, value in told.items()}, **environment},
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], *words: str) -> None:
+    said, _ = process.communicate(timeout=START + 2 * PATIENCE)
+    assert process.returncode == 2, said
+    assert "Traceback" not in said and all(word in said for word in words), said
+
+
+def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        in_use, began = taken.getsockname()[1], time.monotonic()
+        busy = rank(tmp_path / "a", 0, 2, in_use)
+        nobody, alone = rank(tmp_path / "b", 1, 2, free_port()), rank(tmp_path / "c", 0, 2, free_port())
+        ended(busy, "MASTER_PORT", "is in use", str(in_use))
+        ended(nobody, "MASTER_ADDR", "does not answer", "127.0.0.1")
+        ended(alone, "WORLD_SIZE", "not all 2 ranks came", "6 s")
+        assert time.monotonic() - began < START + 2 * PATIENCE
+
+
+def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
+    port = free_port()
+    first, second = rank(tmp_path, 0, 2, port), rank(tmp_path, 1, 3, port)
+    ended(first, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
+    ended(second, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
+
+
+def test_a_launcher_that_says_half(tmp_path: Path) -> None:
+    ended(rank(tmp_path, 0, 2, free_port(), MASTER_ADDR=""), "MASTER_ADDR", "is not set")
