@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launc
     options = train_parser(prog).parse_intermixed_args(argv)
     # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
     if launched():
         return run_rank(lambda: run(options), options.debug)
     return guard(lambda: run(options), options.debug)

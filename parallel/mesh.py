@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from .device import backend_of, local_device
 from .join import join
 from .plan import AXES, Degrees, Plan
 
@@ -141,15 +142,6 @@ class Mesh:
         return tensor.tolist()
 
 
-def local_device() -> torch.device:
-    """The accelerator of this process by LOCAL_RANK, else the CPU."""
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
-
-
 def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 10.0) -> Mesh:
     """Join the process group that the launcher described in the environment (RANK, WORLD_SIZE ...) and lay the mesh.
 
@@ -168,8 +160,7 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 
         return Mesh(degrees, 0, device, None, None)
     timeout = datetime.timedelta(minutes=timeout_minutes)
     if not dist.is_initialized():
-        # gloo beside nccl: decisions and counts are agreed on without touching the GPU's stream.
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = backend_of(device)
         if world_size == 1:  # no rendezvous, but FSDP, which casts and offloads there too, needs a group
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
         else:

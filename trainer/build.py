@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import Problem, UserError
 from ..models.build import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
+from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
 from ..parallel.state import state_shapes
 from .callbacks.callback import Callback
@@ -46,6 +47,8 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     Raises:
         UserError: something that the user can mend.
     """
+    if recipe.run.bind_cores:
+        bind_cores()
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     run_dir, restarted = Path(recipe.run.dir), attempt() > 0
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)

@@ -23,6 +23,8 @@ class RunConfig:
     """The same of the other ranks; their lines carry their rank."""
     log_on_each_node: bool = False
     """Let the first rank of every node speak as rank 0 does."""
+    bind_cores: bool = False
+    """Keep each rank, its threads and its loader processes on cores of its own, those of one NUMA node if they fit."""
 
 
 @dataclass

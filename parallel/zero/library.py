@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..device import backend_of
+
 
 def installed() -> bool:
     return importlib.util.find_spec("deepspeed") is not None
@@ -53,8 +55,7 @@ def ensure_process_group(device: torch.device) -> None:
     """DeepSpeed wants a process group, even of one; ranks of a larger run have theirs already."""
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend_of(device), store=dist.HashStore(), rank=0, world_size=1)
 
 
 @contextlib.contextmanager

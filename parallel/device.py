@@ -1,0 +1,76 @@
+"""The device of a rank, what ranks on such devices talk through, and the cores that a rank runs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from .. import Problem, UserError
+
+NUMA_NODES = Path("/sys/devices/system/node")
+
+
+def local_device() -> torch.device:
+    """The accelerator of this process by LOCAL_RANK (CUDA, XPU; MPS for one process), else the CPU.
+
+    Which of them are seen, and in which order, is the driver's business: CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER.
+
+    Raises:
+        UserError: more ranks than accelerators on this machine.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None or (found.type == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        return torch.device("cpu")
+    count, index = torch.accelerator.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        why = f"is too many for {count} visible device(s) of type {found.type}: each rank wants its own"
+        fix = f"start at most {count} rank(s) here (see CUDA_VISIBLE_DEVICES)"
+        raise UserError(Problem("LOCAL_RANK", why, fix, index))
+    torch.accelerator.set_device_index(index)
+    return torch.device(found.type, index)
+
+
+def backend_of(device: torch.device) -> str:
+    """NCCL for CUDA, XCCL for XPU, and gloo beside it: decisions and counts are agreed on without touching the stream
+    of an accelerator."""
+    if device.type == "cpu":
+        return "gloo"
+    return f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
+
+
+def bind_cores() -> list[int]:
+    """Keep this process, its threads and what it starts on its share of the cores that ranks of this machine may use.
+
+    Returns:
+        The cores.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE", "1"))
+    cores = share(by_numa_node(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_RANK", "0")), ranks)
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(cores))
+    return cores
+
+
+def share(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """Neighbouring cores, as many as for every other rank; where there are fewer cores than ranks, one that others have
+    too."""
+    size = max(len(cores) // ranks, 1)
+    start = rank % max(len(cores) // size, 1) * size
+    return list(cores[start : start + size])
+
+
+def by_numa_node(cores: set[int]) -> list[int]:
+    """Cores of one memory node beside each other."""
+    node_of = {}
+    for node in NUMA_NODES.glob("node[0-9]*"):
+        for part in (node / "cpulist").read_text().strip().split(","):
+            first, _, last = part.partition("-")
+            if first:
+                node_of.update(dict.fromkeys(range(int(first), int(last or first) + 1), int(node.name[4:])))
+    return sorted(cores, key=lambda core: (node_of.get(core, 0), core))
