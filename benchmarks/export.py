@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ from helpers.ranks import run_ranks
 
 MIB, GIB = 2**20, 2**30
 HIDDEN, VOCABULARY = 1024, 32000
+SLOWER, SMALLER = 2.0, 0.1
+"""Targets: time beside cp, memory beside zero_to_fp32."""
 
 
 def model_config(gib: float) -> Any:
@@ -255,7 +258,19 @@ def beside_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, 
     return result | {"ours": ours, "theirs": theirs}
 
 
-def main() -> None:
+def over(lines: list[dict[str, Any]], memory: float | None) -> list[str]:
+    """Print the medians; which of the targets were missed."""
+    missed = []
+    for dtype in dict.fromkeys(line["dtype"] for line in lines):
+        ratio = statistics.median(line["ratio"] for line in lines if line["dtype"] == dtype)
+        print(f"{dtype}: {ratio:.2f} times cp, median of {sum(line['dtype'] == dtype for line in lines)} rounds")
+        missed += [f"{dtype} took {ratio:.2f} times as long as cp, more than {SLOWER}"] if ratio > SLOWER else []
+    if memory is not None and memory > SMALLER:
+        missed.append(f"memory is {memory:.3f} of that of zero_to_fp32, more than {SMALLER}")
+    return missed
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--gib", type=float, default=3.0, help="fp32 weights of the checkpoint; it is three times as large"
@@ -263,17 +278,19 @@ def main() -> None:
     parser.add_argument("--deepspeed-gib", type=float, default=0.75, help="the same of the DeepSpeed folder; 0: none")
     parser.add_argument("--memory", default="256MiB", help="the cap")
     parser.add_argument("--dtypes", default="fp32,bf16")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        beside_cp(Path(folder), options)
-        if options.deepspeed_gib:
-            beside_zero_to_fp32(Path(folder), options)
+        lines = beside_cp(Path(folder), options)
+        found = beside_zero_to_fp32(Path(folder), options) if options.deepspeed_gib else {"memory": None}
+    missed = over(lines, found["memory"])
+    print("\n".join(missed) or "all within their targets")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(*sys.argv[2:7], int(sys.argv[7]))  # type: ignore[call-arg]
     else:
-        main()
+        sys.exit(main())
