@@ -16,6 +16,7 @@ from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from trireme import UserError
 from trireme.trainer.build import train
+from trireme.trainer.checkpoint.layout import verify
 
 OPTIMIZERS = {"adamw": 1e-3, "sgd": 0.3, "adafactor": 1e-2, "lion": 3e-4, "adamw_8bit": 1e-3}
 
@@ -93,6 +94,30 @@ def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name / "tensors").mkdir(parents=True)
     _train(tmp_path, "checkpoint.every=5", "trainer.max_steps=10", "checkpoint.keep_last=1")
     assert _steps(tmp_path) == [10] and not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder changes names with the new one in one step; at every rename a whole checkpoint has the name."""
+    overrides = [
+        "checkpoint.every=2",
+        "trainer.max_steps=2",
+        "trainer.eval_at_end=false",
+        "checkpoint.asynchronous=false",
+    ]
+    train(tiny_recipe(tmp_path, *overrides))
+    target, seen, rename = tmp_path / "checkpoints" / "step_00000002", [], os.replace
+    first = (target / "manifest.json").stat().st_ino
+
+    def watched(source, destination) -> None:
+        rename(source, destination)
+        seen.append((target / "manifest.json").exists())
+
+    monkeypatch.setattr(os, "replace", watched)
+    (tmp_path / "checkpoints" / "step_00000002").joinpath("state.json").write_text("{}")  # damaged: passed over
+    train(tiny_recipe(tmp_path, *overrides), resume="never")
+    assert seen and all(seen) and verify(target) is None
+    assert (target / "manifest.json").stat().st_ino != first
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
 
 
 def test_an_incomplete_checkpoint_is_never_loaded(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LAUNCHERS = {
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no --main_process_port PORT -m",
 }
-LONG = ("torchrun_static", "deepspeed", "accelerate")
+LONG = ("torchrun_static", "deepspeed", "deepspeed_include", "accelerate")
 
 
 def launch(launcher: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

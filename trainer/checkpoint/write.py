@@ -20,7 +20,7 @@ from torch import Tensor
 from ... import __version__
 from ..nodes import Nodes
 from .exchange import pass_on
-from .layout import FORMAT, MANIFEST, NATIVE, STATE, TENSORS, describe_file, files_of, flush, step_folder
+from .layout import FORMAT, MANIFEST, NATIVE, STATE, TENSORS, describe_file, exchange, files_of, flush, step_folder
 from .tensors import write_tensors
 from .together import StepFailed, Together
 
@@ -155,8 +155,13 @@ class Writer:
             return
         if target.exists():  # resumed from an earlier step: this step is written a second time
             shutil.rmtree(_replaced(target), ignore_errors=True)
-            os.replace(target, _replaced(target))
-        os.replace(partial, target)
+            if exchange(partial, target):
+                os.replace(partial, _replaced(target))
+            else:  # a kill in between loses this step
+                os.replace(target, _replaced(target))
+                os.replace(partial, target)
+        else:
+            os.replace(partial, target)
         self._renamed = True
         flush(self.root)
 
