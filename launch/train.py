@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave, run_rank
 from .report import LeftEarly, guard
+from .slurm.task import take_rank, use_node_storage
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launc
     options = train_parser(prog).parse_intermixed_args(argv)
     # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    take_rank()
     if launched():
         return run_rank(lambda: run(options), options.debug)
     return guard(lambda: run(options), options.debug)
@@ -106,6 +108,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from .compose import compose, show
 
+    use_node_storage()
     flags = hydra_flags(options)
     if flags:
         show(options.recipe, options.overrides, options.recipe_dir, flags)
@@ -130,7 +133,6 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
     Raises:
         UserError: all problems of the recipe.
     """
-    from ..configs.schema import read_recipe
     from .planning import planned
 
     composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
@@ -140,10 +142,7 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
         chosen.append(choose_world_size(plan, nproc))
         return chosen[0]
 
-    recipe, problems = read_recipe(composed.raw, world_size)
-    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
-    unknown = tuple(problem.field for problem in composed.problems)
-    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    recipe, problems = read(composed, world_size)
     if nproc is not None and nproc < 1:
         problems.append(Problem("--nproc", "must be at least 1", "", nproc))
     if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
@@ -153,6 +152,19 @@ def checked(composed: Composed, nproc: int | None) -> tuple[RecipeConfig, int]:
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe, chosen[0]
+
+
+def read(
+    composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc"
+) -> tuple[RecipeConfig | None, list[Problem]]:
+    """The typed recipe or None, and its problems; ``remedy``: how the user gives another number of processes."""
+    from ..configs.schema import read_recipe
+
+    recipe, problems = read_recipe(composed.raw, world_size, remedy)
+    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
+    unknown = tuple(problem.field for problem in composed.problems)
+    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    return recipe, problems
 
 
 def choose_world_size(plan: Plan, nproc: int | None) -> int:
