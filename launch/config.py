@@ -58,10 +58,11 @@ class LaunchConfig:
     and start the ranks there (and start them again after a failure, with ``--max-restarts``). rank: every rank."""
     cpus_per_rank: int | None = None
     """Cores of each rank; null leaves it to the cluster."""
-    memory: str | None = None
-    """Memory of each machine, as SLURM writes it: ``64G``; ``"0"`` is all of it; null leaves it to the cluster."""
+    memory: str | int | None = None
+    """Memory of each machine, as SLURM writes it: ``64G``; 0 is all of it; null leaves it to the cluster."""
     time: str | None = None
-    """Time limit of the job, as SLURM writes it: "HH:MM:SS", "D-HH:MM:SS", or "MM"; null is the partition's."""
+    """Time limit of the job, as SLURM writes it: "HH:MM:SS" or "D-HH:MM:SS", in YAML in quotes; null is the
+    partition's."""
 
     partition: str | None = None
     """Partition, or several with commas."""
@@ -164,9 +165,9 @@ class LaunchConfig:
             try:
                 parse_time(self.time)
             except ValueError:
-                problems.append(f"time={self.time!r} is no time; write HH:MM:SS, D-HH:MM:SS, or minutes")
-        if self.memory is not None and not re.fullmatch(r"\d+[KMGT]?", self.memory, re.IGNORECASE):
-            problems.append(f"memory={self.memory!r} is no size; write 64G, 500M, or 0 in quotes for all of it")
+                problems.append(f"time={self.time!r} is no time; write HH:MM:SS or D-HH:MM:SS")
+        if self.memory is not None and not re.fullmatch(r"\d+[KMGT]?", str(self.memory), re.IGNORECASE):
+            problems.append(f"memory={self.memory!r} is no size; write 64G, 500M, or 0 for all of it")
         return problems
 
     def _names(self) -> list[str]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import Problem, UserError
 from ..trainer.error_file import ERROR_FILE, record
 from .report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
+from .slurm.task import LOGS
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -45,7 +46,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
     except Exception as error:
         record(error)
         user = isinstance(error, UserError)
-        if OWN_LAUNCH in os.environ:
+        if OWN_LAUNCH in os.environ or (LOGS in os.environ and os.environ.get(ERROR_FILE)):
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
         elif user:

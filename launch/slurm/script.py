@@ -137,7 +137,6 @@ class Script:
     def _tasks(self) -> list[str]:
         """srun and what it starts."""
         launch, shape = self.launch, self.shape
-        python = shlex.quote(launch.python or ("python" if launch.container else sys.executable))
         if launch.tasks == "node":
             restarts = f" --max-restarts {self.max_restarts}" if self.max_restarts else ""
             command = f'-m trireme.launch.slurm.node --ranks {shape.ranks_per_node}{restarts} --logs "${LOGS}"'
@@ -149,7 +148,7 @@ class Script:
         return [
             f'export {LOGS}="$run/logs/slurm_$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"',
             f"srun {shlex.join([*options, *self._container(), *launch.srun])} \\",
-            f"    {self._prefix()}{python} {command} \\",
+            f"    {self._prefix()}{self._python()} {command} \\",
             '    "${arguments[@]}" &',
         ]
 
@@ -179,26 +178,32 @@ class Script:
         return list(dict.fromkeys(f for f in folders if f == self.work_dir or self.work_dir not in f.parents))
 
     def _end(self) -> list[str]:
-        launch = self.launch
-        python = shlex.quote(launch.python or ("python" if launch.container else sys.executable))
+        """Wait, say what failed, queue the job again."""
+        most = self.launch.max_requeues
         again = [
             f'if [ "$code" = {SAVED} ] && [ -n "$again" ]; then',
-            f'    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {launch.max_requeues} ]; then',
+            f'    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then',
             '        echo "job $SLURM_JOB_ID is queued again and goes on from what it has saved"',
             '        scontrol requeue "$SLURM_JOB_ID"',
             "    else",
-            f'        echo "job $SLURM_JOB_ID has been queued again {launch.max_requeues} times:'
-            ' raise launch.max_requeues to go on"',
+            f'        echo "job $SLURM_JOB_ID has been queued again {most} times: raise launch.max_requeues to go on"',
             "    fi",
             "fi",
         ]
-        verdict = f'{python} -m trireme.launch.slurm.verdict "${LOGS}" {self.shape.world_size} "$code"'
-        said = [f'[ "$code" = 0 ] || [ "$code" = {SAVED} ] || {verdict}'] if self._can_judge() else []
-        return [*WAIT, *said, *(again if launch.requeue else []), 'exit "$code"']
+        return [*WAIT, *self._verdict(), *(again if self.launch.requeue else []), 'exit "$code"']
 
-    def _can_judge(self) -> bool:
-        """Whether failures are left in files, by ranks or machines, and this script's machine has our Python."""
-        return (self.launch.tasks == "rank" or self.shape.nodes > 1) and not self.launch.container
+    def _verdict(self) -> list[str]:
+        """Where several have failed, each of which may be the cause: the last word."""
+        if self.launch.tasks == "node" and self.shape.nodes == 1:
+            return []
+        one = ["srun", "--nodes=1", "--ntasks=1", *self._container()] if self.launch.container else []
+        command = f'{self._python()} -m trireme.launch.slurm.verdict "${LOGS}" {self.shape.world_size} "$code"'
+        where = f"{shlex.join(one)} {self._prefix()}" if one else ""
+        return [f'if [ "$code" != 0 ] && [ "$code" != {SAVED} ]; then', f"    {where}{command}", "fi"]
+
+    def _python(self) -> str:
+        launch = self.launch
+        return shlex.quote(launch.python or ("python" if launch.container else sys.executable))
 
 
 ABOUT = """\
@@ -210,7 +215,7 @@ step=$!
 again=yes
 trap 'kill -s USR1 "$step" 2>/dev/null' USR1
 trap 'again=; kill -s USR2 "$step" 2>/dev/null' USR2
-trap 'again=; kill -s TERM "$step" 2>/dev/null' TERM
+trap 'again=; kill -s USR1 "$step" 2>/dev/null' TERM    # not TERM, at which srun kills its tasks
 wait "$step"; code=$?
 while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done    # a signal ends a wait
 wait "$step"; code=$?""".splitlines()

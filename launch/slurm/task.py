@@ -15,7 +15,7 @@ from ... import Problem, UserError
 from ...trainer.error_file import ERROR_FILE
 
 LOGS = "TRIREME_LOGS"
-"""Folder for the output of ranks; set by the script of a job."""
+"""Folder for the output of ranks; set by the script of a job, which in the end shows the failure that is left there."""
 NODE_STORAGE = "TRIREME_NODE_STORAGE"
 """Folder on a disk of this machine; what it holds may be lost with the job."""
 CACHES = {
