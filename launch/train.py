@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -186,6 +187,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
     from ..trainer.run_folder import open_run_folder
     from .planning import planned
+    from .slurm.queue import refuse_going
 
     composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc)
@@ -193,6 +195,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         _go(recipe, options.resume, options.fresh)
         return
     run_dir = Path(recipe.run.dir)
+    if "SLURM_JOB_ID" not in os.environ and shutil.which("squeue"):
+        refuse_going(run_dir)
     open_run_folder(run_dir, options.fresh)  # so that ranks find it, and log files are not moved aside under them
     if ranks == 1 and not own_process and not options.max_restarts:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))

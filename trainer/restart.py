@@ -30,6 +30,11 @@ def note_launch(run_dir: Path, resume: str) -> None:
         (run_dir / MARK).write_text(resume)
 
 
+def launch_is_noted(run_dir: Path) -> bool:
+    """Not if an earlier attempt ended before it came to that."""
+    return (run_dir / MARK).is_file()
+
+
 def find_after_restart(store: Checkpoints, run_dir: Path, resume: str) -> Path | None:
     """The newest whole checkpoint that this launch has written; if there is none, what the launch began from.
 

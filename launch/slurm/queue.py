@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from ... import Problem, UserError
 from ..listing import show_table
 from .client import Refused, slurm
 from .record import read_record
@@ -92,6 +93,20 @@ def jobs_of(number: str) -> list[Job]:
     """The job ``12``, all tasks of the array ``12``, or its task ``12_3``; empty once SLURM has forgotten it."""
     whole, _, task = number.partition("_")
     return [job for job in jobs(f"--jobs={whole}") if not task or job.task == task]
+
+
+def refuse_going(folder: Path) -> None:
+    """Two jobs in one run folder would write over each other.
+
+    Raises:
+        UserError: the folder's last job goes on, or waits.
+    """
+    record = read_record(folder)
+    going = [job for job in jobs_of(record.job) if job.goes_on] if record else []
+    if going:
+        number, state = going[0].id, going[0].state
+        fix = f"wait for it (trireme logs {folder} -f), end it (trireme cancel {number}), or choose another run.dir"
+        raise UserError(Problem("run.dir", f"belongs to job {number}, which is {state}", fix, str(folder)))
 
 
 def progress(run: Path) -> str:

@@ -8,7 +8,9 @@ early and saved.
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from .task import FIRST_PORT, LOGS, NODE_STORAGE, PORTS
 
 NAME = "slurm.sbatch"
 """Of the script, in the run folder."""
+TOO_EARLY = 128 + signal.SIGUSR1
+"""Exit code of ranks that SIGUSR1 meets before training."""
 LAGGING = 60
 """Seconds after the first task has ended in which the others must."""
 
@@ -61,6 +65,11 @@ class Script:
             return str(self.work_dir / self.launch.log)
         folder = str(self.folder / "logs").replace("%", "%%")
         return f"{folder}/slurm_{'%A_%a' if self.is_array else '%j'}.log"
+
+    def log_of(self, number: str, task: int = 0) -> str:
+        """The same of one job, or of one task of an array."""
+        values = {"%": "%", "j": number, "A": number, "a": str(task), "x": self.name}
+        return re.sub(r"%(.)", lambda match: values.get(match[1], match[0]), self.log)
 
     @property
     def is_array(self) -> bool:
@@ -190,7 +199,13 @@ class Script:
             "    fi",
             "fi",
         ]
-        return [*WAIT, *self._verdict(), *(again if self.launch.requeue else []), 'exit "$code"']
+        too_early = [
+            f'if [ "$code" = {TOO_EARLY} ]; then',
+            '    echo "job $SLURM_JOB_ID was told to leave before its first step: there was nothing to save;'
+            ' give it more time (launch.time)"',
+            "fi",
+        ]
+        return [*WAIT, *self._verdict(), *too_early, *(again if self.launch.requeue else []), 'exit "$code"']
 
     def _verdict(self) -> list[str]:
         """Where several have failed, each of which may be the cause: the last word."""
@@ -199,7 +214,11 @@ class Script:
         one = ["srun", "--nodes=1", "--ntasks=1", *self._container()] if self.launch.container else []
         command = f'{self._python()} -m trireme.launch.slurm.verdict "${LOGS}" {self.shape.world_size} "$code"'
         where = f"{shlex.join(one)} {self._prefix()}" if one else ""
-        return [f'if [ "$code" != 0 ] && [ "$code" != {SAVED} ]; then', f"    {where}{command}", "fi"]
+        return [
+            f'if [ "$code" != 0 ] && [ "$code" != {SAVED} ] && [ "$code" != {TOO_EARLY} ]; then',
+            f"    {where}{command}",
+            "fi",
+        ]
 
     def _python(self) -> str:
         launch = self.launch

@@ -15,8 +15,8 @@ from ..config import LaunchConfig, Shape
 from ..planning import AUTO, own_options, without_plan
 from ..train import rank_arguments, read
 from .client import require, submit
-from .queue import jobs_of
-from .record import Record, read_record
+from .queue import refuse_going
+from .record import Record
 from .script import Run, Script
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def submit_runs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
     for run in script.runs:
         refuse_going(run.dir)
     refuse_going(script.folder)
-    number = _hand_over(script, options.fresh)
+    number = _hand_over(script, options)
     _tell(script, number, recipes[0][0])
 
 
@@ -122,30 +122,18 @@ def _script(
     )
 
 
-def refuse_going(folder: Path) -> None:
-    """Two jobs in one run folder would write over each other.
-
-    Raises:
-        UserError: the folder's last job goes on, or waits.
-    """
-    record = read_record(folder)
-    going = [job for job in jobs_of(record.job) if job.goes_on] if record else []
-    if going:
-        number, state = going[0].id, going[0].state
-        fix = f"wait for it (trireme logs {folder} -f), end it (trireme cancel {number}), or choose another run.dir"
-        raise UserError(Problem("run.dir", f"belongs to job {number}, which is {state}", fix, str(folder)))
-
-
-def _hand_over(script: Script, fresh: bool) -> str:
+def _hand_over(script: Script, options: argparse.Namespace) -> str:
     """Make the folders, write the script, submit it, and note its number; returns that."""
+    from ...trainer.restart import note_launch
     from ...trainer.run_folder import open_run_folder, unwritable
 
     for run in script.runs:
-        open_run_folder(run.dir, fresh)
+        open_run_folder(run.dir, options.fresh)
+        note_launch(run.dir, options.resume)  # now, since a first attempt may be preempted before it comes to that
     open_run_folder(script.folder, fresh=False)
     try:
-        for folder in {script.folder, *(run.dir for run in script.runs)}:
-            (folder / "logs").mkdir(exist_ok=True)
+        for folder in {Path(script.log).parent, *(run.dir / "logs" for run in script.runs)}:
+            folder.mkdir(parents=True, exist_ok=True)  # where it is missing, SLURM writes no log and says nothing
         partial = script.path.with_name(f".{script.path.name}.partial")
         partial.write_text(script.text())
         os.replace(partial, script.path)
@@ -158,12 +146,11 @@ def _hand_over(script: Script, fresh: bool) -> str:
 
 def record(script: Script, number: str) -> None:
     """Note the job in its run folder, and the tasks of an array in theirs."""
-    log = script.log.replace("%j", number).replace("%A", number)
     if not script.is_array:
-        return Record(number, log.replace("%%", "%")).write(script.folder)
-    Record(number, log, [str(run.dir) for run in script.runs]).write(script.folder)
+        return Record(number, script.log_of(number)).write(script.folder)
+    Record(number, script.log, [str(run.dir) for run in script.runs]).write(script.folder)
     for index, run in enumerate(script.runs):
-        Record(f"{number}_{index}", log.replace("%a", str(index)).replace("%%", "%")).write(run.dir)
+        Record(f"{number}_{index}", script.log_of(number, index)).write(run.dir)
 
 
 def _tell(script: Script, number: str, recipe: RecipeConfig) -> None:

@@ -101,6 +101,7 @@ def test_two_nodes_that_are_preempted_go_on_exactly(slurm: Cluster, tmp_path: Pa
     slurm.run("scontrol", "requeue", job)
     assert str(run_dir) in (shown := trireme("jobs").stdout) and re.search(rf"{job} .*/30", shown), shown
     refused(trireme("launch", *arguments(run_dir, *options, *TWO)), f"belongs to job {job}, which is")
+    refused(trireme("train", *arguments(run_dir, *options)), f"belongs to job {job}, which is")
     assert slurm.wait(job)["JobState"] == "COMPLETED", log_of(run_dir)
     assert slurm.show(job)["Restarts"] == "1"
     said = log_of(run_dir)
@@ -116,15 +117,15 @@ def test_two_nodes_that_are_preempted_go_on_exactly(slurm: Cluster, tmp_path: Pa
 @NEEDS_COMPILER
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
-    """SLURM looks every 30 s which jobs are near their end; this one needs more than the two minutes it asks for."""
-    run_dir, options = tmp_path / "run", ("plan=zero2", "trainer.max_steps=260")
-    limits = ("launch.time=00:02:00", "launch.signal_seconds=20", f"launch.tasks={tasks}")
+    """SLURM looks every 30 s which jobs are near their end; this one needs more than the three minutes it asks for."""
+    run_dir, options = tmp_path / "run", ("plan=zero2", "trainer.max_steps=400")
+    limits = ("launch.time=00:03:00", "launch.signal_seconds=20", f"launch.tasks={tasks}")
     job = launched(run_dir, *options, *TWO, *limits, slow(0.5))
     done = slurm.wait(job, timeout=800)
     assert done["JobState"] == "COMPLETED", log_of(run_dir)
     assert int(done["Restarts"]) >= 1
     said = log_of(run_dir)
-    assert re.search(r"left at step \d+ of 260 \(SIGUSR1\): saved", said), said
+    assert re.search(r"left at step \d+ of 400 \(SIGUSR1\): saved", said), said
     assert f"job {job} is queued again" in said
     load_deepspeed()
     run_ranks(_train, 2, tmp_path / "undisturbed", *options, timeout=240)
@@ -180,22 +181,23 @@ def test_the_scripts_of_the_document(name: str, slurm: Cluster, tmp_path: Path) 
 @pytest.mark.timeout(600)
 def test_a_sweep_is_an_array(slurm: Cluster, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
-    result = trireme("launch", *arguments(run_dir, "launch=slurm", "optimizer.lr=1e-3,2e-3", "-m"))
+    own = f"launch.node_storage={tmp_path}/storage/$SLURM_JOB_ID"
+    more = ("launch.setup=[echo set up on $SLURMD_NODENAME]", "launch.env={CACHED: 1}", "launch.wrap=[nice]", own)
+    result = trireme("launch", *arguments(run_dir, "launch=slurm", *more, "optimizer.lr=1e-3,2e-3", "-m"))
     job = re.match(r"submitted job (\d+) with 2 tasks", result.stdout)
     assert job, result.stdout + result.stderr
     for task in range(2):
         assert slurm.wait(f"{job[1]}_{task}", timeout=300)["JobState"] == "COMPLETED"
-    for rate in ("1e-3", "2e-3"):
+    for rate in ("0.001", "0.002"):
         own = run_dir / f"optimizer.lr={rate}"
-        _train_alone(tmp_path / rate, f"optimizer.lr={rate}")
+        run_ranks(_train, 1, tmp_path / rate, f"optimizer.lr={rate}")
         assert_same_run(own, tmp_path / rate)
-        assert "10/10" in trireme("jobs").stdout
-        assert "10 steps of 8 samples" in trireme("logs", str(own)).stdout
-    assert weights(tmp_path / "1e-3") != weights(tmp_path / "2e-3")
-
-
-def _train_alone(run_dir: Path, *overrides: str) -> None:
-    run_ranks(_train, 1, run_dir, *overrides)
+        said = trireme("logs", str(own)).stdout
+        assert "10 steps of 8 samples" in said and re.search("^set up on n[12]$", said, re.MULTILINE), said
+    assert trireme("jobs").stdout.count("10/10") >= 2
+    stored = [path.name for path in (tmp_path / "storage").glob("*/*")]
+    assert stored.count("trireme") == 2, "each task has prepared its data on its own disk"
+    assert weights(tmp_path / "0.001") != weights(tmp_path / "0.002")
 
 
 FAULT = '''
@@ -228,6 +230,18 @@ def test_the_rank_that_failed_first_has_the_last_word(
     last = log_of(run_dir).rstrip().splitlines()[-3:]
     assert "boom of one rank" in last[-2] and "rank 3 of 4" in last[-1], log_of(run_dir)
     assert "boom of one rank" in trireme("logs", str(run_dir), "--rank", "3").stdout
+
+
+@pytest.mark.long
+def test_a_killed_rank_is_started_again_within_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    run_dir, options = tmp_path / "run", ("plan=ddp", "trainer.max_steps=20")
+    kill = "+callbacks.kill={_target_: helpers.callbacks.KillRank, rank: 1, steps: [12]}"
+    job = launched(run_dir, *options, *TWO, kill, "--max-restarts", "1")
+    done = slurm.wait(job)
+    assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "0"), log_of(run_dir)
+    assert "rank 1 was ended by SIGKILL" in log_of(run_dir)
+    run_ranks(_train, 2, tmp_path / "undisturbed", *options)
+    assert_same_run(run_dir, tmp_path / "undisturbed")
 
 
 @pytest.mark.long

@@ -103,6 +103,7 @@ def test_the_script_is_shell_and_keeps_every_character(tmp_path: Path) -> None:
     run = Run(odd, [f"run.dir='{odd}'", "a=[b,c]", "*"])
     script = Script(launch, Shape(1, 1), "job", odd, tmp_path, [run])
     text = script.text()
+    assert script.log_of("7") == f"{odd}/logs/slurm_7.log"
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     assert f'#SBATCH --output="{tmp_path}/it\'s 100%% \\"odd\\" $HOME/logs/slurm_%j.log"\n' in text
     # The same shell code with a program of ours in place of srun's tasks.
