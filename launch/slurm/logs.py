@@ -34,6 +34,10 @@ def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: in
     folder = Path(run)
     if not folder.is_dir():
         raise UserError(Problem("RUN", "is not a run folder", "see: trireme jobs", run))
+    record = read_record(folder)
+    if record and record.runs:
+        each = ", ".join(record.runs[:3]) + (" ..." if len(record.runs) > 3 else "")
+        raise UserError(Problem("RUN", "is a sweep of several runs", f"name one of them: {each}", run))
     file = _wait_for(folder, rank) if follow else log_file(folder, rank)
     if file is None:
         raise UserError(_nothing_yet(folder, rank))

