@@ -34,7 +34,7 @@ def read_record(folder: Path) -> Record | None:
     """The record in ``folder``; None if there is none."""
     try:
         return Record(**json.loads((folder / FILE).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
         fix = "remove it, if no job of this folder is going on"

@@ -6,8 +6,10 @@ compute nodes may resolve on the cluster only. Everything that is started here i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+LIBC = ctypes.CDLL(None)
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL")
@@ -100,7 +103,10 @@ class Cluster:
     def _daemon(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             command = [str(_program(name)), *arguments]
-            self.daemons.append(subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True))
+            started = subprocess.Popen(
+                command, stdout=out, stderr=out, start_new_session=True, preexec_fn=_end_with_parent
+            )
+            self.daemons.append(started)
 
     def stop(self) -> None:
         with suppress(subprocess.SubprocessError):
@@ -164,6 +170,11 @@ def cluster() -> Iterator[Cluster]:
         else:
             os.environ["SLURM_CONF"] = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """A test session that is killed must not leave a cluster behind."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _program(name: str) -> str | None:
