@@ -34,7 +34,7 @@ commands:
 examples:
   trireme train pretrain/persimmon_stdlib
   trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 trainer.max_steps=200
-  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=8 --dry-run
+  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
   trireme check my/recipe.yaml trainer.global_batch_size=64 --nproc 8
   trireme export runs/persimmon_stdlib exported/persimmon
   trireme generate runs/persimmon_stdlib --prompt "def main("

@@ -13,8 +13,8 @@ from .report import guard
 from .train import hydra_flags, run, train_parser
 
 EXAMPLES = """examples:
-  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=8 --dry-run
-  trireme launch pretrain/persimmon_stdlib plan=zero2 launch=slurm launch.gpus_per_node=4 launch.time=12:00:00
+  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
+  trireme launch pretrain/persimmon_stdlib plan=zero2 launch=slurm launch.gpus_per_node=2 launch.time=12:00:00
   trireme launch pretrain/persimmon_stdlib launch=slurm -m optimizer.lr=1e-3,3e-3
 """
 

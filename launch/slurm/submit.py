@@ -60,6 +60,9 @@ def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tupl
             found.append(_checked_one(composed, options))
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)
+    if options.max_restarts and any(recipe.launch.tasks == "rank" for recipe, _ in found):
+        why = "needs a launcher on each machine, but srun starts every rank by itself"
+        problems["restarts"] = Problem("--max-restarts", why, "set launch.tasks=node", options.max_restarts)
     if len({(str(asdict(recipe.launch)), shape) for recipe, shape in found}) > 1:
         why = "differs between jobs of the sweep, which as tasks of one array get the same machines"
         problems["launch"] = Problem("launch", why, "submit them one by one, or give launch.nodes and ranks_per_node")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.command import ROOTS, command, refused, trireme
+from helpers.command import ROOTS, command, refused, trireme, trireme_here
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
@@ -47,7 +47,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slow(seconds: float) -> str:
-    return f"+callbacks.slow={{_target_: helpers.callbacks.Slow, seconds: {seconds}}}"
+    """Steps long enough to be met by a signal."""
+    return f"+callbacks.slow={{_target_: helpers.callbacks.SlowAtFirst, seconds: {seconds}}}"
 
 
 def arguments(run_dir: Path, *more: str) -> list[str]:
@@ -94,14 +95,16 @@ def assert_same_run(run_dir: Path, undisturbed: Path) -> None:
     assert weights(run_dir) == weights(undisturbed) != Counter()
 
 
-def test_two_nodes_that_are_preempted_go_on_exactly(slurm: Cluster, tmp_path: Path) -> None:
+def test_two_nodes_that_are_preempted_go_on_exactly(
+    slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_dir, options = tmp_path / "run", ("plan=ddp", "trainer.max_steps=30")
     job = launched(run_dir, *options, *TWO, slow(0.2))
     wait_for_lines(slurm, job, run_dir, 5)
     slurm.run("scontrol", "requeue", job)
-    assert str(run_dir) in (shown := trireme("jobs").stdout) and re.search(rf"{job} .*/30", shown), shown
-    refused(trireme("launch", *arguments(run_dir, *options, *TWO)), f"belongs to job {job}, which is")
-    refused(trireme("train", *arguments(run_dir, *options)), f"belongs to job {job}, which is")
+    assert str(run_dir) in (shown := trireme_here(capsys, "jobs").stdout) and re.search(rf"{job} .*/30", shown), shown
+    refused(trireme_here(capsys, "launch", *arguments(run_dir, *options, *TWO)), f"belongs to job {job}, which is")
+    refused(trireme_here(capsys, "train", *arguments(run_dir, *options)), f"belongs to job {job}, which is")
     assert slurm.wait(job)["JobState"] == "COMPLETED", log_of(run_dir)
     assert slurm.show(job)["Restarts"] == "1"
     said = log_of(run_dir)
@@ -109,7 +112,7 @@ def test_two_nodes_that_are_preempted_go_on_exactly(slurm: Cluster, tmp_path: Pa
     assert "resuming from" in said and "Traceback" not in said
     run_ranks(_train, 2, tmp_path / "undisturbed", *options)
     assert_same_run(run_dir, tmp_path / "undisturbed")
-    assert trireme("logs", str(run_dir), "-n", "1").stdout == said.splitlines(keepends=True)[-1]
+    assert trireme_here(capsys, "logs", str(run_dir), "-n", "1").stdout == said.splitlines(keepends=True)[-1]
 
 
 @pytest.mark.long

@@ -28,6 +28,7 @@ CONFIGURATION = """
 ClusterName=virtual
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -92,7 +93,9 @@ class Cluster:
     def _write_configuration(self) -> None:
         ports = _free_ports(1 + len(NODES))
         host = socket.gethostname()
-        text = CONFIGURATION.format(folder=self.folder, host=host, port=ports[0], first=ports[1], last=ports[-1])
+        # Ranks meet at a port by the number of the job: two clusters must not count alike.
+        named = {"folder": self.folder, "host": host, "first_job": ports[0] * 7 % 17_000 + 1}
+        text = CONFIGURATION.format(**named, port=ports[0], first=ports[1], last=ports[-1])
         (self.folder / "slurm.conf").write_text(text)
         for number in range(2):
             (self.folder / f"gpu{number}").touch()
@@ -190,7 +193,7 @@ def _until(condition, timeout: float, complaint: str, pause: float = 0.05) -> No
 
 def _free_ports(count: int) -> Sequence[int]:
     """Neighbouring ports that nobody listens on."""
-    for first in range(21_000 + os.getpid() % 5000, 32_000, count):
+    for first in range(30_100 + os.getpid() % 600 * count, 32_700, count):
         ports = range(first, first + count)
         with suppress(OSError):
             for port in ports:

@@ -7,14 +7,14 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from helpers.command import ROOTS, refused
+from helpers.command import ROOTS, refused, trireme_here
 from helpers.recipes import TINY
 from trireme.configs.validate import read
-from trireme.launch.cli import main
 from trireme.launch.config import LaunchConfig, Shape
 from trireme.launch.slurm.script import Run, Script
 from trireme.launch.slurm.task import CACHES, first_host, take_rank, tasks_per_node, use_node_storage
@@ -76,16 +76,9 @@ def test_what_cannot_be_is_refused_by_name(given: dict, words: str) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., CompletedProcess[str]]:
-    """The command in this process, which has imported what it needs."""
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-
-    def command(*arguments: str) -> CompletedProcess[str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return CompletedProcess(arguments, code, out, err)
-
-    return command
+    return partial(trireme_here, capsys)
 
 
 def test_all_problems_come_together(run: Callable[..., CompletedProcess[str]]) -> None:
@@ -93,6 +86,9 @@ def test_all_problems_come_together(run: Callable[..., CompletedProcess[str]]) -
     result = run(*given, "plan=ddp", "launch.tim=1", "launch.memory=big", "optimizer.lrr=1", "--nproc", "2")
     refused(result, "launch.tim", "did you mean launch.time?", "launch.memory", "optimizer.lr", "--nproc")
     refused(run(*given, "plan=tp", "plan.tensor=4"), "got 3 processes", "launch.ranks_per_node")
+    refused(
+        run(*given, "plan=ddp", "trainer.global_batch_size=6", "launch.tasks=rank", "--max-restarts", "1"), "tasks=node"
+    )
     refused(run("launch", str(TINY), ROOTS, "launch=slrum"), "did you mean launch=slurm?")
 
 
