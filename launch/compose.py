@@ -125,12 +125,12 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
     """Where Hydra notes the sweep: the run folder that one job would have. Hydra cannot resolve it by itself there."""
     try:
-        return compose(str(path), _fixed(overrides), recipe_dirs).raw["run"]["dir"]
+        return compose(str(path), without_choices(overrides), recipe_dirs).raw["run"]["dir"]
     except UserError:  # a choice that only the sweep makes
         return f"runs/{path.stem}"
 
 
-def _fixed(overrides: Sequence[str]) -> list[str]:
+def without_choices(overrides: Sequence[str]) -> list[str]:
     """Overrides that are the same in every job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -204,7 +204,7 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
     overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
     if job.mode is RunMode.MULTIRUN:
         # By key: a sweeper writes values in its own way (False for false).
-        fixed = {_key(text) for text in _fixed(given)}
+        fixed = {_key(text) for text in without_choices(given)}
         chosen = [text for text in job.overrides.task if _key(text) not in fixed]
         with open_dict(config):
             if "run.dir" not in map(_key, chosen):

@@ -39,18 +39,18 @@ def launch(options: argparse.Namespace) -> None:
     Raises:
         UserError: something the user can mend; nothing was submitted.
     """
-    from .compose import compose, sweep_jobs
+    from .compose import chooses_by_results, compose, sweep_jobs, without_choices
     from .slurm.submit import submit_runs
 
     if hydra_flags(options):
         return run(options)
-    jobs = (
-        sweep_jobs(options.recipe, options.overrides, options.recipe_dir)
-        if options.multirun
-        else [compose(options.recipe, options.overrides, options.recipe_dir)]
-    )
+    if options.multirun and not chooses_by_results(options.overrides):
+        jobs = sweep_jobs(options.recipe, options.overrides, options.recipe_dir)
+    else:
+        fixed = without_choices(options.overrides) if options.multirun else options.overrides
+        jobs = [compose(options.recipe, fixed, options.recipe_dir)]
     kinds = {str((job.raw.get("launch") or {}).get("kind", "local")) for job in jobs}
-    if kinds == {"slurm"}:
+    if "slurm" in kinds:
         return submit_runs(jobs, options)
     return _describe(jobs, options) if options.dry_run else run(options)
 

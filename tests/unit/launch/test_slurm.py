@@ -89,6 +89,7 @@ def test_all_problems_come_together(run: Callable[..., CompletedProcess[str]]) -
     refused(
         run(*given, "plan=ddp", "trainer.global_batch_size=6", "launch.tasks=rank", "--max-restarts", "1"), "tasks=node"
     )
+    refused(run(*given, "plan=ddp", "seed=1,2"), "seed")
     refused(run("launch", str(TINY), ROOTS, "launch=slrum"), "did you mean launch=slurm?")
 
 
