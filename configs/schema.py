@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import Problem
+from ..launch.config import LaunchConfig
 from ..models.config import ModelConfig, check_model, hf_config, is_local
 from ..parallel.check import check_plan
 from ..parallel.plan import Plan
@@ -28,6 +29,7 @@ PROVIDED = {
     "collator": Provided(names=frozenset({"block_size", "pad_token_id", "micro_batch_size"})),
 }
 """What ``trainer.build`` passes to components beside the recipe's own arguments."""
+NPROC = "change --nproc"
 
 
 @dataclass
@@ -58,20 +60,25 @@ class RecipeConfig:
     """An average of the weights over steps; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)
     """What happens around the steps, by a name of your choice, in this order."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Where ``trireme launch`` starts it."""
     seed: int = 0
     """Decides initial weights, sample order and noise."""
 
 
-def read_recipe(raw: dict[str, Any], world_size: Callable[[Plan], int]) -> tuple[RecipeConfig | None, list[Problem]]:
+def read_recipe(
+    raw: dict[str, Any], world_size: Callable[[Plan], int], remedy: str = NPROC
+) -> tuple[RecipeConfig | None, list[Problem]]:
     """The typed recipe, or ``None`` and everything that is wrong with it.
 
     Args:
         raw: plain data.
         world_size: how many processes a plan would be run with.
+        remedy: how the user gives another number of processes.
     """
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
     processes = world_size(parts["plan"]) if "plan" in parts else None
-    problems += _check_parts(parts, processes)
+    problems += _check_parts(parts, processes, remedy)
     return (None, problems) if problems else (RecipeConfig(**parts), [])
 
 
@@ -80,14 +87,14 @@ def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
     return _check_parts(vars(recipe), world_size)
 
 
-def _check_parts(parts: dict[str, Any], world_size: int | None) -> list[Problem]:
+def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
     """Checks whose parts are usable; those of a part with problems of its own wait until it is mended."""
     rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
         (_check_length, ("trainer", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
         (_check_native, ("checkpoint", "plan")),
-        (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1), ("plan", "trainer")),
+        (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
         # Last: they may import transformers.
         (lambda model, data: check_model(model, data.block_size), ("model", "data")),
         (
@@ -102,13 +109,13 @@ def _check_parts(parts: dict[str, Any], world_size: int | None) -> list[Problem]
     return problems
 
 
-def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int) -> list[Problem]:
+def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: str) -> list[Problem]:
     """The plan fits the processes, and a step is a whole number of micro-batches on every data rank."""
     try:
         data = plan.degrees(world_size).data
     except ValueError as error:
         why, _, fix = str(error).partition("; ")
-        return [Problem("plan", why, fix or "change --nproc, or choose another plan", plan.name)]
+        return [Problem("plan", why, fix or f"{remedy}, or choose another plan", plan.name)]
     whole, micro = trainer.global_batch_size, trainer.micro_batch_size
     unit = micro * data
     if whole % unit == 0:

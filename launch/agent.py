@@ -81,6 +81,11 @@ class Agent(_Agent):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rank, number)
 
+    def leave_together(self, seconds: float) -> None:
+        """Wait until the agents of all machines have come here: one of them serves what the others ask all the time."""
+        self._exit_barrier_timeout = seconds
+        self._exit_barrier()
+
     # -- what torch's agent calls -----------------------------------------------------------------------------
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:

@@ -14,6 +14,10 @@ Train models from recipes; only the plan changes between one process and many.
 
 commands:
   train RECIPE [key=value ...]   train a recipe; the same command resumes it
+  launch RECIPE [key=value ...]  the same, or in a job of a cluster: launch=slurm launch.nodes=2
+  jobs                           list jobs that were launched, with state and step
+  logs RUN                       show what a run says; -f follows it, --rank N: one rank
+  cancel RUN|JOB                 end a job once it has saved; --now at once
   check RECIPE [key=value ...]   say everything that is wrong with a recipe, start nothing
   recipes                        list recipes
   plans [RECIPE]                 list plans; with a recipe, compare them for it
@@ -31,6 +35,7 @@ commands:
 examples:
   trireme train pretrain/persimmon_stdlib
   trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 trainer.max_steps=200
+  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
   trireme check my/recipe.yaml trainer.global_batch_size=64 --nproc 8
   trireme export runs/persimmon_stdlib exported/persimmon
   trireme generate runs/persimmon_stdlib --prompt "def main("
@@ -73,6 +78,60 @@ def _train(arguments: list[str]) -> int:
     from .train import main as train
 
     return train(arguments, prog="trireme train")
+
+
+def _launch(arguments: list[str]) -> int:
+    from .launch import main as launch
+
+    return launch(arguments)
+
+
+def _jobs(arguments: list[str]) -> int:
+    from .report import guard
+
+    _parser("jobs", "List your jobs on the cluster that trireme has submitted.").parse_args(arguments)
+
+    def show() -> None:
+        from .slurm.queue import show_jobs
+
+        show_jobs()
+
+    return guard(show)
+
+
+def _logs(arguments: list[str]) -> int:
+    from .report import guard
+
+    parser = _parser("logs", "Show what a run has said.")
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on as it grows, until the job is over")
+    parser.add_argument("--rank", type=int, metavar="N", help="of this rank (default: the job, with rank 0)")
+    parser.add_argument("--lines", "-n", type=int, metavar="N", help="only the last N lines")
+    options = parser.parse_args(arguments)
+
+    def show() -> None:
+        from .slurm.logs import show_logs
+
+        show_logs(options.run, options.rank, options.follow, options.lines)
+
+    return guard(show)
+
+
+def _cancel(arguments: list[str]) -> int:
+    from .report import guard
+
+    parser = _parser("cancel", "End a job once its ranks have saved; the same `trireme launch` goes on from there.")
+    parser.add_argument("target", metavar="RUN|JOB", help="run folder, or number of the job")
+    parser.add_argument("--now", action="store_true", help="end it at once, nothing is saved")
+    parser.add_argument("--wait", type=float, default=600.0, metavar="S", help="seconds to save in (default: 600)")
+    options = parser.parse_args(arguments)
+
+    def end() -> None:
+        from .slurm.cancel import cancel
+
+        cancel(options.target, options.now, options.wait)
+
+    return guard(end)
 
 
 def _check(arguments: list[str]) -> int:
@@ -280,6 +339,10 @@ def _complete(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "launch": _launch,
+    "jobs": _jobs,
+    "logs": _logs,
+    "cancel": _cancel,
     "check": _check,
     "recipes": _recipes,
     "models": _models,

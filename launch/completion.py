@@ -42,12 +42,14 @@ end
 complete -c trireme -f -a '(__trireme_complete)'
 """,
 }
-WITH_RECIPE = ("train", "check", "batch-size", "plans", "evaluate")
+WITH_RECIPE = ("train", "launch", "check", "batch-size", "plans", "evaluate")
 
 OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
 """Of every command that takes a recipe."""
+TRAINING = ("--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun")
 OWN_OPTIONS = {
-    "train": ("--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun"),
+    "train": TRAINING,
+    "launch": (*TRAINING, "--dry-run"),
     "evaluate": ("--checkpoint", "--ema", "--json"),
 }
 WITH_VALUE = ("--recipe-dir", "--nproc", "--resume", "--max-restarts", "--cfg", "--info", "--package", "--checkpoint")

@@ -74,10 +74,7 @@ def sweep(
         check: called first with all jobs, to refuse the sweep as a whole; not called for a sweeper that is not Hydra's
             own, since those choose a job by the results of earlier ones.
     """
-    path = find_recipe(recipe, recipe_dirs)
-    accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
-    if problems:
-        raise UserError(*problems)
+    path, accepted = _for_sweep(recipe, overrides, recipe_dirs)
     failures: list[BaseException] = []
 
     def guarded(config: Any) -> Any:
@@ -88,32 +85,52 @@ def sweep(
         except BaseException as error:  # Hydra would print a message of its own; raised again below
             failures.append(error)
 
-    if not any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides):
-        jobs: list[Composed] = []
-        with TemporaryDirectory() as folder:
-            _hydra(
-                path,
-                recipe_dirs,
-                ["--multirun"],
-                accepted,
-                lambda config: jobs.append(_composed(config, path, overrides)),
-                folder,
-            )
-        check(jobs)
-    _hydra(path, recipe_dirs, ["--multirun"], accepted, guarded, _sweep_folder(path, overrides, recipe_dirs))
+    if not chooses_by_results(overrides):
+        check(sweep_jobs(recipe, overrides, recipe_dirs))
+    folder = sweep_folder(path, overrides, recipe_dirs)
+    _hydra(path, recipe_dirs, ["--multirun"], accepted, guarded, folder)
     if failures:
         raise failures[0]
 
 
-def _sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
+def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> list[Composed]:
+    """Every combination of the overrides' choices, none of them started."""
+    path, accepted = _for_sweep(recipe, overrides, recipe_dirs)
+    jobs: list[Composed] = []
+    with TemporaryDirectory() as folder:
+        _hydra(
+            path,
+            recipe_dirs,
+            ["--multirun"],
+            accepted,
+            lambda config: jobs.append(_composed(config, path, overrides)),
+            folder,
+        )
+    return jobs
+
+
+def chooses_by_results(overrides: Sequence[str]) -> bool:
+    """Whether a sweeper that is not Hydra's own makes the jobs: it chooses one by the results of earlier ones."""
+    return any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides)
+
+
+def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> tuple[Path, list[str]]:
+    path = find_recipe(recipe, recipe_dirs)
+    accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
+    if problems:
+        raise UserError(*problems)
+    return path, accepted
+
+
+def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
     """Where Hydra notes the sweep: the run folder that one job would have. Hydra cannot resolve it by itself there."""
     try:
-        return compose(str(path), _fixed(overrides), recipe_dirs).raw["run"]["dir"]
+        return compose(str(path), without_choices(overrides), recipe_dirs).raw["run"]["dir"]
     except UserError:  # a choice that only the sweep makes
         return f"runs/{path.stem}"
 
 
-def _fixed(overrides: Sequence[str]) -> list[str]:
+def without_choices(overrides: Sequence[str]) -> list[str]:
     """Overrides that are the same in every job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -187,7 +204,7 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
     overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
     if job.mode is RunMode.MULTIRUN:
         # By key: a sweeper writes values in its own way (False for false).
-        fixed = {_key(text) for text in _fixed(given)}
+        fixed = {_key(text) for text in without_choices(given)}
         chosen = [text for text in job.overrides.task if _key(text) not in fixed]
         with open_dict(config):
             if "run.dir" not in map(_key, chosen):

@@ -1,4 +1,4 @@
-"""Start ranks on this machine through torch's elastic launcher.
+"""Start ranks on this machine through torch's elastic launcher, alone or together with other machines.
 
 Rank 0 keeps the terminal; the others write into the run folder's ``logs/``. A rank that fails ends them all; with
 ``--max-restarts`` all are started again, and go on from the last checkpoint.
@@ -13,14 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import UserError
+from .. import Problem, UserError
 from ..trainer.error_file import ERROR_FILE
 from ..trainer.interruption import STARTED, run_started
-from .failures import OWN_LAUNCH, left_a_file, raise_failure
-from .report import SAVED
+from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
+from .report import SAVED, RanksFailed
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
@@ -28,6 +29,25 @@ if TYPE_CHECKING:
     from .agent import Agent
 
 ENTRY = "trireme.launch.train"
+MEETING = 600
+"""Seconds that machines wait for each other at the beginning."""
+LEAVING_TOGETHER = 60.0
+"""Seconds that a machine whose ranks have saved waits for the others, since one of them serves the rendezvous."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Several machines, on each of which this launcher starts ranks; they meet through a c10d rendezvous."""
+
+    count: int
+    index: int
+    """Of this machine; the first serves the rendezvous."""
+    endpoint: str
+    """``HOST:PORT`` on the first machine."""
+    address: str
+    """By which the others reach this machine."""
+    run_id: str
+    """Names this start among others that may meet at the same endpoint; also the folder of logs."""
 
 
 def launched() -> bool:
@@ -40,13 +60,22 @@ def cores_per_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
-def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str = ENTRY, max_restarts: int = 0) -> None:
+def start_ranks(
+    ranks: int,
+    arguments: Sequence[str],
+    run_dir: Path,
+    entry: str = ENTRY,
+    max_restarts: int = 0,
+    machines: Machines | None = None,
+) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
 
     Args:
+        ranks: processes on this machine.
         run_dir: gets the ranks' output in ``logs``.
         entry: module that is run instead.
         max_restarts: how often all ranks are started again after a failure that another attempt may mend.
+        machines: those that start ranks of the same run; None: this one alone.
 
     Raises:
         UserError: a rank refused what the user gave.
@@ -56,10 +85,11 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
         SystemExit: another signal ended the run; 128 plus its number.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
-    specs = _log_files(logs, Path(errors.name), ranks)
-    agent = _agent(ranks, arguments, specs, lambda rank: _log_of(logs, rank), entry, max_restarts)
+    specs = _log_files(logs, Path(errors.name))
+    agent = _agent(ranks, arguments, specs, lambda rank: _log_of(logs, rank), entry, max_restarts, machines)
     silence()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
     os.environ.setdefault(STARTED, str(run_started()))
@@ -68,46 +98,72 @@ def start_ranks(ranks: int, arguments: Sequence[str], run_dir: Path, entry: str 
     try:
         with agent.relaying():
             result: Any = agent.run()
+        if result.is_failed() and _saved(result) and machines:
+            agent.leave_together(LEAVING_TOGETHER)
     except SignalException as error:
         _end_by(error.sigval)
+    except RendezvousError as error:
+        raise RanksFailed(f"the other machines are gone: {error}") from None
     finally:
         for name in (OWN_LAUNCH, "TORCHELASTIC_SIGNALS_TO_HANDLE"):
             del os.environ[name]
         errors.cleanup()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
-        saved = any(failure.exitcode == SAVED for failure in result.failures.values())
-        if agent.received and not saved and not any(map(left_a_file, result.failures.values())):
+        if agent.received and not _saved(result) and not any(map(left_a_file, result.failures.values())):
             _end_by(agent.received)
-        raise_failure(result.failures, ranks, agent.log_of)
+        try:
+            raise_failure(result.failures, ranks * (machines.count if machines else 1), agent.log_of)
+        except (UserError, RanksFailed) as error:
+            if machines:
+                leave_word(logs / machines.run_id, machines.index, result.failures, error)
+            raise
 
 
-def _log_files(logs: Path, errors: Path, ranks: int) -> LogsSpecs:
-    """Output of ranks but the first goes to ``logs``; what a rank says of its failure to ``errors``, since the disk of
-    the run may be what has failed: torch falls over a file that could only be begun.
+def _saved(result: Any) -> bool:
+    return any(failure.exitcode == SAVED for failure in result.failures.values())
+
+
+def _log_files(logs: Path, errors: Path) -> LogsSpecs:
+    """Output of ranks but the first goes to ``logs``, in ``START/attempt_N/RANK``; what a rank says of its failure to
+    ``errors``, since the disk of the run may be what has failed: torch falls over a file that could only be begun.
 
     Raises:
         UserError: ``logs`` cannot be written; also when torch asks for a new attempt's files.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
+    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
     from ..trainer.run_folder import unwritable
 
-    class Logs(DefaultLogsSpecs):
+    class Logs(LogsSpecs):
+        """torch's own counts ranks by machine: several machines with one disk would write the same files."""
+
+        @property
+        def root_log_dir(self) -> str:
+            return str(logs)
+
         def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-            try:
-                files = super().reify(envs)
-            except OSError as error:
-                raise UserError(unwritable(logs.parent, error)) from None
-            attempt = tempfile.mkdtemp(dir=errors)
-            for rank, env in envs.items():
-                files.error_files[rank] = env[ERROR_FILE] = f"{attempt}/{rank}.json"
+            files, attempt = LogsDest(dict.fromkeys(envs, ""), dict.fromkeys(envs, "")), tempfile.mkdtemp(dir=errors)
+            for local_rank, env in envs.items():
+                files.error_files[local_rank] = env[ERROR_FILE] = f"{attempt}/{local_rank}.json"
+                folder = logs / env["TORCHELASTIC_RUN_ID"] / f"attempt_{env['TORCHELASTIC_RESTART_COUNT']}"
+                folder = prepared(folder / env["RANK"])
+                if env["RANK"] != "0":
+                    files.stdouts[local_rank], files.stderrs[local_rank] = (
+                        f"{folder}/stdout.log",
+                        f"{folder}/stderr.log",
+                    )
             return files
 
-    try:
-        return Logs(str(logs), redirects={rank: Std.ALL for rank in range(1, ranks)})
-    except OSError as error:
-        raise UserError(unwritable(logs.parent, error)) from None
+    def prepared(folder: Path) -> Path:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(unwritable(logs.parent, error)) from None
+        return folder
+
+    prepared(logs)
+    return Logs()
 
 
 def _end_by(received: signal.Signals) -> NoReturn:
@@ -123,25 +179,45 @@ def _agent(
     log_of: Callable[[int], str],
     entry: str,
     max_restarts: int,
+    machines: Machines | None,
 ) -> Agent:
     from torch.distributed.elastic.agent.server import WorkerSpec
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
     from torch.distributed.launcher.api import LaunchConfig
 
     from .agent import Agent
 
-    run_id = time.strftime("%Y%m%d-%H%M%S")
-    rendezvous = RendezvousParameters("c10d", "localhost:0", run_id, min_nodes=1, max_nodes=1, local_addr="localhost")
+    one = Machines(1, 0, "localhost:0", "localhost", time.strftime("%Y%m%d-%H%M%S"))
+    at = machines or one
+    rendezvous = RendezvousParameters(
+        "c10d",
+        at.endpoint,
+        at.run_id,
+        min_nodes=at.count,
+        max_nodes=at.count,
+        local_addr=at.address,
+        is_host=at.index == 0,
+        read_timeout=MEETING if machines else 60,
+        join_timeout=MEETING,
+    )
+    try:
+        handler = get_rendezvous_handler(rendezvous)
+    except RendezvousError as error:
+        why = "cannot be opened: its port is in use" if at.index == 0 else f"cannot be reached within {MEETING} s"
+        reason = f" ({error.__cause__})" if error.__cause__ else ""
+        raise UserError(
+            Problem("rendezvous", f"{why}{reason}", "choose another port or machine", at.endpoint)
+        ) from None
     spec = WorkerSpec(
         role="rank",
         local_world_size=ranks,
-        rdzv_handler=get_rendezvous_handler(rendezvous),
+        rdzv_handler=handler,
         entrypoint=sys.executable,
         args=("-u", "-m", entry, *arguments),
         max_restarts=max_restarts,
         monitor_interval=0.1,
-        local_addr="localhost",
+        local_addr=at.address,
         numa_options=LaunchConfig(1, 1, ranks).numa_options,  # torch's own choice for as many GPUs
     )
     return Agent(spec, specs, log_of)

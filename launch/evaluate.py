@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave, run_rank
 from .report import RanksFailed, guard
+from .slurm.task import take_rank, use_node_storage
 from .train import add_recipe_arguments, checked, rank_arguments
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") ->
     """Parse, run, report; returns the exit code."""
     options = evaluate_parser(prog).parse_intermixed_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for training
+    take_rank()
     if launched():
         return run_rank(lambda: run(options), options.debug)
     return guard(lambda: run(options), options.debug)
@@ -69,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
     from .compose import compose
     from .planning import planned
 
+    use_node_storage()
     composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
     composed = planned(composed, options.nproc, show=False)
     recipe, ranks = checked(composed, options.nproc)

@@ -7,17 +7,21 @@ errors about closed connections, which would only hide the cause.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import Problem, UserError
 from ..trainer.error_file import ERROR_FILE, record
 from .report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
+from .slurm.task import LOGS
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -42,7 +46,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
     except Exception as error:
         record(error)
         user = isinstance(error, UserError)
-        if OWN_LAUNCH in os.environ:
+        if OWN_LAUNCH in os.environ or (LOGS in os.environ and os.environ.get(ERROR_FILE)):
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
         elif user:
@@ -97,21 +101,22 @@ def _end_agent() -> None:
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """The rank and failure that the others followed from.
+    """The rank and failure that the others followed from."""
+    return min(failures.items(), key=lambda item: precedence(item[1], failures))
+
+
+def precedence(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> tuple[int, float]:
+    """Smaller for what others followed from.
 
     A user error is never a consequence. A rank that ended without leaving an error file (killed, or a library called
     exit) comes before the errors of its peers. Else the earliest error file counts.
     """
-
-    def order(item: tuple[int, ProcessFailure]) -> tuple[int, float]:
-        data = item[1].error_file_data["trireme"] if left_a_file(item[1]) else None
-        if data and data["problems"] is not None:
-            return 0, data["time"]
-        if _ended_silently(item[1], failures):
-            return 1, item[1].timestamp
-        return (2, data["time"]) if data else (3, item[1].timestamp)
-
-    return min(failures.items(), key=order)
+    data = failure.error_file_data["trireme"] if left_a_file(failure) else None
+    if data and data["problems"] is not None:
+        return 0, data["time"]
+    if _ended_silently(failure, failures):
+        return 1, failure.timestamp
+    return (2, data["time"]) if data else (3, failure.timestamp)
 
 
 def _ended_silently(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> bool:
@@ -125,6 +130,20 @@ def _ended_silently(failure: ProcessFailure, failures: Mapping[int, ProcessFailu
 
 def left_a_file(failure: ProcessFailure) -> bool:
     return isinstance(failure.error_file_data, dict) and "trireme" in failure.error_file_data
+
+
+def leave_word(folder: Path, machine: int, failures: Mapping[int, ProcessFailure], error: Exception) -> None:
+    """Note what this machine shows of its failed ranks, for who looks at all machines (``first_word``)."""
+    order = precedence(first_failure(failures)[1], failures)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"machine_{machine}.json").write_text(json.dumps({"order": order, "text": str(error)}))
+
+
+def first_word(folder: Path) -> str | None:
+    """What the machine says whose rank failed first; None if none has left word."""
+    words = [json.loads(file.read_text()) for file in folder.glob("machine_*.json")]
+    return min(words, key=lambda word: word["order"])["text"] if words else None
 
 
 def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_of: Callable[[int], str]) -> None:

@@ -52,7 +52,7 @@ def planned(composed: Composed, nproc: int | None, show: bool = True) -> Compose
     from .train import choose_world_size
 
     own = own_options(composed)
-    recipe = _without_plan(composed, own)
+    recipe = without_plan(composed, own)
     ranks = choose_world_size(recipe.plan, nproc)
     planner = Planner(recipe, own)
     machine = this_machine(ranks)
@@ -280,7 +280,7 @@ def _host_memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def _without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
+def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
     """The typed recipe, with what it says of plans in general; its problems come before any planning."""
     from ..configs.schema import read_recipe
     from ..parallel.plan import AXES

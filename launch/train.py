@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave, run_rank
 from .report import LeftEarly, guard
+from .slurm.task import take_rank, use_node_storage
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -103,6 +105,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launc
     # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
+    take_rank()
     if launched():
         return run_rank(lambda: run(options), options.debug)
     return guard(lambda: run(options), options.debug)
@@ -119,6 +122,7 @@ def run(options: argparse.Namespace) -> None:
     from .accelerate import take_choices
     from .compose import compose, show
 
+    use_node_storage()
     take_choices(options)
     flags = hydra_flags(options)
     if flags:
@@ -149,7 +153,6 @@ def checked(
     Raises:
         UserError: all problems of the recipe.
     """
-    from ..configs.schema import read_recipe
     from .accelerate import contradictions
     from .planning import planned
 
@@ -160,10 +163,7 @@ def checked(
         chosen.append(choose_world_size(plan, nproc))
         return chosen[0]
 
-    recipe, problems = read_recipe(composed.raw, world_size)
-    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
-    unknown = tuple(problem.field for problem in composed.problems)
-    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    recipe, problems = read(composed, world_size)
     if accelerate and recipe is not None:
         problems += contradictions(accelerate, recipe, chosen[0])
     if nproc is not None and nproc < 1:
@@ -175,6 +175,19 @@ def checked(
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe, chosen[0]
+
+
+def read(
+    composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc"
+) -> tuple[RecipeConfig | None, list[Problem]]:
+    """The typed recipe or None, and its problems; ``remedy``: how the user gives another number of processes."""
+    from ..configs.schema import read_recipe
+
+    recipe, problems = read_recipe(composed.raw, world_size, remedy)
+    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
+    unknown = tuple(problem.field for problem in composed.problems)
+    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
+    return recipe, problems
 
 
 def choose_world_size(plan: Plan, nproc: int | None) -> int:
@@ -196,6 +209,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
     from ..trainer.run_folder import open_run_folder
     from .planning import planned
+    from .slurm.queue import refuse_going
 
     composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc, options.accelerate)
@@ -203,6 +217,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         _go(recipe, options.resume, options.fresh)
         return
     run_dir = Path(recipe.run.dir)
+    if "SLURM_JOB_ID" not in os.environ and shutil.which("squeue"):
+        refuse_going(run_dir)
     open_run_folder(run_dir, options.fresh)  # so that ranks find it, and log files are not moved aside under them
     if ranks == 1 and not own_process and not options.max_restarts:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))

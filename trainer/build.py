@@ -23,7 +23,7 @@ from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
 from .place import fitted, fitting, place
-from .restart import attempt, find_after_restart, note_launch
+from .restart import attempt, find_after_restart, launch_is_noted, note_launch
 from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
 from .schedules import build_schedule
 from .state import Control
@@ -95,7 +95,7 @@ def build(
     run_dir = Path(recipe.run.dir)
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
     checkpoint = find_after_restart(store, run_dir, resume) if restarted else store.find(resume)
-    if not restarted and mesh.is_main:
+    if mesh.is_main and not (restarted and launch_is_noted(run_dir)):
         note_launch(run_dir, resume)
     source = open_source(checkpoint) if checkpoint else None
     if checkpoint and resume == "auto":

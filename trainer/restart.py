@@ -1,4 +1,5 @@
-"""Ranks that an elastic launcher starts again after a failure (``--max-restarts``), maybe fewer of them.
+"""Ranks that are started again: by an elastic launcher after a failure (``--max-restarts``), maybe fewer of them, or by
+SLURM, which queues a job again after a preemption or when it asks for that itself.
 
 They run the same command line, so what it says of the beginning must not be done twice: ``--fresh`` moved the old run
 aside when the launch began, and ``--resume PATH`` was where it began from. What the launch has saved since is newer.
@@ -19,13 +20,19 @@ MARK = ".launch"
 
 def attempt() -> int:
     """How often the ranks of this launch have been started again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return sum(int(os.environ.get(name, "0")) for name in counts)
 
 
 def note_launch(run_dir: Path, resume: str) -> None:
     """Remember that a launch begins here; on one rank."""
     with contextlib.suppress(OSError):  # a full disk is another's news
         (run_dir / MARK).write_text(resume)
+
+
+def launch_is_noted(run_dir: Path) -> bool:
+    """Not if an earlier attempt ended before it came to that."""
+    return (run_dir / MARK).is_file()
 
 
 def find_after_restart(store: Checkpoints, run_dir: Path, resume: str) -> Path | None:

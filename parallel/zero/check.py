@@ -34,7 +34,7 @@ def nvme_problems(plan: Plan, config: dict[str, Any]) -> list[Problem]:
     parts = [name for name in ("offload_optimizer", "offload_param") if offload_device(config, name) == "nvme"]
     for name in parts:
         path = zero_block(config)[name].get("nvme_path")
-        if path and not _writable(Path(path)):
+        if path and "$" not in path and not _writable(Path(path)):  # a variable of the machine that will train
             why = "cannot be written"
             problems.append(Problem(f"{place}.{name}.nvme_path", why, "give a folder on a fast local disk", str(path)))
     if uses_nvme(config) and not aio_compatible():

@@ -6,6 +6,7 @@ No torch and no DeepSpeed is imported here: recipes are checked where neither is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +20,7 @@ class OffloadOptimizer:
     device: Literal["none", "cpu", "nvme"] = "none"
     """none keeps it on the accelerator; cpu needs stage 1 or more, nvme stage 3."""
     nvme_path: str | None = None
-    """Folder on a fast local disk, for nvme."""
+    """Folder on a fast local disk, for nvme; variables (``$TMPDIR``) are those of the machine that trains."""
     pin_memory: bool = True
     """Page-locked CPU memory: faster transfers, memory that nothing else can use."""
     buffer_count: int = 4
@@ -34,6 +35,7 @@ class OffloadOptimizer:
     """Share of the state that is offloaded (less than 1 needs stage 3)."""
 
     def __post_init__(self) -> None:
+        self.nvme_path = os.path.expandvars(self.nvme_path) if self.nvme_path else None
         problems = _nvme_problems(self.device, self.nvme_path)
         problems += _positive(self, "buffer_count")
         if not 0 <= self.ratio <= 1:
@@ -48,7 +50,7 @@ class OffloadParam:
     device: Literal["none", "cpu", "nvme"] = "none"
     """none keeps them on the accelerator."""
     nvme_path: str | None = None
-    """Folder on a fast local disk, for nvme."""
+    """Folder on a fast local disk, for nvme; variables (``$TMPDIR``) are those of the machine that trains."""
     pin_memory: bool = True
     """Page-locked CPU memory: faster transfers, memory that nothing else can use."""
     buffer_count: int = 5
@@ -59,6 +61,7 @@ class OffloadParam:
     """nvme: elements that may stay in CPU memory."""
 
     def __post_init__(self) -> None:
+        self.nvme_path = os.path.expandvars(self.nvme_path) if self.nvme_path else None
         problems = _nvme_problems(self.device, self.nvme_path)
         problems += _positive(self, "buffer_count", "buffer_size")
         if self.max_in_cpu < 0:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from helpers.command import command, tiny_command
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import free_port
+from helpers.ranks import free_port, run_ranks
+from helpers.recipes import tiny_recipe
 from helpers.running import Running, running
+from trireme.trainer.build import train
 
 TESTS = Path(__file__).parents[1]
 COMMON = ("trainer.max_steps=24", "checkpoint.every=4", "trainer.eval_every=8", "scheduler=cosine", "plan=ddp")
@@ -96,6 +98,22 @@ def test_a_restart_does_not_begin_as_the_launch_did(
             assert run.end().returncode == 0
         assert lines(tmp_path / "b") == lines(undisturbed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "b.1", "b.2"]
+
+
+def _resumed(run_dir: Path, resume: str, stop_at: int) -> int:
+    return train(tiny_recipe(run_dir, "trainer.eval_at_end=false", f"trainer.stop_at={stop_at}"), resume=resume).step
+
+
+def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its first start was over before it had noted where it began."""
+    assert run_ranks(_resumed, 1, tmp_path / "a", "never", 2) == [2]
+    named = str(tmp_path / "a" / "checkpoints" / "step_00000002")
+    for count, stop_at in (("1", 4), ("2", 6)):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        assert run_ranks(_resumed, 1, tmp_path / "b", named, stop_at) == [stop_at]
+    said = (tmp_path / "b" / "log.txt").read_text()
+    assert f"resuming from {named} at step 2" in said
+    assert f"resuming from {tmp_path}/b/checkpoints/step_00000004 at step 4" in said
 
 
 @pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])

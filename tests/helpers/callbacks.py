@@ -63,6 +63,14 @@ class Slow(Callback):
         time.sleep(self.seconds)
 
 
+class SlowAtFirst(Slow):
+    """The same, until SLURM has queued the job again."""
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        if "SLURM_RESTART_COUNT" not in os.environ:
+            super().on_step_begin(trainer, state, control)
+
+
 class Stuck(Callback):
     """One rank does not come back from a step."""
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.recipes import FEW_FILES, TINY
 
 ROOTS = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
@@ -25,6 +26,15 @@ def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> s
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ)
     )
+
+
+def trireme_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has imported what it needs: seconds less."""
+    from trireme.launch.cli import main
+
+    code = main(arguments)
+    output, errors = capsys.readouterr()
+    return subprocess.CompletedProcess(arguments, code, output, errors)
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -116,25 +116,34 @@ def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
     """One for each rank and attempt."""
     (tmp_path / "errors").mkdir()
-    logs = _log_files(tmp_path / "logs", tmp_path / "errors", 2)
+    logs = _log_files(tmp_path / "logs", tmp_path / "errors")
     seen: set[str] = set()
     for attempt in ("0", "1"):
-        envs = {rank: {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": attempt} for rank in range(2)}
+        envs = {rank: environment_of(rank, attempt) for rank in range(2)}
         files = logs.reify(envs)
         assert [env["TORCHELASTIC_ERROR_FILE"] for env in envs.values()] == list(files.error_files.values())
         assert all(path.startswith(str(tmp_path / "errors")) for path in files.error_files.values())
-        assert files.stderrs[1].startswith(str(tmp_path / "logs"))
+        assert files.stderrs == {0: "", 1: f"{tmp_path}/logs/run/attempt_{attempt}/1/stderr.log"}
         seen |= set(files.error_files.values())
     assert len(seen) == 4
 
 
+def test_on_the_second_of_machines_all_ranks_write_into_files_by_their_own_number(tmp_path: Path) -> None:
+    files = _log_files(tmp_path, tmp_path).reify({0: environment_of(2, "0"), 1: environment_of(3, "0")})
+    assert files.stdouts == {local: f"{tmp_path}/run/attempt_0/{rank}/stdout.log" for local, rank in ((0, 2), (1, 3))}
+
+
+def environment_of(rank: int, attempt: str) -> dict[str, str]:
+    return {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": attempt, "RANK": str(rank)}
+
+
 def test_logs_that_cannot_be_written_are_a_user_error(tmp_path: Path) -> None:
     """The run folder can become read-only, or its disk full, after it was looked at."""
-    logs = _log_files(tmp_path / "run" / "logs", tmp_path, 2)
+    logs = _log_files(tmp_path / "run" / "logs", tmp_path)
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").touch()
-    envs: dict[int, dict[str, str]] = {0: {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_RESTART_COUNT": "0"}, 1: {}}
+    envs = {0: environment_of(0, "0")}
     with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
         logs.reify(envs)
     with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
-        _log_files(tmp_path / "run" / "logs", tmp_path, 2)
+        _log_files(tmp_path / "run" / "logs", tmp_path)

@@ -1,0 +1,69 @@
+"""``trireme launch``: start a recipe where its ``launch`` part says: on this machine, or in a job of a cluster.
+
+``launch=local`` (the default) does what ``trireme train`` does. ``launch=slurm`` checks everything that ``train`` would
+check, writes the script of a job into the run folder and submits it; with ``--multirun`` one job for each combination.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from .report import guard
+from .train import hydra_flags, run, train_parser
+
+EXAMPLES = """examples:
+  trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
+  trireme launch pretrain/persimmon_stdlib plan=zero2 launch=slurm launch.gpus_per_node=2 launch.time=12:00:00
+  trireme launch pretrain/persimmon_stdlib launch=slurm -m optimizer.lr=1e-3,3e-3
+"""
+
+
+def launch_parser(prog: str) -> argparse.ArgumentParser:
+    parser = train_parser(prog)
+    parser.description = "Train a recipe here (launch=local) or in a job of a cluster (launch=slurm)."
+    parser.epilog = EXAMPLES
+    parser.add_argument("--dry-run", action="store_true", help="check, and print the script; submit and write nothing")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, run, report; returns the exit code."""
+    options = launch_parser("trireme launch").parse_intermixed_args(argv)
+    return guard(lambda: launch(options), options.debug)
+
+
+def launch(options: argparse.Namespace) -> None:
+    """Do what the options say.
+
+    Raises:
+        UserError: something the user can mend; nothing was submitted.
+    """
+    from .accelerate import take_choices
+    from .compose import chooses_by_results, compose, sweep_jobs, without_choices
+    from .slurm.submit import submit_runs
+
+    asked_for = options.nproc
+    take_choices(options)
+    if hydra_flags(options):
+        return run(options)
+    if options.multirun and not chooses_by_results(options.overrides):
+        jobs = sweep_jobs(options.recipe, options.overrides, options.recipe_dir)
+    else:
+        fixed = without_choices(options.overrides) if options.multirun else options.overrides
+        jobs = [compose(options.recipe, fixed, options.recipe_dir)]
+    kinds = {str((job.raw.get("launch") or {}).get("kind", "local")) for job in jobs}
+    if "slurm" in kinds:
+        options.nproc = asked_for  # how many processes follows from the machines, not from accelerate's file
+        return submit_runs(jobs, options)
+    return _describe(jobs, options) if options.dry_run else run(options)
+
+
+def _describe(jobs: list, options: argparse.Namespace) -> None:
+    """Check, and say what would be trained here."""
+    from .listing import describe_run
+    from .planning import planned
+    from .train import checked
+
+    for composed in jobs:
+        print(describe_run(*checked(planned(composed, options.nproc), options.nproc, options.accelerate)))

@@ -1,0 +1,174 @@
+"""From checked recipes to a submitted job: all problems first, then the script into the run folder, then sbatch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import Problem, UserError
+from ..accelerate import contradictions
+from ..compose import Composed, chooses_by_results, sweep_folder
+from ..config import LaunchConfig, Shape
+from ..planning import AUTO, own_options, without_plan
+from ..train import rank_arguments, read
+from .client import require, submit
+from .queue import refuse_going
+from .record import Record
+from .script import Run, Script
+
+if TYPE_CHECKING:
+    from ...configs.schema import RecipeConfig
+    from ...parallel.plan import Plan
+
+REMEDY = "change launch.nodes, launch.gpus_per_node or launch.ranks_per_node"
+
+
+def submit_runs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
+    """Submit one recipe, or the combinations of a sweep as an array; say how to follow it.
+
+    Raises:
+        UserError: everything that is wrong; or sbatch refuses the job.
+    """
+    recipes = _checked(jobs, options)
+    script = _script(jobs, recipes, options)
+    if options.dry_run:
+        print(script.text(), end="")
+        return
+    require("sbatch")
+    for run in script.runs:
+        refuse_going(run.dir)
+    refuse_going(script.folder)
+    number = _hand_over(script, options)
+    _tell(script, number, recipes[0][0])
+
+
+def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tuple[RecipeConfig, Shape]]:
+    """Typed recipes and how they lie on machines, or all problems of all of them."""
+    problems: dict[str, Problem | str] = {}
+    found = []
+    if options.nproc is not None:
+        fix = f"{REMEDY.replace('change', 'set')} instead"
+        problems["nproc"] = Problem("--nproc", "is for this machine", fix, options.nproc)
+    if options.multirun and chooses_by_results(options.overrides):
+        why = "chooses a job by the results of earlier ones, so that they cannot be one array"
+        problems["sweeper"] = Problem("hydra/sweeper", why, "use launch=local, or leave it out")
+    for composed in jobs:
+        try:
+            found.append(_checked_one(composed, options))
+        except UserError as error:
+            problems.update((str(problem), problem) for problem in error.problems)
+    if options.max_restarts and any(recipe.launch.tasks == "rank" for recipe, _ in found):
+        why = "needs a launcher on each machine, but srun starts every rank by itself"
+        problems["restarts"] = Problem("--max-restarts", why, "set launch.tasks=node", options.max_restarts)
+    if len({(str(asdict(recipe.launch)), shape) for recipe, shape in found}) > 1:
+        why = "differs between jobs of the sweep, which as tasks of one array get the same machines"
+        problems["launch"] = Problem("launch", why, "submit them one by one, or give launch.nodes and ranks_per_node")
+    if problems:
+        raise UserError(*problems.values())
+    return found
+
+
+def _checked_one(composed: Composed, options: argparse.Namespace) -> tuple[RecipeConfig, Shape]:
+    if composed.raw["plan"].get("name") == AUTO:  # chosen on the machines that will train, by their memory
+        recipe = without_plan(composed, own_options(composed))
+        return recipe, recipe.launch.shape(recipe.plan)
+    launch = _launch_part(composed.raw)
+
+    def world_size(plan: Plan) -> int:
+        return launch.shape(plan).world_size if launch else plan.default_world_size(1)
+
+    recipe, problems = read(composed, world_size, REMEDY)
+    if recipe is not None and options.accelerate:
+        problems += contradictions(options.accelerate, recipe, world_size(recipe.plan))
+    if recipe is None or problems:
+        raise UserError(*problems)
+    if options.resume == "auto" and not options.fresh:
+        _refuse_other_recipe(recipe)
+    return recipe, recipe.launch.shape(recipe.plan)
+
+
+def _launch_part(raw: dict[str, Any]) -> LaunchConfig | None:
+    """None where it has problems, which are reported with all others."""
+    from ...configs.validate import read as read_part
+
+    return read_part(raw.get("launch") or {}, LaunchConfig)[0]
+
+
+def _refuse_other_recipe(recipe: RecipeConfig) -> None:
+    """What the ranks would refuse after an hour in the queue."""
+    from ...trainer.checkpoint.layout import checkpoints_at
+    from ...trainer.run_folder import refuse_other_recipe
+
+    for checkpoint in checkpoints_at(Path(recipe.run.dir))[:1]:
+        refuse_other_recipe(recipe, checkpoint)
+
+
+def _script(
+    jobs: Sequence[Composed], recipes: Sequence[tuple[RecipeConfig, Shape]], options: argparse.Namespace
+) -> Script:
+    recipe, shape = recipes[0]
+    here = Path.cwd()
+    runs = [
+        Run(here / each.run.dir, rank_arguments(composed, options))
+        for composed, (each, _) in zip(jobs, recipes, strict=True)
+    ]
+    whole = sweep_folder(jobs[0].recipe, options.overrides, options.recipe_dir) if len(runs) > 1 else recipe.run.dir
+    return Script(
+        launch=recipe.launch,
+        shape=shape,
+        name=recipe.launch.job_name or jobs[0].recipe.stem,
+        folder=here / whole,
+        work_dir=here,
+        runs=runs,
+        max_restarts=options.max_restarts,
+    )
+
+
+def _hand_over(script: Script, options: argparse.Namespace) -> str:
+    """Make the folders, write the script, submit it, and note its number; returns that."""
+    from ...trainer.restart import note_launch
+    from ...trainer.run_folder import open_run_folder, unwritable
+
+    for run in script.runs:
+        open_run_folder(run.dir, options.fresh)
+        note_launch(run.dir, options.resume)  # now, since a first attempt may be preempted before it comes to that
+    open_run_folder(script.folder, fresh=False)
+    try:
+        for folder in {Path(script.log).parent, *(run.dir / "logs" for run in script.runs)}:
+            folder.mkdir(parents=True, exist_ok=True)  # where it is missing, SLURM writes no log and says nothing
+        partial = script.path.with_name(f".{script.path.name}.partial")
+        partial.write_text(script.text())
+        os.replace(partial, script.path)
+    except OSError as error:
+        raise UserError(unwritable(script.folder, error)) from None
+    number = submit(str(script.path))
+    record(script, number)
+    return number
+
+
+def record(script: Script, number: str) -> None:
+    """Note the job in its run folder, and the tasks of an array in theirs."""
+    if not script.is_array:
+        return Record(number, script.log_of(number)).write(script.folder)
+    Record(number, script.log, [str(run.dir) for run in script.runs]).write(script.folder)
+    for index, run in enumerate(script.runs):
+        Record(f"{number}_{index}", script.log_of(number, index)).write(run.dir)
+
+
+def _tell(script: Script, number: str, recipe: RecipeConfig) -> None:
+    shape, where = script.shape, os.path.relpath(script.folder)
+    tasks = f" with {len(script.runs)} tasks" if script.is_array else ""
+    machines = f"{shape.nodes} node{'s' if shape.nodes > 1 else ''} x {shape.ranks_per_node}"
+    ranks = f"{machines} rank{'s' if shape.ranks_per_node > 1 else ''}"
+    follow = os.path.relpath(script.runs[0].dir) if script.is_array else where
+    print(
+        f"submitted job {number}{tasks}: {ranks}, plan {recipe.plan.name}\n"
+        f"  script  {os.path.relpath(script.path)}\n"
+        f"  follow  trireme logs {follow} -f\n"
+        f"  state   trireme jobs\n"
+        f"  end     trireme cancel {where}"
+    )
