@@ -19,6 +19,7 @@ from trireme.trainer.checkpoint.export import export
 STEPS = "trainer.max_steps=4"
 
 
+@pytest.mark.long
 def test_accelerate_launch_starts_two_ranks(tmp_path: Path) -> None:
     flags = (
         "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"

@@ -141,6 +141,7 @@ class Busy(Staging):
 def test_what_is_not_copied_yet_is_copied_before_the_step(tmp_path: Path) -> None:
     _plain(tmp_path / "waited", "checkpoint.asynchronous=false")
     trainer, _ = _trainer(tmp_path / "going", 0, [])
+    (tmp_path / "going" / "go.0").touch()
     trainer.store.staging = Busy()
     trainer.fit()
     for step in (2, 4, 6):
@@ -234,6 +235,7 @@ def test_a_failure_in_training_does_not_lose_the_save_in_flight(tmp_path: Path) 
     assert (tmp_path / "checkpoints" / "step_00000002" / "manifest.json").exists()
 
 
+@pytest.mark.long
 def test_killed_while_writing(tmp_path: Path) -> None:
     """SIGKILL of one rank with a checkpoint half written: the run ends, and goes on from the one before."""
     options = ["trainer.max_steps=12", "checkpoint.every=1", "scheduler=cosine", "trainer.eval_at_end=false"]

@@ -18,10 +18,12 @@ START = 60
 """Seconds that a process may take to start on a busy machine."""
 
 
-def rank(folder: Path, rank: int, world_size: int, port: int, **environment: str) -> subprocess.Popen[str]:
+def rank(
+    folder: Path, rank: int, world_size: int, port: int, patience: float = PATIENCE, **environment: str
+) -> subprocess.Popen[str]:
     """A rank as a launcher, or a person, starts it."""
     told = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    own = tiny_command(folder, "plan=ddp", "trainer.global_batch_size=12", f"trainer.join_minutes={PATIENCE / 60}")
+    own = tiny_command(folder, "plan=ddp", "trainer.global_batch_size=12", f"trainer.join_minutes={patience / 60}")
     return subprocess.Popen(
         [sys.executable, "-m", "trireme.launch.train", *own[len(command("train")) :], "trainer.micro_batch_size=1"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -50,7 +52,7 @@ def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp
 
 def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
     port = free_port()
-    first, second = rank(tmp_path, 0, 2, port), rank(tmp_path, 1, 3, port)
+    first, second = rank(tmp_path, 0, 2, port, START), rank(tmp_path, 1, 3, port, START)
     ended(first, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
     ended(second, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
 

@@ -65,7 +65,8 @@ def test_the_lines_are_the_same(launcher: str, tmp_path: Path, own: Path, alone:
     assert worst_difference(training(alone), training(tmp_path / launcher)) < 1e-5
 
 
-@pytest.mark.parametrize("launcher", ["deepspeed_include", pytest.param("accelerate", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["deepspeed_include", "accelerate"])
 def test_a_user_error_is_said_once(launcher: str, tmp_path: Path) -> None:
     result = launch(launcher, tmp_path, "plan=ddp", "trainer.max_stepz=3")
     said = result.stdout + result.stderr

@@ -44,6 +44,7 @@ def attempts(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "logs").glob("*/attempt_*"))
 
 
+@pytest.mark.long
 def test_killed_twice_under_the_own_launcher(tmp_path: Path, undisturbed: Path, environment: dict[str, str]) -> None:
     arguments = (*COMMON, KILL_TWICE, "--nproc", "2", "--max-restarts", "2")
     with running(tiny_command(tmp_path, *arguments), tmp_path, environment) as run:

@@ -85,7 +85,9 @@ def test_saving_is_measured_in_turns(tmp_path: Path):
     saving = load("saving")
     size = {"hidden": 64, "layers": 2, "length": 32, "batch": 2}
     measured = saving.on_ranks("ddp", size, block=2, rounds=2, folder=str(tmp_path))
-    assert len(measured.rounds) == 2 and 3 * 4 * measured.parameters / 2**20 < measured.state
+    # Of weights and both moments in fp32, each of the two ranks writes about half.
+    whole = 3 * 4 * measured.parameters / 2**20
+    assert len(measured.rounds) == 2 and 0.4 * whole < measured.state < 0.6 * whole
     for turn in measured.rounds:
         assert turn.stall > 0 and turn.synchronous > 0 and turn.steps >= 1
     cells, part = saving.row("ddp", measured)
