@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument(
         "--gib", type=float, default=3.0, help="fp32 weights of the checkpoint; it is three times as large"
     )
-    parser.add_argument("--deepspeed-gib", type=float, default=0.75, help="the same of the DeepSpeed folder; 0: none")
+    parser.add_argument("--deepspeed-gib", type=float, default=1.6, help="the same of the DeepSpeed folder; 0: none")
     parser.add_argument("--memory", default="256MiB", help="the cap")
     parser.add_argument("--dtypes", default="fp32,bf16")
     parser.add_argument("--rounds", type=int, default=5)

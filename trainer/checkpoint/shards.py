@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .layout import write_all
 from .pieces import BLOCK_BYTES
-from .stream import CODES
+from .stream import CODES, raw_bytes
 from .tensors import Shapes
 
 log = logging.getLogger("trireme.export")
@@ -48,7 +49,7 @@ def _write(path: Path, tensors: Shapes, blocks: Iterable[Tensor], check: Callabl
     """Returns the bytes of the tensors."""
     header, expected = _header(tensors)
     with path.open("wb", buffering=0) as stream:
-        stream.write(header)
+        write_all(stream, header)
         flowing = iter(blocks)
         for name, (shape, dtype) in tensors.items():
             left = shape.numel()
@@ -59,7 +60,7 @@ def _write(path: Path, tensors: Shapes, blocks: Iterable[Tensor], check: Callabl
                 left -= len(block)
                 for part in block.split(BLOCK_BYTES // block.element_size()):
                     check()
-                    _put(stream, _as(part, dtype, name))
+                    write_all(stream, raw_bytes(_as(part, dtype, name)))
     return expected
 
 
@@ -80,9 +81,3 @@ def _as(part: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     if dtype == torch.float16 and part.dtype != dtype and not converted.isfinite().all() and part.isfinite().all():
         log.warning("%s holds values beyond the range of fp16, which become infinite; use bf16 or fp32", name)
     return converted
-
-
-def _put(stream, part: Tensor) -> None:
-    view = part.contiguous().view(torch.uint8).numpy().data.cast("B")
-    while view:
-        view = view[stream.write(view) :]

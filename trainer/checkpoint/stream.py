@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from .layout import Digest, described
+from .layout import Digest, described, write_all
 
 CODES = {dtype: code for code, dtype in _TYPES.items()}
 """Names of types in a safetensors header."""
@@ -73,12 +73,11 @@ def _shards(items: list[WriteItem], planner: SavePlanner) -> Shards:
 def _write_file(path: Path, shards: Shards) -> dict[str, Any]:
     """Write a file; its description is of what was meant to be written."""
     digest, size = Digest(), 0
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         for part in chain([_header(shards)], (raw_bytes(tensor) for _, tensor in shards.values())):
-            file.write(part)
+            write_all(file, part)
             digest.update(part)
             size += len(part)
-        file.flush()
         os.fsync(file.fileno())
     return described(size, digest)
 
