@@ -7,6 +7,7 @@ errors about closed connections, which would only hide the cause.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -63,8 +64,11 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process. A failed rank must not wait for its peers in the destructors of the process group."""
-    if "RANK" in os.environ and code:
+    """End this process. A failed rank must not wait for its peers in the destructors of the process group; and one that
+    is done was seen to abort in destructors of C++ threads, rarely, on a busy machine."""
+    if "RANK" in os.environ:
+        if not code:
+            atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
