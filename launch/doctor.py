@@ -116,13 +116,15 @@ def software() -> list[Finding]:
 def processors() -> list[Finding]:
     import psutil
 
+    from .planning import host_memory
+
     memory, cores = psutil.virtual_memory(), len(os.sched_getaffinity(0))
     found = [
         Finding("processor", "cores", f"{cores} of {os.cpu_count()} may be used by this process"),
         Finding("processor", "memory", f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} GiB available"),
     ]
-    limit = _cgroup_limit()
-    if limit and limit < memory.total:
+    limit = host_memory()
+    if limit < memory.total:
         fix = "ask for more where this container or job was started, if a run is ended by SIGKILL"
         found.append(Finding("processor", "memory limit", f"{limit / GIB:.1f} GiB (cgroup)", "note", fix))
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else 0
@@ -135,16 +137,6 @@ def processors() -> list[Finding]:
     found.append(Finding("processor", "open files", str(files), "note" if few else "ok", fix))
     locked = "unlimited" if pinned == resource.RLIM_INFINITY else f"{pinned / 2**20:.0f} MiB"
     return [*found, Finding("processor", "locked memory", locked)]
-
-
-def _cgroup_limit() -> int | None:
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(file).read_text().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdecimal() else None
-    return None
 
 
 def accelerators() -> list[Finding]:
@@ -218,7 +210,7 @@ def compilers() -> list[Finding]:
         ("ninja", "DeepSpeed's operators", "pip install ninja"),
         ("nvcc", "DeepSpeed's operators for CUDA", "install the CUDA toolkit, if ranks train on GPUs"),
     ):
-        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        path = _program(name)
         there = path is not None
         found.append(
             Finding(
@@ -248,12 +240,16 @@ def _libaio() -> bool:
 
 def launchers() -> list[Finding]:
     found = []
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for name, fix in LAUNCHERS.items():
-        there = shutil.which(name, path=path)
+        there = _program(name)
         version = _version(there) if there and name in ("sbatch", "mpirun") else there
         found.append(Finding("launcher", name, version or "not found", "ok" if there else "note", "" if there else fix))
     return found
+
+
+def _program(name: str) -> str | None:
+    """Where a program is: beside this Python, or on the path."""
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
 def _version(program: str) -> str:

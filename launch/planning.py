@@ -262,7 +262,7 @@ def this_machine(ranks: int) -> Machine:
     from ..parallel.planner import Machine
 
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if launched() else ranks
-    host = _host_memory() / per_node
+    host = host_memory() / per_node
     count = torch.cuda.device_count()
     if count == 0:
         return Machine(ranks, per_node, host, host, accelerator=False)
@@ -270,7 +270,7 @@ def this_machine(ranks: int) -> Machine:
     return Machine(ranks, per_node, min(devices) / ceil(per_node / count), host)
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Bytes that processes here may use. All of it, not what is free now: every rank must come to the same choice."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:

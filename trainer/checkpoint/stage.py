@@ -58,8 +58,10 @@ class Staging:
 
     def copy(self) -> None:
         """Make the copies that no thread has begun; in the thread that writes."""
-        self._copy_left()
-        self._copied.set()
+        try:
+            self._copy_left()
+        finally:  # also after an error, which the save reports: the thread that trains must not wait for ever
+            self._copied.set()
 
     def settle(self) -> None:
         """Until all copies are there, so that the tensors may change; in the thread that trains."""
