@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> None:
     composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
     composed = planned(composed, options.nproc, show=False)
     recipe, ranks = checked(composed, options.nproc)
-    weights_at(recipe, options.checkpoint, options.ema)
+    if not launched():  # of several machines only one may hold the checkpoint
+        weights_at(recipe, options.checkpoint, options.ema)
     if launched() or ranks == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
         _go(recipe, options)

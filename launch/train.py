@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave, run_rank
+from .hostfile import refuse_missing_hostfile
 from .report import LeftEarly, guard
 from .slurm.task import take_rank, use_node_storage
 
@@ -214,6 +215,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc, options.accelerate)
     if launched():
+        refuse_missing_hostfile()
         _go(recipe, options.resume, options.fresh)
         return
     run_dir = Path(recipe.run.dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from helpers.slurm import Cluster, cluster
 
 torch.set_num_threads(1)
 
@@ -28,3 +30,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Prepared data of the whole session in one folder, so that tests share it and nobody's home is touched."""
     os.environ["TRIREME_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    with cluster() as started:
+        yield started

@@ -15,12 +15,15 @@ from .. import Problem, UserError
 from ..models.build import WeightSource, weight_source
 from ..parallel.mesh import Mesh, build_mesh
 from .build import on_main
-from .checkpoint.layout import MANIFEST
+from .checkpoint.find import newest_usable
+from .checkpoint.layout import MANIFEST, checkpoints_at, verify
 from .checkpoint.source import open_source
+from .checkpoint.together import Together
 from .checkpoint.weights import checkpoint_weights, stored_weights, usable_checkpoint
 from .data.corpus import Corpus
 from .data.tokenizer import content_hash, load_tokenizer
 from .logs import set_up_logging, tear_down_logging
+from .nodes import find_nodes
 from .place import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
 
@@ -60,6 +63,7 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
 def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
     # What is asked for here, a stream must be able to give.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
+    _bring_together(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
     found: list[Path | None] = []
     on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
     path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)
@@ -88,6 +92,20 @@ def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float
     placed.strategy.set_training(False)
     sums = placed.strategy.evaluate(batches, placed.task.evaluate)
     return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
+
+
+def _bring_together(folder: Path, mesh: Mesh, shared: bool | None) -> None:
+    """Where machines have no common disk, and each holds a part: give all of them the newest whole checkpoint."""
+    here = checkpoints_at(folder)
+    seen = mesh.gather_objects((here, bool(here) and verify(here[0], contents=False) is None))
+    if all(entry == seen[0] for entry in seen) and (seen[0][1] or not here):
+        return
+    candidates = sorted({path for paths, _ in seen for path in paths}, reverse=True)
+    nodes = find_nodes(candidates[0].parent, mesh, shared)
+    if nodes.count > 1:
+        usable, reason = newest_usable(candidates, Together(mesh), nodes, "--checkpoint")
+        if usable is None:
+            raise UserError(Problem("--checkpoint", reason or "", "name another that is whole", str(folder)))
 
 
 def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None:

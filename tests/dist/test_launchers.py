@@ -1,17 +1,21 @@
-"""The same recipe through every launcher of one machine: the same lines."""
+"""The same recipe through every launcher, SLURM and a notebook included: the same lines."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from helpers.command import ROOTS, command, refused, tiny_command, trireme
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import free_port
-from helpers.recipes import TINY, tiny_recipe
+from helpers.recipes import FEW_FILES, TINY, tiny_recipe
+from helpers.slurm import Cluster, missing
+from nbclient import NotebookClient
 from trireme.trainer.build import train
 
 STEPS = ("trainer.max_steps=4", "trainer.eval_every=2")
@@ -66,11 +70,50 @@ def test_the_lines_are_the_same(launcher: str, tmp_path: Path, own: Path, alone:
 
 
 @pytest.mark.long
+@pytest.mark.skipif(bool(missing()), reason=f"needs SLURM: {missing()}")
+@pytest.mark.parametrize("tasks", ["node", "rank"])
+def test_the_lines_of_a_job_are_the_same(
+    tasks: str, slurm: Cluster, tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    job = ("launch=slurm", "launch.nodes=2", f"launch.tasks={tasks}", "launch.cpus_per_rank=1")
+    result = trireme("launch", str(TINY), ROOTS, *STEPS, f"run.dir={tmp_path}", "plan=ddp", *job)
+    submitted = re.match(r"submitted job (\d+)", result.stdout)
+    assert submitted, result.stderr
+    assert slurm.wait(submitted[1])["JobState"] == "COMPLETED"
+    assert lines(tmp_path) == lines(own)
+
+
+@pytest.mark.long
+def test_the_lines_of_a_notebook_are_the_same(tmp_path: Path, own: Path) -> None:
+    overrides = {
+        "data.source.roots": [str(root) for root in FEW_FILES],
+        "trainer.max_steps": 4, "trainer.eval_every": 2, "run.dir": str(tmp_path / "run"), "plan": "ddp",
+    }  # fmt: skip
+    cell = nbformat.v4.new_code_cell(f"import trireme\ntrireme.train({str(TINY)!r}, {overrides!r}, nproc=2).step")
+    NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=200).execute()
+    assert lines(tmp_path / "run") == lines(own)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["deepspeed_include", "accelerate"])
 def test_a_user_error_is_said_once(launcher: str, tmp_path: Path) -> None:
     result = launch(launcher, tmp_path, "plan=ddp", "trainer.max_stepz=3")
     said = result.stdout + result.stderr
     assert result.returncode != 0 and said.count("did you mean trainer.max_steps?") == 1, said
+
+
+@pytest.mark.long
+def test_deepspeed_with_a_hostfile_that_is_missing(tmp_path: Path) -> None:
+    own = tiny_command(tmp_path / "run", *STEPS, "plan=ddp")[len(command("train")) :]
+    flags = ["--hostfile", "nowhere", "--num_accelerators", "2", "--module", "trireme.launch.train"]
+    result = subprocess.run(
+        [sys.executable, "-m", "deepspeed.launcher.runner", *flags, *own],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "DS_ACCELERATOR": "cpu"},
+    )  # fmt: skip
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and said.count("there is no such file; DeepSpeed would train on this host alone") == 1
+    assert "nowhere" in said and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 FSDP = """

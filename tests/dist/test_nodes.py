@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.source import Checkpoint
 from trireme.trainer.checkpoint.tensors import read_tensors
+from trireme.trainer.evaluate import evaluate
 from trireme.trainer.nodes import find_nodes
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.eval_at_end=false", "scheduler=cosine"]
@@ -60,6 +62,14 @@ def _load(disks: Path, per_node: int, plan: str) -> dict[str, np.ndarray]:
     }
     mesh.close()
     return tensors
+
+
+def _evaluate(disks: Path, per_node: int, checkpoint: str | None) -> dict[str, Any] | str:
+    _settle(disks, per_node)
+    try:
+        return evaluate(tiny_recipe(Path("run"), *COMMON, "plan=ddp"), checkpoint)
+    except UserError as refusal:
+        return str(refusal)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -170,6 +180,22 @@ def test_a_damaged_shard_gives_way_to_the_checkpoint_before(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "0/run/checkpoints").iterdir()) == sorted(
         path.name for path in (tmp_path / "1/run/checkpoints").iterdir()
     )
+
+
+def test_parts_are_evaluated_together(saved: Path, joined: Path, tmp_path: Path) -> None:
+    """Of the run folder or a named checkpoint; each disk has the whole checkpoint then. Parts that are lost are refused."""
+    whole = evaluate(tiny_recipe(joined / "run", *COMMON))
+    shutil.copytree(saved, tmp_path / "run")
+    shutil.copytree(saved / "0", tmp_path / "named" / "0")
+    shutil.copytree(joined, tmp_path / "named" / "1")
+    shutil.copytree(saved / "0", tmp_path / "lost" / "0")
+    for disks, named in (("run", None), ("named", str(STEP))):
+        results = run_ranks(_evaluate, 2, tmp_path / disks, 1, named)
+        assert results[0] == results[1] and results[0]["step"] == 2
+        assert results[0]["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-6)
+        assert _files(tmp_path / disks / "0" / STEP) == _files(tmp_path / disks / "1" / STEP) == _files(joined / STEP)
+    refusals = run_ranks(_evaluate, 2, tmp_path / "lost", 1, "run")
+    assert all("--checkpoint" in refusal and "on every node" in refusal for refusal in refusals), refusals
 
 
 def _shards(folder: Path) -> dict[str, torch.Tensor]:

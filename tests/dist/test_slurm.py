@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from helpers.command import ROOTS, command, refused, trireme, trireme_here
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
-from helpers.slurm import Cluster, cluster, missing
+from helpers.slurm import Cluster, missing
 from helpers.zero import can_compile, load_deepspeed
 from safetensors.torch import load_file
 from trireme.trainer.build import train
@@ -29,12 +28,6 @@ TESTS = Path(__file__).parents[1]
 DOCUMENT = TESTS.parent / "docs" / "slurm.md"
 TWO = ("launch=slurm", "launch.nodes=2")
 COMMON = ("trainer.eval_every=10", "checkpoint.every=8", "scheduler=cosine")
-
-
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[Cluster]:
-    with cluster() as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)

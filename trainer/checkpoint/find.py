@@ -17,7 +17,7 @@ from typing import Any
 from ... import Problem, UserError
 from ..nodes import Nodes
 from .exchange import pass_on
-from .layout import FORMAT, checkpoints_at, complete_checkpoints, fault, read_manifest, verify
+from .layout import checkpoints_at, complete_checkpoints, fault, other_format, read_manifest, verify
 from .source import open_source
 from .together import StepFailed, Together
 from .write import write_manifest
@@ -45,14 +45,8 @@ def find(root: Path, resume: str, together: Together, nodes: Nodes) -> Path | No
     candidates = sorted({path for paths in found for path in paths}, key=_step, reverse=True)
     if named is not None and not candidates:
         return _elsewhere(root, named, together)
-    reason = None
-    for folder in candidates:
-        reason = _unusable(folder, together, nodes)
-        if reason is None:
-            return folder
-        if together.mesh.is_main:
-            log.warning("checkpoint %s %s; it is left as it is and not used", folder, reason)
-    if candidates:
+    usable, reason = newest_usable(candidates, together, nodes, "--resume")
+    if candidates and usable is None:
         raise UserError(
             Problem(
                 "--resume",
@@ -61,7 +55,26 @@ def find(root: Path, resume: str, together: Together, nodes: Nodes) -> Path | No
                 str(candidates[0].parent),
             )
         )
-    return None
+    return usable
+
+
+def newest_usable(
+    candidates: Sequence[Path], together: Together, nodes: Nodes, field: str
+) -> tuple[Path | None, str | None]:
+    """The first of ``candidates`` in which every file is what was written, on some node: afterwards on every node; or
+    None, and what is wrong with the last of them. A collective call.
+
+    Raises:
+        UserError: a node has no room for what it lacks; ``field`` is what the user gave.
+    """
+    reason = None
+    for folder in candidates:
+        reason = _unusable(folder, together, nodes, field)
+        if reason is None:
+            return folder, None
+        if together.mesh.is_main:
+            log.warning("checkpoint %s %s; it is left as it is and not used", folder, reason)
+    return None, reason
 
 
 def _elsewhere(root: Path, named: Path, together: Together) -> Path:
@@ -97,18 +110,18 @@ def _step(path: Path) -> int:
     return int(path.name[5:]) if re.fullmatch(r"step_\d+", path.name) else -1
 
 
-def _unusable(folder: Path, together: Together, nodes: Nodes) -> str | None:
+def _unusable(folder: Path, together: Together, nodes: Nodes, field: str) -> str | None:
     """Why a checkpoint cannot be used; None when it can, and then every node holds it."""
     if nodes.count == 1:
         return together(lambda: verify(folder) if nodes.leads else None)[0]
     results = together(lambda: _held(folder) if nodes.leads else "")
     held = [results[nodes.leader(node)] for node in range(nodes.count)]
-    reason = "has no manifest that can be read"
+    reason = next((entry for entry in held if isinstance(entry, str)), None)
     for manifest in [entry[0] for entry in held if not isinstance(entry, str)]:
         whole = [entry[1] if not isinstance(entry, str) and entry[0] == manifest else None for entry in held]
         lost = [name for name in manifest["files"] if not any(names and name in names for names in whole)]
         if not lost:
-            _complete(folder, manifest, whole, together, nodes)
+            _complete(folder, manifest, whole, together, nodes, field)
             return None
         reason = f"lacks {lost[0]} on every node"
     return reason
@@ -117,8 +130,8 @@ def _unusable(folder: Path, together: Together, nodes: Nodes) -> str | None:
 def _held(folder: Path) -> Held:
     try:
         manifest = read_manifest(folder)
-        if manifest["format"] > FORMAT:
-            return f"was written by a newer version (format {manifest['format']})"
+        if reason := other_format(manifest):
+            return reason
         faults = {name: fault(folder, name, written) for name, written in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, OSError) as error:
         return f"cannot be read: {error}"
@@ -126,7 +139,12 @@ def _held(folder: Path) -> Held:
 
 
 def _complete(
-    folder: Path, manifest: dict[str, Any], whole: Sequence[set[str] | None], together: Together, nodes: Nodes
+    folder: Path,
+    manifest: dict[str, Any],
+    whole: Sequence[set[str] | None],
+    together: Together,
+    nodes: Nodes,
+    field: str,
 ) -> None:
     """Send what nodes lack of a checkpoint.
 
@@ -154,9 +172,7 @@ def _complete(
         if nodes.leads and mine is None:
             shutil.rmtree(place, ignore_errors=True)
         fix = "make room on every node, or copy the files there by hand"
-        raise UserError(
-            Problem("--resume", f"cannot be completed on every node: {failure}", fix, str(folder))
-        ) from None
+        raise UserError(Problem(field, f"cannot be completed on every node: {failure}", fix, str(folder))) from None
 
 
 def _make_room(place: Path) -> None:

@@ -90,6 +90,14 @@ def verify(folder: Path, contents: bool = True, only: Collection[str] | None = N
     return next(damages(folder, contents, only=only), None)
 
 
+def other_format(manifest: dict[str, Any]) -> str | None:
+    """Why this version cannot read what ``manifest`` describes, or None."""
+    if manifest["format"] == FORMAT:
+        return None
+    age = "a newer" if manifest["format"] > FORMAT else "an older"
+    return f"was written by {age} version (format {manifest['format']})"
+
+
 def damages(
     folder: Path,
     digests: bool = True,
@@ -105,9 +113,8 @@ def damages(
     """
     try:
         manifest = read_manifest(folder)
-        if manifest["format"] != FORMAT:
-            age = "a newer" if manifest["format"] > FORMAT else "an older"
-            yield f"was written by {age} version (format {manifest['format']})"
+        if reason := other_format(manifest):
+            yield reason
             return
         for name, written in manifest["files"].items():
             if only is not None and name not in only:
