@@ -183,7 +183,7 @@ def test_a_damaged_shard_gives_way_to_the_checkpoint_before(tmp_path: Path) -> N
 
 
 def test_parts_are_evaluated_together(saved: Path, joined: Path, tmp_path: Path) -> None:
-    """Of the run folder or a named checkpoint; each disk has the whole checkpoint then. Parts that are lost are refused."""
+    """Of the run folder or a named checkpoint; each disk has the whole checkpoint then. What is lost is refused."""
     whole = evaluate(tiny_recipe(joined / "run", *COMMON))
     shutil.copytree(saved, tmp_path / "run")
     shutil.copytree(saved / "0", tmp_path / "named" / "0")
