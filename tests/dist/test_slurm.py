@@ -109,6 +109,26 @@ def test_two_nodes_that_are_preempted_go_on_exactly(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("tasks", ["node", "rank"])
+def test_a_job_makes_way_for_an_urgent_one(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
+    """SLURM's scheduler preempts it: it saves within the grace time, waits its turn, and goes on."""
+    run_dir, options = tmp_path / "run", ("plan=ddp", "trainer.max_steps=40")
+    job = launched(run_dir, *options, *TWO, f"launch.tasks={tasks}", slow(0.3))
+    wait_for_lines(slurm, job, run_dir, 4)
+    urgent = slurm.run(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"
+    )
+    assert slurm.wait(urgent)["JobState"] == "COMPLETED"
+    assert slurm.wait(job, timeout=400)["JobState"] == "COMPLETED", log_of(run_dir)
+    assert slurm.show(job)["Restarts"] == "1"
+    said = log_of(run_dir)
+    assert len(re.findall(r"left at step \d+ of 40 \(SIG(TERM|USR1)\): saved", said)) == 1 and "resuming from" in said
+    run_ranks(_train, 2, tmp_path / "undisturbed", *options)
+    assert_same_run(run_dir, tmp_path / "undisturbed")
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @NEEDS_COMPILER
 @pytest.mark.parametrize("tasks", ["node", "rank"])

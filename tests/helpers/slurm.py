@@ -51,8 +51,11 @@ JobRequeue=1
 KillWait=60
 GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=8000 Gres=gpu:2
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE GraceTime=60 State=UP
 PartitionName=short Nodes=n[1-2] MaxTime=10 State=UP
+PartitionName=urgent Nodes=n[1-2] PriorityTier=10 State=UP
 """
 
 
