@@ -8,13 +8,12 @@
     run.plot()              # loss, learning rate, gradient norm, throughput
     run.model.generate(**run.tokenizer("def main(", return_tensors="pt"))
 
-One process trains in the notebook's own; several are forked by accelerate's notebook launcher, so that classes defined
-in cells are theirs too. DeepSpeed's plans run on one process as well.
+One process trains in the notebook's own, several are forked from it (``fork.py``). DeepSpeed's plans run on one process
+as well. The stop button, or Ctrl-C, ends training after a step, with everything saved; the same call goes on.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tempfile
@@ -26,14 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import Problem, UserError
-from .elastic import cores_per_rank, launched, silence
-from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
+from .elastic import launched
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-    from ..configs.schema import RecipeConfig
 
 
 @dataclass
@@ -112,9 +108,12 @@ def train(
     Raises:
         UserError: everything that is wrong with the recipe, before anything starts.
         RanksFailed: one of several processes failed.
+        KeyboardInterrupt: told to stop twice, or before there was anything to save.
     """
+    from ..trainer.build import train as train_here
     from ..trainer.run_folder import open_run_folder
     from .compose import compose
+    from .fork import fork_ranks
     from .planning import planned
     from .train import checked
     from .watch import watched
@@ -131,16 +130,10 @@ def train(
     with watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
         if ranks == 1:
             with _own_group():
-                _train(typed, resume)
+                train_here(typed, resume=resume)
         else:
-            _fork(typed, resume, ranks, run_dir)
+            fork_ranks(typed, resume, ranks)
     return Run(run_dir)
-
-
-def _train(recipe: RecipeConfig, resume: str) -> None:
-    from ..trainer.build import train as train_here
-
-    train_here(recipe, resume=resume)
 
 
 @contextmanager
@@ -156,62 +149,6 @@ def _own_group() -> Iterator[None]:
             # DeepSpeed's own, where it is at work, also forgets what it keeps of the group.
             comm: Any = sys.modules.get("deepspeed.comm", dist)
             comm.destroy_process_group()
-
-
-def _fork(recipe: RecipeConfig, resume: str, ranks: int, run_dir: Path) -> None:
-    """Ranks by accelerate's notebook launcher; the first failure is raised once."""
-    import torch
-    from accelerate import notebook_launcher
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-    from torch.distributed.elastic.utils.distributed import get_free_port
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
-        raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
-    silence()
-    os.environ[OWN_LAUNCH] = str(os.getpid())
-    failures: dict[int, ProcessFailure] = {}
-    with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as errors:
-        try:
-            arguments = (recipe, resume, errors)
-            notebook_launcher(_rank, arguments, num_processes=ranks, use_port=str(get_free_port()))
-        except ChildFailedError as error:
-            # Of functions, torch reports the rank whose end it saw first; all of them have left their errors.
-            files = {rank: _error_of(errors, rank) for rank in range(ranks)}
-            left = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items() if file.exists()}
-            killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0 or not left}
-            failures = {**killed, **left}
-        finally:
-            del os.environ[OWN_LAUNCH]
-    if failures:
-        raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
-
-
-def _rank(recipe: RecipeConfig, resume: str, errors: str) -> None:
-    """One forked rank. OpenMP's threads do not survive a fork, and waiting for them would hang: one thread each, unless
-    there was none before."""
-    import torch
-
-    rank = int(os.environ["RANK"])
-    os.environ[ERROR_FILE] = str(_error_of(errors, rank))
-    if rank:  # one rank speaks in the notebook
-        log = _log_of(Path(recipe.run.dir), rank)
-        log.parent.mkdir(exist_ok=True)
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-    torch.set_num_threads(1 if torch.get_num_threads() > 1 else cores_per_rank(int(os.environ["WORLD_SIZE"])))
-    code = run_rank(lambda: _train(recipe, resume))
-    if code:
-        os._exit(code)  # without waiting for peers in the destructors of the process group
-
-
-def _error_of(folder: str, rank: int) -> Path:
-    return Path(folder) / f"rank{rank}.json"
-
-
-def _log_of(run_dir: Path, rank: int) -> Path:
-    return run_dir / "logs" / f"rank{rank}.out"
 
 
 def _text(value: Any) -> str:

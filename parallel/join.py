@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from contextlib import suppress
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 from .. import Problem, UserError
 
 GO = "go"
+LAST_WORD = datetime.timedelta(seconds=30)
+"""How long rank 0 waits for the others to have heard why they cannot train together."""
 
 
 def join(rank: int, world_size: int, backend: str, timeout: datetime.timedelta, patience: datetime.timedelta) -> None:
@@ -52,8 +55,13 @@ def _meet(store: dist.Store, rank: int, world_size: int) -> str:
         other = next((peer for peer, size in enumerate(sizes) if size != world_size), None)
         said = "" if other is None else f"ranks disagree: {world_size} on rank 0, {sizes[other]} on rank {other}"
         store.set(GO, said or GO)
+        if said:  # this process serves the store, and is about to end
+            with suppress(dist.DistError):
+                store.wait([f"heard/{peer}" for peer in range(1, world_size)], LAST_WORD)
         return said
     said = store.get(GO).decode()
+    if said != GO:
+        store.set(f"heard/{rank}", GO)
     return "" if said == GO else said
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from helpers.foreign import (
     prepared,
     resumed,
 )
-from helpers.metrics import training
+from helpers.metrics import lines, training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
@@ -196,6 +199,40 @@ def test_deepspeed_reads_what_is_written_beside_a_checkpoint(plan: str, tmp_path
 
 def _train(run_dir: Path, *more: str) -> None:
     train(tiny_recipe(run_dir, *overrides(*more)))
+
+
+def _refused(run_dir: Path, *more: str) -> str:
+    with pytest.raises(UserError) as refusal:
+        _train(run_dir, *more)
+    return str(refusal.value)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_that_fills_with_deepspeeds_files(tmp_path: Path) -> None:
+    """Room for one checkpoint and the common part of the next: no rank hangs, the first stays, and the run goes on."""
+    load_deepspeed()
+    arguments = [*TIED, "plan=zero2", "checkpoint.deepspeed=true", "checkpoint.every=2", "trainer.max_steps=4"]
+    prepared(tmp_path / "whole", *arguments)
+    run_ranks(_train, 2, tmp_path / "whole", *arguments)
+    files = [path for path in (tmp_path / "whole/checkpoints/step_00000002").rglob("*") if path.is_file()]
+    native = sum(path.stat().st_size for path in files if "deepspeed" in path.parts)
+    room = 2 * sum(path.stat().st_size for path in files) - native // 2
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        said = run_ranks(_refused, 2, disk / "run", *arguments)
+        assert all("could not be written" in text for text in said), said
+        assert "DeepSpeed's files" in (disk / "run" / "log.txt").read_text()
+        assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step_00000002"]
+        shutil.copytree(disk / "run", tmp_path / "run")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    run_ranks(_train, 2, tmp_path / "run", *arguments)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
 def test_other_plans_refuse_deepspeeds_files_by_name(tmp_path: Path) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from helpers.command import ROOTS
-from helpers.metrics import training, worst_difference
-from helpers.recipes import TINY
+from helpers.metrics import lines, training, worst_difference
+from helpers.recipes import FEW_FILES, TINY
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager, start_new_kernel
 from trireme.launch.compose import compose
 from trireme.launch.notebook import _text
 
+TESTS = Path(__file__).parents[1]
 SCRIPT = f"""
 import json, sys
 import trireme
@@ -40,18 +48,51 @@ print(json.dumps({{{{
 """
 
 
-def cell(run_dir: Path, plan: str, nproc: int, fault: bool = False) -> subprocess.CompletedProcess[str]:
+def tiny_overrides(run_dir: Path, plan: str, steps: int) -> dict[str, Any]:
+    roots = [str(root) for root in FEW_FILES]
+    return {"run.dir": str(run_dir), "data.source.roots": roots, "plan": plan, "trainer.max_steps": steps}
+
+
+def cell(run_dir: Path, plan: str, nproc: int, fault: bool = False, steps: int = 4) -> subprocess.CompletedProcess[str]:
     """Run the cell as a fresh notebook kernel would."""
-    key, _, roots = ROOTS.partition("=")
-    overrides = {
-        "run.dir": str(run_dir),
-        key: roots.strip("[]").split(","),
-        "plan": plan,
-        "trainer.max_steps": 4,
-        "+callbacks.seen": {"_target_": "__main__.Seen"},
-    }
+    overrides = {**tiny_overrides(run_dir, plan, steps), "+callbacks.seen": {"_target_": "__main__.Seen"}}
     text = textwrap.dedent(SCRIPT).format(overrides=repr(overrides), nproc=nproc, fault=fault)
     return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=200)
+
+
+@contextmanager
+def kernel() -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    manager, client = start_new_kernel()
+    try:
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def outputs(client: BlockingKernelClient, message: str) -> str:
+    """What the cell says, to its end."""
+    said = []
+    while True:
+        answer = client.get_iopub_msg(timeout=200)
+        kind, content = answer["msg_type"], answer["content"]
+        if answer["parent_header"].get("msg_id") != message:
+            continue
+        if kind == "status" and content["execution_state"] == "idle":
+            return "".join(said)
+        said.append(content.get("text") or content.get("data", {}).get("text/plain") or content.get("evalue", ""))
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def wait_for_lines(run_dir: Path, count: int) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= count)
 
 
 def test_a_cell_trains_on_one_process_or_several(tmp_path: Path) -> None:
@@ -74,6 +115,50 @@ def test_a_failing_rank_is_raised_once(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.count("RuntimeError: boom of one rank") == 1
     assert "RanksFailed" in result.stderr and "rank 1 of 2" in result.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_the_stop_button_saves_and_the_same_cell_goes_on(nproc: int, tmp_path: Path) -> None:
+    """In a kernel: SIGINT to its process group, as Jupyter sends it."""
+    run_dir, overrides = tmp_path / "run", tiny_overrides(tmp_path / "run", "ddp" if nproc > 1 else "single", 60)
+    slow = {**overrides, "+callbacks.slow": {"_target_": "helpers.callbacks.SlowAtFirst", "seconds": 0.3}}
+    text = f"import trireme; run = trireme.train({str(TINY)!r}, {slow!r}, nproc={nproc}); print('stands at', run.step)"
+    with kernel() as (manager, client):
+        client.execute(f"import sys; sys.path.insert(0, {str(TESTS)!r})")
+        first = client.execute(text)
+        wait_for_lines(run_dir, 3)
+        manager.interrupt_kernel()
+        said = outputs(client, first)
+        stopped = int(said.rsplit("stands at ", 1)[1])
+        assert 3 <= stopped < 60 and f"left at step {stopped} of 60 (SIGINT): saved" in said, said
+        assert (run_dir / "checkpoints" / f"step_{stopped:08d}").exists()
+        assert "default_int_handler" in outputs(client, client.execute("import signal; signal.getsignal(2)"))
+        assert "stands at 60" in outputs(client, client.execute(text))
+    undisturbed = cell(tmp_path / "undisturbed", "ddp" if nproc > 1 else "single", nproc, steps=60)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert lines(run_dir) == lines(tmp_path / "undisturbed")
+
+
+@pytest.mark.long
+def test_stopping_twice_ends_at_once(tmp_path: Path) -> None:
+    """A script: SIGINT to its process alone, while a step takes long."""
+    overrides = tiny_overrides(tmp_path / "run", "ddp", 60)
+    endless = {**overrides, "+callbacks.slow": {"_target_": "helpers.callbacks.Slow", "seconds": 100}}
+    text = f"import trireme; trireme.train({str(TINY)!r}, {endless!r}, nproc=2)"
+    text = f"import sys; sys.path.insert(0, {str(TESTS)!r}); {text}"
+    with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True) as process:
+        log = tmp_path / "run" / "log.txt"
+        until(lambda: log.exists() and "on 2 rank(s)" in log.read_text())
+        time.sleep(2)  # into the first step
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        assert process.poll() is None, "waits for the step"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
 
 
 @pytest.mark.parametrize(

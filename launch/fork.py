@@ -1,0 +1,181 @@
+"""Ranks forked from a notebook or a script: classes defined in cells are theirs too.
+
+A notebook's stop button sends SIGINT, to its process alone or to the ranks as well. Either way the ranks save at the
+end of a step and leave; a second one ends them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from .. import Problem, UserError
+from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE
+from .elastic import cores_per_rank, silence
+from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
+from .report import LeftEarly, RanksFailed
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.launcher import LaunchConfig
+
+    from ..configs.schema import RecipeConfig
+
+TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""torch's launcher answers these, and would leave its answers behind in the notebook."""
+
+
+def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
+    """Train on forked ranks, to the end or until they have left early and saved.
+
+    Raises:
+        UserError: something the user can mend.
+        RanksFailed: the first failure.
+        KeyboardInterrupt: told to stop twice, or before there was anything to save.
+    """
+    import torch
+    from accelerate.utils import patch_environment
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher import elastic_launch
+
+    # is_available() would not do: it wakes the driver, which does not survive a fork.
+    if torch.cuda.is_initialized():
+        fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
+        raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
+    silence()
+    told = {OWN_LAUNCH: os.getpid(), "PYTORCH_NVML_BASED_CUDA_CHECK": 1, "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
+    failures: dict[int, ProcessFailure] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder,
+        patch_environment(**told),
+        _interruptible(folder) as interrupts,
+    ):
+        try:
+            elastic_launch(_configuration(ranks), _rank)(recipe, resume, folder)
+        except ChildFailedError as error:
+            failures = _failures(error, folder, ranks)
+    if not failures:
+        return
+    run_dir = Path(recipe.run.dir)
+    try:
+        raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
+    except LeftEarly:
+        return
+    except RanksFailed:
+        if interrupts.first is not None:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _configuration(ranks: int) -> LaunchConfig:
+    """As accelerate's notebook launcher has it, which does not let one choose the signals, however."""
+    import torch
+    from torch.distributed.elastic.utils.distributed import get_free_port
+    from torch.distributed.launcher import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id="notebook",
+        rdzv_backend="static",
+        rdzv_endpoint=f"127.0.0.1:{get_free_port()}",
+        rdzv_configs={"rank": 0},
+        max_restarts=0,
+        start_method="spawn" if torch.version.hip or torch.xpu.is_available() else "fork",
+        signals_to_handle=",".join(number.name for number in TORCHS_SIGNALS),
+    )
+
+
+def _failures(error: ChildFailedError, folder: str, ranks: int) -> dict[int, ProcessFailure]:
+    """Of functions, torch reports the rank whose end it saw first; all of them have left their errors."""
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    files = {rank: _error_of(folder, rank) for rank in range(ranks)}
+    left = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items() if file.exists()}
+    return {**{rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0 or not left}, **left}
+
+
+def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:
+    """One forked rank. OpenMP's threads do not survive a fork, and waiting for them would hang: one thread each, unless
+    there was none before."""
+    import torch
+
+    from ..trainer.build import train
+
+    rank = int(os.environ["RANK"])
+    os.environ[ERROR_FILE] = str(_error_of(folder, rank))
+    Path(folder, f"rank{rank}.pid").write_text(str(os.getpid()))
+    if rank:  # one rank speaks in the notebook
+        log = _log_of(Path(recipe.run.dir), rank)
+        log.parent.mkdir(exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    torch.set_num_threads(1 if torch.get_num_threads() > 1 else cores_per_rank(int(os.environ["WORLD_SIZE"])))
+
+    def go() -> None:
+        if train(recipe, resume=resume).interrupted:
+            raise LeftEarly
+
+    code = run_rank(go)
+    if code:
+        os._exit(code)  # without waiting for peers in the destructors of the process group
+
+
+class _Interrupts:
+    """Passes SIGINT on to ranks: they save and leave; at the second they are killed."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.owner = Path(folder), os.getpid()
+        self.first: float | None = None
+        """When the first one came (monotonic seconds)."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.owner:  # a rank that is not training yet has inherited this
+            signal.default_int_handler(number, frame)
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now
+            self._send(PASSED_ON[signal.SIGINT])
+        elif now - self.first > SAME_KEYSTROKE:
+            self._send(signal.SIGKILL)
+            signal.default_int_handler(number, frame)
+
+    def _send(self, number: signal.Signals) -> None:
+        for file in self.folder.glob("rank*.pid"):
+            with suppress(OSError, ValueError):
+                os.kill(int(file.read_text()), number)
+
+
+@contextmanager
+def _interruptible(folder: str) -> Iterator[_Interrupts]:
+    """Inside, SIGINT is passed on; afterwards all signals do what they did before."""
+    interrupts = _Interrupts(folder)
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TORCHS_SIGNALS)}
+    signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _error_of(folder: str, rank: int) -> Path:
+    return Path(folder) / f"rank{rank}.json"
+
+
+def _log_of(run_dir: Path, rank: int) -> Path:
+    return run_dir / "logs" / f"rank{rank}.out"
