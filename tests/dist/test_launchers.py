@@ -70,6 +70,7 @@ def test_the_lines_are_the_same(launcher: str, tmp_path: Path, own: Path, alone:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(missing()), reason=f"needs SLURM: {missing()}")
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_the_lines_of_a_job_are_the_same(

@@ -22,7 +22,10 @@ from helpers.zero import can_compile, load_deepspeed
 from safetensors.torch import load_file
 from trireme.trainer.build import train
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs SLURM: {missing()}")
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=f"needs SLURM: {missing()}"),
+    pytest.mark.timeout(1200),  # a job that is queued again waits two minutes for credentials to expire
+]
 NEEDS_COMPILER = pytest.mark.skipif(not can_compile(), reason="DeepSpeed's operators need g++ and ninja")
 TESTS = Path(__file__).parents[1]
 DOCUMENT = TESTS.parent / "docs" / "slurm.md"
@@ -109,7 +112,6 @@ def test_two_nodes_that_are_preempted_go_on_exactly(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_a_job_makes_way_for_an_urgent_one(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
     """SLURM's scheduler preempts it: it saves within the grace time, waits its turn, and goes on."""
@@ -120,7 +122,7 @@ def test_a_job_makes_way_for_an_urgent_one(tasks: str, slurm: Cluster, tmp_path:
         "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"
     )
     assert slurm.wait(urgent)["JobState"] == "COMPLETED"
-    assert slurm.wait(job, timeout=400)["JobState"] == "COMPLETED", log_of(run_dir)
+    assert slurm.wait(job)["JobState"] == "COMPLETED", log_of(run_dir)
     assert slurm.show(job)["Restarts"] == "1"
     said = log_of(run_dir)
     assert len(re.findall(r"left at step \d+ of 40 \(SIG(TERM|USR1)\): saved", said)) == 1 and "resuming from" in said
@@ -129,7 +131,6 @@ def test_a_job_makes_way_for_an_urgent_one(tasks: str, slurm: Cluster, tmp_path:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @NEEDS_COMPILER
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
@@ -169,7 +170,6 @@ def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["ranks.sbatch", "torchrun.sbatch"])
 def test_the_scripts_of_the_document(name: str, slurm: Cluster, tmp_path: Path) -> None:
     """As they are written there. What SLURM does before the time limit is done by hand, to be quicker."""
@@ -184,7 +184,7 @@ def test_the_scripts_of_the_document(name: str, slurm: Cluster, tmp_path: Path) 
     ).stdout.strip()
     wait_for_lines(slurm, job, run_dir, 4)
     slurm.run("scancel", "--batch", "--signal=USR1", job)
-    done = slurm.wait(job, timeout=400)
+    done = slurm.wait(job)
     said = (tmp_path / "out.log").read_text()
     assert done["JobState"] == "COMPLETED", said
     assert done["Restarts"] == "1"
@@ -194,7 +194,6 @@ def test_the_scripts_of_the_document(name: str, slurm: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_sweep_is_an_array(slurm: Cluster, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
     own = f"launch.node_storage={tmp_path}/storage/$SLURM_JOB_ID"
@@ -203,7 +202,7 @@ def test_a_sweep_is_an_array(slurm: Cluster, tmp_path: Path) -> None:
     job = re.match(r"submitted job (\d+) with 2 tasks", result.stdout)
     assert job, result.stdout + result.stderr
     for task in range(2):
-        assert slurm.wait(f"{job[1]}_{task}", timeout=300)["JobState"] == "COMPLETED"
+        assert slurm.wait(f"{job[1]}_{task}")["JobState"] == "COMPLETED"
     for rate in ("0.001", "0.002"):
         own = run_dir / f"optimizer.lr={rate}"
         run_ranks(_train, 1, tmp_path / rate, f"optimizer.lr={rate}")

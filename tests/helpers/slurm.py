@@ -151,7 +151,7 @@ class Cluster:
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, *states: str, timeout: float = 200) -> dict[str, str]:
+    def wait(self, job: str, *states: str, timeout: float = 400) -> dict[str, str]:
         """Until the job is in one of these states (default: has ended)."""
         wanted = states or ENDED
         _until(lambda: self.state(job) in wanted, timeout, f"job {job} does not come to {wanted}", 0.2)
