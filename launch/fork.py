@@ -51,6 +51,7 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
         fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
         raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
     silence()
+    # The last one is set by torch; what stands here is what the notebook had, afterwards.
     told = {OWN_LAUNCH: os.getpid(), "PYTORCH_NVML_BASED_CUDA_CHECK": 1, "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
     failures: dict[int, ProcessFailure] = {}
     with (
