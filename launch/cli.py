@@ -145,13 +145,20 @@ def _check(arguments: list[str]) -> int:
 
     def check() -> None:
         from .accelerate import take_choices
-        from .compose import compose
+        from .compose import compose, runs_on
         from .listing import describe_run
         from .planning import planned
+        from .slurm.submit import checked_job
         from .train import checked
 
+        asked_for = options.nproc
         take_choices(options)
         composed = compose(options.recipe, options.overrides, options.recipe_dir)
+        if runs_on(composed) == "slurm":
+            options.nproc = asked_for  # how many processes follows from the machines
+            recipe, shape = checked_job(composed, options)
+            print(describe_run(recipe, shape.world_size))
+            return
         composed = planned(composed, options.nproc)
         print(describe_run(*checked(composed, options.nproc, options.accelerate)))
 

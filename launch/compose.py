@@ -109,6 +109,11 @@ def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
     return jobs
 
 
+def runs_on(composed: Composed) -> str:
+    """What the recipe's ``launch`` part names: local or slurm."""
+    return str((composed.raw.get("launch") or {}).get("kind", "local"))
+
+
 def chooses_by_results(overrides: Sequence[str]) -> bool:
     """Whether a sweeper that is not Hydra's own makes the jobs: it chooses one by the results of earlier ones."""
     return any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides)

@@ -40,7 +40,7 @@ def launch(options: argparse.Namespace) -> None:
         UserError: something the user can mend; nothing was submitted.
     """
     from .accelerate import take_choices
-    from .compose import chooses_by_results, compose, sweep_jobs, without_choices
+    from .compose import chooses_by_results, compose, runs_on, sweep_jobs, without_choices
     from .slurm.submit import submit_runs
 
     asked_for = options.nproc
@@ -52,8 +52,7 @@ def launch(options: argparse.Namespace) -> None:
     else:
         fixed = without_choices(options.overrides) if options.multirun else options.overrides
         jobs = [compose(options.recipe, fixed, options.recipe_dir)]
-    kinds = {str((job.raw.get("launch") or {}).get("kind", "local")) for job in jobs}
-    if "slurm" in kinds:
+    if "slurm" in {runs_on(job) for job in jobs}:
         options.nproc = asked_for  # how many processes follows from the machines, not from accelerate's file
         return submit_runs(jobs, options)
     return _describe(jobs, options) if options.dry_run else run(options)

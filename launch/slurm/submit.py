@@ -50,15 +50,14 @@ def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tupl
     """Typed recipes and how they lie on machines, or all problems of all of them."""
     problems: dict[str, Problem | str] = {}
     found = []
-    if options.nproc is not None:
-        fix = f"{REMEDY.replace('change', 'set')} instead"
-        problems["nproc"] = Problem("--nproc", "is for this machine", fix, options.nproc)
     if options.multirun and chooses_by_results(options.overrides):
         why = "chooses a job by the results of earlier ones, so that they cannot be one array"
         problems["sweeper"] = Problem("hydra/sweeper", why, "use launch=local, or leave it out")
     for composed in jobs:
         try:
-            found.append(_checked_one(composed, options))
+            found.append(checked_job(composed, options))
+            if options.resume == "auto" and not options.fresh:
+                _refuse_other_recipe(found[-1][0])
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)
     if options.max_restarts and any(recipe.launch.tasks == "rank" for recipe, _ in found):
@@ -72,22 +71,28 @@ def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tupl
     return found
 
 
-def _checked_one(composed: Composed, options: argparse.Namespace) -> tuple[RecipeConfig, Shape]:
-    if composed.raw["plan"].get("name") == AUTO:  # chosen on the machines that will train, by their memory
-        recipe = without_plan(composed, own_options(composed))
-        return recipe, recipe.launch.shape(recipe.plan)
+def checked_job(composed: Composed, options: argparse.Namespace) -> tuple[RecipeConfig, Shape]:
+    """The typed recipe and how its ranks lie on machines.
+
+    Raises:
+        UserError: all problems of the recipe.
+    """
     launch = _launch_part(composed.raw)
 
     def world_size(plan: Plan) -> int:
         return launch.shape(plan).world_size if launch else plan.default_world_size(1)
 
-    recipe, problems = read(composed, world_size, REMEDY)
-    if recipe is not None and options.accelerate:
-        problems += contradictions(options.accelerate, recipe, world_size(recipe.plan))
+    if composed.raw["plan"].get("name") == AUTO:  # chosen on the machines that will train, by their memory
+        recipe, problems = without_plan(composed, own_options(composed)), []
+    else:
+        recipe, problems = read(composed, world_size, REMEDY)
+        if recipe is not None and options.accelerate:
+            problems += contradictions(options.accelerate, recipe, world_size(recipe.plan))
+    if options.nproc is not None:
+        fix = f"{REMEDY.replace('change', 'set')} instead"
+        problems.append(Problem("--nproc", "is for this machine", fix, options.nproc))
     if recipe is None or problems:
         raise UserError(*problems)
-    if options.resume == "auto" and not options.fresh:
-        _refuse_other_recipe(recipe)
     return recipe, recipe.launch.shape(recipe.plan)
 
 

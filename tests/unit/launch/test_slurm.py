@@ -93,6 +93,14 @@ def test_all_problems_come_together(run: Callable[..., CompletedProcess[str]]) -
     refused(run("launch", str(TINY), ROOTS, "launch=slrum"), "did you mean launch=slurm?")
 
 
+def test_check_counts_the_ranks_of_the_job(run: Callable[..., CompletedProcess[str]]) -> None:
+    given = ("check", str(TINY), ROOTS, "launch=slurm", "launch.nodes=2", "launch.gpus_per_node=2")
+    assert "plan   ddp, 4 processes" in run(*given, "plan=ddp", "trainer.micro_batch_size=1").stdout
+    assert "plan   auto, 4 processes" in run(*given, "plan=auto", "trainer.micro_batch_size=1").stdout
+    refused(run(*given, "plan=ddp", "trainer.global_batch_size=6"), "trainer.global_batch_size")
+    refused(run(*given, "plan=tp", "plan.tensor=3", "--nproc", "3"), "launch.nodes", "--nproc")
+
+
 def test_without_slurm_the_script_is_printed_and_nothing_is_written(
     run: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
