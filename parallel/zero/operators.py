@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def load_operator(builder: str) -> None:
         return
     if not _is_built(made.name):
         log.info("compiling DeepSpeed's operator %s: once per machine, a minute or more", made.name)
-    with quiet(), one_at_a_time(made.name):
+    with quiet(), one_at_a_time(made.name), own_ninja():
         made.load(verbose=False)
 
 
@@ -106,6 +107,20 @@ def one_at_a_time(name: str) -> Iterator[None]:
             time.sleep(0.2)
         left_behind.unlink(missing_ok=True)
         yield
+
+
+@contextlib.contextmanager
+def own_ninja() -> Iterator[None]:
+    """Put this environment's ``ninja`` first, whether or not the environment is activated.
+
+    Another version of it, a system's perhaps, takes no other's log for its own, and compiles everything again.
+    """
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 if __name__ == "__main__":

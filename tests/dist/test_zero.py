@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,17 @@ def _equals_plain(case: Case, ranks: int = 2) -> None:
     assert found[0] == found[-1]
     assert [line[2] for line in found[0]] == [line[2] for line in expected]
     assert max(norm for _, norm, *_ in expected) > 2 * (case.clip or 0)  # clipping is active
+
+
+def test_operators_are_built_by_the_ninja_of_this_environment(tmp_path: Path) -> None:
+    """Of two versions, each would build anew what the other has built."""
+    other = tmp_path / "ninja"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "-m", "trireme.parallel.zero.operators"]
+    built = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
 
 
 @pytest.mark.parametrize("micro_batch_size", [4, 1])
