@@ -34,7 +34,7 @@ def _start(run_dir: Path, plan: list[str]) -> subprocess.Popen[bytes]:
 
 def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int) -> None:
     """SIGKILL the command and all its ranks once so many lines are written."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= line_count:
             break
@@ -44,12 +44,13 @@ def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int
     process.wait()
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "plan", [[], pytest.param(["plan=ddp", "--nproc", "2"], marks=pytest.mark.long)], ids=["single", "ddp"]
 )
 def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[str]) -> None:
     undisturbed = _start(tmp_path / "undisturbed", plan)
-    _, errors = undisturbed.communicate(timeout=120)
+    _, errors = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, errors.decode()
 
     seed = random.randrange(2**32)
@@ -57,7 +58,7 @@ def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[st
     for count in kill_at:
         _kill_after(_start(tmp_path / "killed", plan), tmp_path / "killed" / "metrics.jsonl", count)
     finished = _start(tmp_path / "killed", plan)
-    _, errors = finished.communicate(timeout=120)
+    _, errors = finished.communicate(timeout=300)
     assert finished.returncode == 0, errors.decode()
     assert lines(tmp_path / "killed") == lines(tmp_path / "undisturbed"), f"killed after {kill_at} lines (seed {seed})"
     assert [line["step"] for line in lines(tmp_path / "killed") if "loss" in line] == list(range(1, 61))
