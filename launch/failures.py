@@ -45,14 +45,15 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         _end_agent()
         return SAVED
     except Exception as error:
-        record(error)
         user = isinstance(error, UserError)
-        if OWN_LAUNCH in os.environ or (LOGS in os.environ and os.environ.get(ERROR_FILE)):
+        ours = OWN_LAUNCH in os.environ or (LOGS in os.environ and bool(os.environ.get(ERROR_FILE)))
+        if user and rank > 0 and not ours:
+            time.sleep(GRACE_SECONDS)
+        record(error)
+        if ours:
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
         elif user:
-            if rank > 0:
-                time.sleep(GRACE_SECONDS)
             if debug:
                 traceback.print_exc()
             show_problems(error.problems)
