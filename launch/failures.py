@@ -56,7 +56,8 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         elif user:
             if debug:
                 traceback.print_exc()
-            show_problems(error.problems)
+            if _agent_would_restart() or not os.environ.get(ERROR_FILE):  # else torch's agent shows the file, last
+                show_problems(error.problems)
             _end_agent()
         elif not os.environ.get(ERROR_FILE):
             traceback.print_exc()
@@ -91,16 +92,21 @@ def _end_with_parent() -> None:
         os._exit(FAILED)
 
 
+def _agent_would_restart() -> bool:
+    """Whether torchrun would start these ranks again."""
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    )
+    return OWN_LAUNCH not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ and left > 0
+
+
 def _end_agent() -> None:
     """Keep torchrun from starting these ranks again: what they end with is final.
 
     torch's agent starts ranks again after whatever they end with but 0, and 0 would tell a script that training is
     done. A signal ends it without a new attempt. trireme's own launcher knows final exit codes.
     """
-    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
-        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    )
-    if OWN_LAUNCH not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ and left > 0:
+    if _agent_would_restart():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent passes it on
         os.kill(os.getppid(), signal.SIGTERM)
 

@@ -18,6 +18,7 @@ from helpers.hosts import Host, missing, two_hosts
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import free_port
 from helpers.recipes import tiny_recipe
+from helpers.running import until
 from trireme.trainer.build import train
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -69,13 +70,6 @@ def kill(process: subprocess.Popen[str]) -> None:
     for one in tree:
         with suppress(psutil.NoSuchProcess):
             one.send_signal(signal.SIGKILL)
-
-
-def until(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def has(run_dir: Path, step: int) -> bool:

@@ -97,12 +97,11 @@ def test_the_lines_of_a_notebook_are_the_same(tmp_path: Path, own: Path) -> None
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("launcher", "times"), [("deepspeed_include", 1), ("accelerate", 2)])
-def test_a_user_error_is_said_by_one_rank(launcher: str, times: int, tmp_path: Path) -> None:
-    """torch's agent, which accelerate starts, says it again when it ends."""
+@pytest.mark.parametrize("launcher", ["deepspeed_include", "accelerate"])
+def test_a_user_error_is_said_once(launcher: str, tmp_path: Path) -> None:
     result = launch(launcher, tmp_path, "plan=ddp", "trainer.max_stepz=3")
     said = result.stdout + result.stderr
-    assert result.returncode != 0 and said.count("did you mean trainer.max_steps?") == times, said
+    assert result.returncode != 0 and said.count("did you mean trainer.max_steps?") == 1, said
 
 
 @pytest.mark.long

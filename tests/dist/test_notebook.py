@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import psutil
 import pytest
 from helpers.metrics import lines, training, worst_difference
 from helpers.recipes import FEW_FILES, TINY
+from helpers.running import until
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 from trireme.launch.compose import compose
@@ -81,13 +82,6 @@ def outputs(client: BlockingKernelClient, message: str) -> str:
         if kind == "status" and content["execution_state"] == "idle":
             return "".join(said)
         said.append(content.get("text") or content.get("data", {}).get("text/plain") or content.get("evalue", ""))
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def wait_for_lines(run_dir: Path, count: int) -> None:
