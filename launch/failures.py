@@ -45,11 +45,12 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         _end_agent()
         return SAVED
     except Exception as error:
+        raised = time.time()
         user = isinstance(error, UserError)
         ours = OWN_LAUNCH in os.environ or (LOGS in os.environ and bool(os.environ.get(ERROR_FILE)))
         if user and rank > 0 and not ours:
             time.sleep(GRACE_SECONDS)
-        record(error)
+        record(error, raised)  # before its peers see that it is gone: the wait does not count
         if ours:
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
