@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.command import ROOTS
+from helpers.disk import small_disk
 from helpers.recipes import TINY
 from trireme.launch.cli import main
 
@@ -136,17 +135,10 @@ def test_two_ranks_refuse_once(tmp_path: Path) -> None:
     assert result.stderr.count("fix:") == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
+    with small_disk(tmp_path / "disk", 200 * 1024) as disk:
         refused([f"data.cache_dir={disk}"], "no space is left")
         assert not [path for path in disk.rglob("*") if path.is_file() and path.suffix == ".arrow"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

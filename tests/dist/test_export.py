@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import command, refused, trireme
+from helpers.disk import small_disk
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
@@ -145,7 +146,6 @@ def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 @pytest.mark.parametrize(
     ("others", "said"), [(200_000, "MiB are needed"), (0, "No space left on device")], ids=["at first", "on the way"]
 )
@@ -154,14 +154,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, others: int, said: str, monk
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
     whole = export(str(tmp_path / "run"), str(tmp_path / "out"))
     room = sum(file.stat().st_size for file in whole.iterdir()) + 100_000
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("cannot mount a tmpfs here")
     monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)
-    try:
+    with small_disk(tmp_path / "disk", room) as disk:
         (disk / "others").write_bytes(bytes(others))
         source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000001")
         with pytest.raises(UserError, match=said):
@@ -169,8 +163,6 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, others: int, said: str, monk
                 source, disk / "out", ExportOptions(), check=lambda: (disk / "others").write_bytes(bytes(200_000))
             )
         assert [path.name for path in disk.iterdir()] == ["others"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

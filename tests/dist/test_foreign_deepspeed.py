@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 from helpers.command import refused, tiny_command, trireme
+from helpers.disk import small_disk
 from helpers.foreign import (
     BATCH,
     CLIP,
@@ -208,7 +207,6 @@ def _refused(run_dir: Path, *more: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_disk_that_fills_with_deepspeeds_files(tmp_path: Path) -> None:
     """Room for one checkpoint and the common part of the next: no rank hangs, the first stays, and the run goes on."""
     load_deepspeed()
@@ -218,19 +216,12 @@ def test_a_disk_that_fills_with_deepspeeds_files(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "whole/checkpoints/step_00000002").rglob("*") if path.is_file()]
     native = sum(path.stat().st_size for path in files if "deepspeed" in path.parts)
     room = 2 * sum(path.stat().st_size for path in files) - native // 2
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "disk", room) as disk:
         said = run_ranks(_refused, 2, disk / "run", *arguments)
         assert all("could not be written" in text for text in said), said
         assert "DeepSpeed's files" in (disk / "run" / "log.txt").read_text()
         assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step_00000002"]
         shutil.copytree(disk / "run", tmp_path / "run")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     run_ranks(_train, 2, tmp_path / "run", *arguments)
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 

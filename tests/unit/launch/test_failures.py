@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from helpers.disk import small_disk
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from trireme import Problem, UserError
 from trireme.launch.elastic import _log_files
@@ -96,21 +96,29 @@ def test_a_rank_without_a_launcher_to_tell_prints_by_itself(monkeypatch: pytest.
     assert run_rank(lambda: None) == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_holding_a_user_error_back_does_not_make_it_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's agent shows what happened first, by the time in the files: the peers lose their connections afterwards."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.setattr("trireme.launch.failures.GRACE_SECONDS", 1.5)
+
+    def refuse() -> None:
+        raise UserError(Problem("seed", "is odd"))
+
+    assert run_rank(refuse) == 2
+    assert ProcessFailure(1, 101, 2, str(file)).timestamp <= time.time() - 1.5
+
+
 def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """torch's launcher falls over an error file that could only be begun."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path, 8 * 1024):
         with contextlib.suppress(OSError):
             (tmp_path / "filler").write_bytes(bytes(100_000))
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
         record(UserError(Problem("run.dir", "is full", "free space")))
         assert not (tmp_path / "error.json").exists()
         assert "is full" in capsys.readouterr().err
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
