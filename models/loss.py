@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 IGNORE = -100
 """Label of positions that do not count, as everywhere in the field."""
@@ -33,11 +32,17 @@ def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     targets = next_token_labels(labels)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    return loss.to_local() if isinstance(loss, DTensor) else loss
+    return _local(loss)
 
 
 def most_likely(logits: Tensor) -> Tensor:
     """[batch, length]: the token with the largest logit. Of logits that are split over the vocabulary, ranks exchange
     the best of each part only."""
     tokens = logits.argmax(-1)
-    return tokens.to_local() if isinstance(tokens, DTensor) else tokens
+    return _local(tokens)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor  # a second of importing, which checking a recipe goes without
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -17,13 +17,13 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from ..models.build import WeightSource
 from ..models.family import ModelFamily
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
 from .recompute import recompute
 from .shards import local_part
-from .strategy import WeightSource
 from .tensor import parallelize_tensor, tie
 
 

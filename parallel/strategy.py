@@ -10,15 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from ..models.build import WeightSource
 from .mesh import Mesh
 from .plan import Plan
+
+if TYPE_CHECKING:  # transformers' models take seconds to import; checking a recipe goes without
+    from transformers import PreTrainedModel
+
+    from ..models.build import WeightSource
 
 MicroBatch = dict[str, Tensor]
 """What one forward sees: model inputs by keyword, plus ``labels``; first dimension is the sample."""

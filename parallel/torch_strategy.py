@@ -13,6 +13,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from ..models.build import WeightSource
 from ..models.family import ModelFamily
 from .apply import materialise, replicate, spread
 from .clip import clip_factor, global_norm, local, scale_gradients
@@ -33,7 +34,6 @@ from .strategy import (
     Strategy,
     SumsFunction,
     Take,
-    WeightSource,
     as_it_is,
     inputs_of,
 )

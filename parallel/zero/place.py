@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..strategy import WeightSource
+from ...models.build import WeightSource
 
 
 def place_shards(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...models.build import WeightSource
 from ...models.family import ModelFamily
 from ..apply import materialise
 from ..mesh import Mesh
@@ -36,7 +37,6 @@ from ..strategy import (
     Strategy,
     SumsFunction,
     Take,
-    WeightSource,
     as_it_is,
     inputs_of,
 )

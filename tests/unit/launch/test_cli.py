@@ -32,6 +32,18 @@ def test_help_shows_examples_and_imports_nothing_heavy() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_checking_a_recipe_goes_without_what_only_ranks_need() -> None:
+    """Seconds of importing, before any process of a run can start."""
+    arguments = ["check", str(TINY), ROOTS, "plan=ddp", "--nproc", "2"]
+    program = (
+        f"import sys; from trireme.launch.cli import main; code = main({arguments!r}); import trireme.launch.agent; "
+        "print(code, {'transformers.modeling_utils', 'torch.distributed.tensor', 'torch._dynamo', 'datasets'} "
+        "& set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+    assert result.stdout.splitlines()[-1] == "0 set()", result.stdout + result.stderr
+
+
 def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"trireme {__version__}\n"

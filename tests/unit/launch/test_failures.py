@@ -97,7 +97,7 @@ def test_a_rank_without_a_launcher_to_tell_prints_by_itself(monkeypatch: pytest.
 
 
 def test_holding_a_user_error_back_does_not_make_it_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's agent shows what happened first, by the time in the files: the peers lose their connections afterwards."""
+    """torch's agent shows what happened first, by the times in the files; peers lose their connections later."""
     file = tmp_path / "error.json"
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
