@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.command import ROOTS, refused, trireme
+from helpers.command import ROOTS, refused, trireme, trireme_here
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
@@ -133,4 +133,4 @@ def test_the_command(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
         f"step 4  eval_loss {expected['eval_loss']:.4f}  eval_perplexity {expected['eval_perplexity']:.4f}  "
         f"eval_accuracy {expected['eval_accuracy']:.4f}\n"
     )
-    refused(trireme("evaluate", *recipe, "run.dir=nowhere"), "run.dir = 'nowhere'", "--checkpoint")
+    refused(trireme_here(capfd, "evaluate", *recipe, "run.dir=nowhere"), "run.dir = 'nowhere'", "--checkpoint")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command import command, refused, trireme
+from helpers.command import command, refused, trireme, trireme_here
 from helpers.disk import small_disk
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
@@ -225,12 +225,12 @@ def test_any_source(tmp_path: Path) -> None:
         assert torch.equal(parameter, state[name].float()), name
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
     run, out = str(tmp_path / "run"), str(tmp_path / "out")
     with pytest.raises(UserError, match=r"--config.*\n.*holds no config\.json"):
         export(run, out, config=str(tmp_path))
-    refused(trireme("export", run, out, "--memory", "1MB"), "--memory='1MB'", "64MiB")
+    refused(trireme_here(capsys, "export", run, out, "--memory", "1MB"), "--memory='1MB'", "64MiB")
     done = trireme("export", run, out, "--memory", "64MiB", "--dtype", "bf16")
     assert done.returncode == 0 and done.stdout.strip() == out
     written = json.loads((tmp_path / "out" / "config.json").read_text())

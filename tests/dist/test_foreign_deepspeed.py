@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from helpers.command import refused, tiny_command, trireme
+from helpers.command import refused, tiny_command, trireme, trireme_here
 from helpers.disk import small_disk
 from helpers.foreign import (
     BATCH,
@@ -226,6 +226,6 @@ def test_a_disk_that_fills_with_deepspeeds_files(tmp_path: Path) -> None:
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
-def test_other_plans_refuse_deepspeeds_files_by_name(tmp_path: Path) -> None:
-    result = trireme(*tiny_command(tmp_path, "plan=ddp", "--nproc", "2", "checkpoint.deepspeed=true")[3:])
+def test_other_plans_refuse_deepspeeds_files_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = trireme_here(capsys, *tiny_command(tmp_path, "plan=ddp", "--nproc", "2", "checkpoint.deepspeed=true")[3:])
     refused(result, "checkpoint.deepspeed", "plan ddp")

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from helpers.command import tiny_command
 from helpers.metrics import lines
+from helpers.ranks import run_ranks
+from helpers.recipes import tiny_recipe
+from trireme.trainer.build import train
 
 ARGUMENTS = [
     "trainer.max_steps=60",
@@ -32,6 +35,10 @@ def _start(run_dir: Path, plan: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
+def _undisturbed(run_dir: Path, *plan: str) -> None:
+    train(tiny_recipe(run_dir, *ARGUMENTS, *plan))
+
+
 def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int) -> None:
     """SIGKILL the command and all its ranks once so many lines are written."""
     deadline = time.monotonic() + 200
@@ -49,10 +56,7 @@ def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int
     "plan", [[], pytest.param(["plan=ddp", "--nproc", "2"], marks=pytest.mark.long)], ids=["single", "ddp"]
 )
 def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[str]) -> None:
-    undisturbed = _start(tmp_path / "undisturbed", plan)
-    _, errors = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, errors.decode()
-
+    run_ranks(_undisturbed, 2 if plan else 1, tmp_path / "undisturbed", *plan[:1])
     seed = random.randrange(2**32)
     kill_at = sorted(random.Random(seed).sample(range(1, 55), 2))
     for count in kill_at:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers.command import ROOTS, command, refused, tiny_command, trireme
+from helpers.command import ROOTS, command, refused, tiny_command, trireme, trireme_here
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import free_port
 from helpers.recipes import FEW_FILES, TINY, tiny_recipe
@@ -128,7 +128,9 @@ use_cpu: false
 """
 
 
-def test_a_configuration_of_accelerate_is_the_plan(tmp_path: Path, alone: Path) -> None:
+def test_a_configuration_of_accelerate_is_the_plan(
+    tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "accelerate.yaml"
     file.write_text(FSDP)
     config = ("--accelerate-config", str(file))
@@ -137,13 +139,14 @@ def test_a_configuration_of_accelerate_is_the_plan(tmp_path: Path, alone: Path) 
     assert "name: fsdp_shard_grad_op" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "on 2 rank(s)" in (tmp_path / "run" / "log.txt").read_text()
     assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5
-    refused(trireme("check", str(TINY), ROOTS, "plan=ddp", *config), "plan", "fsdp_shard_grad_op", "remove one")
-    refused(trireme("check", str(TINY), ROOTS, "--nproc", "4", *config), "--nproc", "num_processes: 2")
+    check = (capsys, "check", str(TINY), ROOTS, *config)
+    refused(trireme_here(*check, "plan=ddp"), "plan", "fsdp_shard_grad_op", "remove one")
+    refused(trireme_here(*check, "--nproc", "4"), "--nproc", "num_processes: 2")
     file.write_text(FSDP.replace("FSDP\n", "DEEPSPEED\n").replace("fsdp_config", "deepspeed_config").replace(
         "{fsdp_version: 2, fsdp_reshard_after_forward: false, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP}",
         "{zero_stage: 1, gradient_accumulation_steps: 7, gradient_clipping: 0.25}",
     ))  # fmt: skip
-    refused(trireme("check", str(TINY), ROOTS, *config), "gradient_accumulation_steps: 7", "gradient_clipping: 0.25")
+    refused(trireme_here(*check), "gradient_accumulation_steps: 7", "gradient_clipping: 0.25")
 
 
 @pytest.mark.long

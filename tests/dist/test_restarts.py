@@ -27,11 +27,14 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    with running(tiny_command(run_dir, *COMMON, "--nproc", "2"), run_dir, environment) as run:
-        assert run.end().returncode == 0
+    run_ranks(_train, 2, run_dir)
     return run_dir
+
+
+def _train(run_dir: Path, *overrides: str) -> None:
+    train(tiny_recipe(run_dir, *COMMON, *overrides))
 
 
 def torchrun(run_dir: Path, *arguments: str, options: tuple[str, ...] = ("--standalone",), ranks: int = 2) -> list[str]:
@@ -120,8 +123,7 @@ def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monke
 @pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Path, environment: dict[str, str]) -> None:
     """A refusal that only the ranks can see: another recipe's run is in the folder."""
-    with running(tiny_command(tmp_path, *COMMON, "trainer.stop_at=4"), tmp_path, environment) as run:
-        assert run.end().returncode == 0
+    run_ranks(_train, 1, tmp_path, "trainer.stop_at=4")
     changed = (*COMMON, "seed=8")
     launch = (
         tiny_command(tmp_path, *changed, "--nproc", "2", "--max-restarts", "3")

@@ -31,15 +31,13 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Undisturbed:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Lines of a run under a plan that nobody disturbed."""
 
     @cache
     def run_once(plan: str) -> list:
         run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-        command = tiny_command(run_dir, *ARGUMENTS, *(DDP if plan == "ddp" else ()))
-        with running(command, run_dir, environment) as run:
-            assert run.end().returncode == 0
+        run_ranks(_train, 2 if plan == "ddp" else 1, run_dir, *ARGUMENTS[:-1], f"plan={plan}")
         return lines(run_dir)
 
     return run_once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.command import ROOTS, refused, tiny_command, trireme
+from helpers.command import ROOTS, refused, tiny_command, trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from trireme import UserError
 from trireme.launch.compose import Composed, compose
@@ -155,7 +155,8 @@ def test_the_real_command(tmp_path: Path) -> None:
     assert yaml.safe_load((run_dir / "recipe.yaml").read_text())["plan"]["name"] == "ddp"
 
 
-def test_commands_compare_and_refuse() -> None:
-    compared = trireme("plans", str(TINY), ROOTS, "plan=ddp", "--nproc", "2")
+def test_commands_compare_and_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    compared = trireme_here(capsys, "plans", str(TINY), ROOTS, "plan=ddp", "--nproc", "2")
     assert compared.returncode == 0 and "plan ddp on 2 processes" in compared.stdout, compared.stderr
-    refused(trireme("check", str(TINY), ROOTS, "plan=auto", "plan.tensor=3", "--nproc", "2"), "no plan that can run")
+    impossible = trireme_here(capsys, "check", str(TINY), ROOTS, "plan=auto", "plan.tensor=3", "--nproc", "2")
+    refused(impossible, "no plan that can run")
