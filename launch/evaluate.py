@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .elastic import cores_per_rank, launched, start_ranks
-from .failures import leave, run_rank
-from .report import RanksFailed, guard
-from .slurm.task import take_rank, use_node_storage
-from .train import add_recipe_arguments, checked, rank_arguments
+from .failures import leave
+from .report import RanksFailed
+from .slurm.task import use_node_storage
+from .train import add_recipe_arguments, checked, enter, rank_arguments
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -53,11 +53,7 @@ def evaluate_parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") -> int:
     """Parse, run, report; returns the exit code."""
     options = evaluate_parser(prog).parse_intermixed_args(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for training
-    take_rank()
-    if launched():
-        return run_rank(lambda: run(options), options.debug)
-    return guard(lambda: run(options), options.debug)
+    return enter(lambda: run(options), options.debug)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -103,13 +103,16 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
     """Parse, run, report; returns the exit code."""
     options = train_parser(prog).parse_intermixed_args(argv)
+    return enter(lambda: run(options), options.debug)
+
+
+def enter(function: Callable[[], None], debug: bool) -> int:
+    """Call ``function`` in a process that may be one of several ranks; returns the exit code."""
     # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
     take_rank()
-    if launched():
-        return run_rank(lambda: run(options), options.debug)
-    return guard(lambda: run(options), options.debug)
+    return run_rank(function, debug) if launched() else guard(function, debug)
 
 
 def run(options: argparse.Namespace) -> None:
