@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import ceil
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from ..trainer.settings import TrainerConfig
 
 AUTO = "auto"
+T = TypeVar("T")
 ENGINES = {"fsdp": "fsdp", "deepspeed": "deepspeed", "ddp": "ddp"}
 """Options that mean an engine -> ``data_parallel``."""
 
@@ -266,8 +269,22 @@ def this_machine(ranks: int) -> Machine:
     count = torch.cuda.device_count()
     if count == 0:
         return Machine(ranks, per_node, host, host, accelerator=False)
-    devices = [torch.cuda.get_device_properties(index).total_memory for index in range(count)]
+    devices = _gpu_memory() if torch.cuda.is_initialized() else in_a_fork(_gpu_memory)
     return Machine(ranks, per_node, min(devices) / ceil(per_node / count), host)
+
+
+def _gpu_memory() -> list[int]:
+    """Bytes of each GPU. Asking wakes the driver, which takes memory on a GPU for as long as the process lives, and
+    after which a notebook cannot fork its ranks."""
+    import torch
+
+    return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+
+
+def in_a_fork(function: Callable[[], T]) -> T:
+    """What ``function`` returns, or raises, in a process that ends with it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as fork:
+        return fork.submit(function).result()
 
 
 def host_memory() -> int:

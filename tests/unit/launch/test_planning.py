@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from helpers.command import ROOTS, refused, tiny_command, trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from trireme import UserError
 from trireme.launch.compose import Composed, compose
-from trireme.launch.planning import Planner, own_options, planned
+from trireme.launch.planning import Planner, in_a_fork, own_options, planned
 from trireme.launch.train import checked
 from trireme.parallel.planner import GIB, RUNGS, Decision, Machine
 
@@ -144,6 +145,16 @@ def test_problems_of_the_recipe_come_first() -> None:
         plan_auto("plan.deepspeed=ds.json", nproc=2)
     with pytest.raises(UserError, match="no plan that can run"):
         plan_auto("plan.tensor=3", nproc=2)
+
+
+def test_what_would_wake_the_driver_is_asked_in_a_fork() -> None:
+    assert in_a_fork(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="not a number"):
+        in_a_fork(_fails)
+
+
+def _fails() -> None:
+    raise ValueError("not a number")
 
 
 def test_the_real_command(tmp_path: Path) -> None:
