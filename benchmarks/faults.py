@@ -47,7 +47,7 @@ from helpers.metrics import training
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
-from trireme.trainer.checkpoint.layout import MANIFEST, STATE, complete_checkpoints, step_folder, verify
+from trireme.trainer.checkpoint.layout import STATE, complete_checkpoints, step_folder, verify
 from trireme.trainer.checkpoint.source import Checkpoint
 
 STEPS, SAVE_EVERY = 60, 4
@@ -194,8 +194,7 @@ def loaded_damage(resumed: str, damaged: set[Path], said: str) -> str:
     for folder in damaged if resumed else ():
         if Path(resumed) == folder:
             return f"the damaged {folder.name} was loaded"
-        newer = folder.name > Path(resumed).name and (folder / MANIFEST).exists()
-        if newer and f"checkpoint {folder} " not in said:
+        if folder.name > Path(resumed).name and f"checkpoint {folder} " not in said:
             return f"the damaged {folder.name} was passed over without a word"
     return ""
 

@@ -105,10 +105,12 @@ def _launch_part(raw: dict[str, Any]) -> LaunchConfig | None:
 
 def _refuse_other_recipe(recipe: RecipeConfig) -> None:
     """What the ranks would refuse after an hour in the queue."""
-    from ...trainer.checkpoint.layout import checkpoints_at
+    from ...trainer.checkpoint.layout import checkpoints_at, verify
     from ...trainer.run_folder import refuse_other_recipe
 
-    for checkpoint in checkpoints_at(Path(recipe.run.dir))[:1]:
+    whole = (folder for folder in checkpoints_at(Path(recipe.run.dir)) if verify(folder, contents=False) is None)
+    checkpoint = next(whole, None)
+    if checkpoint is not None:
         refuse_other_recipe(recipe, checkpoint)
 
 

@@ -120,13 +120,14 @@ def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatc
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
 
 
-def test_an_incomplete_checkpoint_is_never_loaded(tmp_path: Path) -> None:
+def test_a_checkpoint_that_lost_its_manifest_is_named_and_passed_over(tmp_path: Path) -> None:
     _train(tmp_path, "checkpoint.every=5", "trainer.stop_at=10")
     newest = tmp_path / "checkpoints" / "step_00000010"
     (newest / "manifest.json").unlink()
     before = lines(tmp_path)
     _train(tmp_path)
     assert lines(tmp_path) == before
+    assert f"checkpoint {newest} manifest.json is missing; it is left as it is" in (tmp_path / "log.txt").read_text()
     assert (newest / "manifest.json").exists()
 
 
@@ -148,12 +149,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     assert lines(tmp_path) == before
 
 
-def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["state.json", "manifest.json"])
+def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(tmp_path: Path, lost: str) -> None:
     _train(tmp_path, "checkpoint.every=5")
     for folder in (tmp_path / "checkpoints").glob("step_*"):
-        (folder / "state.json").write_text("{}")
+        (folder / lost).unlink()
     before = lines(tmp_path)
-    with pytest.raises(UserError, match="no usable checkpoint"):
+    with pytest.raises(UserError, match=f"no usable checkpoint: step_00000005 {lost} is missing"):
         _train(tmp_path)
     assert lines(tmp_path) == before and _steps(tmp_path) == [5, 10]
 

@@ -92,3 +92,10 @@ def test_saving_is_measured_in_turns(tmp_path: Path):
         assert turn.stall > 0 and turn.synchronous > 0 and turn.steps >= 1
     cells, part = saving.row("ddp", measured)
     assert part == measured.rounds[1].stall / measured.rounds[1].synchronous and len(cells) == 11
+
+
+@pytest.mark.long
+def test_starts_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIREME_CACHE", str(tmp_path / "cache"))
+    for ours, theirs in load("startup").measure(tmp_path, 1).values():
+        assert len(ours) == len(theirs) == 1 and min(*ours, *theirs) > 0

@@ -17,7 +17,7 @@ from typing import Any
 from ... import Problem, UserError
 from ..nodes import Nodes
 from .exchange import pass_on
-from .layout import checkpoints_at, complete_checkpoints, fault, other_format, read_manifest, verify
+from .layout import checkpoints_at, checkpoints_under, fault, other_format, read_manifest, verify
 from .source import open_source
 from .together import StepFailed, Together
 from .write import write_manifest
@@ -94,7 +94,7 @@ def _look(root: Path, named: Path) -> tuple[Problem | None, Path]:
         source.progress()  # refuses files of weights alone
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # the latter: files that hold something else
         return Problem("--resume", str(error), fix, str(named)), named
-    own = complete_checkpoints(root)
+    own = checkpoints_under(root)
     if own:
         why = f"would begin again there, but the run has gone on since: {own[0]}"
         fix = "leave --resume out to go on from the newest, or add --fresh to begin again (the run folder is kept)"
@@ -103,7 +103,7 @@ def _look(root: Path, named: Path) -> tuple[Problem | None, Path]:
 
 
 def _candidates(root: Path, named: Path | None) -> list[Path]:
-    return complete_checkpoints(root) if named is None else checkpoints_at(named)
+    return checkpoints_under(root) if named is None else checkpoints_at(named)
 
 
 def _step(path: Path) -> int:

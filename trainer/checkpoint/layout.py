@@ -41,19 +41,22 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
-def complete_checkpoints(root: Path) -> list[Path]:
-    """Complete checkpoints under ``root``, newest first."""
+def checkpoints_under(root: Path) -> list[Path]:
+    """Folders of checkpoints under ``root``, newest first. One without a manifest was complete once: damaged."""
     folders = [path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
-    return sorted(
-        (path for path in folders if (path / MANIFEST).is_file()), key=lambda path: int(path.name[5:]), reverse=True
-    )
+    return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """Those that still have their manifest, newest first."""
+    return [path for path in checkpoints_under(root) if (path / MANIFEST).is_file()]
 
 
 def checkpoints_at(path: Path) -> list[Path]:
-    """``path`` as a checkpoint, or the newest first of a run folder or its ``checkpoints``."""
+    """``path`` as a checkpoint, or the newest first of a run folder or its ``checkpoints``; damaged ones too."""
     if (path / MANIFEST).is_file():
         return [path]
-    return complete_checkpoints(path) or complete_checkpoints(path / "checkpoints")
+    return checkpoints_under(path) or checkpoints_under(path / "checkpoints")
 
 
 def files_of(folder: Path) -> list[str]:
@@ -111,6 +114,9 @@ def damages(
         checked: called with the bytes of each file that has been looked at.
         only: relative paths of the files to look at; None means all.
     """
+    if not (folder / MANIFEST).is_file():
+        yield f"{MANIFEST} is missing"
+        return
     try:
         manifest = read_manifest(folder)
         if reason := other_format(manifest):

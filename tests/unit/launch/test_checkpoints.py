@@ -67,7 +67,7 @@ def test_damage_is_named(run: Path) -> None:
 def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:
     (run / "checkpoints" / "step_00000004" / "manifest.json").unlink()
     shown = trireme("checkpoints", str(run))
-    assert shown.returncode == 1 and "manifest.json cannot be read" in shown.stdout
+    assert shown.returncode == 1 and "manifest.json is missing" in shown.stdout
 
 
 def test_where_there_is_nothing_it_says_so(tmp_path: Path) -> None:
