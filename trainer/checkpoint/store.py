@@ -71,13 +71,14 @@ class Checkpoints:
     def begin(self, contents: Contents) -> None:
         """Write a checkpoint in the background; all ranks call it, and none is in flight."""
         assert self._written is None, "a checkpoint is in flight"
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        # A thread for each: one that has given way cannot take that back, and the next copies are waited for.
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self.staging.begin()
         self._written = self._thread.submit(self._copy_and_save, replace(contents, state=copy.deepcopy(contents.state)))
 
     def _copy_and_save(self, contents: Contents) -> Path | None:
         self.staging.copy()
+        _give_way()
         return self.save(contents)
 
     def settle(self) -> None:
@@ -99,7 +100,10 @@ class Checkpoints:
         assert self._written is not None, "no checkpoint is in flight"
         self.staging.settle()
         written, self._written = self._written, None
-        return written.result()
+        try:
+            return written.result()
+        finally:
+            self._stop()
 
     def close(self) -> None:
         """After a failure elsewhere: let the checkpoint in flight be completed, if the other ranks still can."""
@@ -108,8 +112,12 @@ class Checkpoints:
                 self.end()
             except Exception as error:
                 log.warning("the checkpoint in flight was not written: %s", error)
+        self._stop()
+
+    def _stop(self) -> None:
         if self._thread is not None:
             self._thread.shutdown()
+            self._thread = None
 
     def find(self, resume: str) -> Path | None:
         """The checkpoint to resume from; see ``find.find``. A collective call."""
@@ -140,6 +148,6 @@ class Checkpoints:
 
 
 def _give_way() -> None:
-    """Where cores are short, training goes first. Linux counts the niceness of each thread by itself."""
+    """Where cores are short, training goes first from now on. Linux counts the niceness of each thread by itself."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
