@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ... import Problem, UserError
-from .client import Refused, slurm
+from .client import NoAnswer, Refused, slurm
 from .queue import Job, jobs_of
 from .record import read_record
 
@@ -81,8 +81,12 @@ def _save_first(running: list[Job], seconds: float) -> None:
 
 
 def _still_going(names: list[str]) -> list[str]:
+    """All of them while the controller does not answer."""
     wholes = sorted({name.partition("_")[0] for name in names})
-    return [job.id for whole in wholes for job in jobs_of(whole) if job.id in names and job.goes_on]
+    try:
+        return [job.id for whole in wholes for job in jobs_of(whole) if job.id in names and job.goes_on]
+    except NoAnswer:
+        return names
 
 
 def _scancel(*arguments: str) -> None:

@@ -9,6 +9,9 @@ from ... import Problem, UserError
 
 SECONDS = 120
 """How long a command may wait for the controller."""
+SILENCE = ("unable to contact slurm controller", "connect failure", "timed out", "zero bytes were transmitted")
+"""Words that say that the controller did not answer."""
+CLUSTER = "see whether the cluster is up: scontrol ping"
 NOT_INSTALLED = "run it on a login node of the cluster; `trireme launch --dry-run` prints the script anywhere"
 FIELDS = {
     "partition": "launch.partition",
@@ -29,6 +32,10 @@ FIELDS = {
 """Words in a refusal -> what to look at."""
 
 
+class NoAnswer(UserError):
+    """SLURM's controller could not be asked, or not in time: what was asked for may have been done all the same."""
+
+
 class Refused(Exception):
     """A command of SLURM ended with an error; the text is what it said."""
 
@@ -37,7 +44,7 @@ def slurm(command: str, *arguments: str) -> str:
     """Run one of SLURM's commands; returns what it prints.
 
     Raises:
-        UserError: it is not installed, or its controller does not answer.
+        UserError: it is not installed; NoAnswer: its controller does not answer.
         Refused: it ended with an error.
     """
     require(command)
@@ -45,12 +52,12 @@ def slurm(command: str, *arguments: str) -> str:
         done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         why = f"has not answered for {SECONDS} s"
-        raise UserError(Problem(command, why, "see whether the cluster is up: scontrol ping")) from None
+        raise NoAnswer(Problem(command, why, CLUSTER)) from None
     if done.returncode == 0:
         return done.stdout
     text = _plain(done.stderr or done.stdout, command)
-    if any(words in text.lower() for words in ("unable to contact slurm controller", "connect failure")):
-        raise UserError(Problem(command, text, "see whether the cluster is up: scontrol ping"))
+    if any(words in text.lower() for words in SILENCE):
+        raise NoAnswer(Problem(command, text, CLUSTER))
     raise Refused(text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ... import Problem, UserError
+from .client import NoAnswer
 from .queue import jobs_of
 from .record import read_record
 
@@ -93,9 +94,12 @@ def _goes_on(folder: Path, stream: BinaryIO) -> bool:
 
 
 def _job_goes_on(folder: Path) -> bool:
-    """Of a run without a job nobody knows: it does until Ctrl-C."""
+    """Of a run without a job nobody knows: it does until Ctrl-C; also while the controller does not answer."""
     record = read_record(folder)
-    return record is None or any(job.goes_on for job in jobs_of(record.job))
+    try:
+        return record is None or any(job.goes_on for job in jobs_of(record.job))
+    except NoAnswer:
+        return True
 
 
 def _nothing_yet(folder: Path, rank: int | None) -> Problem:

@@ -49,11 +49,18 @@ class Job:
     def is_ours(self) -> bool:
         return self.script.name == NAME
 
+    def has_number(self, number: str) -> bool:
+        """Whether ``number`` names it: ``12``, also as the array it belongs to, or ``12_3``."""
+        whole, _, task = number.partition("_")
+        return self.array == whole and task in ("", self.task)
+
     @property
     def run(self) -> Path:
         """Its run folder."""
         record = read_record(self.script.parent) if self.task.isdigit() else None
-        return Path(record.runs[int(self.task)]) if record and record.runs else self.script.parent
+        if record is None or record.job != self.array:  # an older job of the same sweep folder
+            return self.script.parent
+        return Path(record.runs[int(self.task)]) if record.runs else self.script.parent
 
 
 def show_jobs() -> None:
@@ -91,18 +98,19 @@ def own_jobs() -> list[Job]:
 
 def jobs_of(number: str) -> list[Job]:
     """The job ``12``, all tasks of the array ``12``, or its task ``12_3``; empty once SLURM has forgotten it."""
-    whole, _, task = number.partition("_")
-    return [job for job in jobs(f"--jobs={whole}") if not task or job.task == task]
+    return [job for job in jobs(f"--jobs={number.partition('_')[0]}") if job.has_number(number)]
 
 
 def refuse_going(folder: Path) -> None:
     """Two jobs in one run folder would write over each other.
 
     Raises:
-        UserError: the folder's last job goes on, or waits.
+        UserError: a job of the folder goes on, or waits; also one that was submitted without an answer.
     """
-    record = read_record(folder)
-    going = [job for job in jobs_of(record.job) if job.goes_on] if record else []
+    record, script = read_record(folder), folder / NAME
+    found = jobs_of(record.job) if record else []
+    found += [job for job in own_jobs() if job.script.resolve() == script.resolve()] if script.exists() else []
+    going = [job for job in found if job.goes_on]
     if going:
         number, state = going[0].id, going[0].state
         fix = f"wait for it (trireme logs {folder} -f), end it (trireme cancel {number}), or choose another run.dir"

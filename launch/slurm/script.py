@@ -8,6 +8,7 @@ early and saved.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -52,6 +53,8 @@ class Script:
     """Where paths of the recipe begin; absolute."""
     runs: Sequence[Run]
     """One, or those of an array."""
+    reads: Sequence[Path] = ()
+    """Folders of recipes; absolute."""
     max_restarts: int = 0
 
     @property
@@ -124,7 +127,8 @@ class Script:
         lines = [f"module load {shlex.join(launch.modules)}"] if launch.modules else []
         lines += [f"export {name}={shlex.quote(str(value))}" for name, value in launch.env.items()]
         lines += [f"export {NODE_STORAGE}={shlex.quote(launch.node_storage)}"] if launch.node_storage else []
-        lines += launch.setup
+        # What these have set for themselves (set -e, cd) is not for the lines below.
+        lines += [*launch.setup, "set +eu", f"cd {shlex.quote(str(self.work_dir))}"] if launch.setup else []
         port = str(launch.port) if launch.port else f"$(({FIRST_PORT} + SLURM_JOB_ID % {PORTS}))"
         return [
             *lines,
@@ -182,9 +186,20 @@ class Script:
         return f"{shlex.join(words)} " if words else ""
 
     def _seen(self) -> list[Path]:
-        """Folders of the host that a container must see: where the command was given, and run folders."""
-        folders = [self.work_dir, *(run.dir for run in self.runs)]
-        return list(dict.fromkeys(f for f in folders if f == self.work_dir or self.work_dir not in f.parents))
+        """Folders of the host that a container must see: where the command was given, those of runs and recipes; by the
+        names they are called by, and where these lead through links."""
+        named = [
+            Path(os.path.abspath(f)) for f in (self.work_dir, self.folder, *(r.dir for r in self.runs), *self.reads)
+        ]
+        seen: list[Path] = []
+        for folder in [*named, *(Path(os.path.realpath(folder)) for folder in named)]:
+            if not any(outer == folder or outer in folder.parents for outer in seen):
+                seen.append(folder)
+        return seen
+
+    def unmountable(self) -> list[Path]:
+        """Folders that a container would have to see, but whose names pyxis and apptainer take apart."""
+        return [folder for folder in self._seen() if self.launch.container and re.search("[,:]", str(folder))]
 
     def _end(self) -> list[str]:
         """Wait, say what failed, queue the job again."""

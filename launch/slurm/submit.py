@@ -63,6 +63,11 @@ def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tupl
     if options.max_restarts and any(recipe.launch.tasks == "rank" for recipe, _ in found):
         why = "needs a launcher on each machine, but srun starts every rank by itself"
         problems["restarts"] = Problem("--max-restarts", why, "set launch.tasks=node", options.max_restarts)
+    logs = {recipe.launch.log for recipe, _ in found if recipe.launch.log} if len(jobs) > 1 else set()
+    for log in logs:
+        if "%j" in log or "%a" not in log:
+            why = "does not name the log of each job of a sweep, a task of an array"
+            problems["log"] = Problem("launch.log", why, "use %A (the array) and %a (the task)", log)
     if len({(str(asdict(recipe.launch)), shape) for recipe, shape in found}) > 1:
         why = "differs between jobs of the sweep, which as tasks of one array get the same machines"
         problems["launch"] = Problem("launch", why, "submit them one by one, or give launch.nodes and ranks_per_node")
@@ -124,15 +129,20 @@ def _script(
         for composed, (each, _) in zip(jobs, recipes, strict=True)
     ]
     whole = sweep_folder(jobs[0].recipe, options.overrides, options.recipe_dir) if len(runs) > 1 else recipe.run.dir
-    return Script(
+    script = Script(
         launch=recipe.launch,
         shape=shape,
         name=recipe.launch.job_name or jobs[0].recipe.stem,
         folder=here / whole,
         work_dir=here,
         runs=runs,
+        reads=[here / folder for folder in (*(job.recipe.parent for job in jobs), *options.recipe_dir)],
         max_restarts=options.max_restarts,
     )
+    if folders := script.unmountable():
+        why = "cannot be mounted into a container: its name has a comma or colon"
+        raise UserError(*(Problem("launch.container", why, "choose another folder", str(each)) for each in folders))
+    return script
 
 
 def _hand_over(script: Script, options: argparse.Namespace) -> str:
@@ -142,7 +152,8 @@ def _hand_over(script: Script, options: argparse.Namespace) -> str:
 
     for run in script.runs:
         open_run_folder(run.dir, options.fresh)
-        note_launch(run.dir, options.resume)  # now, since a first attempt may be preempted before it comes to that
+        # Now, since a first attempt may be preempted before it comes to that; the job has no number yet.
+        note_launch(run.dir, options.resume, submitted=True)
     open_run_folder(script.folder, fresh=False)
     try:
         for folder in {Path(script.log).parent, *(run.dir / "logs" for run in script.runs)}:

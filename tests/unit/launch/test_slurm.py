@@ -161,6 +161,34 @@ def test_containers_see_the_folders_of_the_run(tmp_path: Path) -> None:
     assert f"apptainer exec --nv --bind {tmp_path} --bind /runs/a --pwd {tmp_path} image.sqsh python -m" in apptainer
 
 
+def test_containers_see_what_links_lead_to_and_where_recipes_lie(tmp_path: Path) -> None:
+    work, scratch, recipes = tmp_path / "work", tmp_path / "scratch", tmp_path / "recipes"
+    for folder in (work, scratch / "a", recipes):
+        folder.mkdir(parents=True)
+    (work / "runs").symlink_to(scratch)
+    launch = LaunchConfig(kind="slurm", container="image.sqsh")
+    runs = [Run(work / "runs" / "a", []), Run(work / ".." / "outside" / "b=1,c=2", [])]
+    script = Script(launch, Shape(1, 2), "job", work / ".." / "outside", work, runs, [recipes])
+    folders = [work, tmp_path / "outside", recipes, scratch / "a"]
+    assert f"--container-mounts={','.join(f'{folder}:{folder}' for folder in folders)} " in script.text()
+    assert not script.unmountable()
+    alone = Script(launch, Shape(1, 2), "job", runs[1].dir, work, runs[1:])
+    assert alone.unmountable() == [tmp_path / "outside" / "b=1,c=2"]
+
+
+def test_what_setup_sets_for_itself_is_not_for_the_script(tmp_path: Path) -> None:
+    """``set -e`` would end it at the first signal, and tasks would start where ``cd`` has led."""
+    launch = LaunchConfig(kind="slurm", setup=["set -eu", "cd /"])
+    text = Script(launch, Shape(1, 1), "job", tmp_path, tmp_path, [Run(tmp_path, [])]).text()
+    start, end = text.index("srun "), text.index('"${arguments[@]}"')
+    tasks = text.replace(text[start:end], 'sh -c "pwd; exit 75" ')
+    program = 'scontrol() { echo "$1" >&2; }\n' + tasks
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
+    done = subprocess.run(["bash"], input=program, text=True, capture_output=True, env=environment)
+    assert done.returncode == 75 and done.stdout.splitlines()[0] == str(tmp_path), done.stderr
+    assert "requeue" in done.stderr.splitlines()
+
+
 def test_a_rank_finds_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "gone")  # so that it is put back
