@@ -8,6 +8,7 @@ line of the recipe, and what contradicts the recipe, or has no counterpart, is r
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,10 @@ FSDP_PLANS = {
     "HYBRID_SHARD_ZERO2": "fsdp_hybrid_shard_zero2",
 }
 """Sharding strategies of FSDP1, in the order of their numbers."""
+SECTIONS = {"deepspeed_config": "", "fsdp_config": "fsdp_", "parallelism_config": "", "dynamo_config": "dynamo_"}
+"""Of the file -> what keys in it may leave out."""
+HOSTS = ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter")
+"""Keys for DeepSpeed's own launcher."""
 SOURCE = "accelerate's configuration"
 
 
@@ -41,27 +46,86 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     Raises:
         UserError: accelerate cannot read it.
     """
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
     if not Path(path).is_file():
         raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
-    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
-    flags = ["--config_file", path, "--main_process_port", "0", "train"]
     try:
-        arguments, read, _ = _validate_launch_command(launch_command_parser().parse_args(flags))
-        arguments.deepspeed_fields_from_accelerate_config = ",".join(getattr(read, "deepspeed_config", None) or ())
-        processes, arguments.num_machines = int(arguments.num_processes or 1), 1
-        prepare: Any = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
-        prepared = prepare(arguments)
-    except (ValueError, TypeError, KeyError, OSError, ImportError, SystemExit) as error:
-        why = f"accelerate cannot read it: {error}"
+        arguments, read, unknown = _read(path)
+        told = {} if unknown else _told(arguments, read)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it may be any file, and accelerate falls over most things
+        why = f"accelerate cannot read it: {type(error).__name__}: {error}"
         raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
-    told: dict[str, str] = prepared[1] if isinstance(prepared, tuple) else prepared
-    for key, value in (getattr(read, "deepspeed_config", None) or {}).items():
+    if unknown:
+        raise UserError(*(Problem(key, f"is no option of accelerate ({path})", near) for key, near in unknown.items()))
+    return told, int(arguments.num_processes or 1)
+
+
+def _read(path: str) -> tuple[argparse.Namespace, Any, dict[str, str]]:
+    """Arguments of ``accelerate launch`` that a file stands for, what is in the file, and keys that mean nothing."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
+    given = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "train"])
+    known = set(vars(given))
+    arguments, read, _ = _validate_launch_command(given)
+    unknown = {}
+    for section, prefix in SECTIONS.items():
+        for key in getattr(read, section) or {}:
+            name = key if key.startswith(prefix) else prefix + key
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                unknown[name] = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
+    if arguments.mixed_precision.lower() not in ("no", "bf16", "fp16"):  # before accelerate looks for libraries
+        raise UserError(_precision(arguments.mixed_precision))
+    return arguments, read, unknown
+
+
+def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
+    """Environment that ``accelerate launch`` would give to ranks; and what it needs for itself, under its names."""
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(read.deepspeed_config or ())
+    machines, arguments.num_machines = int(arguments.num_machines or 1), 1
+    # The file's own would not reach these arguments, which have a default.
+    arguments.enable_cpu_affinity |= read.enable_cpu_affinity
+    told = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
+    for key, value in (read.deepspeed_config or {}).items():
         if key.endswith("nvme_path"):  # the launcher leaves these to a variable that people set by hand
             told.setdefault(f"ACCELERATE_DEEPSPEED_{key.upper()}", str(value))
-    return told, processes
+        elif key in HOSTS and value:
+            told[key] = str(value)
+    return {**told, "num_machines": str(machines), "ACCELERATE_USE_CPU": str(bool(arguments.use_cpu))}
+
+
+def take_gpus(settings: Mapping[str, str]) -> None:
+    """See only the GPUs of ``gpu_ids``: for ranks that are started here.
+
+    Raises:
+        UserError: the environment says something else.
+    """
+    for variable in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        wanted = settings.get(variable)
+        if wanted is not None and os.environ.setdefault(variable, wanted) != wanted:
+            why = f"{SOURCE} says gpu_ids: {wanted}"
+            raise UserError(Problem(variable, why, "remove one of the two", os.environ[variable]))
+
+
+def not_here(settings: Mapping[str, str]) -> list[Problem]:
+    """What keeps ranks of these settings from being started by this command."""
+    fix = "give this file to `accelerate launch` on each of them, or use launch=slurm"
+    found = [
+        Problem(name, f"{SOURCE} means several machines, and this command starts ranks on this one", fix, value)
+        for name in ("num_machines", *HOSTS)
+        if (value := settings.get(name, "1")) != "1"
+    ]
+    if _true(settings, "ACCELERATE_USE_CPU"):
+        import torch
+
+        if torch.accelerator.device_count():
+            fix = "hide the GPUs: CUDA_VISIBLE_DEVICES= (nothing), or say use_cpu: false there"
+            found.append(Problem("use_cpu", f"{SOURCE} asks for the CPU, and ranks take GPUs where there are any", fix))
+    return found
 
 
 def take_choices(options: argparse.Namespace) -> None:
@@ -78,6 +142,8 @@ def take_choices(options: argparse.Namespace) -> None:
         options.nproc = None if "RANK" in os.environ else processes
     else:
         options.accelerate = settings_of_launcher()
+        if options.accelerate and options.nproc is None and "RANK" not in os.environ:
+            options.nproc = 1  # its launcher of one process gives no rank
     options.overrides = with_choices(options.overrides, options.accelerate)
 
 
@@ -110,7 +176,7 @@ def contradictions(settings: Mapping[str, str], recipe: RecipeConfig, world_size
         fix = f"set it to {accumulation} or auto there, or change trainer.micro_batch_size"
         found.append(Problem("trainer.micro_batch_size", why, fix, trainer.micro_batch_size))
     clipping = settings.get("ACCELERATE_GRADIENT_CLIPPING", "none")
-    if clipping not in ("none", "auto") and float(clipping) != trainer.max_grad_norm:
+    if clipping not in ("none", "auto") and _number(clipping) != trainer.max_grad_norm:
         fix = f"set trainer.max_grad_norm={clipping}, or gradient_clipping: auto there"
         why = f"{SOURCE} says gradient_clipping: {clipping}"
         found.append(Problem("trainer.max_grad_norm", why, fix, trainer.max_grad_norm))
@@ -131,19 +197,41 @@ def _choices(settings: Mapping[str, str]) -> dict[str, str]:
     if precision in ("bf16", "fp16"):
         chosen["plan.precision"] = precision
     elif precision != "no":  # "no" is what it says when nobody chose
-        raise UserError(Problem("mixed_precision", f"{SOURCE} asks for it", "use no, bf16 or fp16", precision))
+        raise UserError(_precision(precision))
     backend = settings.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()
     if backend == "INDUCTOR":
         chosen["plan.compile"] = "true"
     elif backend != "NO":
         raise UserError(Problem("dynamo_backend", f"{SOURCE} asks for it", "use no or inductor", backend.lower()))
+    if backend != "NO":
+        for name, default in (("MODE", "default"), ("USE_FULLGRAPH", "false"), ("USE_DYNAMIC", "false")):
+            value = settings.get(f"ACCELERATE_DYNAMO_{name}", default).lower()
+            if value != default:
+                why = f"{SOURCE} asks for it; blocks are compiled with torch's defaults"
+                raise UserError(Problem(f"dynamo_{name.lower()}", why, "leave it out", value))
+    if _true(settings, "ACCELERATE_CPU_AFFINITY"):
+        chosen["run.bind_cores"] = "true"
     return chosen
+
+
+def _precision(asked: str) -> Problem:
+    return Problem("mixed_precision", f"{SOURCE} asks for it", "use no, bf16 or fp16", asked)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _fsdp(settings: Mapping[str, str]) -> dict[str, str]:
     get = settings.get
     if get("FSDP_VERSION") == "2":
-        strategy = "FULL_SHARD" if get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true" else "SHARD_GRAD_OP"
+        reshard = get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
+        if reshard not in ("true", "false"):
+            raise UserError(Problem("fsdp_reshard_after_forward", "of FSDP2 is true or false", "write one", reshard))
+        strategy = "FULL_SHARD" if reshard == "true" else "SHARD_GRAD_OP"
     else:
         strategy = get("FSDP_SHARDING_STRATEGY", "FULL_SHARD").upper()
         strategy = list(FSDP_PLANS)[int(strategy) - 1] if strategy in ("1", "2", "3", "4", "5") else strategy
@@ -154,9 +242,14 @@ def _fsdp(settings: Mapping[str, str]) -> dict[str, str]:
         chosen["plan.fsdp.offload"] = "true"
     if _true(settings, "FSDP_ACTIVATION_CHECKPOINTING"):
         chosen["plan.recompute"] = "full"
+    if _true(settings, "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD"):
+        raise UserError(Problem("fsdp_activation_checkpointing_offload", "has no counterpart", "leave it out", "true"))
     if _true(settings, "FSDP_FORWARD_PREFETCH"):
         chosen["plan.fsdp.forward_prefetch"] = "1"
     wrap = get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    if wrap == "NO_WRAP":
+        fix = "use TRANSFORMER_BASED_WRAP, or a large fsdp_min_num_params with SIZE_BASED_WRAP"
+        raise UserError(Problem("fsdp_auto_wrap_policy", "would gather the whole model at once", fix, wrap))
     if wrap == "SIZE_BASED_WRAP":
         chosen["plan.fsdp.min_num_params"] = str(int(float(get("FSDP_MIN_NUM_PARAMS", "1e8"))))
     elif classes := get("FSDP_TRANSFORMER_CLS_TO_WRAP", ""):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from trireme import UserError
-from trireme.launch.accelerate import settings_of_file, settings_of_launcher, with_choices
+from trireme.launch.accelerate import not_here, settings_of_file, settings_of_launcher, take_gpus, with_choices
 
 FSDP1 = """
 compute_environment: LOCAL_MACHINE
@@ -116,6 +117,8 @@ def test_the_same_choice_twice_is_no_contradiction_and_another_is_refused(tmp_pa
         ({"ACCELERATE_DYNAMO_BACKEND": "AOT_EAGER"}, "dynamo_backend"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "SOME"}, "fsdp_sharding_strategy"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_IGNORED_MODULES": "head"}, "fsdp_ignored_modules"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}, "fsdp_auto_wrap_policy"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_DYNAMO_MODE": "max-autotune"}, "dynamo_mode"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_CP_SIZE": "2"}, "parallelism_config_cp"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "no.json"}, "deepspeed_config_file"),
     ],
@@ -137,8 +140,52 @@ def test_another_launcher_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_of_launcher() == {} and with_choices(["a=1"], {}) == ["a=1"]
 
 
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("compute_environment: LOCAL_MACHINE\ndistributed_tipe: FSDP\n", "cannot read it"),
+        ("", "cannot read it"),
+        ("- a\n- b\n", "cannot read it"),
+        ("a: [\n", "cannot read it"),
+        ("compute_environment: AMAZON_SAGEMAKER\n", "cannot read it"),
+        (FSDP2.format(reshard="true").replace("bf16", "fp8"), "mixed_precision"),
+        (FSDP2.format(reshard="FULL_SHARD"), "fsdp_reshard_after_forward"),
+        (FSDP1.replace("sharding", "shardding").format(strategy="2"), "did you mean fsdp_sharding_strategy"),
+        (DEEPSPEED.replace("zero_stage", "zero_stages"), "did you mean zero_stage"),
+    ],
+)
+def test_bad_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        chosen(tmp_path, text)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         settings_of_file(str(tmp_path / "none.yaml"))
-    with pytest.raises(UserError, match="cannot read it"):
-        chosen(tmp_path, "compute_environment: LOCAL_MACHINE\ndistributed_tipe: FSDP\n")
+
+
+def test_several_machines_are_not_started_here(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(DEEPSPEED)
+    assert not_here(settings_of_file(str(tmp_path / "one.yaml"))[0]) == []
+    hosts = DEEPSPEED.replace("zero_stage", "deepspeed_hostfile: /etc/hosts\n  zero_stage").replace(
+        "machines: 1", "machines: 2"
+    )
+    (tmp_path / "two.yaml").write_text(hosts)
+    problems = not_here(settings_of_file(str(tmp_path / "two.yaml"))[0])
+    assert [problem.field for problem in problems] == ["num_machines", "deepspeed_hostfile"]
+
+
+def test_gpu_ids_are_those_that_ranks_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as it was, afterwards
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (tmp_path / "gpus.yaml").write_text(DEEPSPEED + "gpu_ids: 2,3\n")
+    settings = settings_of_file(str(tmp_path / "gpus.yaml"))[0]
+    take_gpus(settings)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match="says gpu_ids: 2,3"):
+        take_gpus(settings)
+
+
+def test_cpu_affinity_binds_cores(tmp_path: Path) -> None:
+    assert "run.bind_cores=true" in chosen(tmp_path, FSDP2.format(reshard="true") + "enable_cpu_affinity: true\n")[0]
