@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ NUMA_NODES = Path("/sys/devices/system/node")
 def local_device() -> torch.device:
     """The accelerator of this process by LOCAL_RANK (CUDA, XPU; MPS for one process), else the CPU.
 
-    Which of them are seen, and in which order, is the driver's business: CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER.
+    Which of them are seen, and in which order, is the driver's business: CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER. One
+    that is seen alone is taken by whatever rank sees it: SLURM may give each task its own (``--gpus-per-task=1``).
 
     Raises:
         UserError: more ranks than accelerators on this machine.
@@ -26,12 +27,22 @@ def local_device() -> torch.device:
     if found is None or (found.type == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1):
         return torch.device("cpu")
     count, index = torch.accelerator.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    index = 0 if count == 1 else index
     if index >= count:
         why = f"is too many for {count} visible device(s) of type {found.type}: each rank wants its own"
         fix = f"start at most {count} rank(s) here (see CUDA_VISIBLE_DEVICES)"
         raise UserError(Problem("LOCAL_RANK", why, fix, index))
     torch.accelerator.set_device_index(index)
     return torch.device(found.type, index)
+
+
+def identity_of(device: torch.device) -> str:
+    """What ranks must not have in common; empty on the CPU, which they share."""
+    if device.type not in ("cuda", "xpu"):
+        return ""
+    about = getattr(torch, device.type).get_device_properties(device)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # parts of one GPU (MIG) may have the same identifier
+    return f"{device} of {os.uname().nodename} ({getattr(about, 'uuid', about.name)}; visible: {visible or 'all'})"
 
 
 def backend_of(device: torch.device) -> str:
@@ -42,14 +53,22 @@ def backend_of(device: torch.device) -> str:
     return f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
 
 
-def bind_cores() -> list[int]:
-    """Keep this process, its threads and what it starts on its share of the cores that ranks of this machine may use.
+def bind_cores(rank: int, gather: Callable[[object], list]) -> list[int]:
+    """Keep this process, its threads and what it starts on its share of the cores that it may use; a collective call.
+
+    Cores are shared by the ranks of a machine that may use the same ones: what SLURM, or a launcher, has bound to a
+    rank already stays its own.
+
+    Args:
+        gather: from what each rank gives, what all have given.
 
     Returns:
         The cores.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE", "1"))
-    cores = share(by_numa_node(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_RANK", "0")), ranks)
+    may_use = os.sched_getaffinity(0)
+    mine = os.uname().nodename, sorted(may_use)
+    sharers = [other for other, theirs in enumerate(gather(mine)) if theirs == mine]
+    cores = share(by_numa_node(may_use), sharers.index(rank), len(sharers))
     for thread in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(thread.name), cores)
     if "OMP_NUM_THREADS" not in os.environ:

@@ -21,15 +21,24 @@ LAST_WORD = datetime.timedelta(seconds=30)
 """How long rank 0 waits for the others to have heard why they cannot train together."""
 
 
-def join(rank: int, world_size: int, backend: str, timeout: datetime.timedelta, patience: datetime.timedelta) -> None:
+def join(
+    rank: int,
+    world_size: int,
+    backend: str,
+    timeout: datetime.timedelta,
+    patience: datetime.timedelta,
+    accelerator: str = "",
+) -> None:
     """Make the process group of all ranks; MASTER_ADDR and MASTER_PORT say where they meet.
 
     Args:
         timeout: how long a rank waits for the others later, in training.
         patience: how long it waits here.
+        accelerator: identity of this rank's; empty on the CPU.
 
     Raises:
-        UserError: nobody answers there, the port is taken, ranks are missing, or they disagree on their number.
+        UserError: nobody answers there, the port is taken, ranks are missing, they disagree on their number, or two
+            have the same accelerator.
     """
     try:
         store, _, _ = next(iter(rendezvous("env://", rank, world_size, timeout=patience)))
@@ -38,22 +47,21 @@ def join(rank: int, world_size: int, backend: str, timeout: datetime.timedelta, 
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt_{attempt}", store)
         store.set_timeout(patience)
-        refusal = _meet(store, rank, world_size)
+        refusal = _meet(store, rank, world_size, accelerator)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
         _explain(error, rank, world_size, patience)
     if refusal:
-        raise UserError(Problem("WORLD_SIZE", refusal, "start every host with the same number of ranks", world_size))
+        fix = "start every host with the same number of ranks, and not more than it has GPUs (see CUDA_VISIBLE_DEVICES)"
+        raise UserError(Problem("WORLD_SIZE", refusal, fix, world_size))
     store.set_timeout(timeout)
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
 
 
-def _meet(store: dist.Store, rank: int, world_size: int) -> str:
+def _meet(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:
     """Rank 0 compares what all ranks were told, and tells them: empty, or why they cannot train together."""
-    store.set(f"size/{rank}", str(world_size))
+    store.set(f"rank/{rank}", f"{world_size} {accelerator}")
     if rank == 0:
-        sizes = [int(store.get(f"size/{peer}")) for peer in range(world_size)]
-        other = next((peer for peer, size in enumerate(sizes) if size != world_size), None)
-        said = "" if other is None else f"ranks disagree: {world_size} on rank 0, {sizes[other]} on rank {other}"
+        said = _why_not([store.get(f"rank/{peer}").decode() for peer in range(world_size)])
         store.set(GO, said or GO)
         if said:  # this process serves the store, and is about to end
             with suppress(dist.DistError):
@@ -63,6 +71,17 @@ def _meet(store: dist.Store, rank: int, world_size: int) -> str:
     if said != GO:
         store.set(f"heard/{rank}", GO)
     return "" if said == GO else said
+
+
+def _why_not(told: list[str]) -> str:
+    """Of what ranks were told, ``WORLD_SIZE ACCELERATOR``; empty if it agrees."""
+    first_with: dict[str, int] = {}
+    for rank, (size, _, accelerator) in enumerate(text.partition(" ") for text in told):
+        if int(size) != len(told):
+            return f"ranks disagree: {len(told)} on rank 0, {size} on rank {rank}"
+        if accelerator and first_with.setdefault(accelerator, rank) != rank:
+            return f"ranks {first_with[accelerator]} and {rank} both have {accelerator}: each wants its own"
+    return ""
 
 
 def _explain(error: Exception, rank: int, world_size: int, patience: datetime.timedelta) -> NoReturn:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from .device import backend_of, local_device
+from .device import backend_of, identity_of, local_device
 from .join import join
 from .plan import AXES, Degrees, Plan
 
@@ -164,7 +164,7 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 
         if world_size == 1:  # no rendezvous, but FSDP, which casts and offloads there too, needs a group
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            join(rank, world_size, backend, timeout, datetime.timedelta(minutes=join_minutes))
+            join(rank, world_size, backend, timeout, datetime.timedelta(minutes=join_minutes), identity_of(device))
     shape = tuple(getattr(degrees, axis) for axis in AXES)
     axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None

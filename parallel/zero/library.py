@@ -53,7 +53,8 @@ def current_accelerator() -> Any:
 
 def ensure_process_group(device: torch.device) -> None:
     """DeepSpeed wants a process group, even of one; ranks of a larger run have theirs already."""
-    os.environ.setdefault("LOCAL_RANK", "0")
+    # By this it takes its GPU, which need not be the rank's number on the machine: each may see only its own.
+    os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", "0") if device.index is None else str(device.index)
     if not dist.is_initialized():
         dist.init_process_group(backend_of(device), store=dist.HashStore(), rank=0, world_size=1)
 

@@ -11,6 +11,9 @@ import torch
 from helpers.ranks import run_ranks
 from trireme.parallel import device
 from trireme.parallel.device import backend_of, bind_cores, by_numa_node, share
+from trireme.parallel.join import _why_not
+from trireme.parallel.mesh import build_mesh
+from trireme.parallel.plan import Plan
 
 
 @pytest.mark.parametrize(
@@ -35,19 +38,24 @@ def test_cores_of_one_numa_node_stay_together(tmp_path: Path, monkeypatch: pytes
     assert by_numa_node({1, 2, 5}) == [1, 5, 2]
 
 
-def _bound() -> tuple[list[int], set[int], set[int]]:
+def _bound(already: bool) -> tuple[list[int], set[int], set[int]]:
+    mesh, rank = build_mesh(Plan("ddp", replicate="auto", data_parallel="ddp")), int(os.environ["RANK"])
+    if already:  # as SLURM does
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     waits, seen = threading.Event(), []
     thread = threading.Thread(target=lambda: (waits.wait(10), seen.append(os.sched_getaffinity(0))))
     thread.start()  # before: threads that exist are moved too
-    cores = bind_cores()
+    cores = bind_cores(rank, mesh.gather_objects)
     waits.set()
     thread.join()
+    mesh.close()
     return cores, os.sched_getaffinity(0), seen[0]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_ranks_are_bound_to_cores_of_their_own() -> None:
-    first, second = run_ranks(_bound, 2)
+@pytest.mark.parametrize("already", [False, True])
+def test_ranks_are_bound_to_cores_of_their_own(already: bool) -> None:
+    first, second = run_ranks(_bound, 2, already)
     for cores, own, of_thread in (first, second):
         assert own == of_thread == set(cores)
     assert not set(first[0]) & set(second[0])
@@ -56,3 +64,12 @@ def test_ranks_are_bound_to_cores_of_their_own() -> None:
 def test_backends() -> None:
     assert backend_of(torch.device("cpu")) == "gloo"
     assert backend_of(torch.device("cuda", 1)) == "cpu:gloo,cuda:nccl"
+
+
+def test_no_two_ranks_have_the_same_gpu() -> None:
+    assert not _why_not(["2 cuda:0 of a (GPU-1; visible: 0)", "2 cuda:0 of a (GPU-2; visible: 0)"])
+    assert not _why_not(["2 ", "2 "])
+    one, other = "3 cuda:0 of a (GPU-1; visible: 0)", "3 cuda:0 of b (GPU-2; visible: 0)"
+    refusal = _why_not([one, other, one])
+    assert refusal == "ranks 0 and 2 both have cuda:0 of a (GPU-1; visible: 0): each wants its own"
+    assert _why_not(["2 ", "3 "]) == "ranks disagree: 2 on rank 0, 3 on rank 1"
