@@ -11,10 +11,8 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -23,7 +21,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
 
 from .. import UserError
-from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, SIGNALS
+from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, answered_by
 from .failures import raise_failure
 from .report import SAVED, USER_ERROR, LeftEarly, RanksFailed
 
@@ -51,18 +49,9 @@ class Agent(_Agent):
         self._received_at = 0.0
         self._ranks: list[int] = []
 
-    @contextmanager
-    def relaying(self) -> Iterator[None]:
+    def relaying(self) -> contextlib.AbstractContextManager[None]:
         """Inside, signals go to the ranks. Does nothing outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._relay) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return answered_by(self._relay)
 
     def _relay(self, number: int, frame: FrameType | None) -> None:
         since, received = time.monotonic() - self._received_at, signal.Signals(number)

@@ -101,12 +101,13 @@ def _jobs(arguments: list[str]) -> int:
 
 def _logs(arguments: list[str]) -> int:
     from .report import guard
+    from .train import count
 
     parser = _parser("logs", "Show what a run has said.")
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--follow", "-f", action="store_true", help="go on as it grows, until the job is over")
-    parser.add_argument("--rank", type=int, metavar="N", help="of this rank (default: the job, with rank 0)")
-    parser.add_argument("--lines", "-n", type=int, metavar="N", help="only the last N lines")
+    parser.add_argument("--rank", type=count, metavar="N", help="of this rank (default: the job, with rank 0)")
+    parser.add_argument("--lines", "-n", type=count, metavar="N", help="only the last N lines")
     options = parser.parse_args(arguments)
 
     def show() -> None:
@@ -305,7 +306,9 @@ def _generate(arguments: list[str]) -> int:
 
     def run() -> None:
         from .generate import generate
+        from .train import prepare_process
 
+        prepare_process()
         print(
             generate(
                 options.model,

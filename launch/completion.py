@@ -46,13 +46,20 @@ WITH_RECIPE = ("train", "launch", "check", "batch-size", "plans", "evaluate")
 
 OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
 """Of every command that takes a recipe."""
-TRAINING = ("--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun")
+TRAINING = ("--accelerate-config", "--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun")
 OWN_OPTIONS = {
     "train": TRAINING,
     "launch": (*TRAINING, "--dry-run"),
+    "check": ("--accelerate-config",),
     "evaluate": ("--checkpoint", "--ema", "--json"),
+    "logs": ("--follow", "--rank", "--lines", "--help"),
+    "cancel": ("--now", "--wait", "--help"),
+    "doctor": ("--json", "--debug", "--help"),
 }
-WITH_VALUE = ("--recipe-dir", "--nproc", "--resume", "--max-restarts", "--cfg", "--info", "--package", "--checkpoint")
+WITH_VALUE = (
+    "--accelerate-config", "--recipe-dir", "--nproc", "--resume", "--max-restarts", "--cfg", "--info", "--package",
+    "--checkpoint",
+)  # fmt: skip
 
 
 def script(shell: str) -> str:
@@ -65,12 +72,13 @@ def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
     *before, current = words or [""]
     if not before:
         return [command for command in commands if command.startswith(current) and not command.startswith("_")]
-    if before[0] not in WITH_RECIPE:
-        return []
-    dirs, positional = _split(before[1:])
+    reads_recipe = before[0] in WITH_RECIPE
     if current.startswith("-"):
-        options = [*OPTIONS, *OWN_OPTIONS.get(before[0], ())]
+        options = [*(OPTIONS if reads_recipe else ()), *OWN_OPTIONS.get(before[0], ())]
         return [option for option in options if option.startswith(current)]
+    if not reads_recipe:
+        return []  # the shell completes names of folders
+    dirs, positional = _split(before[1:])
     try:
         if not positional:
             return [name for name, _ in list_recipes(dirs) if name.startswith(current)]

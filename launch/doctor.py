@@ -27,6 +27,7 @@ import yaml
 
 from .recipes import PACKAGE
 from .report import guard
+from .train import prepare_process
 
 State = Literal["ok", "note", "missing"]
 GIB = 2**30
@@ -63,7 +64,7 @@ class Finding:
 
 
 def main(argv: Sequence[str], prog: str = "trireme doctor") -> int:
-    """Print what was found; 0 unless nothing could be trained here."""
+    """Print what was found."""
     parser = argparse.ArgumentParser(
         prog, description="Say what this machine has, and what each plan would need of it.", allow_abbrev=False
     )
@@ -72,6 +73,7 @@ def main(argv: Sequence[str], prog: str = "trireme doctor") -> int:
     options = parser.parse_args(argv)
 
     def run() -> None:
+        prepare_process()
         found = examine()
         if options.json:
             print(json.dumps([asdict(finding) for finding in found], indent=1))
@@ -152,10 +154,13 @@ def accelerators() -> list[Finding]:
             Finding("accelerator", f"xpu:{i}", torch.xpu.get_device_name(i)) for i in range(torch.xpu.device_count())
         ]
     if torch.backends.mps.is_available():
-        found.append(Finding("accelerator", "mps", "Apple GPU", "note", "trireme trains on CUDA GPUs and on the CPU"))
+        found.append(Finding("accelerator", "mps", "Apple GPU: one process trains on it, several on the CPU"))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if found:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         return found + ([Finding("accelerator", "CUDA_VISIBLE_DEVICES", hidden)] if hidden is not None else [])
+    if hidden is not None:
+        what = f"none is seen with CUDA_VISIBLE_DEVICES={hidden!r}: ranks train on the CPU"
+        return [Finding("accelerator", "GPU", what, "note", "unset it, or name GPUs that `nvidia-smi -L` lists")]
     if shutil.which("nvidia-smi") is None:
         return [Finding("accelerator", "GPU", "none: ranks train on the CPU", "note")]
     fix = (
@@ -195,6 +200,11 @@ def disks() -> list[Finding]:
     places = {"working folder": Path.cwd(), "temporary files": Path(os.environ.get("TMPDIR", "/tmp"))}
     found = []
     for name, path in places.items():
+        if not path.is_dir():
+            found.append(
+                Finding("disk", name, f"{path}: no such folder", "missing", "make it, or name another (TMPDIR)")
+            )
+            continue
         writable, free = os.access(path, os.W_OK), shutil.disk_usage(path).free
         what = f"{path}: {free / GIB:.1f} GiB free{'' if writable else ', not writable'}"
         found.append(Finding("disk", name, what, "ok" if writable else "missing", "" if writable else "choose another"))

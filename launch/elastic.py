@@ -12,7 +12,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -67,6 +68,7 @@ def start_ranks(
     entry: str = ENTRY,
     max_restarts: int = 0,
     machines: Machines | None = None,
+    started: float | None = None,
 ) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
 
@@ -76,6 +78,7 @@ def start_ranks(
         entry: module that is run instead.
         max_restarts: how often all ranks are started again after a failure that another attempt may mend.
         machines: those that start ranks of the same run; None: this one alone.
+        started: when the run began (seconds since the epoch), if not with this process.
 
     Raises:
         UserError: a rank refused what the user gave.
@@ -91,12 +94,14 @@ def start_ranks(
     specs = _log_files(logs, Path(errors.name))
     agent = _agent(ranks, arguments, specs, lambda rank: _log_of(logs, rank), entry, max_restarts, machines)
     silence()
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
-    os.environ.setdefault(STARTED, str(run_started()))
-    os.environ[OWN_LAUNCH] = str(os.getpid())
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # by torch; the others by our agent
+    told = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores_per_rank(ranks)),
+        STARTED: os.environ.get(STARTED) or str(started or run_started()),
+        OWN_LAUNCH: str(os.getpid()),
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",  # by torch; the others by our agent
+    }
     try:
-        with agent.relaying():
+        with environment(told), agent.relaying():
             result: Any = agent.run()
         if result.is_failed() and _saved(result) and machines:
             agent.leave_together(LEAVING_TOGETHER)
@@ -105,8 +110,6 @@ def start_ranks(
     except RendezvousError as error:
         raise RanksFailed(f"the other machines are gone: {error}") from None
     finally:
-        for name in (OWN_LAUNCH, "TORCHELASTIC_SIGNALS_TO_HANDLE"):
-            del os.environ[name]
         errors.cleanup()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
@@ -118,6 +121,21 @@ def start_ranks(
             if machines:
                 leave_word(logs / machines.run_id, machines.index, result.failures, error)
             raise
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside, these are set for what is started; afterwards they are as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _saved(result: Any) -> bool:
@@ -218,7 +236,7 @@ def _agent(
         max_restarts=max_restarts,
         monitor_interval=0.1,
         local_addr=at.address,
-        numa_options=LaunchConfig(1, 1, ranks).numa_options,  # torch's own choice for as many GPUs
+        numa_options=LaunchConfig(1, 1, ranks, logs_specs=specs).numa_options,  # torch's own choice for as many GPUs
     )
     return Agent(spec, specs, log_of)
 

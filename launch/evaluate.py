@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from .elastic import cores_per_rank, launched, start_ranks
 from .failures import leave
 from .report import RanksFailed
 from .slurm.task import use_node_storage
-from .train import add_recipe_arguments, checked, enter, rank_arguments
+from .train import RankParser, add_recipe_arguments, checked, enter, rank_arguments
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -35,7 +36,7 @@ EXAMPLES = """examples:
 
 
 def evaluate_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = RankParser(
         prog,
         description="Print a recipe's held-out metrics. Weights: --checkpoint, else the newest checkpoint of the run "
         "folder, else model.weights.",
@@ -52,8 +53,8 @@ def evaluate_parser(prog: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") -> int:
     """Parse, run, report; returns the exit code."""
-    options = evaluate_parser(prog).parse_intermixed_args(argv)
-    return enter(lambda: run(options), options.debug)
+    given = sys.argv[1:] if argv is None else list(argv)
+    return enter(lambda: run(evaluate_parser(prog).parse_intermixed_args(given)), "--debug" in given)
 
 
 def run(options: argparse.Namespace) -> None:

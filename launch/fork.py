@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .. import Problem, UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE
-from .elastic import cores_per_rank, silence
+from .elastic import cores_per_rank, environment, silence
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
 from .report import LeftEarly, RanksFailed
 
@@ -42,7 +42,6 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
         KeyboardInterrupt: told to stop twice, or before there was anything to save.
     """
     import torch
-    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import elastic_launch
 
@@ -52,15 +51,15 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
         raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
     silence()
     # The last one is set by torch; what stands here is what the notebook had, afterwards.
-    told = {OWN_LAUNCH: os.getpid(), "PYTORCH_NVML_BASED_CUDA_CHECK": 1, "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
+    told = {OWN_LAUNCH: str(os.getpid()), "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
     failures: dict[int, ProcessFailure] = {}
     with (
         tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder,
-        patch_environment(**told),
+        environment(told),
         _interruptible(folder) as interrupts,
     ):
         try:
-            elastic_launch(_configuration(ranks), _rank)(recipe, resume, folder)
+            elastic_launch(_configuration(ranks, folder), _rank)(recipe, resume, folder)
         except ChildFailedError as error:
             failures = _failures(error, folder, ranks)
     if not failures:
@@ -76,9 +75,10 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
         raise
 
 
-def _configuration(ranks: int) -> LaunchConfig:
+def _configuration(ranks: int, folder: str) -> LaunchConfig:
     """As accelerate's notebook launcher has it, which does not let one choose the signals, however."""
     import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.utils.distributed import get_free_port
     from torch.distributed.launcher import LaunchConfig
 
@@ -92,7 +92,8 @@ def _configuration(ranks: int) -> LaunchConfig:
         rdzv_configs={"rank": 0},
         max_restarts=0,
         start_method="spawn" if torch.version.hip or torch.xpu.is_available() else "fork",
-        signals_to_handle=",".join(number.name for number in TORCHS_SIGNALS),
+        signals_to_handle=",".join(n.name for n in TORCHS_SIGNALS if signal.getsignal(n) != signal.SIG_IGN),
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
     )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .report import guard
-from .train import hydra_flags, run, train_parser
+from .train import enter, hydra_flags, run, train_parser
 
 EXAMPLES = """examples:
   trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
@@ -30,7 +29,7 @@ def launch_parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Parse, run, report; returns the exit code."""
     options = launch_parser("trireme launch").parse_intermixed_args(argv)
-    return guard(lambda: launch(options), options.debug)
+    return enter(lambda: launch(options), options.debug)
 
 
 def launch(options: argparse.Namespace) -> None:

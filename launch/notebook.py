@@ -8,15 +8,18 @@
     run.plot()              # loss, learning rate, gradient norm, throughput
     run.model.generate(**run.tokenizer("def main(", return_tensors="pt"))
 
-One process trains in the notebook's own, several are forked from it (``fork.py``). DeepSpeed's plans run on one process
-as well. The stop button, or Ctrl-C, ends training after a step, with everything saved; the same call goes on.
+Several processes are forked from the notebook's (``fork.py``), and one as well where there are GPUs: a process that has
+used one could not fork later. On the CPU one process trains in the notebook's own. DeepSpeed's plans run on one too.
+The stop button, or Ctrl-C, ends training after a step, with everything saved; the same call goes on.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import Problem, UserError
-from .elastic import launched
+from ..trainer.interruption import STARTED
+from .elastic import environment, launched
 
 if TYPE_CHECKING:
     import pandas
@@ -115,11 +119,12 @@ def train(
     from .compose import compose
     from .fork import fork_ranks
     from .planning import planned
-    from .train import checked
+    from .train import checked, prepare_process
     from .watch import watched
 
     if launched():
         raise UserError(Problem("trireme.train", "starts its own processes", "call it outside of torchrun"))
+    prepare_process()
     given = (
         [f"{key}={_text(value)}" for key, value in overrides.items()] if isinstance(overrides, Mapping) else overrides
     )
@@ -127,13 +132,21 @@ def train(
     typed, ranks = checked(composed, nproc)
     run_dir = Path(typed.run.dir)
     open_run_folder(run_dir, fresh)
-    with watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
-        if ranks == 1:
+    started = {STARTED: os.environ.get(STARTED) or str(time.time())}  # the notebook may be open for days
+    with environment(started), watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
+        if ranks == 1 and not _gpu_to_leave_alone():
             with _own_group():
                 train_here(typed, resume=resume)
         else:
             fork_ranks(typed, resume, ranks)
     return Run(run_dir)
+
+
+def _gpu_to_leave_alone() -> bool:
+    """Whether training here would be this process's first use of a GPU, after which it could not fork."""
+    import torch
+
+    return not torch.version.hip and not torch.cuda.is_initialized() and torch.cuda.device_count() > 0
 
 
 @contextmanager

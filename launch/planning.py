@@ -270,7 +270,8 @@ def this_machine(ranks: int) -> Machine:
     if count == 0:
         return Machine(ranks, per_node, host, host, accelerator=False)
     devices = _gpu_memory() if torch.cuda.is_initialized() else in_a_fork(_gpu_memory)
-    return Machine(ranks, per_node, min(devices) / ceil(per_node / count), host)
+    sharers = 1 if launched() and count == 1 else ceil(per_node / count)  # a rank that sees one has it for itself
+    return Machine(ranks, per_node, min(devices) / sharers, host)
 
 
 def _gpu_memory() -> list[int]:

@@ -10,9 +10,10 @@ import argparse
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
@@ -55,14 +56,24 @@ def add_accelerate_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of things, for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of restarts; write 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
     return int(text)
 
 
+class RankParser(argparse.ArgumentParser):
+    """Of several ranks one says what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        if launched():
+            raise UserError(f"{self.prog}: {message}")
+        super().error(message)
+
+
 def train_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = RankParser(
         prog,
         description="Train a recipe; the same command resumes it.",
         epilog=EXAMPLES,
@@ -79,7 +90,7 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
     parser.add_argument(
         "--max-restarts",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="start all ranks again, from the last checkpoint, up to N times after one has failed",
@@ -102,17 +113,22 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
     """Parse, run, report; returns the exit code."""
-    options = train_parser(prog).parse_intermixed_args(argv)
-    return enter(lambda: run(options), options.debug)
+    given = sys.argv[1:] if argv is None else list(argv)
+    return enter(lambda: run(train_parser(prog).parse_intermixed_args(given)), "--debug" in given)
 
 
 def enter(function: Callable[[], None], debug: bool) -> int:
     """Call ``function`` in a process that may be one of several ranks; returns the exit code."""
-    # Before torch is imported: threads that wait by spinning make a step many times slower on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
+    prepare_process()
     take_rank()
     return run_rank(function, debug) if launched() else guard(function, debug)
+
+
+def prepare_process() -> None:
+    """What torch reads once, when it is imported or first sees a GPU."""
+    # Threads that wait by spinning make a step many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
 
 
 def run(options: argparse.Namespace) -> None:
@@ -157,7 +173,7 @@ def checked(
     Raises:
         UserError: all problems of the recipe.
     """
-    from .accelerate import contradictions
+    from .accelerate import contradictions, not_here
     from .planning import planned
 
     composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
@@ -170,6 +186,7 @@ def checked(
     recipe, problems = read(composed, world_size)
     if accelerate and recipe is not None:
         problems += contradictions(accelerate, recipe, chosen[0])
+        problems += [] if launched() else not_here(accelerate)
     if nproc is not None and nproc < 1:
         problems.append(Problem("--nproc", "must be at least 1", "", nproc))
     if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
@@ -212,9 +229,12 @@ def choose_world_size(plan: Plan, nproc: int | None) -> int:
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
     """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
     from ..trainer.run_folder import open_run_folder
+    from .accelerate import take_gpus
     from .planning import planned
     from .slurm.queue import refuse_going
 
+    if not launched():
+        take_gpus(options.accelerate)
     composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc, options.accelerate)
     if launched():
@@ -229,7 +249,9 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
         _go(recipe, options.resume, fresh=False)
     else:
-        start_ranks(ranks, rank_arguments(composed, options), run_dir, max_restarts=options.max_restarts)
+        started = time.time() if own_process else None  # of a sweep, each job has the time that it is given
+        arguments = rank_arguments(composed, options)
+        start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started)
 
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:

@@ -1,9 +1,9 @@
 """Leaving before the end, with everything saved: signals, and the wall-clock limit ``trainer.max_time``.
 
 A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a
-job by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C. Whatever rank hears of it only makes a note; all ranks
-agree at the end of the step, save, and leave by the normal way. It is part of the loop and not a callback, because a
-recipe without callbacks must not lose its work either.
+job by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C, a broken connection hangs up its terminal (SIGHUP).
+Whatever rank hears of it only makes a note; all ranks agree at the end of the step, save, and leave by the normal way.
+It is part of the loop and not a callback, because a recipe without callbacks must not lose its work either.
 
 A second Ctrl-C ends at once. Handlers are there for the time of training only, and only in the main thread.
 """
@@ -14,16 +14,17 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import psutil
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 PASSED_ON = {signal.SIGINT: signal.SIGUSR2}
 """How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
 SAME_KEYSTROKE = 1.0
@@ -42,19 +43,9 @@ class Signals:
         self.received = ""
         self._interrupted_at: float | None = None
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
+    def noted(self) -> contextlib.AbstractContextManager[None]:
         """Inside, signals are noted; before and after they do what they did. Does nothing outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                if handler is not None:  # None: not set from Python, so not to be set back from here
-                    signal.signal(number, handler)
+        return answered_by(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -71,6 +62,39 @@ class Signals:
         if self.speaks and keyboard:  # not by logging or print: this runs between any two instructions, theirs included
             with contextlib.suppress(OSError):
                 os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
+
+
+@contextmanager
+def answered_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, ``handler`` answers ``SIGNALS``; before and after they do what they did. Does nothing outside the main
+    thread. Where SIGHUP is ignored (``nohup``) it stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        handler(number, frame)
+
+    wanted = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, answer) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            if was is not None:  # None: not set from Python, so not to be set back from here
+                signal.signal(number, was)
+
+
+def _leave_terminal() -> None:
+    """It has hung up: what writes to it would fail, and the run with it, before it has saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 class TimeLimit:

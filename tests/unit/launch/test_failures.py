@@ -13,7 +13,8 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from trireme import Problem, UserError
 from trireme.launch.elastic import _log_files
 from trireme.launch.failures import first_failure, raise_failure, record, run_rank
-from trireme.launch.report import LeftEarly, RanksFailed
+from trireme.launch.report import USER_ERROR, LeftEarly, RanksFailed
+from trireme.launch.train import main
 
 
 @pytest.fixture
@@ -39,6 +40,17 @@ def shown(failures: dict[int, ProcessFailure]) -> str:
     with pytest.raises((UserError, RanksFailed)) as caught:
         raise_failure(failures, len(failures), lambda rank: f"log{rank}" if rank else "")
     return str(caught.value)
+
+
+def test_a_misspelt_option_is_a_user_error_of_a_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its launcher shows it once, instead of the usage for every rank."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))):
+        monkeypatch.setenv(name, value)
+    assert main(["pretrain/persimmon_stdlib", "--npoc", "2"]) == USER_ERROR
+    assert "unrecognized arguments: --npoc" in (tmp_path / "error.json").read_text()
+    assert "usage" not in capsys.readouterr().err
 
 
 LOST = RuntimeError("Connection closed by peer")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from helpers.command import command, tiny_command
+from helpers.running import Running, run_to_end, running
 
 FAULT = '''
 import os, signal, time
@@ -77,13 +76,7 @@ def test_a_failing_rank_is_shown_once(
     plan: str, kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """Seen once, and the whole run ends within half a minute of the failure."""
-    run = faulty(tmp_path / "run", kind, rank, plan=plan)
-    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    result = subprocess.CompletedProcess(run, process.returncode, stdout, stderr)
+    result = run_to_end(faulty(tmp_path / "run", kind, rank, plan=plan), tmp_path / "run", environment)
     assert time.time() - (tmp_path / "failed").stat().st_mtime < 30
     assert result.returncode == code, result.stderr
     assert result.stderr.count(seen) == 1, result.stderr
@@ -93,36 +86,21 @@ def test_a_failing_rank_is_shown_once(
 
 
 @pytest.fixture
-def waiting(
-    tmp_path: Path, environment: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A run of two ranks in the middle of its training, and its ranks."""
+def waiting(tmp_path: Path, environment: dict[str, str]) -> Iterator[Running]:
+    """A run of two ranks in the middle of its training."""
     arguments = faulty(tmp_path / "run", "wait", 0, "trainer.max_steps=500")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
-    while not (metrics.exists() and metrics.read_text()) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    ranks = psutil.Process(process.pid).children() if process.poll() is None else []
-    yield process, ranks
-    for leftover in [*ranks, *([psutil.Process(process.pid)] if process.poll() is None else [])]:
-        if leftover.is_running():
-            leftover.kill()
-    process.communicate()
+    with running(arguments, tmp_path / "run", environment) as run:
+        run.wait_for_lines(1, timeout=200)
+        yield run
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 75), (signal.SIGKILL, -9)])
-def test_no_rank_outlives_the_command(
-    sent: signal.Signals, code: int, waiting: tuple[subprocess.Popen[str], list[psutil.Process]]
-) -> None:
-    process, ranks = waiting
-    assert len(ranks) == 2
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in errors
-    gone, alive = psutil.wait_procs(ranks, timeout=10)
-    assert not [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE]
-    assert len(gone) + len(alive) == 2
+def test_no_rank_outlives_the_command(sent: signal.Signals, code: int, waiting: Running) -> None:
+    assert len(waiting.ranks) == 2
+    waiting.send(sent)
+    result = waiting.end(timeout=60)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
 
 
 def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -138,7 +116,7 @@ def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environ
         "-m",
         "trireme.launch.train",
     ]
-    result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    result = run_to_end([*launcher, *arguments], tmp_path / "run", environment)
     assert result.returncode != 0
     # By torch's agent, which indents it; once, and last.
     said = " ".join(result.stderr.split())
@@ -150,7 +128,7 @@ def test_multirun_trains_every_job(tmp_path: Path, environment: dict[str, str]) 
     arguments = tiny_command(
         tmp_path / "s", "--multirun", "seed=1,2", "trainer.max_steps=1", "trainer.eval_at_end=false"
     )
-    result = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
+    result = run_to_end(arguments, tmp_path / "s", environment)
     assert result.returncode == 0, result.stderr
     for seed in (1, 2):
         assert (tmp_path / "s" / f"seed={seed}" / "metrics.jsonl").is_file()

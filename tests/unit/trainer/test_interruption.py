@@ -76,6 +76,7 @@ def test_the_run_begins_where_the_launcher_says(monkeypatch: pytest.MonkeyPatch)
     [
         (signal.SIGTERM, "SIGTERM", ""),
         (signal.SIGUSR1, "SIGUSR1", ""),
+        (signal.SIGHUP, "SIGHUP", ""),
         (signal.SIGINT, "SIGINT", "\nsaving after this step; Ctrl-C again ends at once\n"),
         (signal.SIGUSR2, "SIGINT", "\nsaving after this step; Ctrl-C again ends at once\n"),
     ],
@@ -83,13 +84,17 @@ def test_the_run_begins_where_the_launcher_says(monkeypatch: pytest.MonkeyPatch)
 def test_a_signal_is_noted_and_handlers_are_put_back(
     number: signal.Signals, name: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = [signal.getsignal(each) for each in SIGNALS]
-    signals = Signals()
-    with signals.noted():
-        os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)
-        assert signals.received == name
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        before = [signal.getsignal(each) for each in SIGNALS]
+        signals = Signals()
+        with signals.noted():
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+            assert signals.received == name
+        assert [signal.getsignal(each) for each in SIGNALS] == before
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
     assert capfd.readouterr().err == said
 
 
@@ -116,3 +121,14 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(each) for each in SIGNALS]
+
+
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals = Signals()
+        with signals.noted():
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received == "" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
