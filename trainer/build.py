@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +25,10 @@ from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
 from .place import fitted, fitting, place
-from .restart import attempt, find_after_restart, launch_is_noted, note_launch
-from .run_folder import open_run_folder, refuse_other_recipe, write_recipe
+from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
+from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .schedules import build_schedule
-from .state import Control
+from .state import Control, batch_since
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,17 +49,18 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     Raises:
         UserError: something that the user can mend.
     """
-    if recipe.run.bind_cores:
-        bind_cores()
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
-    run_dir, restarted = Path(recipe.run.dir), attempt() > 0
+    if recipe.run.bind_cores:
+        bind_cores(mesh.rank, mesh.gather_objects)
+    run_dir = Path(recipe.run.dir)
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
+    restarted = attempt() > 0 and mesh.any_flags([nodes.leads and launch_is_noted(run_dir)])[0]
     on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
     handlers = set_up_logging(run_dir, mesh, recipe.run)
     trainer = None
     try:
         trainer = build(recipe, mesh, resume, nodes, restarted)
-        on_ranks(mesh, nodes.leads, lambda: write_recipe(recipe, run_dir, trainer.strategy.run_files()))
+        on_ranks(mesh, nodes.leads, lambda: _keep_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
         if trainer.save_failed:
             raise UserError(
@@ -69,7 +72,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
                 )
             )
         if result.interrupted:
-            where = "saved; the same command goes on from there"
+            where = f"saved; the same command{' without --resume' if resume != 'auto' else ''} goes on from there"
             log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
     finally:
         if trainer:
@@ -94,8 +97,9 @@ def build(
     """
     run_dir = Path(recipe.run.dir)
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
-    checkpoint = find_after_restart(store, run_dir, resume) if restarted else store.find(resume)
-    if mesh.is_main and not (restarted and launch_is_noted(run_dir)):
+    own = saved_by_launch(store, run_dir) if restarted and resume != "auto" else None
+    checkpoint = own or store.find(resume)
+    if store.nodes.leads and not restarted:
         note_launch(run_dir, resume)
     source = open_source(checkpoint) if checkpoint else None
     if checkpoint and resume == "auto":
@@ -107,7 +111,9 @@ def build(
         with fitting("--resume", source.path, OTHER_RUN):  # so that none are drawn which it would overwrite
             return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 
-    placed = place(recipe, mesh, weights)
+    with fitting("--resume", source.path if source else run_dir, OTHER_RUN):
+        batch = batch_since(source.progress().trainer if source else {}, recipe.trainer.global_batch_size)
+    placed = place(recipe, mesh, weights, batch)
     strategy, corpus, blueprint, state = placed.strategy, placed.corpus, placed.blueprint, placed.state
     strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
     strategy.set_training(True)
@@ -131,6 +137,8 @@ def build(
     )
     if source:
         load(trainer, source)
+    if resume != "auto" and own is None:
+        trainer.once_begun = partial(store.leave_behind, checkpoint)
     _introduce(trainer, checkpoint)
     return trainer
 
@@ -154,7 +162,8 @@ def load(trainer: Trainer, source: Source) -> None:
         elif trainer.ema:
             log.warning("the checkpoint has no averaged weights: the average begins at its weights")
     for name, value in saved.trainer.items():
-        setattr(trainer.state, name, value)
+        if name != "batch":  # of then
+            setattr(trainer.state, name, value)
     for note in saved.notes:
         log.info("%s: %s", source.path.name, note)
     if "samples" not in saved.trainer:
@@ -168,6 +177,13 @@ def load(trainer: Trainer, source: Source) -> None:
     for name, state in saved.callbacks.items():
         if name in trainer.callbacks:
             trainer.callbacks[name].load_state_dict(state)
+
+
+def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str]) -> None:
+    try:
+        write_recipe(recipe, run_dir, others)
+    except OSError as error:
+        raise UserError(unwritable(run_dir, error)) from None
 
 
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from ..parallel.strategy import StepBatch, StepLoss, StepResult, Take, as_it_is
+from .checkpoint.layout import files_of, metric_of
 from .checkpoint.store import Contents
 from .interruption import Signals, TimeLimit, parse_time, run_started
 
@@ -69,6 +70,8 @@ class Trainer:
     flops_per_token: float | None = None
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
+    once_begun: Callable[[], None] = lambda: None
+    """Called before the first step, when nothing refuses the run any more."""
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
@@ -203,8 +206,12 @@ class Trainer:
         from .rollback import roll_back
 
         self.end_save()
-        roll_back(self)
+        metric = metric_of(roll_back(self))
+        self.metrics.pop(self.checkpoints.metric, None)
+        self.metrics |= {} if metric is None else {self.checkpoints.metric: metric}
         self.control.clear()
+        if not self.control.interrupted:  # what asked to stop, asked at a step that is no more
+            self.control.stop, self.control.reason = False, ""
         self._evaluated_at = self.state.step
         self._stream_moved = True
         self.save()  # so that a resume does not go through those samples again
@@ -222,6 +229,13 @@ class Trainer:
         for callback in self.callbacks.values():
             getattr(callback, event)(self, self.state, self.control, *details)
 
+    def asked_to_leave(self, evaluation_due: bool = False) -> str:
+        """The signal, or the time limit that is nearly over; empty if there is nothing. Ranks may hear differently."""
+        if self.signals.received:
+            return self.signals.received
+        nearly_over = self.limit.reached(evaluation_due)
+        return f"trainer.max_time={self.settings.max_time} is nearly over" if nearly_over else ""
+
     def stream_position(self) -> dict[str, Any]:
         """Position of a streaming source after the batches handed out so far; empty for indexed data."""
         return self.state.data if self._stream is None else self._stream.state()
@@ -232,6 +246,7 @@ class Trainer:
         # A step that was resumed from has been saved, and evaluated if that was due.
         self._evaluated_at = self._saved_at = self.state.step or -1
         self.emit("on_train_begin")
+        self.once_begun()
         self._restart_clock()
         if self.state.evaluation_due:
             self.state.evaluation_due = False
@@ -313,10 +328,8 @@ class Trainer:
         self.limit.step_done()
         if control.stop and not control.evaluate:
             return
-        if self.signals.received:
-            control.interrupt(self.signals.received)
-        elif self.limit.reached(control.evaluate):
-            control.interrupt(f"trainer.max_time={self.settings.max_time} is nearly over")
+        if reason := self.asked_to_leave(control.evaluate):
+            control.interrupt(reason)
 
     def _finish(self) -> None:
         if not self.control.interrupted:
@@ -359,10 +372,10 @@ class Trainer:
         model = folder / "model"
         if not self._assets:  # never changes, and a large tokenizer takes a second that nothing else can run in
             self._save_pretrained(model)
-            self._assets = {path.name: path.read_bytes() for path in model.iterdir()}
+            self._assets = {name: (model / name).read_bytes() for name in files_of(model)}
         else:
-            model.mkdir()
             for name, content in self._assets.items():
+                (model / name).parent.mkdir(parents=True, exist_ok=True)
                 (model / name).write_bytes(content)
 
     def _save_pretrained(self, folder: Path) -> None:

@@ -20,7 +20,7 @@ from ..parallel.strategy import Strategy
 from .component import instantiate
 from .data.corpus import Corpus, prepare
 from .engine import recipe_values
-from .state import TrainerState
+from .state import TrainerState, batch_since
 from .tasks.task import Task
 
 if TYPE_CHECKING:
@@ -40,15 +40,21 @@ class Placed:
     """Of a run that has not begun."""
 
 
-def place(recipe: RecipeConfig, mesh: Mesh, weights: Callable[[PreTrainedModel], WeightSource]) -> Placed:
+def place(
+    recipe: RecipeConfig,
+    mesh: Mesh,
+    weights: Callable[[PreTrainedModel], WeightSource],
+    batch: dict[str, int] | None = None,
+) -> Placed:
     """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
 
     Args:
         weights: given the whole model on the meta device, where its weights come from.
+        batch: as ``TrainerState.batch``, of a run that goes on.
     """
     task = instantiate(recipe.task)
     corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
-    state = _initial_state(recipe, corpus.train_size)
+    state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
     # A plan takes the model apart; what it looks like as a whole stays with this one.
     blueprint = copy.deepcopy(model)
@@ -83,9 +89,9 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
-def _initial_state(recipe: RecipeConfig, train_size: int | None) -> TrainerState:
+def _initial_state(recipe: RecipeConfig, train_size: int | None, batch: dict[str, int]) -> TrainerState:
     settings = recipe.trainer
-    max_steps = settings.total_steps(train_size)
+    max_steps = settings.total_steps(train_size, batch["step"], batch["samples"])
     return TrainerState(
-        max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
+        batch=batch, max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
     )

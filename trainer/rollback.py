@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import Problem, UserError
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.trainer")
 
 
-def roll_back(trainer: Trainer) -> None:
+def roll_back(trainer: Trainer) -> Path:
     """Take the newest whole checkpoint's state back, but not its place in the data; a collective call.
 
     Callbacks are closed, get their state back and begin again. One that must remember what happened since keeps it by
     itself (``Callback.load_state_dict`` is called with what it had saved).
+
+    Returns:
+        The checkpoint.
 
     Raises:
         UserError: this run has no checkpoint yet, or none that is whole.
@@ -45,3 +49,4 @@ def roll_back(trainer: Trainer) -> None:
         "back from step %d to step %d; training goes on with sample %d of the stream", left, trainer.state.step, samples
     )
     trainer.emit("on_train_begin")
+    return checkpoint

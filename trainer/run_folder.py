@@ -56,15 +56,15 @@ def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] |
 
     Args:
         others: name -> text of files to write beside it.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
-    try:
-        for name, content in {RECIPE: text, **(others or {})}.items():
-            partial = folder / f".{name}.partial"
-            partial.write_text(content)
-            os.replace(partial, folder / name)
-    except OSError as error:
-        raise UserError(unwritable(folder, error)) from None
+    for name, content in {RECIPE: text, **(others or {})}.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(content)
+        os.replace(partial, folder / name)
 
 
 def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:

@@ -87,16 +87,18 @@ class TrainerConfig:
         if self.max_steps is None and self.epochs is None:
             raise ValueError("max_steps and epochs are both null; give one, for example trainer.max_steps=1000")
 
-    def total_steps(self, train_size: int | None) -> int:
+    def total_steps(self, train_size: int | None, step: int = 0, samples: int = 0) -> int:
         """Optimizer steps of the whole run. Every sample is seen at least ``epochs`` times.
 
         Args:
             train_size: training samples, None for a stream.
+            step, samples: those until the batch had its size of today.
         """
         if self.max_steps is not None:
             return self.max_steps
         assert train_size is not None and self.epochs is not None
-        return max(math.ceil(self.epochs * train_size / self.global_batch_size), 1)
+        left = self.epochs * train_size - samples
+        return max(step + max(math.ceil(left / self.global_batch_size), 0), 1)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ class TrainerState:
     """Step of that best value."""
     data: dict[str, Any] = field(default_factory=dict)
     """Position of a streaming source; empty for indexed data, whose position follows from ``samples``."""
+    batch: dict[str, int] = field(default_factory=dict)
+    """``size``: samples of a step; ``step``, ``samples``: since when. See ``batch_since``."""
     evaluation_due: bool = False
     """Set when a run had to leave before the evaluation of this step; a resume begins with it."""
 
@@ -44,6 +47,15 @@ class TrainerState:
         for name in ("max_steps", "stop_at", "train_size"):
             saved.pop(name)
         return saved
+
+
+def batch_since(saved: Mapping[str, Any], size: int) -> dict[str, int]:
+    """``TrainerState.batch`` of a run that goes on from ``saved`` with ``size`` samples a step: if they were others
+    then, passes over the data end at another step than ``size`` alone would tell."""
+    step = saved.get("step", 0)
+    samples = saved.get("samples", step * size)
+    then = saved.get("batch") or {"size": samples / step if step else size, "step": 0, "samples": 0}
+    return {**then, "size": size} if then["size"] == size else {"size": size, "step": step, "samples": samples}
 
 
 @dataclass

@@ -6,6 +6,8 @@ so a failed write is kept until all ranks are through.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,16 @@ def save_native(engine: Any, folder: Path, step: int, samples: int) -> None:
     engine.global_steps, engine.global_samples = step, samples
     kept, writer = engine.checkpoint_engine, _writer()
     engine.checkpoint_engine = writer
+    engine._copy_recovery_script = writer.remembering(engine._copy_recovery_script)
     try:
         with quiet():
             engine.save_checkpoint(str(folder), tag=f"global_step{step}")
-    except OSError as error:  # scripts and ``latest``, which rank 0 writes last: the others wait at the end
+    except OSError as error:  # ``latest``, which rank 0 writes last: the others wait at the end
         writer.failures.append(error)
         dist.barrier()
     finally:
         engine.checkpoint_engine = kept
+        del engine._copy_recovery_script  # the method of its class again
     if writer.failures:
         raise OSError(f"DeepSpeed's files: {writer.failures[0]}")
 
@@ -50,9 +54,20 @@ def _writer() -> Any:
             self.failures: list[Exception] = []
 
         def save(self, state_dict: Any, path: str) -> None:
-            try:
-                torch.save(state_dict, path)
-            except (OSError, RuntimeError) as error:  # torch's own writer raises the latter when the disk is full
-                self.failures.append(error)
+            self.remembering(torch.save)(state_dict, path)
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            self.remembering(os.makedirs)(path, exist_ok=exist_ok)
+
+        def remembering(self, function: Callable[..., Any]) -> Callable[..., None]:
+            """``function``, which must not raise: collectives follow, in which the others would wait."""
+
+            def called(*arguments: Any, **options: Any) -> None:
+                try:
+                    function(*arguments, **options)
+                except (OSError, RuntimeError) as error:  # torch's own writer raises the latter when the disk is full
+                    self.failures.append(error)
+
+            return called
 
     return Writer()

@@ -54,6 +54,9 @@ class Callback:
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """After the last step and the last save; not called when training fails."""
 
+    def on_wait(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Again and again while a callback has all ranks wait at the end, for an export that runs beside them."""
+
     def close(self) -> None:
         """Always called last, also after a failure: undo what was set up."""
 

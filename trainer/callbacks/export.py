@@ -8,6 +8,7 @@ and stops nothing.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.5
 """Far below any time limit of collectives."""
+
+
+GIVING_UP_SECONDS = 10.0
+"""How long an export that is dropped may take to notice; an upload never does."""
+
+
+NOTES, NOTING = ".exported.json", threading.Lock()
+"""File in the run folder that says what was exported where; one callback at a time writes it."""
 
 
 class Cancelled(Exception):
@@ -73,6 +82,8 @@ class Export(Callback):
         self.folder = Path(self.out).expanduser() if self.out else trainer.run_dir / "exported"
         self.links = trainer.run_dir / ".exporting"
         self._main = trainer.mesh.is_main
+        self._notes = trainer.run_dir / NOTES
+        self._stop.clear()  # after a rollback
         if self._main:
             shutil.rmtree(self.links, ignore_errors=True)  # of a run that was killed
 
@@ -88,26 +99,49 @@ class Export(Callback):
             return
         if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
             self._export_last(trainer)
-        while trainer.mesh.any_flags([self._busy()])[0]:
-            pass
+        while True:
+            reason = trainer.asked_to_leave()
+            busy, leave = trainer.mesh.any_flags([self._busy(), bool(reason)])
+            if not busy:
+                return
+            if leave:  # everything is saved; the same command makes up for the export
+                return control.interrupt(reason or "another rank was asked to leave")
+            trainer.emit("on_wait")
 
     def close(self) -> None:
         """An export that still runs is dropped: training has failed, or was interrupted."""
         self._stop.set()
-        thread = self._thread
+        with self._lock:
+            thread, self._waiting = self._thread, []
         if thread is not None:
-            thread.join()
+            thread.join(GIVING_UP_SECONDS)
+            self._thread = thread if thread.is_alive() else None
         if self._main:
             shutil.rmtree(self.links, ignore_errors=True)
 
-    def exported(self, checkpoint: Path) -> None:
-        """``self.folder`` now holds the model of ``checkpoint``; called in the thread."""
+    @property
+    def place(self) -> str:
+        """Where the model goes, as notes call it."""
+        return str(self.folder)
+
+    def exported(self, checkpoint: Path) -> bool:
+        """``self.folder`` now holds the model of ``checkpoint``; called in the thread.
+
+        Returns:
+            Whether it is where it should be.
+        """
+        return True
 
     def _export_last(self, trainer: Trainer) -> None:
         """A run that had nothing left to train has saved nothing, and may have been exported before."""
-        if self._saved is None and self.folder.exists():
-            return
         path = self._saved or next(iter(complete_checkpoints(trainer.store.root)), None)
+        if (
+            path is not None
+            and self._saved is None
+            and self.folder.exists()
+            and self._noted().get(self.place) == path.name
+        ):
+            return
         if path is None:
             log.warning(
                 "nothing is exported, since this run has saved no checkpoint (checkpoint.at_end=true saves one)"
@@ -169,7 +203,16 @@ class Export(Callback):
         if reason:
             raise UserError(f"The checkpoint {reason}.")
         export_source(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
-        self.exported(checkpoint)
+        if self.exported(checkpoint):
+            with NOTING:
+                self._notes.write_text(json.dumps({**self._noted(), self.place: checkpoint.name}, indent=1))
+
+    def _noted(self) -> dict[str, str]:
+        """By place, the checkpoint whose model was brought there last."""
+        try:
+            return json.loads(self._notes.read_text())
+        except (OSError, ValueError):
+            return {}
 
     def _check(self) -> None:
         if self._stop.is_set():

@@ -67,11 +67,17 @@ class Push(Export):
             fix = "log in with `hf auth login` or set HF_TOKEN, and name a repository you may write to"
             raise UserError(Problem("callbacks.push.hub_id", f"cannot be pushed to: {refused}", fix, self.hub_id))
 
-    def exported(self, checkpoint: Path) -> None:
+    @property
+    def place(self) -> str:
+        return f"hub:{self.hub_id}"
+
+    def exported(self, checkpoint: Path) -> bool:
         try:
             self._push(checkpoint)
         except Exception as error:  # of the client, or of the HTTP library under it
             log.error("%s was not pushed; training goes on. %s", checkpoint.name, error)
+            return False
+        return True
 
     def _push(self, checkpoint: Path) -> None:
         step = f"Step {int(checkpoint.name.removeprefix('step_'))}"

@@ -83,6 +83,9 @@ class Watchdog(Callback):
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
         self._advance(state)
 
+    def on_wait(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        self._advance(state)
+
     def close(self) -> None:
         self._stop.set()
         if self._thread is not None:

@@ -12,6 +12,8 @@ from .known import model_class
 
 KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 """Files of configurations and tokenizers; weights and optimizers of a folder that holds these too stay behind."""
+TEMPLATES = "additional_chat_templates"
+"""Folder of a tokenizer that has several."""
 NOT_OURS = ("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json")
 
 
@@ -25,6 +27,9 @@ def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
         index = file.name.endswith(".index.json")
         if file.is_file() and file.suffix in KINDS and not index and file.name not in NOT_OURS:
             shutil.copyfile(file, out / file.name)
+    for file in sorted((folder / TEMPLATES).glob("*.jinja")):
+        (out / TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(file, out / TEMPLATES / file.name)
     values = json.loads((out / "config.json").read_text())
     values.pop("torch_dtype", None)  # the older name
     values["dtype"] = str(dtype).removeprefix("torch.")

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,7 @@ def find(root: Path, resume: str, together: Together, nodes: Nodes) -> Path | No
         return None
     named = None if resume == "auto" else Path(resume).expanduser()
     found = together(lambda: _candidates(root, named) if nodes.leads else [])
-    # A checkpoint that is named itself may have any name.
-    candidates = sorted({path for paths in found for path in paths}, key=_step, reverse=True)
+    candidates = by_step(found)
     if named is not None and not candidates:
         return _elsewhere(root, named, together)
     usable, reason = newest_usable(candidates, together, nodes, "--resume")
@@ -56,6 +55,11 @@ def find(root: Path, resume: str, together: Together, nodes: Nodes) -> Path | No
             )
         )
     return usable
+
+
+def by_step(found: Iterable[list[Path]]) -> list[Path]:
+    """All of what nodes have found, the newest first. A checkpoint that is named itself may have any name."""
+    return sorted({path for paths in found for path in paths}, key=step_of, reverse=True)
 
 
 def newest_usable(
@@ -106,7 +110,8 @@ def _candidates(root: Path, named: Path | None) -> list[Path]:
     return checkpoints_under(root) if named is None else checkpoints_at(named)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells; -1 for any other name."""
     return int(path.name[5:]) if re.fullmatch(r"step_\d+", path.name) else -1
 
 

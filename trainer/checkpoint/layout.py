@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -86,6 +87,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
+
+
+def metric_of(folder: Path) -> float | None:
+    """The metric that a checkpoint was saved with; None if there is none, or no number."""
+    try:
+        metric = float(read_manifest(folder)["metric"])
+    except (ValueError, KeyError, TypeError):  # also of a damaged manifest, which is another's to report
+        return None
+    return metric if math.isfinite(metric) else None
 
 
 def verify(folder: Path, contents: bool = True, only: Collection[str] | None = None) -> str | None:

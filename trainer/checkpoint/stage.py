@@ -6,8 +6,11 @@ them during the forward and backward passes, and who needs them finished helps w
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -27,6 +30,9 @@ class Staging:
         self.full = False
         """There was no room for a copy: ``take`` gave a tensor as it is."""
         self._buffers: dict[str, Tensor] = {}
+        self._room: int | None = None
+        """Bytes left for new buffers. Asked for once a save: a buffer takes no memory before something is copied into
+        it, so that what is free would not tell of those that were just made, here and on the other ranks."""
         self._left: deque[tuple[Tensor, Tensor]] = deque()
         """Copies to be made: (to, from)."""
         self._begun = False
@@ -38,11 +44,10 @@ class Staging:
         local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != local.shape or buffer.dtype != local.dtype:
-            if psutil.virtual_memory().available - local.nbytes < self.reserve:
+            buffer = self._new(local)
+            if buffer is None:
                 self.full = True
                 return tensor
-            # Pinned memory is what a GPU copies into at full speed.
-            buffer = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.is_cuda)
             self._buffers[name] = buffer
         if local.is_cuda:
             buffer.copy_(local.detach(), non_blocking=True)
@@ -50,6 +55,22 @@ class Staging:
             self._left.append((buffer, local.detach()))
         # Not DTensor.from_local, which would move the copy to the device of the mesh.
         return DTensor(buffer, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else buffer
+
+    def _new(self, local: Tensor) -> Tensor | None:
+        """None where there is no room."""
+        room = self._room
+        if room is None:
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+            room = (available_memory() - self.reserve) // ranks
+        room -= local.nbytes
+        self._room = room
+        if room < 0:
+            return None
+        try:
+            # Pinned memory is what a GPU copies into at full speed.
+            return torch.empty(local.shape, dtype=local.dtype, pin_memory=local.is_cuda)
+        except RuntimeError:  # a limit that nothing here knows of
+            return None
 
     def begin(self) -> None:
         """From now on, until ``settle`` has returned, tensors that were taken may not change."""
@@ -61,6 +82,7 @@ class Staging:
         try:
             self._copy_left()
         finally:  # also after an error, which the save reports: the thread that trains must not wait for ever
+            self._room = None
             self._copied.set()
 
     def settle(self) -> None:
@@ -86,3 +108,21 @@ class Staging:
     def release(self) -> None:
         """Give the memory back."""
         self._buffers.clear()
+
+
+def available_memory() -> int:
+    """Bytes that processes here may still take: of the machine's, and of its control groups' (SLURM, containers)."""
+    least = psutil.virtual_memory().available
+    with suppress(OSError, StopIteration):
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        root = Path("/sys/fs/cgroup")
+        group = root / own.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder != root and root not in folder.parents:
+                break
+            with suppress(OSError, ValueError):  # the latter: "max"
+                limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                files = (folder / "memory.stat").read_text().split()
+                reclaimable = int(files[files.index("inactive_file") + 1])
+                least = min(least, limit - used + reclaimable)
+    return least

@@ -7,17 +7,19 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from ... import Problem, UserError
 from ...parallel.mesh import Mesh
 from ..nodes import Nodes
 from .config import CheckpointConfig
-from .find import find
-from .layout import complete_checkpoints, read_manifest
+from .find import by_step, find, newest_usable, step_of
+from .layout import checkpoints_under, complete_checkpoints, metric_of, read_manifest
 from .stage import Staging
-from .together import Together
+from .together import StepFailed, Together
 from .write import Contents, Writer
 
 __all__ = ["Checkpoints", "Contents"]
@@ -123,12 +125,45 @@ class Checkpoints:
         """The checkpoint to resume from; see ``find.find``. A collective call."""
         return find(self.root, resume, Together(self.mesh), self.nodes)
 
+    def newest_of(self, candidates: Callable[[], list[Path]]) -> Path | None:
+        """The newest whole one of ``candidates``, which nodes may know different ones of. A collective call."""
+        together = Together(self.mesh)
+        found = together(lambda: candidates() if self.nodes.leads else [])
+        return newest_usable(by_step(found), together, self.nodes, "--resume")[0]
+
+    def leave_behind(self, began: Path | None) -> None:
+        """Where a run goes back, what it had saved later is kept under another name and not found again: of two
+        branches the newest checkpoint would be that of the older one. A collective call.
+
+        Args:
+            began: where it goes on from; of another run, or None, it leaves all of its own behind.
+
+        Raises:
+            UserError: they cannot be renamed.
+        """
+        try:
+            Together(self.mesh)(lambda: self._rename_later(began) if self.nodes.leads else None)
+        except StepFailed as failure:
+            why = f"has later checkpoints, which cannot be renamed: {failure}"
+            raise UserError(Problem("run.dir", why, "choose another run.dir", str(self.root.parent))) from None
+
+    def _rename_later(self, began: Path | None) -> None:
+        own = checkpoints_under(self.root)
+        if began is not None and began.resolve().parent == self.root.resolve():
+            own = [folder for folder in own if step_of(folder) > read_manifest(began)["step"]]
+        for folder in own:
+            names = (f"{folder.name}.abandoned{f'.{number}' if number else ''}" for number in range(10_000))
+            target = next(path for name in names if not (path := folder.with_name(name)).exists())
+            os.replace(folder, target)
+            log.warning("%s is kept as %s: the run goes on from before it", folder.name, target)
+
     def _rotate(self, step: int) -> None:
         if self.config.keep_last is None:
             return
         # Later ones were passed over as damaged, or gone back from: they must not push out what is written now.
         folders = [folder for folder in complete_checkpoints(self.root) if int(folder.name[5:]) <= step]
-        keep = set(folders[: self.config.keep_last]) | set(self.best(folders)[: self.config.keep_best])
+        best = self.best(folders)[: self.config.keep_best] if self.config.keep_best else []
+        keep = {*folders[: self.config.keep_last], *best}
         for folder in folders:
             if folder not in keep:
                 # Renamed first: a process killed while deleting must not leave half a checkpoint under its name.
@@ -141,9 +176,9 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def best(self, folders: list[Path]) -> list[Path]:
-        """Those with a metric, best first."""
-        metrics = {folder: read_manifest(folder).get("metric") for folder in folders}
-        judged: dict[Path, float] = {folder: metric for folder, metric in metrics.items() if metric is not None}
+        """Those with a metric that is a number, best first."""
+        metrics = {folder: metric_of(folder) for folder in folders}
+        judged = {folder: metric for folder, metric in metrics.items() if metric is not None}
         return sorted(judged, key=judged.__getitem__, reverse=self.config.mode == "max")
 
 

@@ -7,10 +7,11 @@ checkpoint (DCP) is a plain pickle of a few small classes: exactly those are mad
 
 from __future__ import annotations
 
+import enum
 import importlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -74,7 +75,22 @@ _METADATA = {
 __all__ = ["DEEPSPEED", "TRAINER", "SafeReader", "attributes", "load_torch_file", "read_dcp_metadata"]
 
 
-class _MetadataUnpickler(pickle.Unpickler):
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]  (the one in Python, whose steps can be looked at)
+
+
+class _MetadataUnpickler(_Unpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Give an object its attributes: but not a class, a function or an enumeration's member, which the whole
+        process has."""
+        target = self.stack[-2]
+        if callable(target) or isinstance(target, enum.Enum):
+            raise pickle.UnpicklingError(f"changes {target!r}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         if name not in _METADATA.get(module, ()):
             raise pickle.UnpicklingError(f"asks for {module}.{name}, which is no part of such a file")
