@@ -1,38 +1,18 @@
-"""What accelerate is used for: its launcher starts the same recipe, its search finds the batch size that fits, and it
-loads models that are spread over devices."""
+"""What accelerate is used for beside its launcher: its search finds the batch size that fits, and it loads models that
+are spread over devices."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.command import ROOTS, command
-from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, tiny_recipe
 from trireme.launch.generate import generate
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export import export
-
-STEPS = "trainer.max_steps=4"
-
-
-@pytest.mark.long
-def test_accelerate_launch_starts_two_ranks(tmp_path: Path) -> None:
-    flags = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    )
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *flags.split()]
-    recipe = [str(TINY), ROOTS, STEPS, "plan=fsdp_full_shard", f"run.dir={tmp_path / 'two'}"]
-    entry = ["-m", "trireme.launch.train", *recipe]
-    result = subprocess.run([*launcher, *entry], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "on 2 rank(s)" in (tmp_path / "two" / "log.txt").read_text()
-    train(tiny_recipe(tmp_path / "one", STEPS))
-    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
-
 
 HUNGRY = '''
 import torch

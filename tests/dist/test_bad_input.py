@@ -122,19 +122,6 @@ def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path) -> None:
     refused(["--resume", str(tmp_path)], "--resume", "no complete checkpoint")
 
 
-def test_two_ranks_refuse_once(tmp_path: Path) -> None:
-    """What only shows on the ranks (an empty file) is said once, by the command."""
-    (tmp_path / "empty.txt").write_text("")
-    from helpers.command import refused as check
-    from helpers.command import trireme
-
-    result = trireme(
-        "train", str(TINY), *_files(tmp_path / "empty.txt"), f"run.dir={tmp_path / 'run'}", "plan=ddp", "--nproc", "2"
-    )
-    check(result, "data.source")
-    assert result.stderr.count("fix:") == 1
-
-
 def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 200 * 1024) as disk:
         refused([f"data.cache_dir={disk}"], "no space is left")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from trireme import UserError
+from trireme.trainer import run_folder
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.layout import verify
+from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.layout import checkpoints_under, metric_of, verify
 
 OPTIMIZERS = {"adamw": 1e-3, "sgd": 0.3, "adafactor": 1e-2, "lion": 3e-4, "adamw_8bit": 1e-3}
 
@@ -31,7 +35,12 @@ def _tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def _steps(run_dir: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in (run_dir / "checkpoints").glob("step_*"))
+    return sorted(int(path.name[5:]) for path in checkpoints_under(run_dir / "checkpoints"))
+
+
+def progress_of(run_dir: Path) -> dict[str, Any]:
+    newest = checkpoints_under(run_dir / "checkpoints")[0]
+    return json.loads((newest / "state.json").read_text())["trainer"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -99,7 +108,7 @@ def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
 def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder changes names with the new one in one step; at every rename a whole checkpoint has the name."""
     overrides = [
-        "checkpoint.every=2",
+        "checkpoint.every=1",
         "trainer.max_steps=2",
         "trainer.eval_at_end=false",
         "checkpoint.asynchronous=false",
@@ -113,11 +122,98 @@ def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatc
         seen.append((target / "manifest.json").exists())
 
     monkeypatch.setattr(os, "replace", watched)
-    (tmp_path / "checkpoints" / "step_00000002").joinpath("state.json").write_text("{}")  # damaged: passed over
-    train(tiny_recipe(tmp_path, *overrides), resume="never")
+    (target / "state.json").write_text("{}")  # damaged: passed over
+    train(tiny_recipe(tmp_path, *overrides))
     assert seen and all(seen) and verify(target) is None
     assert (target / "manifest.json").stat().st_ino != first
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+    assert _steps(tmp_path) == [1, 2] and not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_who_goes_back_leaves_later_checkpoints_behind(tmp_path: Path) -> None:
+    """Else the newest of the older branch would be where the next start, or a rollback, goes on from."""
+    arguments = ("checkpoint.every=2", "checkpoint.keep_last=4", "trainer.eval_at_end=false")
+    _train(tmp_path, *arguments, "trainer.stop_at=6")
+    recipe = tiny_recipe(tmp_path, "trainer.max_steps=10", *arguments, "optimizer.lr=0.01", "trainer.stop_at=3")
+    train(recipe, resume=str(tmp_path / "checkpoints" / "step_00000002"))
+    assert _steps(tmp_path) == [2, 3]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.abandoned"))
+    assert kept == ["step_00000004.abandoned", "step_00000006.abandoned"]
+    assert verify(tmp_path / "checkpoints" / kept[0]) is None
+    _train(tmp_path, *arguments, "optimizer.lr=0.01", "trainer.stop_at=4")
+    assert "step_00000003 at step 3" in (tmp_path / "log.txt").read_text()
+    recipe.trainer.stop_at = 2
+    train(recipe, resume="never")
+    assert _steps(tmp_path) == [2]
+    assert (tmp_path / "checkpoints" / "step_00000004.abandoned.1").is_dir(), "the second of that name"
+    recipe.trainer.stop_at = 7
+    train(recipe, resume=str(tmp_path / "checkpoints" / "step_00000006.abandoned"))
+    assert _steps(tmp_path) == [2, 7], "back on the older branch: what lies before it stays"
+
+
+def test_a_resume_that_is_refused_leaves_everything_as_it_is(tmp_path: Path) -> None:
+    _train(tmp_path / "run", "trainer.stop_at=2", "trainer.eval_at_end=false")
+    _train(tmp_path / "other", "model=gpt2_tiny", "trainer.stop_at=1", "trainer.eval_at_end=false")
+    with pytest.raises(UserError, match="--resume"):
+        _train(tmp_path / "run", resume=str(tmp_path / "other"))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    """And a manifest that is damaged is no reason to end a run that goes on."""
+    arguments = ("checkpoint.every=2", "checkpoint.keep_last=1", "checkpoint.keep_best=1", "trainer.eval_every=2")
+    _train(tmp_path, *arguments, "checkpoint.keep_last=3", "trainer.stop_at=6")
+    for step, manifest in ((4, '{"metric": NaN}'), (6, "[")):
+        (tmp_path / "checkpoints" / f"step_{step:08d}" / "manifest.json").write_text(manifest)
+    assert [metric_of(folder) is None for folder in checkpoints_under(tmp_path / "checkpoints")] == [True, True, False]
+    _train(tmp_path, *arguments, "trainer.max_steps=8")
+    assert "resuming" in (tmp_path / "log.txt").read_text()
+    losses = {line["step"]: line["eval_loss"] for line in lines(tmp_path) if "eval_loss" in line}
+    assert set(_steps(tmp_path)) == {8, min((2, 8), key=lambda step: losses[step])}
+
+
+def test_a_recipe_that_finds_no_room_costs_its_checkpoint_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = run_folder.write_recipe
+
+    def full(recipe, folder, others=None) -> None:
+        if ".step_00000002" in str(folder):
+            raise OSError(28, "No space left on device", str(folder))
+        write(recipe, folder, others)
+
+    monkeypatch.setattr(run_folder, "write_recipe", full)
+    _train(tmp_path, "checkpoint.every=2", "trainer.max_steps=4", "trainer.eval_at_end=false")
+    assert _steps(tmp_path) == [4]
+    assert "checkpoint at step 2 was not written: No space left on device" in (tmp_path / "log.txt").read_text()
+
+
+def test_passes_end_at_the_same_sample_with_another_batch(tmp_path: Path) -> None:
+    arguments = ("trainer.max_steps=null", "trainer.epochs=0.1", "trainer.eval_at_end=false", "checkpoint.keep_last=9")
+    train(tiny_recipe(tmp_path, *arguments))
+    whole = progress_of(tmp_path)
+    half = whole["step"] // 2
+    train(tiny_recipe(tmp_path / "other", *arguments, f"trainer.stop_at={half}"))
+    step, size = half, whole["samples"] // whole["step"]
+    named = str(tmp_path / "other" / "checkpoints" / f"step_{half:08d}")
+    doubled = (*arguments, f"trainer.global_batch_size={2 * size}")
+    train(tiny_recipe(tmp_path / "more", *doubled, f"trainer.stop_at={step + 1}"), resume=named)
+    train(tiny_recipe(tmp_path / "more", *doubled))  # and again by itself, with that batch
+    state = progress_of(tmp_path / "more")
+    assert whole["samples"] <= state["samples"] < whole["samples"] + 2 * size
+    assert state["step"] == half + -(-(whole["samples"] - half * size) // (2 * size))
+
+
+def test_a_tokenizer_with_several_templates(tmp_path: Path) -> None:
+    """Its files lie in a folder of their own: in every checkpoint, and in what is exported."""
+    _train(tmp_path / "first", "trainer.stop_at=1", "trainer.eval_at_end=false")
+    model = tmp_path / "first" / "checkpoints" / "step_00000001" / "model"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "tool: {{ messages[0].content }}"}
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    own = (f"data.tokenizer.path={tmp_path / 'tokenizer'}",)
+    _train(tmp_path / "run", *own, "checkpoint.every=1", "trainer.max_steps=2", "trainer.eval_at_end=false")
+    assert _steps(tmp_path / "run") == [1, 2]
+    for folder in (*(tmp_path / "run" / "checkpoints").iterdir(), export(str(tmp_path / "run"), str(tmp_path / "out"))):
+        loaded = AutoTokenizer.from_pretrained(folder / "model" if (folder / "model").is_dir() else folder)
+        assert loaded.chat_template == tokenizer.chat_template
 
 
 def test_a_checkpoint_that_lost_its_manifest_is_named_and_passed_over(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.metrics import lines, training, worst_difference
+from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.recipes import FEW_FILES, tiny_recipe
 from trireme.parallel.mesh import build_mesh
@@ -171,7 +172,22 @@ def test_a_stream_resumes_exactly_and_on_more_ranks(tmp_path: Path) -> None:
     assert worst_difference(training(tmp_path / "whole"), training(tmp_path / "more")) < 1e-5
 
 
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_blocks_are_recomputed_in_training_alone(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (calls,) = witnesses(monkeypatch, f"plan.recompute={how}")
+    _train(tmp_path / "kept", "trainer.max_steps=1")
+    assert calls.value == 0
+    _train(tmp_path / "recomputed", "trainer.max_steps=1", f"plan.recompute={how}")
+    assert calls.value == 4 * 4, "blocks x micro-batches; the evaluation at the end has no backward"
+    assert worst_difference(training(tmp_path / "kept"), training(tmp_path / "recomputed")) < 1e-5
+
+
 def test_compiled_blocks_follow_the_trajectory(tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
     _train(tmp_path / "plain", "trainer.max_steps=3", "trainer.eval_at_end=false")
+    torch._dynamo.reset()  # of graphs that another test has made
+    counters.clear()
     _train(tmp_path / "compiled", "trainer.max_steps=3", "trainer.eval_at_end=false", "plan.compile=true")
+    assert counters["stats"]["unique_graphs"] > 0
     assert worst_difference(training(tmp_path / "plain"), training(tmp_path / "compiled")) < 1e-4

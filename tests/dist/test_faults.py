@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.disk import unmount_below
+from helpers.running import run_to_end
 
 CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
@@ -15,8 +16,11 @@ CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_run_is_lost(tmp_path: Path) -> None:
-    arguments = ["--trials", "3", "--seed", "2", "--out", str(tmp_path)]
-    campaign = subprocess.run([sys.executable, str(CAMPAIGN), *arguments], capture_output=True, text=True, timeout=900)
+    arguments = [sys.executable, str(CAMPAIGN), "--trials", "3", "--seed", "2", "--out", str(tmp_path)]
+    try:  # it ends before this test is ended
+        campaign = run_to_end(arguments, tmp_path, {"TMPDIR": str(tmp_path)}, timeout=780)
+    finally:
+        unmount_below(tmp_path)
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr
     trials = json.loads((tmp_path / "faults.json").read_text())
     assert [trial["seed"] for trial in sorted(trials, key=lambda trial: trial["seed"])] == [2, 3, 4]

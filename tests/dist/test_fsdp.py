@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.metrics import lines, training, worst_difference
+from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from torch.distributed.fsdp import FSDPModule
@@ -36,19 +37,41 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ["plan.recompute=full"],
         ["plan.recompute=selective"],
-        ["plan.fsdp.min_num_params=20000"],
-        ["plan.fsdp.transformer_layer_cls_to_wrap=[GPT2MLP,GPT2Attention]"],
         ["plan.fsdp.forward_prefetch=1", "plan.fsdp.backward_prefetch=2"],
         ["plan.fsdp.reduce_every_micro_batch=false"],
         ["plan.fsdp.reduce_every_micro_batch=false", "plan.fsdp.reshard_after_forward=false", "+ema.decay=0.9"],
     ],
     ids=lambda options: ",".join(options),
 )
-def test_options_do_not_change_the_trajectory(one: Path, tmp_path: Path, options: list[str]) -> None:
+def test_options_do_not_change_the_trajectory(
+    one: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heeded = witnesses(monkeypatch, *options)
     run_ranks(_train, 2, tmp_path, "model=gpt2_tiny", "plan=fsdp_full_shard", *options)
+    assert all(calls.value for calls in heeded)
     assert worst_difference(training(one), training(tmp_path)) < 1e-5
     if not any("ema" in option for option in options):
         assert lines(one)[-1]["eval_loss"] == pytest.approx(lines(tmp_path)[-1]["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "parts"),
+    [
+        ("plan.fsdp.min_num_params=20000", ["mlp"]),  # 33,088; the rest of a block has 16,896
+        ("plan.fsdp.transformer_layer_cls_to_wrap=[GPT2MLP,GPT2Attention]", ["attn", "mlp"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrapped_does_not_change_the_trajectory(
+    one: Path, tmp_path: Path, option: str, parts: list[str]
+) -> None:
+    overrides = ("model=gpt2_tiny", "plan=fsdp_full_shard", option)
+    expected = {"", *(f"transformer.h.{block}.{part}" for block in range(4) for part in parts)}
+    for found in run_ranks(_describe, 2, tmp_path / "look", *overrides):
+        assert set(found["wrapped"]) == expected
+    run_ranks(_train, 2, tmp_path / "two", *overrides)
+    assert worst_difference(training(one), training(tmp_path / "two")) < 1e-5
+    assert lines(one)[-1]["eval_loss"] == pytest.approx(lines(tmp_path / "two")[-1]["eval_loss"], rel=1e-5)
 
 
 def _describe(run_dir: Path, *overrides: str) -> dict[str, object]:

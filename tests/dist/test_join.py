@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from helpers.command import command, tiny_command
 from helpers.ranks import free_port
+from helpers.running import Running, running
 
 PATIENCE = 6
 """Seconds; ``trainer.join_minutes`` below."""
-START = 60
-"""Seconds that a process may take to start on a busy machine."""
+START = 180
+"""Seconds that processes may take to start on a busy machine; ranks wait for each other for ten minutes by default."""
 
 
 def rank(
     folder: Path, rank: int, world_size: int, port: int, patience: float = PATIENCE, **environment: str
-) -> subprocess.Popen[str]:
+) -> AbstractContextManager[Running]:
     """A rank as a launcher, or a person, starts it."""
     told = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     own = tiny_command(folder, "plan=ddp", "trainer.global_batch_size=12", f"trainer.join_minutes={patience / 60}")
-    return subprocess.Popen(
+    return running(
         [sys.executable, "-m", "trireme.launch.train", *own[len(command("train")) :], "trainer.micro_batch_size=1"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **{key: str(value) for key, value in told.items()}, **environment},
-    )  # fmt: skip
+        folder,
+        {**{key: str(value) for key, value in told.items()}, **environment},
+    )
 
 
-def ended(process: subprocess.Popen[str], *words: str) -> None:
-    said, _ = process.communicate(timeout=START + 2 * PATIENCE)
-    assert process.returncode == 2, said
+def ended(run: Running, *words: str) -> None:
+    result = run.end(timeout=START + 2 * PATIENCE)
+    said = result.stdout + result.stderr
+    assert result.returncode == 2, said
     assert "Traceback" not in said and all(word in said for word in words), said
 
 
@@ -42,20 +43,24 @@ def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         in_use, began = taken.getsockname()[1], time.monotonic()
-        busy = rank(tmp_path / "a", 0, 2, in_use)
-        nobody, alone = rank(tmp_path / "b", 1, 2, free_port()), rank(tmp_path / "c", 0, 2, free_port())
-        ended(busy, "MASTER_PORT", "is in use", str(in_use))
-        ended(nobody, "MASTER_ADDR", "does not answer", "127.0.0.1")
-        ended(alone, "WORLD_SIZE", "not all 2 ranks came", "6 s")
+        with (
+            rank(tmp_path / "a", 0, 2, in_use) as busy,
+            rank(tmp_path / "b", 1, 2, free_port()) as nobody,
+            rank(tmp_path / "c", 0, 2, free_port()) as alone,
+        ):
+            ended(busy, "MASTER_PORT", "is in use", str(in_use))
+            ended(nobody, "MASTER_ADDR", "does not answer", "127.0.0.1")
+            ended(alone, "WORLD_SIZE", "not all 2 ranks came", "6 s")
         assert time.monotonic() - began < START + 2 * PATIENCE
 
 
 def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
     port = free_port()
-    first, second = rank(tmp_path, 0, 2, port, START), rank(tmp_path, 1, 3, port, START)
-    ended(first, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
-    ended(second, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
+    with rank(tmp_path, 0, 2, port, START) as first, rank(tmp_path, 1, 3, port, START) as second:
+        ended(first, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
+        ended(second, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
 
 
 def test_a_launcher_that_says_half(tmp_path: Path) -> None:
-    ended(rank(tmp_path, 0, 2, free_port(), MASTER_ADDR=""), "MASTER_ADDR", "is not set")
+    with rank(tmp_path, 0, 2, free_port(), MASTER_ADDR="") as half:
+        ended(half, "MASTER_ADDR", "is not set")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from helpers.command import tiny_command
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
+from helpers.running import run_to_end, running
 from trireme.trainer.build import train
 
 ARGUMENTS = [
@@ -26,29 +25,17 @@ ARGUMENTS = [
 ]
 
 
-def _start(run_dir: Path, plan: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        tiny_command(run_dir, *ARGUMENTS, *plan),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
 def _undisturbed(run_dir: Path, *plan: str) -> None:
     train(tiny_recipe(run_dir, *ARGUMENTS, *plan))
 
 
-def _kill_after(process: subprocess.Popen[bytes], metrics: Path, line_count: int) -> None:
+def _kill_after(command: list[str], run_dir: Path, line_count: int) -> None:
     """SIGKILL the command and all its ranks once so many lines are written."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= line_count:
-            break
-        time.sleep(0.005)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with running(command, run_dir) as run:
+        run.wait_for_lines(line_count, timeout=200, pause=0.005)  # steps are short
+        assert run.process.poll() is None, "it ended before it could be killed"
+        os.killpg(run.process.pid, signal.SIGKILL)
+        assert run.end().returncode == -signal.SIGKILL
 
 
 @pytest.mark.timeout(1200)
@@ -59,10 +46,10 @@ def test_the_curve_is_that_of_an_uninterrupted_run(tmp_path: Path, plan: list[st
     run_ranks(_undisturbed, 2 if plan else 1, tmp_path / "undisturbed", *plan[:1])
     seed = random.randrange(2**32)
     kill_at = sorted(random.Random(seed).sample(range(1, 55), 2))
+    command = tiny_command(tmp_path / "killed", *ARGUMENTS, *plan)
     for count in kill_at:
-        _kill_after(_start(tmp_path / "killed", plan), tmp_path / "killed" / "metrics.jsonl", count)
-    finished = _start(tmp_path / "killed", plan)
-    _, errors = finished.communicate(timeout=300)
-    assert finished.returncode == 0, errors.decode()
+        _kill_after(command, tmp_path / "killed", count)
+    finished = run_to_end(command, tmp_path / "killed")
+    assert finished.returncode == 0, finished.stderr
     assert lines(tmp_path / "killed") == lines(tmp_path / "undisturbed"), f"killed after {kill_at} lines (seed {seed})"
     assert [line["step"] for line in lines(tmp_path / "killed") if "loss" in line] == list(range(1, 61))

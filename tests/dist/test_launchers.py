@@ -14,6 +14,7 @@ from helpers.command import ROOTS, command, refused, tiny_command, trireme, trir
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import free_port
 from helpers.recipes import FEW_FILES, TINY, tiny_recipe
+from helpers.running import run_to_end
 from helpers.slurm import Cluster, missing
 from nbclient import NotebookClient
 from trireme.trainer.build import train
@@ -36,10 +37,8 @@ def launch(launcher: str, folder: Path, *overrides: str) -> subprocess.Completed
     (folder / "hostfile").write_text("localhost slots=4\n")
     flags = LAUNCHERS[launcher].replace("PORT", str(free_port())).replace("HOSTFILE", str(folder / "hostfile"))
     own = tiny_command(folder / launcher, *STEPS, *overrides)[len(command("train")) :]
-    return subprocess.run(
-        [sys.executable, "-m", *flags.split(), "trireme.launch.train", *own],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "DS_ACCELERATOR": "cpu"},
-    )  # fmt: skip
+    arguments = [sys.executable, "-m", *flags.split(), "trireme.launch.train", *own]
+    return run_to_end(arguments, folder / launcher, {"DS_ACCELERATOR": "cpu"})
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +65,7 @@ def test_the_lines_are_the_same(launcher: str, tmp_path: Path, own: Path, alone:
     result = launch(launcher, tmp_path, "plan=ddp")
     assert result.returncode == 0, result.stdout + result.stderr
     assert lines(tmp_path / launcher) == lines(own)
+    assert "on 2 rank(s)" in (tmp_path / launcher / "log.txt").read_text()
     assert worst_difference(training(alone), training(tmp_path / launcher)) < 1e-5
 
 
@@ -108,10 +108,8 @@ def test_a_user_error_is_said_once(launcher: str, tmp_path: Path) -> None:
 def test_deepspeed_with_a_hostfile_that_is_missing(tmp_path: Path) -> None:
     own = tiny_command(tmp_path / "run", *STEPS, "plan=ddp")[len(command("train")) :]
     flags = ["--hostfile", "nowhere", "--num_accelerators", "2", "--module", "trireme.launch.train"]
-    result = subprocess.run(
-        [sys.executable, "-m", "deepspeed.launcher.runner", *flags, *own],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "DS_ACCELERATOR": "cpu"},
-    )  # fmt: skip
+    arguments = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, *own]
+    result = run_to_end(arguments, tmp_path / "run", {"DS_ACCELERATOR": "cpu"})
     said = result.stdout + result.stderr
     assert result.returncode != 0 and said.count("there is no such file; DeepSpeed would train on this host alone") == 1
     assert "nowhere" in said and not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -154,10 +152,8 @@ def test_the_launcher_of_accelerate_hands_its_configuration_on(tmp_path: Path, a
     (tmp_path / "accelerate.yaml").write_text(FSDP)
     own = tiny_command(tmp_path / "run", *STEPS)[len(command("train")) :]
     flags = ["--config_file", str(tmp_path / "accelerate.yaml"), "--main_process_port", "0"]
-    result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "trireme.launch.train", *own],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    arguments = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "trireme.launch.train", *own]
+    result = run_to_end(arguments, tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "name: fsdp_shard_grad_op" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +91,39 @@ def test_at_the_end_and_again(tmp_path: Path) -> None:
         _train(tmp_path / "other", EXPORT, "+callbacks.export.ema=true")
 
 
+def test_a_model_that_is_older_than_the_checkpoint_is_exported_again(tmp_path: Path) -> None:
+    """The run was ended between its last save and the end of its export."""
+    _train(tmp_path / "run", EXPORT, steps=2)
+    _train(tmp_path / "run", steps=4)
+    _train(tmp_path / "run", EXPORT, steps=4)
+    assert _same(tmp_path / "run" / "exported", export(str(tmp_path / "run"), str(tmp_path / "offline")))
+
+
+def test_who_is_told_to_leave_does_not_wait_for_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is saved: the run leaves as from any other step, and the next start makes up for the export."""
+
+    def told(self: Export, checkpoint: Path) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while True:
+            self._check()
+            time.sleep(0.01)
+
+    recipe = tiny_recipe(tmp_path / "run", "trainer.eval_at_end=false", "trainer.max_steps=2", EXPORT)
+    with monkeypatch.context() as patched:
+        patched.setattr(Export, "_export", told)
+        assert train(recipe).interrupted == "SIGUSR1"
+    assert not (tmp_path / "run" / "exported").exists()
+    assert train(recipe).interrupted == ""
+    assert _same(tmp_path / "run" / "exported", export(str(tmp_path / "run"), str(tmp_path / "offline")))
+
+
+def test_a_long_export_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Export, "_export", lambda *_: time.sleep(4))
+    watchdog = "+callbacks.watchdog={_target_: trireme.trainer.callbacks.watchdog.Watchdog, timeout: 1.5}"
+    _train(tmp_path / "run", EXPORT, watchdog, steps=2)
+    assert "no step for" not in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_a_failure_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _train(tmp_path / "run", EXPORT, f"+callbacks.export.out={tmp_path}/file/out", "+callbacks.export.at=every_save")
@@ -100,7 +135,9 @@ def test_a_failure_is_reported_and_stops_nothing(tmp_path: Path) -> None:
 def _wait_beyond_the_limit(run_dir: str) -> float:
     limit = 4.0
     mesh = build_mesh(Plan(name="ddp", shard=1, replicate="auto"), timeout_minutes=limit / 60)
-    trainer = SimpleNamespace(mesh=mesh, ema=None, run_dir=Path(run_dir), store=None)
+    trainer = SimpleNamespace(
+        mesh=mesh, ema=None, run_dir=Path(run_dir), store=None, asked_to_leave=lambda: "", emit=lambda _: None
+    )
     callback, state, control = Slow("every_save"), None, Control()
     callback.seconds = 2.5 * limit
     callback.on_train_begin(trainer, state, control)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers.command import command, tiny_command
+from helpers.running import run_to_end
 
 TESTS = Path(__file__).parents[1]
 SPEAKS = "+callbacks.speaks={_target_: helpers.callbacks.Speaks}"
@@ -18,12 +18,12 @@ SPEAKS = "+callbacks.speaks={_target_: helpers.callbacks.Speaks}"
 def started(run_dir: Path, *overrides: str) -> str:
     """What two ranks under torchrun, which lets all of them write to the terminal, say there."""
     own = tiny_command(run_dir, "trainer.max_steps=1", "plan=ddp", "trainer.eval_at_end=false", SPEAKS, *overrides)
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "trireme.launch.train", *own[len(command("train")) :]],
-        capture_output=True, text=True, timeout=200,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = run_to_end(
+        [*launcher, "-m", "trireme.launch.train", *own[len(command("train")) :]],
+        run_dir,
+        {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"},
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from trireme import UserError
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.foreign.safe import read_dcp_metadata
 from trireme.trainer.checkpoint.source import open_source
 from trireme.trainer.evaluate import evaluate
 
@@ -213,3 +214,12 @@ def test_an_index_or_metadata_may_not_point_elsewhere(written: Path, tmp_path: P
     (folder / "pytorch_model-1.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="names a file outside its folder"):
         _ = open_source(folder).shapes
+
+
+def test_metadata_may_not_change_classes(tmp_path: Path) -> None:
+    """Nothing runs, but ``Path.is_dir`` would answer as the file wants, in the whole process."""
+    build = b"\x80\x02cpathlib\nPosixPath\nN}X\x06\x00\x00\x00is_dircpathlib\nPosixPath\ns\x86b."
+    (tmp_path / ".metadata").write_bytes(build)
+    with pytest.raises(ValueError, match="changes <class"):
+        read_dcp_metadata(tmp_path / ".metadata")
+    assert not Path("/nonexistent").is_dir()

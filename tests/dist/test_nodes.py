@@ -48,6 +48,11 @@ def _train(disks: Path, per_node: int, *overrides: str) -> str | None:
     return None
 
 
+def _resume(disks: Path, named: str, *overrides: str) -> int:
+    _settle(disks, 1)
+    return train(tiny_recipe(Path("run"), *COMMON, *overrides), resume=named).step
+
+
 def _load(disks: Path, per_node: int, plan: str) -> dict[str, np.ndarray]:
     """Resume under ``plan`` and give back what this rank would write, brought together where ranks hold parts."""
     _settle(disks, per_node)
@@ -180,6 +185,20 @@ def test_a_damaged_shard_gives_way_to_the_checkpoint_before(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "0/run/checkpoints").iterdir()) == sorted(
         path.name for path in (tmp_path / "1/run/checkpoints").iterdir()
     )
+
+
+def _restart(disks: Path, named: str, *overrides: str) -> int:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
+    return _resume(disks, named, *overrides)
+
+
+def test_a_restart_goes_on_from_the_parts_of_this_launch(saved: Path, joined: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that the launch has written, no disk holds all files."""
+    named = str(joined / STEP)
+    options = ["plan=fsdp_full_shard", "checkpoint.every=1", "trainer.stop_at=3"]
+    for start in (_resume, _restart):
+        assert run_ranks(start, 2, tmp_path, named, *options) == [3, 3]
+    assert "resuming from run/checkpoints/step_00000003 at step 3" in (tmp_path / "0/run/log.txt").read_text()
 
 
 def test_parts_are_evaluated_together(saved: Path, joined: Path, tmp_path: Path) -> None:

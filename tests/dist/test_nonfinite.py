@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_a_resume_does_not_go_through_those_samples_again(tmp_path: Path) -> Non
     assert lines(tmp_path / "stopped") == lines(tmp_path / "run")
     log = (tmp_path / "stopped" / "log.txt").read_text()
     assert log.count("back from step 4 to step 2") == 1
+
+
+def test_a_rollback_at_the_last_step_is_not_the_end(tmp_path: Path) -> None:
+    """And the checkpoint that it writes again has the metric of its own step, so that it stays the best."""
+    arguments = ("callbacks.nonfinite.action=rollback", "callbacks.nonfinite.every=10", "checkpoint.every=4")
+    best = ("trainer.eval_every=2", "checkpoint.keep_last=1", "checkpoint.keep_best=1")
+    assert not any(run(tmp_path, "single", GUARD, *arguments, *best, poison(1, 48)))
+    seen = lines(tmp_path)
+    assert [line["step"] for line in seen if "loss" in line] == list(range(1, 8))
+    assert "back from step 7 to step 4" in (tmp_path / "log.txt").read_text()
+    written = json.loads((tmp_path / "checkpoints" / "step_00000004" / "manifest.json").read_text())
+    assert [written["metric"]] == [line["eval_loss"] for line in seen if line["step"] == 4 and "eval_loss" in line]
 
 
 def test_rollbacks_are_counted(tmp_path: Path) -> None:

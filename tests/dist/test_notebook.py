@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,13 +15,19 @@ from typing import Any
 
 import psutil
 import pytest
+import trireme
 from helpers.metrics import lines, training, worst_difference
 from helpers.recipes import FEW_FILES, TINY
-from helpers.running import until
+from helpers.running import run_to_end, running, until
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
+from trireme.launch import notebook
 from trireme.launch.compose import compose
 from trireme.launch.notebook import _text
+from trireme.trainer import build
+from trireme.trainer.build import train
+from trireme.trainer.interruption import STARTED
+from trireme.trainer.loop import TrainResult
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = f"""
@@ -58,7 +65,7 @@ def cell(run_dir: Path, plan: str, nproc: int, fault: bool = False, steps: int =
     """Run the cell as a fresh notebook kernel would."""
     overrides = {**tiny_overrides(run_dir, plan, steps), "+callbacks.seen": {"_target_": "__main__.Seen"}}
     text = textwrap.dedent(SCRIPT).format(overrides=repr(overrides), nproc=nproc, fault=fault)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=200)
+    return run_to_end([sys.executable, "-c", text], run_dir)
 
 
 @contextmanager
@@ -111,6 +118,31 @@ def test_a_failing_rank_is_raised_once(tmp_path: Path) -> None:
     assert "RanksFailed" in result.stderr and "rank 1 of 2" in result.stderr
 
 
+@pytest.mark.parametrize("plan", ["single", pytest.param("zero1", marks=pytest.mark.long)])
+def test_where_there_are_gpus_one_process_is_forked_too(
+    plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no later cell could fork several. Here nothing has a GPU: the answer alone is made up."""
+    monkeypatch.setattr(notebook, "_gpu_to_leave_alone", lambda: True)
+
+    def noted(recipe: Any, **options: Any) -> TrainResult:
+        (tmp_path / "trained_in").write_text(str(os.getpid()))
+        return train(recipe, **options)
+
+    monkeypatch.setattr(build, "train", noted)
+    assert trireme.train(str(TINY), tiny_overrides(tmp_path / "run", plan, 2)).step == 2
+    assert int((tmp_path / "trained_in").read_text()) != os.getpid()
+
+
+def test_the_time_limit_counts_from_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the start of the notebook, which may have been days ago."""
+    monkeypatch.delenv(STARTED, raising=False)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() - 7200)
+    overrides = {**tiny_overrides(tmp_path, "single", 3), "trainer.max_time": "00:10:00"}
+    assert trireme.train(str(TINY), overrides).step == 3
+    assert STARTED not in os.environ
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_the_stop_button_saves_and_the_same_cell_goes_on(nproc: int, tmp_path: Path) -> None:
@@ -141,18 +173,19 @@ def test_stopping_twice_ends_at_once(tmp_path: Path) -> None:
     endless = {**overrides, "+callbacks.slow": {"_target_": "helpers.callbacks.Slow", "seconds": 100}}
     text = f"import trireme; trireme.train({str(TINY)!r}, {endless!r}, nproc=2)"
     text = f"import sys; sys.path.insert(0, {str(TESTS)!r}); {text}"
-    with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True) as process:
+    with running([sys.executable, "-c", text], tmp_path / "run") as run:
         log = tmp_path / "run" / "log.txt"
         until(lambda: log.exists() and "on 2 rank(s)" in log.read_text())
         time.sleep(2)  # into the first step
-        ranks = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-        assert process.poll() is None, "waits for the step"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
-    assert not psutil.wait_procs(ranks, timeout=5)[1]
+        ranks = psutil.Process(run.process.pid).children(recursive=True)
+        assert len(ranks) >= 2
+        run.seen.update(ranks)  # which were forked, with the environment of a process that is no rank
+        run.send(signal.SIGINT)
+        time.sleep(3)
+        assert run.process.poll() is None, "waits for the step"
+        run.send(signal.SIGINT)
+        result = run.end(timeout=20)
+    assert result.returncode != 0 and result.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -229,8 +230,10 @@ def test_with_tensor_ranks(schedule: str, sequence_parallel: bool) -> None:
 
 
 @pytest.mark.parametrize(("schedule", "recompute"), [("1f1b", "full"), ("interleaved_1f1b", "selective")])
-def test_with_recomputation(schedule: str, recompute: str) -> None:
+def test_with_recomputation(schedule: str, recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heeded = witnesses(monkeypatch, f"plan.recompute={recompute}")
     compare("llama", pipeline(schedule, recompute=recompute), 2, 4)
+    assert all(calls.value for calls in heeded)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_a_hub_that_fails_stops_nothing_but_one_that_refuses_does(tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert "step_00000004 was not pushed; training goes on" in (tmp_path / "run" / "log.txt").read_text()
         assert (tmp_path / "run" / "exported" / "model.safetensors").exists()
+        server.closed = False
+        assert _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=end").returncode == 0
+        assert server.files["me/tiny"], "a finished run makes up for what was not pushed"
+        pushed = len(server.commits)
+        assert _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=end").returncode == 0
+        assert len(server.commits) == pushed
     done = _train(server, tmp_path / "alone", "hub_id=me/tiny", "strategy=end")  # nobody listens any more
     assert done.returncode == 0, done.stderr
     assert "cannot be reached now" in (tmp_path / "alone" / "log.txt").read_text()

@@ -15,6 +15,7 @@ from helpers.ranks import free_port, run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.running import Running, running
 from trireme.trainer.build import train
+from trireme.trainer.restart import launch_is_noted, note_launch
 
 TESTS = Path(__file__).parents[1]
 COMMON = ("trainer.max_steps=24", "checkpoint.every=4", "trainer.eval_every=8", "scheduler=cosine", "plan=ddp")
@@ -120,6 +121,41 @@ def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monke
     assert f"resuming from {tmp_path}/b/checkpoints/step_00000004 at step 4" in said
 
 
+def test_the_mark_of_an_earlier_launch_is_not_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch may be restarted before its ranks have noted where it began."""
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert not launch_is_noted(tmp_path)
+    elastic = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", ("none", "one", "other"))
+    for count, variable, names in (elastic, ("SLURM_RESTART_COUNT", "SLURM_JOB_ID", ("12", "13"))):
+        monkeypatch.setenv(count, "1")
+        for name in names:
+            monkeypatch.setenv(variable, name)
+            assert not launch_is_noted(tmp_path)
+            note_launch(tmp_path, "auto")
+            assert launch_is_noted(tmp_path)
+        monkeypatch.delenv(count)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a second launch in the same job")
+    assert not launch_is_noted(tmp_path)
+    note_launch(tmp_path, "auto", submitted=True)
+    assert launch_is_noted(tmp_path), "noted when the job was submitted, before it had a number"
+
+
+def test_fresh_is_not_forgotten_by_a_first_attempt_that_ended_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert run_ranks(_resumed, 1, tmp_path / "run", "auto", 2) == [2]
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    recipe = tiny_recipe(tmp_path / "run", "trainer.eval_at_end=false", "trainer.stop_at=1")
+    assert run_ranks(lambda: train(recipe, fresh=True).step, 1) == [1]
+    assert (tmp_path / "run.1").is_dir()
+
+
 @pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Path, environment: dict[str, str]) -> None:
     """A refusal that only the ranks can see: another recipe's run is in the folder."""
@@ -135,6 +171,7 @@ def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Pat
     assert result.returncode == (2 if launcher == "own" else 1), result.stderr
     assert result.stderr.count("holds a run of another recipe (changed: seed)") == 1
     if launcher == "own":
+        assert "Traceback" not in result.stderr and result.stderr.count("fix:") == 1, result.stderr
         assert attempts(tmp_path) == ["attempt_0"]
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.command import tiny_command
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
-from helpers.running import running
+from helpers.running import running, until
 from trireme.trainer.build import train
 from trireme.trainer.interruption import STARTED
 
 DDP = ("plan=ddp", "--nproc", "2")
 Undisturbed = Callable[[str], list]
 SLOW = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.05}"
-ARGUMENTS = ("trainer.max_steps=60", "trainer.eval_every=15", "checkpoint.every=25", "scheduler=cosine", SLOW)
+STEPS = ("trainer.max_steps=60", "trainer.eval_every=15", "checkpoint.every=25", "scheduler=cosine")
+ARGUMENTS = (*STEPS, SLOW)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     @cache
     def run_once(plan: str) -> list:
         run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-        run_ranks(_train, 2 if plan == "ddp" else 1, run_dir, *ARGUMENTS[:-1], f"plan={plan}")
+        run_ranks(_train, 2 if plan == "ddp" else 1, run_dir, *STEPS, f"plan={plan}")
         return lines(run_dir)
 
     return run_once
@@ -82,6 +86,30 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     with running(command, tmp_path / "run", environment) as run:
         assert run.end().returncode == 0
     assert lines(tmp_path / "run") == undisturbed(plan)
+
+
+def test_a_terminal_that_hangs_up_costs_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A broken connection: ranks save and leave, though what they say cannot be written any more."""
+    command, metrics = tiny_command(tmp_path / "run", *ARGUMENTS, *DDP), tmp_path / "run" / "metrics.jsonl"
+    process, terminal = pty.fork()
+    if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+        os.execve(command[0], command, {**os.environ, **environment})
+    try:
+        deadline = time.monotonic() + 240
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 7):
+            assert time.monotonic() < deadline, "it does not come that far"
+            if select.select([terminal], [], [], 0.05)[0]:
+                os.read(terminal, 4096)
+        os.close(terminal)
+        until(lambda: os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 75
+    finally:
+        if psutil.pid_exists(process):
+            os.kill(process, signal.SIGKILL)
+    step = lines(tmp_path / "run")[-1]["step"]
+    assert (tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "manifest.json").exists()
+    assert f"left at step {step} of 60 (SIGHUP)" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.long
@@ -132,7 +160,7 @@ def test_a_second_interrupt_ends_at_once(plan: str, tmp_path: Path, environment:
         run.send(signal.SIGINT)
         time.sleep(0.2)
         run.send(signal.SIGINT)
-        time.sleep(1.5)
+        time.sleep(3)  # more than SAME_KEYSTROKE after the first, however late that was handled
         assert run.process.poll() is None
         run.send(signal.SIGINT)
         result = run.end(timeout=30)

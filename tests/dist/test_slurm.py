@@ -17,6 +17,7 @@ from helpers.command import ROOTS, command, refused, trireme, trireme_here
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
+from helpers.running import run_to_end
 from helpers.slurm import Cluster, missing
 from helpers.zero import can_compile, load_deepspeed
 from safetensors.torch import load_file
@@ -53,7 +54,11 @@ def arguments(run_dir: Path, *more: str) -> list[str]:
 
 def launched(run_dir: Path, *more: str) -> str:
     """Submit through the command; the number of the job."""
-    result = trireme("launch", *arguments(run_dir, *more))
+    return submitted(trireme("launch", *arguments(run_dir, *more)))
+
+
+def submitted(result: subprocess.CompletedProcess[str]) -> str:
+    """The number of the job."""
     assert result.returncode == 0, result.stderr
     found = re.match(r"submitted job (\d+)", result.stdout)
     assert found, result.stdout
@@ -150,19 +155,23 @@ def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path) -> None:
-    """And do not queue themselves again; a waiting job is gone at once; the same command goes on."""
+def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And do not queue themselves again; a waiting job is gone at once; the same command goes on.
+
+    Commands are run here while the job's few steps last: each would take seconds to import what it needs.
+    """
     run_dir, options = tmp_path / "run", ("plan=ddp", "trainer.max_steps=40", "launch.tasks=rank", *TWO)
-    job = launched(run_dir, *options, slow(0.3))
+    waits = arguments(tmp_path / "waits", *options, "launch.sbatch={exclusive: true}")
+    job = launched(run_dir, *options, slow(0.5))
     wait_for_lines(slurm, job, run_dir, 3)
-    blocked = launched(tmp_path / "waits", *options, "launch.sbatch={exclusive: true}")
+    blocked = submitted(trireme_here(capsys, "launch", *waits))
     assert slurm.state(blocked) == "PENDING"
-    assert f"cancelled {blocked}" in trireme("cancel", blocked).stdout
-    result = trireme("cancel", str(run_dir))
+    assert f"cancelled {blocked}" in trireme_here(capsys, "cancel", blocked).stdout
+    result = trireme_here(capsys, "cancel", str(run_dir))
     assert result.returncode == 0 and "gone" in result.stdout, result.stderr
     assert slurm.wait(job)["ExitCode"] == "75:0"
     assert re.search(r"left at step \d+ of 40 \(SIGINT\): saved", log_of(run_dir))
-    refused(trireme("cancel", str(run_dir)), "is over")
+    refused(trireme_here(capsys, "cancel", str(run_dir)), "is over")
     again = launched(run_dir, *options)
     assert slurm.wait(again)["JobState"] == "COMPLETED"
     run_ranks(_train, 2, tmp_path / "undisturbed", "plan=ddp", "trainer.max_steps=40")
@@ -259,25 +268,27 @@ def test_a_killed_rank_is_started_again_within_the_job(slurm: Cluster, tmp_path:
 
 
 @pytest.mark.long
-def test_what_the_cluster_refuses_is_one_message(slurm: Cluster, tmp_path: Path) -> None:
-    given = arguments(tmp_path / "run", "plan=ddp", *TWO)
-    refused(trireme("launch", *given, "launch.partition=nowhere"), "launch.partition", "refused by sbatch", "partition")
-    refused(
-        trireme("launch", *given, "launch.partition=short", "launch.time=01:00:00"), "launch.time", "refused by sbatch"
-    )
-    refused(trireme("launch", *given, "launch.gpus_per_node=9", "trainer.global_batch_size=36"), "refused by sbatch")
-    refused(trireme("launch", *given, "launch.sbatch={nonsense: 1}"), "launch.sbatch", "nonsense")
-    refused(trireme("cancel", "999999"), "is over, or was never there")
-    refused(trireme("cancel", str(tmp_path / "none")), "neither a run folder nor")
-    refused(trireme("logs", str(tmp_path / "none")), "is not a run folder")
+def test_what_the_cluster_refuses_is_one_message(
+    slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch = (capsys, "launch", *arguments(tmp_path / "run", "plan=ddp", *TWO))
+    nowhere = trireme_here(*launch, "launch.partition=nowhere")
+    refused(nowhere, "launch.partition", "refused by sbatch", "partition")
+    too_long = trireme_here(*launch, "launch.partition=short", "launch.time=01:00:00")
+    refused(too_long, "launch.time", "refused by sbatch")
+    refused(trireme_here(*launch, "launch.gpus_per_node=9", "trainer.global_batch_size=36"), "refused by sbatch")
+    refused(trireme_here(*launch, "launch.sbatch={nonsense: 1}"), "launch.sbatch", "nonsense")
+    refused(trireme_here(capsys, "cancel", "999999"), "is over, or was never there")
+    refused(trireme_here(capsys, "cancel", str(tmp_path / "none")), "neither a run folder nor")
+    refused(trireme_here(capsys, "logs", str(tmp_path / "none")), "is not a run folder")
 
 
 @pytest.mark.long
 def test_logs_can_be_followed_to_the_end(slurm: Cluster, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     job = launched(run_dir, "plan=ddp", *TWO, slow(0.1))
-    with subprocess.Popen(command("logs", str(run_dir), "-f"), stdout=subprocess.PIPE, text=True) as following:
-        output, _ = following.communicate(timeout=200)
-    assert following.returncode == 0
+    following = run_to_end(command("logs", str(run_dir), "-f"), run_dir)
+    assert following.returncode == 0, following.stderr
     assert slurm.wait(job)["JobState"] == "COMPLETED"
+    output = following.stdout
     assert output == log_of(run_dir) and "resuming" not in output and "10 steps of 8 samples" in output

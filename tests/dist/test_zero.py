@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.zero import (
     ADAMW,
@@ -116,8 +117,10 @@ def test_offload_to_nvme_equals_one_process(tmp_path: Path, micro_batch_size: in
     ],
     ids=["tied3", "tied1", "recompute", "frozen3", "frozen2", "no clipping", "sgd", "torch on cpu", "buckets"],
 )
-def test_variants_equal_one_process(case: Case) -> None:
+def test_variants_equal_one_process(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    (recomputed,) = witnesses(monkeypatch, "plan.recompute=full")
     _equals_plain(case)
+    assert bool(recomputed.value) == (case.recompute == "full")
 
 
 def test_shards_of_uneven_length_and_one_rank() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -26,3 +27,10 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def unmount_below(folder: Path) -> None:
+    """What a command that was killed has left mounted there; later mounts first, which may lie in earlier ones."""
+    for mounted in reversed(psutil.disk_partitions(all=True)):
+        if Path(mounted.mountpoint).is_relative_to(folder):
+            subprocess.run(["umount", "-l", mounted.mountpoint], capture_output=True)

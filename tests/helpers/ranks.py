@@ -5,24 +5,57 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count, islice
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
 
 import datasets  # noqa: F401  (a second of imports that every rank would pay for by itself)
 
+FIRST_PORT, PORTS, WORKERS = 10_000, 500, 4
+"""Ports for each of so many workers of xdist: below those that the system gives to whoever asks for any, as gloo does,
+and below those at which SLURM's jobs meet."""
+
+
+class Answer(NamedTuple):
+    """How a rank has ended."""
+
+    rank: int
+    at: float
+    """Monotonic seconds, which are the same in all processes."""
+    value: Any = None
+    failure: str = ""
+
+
+def _own_ports() -> Iterator[int]:
+    """Those of this worker, over and over; two test sessions on one machine begin at different ones."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker % WORKERS * PORTS
+    for number in count(os.getpid()):
+        yield first + number % PORTS
+
+
+_ports = _own_ports()
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, and that nobody takes before whoever asked for it does."""
+    for port in islice(_ports, PORTS):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
     """``function(*args)`` on every rank of a new process group; returns what each rank returned, in rank order.
 
     Raises:
-        AssertionError: a rank failed (with its traceback), or did not finish in ``timeout`` seconds.
+        AssertionError: a rank failed (with the traceback of the first that did), or the ranks did not finish in
+            ``timeout`` seconds.
     """
     context = multiprocessing.get_context("fork")
     port = free_port()
@@ -35,17 +68,16 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         pipes.append(receive)
         processes.append(process)
     try:
-        results = [_result(rank, pipe, timeout) for rank, pipe in enumerate(pipes)]
+        return _gathered(pipes, timeout)
     finally:
         for process in processes:
             process.join(5)
             if process.is_alive():
                 process.kill()
                 process.join()
-    return results
 
 
-def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, send: Any) -> None:
+def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, send: Connection) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -56,19 +88,31 @@ def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int,
         OMP_NUM_THREADS="1",
     )
     try:
-        send.send((True, function(*args)))
+        value = function(*args)
+        send.send(Answer(rank, time.monotonic(), value))
     except BaseException:
-        send.send((False, traceback.format_exc()))
+        send.send(Answer(rank, time.monotonic(), failure=f"failed:\n{traceback.format_exc()}"))
     finally:
         send.close()
         os._exit(0)  # no destructors of what was inherited by the fork
 
 
-def _result(rank: int, pipe: Any, timeout: float) -> Any:
-    assert pipe.poll(timeout), f"rank {rank} did not finish in {timeout} s"
+def _gathered(pipes: Sequence[Connection], timeout: float) -> list[Any]:
+    """What each rank returned. The first failure ends the wait: peers hang or lose their connection because of it."""
+    silent, values = {pipe: rank for rank, pipe in enumerate(pipes)}, {}
+    deadline = time.monotonic() + timeout
+    while silent:
+        ready = wait(list(silent), max(deadline - time.monotonic(), 0.0))
+        assert ready, f"ranks {sorted(silent.values())} did not finish in {timeout} s"
+        answers = [_answer(silent.pop(pipe), pipe) for pipe in ready]
+        failed = sorted((answer for answer in answers if answer.failure), key=lambda answer: answer.at)
+        assert not failed, "\n".join(f"rank {answer.rank} {answer.failure}" for answer in failed)
+        values.update((answer.rank, answer.value) for answer in answers)
+    return [values[rank] for rank in range(len(pipes))]
+
+
+def _answer(rank: int, pipe: Connection) -> Answer:
     try:
-        succeeded, value = pipe.recv()
+        return pipe.recv()
     except EOFError:
-        raise AssertionError(f"rank {rank} ended without a word") from None
-    assert succeeded, f"rank {rank} failed:\n{value}"
-    return value
+        return Answer(rank, time.monotonic(), failure="ended without a word")

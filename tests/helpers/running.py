@@ -37,14 +37,14 @@ class Running:
         )
         self.seen: set[psutil.Process] = set()
 
-    def wait_for_lines(self, count: int, timeout: float = 240) -> None:
+    def wait_for_lines(self, count: int, timeout: float = 240, pause: float = 0.02) -> None:
         """Until the run has logged so many lines."""
         metrics = self.run_dir / "metrics.jsonl"
         deadline = time.monotonic() + timeout
         while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
             assert self.process.poll() is None, f"it ended first: {self.process.communicate()}"
             assert time.monotonic() < deadline, "it does not come that far"
-            time.sleep(0.02)
+            time.sleep(pause)
 
     @property
     def ranks(self) -> list[psutil.Process]:
@@ -86,3 +86,11 @@ def running(arguments: Sequence[str], run_dir: Path, environment: dict[str, str]
             with suppress(psutil.Error):
                 rank.kill()
         started.process.communicate()
+
+
+def run_to_end(
+    arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None, timeout: float = 280
+) -> subprocess.CompletedProcess[str]:
+    """A command that starts processes of its own: none of them is left, even if it does not end in time."""
+    with running(arguments, run_dir, environment) as run:
+        return run.end(timeout)

@@ -115,11 +115,9 @@ class Cluster:
             self.daemons.append(started)
 
     def stop(self) -> None:
-        with suppress(subprocess.SubprocessError):
+        with suppress(subprocess.SubprocessError, AssertionError):  # daemons end whatever a cluster in trouble says
             self.run("scancel", f"--user={os.geteuid()}")
             _until(lambda: not self.run("squeue", "-h"), 20, "jobs are left")
-        started = [psutil.Process(daemon.pid) for daemon in self.daemons if daemon.poll() is None]
-        below = [child for process in started for child in process.children(recursive=True)]
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
@@ -128,9 +126,25 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for child in below:  # steps outlive their slurmd
+        for process in self._steps():
             with suppress(psutil.Error):
-                child.kill()
+                process.kill()
+
+    def _steps(self) -> list[psutil.Process]:
+        """What is left of jobs. No daemon is above it: slurmd forks slurmstepd twice, so that steps outlive it.
+
+        Tasks know the cluster by SLURM_CONF; slurmstepd, which writes its title over its environment, is above them.
+        """
+        found, ours = [], set(psutil.Process().children(recursive=True))
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process in ours or process.environ().get("SLURM_CONF") != str(self.folder / "slurm.conf"):
+                    continue
+                found.append(process)
+                above = process.parent()
+                if above is not None and above.name().startswith("slurmstepd"):
+                    found.append(above)
+        return found
 
     # -- what tests ask for -------------------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers.metrics import training, worst_difference
+from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from trireme.trainer.build import train
@@ -13,20 +16,35 @@ from trireme.trainer.build import train
 TOLERANCE = 1e-5
 MASKS = {"full": [], "uneven": ["+collator._target_=helpers.masking.UnevenMasks"]}
 STEPS = ["trainer.max_steps=12", "checkpoint.at_end=false"]
+Reference = Callable[[str, str], Path]
 
 
 def _train(run_dir: Path, overrides: list[str]) -> None:
     train(tiny_recipe(run_dir, *STEPS, *overrides))
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The run of one process for a family and masks, whole batches at once; trained once."""
+
+    @cache
+    def trained(family: str, masks: str) -> Path:
+        run_dir = tmp_path_factory.mktemp("one")
+        _train(run_dir, [f"model={family}_tiny", *MASKS[masks], "trainer.micro_batch_size=8"])
+        return run_dir
+
+    return trained
+
+
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("family", ["persimmon", "gpt_neox", "llama"])
 @pytest.mark.parametrize("micro_batch_size", [4, 1])
-def test_two_ranks_equal_one_process(tmp_path: Path, family: str, masks: str, micro_batch_size: int) -> None:
-    overrides = [f"model={family}_tiny", *MASKS[masks]]
-    _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=8"])
-    run_ranks(_train, 2, tmp_path / "two", [*overrides, "plan=ddp", f"trainer.micro_batch_size={micro_batch_size}"])
-    one, two = training(tmp_path / "one"), training(tmp_path / "two")
+def test_two_ranks_equal_one_process(
+    tmp_path: Path, reference: Reference, family: str, masks: str, micro_batch_size: int
+) -> None:
+    overrides = [f"model={family}_tiny", *MASKS[masks], "plan=ddp", f"trainer.micro_batch_size={micro_batch_size}"]
+    run_ranks(_train, 2, tmp_path, overrides)
+    one, two = training(reference(family, masks)), training(tmp_path)
     assert one[-1]["step"] == 12
     assert worst_difference(one, two) < TOLERANCE
     assert [line["tokens"] for line in one] == [line["tokens"] for line in two]
@@ -51,18 +69,21 @@ def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    "option",
     [
-        ["plan.recompute=full"],
-        ["plan.ddp.bucket_cap_mb=1"],
-        ["plan.deterministic=true"],
-        ["plan.ddp.find_unused_parameters=true"],
+        "plan.recompute=full",
+        "plan.ddp.bucket_cap_mb=1",
+        "plan.deterministic=true",
+        "plan.ddp.find_unused_parameters=true",
     ],
 )
-def test_options_do_not_change_the_trajectory(tmp_path: Path, options: list[str]) -> None:
-    _train(tmp_path / "one", [])
-    run_ranks(_train, 2, tmp_path / "two", ["plan=ddp", *options])
-    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+def test_an_option_does_not_change_the_trajectory(
+    tmp_path: Path, reference: Reference, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heeded = witnesses(monkeypatch, option)
+    run_ranks(_train, 2, tmp_path, ["plan=ddp", option])
+    assert all(calls.value for calls in heeded)
+    assert worst_difference(training(reference("persimmon", "full")), training(tmp_path)) < TOLERANCE
 
 
 def test_the_mean_of_rank_means_would_fail(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.options import witnesses
 from parity.matrix import TOLERANCE, Case, difference, overridden
 
 COMPILED = [
@@ -31,6 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("pp_1f1b", "plan.compile=true", marks=pytest.mark.long),
     ],
 )
-def test_an_option_does_not_change_the_trajectory(plan: str, option: str, folder: Path) -> None:
-    case = Case(plan, "llama", 4, "full")
+def test_an_option_does_not_change_the_trajectory(
+    plan: str, option: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, heeded = Case(plan, "llama", 4, "full"), witnesses(monkeypatch, option)
     assert difference(overridden(case, option), folder, steps=4) < TOLERANCE
+    assert all(calls.value for calls in heeded)

@@ -155,7 +155,7 @@ def _judge(case: Case, run_dir: Path, before: Path, one: Path) -> Found:
     saved, again = (step_folder(path / "checkpoints", SAVED) for path in (before, run_dir))
     averaged = _averages(case.before) and _averages(case.after)
     found = Found(_differing(saved, again, averaged))
-    found.state = (saved / STATE).read_text() == (again / STATE).read_text()
+    found.state = _state_is_kept(saved, again, case.batch)
     stream = [index for step in json.loads((one / "stream.json").read_text()) for index in step]
     consumed = [index for step in json.loads((run_dir / CONSUMED).read_text()) for index in step]
     first = SAVED * GLOBAL_BATCH
@@ -168,6 +168,14 @@ def _judge(case: Case, run_dir: Path, before: Path, one: Path) -> Found:
         same_lines = training(run_dir) == training(before)[SAVED:]
         found.exact = same_lines and not _differing(wanted, final, averaged)
     return found
+
+
+def _state_is_kept(saved: Path, again: Path, batch: int) -> bool:
+    """All of it; another batch is noted, with where it begins."""
+    then, now = (json.loads((checkpoint / STATE).read_text()) for checkpoint in (saved, again))
+    if batch != GLOBAL_BATCH:
+        then["trainer"]["batch"] = {"size": batch, "step": SAVED, "samples": SAVED * GLOBAL_BATCH}
+    return json.dumps(then) == json.dumps(now)
 
 
 def _differing(one: Path, other: Path, averaged: bool) -> list[str]:

@@ -27,12 +27,12 @@ def test_rates_are_per_logged_window_without_evaluation_and_save(run):
     run.fire("on_train_begin", callback)
     step(run, callback, 0.0, log=True)
     for pause in ("on_evaluate", "on_save"):
-        time.sleep(0.5)
+        time.sleep(1)
         run.fire(pause, callback, **({"metrics": {}} if pause == "on_evaluate" else {"path": run.trainer.run_dir}))
     for last in (False, True):
         step(run, callback, 0.05, log=last)
     metrics = run.trainer.extra_metrics
-    assert 0.05 <= metrics["step_seconds"] < 0.2, "the pause of 1 s was counted"
+    assert 0.05 <= metrics["step_seconds"] < 0.5, "a pause of 1 s was counted"
     assert metrics["samples_per_second"] == pytest.approx(8 / metrics["step_seconds"])
     assert metrics["mfu"] == pytest.approx(1e6 * 1000 / metrics["step_seconds"] / 2e12)
 

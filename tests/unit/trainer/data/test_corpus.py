@@ -171,23 +171,25 @@ def test_changed_files_are_prepared_anew(tmp_path: Path, data_config: Make, sett
     assert indexed(data_config(), settings).stats.documents == len(lines)
 
 
-def _prepare_in_process(config: DataConfig, queue) -> None:
+def _prepare_in_process(config: DataConfig, queue, together) -> None:
     work = preparation._prepare
 
     def counted(*arguments) -> None:
         queue.put("prepared")
-        time.sleep(0.3)  # so that the other process surely comes while this one works
+        time.sleep(0.3)  # the other process, which began when this one did, comes while this one works
         work(*arguments)
 
     preparation._prepare = counted
+    together.wait(timeout=120)  # imports take seconds, and not equally many in both
     corpus = indexed(config, TrainerConfig(max_steps=1, global_batch_size=2, micro_batch_size=2))
     queue.put(next(corpus.train_batches({}, 0, 1)).micro_batches[0]["input_ids"].tolist())
 
 
 def test_two_processes_prepare_once(data_config: Make) -> None:
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_prepare_in_process, args=(data_config(), queue)) for _ in range(2)]
+    queue, together = context.Queue(), context.Barrier(2)
+    arguments = (data_config(), queue, together)
+    processes = [context.Process(target=_prepare_in_process, args=arguments, daemon=True) for _ in range(2)]
     for process in processes:
         process.start()
     results = [queue.get(timeout=120) for _ in range(3)]
