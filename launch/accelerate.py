@@ -49,36 +49,41 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     if not Path(path).is_file():
         raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
     try:
-        arguments, read, unknown = _read(path)
-        told = {} if unknown else _told(arguments, read)
+        arguments, read = _read(path)
+        told = _told(arguments, read)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # it may be any file, and accelerate falls over most things
         why = f"accelerate cannot read it: {type(error).__name__}: {error}"
         raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
-    if unknown:
-        raise UserError(*(Problem(key, f"is no option of accelerate ({path})", near) for key, near in unknown.items()))
     return told, int(arguments.num_processes or 1)
 
 
-def _read(path: str) -> tuple[argparse.Namespace, Any, dict[str, str]]:
-    """Arguments of ``accelerate launch`` that a file stands for, what is in the file, and keys that mean nothing."""
+def _read(path: str) -> tuple[argparse.Namespace, Any]:
+    """Arguments of ``accelerate launch`` that a file stands for, and what is in the file.
+
+    Raises:
+        UserError: it has keys that mean nothing, or a precision that has no counterpart.
+    """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     # Port 0, so that no port is looked for; the file's own wins over what is not given here.
     given = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "train"])
     known = set(vars(given))
     arguments, read, _ = _validate_launch_command(given)
-    unknown = {}
+    problems = []
     for section, prefix in SECTIONS.items():
         for key in getattr(read, section) or {}:
             name = key if key.startswith(prefix) else prefix + key
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                unknown[name] = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
+                fix = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
+                problems.append(Problem(name, f"is no option of accelerate ({path})", fix))
     if arguments.mixed_precision.lower() not in ("no", "bf16", "fp16"):  # before accelerate looks for libraries
-        raise UserError(_precision(arguments.mixed_precision))
-    return arguments, read, unknown
+        problems.append(_precision(arguments.mixed_precision))
+    if problems:
+        raise UserError(*problems)
+    return arguments, read
 
 
 def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:

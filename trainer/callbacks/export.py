@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -135,12 +136,8 @@ class Export(Callback):
     def _export_last(self, trainer: Trainer) -> None:
         """A run that had nothing left to train has saved nothing, and may have been exported before."""
         path = self._saved or next(iter(complete_checkpoints(trainer.store.root)), None)
-        if (
-            path is not None
-            and self._saved is None
-            and self.folder.exists()
-            and self._noted().get(self.place) == path.name
-        ):
+        noted = self._noted().get(self.place) if self._saved is None and self.folder.exists() else None
+        if path is not None and path.name == noted:
             return
         if path is None:
             log.warning(
@@ -204,7 +201,7 @@ class Export(Callback):
             raise UserError(f"The checkpoint {reason}.")
         export_source(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
         if self.exported(checkpoint):
-            with NOTING:
+            with NOTING, suppress(OSError):  # what is not noted is exported once more at the next start
                 self._notes.write_text(json.dumps({**self._noted(), self.place: checkpoint.name}, indent=1))
 
     def _noted(self) -> dict[str, str]:

@@ -150,7 +150,8 @@ class Checkpoints:
     def _rename_later(self, began: Path | None) -> None:
         own = checkpoints_under(self.root)
         if began is not None and began.resolve().parent == self.root.resolve():
-            own = [folder for folder in own if step_of(folder) > read_manifest(began)["step"]]
+            step = read_manifest(began)["step"]
+            own = [folder for folder in own if step_of(folder) > step]
         for folder in own:
             names = (f"{folder.name}.abandoned{f'.{number}' if number else ''}" for number in range(10_000))
             target = next(path for name in names if not (path := folder.with_name(name)).exists())
