@@ -1,56 +1,20 @@
 """trireme: one recipe, any parallelism plan, one training trajectory.
 
-The package root holds only what every folder needs: the version and the one exception that is shown to
-people. It imports nothing heavy, so that ``trireme --help`` is instant.
+The package root hands on what users name as ``trireme.…``. It imports nothing heavy, so that
+``trireme --help`` is instant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from .errors import Problem, UserError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .launch.notebook import train
 
-__version__ = "0.1.0"
 __all__ = ["Problem", "UserError", "__version__", "train"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with what the user gave, in the four parts a person needs."""
-
-    field: str
-    """Dotted path of the recipe key (``trainer.max_steps``), a file, or a command line option."""
-    why: str
-    """What is wrong, as a clause."""
-    fix: str = ""
-    """What to write instead, as an imperative."""
-    value: Any = None
-    """The offending value; ``None`` is not shown."""
-
-    def __str__(self) -> str:
-        head = self.field if self.value is None else f"{self.field} = {self.value!r}"
-        lines = [head, f"  {self.why}"]
-        if self.fix:
-            lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
-
-
-class UserError(Exception):
-    """Something the user can mend: shown as one message without a traceback, exit code 2.
-
-    Args:
-        problems: every problem found, reported together. A plain string stands for a message of its own.
-    """
-
-    def __init__(self, *problems: Problem | str) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
-
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows in the place of a traceback."""
-        return str(self).splitlines()
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from transformers import PreTrainedModel
-from trireme.models.build import weight_source
+from trireme.models.build_model import weight_source
 from trireme.models.loss import causal_lm_loss
 from trireme.parallel.apply import materialise
 from trireme.parallel.strategy import StepBatch

@@ -35,14 +35,14 @@ from bare import Look, deepspeed_step
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from parity.matrix import LAYOUTS
+from pipeline_idle import idle_fraction
 from rich.console import Console
 from rich.table import Table
 from states import OTHER, STATES, most_held, swapped
 from theory import Sizes, expected_states, expected_traffic, formula
 from traffic import BOOKKEEPING, KINDS, Traffic
 from trireme.parallel.mesh import build_mesh
-from trireme.parallel.pipeline.check import runs
-from trireme.parallel.pipeline.idle import idle_fraction
+from trireme.parallel.pipeline.check_pipeline import runs
 from trireme.trainer.build import build
 
 SENT_BOUND, HELD_BOUND = 0.02, 0.05

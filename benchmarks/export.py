@@ -130,7 +130,7 @@ def child(kind: str, source: str, out: str, dtype: str, memory: str, largest: in
     import resource
 
     import transformers
-    from trireme.trainer.checkpoint.export import ExportOptions, export, size_in_bytes
+    from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export, size_in_bytes
 
     for name in ("AutoConfig", "GenerationConfig", "LlamaForCausalLM"):  # transformers imports when it is asked
         getattr(transformers, name)
@@ -195,7 +195,7 @@ def warm(files: list[Path]) -> None:
 
 def beside_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """trireme's layout: exports under the cap, and cp of the files that hold the weights, in turn."""
-    from trireme.trainer.checkpoint.pieces import Pieces
+    from trireme.trainer.checkpoint.load.block_reader import Pieces
 
     checkpoint = folder / "checkpoint"
     run_ranks(write_checkpoint, 2, checkpoint, options.gib, timeout=1800)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import Problem
+from ..errors import Problem
 from ..trainer.component import locate
 from .values import check_value, did_you_mean
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import Problem
-from ..launch.config import LaunchConfig
-from ..models.config import ModelConfig, check_model, hf_config, is_local
-from ..parallel.check import check_plan
+from ..errors import Problem
+from ..launch.launch_config import LaunchConfig
+from ..models.model_config import ModelConfig, check_model, hf_config, is_local
+from ..parallel.check_plan import check_plan
 from ..parallel.plan import Plan
-from ..trainer.checkpoint.config import CheckpointConfig
+from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
-from ..trainer.data.config import DataConfig
-from ..trainer.engine import recipe_values
+from ..trainer.data.data_config import DataConfig
+from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from .components import Provided

@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
-from .. import Problem
+from ..errors import Problem
 from .components import MISSING, Provided, check_component, nested_components, required
 from .values import check_value, is_union, nearest, wrong_type
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from .. import Problem
+from ..errors import Problem
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
 _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}

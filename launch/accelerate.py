@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig

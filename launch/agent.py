@@ -20,10 +20,10 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
 
-from .. import UserError
+from ..errors import UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, answered_by
+from .error_report import SAVED, USER_ERROR, LeftEarly, RanksFailed
 from .failures import raise_failure
-from .report import SAVED, USER_ERROR, LeftEarly, RanksFailed
 
 FINAL = (SAVED, USER_ERROR)
 """Exit codes of ranks that would only come again."""

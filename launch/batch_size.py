@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .compose import compose
 from .elastic import launched, start_ranks
-from .report import RanksFailed
+from .error_report import RanksFailed
 from .train import checked, rank_arguments
 
 STEPS = 2

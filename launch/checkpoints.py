@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import Problem, UserError
-from .report import FAILED, guard
+from ..errors import Problem, UserError
+from .error_report import FAILED, guard
 
 COLUMNS = ("checkpoint", "size", "files", "state", "plan", "metric", "written")
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from .. import __version__
+from ..version import __version__
 
 HELP = """usage: trireme COMMAND ...
 
@@ -81,18 +81,18 @@ def _train(arguments: list[str]) -> int:
 
 
 def _launch(arguments: list[str]) -> int:
-    from .launch import main as launch
+    from .launch_command import main as launch
 
     return launch(arguments)
 
 
 def _jobs(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     _parser("jobs", "List your jobs on the cluster that trireme has submitted.").parse_args(arguments)
 
     def show() -> None:
-        from .slurm.queue import show_jobs
+        from .slurm.job_queue import show_jobs
 
         show_jobs()
 
@@ -100,7 +100,7 @@ def _jobs(arguments: list[str]) -> int:
 
 
 def _logs(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
     from .train import count
 
     parser = _parser("logs", "Show what a run has said.")
@@ -111,7 +111,7 @@ def _logs(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def show() -> None:
-        from .slurm.logs import show_logs
+        from .slurm.show_logs import show_logs
 
         show_logs(options.run, options.rank, options.follow, options.lines)
 
@@ -119,7 +119,7 @@ def _logs(arguments: list[str]) -> int:
 
 
 def _cancel(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     parser = _parser("cancel", "End a job once its ranks have saved; the same `trireme launch` goes on from there.")
     parser.add_argument("target", metavar="RUN|JOB", help="run folder, or number of the job")
@@ -136,7 +136,7 @@ def _cancel(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
     from .train import add_accelerate_argument, add_recipe_arguments
 
     parser = _parser("check", "Say everything that is wrong with a recipe; start nothing.")
@@ -167,7 +167,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     parser = _parser("recipes", "List recipes: your own folders, ./recipes, and those that come with trireme.")
     parser.add_argument(
@@ -184,7 +184,7 @@ def _recipes(arguments: list[str]) -> int:
 
 
 def _models(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     _parser("models", "List model families and presets.").parse_args(arguments)
 
@@ -197,7 +197,7 @@ def _models(arguments: list[str]) -> int:
 
 
 def _plans(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
     from .train import add_recipe_arguments
 
     parser = _parser("plans", "List plans; with a recipe, say what each would need for it and which plan=auto takes.")
@@ -217,7 +217,7 @@ def _plans(arguments: list[str]) -> int:
 
 
 def _batch_size(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
     from .train import add_recipe_arguments
 
     parser = _parser("batch-size", "Find the largest micro-batch of a recipe that fits into memory, by trying.")
@@ -249,7 +249,7 @@ def _checkpoints(arguments: list[str]) -> int:
 
 
 def _export(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     parser = _parser("export", "Write a checkpoint as a folder that transformers loads.")
     parser.add_argument(
@@ -269,8 +269,8 @@ def _export(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        from .. import UserError
-        from ..trainer.checkpoint.export import ExportOptions, export
+        from ..errors import UserError
+        from ..trainer.checkpoint.export.export_folder import ExportOptions, export
 
         try:
             wanted = ExportOptions(options.dtype, options.ema, options.max_shard_size, options.memory)
@@ -282,7 +282,7 @@ def _export(arguments: list[str]) -> int:
 
 
 def _generate(arguments: list[str]) -> int:
-    from .report import guard
+    from .error_report import guard
 
     parser = _parser("generate", "Let a model write: an exported folder, a checkpoint, or a run folder.")
     parser.add_argument("model", metavar="MODEL", help="folder")

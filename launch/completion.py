@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .recipes import config_folders, find_recipe, list_recipes
+from .find_recipes import config_folders, find_recipe, list_recipes
 
 SCRIPTS = {
     "bash": """\

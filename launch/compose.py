@@ -17,10 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .. import Problem, UserError
 from ..configs.values import did_you_mean
-from .explain import explain
-from .recipes import config_folders, find_recipe, group_options
+from ..errors import Problem, UserError
+from .find_recipes import config_folders, find_recipe, group_options
+from .hydra_errors import explain
 
 
 @dataclass

@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import yaml
 
-from .recipes import PACKAGE
-from .report import guard
+from .error_report import guard
+from .find_recipes import PACKAGE
 from .train import prepare_process
 
 State = Literal["ok", "note", "missing"]

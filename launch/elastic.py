@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..trainer.error_file import ERROR_FILE
 from ..trainer.interruption import STARTED, run_started
+from .error_report import SAVED, RanksFailed
 from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
-from .report import SAVED, RanksFailed
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .elastic import cores_per_rank, launched, start_ranks
+from .error_report import RanksFailed
 from .failures import leave
-from .report import RanksFailed
-from .slurm.task import use_node_storage
+from .slurm.job_task import use_node_storage
 from .train import RankParser, add_recipe_arguments, checked, enter, rank_arguments
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _without_averaging(composed: Composed) -> Composed:
 
 def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:
     from ..trainer.callbacks.progress import evaluation_parts
-    from ..trainer.evaluate import evaluate
+    from ..trainer.evaluate_only import evaluate
 
     result = evaluate(recipe, options.checkpoint, options.ema)
     if os.environ.get("RANK", "0") != "0":

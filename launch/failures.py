@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..trainer.error_file import ERROR_FILE, record
-from .report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
-from .slurm.task import LOGS
+from .error_report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
+from .slurm.job_task import LOGS
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE
 from .elastic import cores_per_rank, environment, silence
+from .error_report import LeftEarly, RanksFailed
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
-from .report import LeftEarly, RanksFailed
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure

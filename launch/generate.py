@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 
 def generate(
@@ -46,7 +46,7 @@ def generate(
         if ema:
             raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
         return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
-    from ..trainer.checkpoint.export import ExportOptions, export
+    from ..trainer.checkpoint.export.export_folder import ExportOptions, export
 
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 GENERATIONS = 3
 """Between a rank and ``deepspeed`` lies DeepSpeed's starter of the ranks of one host, and maybe a shell."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from .recipes import PACKAGE, first_comment, list_recipes
+from .find_recipes import PACKAGE, first_comment, list_recipes
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig

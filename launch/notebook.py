@@ -27,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..trainer.interruption import STARTED
 from .elastic import environment, launched
 
@@ -83,7 +83,7 @@ class Run:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from ..trainer.checkpoint.export import export
+        from ..trainer.checkpoint.export.export_folder import export
 
         with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder:
             exported = export(str(self.dir), f"{folder}/model")

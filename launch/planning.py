@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .compose import Composed, compose
 from .elastic import launched
+from .find_recipes import PACKAGE
 from .listing import show_table
-from .recipes import PACKAGE
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
-    from ..models.config import ModelConfig
+    from ..models.model_config import ModelConfig
     from ..parallel.memory import ModelSizes, Step
     from ..parallel.plan import Degrees, Plan
     from ..parallel.planner import Assessed, Candidate, Decision, Machine
@@ -129,7 +129,7 @@ class Planner:
     sizes: ModelSizes = field(init=False)
 
     def __post_init__(self) -> None:
-        from ..models.build import Vocabulary, build_on_meta
+        from ..models.build_model import Vocabulary, build_on_meta
         from ..parallel.memory import model_sizes
         from ..trainer.component import locate
 
@@ -249,8 +249,8 @@ class Planner:
         return self._problem(candidate.plan, candidate.degrees) if candidate.plan.uses_deepspeed else ""
 
     def _problem(self, plan: Plan, degrees: Degrees) -> str:
-        from ..parallel.check import check_plan
-        from ..trainer.engine import recipe_values
+        from ..parallel.check_plan import check_plan
+        from ..trainer.recipe_values import recipe_values
 
         recipe = self.recipe
         values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config)
@@ -320,7 +320,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
 
 def _with_local_config(model: ModelConfig) -> ModelConfig:
     """For weights on the hub: their configuration alone is fetched, for planning needs no more."""
-    from ..models.config import is_local
+    from ..models.model_config import is_local
 
     if model.weights is None or is_local(model.weights):
         return model

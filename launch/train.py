@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .elastic import cores_per_rank, launched, start_ranks
+from .error_report import LeftEarly, guard
 from .failures import leave, run_rank
 from .hostfile import refuse_missing_hostfile
-from .report import LeftEarly, guard
-from .slurm.task import take_rank, use_node_storage
+from .slurm.job_task import take_rank, use_node_storage
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -231,7 +231,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     from ..trainer.run_folder import open_run_folder
     from .accelerate import take_gpus
     from .planning import planned
-    from .slurm.queue import refuse_going
+    from .slurm.job_queue import refuse_going
 
     if not launched():
         take_gpus(options.accelerate)

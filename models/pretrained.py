@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .family import ModelFamily
-from .files import stored_tensors
+from .weight_files import stored_tensors
 
 
 def folder_weights(

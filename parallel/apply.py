@@ -17,14 +17,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from ..models.build import WeightSource
+from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
 from .recompute import recompute
-from .shards import local_part
 from .tensor import parallelize_tensor, tie
+from .tensor_shards import local_part
 
 
 def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:

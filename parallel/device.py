@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 NUMA_NODES = Path("/sys/devices/system/node")
 

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from transformers import PreTrainedModel
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..models.family import ModelFamily
 from .mesh import Mesh
 from .plan import FSDPOptions, Plan

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .device import backend_of, identity_of, local_device
-from .join import join
 from .plan import AXES, Degrees, Plan
+from .rendezvous import join
 
 
 class Sums:

@@ -21,7 +21,7 @@ from .plan import Plan
 if TYPE_CHECKING:  # transformers' models take seconds to import; checking a recipe goes without
     from transformers import PreTrainedModel
 
-    from ..models.build import WeightSource
+    from ..models.build_model import WeightSource
 
 MicroBatch = dict[str, Tensor]
 """What one forward sees: model inputs by keyword, plus ``labels``; first dimension is the sample."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import Problem
+from ..errors import Problem
 from ..models.family import ModelFamily, TensorPlan, families
 
 LARGEST = 256

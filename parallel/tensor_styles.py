@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from transformers.pytorch_utils import Conv1D
 
-from .shards import split_like
+from .tensor_shards import split_like
 
 
 class Border:

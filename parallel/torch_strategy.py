@@ -13,15 +13,15 @@ from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from ..models.build import WeightSource
+from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from .apply import materialise, replicate, spread
+from .checkpoint_state import fill, savable, state_shapes
 from .clip import clip_factor, global_norm, local, scale_gradients
 from .fsdp import free, gather_once
 from .mesh import Mesh
 from .plan import Plan
 from .precision import LossScale, autocast, set_backend
-from .state import fill, savable, state_shapes
 from .strategy import (
     LossFunction,
     MicroBatch,

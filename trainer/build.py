@@ -8,27 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import Problem, UserError
-from ..models.build import WeightSource, weight_source
+from ..errors import Problem, UserError
+from ..models.build_model import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
+from ..parallel.checkpoint_state import state_shapes
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
-from ..parallel.state import state_shapes
 from .callbacks.callback import Callback
-from .checkpoint.source import Source, open_source
+from .checkpoint.load.source import Source, open_source
+from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.store import Checkpoints
-from .checkpoint.weights import checkpoint_weights
 from .component import instantiate
 from .ema import Ema
-from .logs import set_up_logging, tear_down_logging
+from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
 from .optimizers import check_state, optimizer_factory
-from .place import fitted, fitting, place
+from .place_model import fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .schedules import build_schedule
-from .state import Control, batch_since
+from .trainer_state import Control, batch_since
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

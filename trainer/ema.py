@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..parallel.checkpoint_state import fill, savable
 from ..parallel.clip import local
-from ..parallel.state import fill, savable
 from ..parallel.strategy import Read, Strategy, Take, as_it_is
 from .settings import EmaConfig
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable with the path of this rank's error file; set by the launcher."""

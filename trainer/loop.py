@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .data.corpus import Corpus, TrainBatches
     from .ema import Ema
     from .schedules import Schedule
-    from .state import Control, TrainerState
     from .tasks.task import Task
+    from .trainer_state import Control, TrainerState
 
 log = logging.getLogger("trireme.trainer")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from ..parallel.mesh import Mesh
 
 

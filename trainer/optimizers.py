@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .component import Component, instantiate
 
 Groups = list[dict[str, Any]]

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -27,7 +27,7 @@ def roll_back(trainer: Trainer) -> Path:
         UserError: this run has no checkpoint yet, or none that is whole.
     """
     from .build import load  # it imports the loop
-    from .checkpoint.source import open_source
+    from .checkpoint.load.source import open_source
 
     left, samples, position = trainer.state.step, trainer.state.samples, trainer.stream_position()
     checkpoint = trainer.store.find("auto")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .. import Problem, UserError
+from ..errors import Problem, UserError
 from .checkpoint.layout import RECIPE, checkpoints_at
 
 if TYPE_CHECKING:

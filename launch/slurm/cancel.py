@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from ... import Problem, UserError
-from .client import NoAnswer, Refused, slurm
-from .queue import Job, jobs_of
-from .record import read_record
+from ...errors import Problem, UserError
+from .job_queue import Job, jobs_of
+from .job_record import read_record
+from .slurm_commands import NoAnswer, Refused, slurm
 
 POLL = 1.0
 """Seconds between looks at the queue."""

@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from ..accelerate import contradictions
 from ..compose import Composed, chooses_by_results, sweep_folder
-from ..config import LaunchConfig, Shape
+from ..launch_config import LaunchConfig, Shape
 from ..planning import AUTO, own_options, without_plan
 from ..train import rank_arguments, read
-from .client import require, submit
-from .queue import refuse_going
-from .record import Record
-from .script import Run, Script
+from .job_queue import refuse_going
+from .job_record import Record
+from .job_script import Run, Script
+from .slurm_commands import require, submit
 
 if TYPE_CHECKING:
     from ...configs.schema import RecipeConfig

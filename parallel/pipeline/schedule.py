@@ -26,8 +26,8 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from ..plan import PipelineOptions
 from ..strategy import LossFunction, MicroBatch
-from .batches import joined, uniform
-from .stage import HiddenStates
+from .pipeline_stage import HiddenStates
+from .uniform_batches import joined, uniform
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "gpipe": ScheduleGPipe,

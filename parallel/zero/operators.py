@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .filler import offload_device
+from .json_fill import offload_device
 from .library import current_accelerator, import_deepspeed, quiet
 
 log = logging.getLogger("trireme.deepspeed")

@@ -12,7 +12,7 @@ from helpers.command import ROOTS, command
 from helpers.recipes import TINY, tiny_recipe
 from trireme.launch.generate import generate
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 
 HUNGRY = '''
 import torch

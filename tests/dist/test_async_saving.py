@@ -16,12 +16,12 @@ from helpers.recipes import tiny_recipe
 from helpers.running import running
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.callbacks.callback import Callback
-from trireme.trainer.checkpoint.stage import Staging
-from trireme.trainer.checkpoint.write import Writer
+from trireme.trainer.checkpoint.save.staging import Staging
+from trireme.trainer.checkpoint.save.write_checkpoint import Writer
 from trireme.trainer.loop import Trainer
 from trireme.trainer.run_folder import open_run_folder
 

@@ -16,10 +16,10 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer import run_folder
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import checkpoints_under, metric_of, verify
 
 OPTIMIZERS = {"adamw": 1e-3, "sgd": 0.3, "adafactor": 1e-2, "lion": 3e-4, "adamw_8bit": 1e-3}

@@ -13,16 +13,16 @@ from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from transformers import AutoModelForCausalLM
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.launch.cli import main
-from trireme.models.build import build_on_meta
+from trireme.models.build_model import build_on_meta
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import complete_checkpoints
-from trireme.trainer.checkpoint.source import open_source
-from trireme.trainer.checkpoint.weights import checkpoint_weights
-from trireme.trainer.evaluate import evaluate
-from trireme.trainer.place import vocabulary
+from trireme.trainer.checkpoint.load.source import open_source
+from trireme.trainer.checkpoint.load.weight_reader import checkpoint_weights
+from trireme.trainer.evaluate_only import evaluate
+from trireme.trainer.place_model import vocabulary
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.micro_batch_size=2"]
 AVERAGED = "ema.decay=0.5"

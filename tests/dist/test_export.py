@@ -15,11 +15,11 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
-from trireme.trainer.checkpoint.export import ExportOptions, export, export_source
-from trireme.trainer.checkpoint.source import Checkpoint, Progress, Source
+from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export, export_source
+from trireme.trainer.checkpoint.load.source import Checkpoint, Progress, Source
 
 FAMILIES = ["persimmon", "gpt_neox", "llama"]
 
@@ -53,7 +53,7 @@ def test_identical_logits(tmp_path: Path, overrides: list[str]) -> None:
 def test_types_and_shards(
     tmp_path: Path, dtype: str, torch_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)  # several blocks to a tensor
+    monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)  # several blocks to a tensor
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=2"))
     whole = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "fp32")))
     folder = export(str(tmp_path / "run"), str(tmp_path / "small"), ExportOptions(dtype, max_shard_size="100KB"))
@@ -110,7 +110,7 @@ def _train_spread(run_dir: Path, plan: str) -> None:
 @pytest.mark.parametrize(("plan", "ranks"), [("fsdp_full_shard", 2), ("tp", 2), ("3d", 8)])
 def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, columns and stages are put together block by block, as torch's own reader does for whole tensors."""
-    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)
+    monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)
     run_ranks(_train_spread, ranks, tmp_path / "run", plan)
     source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000002")
     written = load_file(export_source(source, tmp_path / "out", ExportOptions()) / "model.safetensors")
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, others: int, said: str, monk
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
     whole = export(str(tmp_path / "run"), str(tmp_path / "out"))
     room = sum(file.stat().st_size for file in whole.iterdir()) + 100_000
-    monkeypatch.setattr("trireme.trainer.checkpoint.pieces.BLOCK_BYTES", 3_000)
+    monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)
     with small_disk(tmp_path / "disk", room) as disk:
         (disk / "others").write_bytes(bytes(others))
         source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000001")

@@ -11,7 +11,7 @@ from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trireme.parallel.zero.library import installed, quiet
-from trireme.trainer.checkpoint.export import ExportOptions, export
+from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
 
 pytestmark = pytest.mark.skipif(not installed(), reason="DeepSpeed is not installed")
 

@@ -36,8 +36,8 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
-from trireme import UserError
-from trireme.parallel.zero.state import EngineState
+from trireme.errors import UserError
+from trireme.parallel.zero.full_tensors import EngineState
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.layout import verify
 from trireme.trainer.optimizers import optimizer_factory

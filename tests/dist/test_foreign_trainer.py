@@ -32,9 +32,9 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from trireme import UserError
-from trireme.trainer.checkpoint.export import export
-from trireme.trainer.evaluate import evaluate
+from trireme.errors import UserError
+from trireme.trainer.checkpoint.export.export_folder import export
+from trireme.trainer.evaluate_only import evaluate
 
 LLAMA = ["model=llama_tiny"]
 UNTIED_NORMS = ["model=persimmon_tiny"]

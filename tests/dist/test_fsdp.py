@@ -12,7 +12,7 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.parallel.clip import local
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train

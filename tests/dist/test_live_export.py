@@ -15,13 +15,13 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
 from trireme.trainer.build import train
 from trireme.trainer.callbacks.export import Export
-from trireme.trainer.checkpoint.export import ExportOptions, export
-from trireme.trainer.state import Control
+from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
+from trireme.trainer.trainer_state import Control
 
 EXPORT = "+callbacks.export._target_=trireme.trainer.callbacks.export.Export"
 

@@ -20,12 +20,12 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
-from trireme.trainer.checkpoint.foreign.safe import read_dcp_metadata
-from trireme.trainer.checkpoint.source import open_source
-from trireme.trainer.evaluate import evaluate
+from trireme.trainer.checkpoint.export.export_folder import export
+from trireme.trainer.checkpoint.foreign.restricted_reader import read_dcp_metadata
+from trireme.trainer.checkpoint.load.source import open_source
+from trireme.trainer.evaluate_only import evaluate
 
 
 class Command:

@@ -18,12 +18,12 @@ from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
-from trireme.trainer.checkpoint.source import Checkpoint
+from trireme.trainer.checkpoint.load.source import Checkpoint
 from trireme.trainer.checkpoint.tensors import read_tensors
-from trireme.trainer.evaluate import evaluate
+from trireme.trainer.evaluate_only import evaluate
 from trireme.trainer.nodes import find_nodes
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.eval_at_end=false", "scheduler=cosine"]

@@ -11,7 +11,7 @@ from helpers.metrics import lines, training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import can_compile, load_deepspeed
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.build import train
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.models.config import ModelConfig
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.loss import causal_lm_loss
-from trireme.parallel import shards
+from trireme.models.model_config import ModelConfig
+from trireme.parallel import tensor_shards
 from trireme.parallel.mesh import build_mesh
+from trireme.parallel.pipeline.pipeline_strategy import PipelineStrategy
 from trireme.parallel.pipeline.schedule import SCHEDULES
-from trireme.parallel.pipeline.strategy import PipelineStrategy
 from trireme.parallel.plan import FSDPOptions, PipelineOptions, Plan
 from trireme.parallel.strategy import MicroBatch, StepBatch, Strategy
 from trireme.parallel.torch_strategy import TorchStrategy
@@ -106,7 +106,7 @@ class Traffic(TorchDispatchMode):
 
 
 def whole(tensor: Tensor) -> np.ndarray:
-    return (shards.whole(tensor) if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
+    return (tensor_shards.whole(tensor) if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
 
 
 def build(config: ModelConfig, plan: Plan) -> TorchStrategy:

@@ -10,7 +10,7 @@ import pytest
 from helpers.command import tiny_command
 from helpers.hub import Hub, hub
 from trireme.trainer.callbacks.push import Push
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import verify
 
 

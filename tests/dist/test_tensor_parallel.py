@@ -19,15 +19,15 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import loss_parallel
 from transformers import PreTrainedModel
-from trireme.models.build import Vocabulary, build_on_meta
-from trireme.models.config import ModelConfig
+from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.family import families
-from trireme.models.initial import initial_weights
+from trireme.models.initial_weights import initial_weights
 from trireme.models.loss import causal_lm_loss
+from trireme.models.model_config import ModelConfig
 from trireme.parallel.pipeline.cut import cut
 from trireme.parallel.recompute import recompute
-from trireme.parallel.shards import local_part, whole
 from trireme.parallel.tensor import parallelize_tensor, settle_gradients, tie
+from trireme.parallel.tensor_shards import local_part, whole
 from trireme.trainer.tasks.causal_lm import CausalLM
 
 FAMILIES = [name for name, family in families().items() if family.tensor is not None]

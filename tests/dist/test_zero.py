@@ -29,11 +29,11 @@ from helpers.zero import (
     worst,
 )
 from torch import Tensor
-from trireme.models.build import Vocabulary, build_on_meta, weight_source
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.parallel.zero.library import installed
 from trireme.parallel.zero.operators import aio_compatible, load_operator, missing_tools
 from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
-from trireme.parallel.zero.strategy import DeepSpeedStrategy
+from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
 

@@ -12,12 +12,12 @@ import torch.distributed as dist
 from helpers.recipes import tiny_recipe
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from trireme.models.build import build_on_meta, weight_source
+from trireme.models.build_model import build_on_meta, weight_source
 from trireme.parallel.mesh import build_mesh
-from trireme.parallel.shards import whole
+from trireme.parallel.tensor_shards import whole
 from trireme.trainer.build import build, train
 from trireme.trainer.data.corpus import prepare
-from trireme.trainer.place import vocabulary
+from trireme.trainer.place_model import vocabulary
 
 Arrays = dict[str, np.ndarray]
 STEPS, SAVED_AT = 6, 3

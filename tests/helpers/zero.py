@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.models.config import ModelConfig
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.model_config import ModelConfig
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
 from trireme.parallel.strategy import StepBatch
-from trireme.parallel.zero.config import RecipeValues, deepspeed_config
+from trireme.parallel.zero.deepspeed_json import RecipeValues, deepspeed_config
 from trireme.parallel.zero.library import import_deepspeed
 from trireme.parallel.zero.operators import load_operator
 from trireme.parallel.zero.options import DeepSpeedOptions
-from trireme.parallel.zero.strategy import DeepSpeedStrategy
+from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
 

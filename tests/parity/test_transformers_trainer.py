@@ -11,7 +11,7 @@ from helpers.recipes import tiny_recipe
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.data.corpus import prepare
 
 STEPS = 8

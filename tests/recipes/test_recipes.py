@@ -9,7 +9,7 @@ import pytest
 from helpers.recipes import tiny_recipe
 from trireme.launch.cli import main
 from trireme.trainer.build import train
-from trireme.trainer.checkpoint.export import export
+from trireme.trainer.checkpoint.export.export_folder import export
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))

@@ -49,8 +49,8 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_of_launch_configs_import_the_dataclass_only() -> None:
     nodes = [node for node in ast.walk(ast.parse((ROOT / "configs/schema.py").read_text()))]
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    assert [module for module in modules if module.startswith("launch")] == ["launch.config"]
-    assert _imported_folders(ROOT / "launch" / "config.py") == {"trainer"}
+    assert [module for module in modules if module.startswith("launch")] == ["launch.launch_config"]
+    assert _imported_folders(ROOT / "launch" / "launch_config.py") == {"trainer"}
 
 
 def test_the_parser_sees_back_edges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

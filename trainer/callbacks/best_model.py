@@ -13,7 +13,7 @@ from .comparison import improves, watched
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 
 class BestModel(Callback):

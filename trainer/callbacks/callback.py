@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..state import Control, TrainerState
+from ..trainer_state import Control, TrainerState
 
 if TYPE_CHECKING:
     from ..loop import Trainer

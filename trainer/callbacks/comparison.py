@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .callback import Metrics
 
 Mode = Literal["min", "max"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 INK, GREY, BLUE, ORANGE = "#1f2933", "#7b8794", "#2b6cb0", "#dd6b20"

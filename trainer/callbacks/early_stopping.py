@@ -12,7 +12,7 @@ from .comparison import Mode, improves, watched
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 
 class EarlyStopping(Callback):

@@ -17,15 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ... import Problem, UserError
-from ..checkpoint.export import ExportOptions, export_source
+from ...errors import Problem, UserError
+from ..checkpoint.export.export_folder import ExportOptions, export_source
 from ..checkpoint.layout import complete_checkpoints, verify
-from ..checkpoint.source import Checkpoint
+from ..checkpoint.load.source import Checkpoint
 from .callback import Callback
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.5

@@ -18,12 +18,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 FILE_NAME = "metrics.jsonl"

@@ -20,14 +20,14 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .callback import Callback
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger("trireme.trainer")
 Action = Literal["skip", "stop", "rollback"]

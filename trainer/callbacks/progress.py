@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 
 WATCHED = "TRIREME_WATCHED"

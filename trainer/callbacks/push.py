@@ -11,12 +11,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .export import Export
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")

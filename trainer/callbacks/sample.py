@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
     from ...parallel.strategy import Strategy
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 

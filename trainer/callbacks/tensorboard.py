@@ -13,14 +13,14 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...parallel.plan import Plan
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 MIB = 2**20
 

@@ -31,7 +31,7 @@ from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
     from ..loop import Trainer
-    from ..state import Control, TrainerState
+    from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger("trireme.watchdog")
 Place = dict[str, Any]

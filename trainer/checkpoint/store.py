@@ -12,15 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from ...parallel.mesh import Mesh
+from ..collective import StepFailed, Together
 from ..nodes import Nodes
-from .config import CheckpointConfig
-from .find import by_step, find, newest_usable, step_of
+from .checkpoint_config import CheckpointConfig
 from .layout import checkpoints_under, complete_checkpoints, metric_of, read_manifest
-from .stage import Staging
-from .together import StepFailed, Together
-from .write import Contents, Writer
+from .load.find_checkpoint import by_step, find, newest_usable, step_of
+from .save.staging import Staging
+from .save.write_checkpoint import Contents, Writer
 
 __all__ = ["Checkpoints", "Contents"]
 

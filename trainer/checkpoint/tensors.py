@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
 
-from .stream import StreamingWriter
+from .save.safetensors_writer import StreamingWriter
 
 FILE_BYTES = 512 * 2**20
 """Largest file of several tensors; a larger tensor has a file of its own."""

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 
 log = logging.getLogger("trireme.data")
 OTHER_FOLDER = "set data.cache_dir or TRIREME_CACHE to a folder you may write to"

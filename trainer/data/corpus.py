@@ -14,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
 from ..component import Component, instantiate
 from ..settings import TrainerConfig
 from .collator import CausalLMCollator
-from .config import DataConfig
+from .data_config import DataConfig
 from .loader import Collator, evaluation_batches, step_batches
-from .order import EpochOrder
 from .prepare import Stats, prepared_folder
-from .tokens import Column, DocumentBlocks, PackedBlocks
+from .sample_order import EpochOrder
+from .token_files import Column, DocumentBlocks, PackedBlocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -195,7 +195,7 @@ def prepare(
     """
     config = _with_tokenizer(config, tokenizer_folder)
     if config.streaming:
-        from .stream import StreamingCorpus
+        from .streaming import StreamingCorpus
 
         return StreamingCorpus(config, seed, settings, collator)
     folder, tokenizer = prepared_folder(config)

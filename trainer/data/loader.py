@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from ...parallel.strategy import MicroBatch, StepBatch
 from ..interruption import SIGNALS
 from .collator import Sample, without_labels
-from .order import EpochOrder
+from .sample_order import EpochOrder
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from ..component import instantiate
 from .cache import built_once, cache_root
-from .config import DataConfig
+from .data_config import DataConfig
+from .held_out import first_of_each, split_documents, text_hash
 from .sources import Source
-from .split import first_of_each, split_documents, text_hash
+from .token_files import Column, write_column
 from .tokenizer import check_eos, content_hash, encode_documents, load_or_train, load_tokenizer
-from .tokens import Column, write_column
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ... import Problem, UserError
-from .documents import Format, column_problem, read_documents
+from ...errors import Problem, UserError
+from .document_files import Format, column_problem, read_documents
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ... import Problem, UserError
+from ...errors import Problem, UserError
 from .cache import built_once
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ class Task(ABC):
     """Sums only: a mean over a micro-batch would depend on how the batch is cut."""
 
     head: ClassVar[str]
-    """Key of the model factory in ``models/build.py``."""
+    """Key of the model factory in ``models/build_model.py``."""
 
     @abstractmethod
     def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:

@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 import pytest
-from trireme import Problem
 from trireme.configs.schema import RecipeConfig, check, read_recipe
+from trireme.errors import Problem
 
 RECIPE: dict[str, Any] = {
     "run": {"dir": "runs/x"},

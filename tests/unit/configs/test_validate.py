@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from trireme import Problem
 from trireme.configs.components import Provided
 from trireme.configs.validate import read, read_parts, schema_defaults
+from trireme.errors import Problem
 from trireme.trainer.component import Component
 
 

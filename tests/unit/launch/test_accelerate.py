@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.launch.accelerate import not_here, settings_of_file, settings_of_launcher, take_gpus, with_choices
 
 FSDP1 = """

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.command import ROOTS, refused, trireme
 from helpers.recipes import TINY
-from trireme import __version__
 from trireme.launch.cli import main
+from trireme.version import __version__
 
 
 @pytest.fixture(autouse=True)

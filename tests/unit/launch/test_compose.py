@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import FEW_FILES, TINY
-from trireme import Problem, UserError
+from trireme.errors import Problem, UserError
 from trireme.launch.compose import compose, sweep
-from trireme.launch.recipes import find_recipe, first_comment, list_recipes
+from trireme.launch.find_recipes import find_recipe, first_comment, list_recipes
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from helpers.disk import small_disk
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-from trireme import Problem, UserError
+from trireme.errors import Problem, UserError
 from trireme.launch.elastic import _log_files
+from trireme.launch.error_report import USER_ERROR, LeftEarly, RanksFailed
 from trireme.launch.failures import first_failure, raise_failure, record, run_rank
-from trireme.launch.report import USER_ERROR, LeftEarly, RanksFailed
 from trireme.launch.train import main
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helpers.command import ROOTS, refused, tiny_command, trireme_here
 from helpers.recipes import TINY, tiny_recipe
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.launch.compose import Composed, compose
 from trireme.launch.planning import Planner, in_a_fork, own_options, planned
 from trireme.launch.train import checked

@@ -15,9 +15,9 @@ import pytest
 from helpers.command import ROOTS, refused, trireme_here
 from helpers.recipes import TINY
 from trireme.configs.validate import read
-from trireme.launch.config import LaunchConfig, Shape
-from trireme.launch.slurm.script import Run, Script
-from trireme.launch.slurm.task import CACHES, first_host, take_rank, tasks_per_node, use_node_storage
+from trireme.launch.launch_config import LaunchConfig, Shape
+from trireme.launch.slurm.job_script import Run, Script
+from trireme.launch.slurm.job_task import CACHES, first_host, take_rank, tasks_per_node, use_node_storage
 from trireme.parallel.plan import Plan
 
 DDP = Plan(name="ddp", replicate="auto")
@@ -156,7 +156,7 @@ def test_containers_see_the_folders_of_the_run(tmp_path: Path) -> None:
 
     pyxis = script(container_mounts=["/data:/data"])
     assert f"--container-mounts={tmp_path}:{tmp_path},/runs/a:/runs/a,/data:/data" in pyxis
-    assert "    python -m trireme.launch.slurm.node" in pyxis
+    assert "    python -m trireme.launch.slurm.job_node" in pyxis
     apptainer = script(container_engine="apptainer")
     assert f"apptainer exec --nv --bind {tmp_path} --bind /runs/a --pwd {tmp_path} image.sqsh python -m" in apptainer
 

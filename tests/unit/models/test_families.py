@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from trireme.models.build import Vocabulary, build_on_meta
-from trireme.models.config import ModelConfig
+from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.family import families
-from trireme.models.initial import initial_weights
+from trireme.models.initial_weights import initial_weights
 from trireme.models.loss import causal_lm_loss
+from trireme.models.model_config import ModelConfig
 from trireme.models.pretrained import folder_weights
 
 FAMILIES = list(families())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from trireme import UserError
-from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.models.config import ModelConfig, check_model, hf_config
+from trireme.errors import UserError
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.model_config import ModelConfig, check_model, hf_config
 
 SMALL = {
     "vocab_size": 64,

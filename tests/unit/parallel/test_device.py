@@ -11,9 +11,9 @@ import torch
 from helpers.ranks import run_ranks
 from trireme.parallel import device
 from trireme.parallel.device import backend_of, bind_cores, by_numa_node, share
-from trireme.parallel.join import _why_not
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
+from trireme.parallel.rendezvous import _why_not
 
 
 @pytest.mark.parametrize(

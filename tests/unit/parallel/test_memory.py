@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from trireme.models.build import Vocabulary, build_on_meta
-from trireme.models.config import ModelConfig, hf_config
+from trireme.models.build_model import Vocabulary, build_on_meta
+from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.memory import (
     ModelSizes,
     Step,

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.benchmarks import load
 from transformers import PreTrainedModel
-from trireme.models.build import Vocabulary, build_on_meta, weight_source
-from trireme.models.config import ModelConfig, hf_config
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.family import families
+from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.apply import materialise
-from trireme.parallel.pipeline.batches import joined, uniform
-from trireme.parallel.pipeline.check import check_pipeline, runs
+from trireme.parallel.pipeline.balance import balance, balanced_split, block_costs
+from trireme.parallel.pipeline.check_pipeline import check_pipeline, runs
 from trireme.parallel.pipeline.cut import cut, tied_head
-from trireme.parallel.pipeline.evaluate import Turns
-from trireme.parallel.pipeline.idle import idle_fraction
+from trireme.parallel.pipeline.forward_only import Turns
+from trireme.parallel.pipeline.pipeline_stage import HiddenStates, Stage
 from trireme.parallel.pipeline.schedule import SCHEDULES, stages_of
-from trireme.parallel.pipeline.split import balance, balanced_split, block_costs
-from trireme.parallel.pipeline.stage import HiddenStates, Stage
+from trireme.parallel.pipeline.uniform_batches import joined, uniform
 from trireme.parallel.plan import Degrees, PipelineOptions, Plan
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
+idle_fraction = load("pipeline_idle").idle_fraction
 DROPOUT = {"embd_pdrop": 0.5, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 GPT = {"vocab_size": 96, "n_embd": 32, "n_head": 4, "n_layer": 4, "n_positions": 64, **DROPOUT}
 CONFIGS = {
@@ -179,7 +180,7 @@ def test_split_backwards_need_plain_blocks() -> None:
 
 
 def test_the_check_needs_no_torch() -> None:
-    code = "import sys, trireme.parallel.pipeline.check; sys.exit('torch' in sys.modules)"
+    code = "import sys, trireme.parallel.pipeline.check_pipeline; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path("/")).returncode == 0
 
 

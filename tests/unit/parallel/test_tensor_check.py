@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from trireme.models.config import ModelConfig, hf_config
 from trireme.models.family import families
+from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.tensor_check import check_tensor
 
 

@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
-from ..source import Progress, Source
+from ..load.source import Progress, Source
 from ..tensors import Shapes, failure_message, quiet
-from .names import matched, plain, suffixes
-from .safe import SafeReader, read_dcp_metadata
-from .whole import check_fit, forget
+from .lazy import check_fit, forget
+from .plain_names import matched, plain, suffixes
+from .restricted_reader import SafeReader, read_dcp_metadata
 
 STATE = "state."
 """Stands between what holds an optimizer and the name of a parameter."""

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..source import Progress
-from .names import matched
-from .numbered import optimizer_entries, parameter_groups
-from .safe import DEEPSPEED, attributes, load_torch_file
-from .whole import Lazy, WholeTensors, counter, lazily
+from ..load.source import Progress
+from .lazy import Lazy, WholeTensors, counter, lazily
+from .optimizer_names import optimizer_entries, parameter_groups
+from .plain_names import matched
+from .restricted_reader import DEEPSPEED, attributes, load_torch_file
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
 

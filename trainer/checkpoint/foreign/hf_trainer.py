@@ -16,15 +16,15 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ....models.files import stored_tensors
-from ..source import Progress, Source
+from ....models.weight_files import stored_tensors
+from ..load.source import Progress, Source
 from ..tensors import Shapes
 from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
-from .names import matched
-from .numbered import optimizer_entries
-from .safe import TRAINER, attributes, load_torch_file
-from .whole import Lazy, WholeTensors, forget
+from .lazy import Lazy, WholeTensors, forget
+from .optimizer_names import optimizer_entries
+from .plain_names import matched
+from .restricted_reader import TRAINER, attributes, load_torch_file
 
 STATE, ARGUMENTS = "trainer_state.json", "training_args.bin"
 

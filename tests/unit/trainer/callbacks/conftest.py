@@ -13,7 +13,7 @@ import pytest
 import torch
 from trireme.parallel.plan import Plan
 from trireme.trainer.callbacks.callback import Callback
-from trireme.trainer.state import Control, TrainerState
+from trireme.trainer.trainer_state import Control, TrainerState
 
 
 class OneProcess:

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.callbacks.best_model import BestModel
 from trireme.trainer.callbacks.early_stopping import EarlyStopping
 

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.callbacks.metrics_file import MetricsFile, read_metrics
 
 

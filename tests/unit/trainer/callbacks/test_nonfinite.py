@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.callbacks.nonfinite import NonFinite
 
 

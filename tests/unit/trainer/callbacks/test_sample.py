@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.callbacks.sample import Sample
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 
 import pytest
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.callbacks.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboard")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.trainer.data.config import DataConfig
+from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.settings import TrainerConfig
 
 FILES = "trireme.trainer.data.sources.Files"

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.data import prepare as preparation
 from trireme.trainer.data.collator import IGNORE
-from trireme.trainer.data.config import DataConfig
 from trireme.trainer.data.corpus import IndexedCorpus, prepare
-from trireme.trainer.data.split import split_documents, text_hash
+from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.held_out import split_documents, text_hash
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.settings import TrainerConfig
 

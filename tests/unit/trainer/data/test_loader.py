@@ -10,8 +10,8 @@ import torch
 from trireme.parallel.strategy import StepBatch
 from trireme.trainer.data.collator import IGNORE, CausalLMCollator
 from trireme.trainer.data.loader import evaluation_batches, step_batches
-from trireme.trainer.data.order import EpochOrder
-from trireme.trainer.data.tokens import MemoryBlocks
+from trireme.trainer.data.sample_order import EpochOrder
+from trireme.trainer.data.token_files import MemoryBlocks
 
 SIZE, BLOCK, GLOBAL = 23, 8, 6  # an epoch ends in the middle of a batch, and of a rank's share
 DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])

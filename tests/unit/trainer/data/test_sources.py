@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trireme import UserError
-from trireme.trainer.data import documents as reading
+from trireme.errors import UserError
+from trireme.trainer.data import document_files as reading
 from trireme.trainer.data.sources import Files, Hub, PythonSources
 
 TEXTS = ["plain", "two\nlines", 'comma, "quote"', "käse 🧀 \u2028 \x85", "x" * 200_000]

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from trireme import UserError
+from trireme.errors import UserError
 from trireme.trainer.data.tokenizer import TokenizerConfig, content_hash, encode_documents, load_or_train
 
 

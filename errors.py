@@ -1,0 +1,46 @@
+"""What is shown to people: a problem in four parts, and the one exception that carries problems.
+
+Every folder raises it, so this file imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with what the user gave, in the four parts a person needs."""
+
+    field: str
+    """Dotted path of the recipe key (``trainer.max_steps``), a file, or a command line option."""
+    why: str
+    """What is wrong, as a clause."""
+    fix: str = ""
+    """What to write instead, as an imperative."""
+    value: Any = None
+    """The offending value; ``None`` is not shown."""
+
+    def __str__(self) -> str:
+        head = self.field if self.value is None else f"{self.field} = {self.value!r}"
+        lines = [head, f"  {self.why}"]
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class UserError(Exception):
+    """Something the user can mend: shown as one message without a traceback, exit code 2.
+
+    Args:
+        problems: every problem found, reported together. A plain string stands for a message of its own.
+    """
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in the place of a traceback."""
+        return str(self).splitlines()

@@ -1,0 +1,64 @@
+"""What a person sees when something goes wrong: one readable message, and an exit code that scripts can trust.
+
+0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 75 left before
+the end with everything saved (a signal, the wall-clock limit): the same command goes on · 130 Ctrl-C, nothing saved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from ..errors import Problem, UserError
+
+FAILED, USER_ERROR, SAVED, INTERRUPTED = 1, 2, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
+
+
+class RanksFailed(Exception):
+    """A rank that was started here failed; the text is all that is to be shown."""
+
+
+class LeftEarly(Exception):
+    """A run left before its end and is saved; that has been said already."""
+
+
+def guard(function: Callable[[], Any], debug: bool = False) -> int:
+    """Call ``function`` and turn how it ends into an exit code, having shown what is to be shown."""
+    try:
+        function()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        show_problems(error.problems)
+        return USER_ERROR
+    except LeftEarly:
+        return SAVED
+    except RanksFailed as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a listing has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    return 0
+
+
+def show_problems(problems: Sequence[Problem | str], stream: TextIO | None = None) -> None:
+    """Number the problems and print them (standard error): field and value, why, fix."""
+    out = stream or sys.stderr
+    bold, plain = ("\033[1m", "\033[0m") if out.isatty() else ("", "")
+    if len(problems) > 1:
+        print(f"{len(problems)} problems:", file=out)
+    for number, problem in enumerate(problems, 1):
+        mark = f"{number}. " if len(problems) > 1 else ""
+        head, *rest = str(problem).splitlines() or [""]
+        lines = [f"{mark}{bold}{head}{plain}", *(" " * len(mark) + line for line in rest)]
+        print("\n".join(lines), file=out, flush=True)

@@ -1,0 +1,42 @@
+"""The last word of a job: the failure that the others followed from, on whatever machine it was.
+
+``python -m trireme.launch.slurm.job_failure LOGS RANKS CODE`` reads what ranks, or the launchers of machines,
+have left in ``LOGS``, and prints the failure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..error_report import RanksFailed, guard
+from ..failures import first_word, raise_failure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show the failure; returns the exit code that goes with it."""
+    logs, ranks, code = sys.argv[1:] if argv is None else argv
+    return guard(lambda: judge(Path(logs), int(ranks), int(code)))
+
+
+def judge(logs: Path, ranks: int, code: int) -> None:
+    """Raise the failure of the rank that failed first.
+
+    Raises:
+        UserError: a rank refused what the user gave.
+        RanksFailed: a rank failed otherwise.
+    """
+    if word := first_word(logs):
+        raise RanksFailed(word)
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    files = {int(file.parent.name): file for file in logs.glob("attempt_0/*/error.json")}
+    if not files:
+        raise RanksFailed(f"no rank has left word of a failure; srun ended with {code}: what it says above tells more")
+    failures = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items()}
+    raise_failure(failures, ranks, lambda rank: str(files[rank].with_name("stderr.log")) if rank else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""From the ``model`` part of a recipe to a module on the meta device and a stream of its weights.
+
+Nothing is allocated here: the module has shapes only, and weights come one tensor at a time, so that a plan which
+shards the model never holds all of it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ..errors import Problem, UserError
+from .initial_weights import initial_weights
+from .model_config import ModelConfig, hf_config, weights_path
+from .pretrained import folder_weights
+
+WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
+"""Names -> full CPU tensors by plain name, one at a time."""
+HEADS = {"causal_lm": AutoModelForCausalLM}
+"""Task head -> transformers' factory."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model must know of its tokenizer."""
+
+    size: int
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+
+
+def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreTrainedModel:
+    """The model with ``head``, in fp32, on the meta device, with the tokenizer's special tokens in its configuration.
+
+    Raises:
+        UserError: the vocabulary is larger than the model's.
+    """
+    config = hf_config(model)
+    if vocabulary.size > config.vocab_size:
+        raise UserError(
+            Problem(
+                "model.config.vocab_size",
+                f"is smaller than the tokenizer's {vocabulary.size} tokens",
+                f"use at least {vocabulary.size}, or a tokenizer of at most {config.vocab_size} tokens",
+                config.vocab_size,
+            )
+        )
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    config.use_cache = False
+    with torch.device("meta"):
+        built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    built.config.architectures = [
+        type(built).__name__
+    ]  # as save_pretrained notes it: readers of config.json ask for it
+    freeze(built, model.frozen)
+    return built
+
+
+def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
+    """Switch off the gradients of parameters by name or pattern.
+
+    Raises:
+        UserError: a pattern matches nothing, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    unmatched = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if unmatched:
+        examples = ", ".join(names[:3])
+        raise UserError(
+            Problem("model.frozen", f"no parameter matches {', '.join(unmatched)}", f"names are such as {examples}")
+        )
+    for pattern in patterns:
+        for name in fnmatch.filter(names, pattern):
+            model.get_parameter(name).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(Problem("model.frozen", "leaves nothing to train", "freeze fewer parameters", patterns))
+
+
+def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> WeightSource:
+    """Where the weights of ``model`` come from: a function of the names that are wanted, giving one tensor at a time.
+
+    Args:
+        model: on the meta device, and left alone: the source looks at its modules whenever it is asked.
+    """
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        found: set[str] = set()
+        if config.weights is not None:
+            for name, tensor in folder_weights(model, weights_path(config), config.spec, names):
+                found.add(name)
+                yield name, tensor
+        # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.
+        yield from initial_weights(model, seed, set(names) - found)
+
+    return weights

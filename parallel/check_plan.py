@@ -1,0 +1,44 @@
+"""What can be refused of a plan before any process starts: all of it at once, for every kind of parallelism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import Problem
+from ..models.family import ModelFamily
+from .pipeline.check_pipeline import check_pipeline
+from .plan import Degrees, Plan
+from .tensor_check import check_tensor
+from .zero.check_zero import check_deepspeed
+from .zero.deepspeed_json import RecipeValues
+from .zero.optimizer_rules import name_of, needs_whole_tensors
+
+
+def check_plan(
+    plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, recipe: RecipeValues, block_size: int
+) -> list[Problem]:
+    """What forbids running a model under ``plan``.
+
+    Args:
+        config: the model's transformers configuration.
+        block_size: longest sequence.
+    """
+    micro_batches = max(recipe.global_batch_size // (recipe.micro_batch_size * degrees.data), 1)
+    return [
+        *check_tensor(family, config, degrees.tensor, block_size, plan.sequence_parallel),
+        *check_pipeline(plan, degrees, family, config, micro_batches),
+        *check_deepspeed(plan, recipe, degrees.data),
+        *_check_optimizer(plan, degrees, recipe),
+    ]
+
+
+def _check_optimizer(plan: Plan, degrees: Degrees, recipe: RecipeValues) -> list[Problem]:
+    """Optimizers that look at whole tensors would be others on a shard."""
+    name = name_of(recipe.optimizer)
+    split = degrees.tensor > 1 or (degrees.shard > 1 and not plan.uses_deepspeed)
+    if not (split and needs_whole_tensors(name)):
+        return []
+    why = (
+        f"{name} looks at whole tensors, and plan {plan.name} gives each rank a part of them: it would train otherwise"
+    )
+    return [Problem("optimizer", why, "use optimizer=adamw, or a plan that keeps whole copies (ddp, pp_1f1b)")]

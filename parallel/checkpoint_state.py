@@ -1,0 +1,102 @@
+"""From training state to what a checkpoint can hold, and back.
+
+Distributed checkpoints store rectangular pieces of a tensor. A fused projection under tensor parallelism is not one:
+a rank holds some columns of the query, of the key and of the value. Such tensors are brought together, one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from .mesh import Mesh
+from .plan import AXES
+from .strategy import Read, Shapes, Take, as_it_is
+from .tensor_shards import local_part, whole
+
+
+def savable(tensors: dict[str, Tensor], mesh: Mesh, take: Take = as_it_is) -> dict[str, Tensor]:
+    """What this rank writes of its tensors; a collective call.
+
+    Of ranks that hold the same, one writes, so that no other copies it first. What is written is what ``take`` makes of
+    a tensor where its pieces are rectangles, else the whole, which is new.
+
+    Args:
+        tensors: by name; ranks that differ in no axis but the data and tensor ones have the same names.
+    """
+    own, written = own_names(tensors, mesh), {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor) and _in_pieces(tensor):
+            joined = whole(tensor)  # on every rank: all of them have a part
+            if name in own:
+                written[name] = joined.cpu()
+        elif name in own:
+            written[name] = take(name, tensor)
+    return written
+
+
+def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
+    """Those that this rank writes, the same way to choose on every rank."""
+    alike: dict[tuple[str, ...], dict[str, int]] = {}
+    for name, tensor in tensors.items():
+        alike.setdefault(_replicated(tensor), {})[name] = tensor.nbytes
+    own: set[str] = set()
+    for axes, sizes in alike.items():
+        count, here = 1, 0
+        for axis in axes:
+            degree = getattr(mesh.degrees, axis)
+            count, here = count * degree, here * degree + mesh.index(axis)
+        own |= {name for name, owner in owners(sizes, count).items() if owner == here}
+    return own
+
+
+def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
+    """Which rank keeps which tensor: the next largest goes to the rank with the least; the same on every rank."""
+    loads = [0] * ranks
+    chosen = {}
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        chosen[name] = loads.index(min(loads))
+        loads[chosen[name]] += size
+    return chosen
+
+
+def _replicated(tensor: Tensor) -> tuple[str, ...]:
+    """Axes of the mesh along which all ranks write the same of ``tensor``."""
+    if not isinstance(tensor, DTensor) or _in_pieces(tensor):
+        return AXES[1:]  # stages hold different tensors
+    placements = dict(zip(tensor.device_mesh.mesh_dim_names or (), tensor.placements, strict=True))
+    return tuple(axis for axis in AXES[1:] if axis not in placements or placements[axis].is_replicate())
+
+
+def fill(tensors: dict[str, Tensor], read: Read) -> None:
+    """Fill ``tensors`` in place from a checkpoint; a collective call."""
+    joined = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor) and _in_pieces(tensor)}
+    direct = {name: tensor for name, tensor in tensors.items() if name not in joined}
+    wholes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in joined.items()}
+    read({**direct, **wholes})
+    with torch.no_grad():
+        for name, tensor in joined.items():
+            tensor._local_tensor.copy_(local_part(wholes.pop(name), tensor))
+
+
+def state_shapes(shapes: Shapes) -> dict[str, dict[str, Any]]:
+    """Optimizer state in a checkpoint: parameter name -> state name -> (shape, type)."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in shapes.items():
+        if name.startswith("optim."):
+            parameter, _, key = name.removeprefix("optim.").rpartition(".")
+            found.setdefault(parameter, {})[key] = entry
+    return found
+
+
+def _in_pieces(tensor: DTensor) -> bool:
+    names = tensor.device_mesh.mesh_dim_names or ()
+    # FSDP over tensor parallelism marks its own axes so too, but its pieces are rectangles.
+    return any(
+        isinstance(placement, _StridedShard) and name == "tensor"
+        for name, placement in zip(names, tensor.placements, strict=True)
+    )

@@ -1,0 +1,26 @@
+"""From a plan to the strategy that carries it out."""
+
+from __future__ import annotations
+
+from ..models.family import ModelFamily
+from .mesh import Mesh
+from .plan import Plan
+from .strategy import Strategy
+from .zero.deepspeed_json import RecipeValues
+
+
+def build_strategy(plan: Plan, mesh: Mesh, family: ModelFamily, recipe: RecipeValues) -> Strategy:
+    """The engine of ``plan``; only that one is imported."""
+    if plan.uses_deepspeed:
+        from .zero.deepspeed_json import deepspeed_config
+        from .zero.zero_strategy import DeepSpeedStrategy
+
+        config, _ = deepspeed_config(plan, recipe, mesh.data_size)  # its problems were refused before the start
+        return DeepSpeedStrategy(plan, mesh, family, config)
+    if mesh.degrees.pipeline > 1:
+        from .pipeline.pipeline_strategy import PipelineStrategy
+
+        return PipelineStrategy(plan, mesh, family)
+    from .torch_strategy import TorchStrategy
+
+    return TorchStrategy(plan, mesh, family)

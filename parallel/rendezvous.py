@@ -1,0 +1,104 @@
+"""Join the process group that a launcher described in the environment; where ranks do not meet, say what is wrong.
+
+torch would wait as long as in training, and then show a traceback of C++; ranks that disagree on their number would
+wait for ever. So the ranks first meet in the store alone, for a shorter time, and compare what they were told.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from contextlib import suppress
+from typing import NoReturn
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from ..errors import Problem, UserError
+
+GO = "go"
+LAST_WORD = datetime.timedelta(seconds=30)
+"""How long rank 0 waits for the others to have heard why they cannot train together."""
+
+
+def join(
+    rank: int,
+    world_size: int,
+    backend: str,
+    timeout: datetime.timedelta,
+    patience: datetime.timedelta,
+    accelerator: str = "",
+) -> None:
+    """Make the process group of all ranks; MASTER_ADDR and MASTER_PORT say where they meet.
+
+    Args:
+        timeout: how long a rank waits for the others later, in training.
+        patience: how long it waits here.
+        accelerator: identity of this rank's; empty on the CPU.
+
+    Raises:
+        UserError: nobody answers there, the port is taken, ranks are missing, they disagree on their number, or two
+            have the same accelerator.
+    """
+    try:
+        store, _, _ = next(iter(rendezvous("env://", rank, world_size, timeout=patience)))
+        # torch's elastic agent lends one store to all attempts, where keys of ranks that are gone would be taken for
+        # peers'.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store.set_timeout(patience)
+        refusal = _meet(store, rank, world_size, accelerator)
+    except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+        _explain(error, rank, world_size, patience)
+    if refusal:
+        fix = "start every host with the same number of ranks, and not more than it has GPUs (see CUDA_VISIBLE_DEVICES)"
+        raise UserError(Problem("WORLD_SIZE", refusal, fix, world_size))
+    store.set_timeout(timeout)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
+
+
+def _meet(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:
+    """Rank 0 compares what all ranks were told, and tells them: empty, or why they cannot train together."""
+    store.set(f"rank/{rank}", f"{world_size} {accelerator}")
+    if rank == 0:
+        said = _why_not([store.get(f"rank/{peer}").decode() for peer in range(world_size)])
+        store.set(GO, said or GO)
+        if said:  # this process serves the store, and is about to end
+            with suppress(dist.DistError):
+                store.wait([f"heard/{peer}" for peer in range(1, world_size)], LAST_WORD)
+        return said
+    said = store.get(GO).decode()
+    if said != GO:
+        store.set(f"heard/{rank}", GO)
+    return "" if said == GO else said
+
+
+def _why_not(told: list[str]) -> str:
+    """Of what ranks were told, ``WORLD_SIZE ACCELERATOR``; empty if it agrees."""
+    first_with: dict[str, int] = {}
+    for rank, (size, _, accelerator) in enumerate(text.partition(" ") for text in told):
+        if int(size) != len(told):
+            return f"ranks disagree: {len(told)} on rank 0, {size} on rank {rank}"
+        if accelerator and first_with.setdefault(accelerator, rank) != rank:
+            return f"ranks {first_with[accelerator]} and {rank} both have {accelerator}: each wants its own"
+    return ""
+
+
+def _explain(error: Exception, rank: int, world_size: int, patience: datetime.timedelta) -> NoReturn:
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    within = f"within {patience.total_seconds():g} s (trainer.join_minutes)"
+    text = str(error)
+    if not host or not port:
+        missing = "MASTER_PORT" if host else "MASTER_ADDR"
+        problem = Problem(missing, "is not set, though RANK and WORLD_SIZE are", "use a launcher, or set it", "")
+    elif "EADDRINUSE" in text or "already in use" in text:
+        problem = Problem("MASTER_PORT", "is in use on this host", "choose another, or end what uses it", port)
+    elif rank == 0 or "wait timeout" in text:
+        why = f"not all {world_size} ranks came {within}"
+        fix = f"start the other hosts too, with MASTER_ADDR={host} MASTER_PORT={port}, each rank once"
+        problem = Problem("WORLD_SIZE", why, fix, world_size)
+    else:
+        why = f"does not answer on port {port} {within}"
+        fix = "start rank 0 there; let its name lead to an address, and its firewall let the port through"
+        problem = Problem("MASTER_ADDR", why, fix, host)
+    raise UserError(problem) from error

@@ -1,0 +1,72 @@
+"""A DeepSpeed JSON while it is filled: the recipe's values go in, what speaks against them is noted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import Problem
+from . import json_keys
+
+
+class Filler:
+    """Writes the recipe's values into a JSON and notes what speaks against them."""
+
+    def __init__(self, config: dict[str, Any], prefix: str = json_keys.FILE) -> None:
+        self.config = config
+        self.prefix = prefix
+        self.problems: list[Problem] = []
+
+    def set(self, path: str, value: Any, source: str, label: str | None = None) -> None:
+        """Put ``value`` at ``path`` if nothing or ``auto`` is there; refuse anything else.
+
+        Args:
+            source: the recipe key that decides, for the message.
+            label: its value there, if it reads otherwise.
+        """
+        *parents, key = path.split(".")
+        block = self.config
+        for parent in parents:
+            block = block.setdefault(parent, {})
+            if not isinstance(block, dict):
+                return  # reported as a block of the wrong form
+        given = block.get(key, "auto")
+        if given == "auto":
+            block[key] = value
+        elif not same(given, value):
+            label = value if label is None else label
+            self.refuse(
+                path, f"contradicts {source} = {label}", f'write "auto", or change {source} to agree with it', given
+            )
+
+    def auto(self, path: str, value: Any) -> None:
+        """Replace ``auto`` at ``path``; what is missing stays missing."""
+        *parents, key = path.split(".")
+        block: Any = self.config
+        for parent in parents:
+            block = block.get(parent) if isinstance(block, dict) else None
+        if isinstance(block, dict) and block.get(key) == "auto":
+            block[key] = value
+
+    def refuse(self, path: str, why: str, fix: str, value: Any = None) -> None:
+        self.problems.append(Problem(self.prefix + path, why, fix, value))
+
+
+def zero_block(config: dict[str, Any]) -> dict[str, Any]:
+    """The ``zero_optimization`` block; empty (stage 0) if there is none or it is malformed."""
+    block = config.get("zero_optimization", {})
+    return block if isinstance(block, dict) else {}
+
+
+def offload_device(config: dict[str, Any], name: str) -> str:
+    """``none``, ``cpu`` or ``nvme`` of ``offload_optimizer`` or ``offload_param``."""
+    block = zero_block(config).get(name) or {}
+    return block.get("device", "none") if isinstance(block, dict) else "none"
+
+
+def same(given: Any, value: Any) -> bool:
+    """Equal as JSON: 1 and 1.0 are the same number, true is none."""
+    if isinstance(given, (list, tuple)) and isinstance(value, (list, tuple)):
+        return len(given) == len(value) and all(same(a, b) for a, b in zip(given, value, strict=True))
+    if isinstance(given, bool) or isinstance(value, bool):
+        return given is value
+    return given == value

@@ -1,0 +1,91 @@
+"""ZeRO-3 placement: a model on the meta device becomes shards, one tensor at a time.
+
+``deepspeed.zero.Init`` is given each parameter as soon as its weights arrive, so that a rank never holds more than one
+whole tensor beside its shards, whether weights are drawn from the seed or read from files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...models.build_model import WeightSource
+
+
+def place_shards(
+    model: PreTrainedModel, weights: WeightSource, config: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Replace every parameter of ``model`` by a ZeRO-3 parameter, and every buffer by its value on ``device``.
+
+    Args:
+        dtype: compute type, in which shards are kept.
+
+    Returns:
+        This rank's fp32 shard of each trainable parameter by name, where ``dtype`` is another type: the optimizer's
+        weights must not be made from rounded ones.
+
+    Raises:
+        RuntimeError: a tensor of the model is not among ``weights``.
+    """
+    homes = tensor_homes(model)
+    masters: dict[str, Tensor] = {}
+    swapper = None
+    with torch.no_grad():
+        for name, full in weights(set(homes)):
+            places = homes.pop(name)
+            old = getattr(*places[0])
+            if not isinstance(old, nn.Parameter):
+                for module, key in places:
+                    module._buffers[key] = full.to(device)
+                continue
+            cast = dtype if full.is_floating_point() else full.dtype
+            parameter = nn.Parameter(full.to(device, cast), requires_grad=old.requires_grad)
+            swapper = _shard(parameter, config, swapper)
+            if dtype != torch.float32 and old.requires_grad:
+                masters[name] = own_part(full, parameter)
+            for module, key in places:
+                module._parameters[key] = parameter
+    if homes:
+        raise RuntimeError(f"no values for {sorted(homes)[:5]} ({len(homes)} tensors)")
+    return masters
+
+
+def tensor_homes(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """For each parameter and buffer by plain name, tied ones once: the modules and attributes that hold it."""
+    names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
+    homes: dict[str, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                homes.setdefault(names[id(tensor)], []).append((module, key))
+    return homes
+
+
+def own_part(full: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's shard of ``full``, as long as that of the ZeRO-3 ``parameter``: the last one is padded with zeros."""
+    group = parameter.ds_process_group  # type: ignore[attr-defined]
+    length = parameter.partition_numel()  # type: ignore[attr-defined]
+    flat = full.flatten()
+    part = flat[group.rank() * length : (group.rank() + 1) * length]
+    return nn.functional.pad(part, (0, length - part.numel())).clone()
+
+
+def stand_ins(named: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the full shape without memory behind them: a ZeRO-3 parameter shows an empty one, and what builds
+    the optimizer tells matrices from vectors by shape."""
+    for name, parameter in named:
+        shape = parameter.ds_shape  # type: ignore[attr-defined]
+        yield name, nn.Parameter(torch.zeros((), device=parameter.device).expand(shape))
+
+
+def _shard(parameter: nn.Parameter, config: dict[str, Any], swapper: Any) -> Any:
+    """Partition one parameter in place; returns the swapper to disk, which all parameters share."""
+    import deepspeed
+
+    holder = nn.Module()
+    holder.register_parameter("parameter", parameter)
+    return deepspeed.zero.Init(module=holder, config_dict_or_path=config, param_swapper=swapper).param_swapper

@@ -1,0 +1,316 @@
+"""DeepSpeed ZeRO as an engine: stages 0 to 3, with offload to CPU memory and to disk.
+
+DeepSpeed reduces gradients, clips, steps and scales the loss; trireme decides what is summed and when: the loss is
+divided by the label tokens of the global batch, micro-batches are told which of them is the last, and the learning
+rate follows the recipe's schedule unless the JSON holds a scheduler of DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...models.build_model import WeightSource
+from ...models.family import ModelFamily
+from ..apply import materialise
+from ..checkpoint_state import owners, state_shapes
+from ..mesh import Mesh
+from ..plan import Plan
+from ..precision import DTYPES, autocast, set_backend
+from ..strategy import (
+    LossFunction,
+    MicroBatch,
+    OptimizerFactory,
+    Read,
+    Shapes,
+    StepBatch,
+    StepLoss,
+    StepResult,
+    Strategy,
+    SumsFunction,
+    Take,
+    as_it_is,
+    inputs_of,
+)
+from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
+from .full_tensors import EngineState
+from .json_fill import zero_block
+from .library import ensure_process_group, import_deepspeed, quiet
+from .native_checkpoint import save_native
+from .operators import load_operators
+from .zero3_placement import place_shards
+
+READ_AT_ONCE = 256 * 2**20
+"""Bytes of state that are read from a checkpoint in one go."""
+
+
+class DeepSpeedStrategy(Strategy):
+    """One DeepSpeed engine over all ranks."""
+
+    def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily, config: dict[str, Any]) -> None:
+        """
+        Args:
+            config: the JSON of ``deepspeed_config``; kept in the run folder as ``deepspeed.json``.
+        """
+        super().__init__(plan, mesh)
+        self.family = family
+        self.config = config
+        self.stage = int(zero_block(config).get("stage", 0))
+        self.dtype = DTYPES[plan.precision]
+        self.engine: Any = None
+        self.trains = False
+
+    # -- placing ----------------------------------------------------------------------------------------------
+
+    def place(self, model: PreTrainedModel, weights: WeightSource) -> None:
+        set_backend(self.plan)
+        deepspeed = import_deepspeed()
+        ensure_process_group(self.mesh.device)
+        load_operators(self.config)
+        with quiet():
+            deepspeed.init_distributed(dist_init_required=False, verbose=False)
+        if self.plan.recompute != "none":
+            from ..recompute import recompute
+
+            recompute(list(model.get_submodule(self.family.blocks).children()), self.plan.recompute)
+        self._module = model
+        if self.stage == 3:
+            self._masters = place_shards(model, weights, self.config, self.mesh.device, self.dtype)
+            return
+        # DeepSpeed rounds parameters to the compute type and makes the optimizer's weights from rounded ones.
+        rounded = self.dtype != torch.float32
+        materialise(model, torch.device("cpu") if rounded else self.mesh.device, weights)
+        trainable = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        self._masters = {name: p.data for name, p in trainable} if rounded else {}
+
+    def attach_optimizer(self, factory: OptimizerFactory) -> None:
+        if self.engine is not None:
+            raise RuntimeError("attach the optimizer before the first evaluation: DeepSpeed's engine is built with it")
+        self.engine = build_engine(self._module, self.config, factory)
+        self.trains = True
+        self.state = EngineState(self.engine)
+        self.loss_scale = LossScaleState(self.engine)
+        set_masters(self.state, dict(self._module.named_parameters()), self._masters)
+        self._masters = {}
+
+    @property
+    def module(self) -> PreTrainedModel:
+        return self._module
+
+    def set_training(self, mode: bool) -> None:
+        self._module.train(mode)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self._module.named_parameters()
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the forward computes
+        total = torch.zeros((), device=self.mesh.device)
+        for position, micro in enumerate(batch.micro_batches, start=1):
+            self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
+            micro = self._to_device(micro)
+            loss = loss_function(self.engine(**inputs_of(micro)), micro)
+            # DeepSpeed averages over ranks; the loss is divided by the labels of all of them.
+            weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
+            self.engine.backward(loss * weight, scale_wrt_gas=False)
+            total += loss.detach()
+        return StepLoss(total, *counts.result())
+
+    def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
+        """As the interface says; the norm to clip by is ``gradient_clipping`` of the JSON, which is checked to be
+        ``max_norm``."""
+        groups = self.state.base.param_groups
+        if self.engine.lr_scheduler is None:
+            backup = getattr(self.engine.optimizer, "backup_optimizer", None)  # steps what a ratio does not offload
+            for group in [*groups, *(backup.param_groups if backup is not None else ())]:
+                group["lr"] = group.get("initial_lr", groups[0]["initial_lr"]) * lr_scale
+        lr, scale = groups[0]["lr"], self.loss_scale.missing
+        norm = gradient_norm(self.engine) if self.stage == 0 and self.dtype == torch.float32 else None
+        if self.skip_nonfinite:
+            self._drop_nonfinite(norm)
+        self.engine.step()
+        if norm is None:
+            norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32) / scale
+        return StepResult(norm, lr, skipped=not self.engine.was_step_applied())
+
+    def _drop_nonfinite(self, norm: Tensor | None) -> None:
+        """Have the engine skip a step whose gradient is not finite. Stage 3, and every engine in fp16, do so by
+        themselves, stages 1 and 2 in bf16 only when told to, stage 0 in fp32 never: there the step is taken for one
+        that only accumulates, of nothing.
+        """
+        if hasattr(self.engine.optimizer, "check_grad_overflow"):
+            self.engine.optimizer.check_grad_overflow = True
+        if norm is not None and not bool(norm.isfinite()):
+            for parameter in self._module.parameters():
+                parameter.grad = None
+            self.engine.set_gradient_accumulation_boundary(False)
+
+    def global_loss(self, loss: StepLoss) -> float:
+        return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
+
+    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
+        model = self._inference_model()
+        totals: dict[str, Tensor] = {}
+        with torch.no_grad(), self._autocast():
+            for micro in batches:
+                micro = self._to_device(micro)
+                for name, value in function(model(**inputs_of(micro)), micro).items():
+                    totals[name] = totals.get(name, 0) + value.double()
+        self._free()
+        names = sorted(totals)
+        if not names:
+            return {}
+        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    @property
+    def in_step(self) -> bool:
+        return self.stage == 3 and self.mesh.data_size > 1
+
+    def generate(self, **arguments: Any) -> Tensor:
+        """Tokens by transformers' ``generate``; under stage 3 all ranks call it, and a rank that has finished goes on
+        running the model until the last one has: the others need its shards.
+
+        transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
+        """
+        self._inference_model()
+        with self._autocast(), torch.no_grad():
+            if not self.in_step:
+                return self._module.generate(**arguments)  # type: ignore[operator]
+            announce = self._module.register_forward_pre_hook(self._announce, prepend=True)
+            try:
+                tokens = self._module.generate(**arguments, synced_gpus=False)  # type: ignore[operator]
+            finally:
+                announce.remove()
+            while self._ranks_at_work(0):
+                self._module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.mesh.device), use_cache=False)
+        self._free()
+        return tokens
+
+    def _announce(self, module: nn.Module, inputs: Any) -> None:
+        self._ranks_at_work(1)
+
+    def _ranks_at_work(self, mine: int) -> int:
+        """How many ranks are about to run the model for tokens of their own; asked before every forward."""
+        return self.mesh.sum_integers([mine])[0]
+
+    def _inference_model(self) -> nn.Module:
+        """What a forward is called on; stage 3 without optimizer gets an engine that only gathers (ZeRO inference)."""
+        if self.engine is None and self.stage == 3:
+            self.engine = build_engine(self._module, self.config, None)
+        elif self.engine is None:
+            nn.Module.to(self._module, self.mesh.device)  # where the engine of another type than fp32 would have put it
+        return self._module if self.engine is None else self.engine
+
+    def _autocast(self) -> AbstractContextManager:
+        """An engine holds parameters in the compute type; before it is built (stages 0 to 2) they are fp32."""
+        return autocast(self.plan, self.mesh.device) if self.engine is None else nullcontext()
+
+    def _free(self) -> None:
+        """Drop parameters that stage 3 still holds whole."""
+        if self.stage == 3:
+            self.engine.empty_partition_cache()
+
+    def _to_device(self, micro: MicroBatch) -> MicroBatch:
+        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+        """Each full tensor on one rank only, so that a rank holds one part in N of the state; nothing is shared with
+        the training state."""
+        parameters = dict(self.named_parameters())
+        owner = owners({name: _numel(p) for name, p in parameters.items()}, self.mesh.data_size)
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in parameters.items():
+            kept = owner[name] == self.mesh.data_rank
+            _keep(tensors, kept, f"model.{name}", self.state.weight(parameter))
+            for key, value in self.state.state(parameter):
+                _keep(tensors, kept, f"optim.{name}.{key}", value)
+        for name, buffer in self._buffers():
+            _keep(tensors, self.mesh.data_rank == 0, f"model.{name}", buffer)
+        return tensors
+
+    def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
+        saved = state_shapes(shapes)
+        parameters = dict(self.named_parameters())
+        if any(saved.get(name) for name in parameters) and not self.state.exists:
+            self.state.create()
+        for names in _in_portions(parameters):
+            tensors = {f"model.{name}": torch.empty(_shape(parameters[name])) for name in names}
+            for name in names:
+                for key, (shape, dtype) in saved.get(name, {}).items():
+                    tensors[f"optim.{name}.{key}"] = torch.empty(shape, dtype=dtype)
+            read(tensors)
+            for name in names:
+                self.state.load_weight(parameters[name], tensors[f"model.{name}"])
+                found = {key: tensors[f"optim.{name}.{key}"] for key in saved.get(name, {})}
+                self.state.load_state(parameters[name], found)
+        self.state.loaded()
+        buffers = {f"model.{name}": buffer.cpu() for name, buffer in self._buffers()}
+        if buffers:
+            read(buffers)
+        for name, buffer in self._buffers():
+            buffer.copy_(buffers[f"model.{name}"])
+        if "loss_scale" in scalars:
+            self.loss_scale.load_state_dict(scalars["loss_scale"])
+        if self.engine.lr_scheduler is not None and "scheduler" in scalars:
+            self.engine.lr_scheduler.load_state_dict(scalars["scheduler"]["state"])
+            for group, lr in zip(self.state.base.param_groups, scalars["scheduler"]["lr"], strict=True):
+                group["lr"] = lr
+        self._free()
+
+    def save_native(self, folder: Path, step: int, samples: int) -> None:
+        save_native(self.engine, folder, step, samples)
+        self._free()
+
+    def run_files(self) -> dict[str, str]:
+        return {"deepspeed.json": json.dumps(self.config, indent=2) + "\n"}
+
+    def scalars(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"loss_scale": self.loss_scale.state_dict(), "optimizer": {}}
+        if self.engine.lr_scheduler is not None:
+            rates = [group["lr"] for group in self.state.base.param_groups]
+            state["scheduler"] = {"state": copy.deepcopy(self.engine.lr_scheduler.state_dict()), "lr": rates}
+        return state
+
+    def _buffers(self) -> list[tuple[str, Tensor]]:
+        persistent = self._module.state_dict()
+        return [(name, buffer) for name, buffer in self._module.named_buffers() if name in persistent]
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """The whole shape: a ZeRO-3 parameter shows an empty one."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    return _shape(parameter).numel()
+
+
+def _keep(tensors: dict[str, Tensor], kept: bool, name: str, value: Tensor) -> None:
+    if kept:
+        tensors[name] = value.detach().to("cpu", copy=True)
+
+
+def _in_portions(parameters: dict[str, nn.Parameter]) -> Iterator[list[str]]:
+    """Names whose weights and moments fit into ``READ_AT_ONCE``, in the same order on every rank."""
+    portion, size = [], 0
+    for name, parameter in parameters.items():
+        needed = 3 * 4 * _numel(parameter)
+        if portion and size + needed > READ_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append(name)
+        size += needed
+    yield portion

@@ -1,0 +1,45 @@
+"""Room for the copies of the training state that are written in the background."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+import torch
+from trireme.trainer.checkpoint.save import staging as module
+from trireme.trainer.checkpoint.save.staging import Staging, available_memory
+
+MIB = 2**20
+
+
+def test_buffers_that_nothing_was_copied_into_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take no memory yet, so that what is free does not tell of them; nor of those of the other ranks here."""
+    monkeypatch.setattr(module, "available_memory", lambda: 10 * MIB)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    staging, tensor = Staging(reserve=4 * MIB), torch.ones(MIB // 4)
+    copies = [staging.take(str(number), tensor) for number in range(3)]
+    assert not staging.full and all(copy is not tensor for copy in copies)
+    assert staging.take("one too many", tensor) is tensor and staging.full
+    staging.copy()
+    assert all(torch.equal(copy, tensor) for copy in copies)
+
+
+def test_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda: MIB)
+    staging, tensor = Staging(reserve=0), torch.zeros(MIB // 4)
+    first = staging.take("weights", tensor)
+    staging.copy()
+    monkeypatch.setattr(module, "available_memory", lambda: 0)
+    assert staging.take("weights", tensor) is first and not staging.full
+
+
+def test_an_allocation_that_fails_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    staging, tensor = Staging(reserve=0), torch.zeros(2)
+    assert staging.take("weights", tensor) is tensor and staging.full
+
+
+def test_the_memory_of_this_machine() -> None:
+    assert 0 < available_memory() <= psutil.virtual_memory().total

@@ -1,0 +1,201 @@
+"""From a checkpoint to a folder that ``transformers`` loads: safetensors, sharded, streamed block by block.
+
+Safetensors files are a length, a JSON header and raw bytes, so each block goes from the source to its place in the
+output without the model, or even a large tensor, ever being in memory. The folder appears under its name when it is
+complete, and whatever interrupts an export leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ....errors import Problem, UserError
+from ..load.expected_tensors import known_weights
+from ..load.source import Checkpoint, Source, open_source
+from ..load.weight_reader import stored_weights, usable_checkpoint
+from ..tensors import Shapes, split_by_bytes
+from .model_assets import copy_assets
+from .weight_shards import write_shards
+
+log = logging.getLogger("trireme.export")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_MEMORY = 64 * 2**20
+
+
+@dataclass
+class ExportOptions:
+    """What an export looks like."""
+
+    dtype: str = "fp32"
+    """fp32, bf16 or fp16; tensors of whole numbers keep their type."""
+    ema: bool = False
+    """The averaged weights instead of the current ones."""
+    max_shard_size: str = "5GB"
+    """Largest weight file, as ``500MB`` or ``5GB``; a larger tensor has a file of its own."""
+    memory: str = "1GiB"
+    """Most memory that is used for tensors, above the largest one."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is not known; use one of {', '.join(DTYPES)}")
+        for name in ("max_shard_size", "memory"):
+            try:
+                size_in_bytes(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}={error}") from None
+        if size_in_bytes(self.memory) < LEAST_MEMORY:
+            raise ValueError(f"memory={self.memory!r} is too little to work with; use at least 64MiB")
+
+
+def export(
+    checkpoint: str, out: str, options: ExportOptions | None = None, config: str | None = None, replace: bool = False
+) -> Path:
+    """Write model, configuration and tokenizer of ``checkpoint`` (a checkpoint or run folder) to ``out``.
+
+    Args:
+        config: folder with config.json and tokenizer, for checkpoints without them.
+        replace: put the new folder in the place of what is at ``out``.
+
+    Raises:
+        UserError: no usable checkpoint, no averaged weights, no configuration, ``out`` holds something already, or it
+            cannot be written; nothing is left behind then.
+    """
+    path = Path(checkpoint).expanduser()
+    source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
+    return export_source(source, Path(out).expanduser(), options or ExportOptions(), config, replace)
+
+
+def export_source(
+    source: Source,
+    target: Path,
+    options: ExportOptions,
+    config: str | None = None,
+    replace: bool = False,
+    verify: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """As ``export``, of state that is open already.
+
+    Args:
+        verify: compare what is read with its digests, while it is copied.
+        check: called between blocks; what it raises ends the export.
+    """
+    assets = _assets(source, config)
+    shapes, stored = _wanted(source, options.ema, assets)
+    dtype = DTYPES[options.dtype]
+    types = {name: dtype if kept.is_floating_point else kept for name, (_, kept) in shapes.items()}
+    sizes = {name: shape.numel() * types[name].itemsize for name, (shape, _) in shapes.items()}
+    shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
+    with _complete_or_nothing(target, replace, sum(sizes.values())) as folder:
+        copy_assets(assets, folder, dtype)
+        # In a thread: who reads the files a second time need not be waited for.
+        damage = _beside(partial(source.damage, list(stored.values()))) if verify else lambda: None
+        try:
+            blocks = (
+                source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
+            )
+            entries = [{name: (shapes[name][0], types[name]) for name in names} for names in shards]
+            write_shards(folder, entries, blocks, check)
+        except ValueError as error:
+            raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+        if reason := damage():
+            fix = "name another checkpoint, for example an older one of the same run"
+            raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
+    log.info(
+        "exported %s to %s (%s, %d tensors, %d file(s))",
+        source.path.name,
+        target,
+        options.dtype,
+        len(shapes),
+        len(shards),
+    )
+    return target
+
+
+def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Call ``function`` in a thread.
+
+    Returns:
+        What waits for its result. Nobody waits when the export fails before.
+    """
+    results: list[str | None] = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+
+    def wait() -> str | None:
+        thread.join()
+        return results[0]
+
+    return wait
+
+
+def size_in_bytes(size: str) -> int:
+    """``500MB`` is 500 * 1000**2, ``1GiB`` is 1024**3.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", str(size).strip().upper())
+    if not match:
+        raise ValueError(f"{size!r} is not a size; write it as 500MB, 5GB or 1GiB")
+    unit = (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ")
+    return int(float(match[1]) * unit)
+
+
+def _assets(source: Source, config: str | None) -> Path:
+    """The folder with config.json; the one that the user names wins."""
+    folder = Path(config).expanduser() if config else source.assets
+    if folder is None or not (folder / "config.json").is_file():
+        where, value = ("--config", config) if config else ("CHECKPOINT", str(source.path))
+        fix = "name a folder with the model's config.json and tokenizer with --config FOLDER"
+        raise UserError(Problem(where, "holds no config.json", fix, value))
+    return folder
+
+
+def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
+    """Shapes by the names to write, and the names to read."""
+    try:
+        # What trireme wrote is the model's own state: tied tensors once, and no others.
+        names = None if isinstance(source, Checkpoint) else known_weights(source, assets)
+        shapes, stored = stored_weights(source, ema)
+    except ValueError as error:
+        raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+    if names is None:
+        return shapes, stored
+    return {new: shapes[old] for new, old in names.items()}, {new: stored[old] for new, old in names.items()}
+
+
+@contextmanager
+def _complete_or_nothing(target: Path, replace: bool, size: int) -> Iterator[Path]:
+    """A hidden folder that gets the name ``target`` at the end, or is removed with all it holds."""
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
+    begun, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
+    try:
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        free = shutil.disk_usage(begun).free
+        if free < size:
+            raise OSError(f"{size / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free")
+        yield begun
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(begun, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        why = f"cannot be written: {error.strerror or error}"
+        raise UserError(Problem("OUT", why, "free space or choose another folder", str(target))) from None
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""Formats whose tensors are read one by one, each whole: what they have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from ....parallel.tensor_shards import local_part
+from ..load.source import Source
+from ..tensors import Shapes
+from .mapped_memory import let_go_of_files
+
+
+class Lazy(NamedTuple):
+    """A tensor that is made when it is wanted."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+
+class WholeTensors(Source):
+    """Every rank makes whole tensors, one at a time, and keeps its part; ranks need not talk."""
+
+    model: PreTrainedModel | None = None
+
+    def fit(self, model: PreTrainedModel) -> None:
+        self.model = model
+        forget(self, "entries", "shapes")
+
+    @cached_property
+    def entries(self) -> dict[str, Lazy]:
+        """Every tensor, by its name in the common layout."""
+        try:
+            return self.collect()
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path}: is not laid out as expected ({error!r})") from None
+
+    @abstractmethod
+    def collect(self) -> dict[str, Lazy]:
+        """As ``entries``; reads no tensor.
+
+        Raises:
+            ValueError: a file cannot be read, or what it holds does not fit together.
+        """
+
+    def read_shapes(self) -> Shapes:
+        return {name: (entry.shape, entry.dtype) for name, entry in self.entries.items()}
+
+    @torch.no_grad()
+    def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        for name, tensor in tensors.items():
+            check_fit(name, tensor, self.shapes, self.path)
+            whole = self.entries[name].make()
+            if isinstance(tensor, DTensor):
+                tensor._local_tensor.copy_(local_part(whole, tensor))
+            else:
+                tensor.copy_(whole)
+
+    @torch.no_grad()
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        touched = 0
+        for name in names:
+            whole = self.entries[name].make()
+            yield whole.flatten()  # as it lies in its file, or was put together from there
+            touched += whole.nbytes
+            if touched >= limit:
+                touched = 0
+                let_go_of_files(self.path)
+
+
+def forget(source: Source, *cached: str) -> None:
+    """What was cached before the model was known."""
+    for name in cached:
+        if name in vars(source):
+            delattr(source, name)
+
+
+def check_fit(name: str, tensor: Tensor, shapes: Shapes, path: Path) -> None:
+    """Raises ValueError when ``name`` is missing or has another shape."""
+    if name not in shapes:
+        raise ValueError(f"{name} is not in {path}")
+    if shapes[name][0] != tensor.shape:
+        raise ValueError(f"{name} has shape {tuple(shapes[name][0])} in {path}, wanted is {tuple(tensor.shape)}")
+
+
+def lazily(tensor: Tensor) -> Lazy:
+    """A tensor that is at hand (or mapped from a file)."""
+    return Lazy(tensor.shape, tensor.dtype, lambda: tensor)
+
+
+def counter(value: float | Tensor) -> Lazy:
+    """A step counter, in the form in which all plans keep it: a scalar in fp32."""
+    return lazily(torch.as_tensor(value, dtype=torch.float32).reshape(()))

@@ -1,0 +1,156 @@
+"""Tensors of the common layout read straight from its files, block by block.
+
+torch's reader maps whole files into memory and fills whole tensors. Copying weights from one file into another needs
+neither: safetensors files are a length, a JSON header and raw bytes, and ranks that held a part of a tensor wrote where
+it begins into the header. So a block of rows is gathered from the pieces with plain reads into one buffer, whatever the
+plan that wrote them, and memory does not depend on the size of a tensor, a file or the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import _TYPES
+from torch import Tensor
+
+from ..tensors import Shapes
+
+DTYPES: dict[str, torch.dtype] = _TYPES
+"""Types by their names in a safetensors header."""
+BLOCK_BYTES = 16 * 2**20
+"""Larger blocks are no faster: the disk reads ahead by itself, and these stay in the processor's caches longer."""
+MOST_HEADER = 100 * 2**20
+"""The limit of the safetensors library."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a tensor, in one file."""
+
+    file: Path
+    start: int
+    """Byte in the file."""
+    offsets: tuple[int, ...]
+    """Where it begins in the whole tensor."""
+    shape: tuple[int, ...]
+
+
+class Pieces:
+    """Every tensor in the safetensors files of a folder; only headers are read at first.
+
+    Raises:
+        ValueError: a file is no safetensors file, or a tensor is not there completely.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.pieces: dict[str, list[Piece]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        for file in sorted(folder.glob("*.safetensors")):
+            self._add(file)
+        self.shapes: Shapes = {name: (self._whole(name), self.dtypes[name]) for name in self.pieces}
+
+    def files(self, names: list[str]) -> set[Path]:
+        """Files that these tensors lie in."""
+        return {piece.file for name in names for piece in self.pieces[name]}
+
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        """The tensors one after the other, flat, in blocks of whole rows; a block holds until the next is asked for.
+
+        Args:
+            limit: most bytes of a block; a row that is longer comes whole.
+
+        Raises:
+            ValueError: a file ends too early or cannot be read.
+        """
+        for name in names:
+            shape, dtype = self.shapes[name]
+            rows, row = (shape[0], shape[1:]) if shape else (1, torch.Size())
+            row_bytes = row.numel() * dtype.itemsize
+            count = max(min(limit, BLOCK_BYTES) // max(row_bytes, 1), 1)
+            for first in range(0, rows if row_bytes else 0, count):
+                last = min(first + count, rows)
+                block = self._room((last - first) * row_bytes).view(dtype).view(last - first, *row)
+                for piece in self.pieces[name]:
+                    _fill(block, piece, first, last)
+                yield block.flatten()
+
+    def _room(self, size: int) -> Tensor:
+        """Memory for a block, used again for the next one: fresh pages cost as much as the copy."""
+        if self._buffer.numel() < size:
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        return self._buffer[:size]
+
+    def _add(self, file: Path) -> None:
+        header, begin = read_header(file)
+        offsets = json.loads(header.pop("__metadata__", {}).get("DCP_SHARDING_INFO", "{}"))
+        for name, entry in header.items():
+            if entry["dtype"] not in DTYPES:
+                raise ValueError(f"{name} in {file.name} has a type that is not known here ({entry['dtype']})")
+            shape = tuple(entry["shape"])
+            start = offsets[name]["saved_offsets"] if name in offsets else [0] * len(shape)
+            self.dtypes[name] = DTYPES[entry["dtype"]]
+            piece = Piece(file, begin + entry["data_offsets"][0], tuple(start), shape)
+            self.pieces.setdefault(name, []).append(piece)
+
+    def _whole(self, name: str) -> torch.Size:
+        """Shape of the tensor that the pieces make up together."""
+        pieces = self.pieces[name]
+        ends = [[start + size for start, size in zip(p.offsets, p.shape, strict=True)] for p in pieces]
+        shape = torch.Size(max(sizes) for sizes in zip(*ends, strict=True))
+        if sum(math.prod(piece.shape) for piece in pieces) != shape.numel():
+            raise ValueError(f"{name} is not there completely: some of its pieces are missing")
+        return shape
+
+
+def read_header(file: Path) -> tuple[dict, int]:
+    """The JSON header of a safetensors file, and the byte at which its data begins.
+
+    Raises:
+        ValueError: it is no safetensors file, or cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > MOST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            return json.loads(stream.read(length)), 8 + length
+    except (OSError, ValueError, struct.error) as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from None
+
+
+def _fill(block: Tensor, piece: Piece, first: int, last: int) -> None:
+    """Copy what ``piece`` has of rows ``first`` to ``last`` (exclusive) into ``block`` (rows, *rest)."""
+    begin, *rest = piece.offsets or (0,)
+    rows, *row = piece.shape or (1,)
+    low, high = max(first, begin), min(last, begin + rows)
+    if low >= high or not math.prod(row):
+        return
+    start = piece.start + (low - begin) * math.prod(row) * block.element_size()
+    target = block[low - first : high - first]
+    if list(target.shape[1:]) == row:
+        _read(target, piece.file, start)
+    else:  # split along another dimension: its rows lie side by side in the file, not in the tensor
+        part = torch.empty((high - low, *row), dtype=block.dtype)
+        _read(part, piece.file, start)
+        target[(slice(None), *(slice(at, at + size) for at, size in zip(rest, row, strict=True)))] = part
+
+
+def _read(into: Tensor, file: Path, start: int) -> None:
+    view = into.view(-1).view(torch.uint8).numpy().data.cast("B")
+    try:
+        with file.open("rb", buffering=0) as stream:
+            while view:
+                count = os.preadv(stream.fileno(), [view], start)
+                if not count:
+                    raise ValueError(f"{file.name} ends too early")
+                view, start = view[count:], start + count
+    except OSError as error:
+        raise ValueError(f"{file.name} cannot be read: {error.strerror}") from None

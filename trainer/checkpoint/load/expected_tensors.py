@@ -1,0 +1,77 @@
+"""Which tensors of somebody else's checkpoint the model's class expects in a file.
+
+Engines save what their modules hold: tied parameters under every name, sometimes buffers that are computed anew.
+``transformers`` wants tied tensors once and non-persistent ones never, and would warn of all others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....errors import Problem, UserError
+from .source import Source
+
+
+def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
+    """Name to write -> name in ``source``, for what the model described in ``assets`` loads.
+
+    None for a model whose class transformers does not have: then everything is kept.
+
+    Raises:
+        UserError: a tensor of the model is missing, or has another shape.
+        ValueError: ``source`` cannot be read.
+    """
+    model = _on_meta(assets)
+    if model is None:
+        return None
+    source.fit(model)
+    shapes = {n.removeprefix("model."): shape for n, (shape, _) in source.shapes.items() if n.startswith("model.")}
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    found = {name: _stored_name(name, tied, shapes) for name in wanted}
+    missing = [name for name, stored in found.items() if stored is None]
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(Problem("CHECKPOINT", f"lacks {len(missing)} tensors of the model: {listed}", _fix(assets)))
+    kept = {name: stored for name, stored in found.items() if stored is not None}
+    for name, stored in kept.items():
+        if shapes[stored] != wanted[name]:
+            why = f"{stored} has shape {tuple(shapes[stored])}, the model wants {tuple(wanted[name])}"
+            raise UserError(Problem("CHECKPOINT", why, _fix(assets)))
+    return kept
+
+
+def _stored_name(name: str, tied: dict[str, str], shapes: dict[str, torch.Size]) -> str | None:
+    """``name``, or one that it is tied to."""
+    return next((key for key in (name, *(t for t, s in tied.items() if s == name)) if key in shapes), None)
+
+
+def _fix(assets: Path) -> str:
+    return f"name the folder of this model's config.json with --config ({assets} was used)"
+
+
+def model_class(folder: Path) -> tuple[Any, Any]:
+    """The configuration in ``folder`` and the class it is for; None and None where transformers has none.
+
+    A config.json that was saved without its model does not name a class; its decoder is taken.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+    except ValueError:  # a type that this version of transformers does not know
+        return None, None
+    if config.architectures:
+        return config, getattr(transformers, config.architectures[0], None)
+    return config, transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
+def _on_meta(assets: Path) -> Any:
+    config, built = model_class(assets)
+    if built is None:
+        return None
+    with torch.device("meta"):
+        return built._from_config(config)

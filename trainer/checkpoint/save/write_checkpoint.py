@@ -1,0 +1,186 @@
+"""The steps of writing one checkpoint, which all ranks take together; in the thread of the caller, whichever it is.
+
+A folder is written under a hidden name, flushed, given its manifest and renamed. Nodes without a common disk each keep
+a folder of the same name: with the shards of their ranks, and everything that is not a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....version import __version__
+from ...collective import StepFailed, Together
+from ...nodes import Nodes
+from ..layout import FORMAT, MANIFEST, NATIVE, STATE, TENSORS, describe_file, exchange, files_of, flush, step_folder
+from ..node_copy import pass_on
+from ..tensors import write_tensors
+
+log = logging.getLogger("trireme.checkpoint")
+
+
+@dataclass
+class Contents:
+    """What goes into one checkpoint."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    """This rank's tensors by global name."""
+    state: dict[str, Any]
+    """JSON, equal on all ranks."""
+    assets: Callable[[Path], None]
+    """Writes recipe, model configuration and tokenizer into a folder (called on rank 0)."""
+    plan: str
+    native: Callable[[Path], None] | None = None
+    """Writes the engine's own files into a folder (called on every rank)."""
+    metric: float | None = None
+    """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
+
+
+class Writer:
+    """Writes checkpoints under ``root``, one at a time."""
+
+    def __init__(self, root: Path, together: Together, nodes: Nodes) -> None:
+        """
+        Args:
+            together: with a group of its own, if ``write`` is called in another thread than training.
+        """
+        self.root, self.together, self.nodes = root, together, nodes
+        self.mesh = together.mesh
+
+    def write(self, contents: Contents) -> Path | None:
+        """Write a checkpoint. A collective call.
+
+        Returns:
+            Its folder; None when writing failed, in which case nothing that was there before is touched.
+        """
+        together, target = self.together, step_folder(self.root, contents.step)
+        partial = self.root / f".{target.name}.partial"
+        try:
+            together(lambda: self._start(partial))
+            shards = together(lambda: self._write_tensors(partial, contents))
+            native = together(lambda: self._write_native(partial, contents))
+            common = together(lambda: self._write_rest(partial, contents))[0]
+            self._spread(partial, common)
+            parts = [ours | engine for ours, engine in zip(shards, native, strict=True)]
+            manifest = self._manifest(contents, common, parts)
+            together(lambda: self._write_manifest(partial, manifest))
+            together(lambda: self._rename(partial, target))
+        except StepFailed as failure:
+            log.error(
+                "checkpoint at step %d was not written: %s. Training goes on; earlier checkpoints are untouched.",
+                contents.step,
+                failure,
+            )
+            self._undo(partial, target)
+            return None
+        if self.nodes.leads:
+            shutil.rmtree(_replaced(target), ignore_errors=True)
+        return target
+
+    def _start(self, partial: Path) -> None:
+        self._renamed = False
+        if self.nodes.leads:
+            for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
+                shutil.rmtree(left, ignore_errors=True)
+            (partial / TENSORS).mkdir(parents=True)
+
+    def _write_tensors(self, partial: Path, contents: Contents) -> dict[str, Any]:
+        """This rank's files, described."""
+        distributed, group = self.mesh.world_size > 1, self.together.group
+        written = write_tensors(contents.tensors, partial / TENSORS, distributed, group)
+        return {f"{TENSORS}/{name}": description for name, description in written.items()}
+
+    def _write_native(self, partial: Path, contents: Contents) -> dict[str, Any]:
+        """The engine's own files on this node, described."""
+        if contents.native is None:
+            return {}
+        contents.native(partial / NATIVE)
+        names = [name for name in files_of(partial) if name.startswith(f"{NATIVE}/")] if self.nodes.leads else []
+        for name in names:
+            flush(partial / name)
+        return {name: describe_file(partial / name) for name in names}
+
+    def _write_rest(self, partial: Path, contents: Contents) -> dict[str, Any]:
+        """What is not a shard, described."""
+        if not self.mesh.is_main:
+            return {}
+        (partial / STATE).write_text(json.dumps(contents.state, indent=1))
+        contents.assets(partial)
+        names = [name for name in files_of(partial) if not name.startswith((f"{TENSORS}/", f"{NATIVE}/"))]
+        for name in names:
+            flush(partial / name)
+        return {name: describe_file(partial / name) for name in names}
+
+    def _spread(self, partial: Path, common: dict[str, Any]) -> None:
+        """What is not a shard, to the other nodes."""
+        if self.nodes.count > 1:
+            for name, written in common.items():
+                self.together(
+                    lambda name=name, written=written: pass_on(
+                        self.nodes, 0, partial / name, written, receives=self.nodes.here > 0
+                    )
+                )
+
+    def _manifest(self, contents: Contents, common: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
+        shards = {name: written for part in parts for name, written in part.items()}
+        manifest = {
+            "format": FORMAT,
+            "trireme": __version__,
+            "step": contents.step,
+            "plan": contents.plan,
+            "world_size": self.mesh.world_size,
+            "metric": contents.metric,
+            "files": common | shards,
+        }
+        if self.nodes.count > 1:
+            holders = zip(self.nodes.of_rank, parts, strict=True)
+            manifest["nodes"] = {name: node for node, part in holders for name in part}
+        return manifest
+
+    def _write_manifest(self, partial: Path, manifest: dict[str, Any]) -> None:
+        if self.nodes.leads:
+            write_manifest(partial, manifest)
+
+    def _rename(self, partial: Path, target: Path) -> None:
+        if not self.nodes.leads:
+            return
+        if target.exists():  # resumed from an earlier step: this step is written a second time
+            shutil.rmtree(_replaced(target), ignore_errors=True)
+            if exchange(partial, target):
+                os.replace(partial, _replaced(target))
+            else:  # a kill in between loses this step
+                os.replace(target, _replaced(target))
+                os.replace(partial, target)
+        else:
+            os.replace(partial, target)
+        self._renamed = True
+        flush(self.root)
+
+    def _undo(self, partial: Path, target: Path) -> None:
+        """Drop the attempt, also where only another node could not complete it."""
+        if not self.nodes.leads:
+            return
+        shutil.rmtree(target if self._renamed else partial, ignore_errors=True)
+        if _replaced(target).exists():
+            os.replace(_replaced(target), target)
+
+
+def _replaced(target: Path) -> Path:
+    """Where a checkpoint stays until the one of the same step is complete."""
+    return target.with_name(f".{target.name}.replaced")
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """The last file of a checkpoint; afterwards its folders are on the disk too."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+        flush(path)

@@ -1,0 +1,51 @@
+"""Steps of a save or a search that all ranks take, and that fail on all of them when they fail on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from ..parallel.mesh import Mesh
+
+T = TypeVar("T")
+
+
+class StepFailed(Exception):
+    """A rank could not read or write; raised on every rank."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """All ranks, and the process group that they talk through."""
+
+    mesh: Mesh
+    group: dist.ProcessGroup | None = None
+    """One of all ranks that nothing else uses at the time; None is the group that training uses."""
+
+    def __call__(self, function: Callable[[], T]) -> list[T]:
+        """Run ``function`` on every rank; what it gave on each, in rank order.
+
+        Raises:
+            StepFailed: the first OSError of any rank, on every rank.
+            Exception: any other error where it happened, and a RuntimeError on the other ranks.
+        """
+        value, failed, bug = None, None, None
+        try:
+            value = function()
+        except OSError as failure:
+            failed = f"{failure.strerror or failure}" + (f": {failure.filename}" if failure.filename else "")
+        except Exception as error:
+            bug = error
+        results = self.mesh.gather_objects((value, failed, bug and f"{type(bug).__name__}: {bug}"), self.group)
+        if bug:
+            raise bug
+        for rank, (_, _, error) in enumerate(results):
+            if error:
+                raise RuntimeError(f"{error} (rank {rank})")
+        for _, error, _ in results:
+            if error:
+                raise StepFailed(error)
+        return [value for value, _, _ in results]

@@ -1,0 +1,354 @@
+"""Streaming: documents become blocks while training goes, with exact resume.
+
+documents -> held-out filter -> tokenized 16 at a time -> blocks -> shuffled in windows -> one global row of blocks,
+of which each data rank takes its part of every step. *Every rank reads and tokenizes the whole stream*, so that the
+order never depends on the world size and a resume may use another; it costs each rank the tokenizing of all
+documents. Where that is too slow, prepare the documents (``data.streaming=false``).
+
+The position is where the window began in the source, plus how far into the window training is. Tokens that were
+read but not yet used are not saved: their documents are read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...errors import Problem, UserError
+from ...parallel.strategy import MicroBatch, StepBatch
+from ..component import Component, instantiate
+from ..settings import TrainerConfig
+from .cache import cache_root
+from .collator import Sample
+from .corpus import Corpus, TrainBatches
+from .data_config import DataConfig
+from .held_out import is_held_out, text_hash
+from .loader import Collator, evaluation_batches
+from .prepare import Stats, unigram_entropy
+from .sample_order import permute
+from .token_files import MemoryBlocks
+from .tokenizer import check_eos, encode_documents, load_or_train
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+log = logging.getLogger("trireme.data")
+DOCUMENTS_AT_ONCE = 16
+"""Tokenized together: enough to keep the tokenizer busy, few enough to read again on resume."""
+_NO_LIMIT = Problem(
+    "trainer.eval_samples", "an evaluation of a stream needs an end", "set a number such as trainer.eval_samples=512"
+)
+Tokenize = Callable[[list[str]], list[list[int]]]
+Keep = Callable[[str], bool]
+
+
+class BlockReader(Iterator[np.ndarray]):
+    """Blocks of one pass over a stream, and the position of the next one in it."""
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        tokenize: Tokenize,
+        keep: Keep,
+        block_size: int,
+        packing: bool,
+        position: dict[str, Any] | None = None,
+    ) -> None:
+        """``position``: what ``position()`` gave; None starts at the first document."""
+        self.stream, self.tokenize, self.keep = stream, tokenize, keep
+        self.block_size, self.packing = block_size, packing
+        self.source_state: dict[str, Any] | None = position["source"] if position else None
+        if self.source_state is not None:
+            stream.load_state_dict(self.source_state)
+        self.rows = iter(stream)
+        # Read but not used up: [source state before it, documents (joined into one by packing), used of them].
+        self.segments: deque[tuple[dict[str, Any] | None, list[np.ndarray]]] = deque()
+        self.used = 0
+        if position and position["used"]:
+            self._fetch()
+            self.used = position["used"]
+
+    def position(self) -> dict[str, Any]:
+        """Where the next block begins: source state before its first batch of documents, and what of that is used."""
+        if not self.segments:
+            return {"source": self.source_state, "used": 0}
+        return {"source": self.segments[0][0], "used": self.used}
+
+    def _fetch(self) -> bool:
+        """Read and tokenize the next documents; False at the end of the stream."""
+        before = self.source_state
+        texts = [row["text"] or "" for row in islice(self.rows, DOCUMENTS_AT_ONCE)]
+        if not texts:
+            return False
+        self.source_state = self.stream.state_dict()
+        kept = [text for text in texts if text and self.keep(text)]
+        documents = [np.asarray(ids, np.int32) for ids in self.tokenize(kept)]
+        if self.packing and documents:
+            documents = [np.concatenate(documents)]
+        if documents:
+            self.segments.append((before, documents))
+        return True
+
+    def __next__(self) -> np.ndarray:
+        return self._next_packed() if self.packing else self._next_document()
+
+    def _next_packed(self) -> np.ndarray:
+        """``used`` counts tokens of the first segment."""
+        while sum(len(documents[0]) for _, documents in self.segments) - self.used < self.block_size:
+            if not self._fetch():
+                raise StopIteration
+        pieces, missing = [], self.block_size
+        while missing:
+            tokens = self.segments[0][1][0]
+            piece = tokens[self.used : self.used + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            self.used += len(piece)
+            if self.used == len(tokens):
+                self.segments.popleft()
+                self.used = 0
+        return np.concatenate(pieces)
+
+    def _next_document(self) -> np.ndarray:
+        """``used`` counts documents of the first segment."""
+        while not self.segments:
+            if not self._fetch():
+                raise StopIteration
+        documents = self.segments[0][1]
+        block = documents[self.used][: self.block_size]
+        self.used += 1
+        if self.used == len(documents):
+            self.segments.popleft()
+            self.used = 0
+        return block
+
+
+class ShuffledBlocks(Iterator[Sample]):
+    """Endless samples: windows of blocks, each in an order that follows from (seed, epoch, window)."""
+
+    def __init__(
+        self,
+        open_reader: Callable[[dict[str, Any] | None], BlockReader],
+        config: DataConfig,
+        seed: int,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.open_reader, self.config, self.seed = open_reader, config, seed
+        self.epoch, self.window, self.offset = 0, 0, 0
+        self.samples: list[Sample] = []
+        if not state:
+            self.reader = open_reader(None)
+            self.start = self.reader.position()
+            return
+        self._check(state)
+        self.epoch, self.window, self.offset = state["epoch"], state["window"], state["offset"]
+        self.reader = open_reader(state["start"])
+        self._fill()
+        if self.offset > len(self.samples):
+            raise UserError(
+                Problem(
+                    "data.source",
+                    "is shorter than it was when the checkpoint was written",
+                    "give the same documents to resume, or start a new run",
+                )
+            )
+
+    def _check(self, state: dict[str, Any]) -> None:
+        problems = [
+            Problem(
+                f"data.{name}",
+                f"the checkpoint's stream was cut with {state[name]}",
+                f"set data.{name}={state[name]} to resume, or start a new run",
+                getattr(self.config, name),
+            )
+            for name in _CUT
+            if state[name] != getattr(self.config, name)
+        ]
+        if problems:
+            raise UserError(*problems)
+
+    def state(self) -> dict[str, Any]:
+        """Position of the next sample, as JSON."""
+        return {
+            "epoch": self.epoch,
+            "window": self.window,
+            "offset": self.offset,
+            "start": self.start,
+            **{name: getattr(self.config, name) for name in _CUT},
+        }
+
+    def __next__(self) -> Sample:
+        if self.offset == len(self.samples):
+            self._advance()
+        self.offset += 1
+        return self.samples[self.offset - 1]
+
+    def _advance(self) -> None:
+        """Fill the next window; at the end of the stream begin the next epoch (its last few tokens are dropped)."""
+        if self.samples:
+            self.window += 1
+        self.offset = 0
+        if self._fill():
+            return
+        if self.window == 0:
+            raise UserError(
+                Problem(
+                    "data.block_size",
+                    "the whole stream gives fewer tokens than one block",
+                    "set a smaller data.block_size, or give more text",
+                    self.config.block_size,
+                )
+            )
+        self.epoch, self.window = self.epoch + 1, 0
+        self.reader = self.open_reader(None)
+        self._fill()
+
+    def _fill(self) -> int:
+        self.start = self.reader.position()
+        blocks = list(islice(self.reader, self.config.shuffle_window))
+        order = np.arange(len(blocks))
+        if self.config.shuffle:
+            order = permute(order, max(len(blocks), 1), self.seed, self.epoch, self.window)
+        first = self.window * self.config.shuffle_window
+        self.samples = [{"input_ids": blocks[place], "index": first + int(place)} for place in order]
+        return len(blocks)
+
+
+_CUT = ("block_size", "shuffle_window", "packing", "shuffle")
+
+
+class StreamBatches(TrainBatches):
+    """One data rank's share of each step of a stream."""
+
+    def __init__(
+        self,
+        samples: ShuffledBlocks,
+        collator: Collator,
+        *,
+        steps: int,
+        global_batch_size: int,
+        data_rank: int = 0,
+        data_size: int = 1,
+    ) -> None:
+        if global_batch_size % data_size:
+            raise ValueError(
+                f"global_batch_size={global_batch_size} does not divide over {data_size} data ranks; "
+                f"use a multiple of {data_size}"
+            )
+        share = global_batch_size // data_size
+        self.samples, self.collator, self.steps_left = samples, collator, steps
+        self.global_batch_size = global_batch_size
+        self.mine = slice(data_rank * share, (data_rank + 1) * share)
+
+    def __next__(self) -> StepBatch:
+        if self.steps_left <= 0:
+            raise StopIteration
+        self.steps_left -= 1
+        batch = self.collator(list(islice(self.samples, self.global_batch_size))[self.mine])
+        return batch.pin_memory() if torch.accelerator.is_available() else batch
+
+    def state(self) -> dict[str, Any]:
+        return self.samples.state()
+
+
+class StreamingCorpus(Corpus):
+    """Documents that are read as training goes."""
+
+    train_size = None
+
+    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None) -> None:
+        self.stats = Stats()
+        self.has_held_out = bool(config.eval_source or config.held_out)
+        # Without a source of its own for evaluation, documents are held out by the rule of the indexed way.
+        self._share = 0.0 if config.eval_source else config.held_out
+        if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
+            raise UserError(_NO_LIMIT)
+        fingerprint = f"{instantiate(config.source).fingerprint()} {self._share}"
+        tokenizer = load_or_train(
+            config.tokenizer,
+            lambda: _train_texts(config.source, self._is_train),
+            fingerprint,
+            str(cache_root(config.cache_dir)),
+        )
+        check_eos(tokenizer, config.append_eos)
+        super().__init__(config, seed, settings, collator, tokenizer)
+        self._held_out, self._collected = MemoryBlocks([]), 0
+        if self.has_held_out and settings.eval_samples:
+            self._collect(settings.eval_samples)  # now, so that the unigram entropy is known from the start
+
+    def _is_train(self, text: str) -> bool:
+        return not is_held_out(text_hash(text), self._share)
+
+    def _reader(self, source: Component, keep: Keep, position: dict[str, Any] | None = None) -> BlockReader:
+        def tokenize(texts: list[str]) -> list[list[int]]:
+            return encode_documents(self.tokenizer, texts, self.config.append_eos)
+
+        return BlockReader(
+            instantiate(source).stream(), tokenize, keep, self.config.block_size, self.config.packing, position
+        )
+
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        blocks = ShuffledBlocks(
+            lambda position: self._reader(self.config.source, self._is_train, position), self.config, self.seed, state
+        )
+        if samples and not state:
+            log.info("no position of the stream is known: reading %d samples again", samples)
+            deque(islice(blocks, samples), maxlen=0)
+        return StreamBatches(
+            blocks,
+            self.collator,
+            steps=steps,
+            global_batch_size=self.global_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
+
+    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+        if not self.has_held_out:
+            return iter(())
+        if limit is None:
+            raise UserError(_NO_LIMIT)
+        if limit > self._collected:
+            self._collect(limit)
+        return evaluation_batches(
+            self._held_out,
+            self.collator,
+            limit=limit,
+            micro_batch_size=self.micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
+
+    def _collect(self, limit: int) -> None:
+        """Hold the first ``limit`` held-out blocks in memory; they are the same on every rank and after a resume."""
+        if self.config.eval_source:
+            reader = self._reader(self.config.eval_source, lambda text: True)
+        else:
+            reader = self._reader(self.config.source, lambda text: not self._is_train(text))
+        blocks = list(islice(reader, limit))
+        if not blocks:
+            raise UserError(
+                Problem(
+                    "data.held_out",
+                    "the held-out documents of the stream are shorter than one block",
+                    "raise data.held_out, name a data.eval_source, or set a smaller data.block_size",
+                    self.config.held_out,
+                )
+            )
+        self._held_out, self._collected = MemoryBlocks(blocks), limit
+        self.stats.held_out_blocks = len(blocks)
+        self.stats.held_out_tokens = sum(map(len, blocks))
+        self.stats.unigram_entropy = unigram_entropy(np.bincount(np.concatenate(blocks)))
+        log.info("collected %d held-out blocks of the stream", len(blocks))
+
+
+def _train_texts(source: Component, keep: Keep) -> Iterator[str]:
+    return (row["text"] for row in instantiate(source).stream() if row["text"] and keep(row["text"]))

@@ -1,0 +1,140 @@
+"""Evaluation only: a recipe's held-out metrics under any plan, without an optimizer and without a run folder.
+
+Under ZeRO-3 and FSDP every rank holds its shard of the weights and nothing else ("ZeRO inference").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, UserError
+from ..models.build_model import WeightSource, weight_source
+from ..parallel.mesh import Mesh, build_mesh
+from .build import on_main
+from .checkpoint.layout import MANIFEST, checkpoints_at, verify
+from .checkpoint.load.find_checkpoint import newest_usable
+from .checkpoint.load.source import open_source
+from .checkpoint.load.weight_reader import checkpoint_weights, stored_weights, usable_checkpoint
+from .collective import Together
+from .data.corpus import Corpus
+from .data.tokenizer import content_hash, load_tokenizer
+from .log_files import set_up_logging, tear_down_logging
+from .nodes import find_nodes
+from .place_model import Placed, fitted, fitting, place
+from .run_folder import changed_keys, weights_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..configs.schema import RecipeConfig
+
+log = logging.getLogger("trireme.trainer")
+OTHER_MODEL = "evaluate with the model that wrote it"
+
+
+def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False) -> dict[str, Any]:
+    """Held-out metrics of a recipe on the ranks that exist (RANK and WORLD_SIZE in the environment, or one process).
+
+    Args:
+        checkpoint: a checkpoint or run folder; None takes the newest checkpoint of the recipe's run folder, or
+            ``model.weights`` where there is none.
+        ema: the averaged weights of the checkpoint.
+
+    Returns:
+        Equal on all ranks: ``weights`` (where they come from), ``step`` of the checkpoint, ``eval_<metric>``.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
+    handlers = set_up_logging(None, mesh, recipe.run)
+    try:
+        result = _evaluate(recipe, mesh, checkpoint, ema)
+        mesh.close()  # only after success: after a failure on one rank the others would wait here
+        return result
+    finally:
+        tear_down_logging(handlers)
+
+
+def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
+    # What is asked for here, a stream must be able to give.
+    recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
+    _bring_together(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
+    found: list[Path | None] = []
+    on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
+    path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)
+    checkpoint = Path(path) if isinstance(path, str) else None
+
+    def weights(blueprint: PreTrainedModel) -> WeightSource:
+        if checkpoint is None:
+            return weight_source(recipe.model, blueprint, recipe.seed)
+        with fitting("--checkpoint", checkpoint, OTHER_MODEL):
+            source = checkpoint_weights(open_source(checkpoint), blueprint, ema)
+            return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)
+
+    placed = place(recipe, mesh, weights)
+    _check_data(placed.corpus, checkpoint)
+    source = str(checkpoint or recipe.model.weights)
+    log.info("evaluating %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
+    result: dict[str, Any] = {"weights": source}
+    if checkpoint:
+        with suppress(ValueError):  # weights alone have no step
+            result["step"] = open_source(checkpoint).progress().trainer["step"]
+    return result | _metrics(placed, recipe.trainer.eval_samples, mesh)
+
+
+def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float]:
+    batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size)
+    placed.strategy.set_training(False)
+    sums = placed.strategy.evaluate(batches, placed.task.evaluate)
+    return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
+
+
+def _bring_together(folder: Path, mesh: Mesh, shared: bool | None) -> None:
+    """Where machines have no common disk, and each holds a part: give all of them the newest whole checkpoint."""
+    here = checkpoints_at(folder)
+    seen = mesh.gather_objects((here, bool(here) and verify(here[0], contents=False) is None))
+    if all(entry == seen[0] for entry in seen) and (seen[0][1] or not here):
+        return
+    candidates = sorted({path for paths, _ in seen for path in paths}, reverse=True)
+    nodes = find_nodes(candidates[0].parent, mesh, shared)
+    if nodes.count > 1:
+        usable, reason = newest_usable(candidates, Together(mesh), nodes, "--checkpoint")
+        if usable is None:
+            raise UserError(Problem("--checkpoint", reason or "", "name another that is whole", str(folder)))
+
+
+def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None:
+    folder = weights_at(recipe, named, ema)
+    if folder is None:
+        return None
+    checkpoint = usable_checkpoint(folder, "--checkpoint" if named is not None else "run.dir")
+    with fitting("--checkpoint", checkpoint, "name a whole one"):
+        stored_weights(open_source(checkpoint), ema)  # refuses --ema where there are no averages
+    own = (checkpoint / MANIFEST).is_file()
+    changed = changed_keys(recipe, checkpoint, ("seed", "data")) if own else []
+    if changed:
+        log.warning(
+            "the checkpoint was trained with other data (changed: %s): what is held out now may have been trained on",
+            ", ".join(changed),
+        )
+    return checkpoint
+
+
+def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
+    """There is something to evaluate on, in the tokens that the model knows."""
+    if not corpus.has_held_out:
+        fix = "set data.held_out=0.05, or name a data.eval_source"
+        raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))
+    folder = open_source(checkpoint).assets if checkpoint else None
+    if (
+        folder
+        and (folder / "tokenizer.json").is_file()
+        and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer)
+    ):
+        fix = f"set data.tokenizer.path={folder}"
+        raise UserError(Problem("data.tokenizer", "is not the tokenizer of the checkpoint", fix))

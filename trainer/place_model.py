@@ -1,0 +1,97 @@
+"""A recipe's model under its plan: what training and evaluation have in common."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import Problem, UserError
+from ..models.build_model import Vocabulary, WeightSource, build_on_meta
+from ..parallel.choose_strategy import build_strategy
+from ..parallel.mesh import Mesh
+from ..parallel.strategy import Strategy
+from .component import instantiate
+from .data.corpus import Corpus, prepare
+from .recipe_values import recipe_values
+from .tasks.task import Task
+from .trainer_state import TrainerState, batch_since
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+
+@dataclass
+class Placed:
+    """A model spread over the ranks, with weights but no optimizer, and what it is measured on."""
+
+    strategy: Strategy
+    blueprint: PreTrainedModel
+    """The whole model on the meta device."""
+    task: Task
+    corpus: Corpus
+    state: TrainerState
+    """Of a run that has not begun."""
+
+
+def place(
+    recipe: RecipeConfig,
+    mesh: Mesh,
+    weights: Callable[[PreTrainedModel], WeightSource],
+    batch: dict[str, int] | None = None,
+) -> Placed:
+    """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
+
+    Args:
+        weights: given the whole model on the meta device, where its weights come from.
+        batch: as ``TrainerState.batch``, of a run that goes on.
+    """
+    task = instantiate(recipe.task)
+    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
+    state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
+    model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
+    # A plan takes the model apart; what it looks like as a whole stays with this one.
+    blueprint = copy.deepcopy(model)
+    values = recipe_values(
+        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
+    )
+    strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
+    strategy.place(model, weights(blueprint))
+    return Placed(strategy, blueprint, task, corpus, state)
+
+
+@contextmanager
+def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
+    """What does not fit ``checkpoint`` is something the user can mend: a problem of ``field``."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise UserError(Problem(field, f"does not fit the recipe: {error}", fix, str(checkpoint))) from None
+
+
+def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> WeightSource:
+    """``source``, of which a file may turn out unreadable when its turn comes."""
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        with fitting(field, checkpoint, fix):
+            yield from source(names)
+
+    return weights
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def _initial_state(recipe: RecipeConfig, train_size: int | None, batch: dict[str, int]) -> TrainerState:
+    settings = recipe.trainer
+    max_steps = settings.total_steps(train_size, batch["step"], batch["samples"])
+    return TrainerState(
+        batch=batch, max_steps=max_steps, stop_at=min(settings.stop_at or max_steps, max_steps), train_size=train_size
+    )

@@ -1,0 +1,40 @@
+"""What the engine of a plan must know of a recipe beside the plan itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..parallel.zero.deepspeed_json import RecipeValues
+from .component import Component
+from .schedules import ScheduleConfig
+from .settings import EmaConfig, TrainerConfig
+
+
+def recipe_values(
+    trainer: TrainerConfig,
+    optimizer: Component,
+    scheduler: ScheduleConfig,
+    ema: EmaConfig | None,
+    config: Any,
+    max_steps: int | None = None,
+) -> RecipeValues:
+    """Batch, clipping, optimizer and schedule as plain values.
+
+    Args:
+        config: the model's transformers configuration.
+        max_steps: optimizer steps of the run, where the recipe alone does not tell.
+    """
+    steps = max_steps or trainer.max_steps
+    warmup = scheduler.warmup_steps if steps is None else scheduler.warmup(steps)
+    return RecipeValues(
+        global_batch_size=trainer.global_batch_size,
+        micro_batch_size=trainer.micro_batch_size,
+        max_grad_norm=trainer.max_grad_norm,
+        max_steps=steps,
+        optimizer=optimizer,
+        schedule=scheduler.name,
+        warmup_steps=warmup,
+        min_lr_ratio=scheduler.min_lr_ratio or 0.0,
+        hidden_size=config.get_text_config().hidden_size,
+        ema=ema is not None,
+    )
