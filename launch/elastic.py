@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Problem, UserError
-from ..trainer.error_file import ERROR_FILE
 from ..trainer.interruption import STARTED, run_started
 from .error_report import SAVED, RanksFailed
 from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
@@ -90,9 +89,11 @@ def start_ranks(
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
 
+    from .rank_logs import RankLogs, newest_output
+
     logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
-    specs = _log_files(logs, Path(errors.name))
-    agent = _agent(ranks, arguments, specs, lambda rank: _log_of(logs, rank), entry, max_restarts, machines)
+    specs = RankLogs(logs, Path(errors.name))
+    agent = _agent(ranks, arguments, specs, lambda rank: newest_output(logs, rank), entry, max_restarts, machines)
     silence()
     told = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores_per_rank(ranks)),
@@ -111,6 +112,7 @@ def start_ranks(
         raise RanksFailed(f"the other machines are gone: {error}") from None
     finally:
         errors.cleanup()
+        specs.drop_empty()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
         if agent.received and not _saved(result) and not any(map(left_a_file, result.failures.values())):
@@ -140,48 +142,6 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _saved(result: Any) -> bool:
     return any(failure.exitcode == SAVED for failure in result.failures.values())
-
-
-def _log_files(logs: Path, errors: Path) -> LogsSpecs:
-    """Output of ranks but the first goes to ``logs``, in ``START/attempt_N/RANK``; what a rank says of its failure to
-    ``errors``, since the disk of the run may be what has failed: torch falls over a file that could only be begun.
-
-    Raises:
-        UserError: ``logs`` cannot be written; also when torch asks for a new attempt's files.
-    """
-    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
-
-    from ..trainer.run_folder import unwritable
-
-    class Logs(LogsSpecs):
-        """torch's own counts ranks by machine: several machines with one disk would write the same files."""
-
-        @property
-        def root_log_dir(self) -> str:
-            return str(logs)
-
-        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-            files, attempt = LogsDest(dict.fromkeys(envs, ""), dict.fromkeys(envs, "")), tempfile.mkdtemp(dir=errors)
-            for local_rank, env in envs.items():
-                files.error_files[local_rank] = env[ERROR_FILE] = f"{attempt}/{local_rank}.json"
-                folder = logs / env["TORCHELASTIC_RUN_ID"] / f"attempt_{env['TORCHELASTIC_RESTART_COUNT']}"
-                folder = prepared(folder / env["RANK"])
-                if env["RANK"] != "0":
-                    files.stdouts[local_rank], files.stderrs[local_rank] = (
-                        f"{folder}/stdout.log",
-                        f"{folder}/stderr.log",
-                    )
-            return files
-
-    def prepared(folder: Path) -> Path:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(unwritable(logs.parent, error)) from None
-        return folder
-
-    prepared(logs)
-    return Logs()
 
 
 def _end_by(received: signal.Signals) -> NoReturn:
@@ -250,9 +210,3 @@ def silence() -> None:
             ("torch.distributed.elastic", "torch.distributed.launcher")
         ):
             logger.setLevel(logging.CRITICAL)
-
-
-def _log_of(logs: Path, rank: int) -> str:
-    """Newest log file of a rank; empty for rank 0."""
-    files = sorted(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime)
-    return str(files[-1]) if files and rank > 0 else ""

@@ -87,7 +87,7 @@ def _without_averaging(composed: Composed) -> Composed:
 
 
 def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:
-    from ..trainer.callbacks.progress import evaluation_parts
+    from ..trainer.callbacks.line_text import evaluation_parts
     from ..trainer.evaluate_only import evaluate
 
     result = evaluate(recipe, options.checkpoint, options.ema)

@@ -15,9 +15,11 @@ import psutil
 import torch
 
 from ..parallel.strategy import StepBatch, StepLoss, StepResult, Take, as_it_is
+from .callbacks.line_text import evaluation_parts, training_parts
 from .checkpoint.layout import files_of, metric_of
 from .checkpoint.store import Contents
 from .interruption import Signals, TimeLimit, parse_time, run_started
+from .log_files import SHOWN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -139,6 +141,7 @@ class Trainer:
             line["skipped"] = True
         line.update(self.extra_metrics)
         self.metrics.update(line)
+        self._note(training_parts(line, self.mesh.device))
         self.emit("on_log", line)
 
     def evaluate(self) -> dict[str, float]:
@@ -153,6 +156,7 @@ class Trainer:
         metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
         line = {"step": self.state.step, **metrics}
         self.metrics.update(metrics)
+        self._note(evaluation_parts(line))
         self.emit("on_evaluate", line)
         self.emit("on_log", line)
         self.limit.evaluation_took(time.monotonic() - began)
@@ -294,6 +298,12 @@ class Trainer:
 
     def _evaluation_batches(self) -> Iterator[dict[str, torch.Tensor]]:
         return self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
+
+    def _note(self, parts: list[str]) -> None:
+        """Into ``log.txt``, whatever a callback shows of it."""
+        if self.mesh.is_main:
+            shown = "  ".join([f"step {self.state.step}/{self.state.stop_at}", *parts])
+            logging.getLogger(SHOWN).info("%s", shown)
 
     def _seed_step(self) -> None:
         """Dropout is a function of (seed, step, data rank), so a resume needs no generator state."""

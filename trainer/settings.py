@@ -18,7 +18,8 @@ class RunConfig:
     dir: str
     """Run folder: recipe, metrics, logs and checkpoints. The same command finds the same folder and resumes there."""
     log_level: Level = "info"
-    """What rank 0 says on the terminal, from this level on; files keep everything from info on."""
+    """What rank 0 says on the terminal, from this level on; files keep everything from info on. transformers, datasets,
+    accelerate and DeepSpeed follow, from warning on at ``info``."""
     log_level_replica: Level = "warning"
     """The same of the other ranks; their lines carry their rank."""
     log_on_each_node: bool = False

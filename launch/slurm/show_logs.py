@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,58 +40,72 @@ def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: in
     if record and record.runs:
         each = ", ".join(record.runs[:3]) + (" ..." if len(record.runs) > 3 else "")
         raise UserError(Problem("RUN", "is a sweep of several runs", f"name one of them: {each}", run))
-    file = _wait_for(folder, rank) if follow else log_file(folder, rank)
-    if file is None:
+    files = _wait_for(folder, rank) if follow else log_files(folder, rank)
+    if not files:
         raise UserError(_nothing_yet(folder, rank))
-    with file.open("rb") as stream, suppress(KeyboardInterrupt):
-        _print_end(stream, lines)
-        while follow and (_goes_on(folder, stream) or stream.tell() < file.stat().st_size):
-            sys.stdout.buffer.write(stream.read())
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
+        streams = [stack.enter_context(file.open("rb")) for file in files]
+        for stream in streams:
+            _print_end(stream, lines, heading=len(streams) > 1)
+        while follow and (_goes_on(folder, streams) or any(map(_grown, streams))):
+            for stream in filter(_grown, streams):
+                sys.stdout.buffer.write(stream.read())
             sys.stdout.flush()
 
 
-def log_file(folder: Path, rank: int | None) -> Path | None:
-    """The newest log of a run; None before there is any.
+def log_files(folder: Path, rank: int | None) -> list[Path]:
+    """The newest logs of a run; empty before there are any.
 
-    The job's own, with what rank 0 says; on one machine without a cluster ``log.txt``. Other ranks have files of
-    theirs for each start.
+    The job's own, with what rank 0 says; on one machine without a cluster ``log.txt``. Other ranks have a log file
+    (``logs/rankN.log``; in a notebook ``rankN.out``), and for each start one of errors: the newest of those is shown.
     """
     if rank:
-        parts = folder.glob(f"logs/*/attempt_*/{rank}/std*.log")
-        return max((path for path in parts if path.stat().st_size), key=lambda path: path.stat().st_mtime, default=None)
+        logged = [file for file in (folder / "logs" / f"rank{rank}.{end}" for end in ("log", "out")) if _says(file)]
+        output = filter(_says, folder.glob(f"logs/*/attempt_*/{rank}/std*.log"))
+        return [*logged, *sorted(output, key=lambda path: path.stat().st_mtime)[-1:]]
     record = read_record(folder)
     files = [Path(record.log)] if record else []
-    return next((path for path in (*files, folder / "log.txt") if path.is_file()), None)
+    return [path for path in (*files, folder / "log.txt") if path.is_file()][:1]
 
 
-def _print_end(stream: BinaryIO, lines: int | None) -> None:
+def _says(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _print_end(stream: BinaryIO, lines: int | None, heading: bool) -> None:
+    if heading:
+        sys.stdout.buffer.write(f"==> {stream.name} <==\n".encode())
     wanted = stream if lines is None else deque(stream, maxlen=lines)
     for line in wanted:
         sys.stdout.buffer.write(line)
     sys.stdout.flush()
 
 
-def _wait_for(folder: Path, rank: int | None) -> Path | None:
-    """The log, once there is one; None if the job is over without."""
+def _wait_for(folder: Path, rank: int | None) -> list[Path]:
+    """The logs, once there is one; empty if the job is over without."""
     said = False
-    while (file := log_file(folder, rank)) is None:
+    while not (files := log_files(folder, rank)):
         if not _job_goes_on(folder):
-            return None
+            return []
         if not said:
             print(_nothing_yet(folder, rank).why, file=sys.stderr, flush=True)
             said = True
         time.sleep(POLL)
-    return file
+    return files
 
 
-def _goes_on(folder: Path, stream: BinaryIO) -> bool:
+def _goes_on(folder: Path, streams: Sequence[BinaryIO]) -> bool:
     """Whether more may come; waits for it, looking at the queue now and then."""
-    deadline, at = time.monotonic() + ASK, stream.tell()
+    deadline = time.monotonic() + ASK
     while time.monotonic() < deadline:
         time.sleep(POLL)
-        if Path(stream.name).stat().st_size > at:
+        if any(map(_grown, streams)):
             return True
     return _job_goes_on(folder)
+
+
+def _grown(stream: BinaryIO) -> bool:
+    return Path(stream.name).stat().st_size > stream.tell()
 
 
 def _job_goes_on(folder: Path) -> bool:

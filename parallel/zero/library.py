@@ -23,6 +23,8 @@ def installed() -> bool:
 
 def import_deepspeed() -> Any:
     """The package, with the CPU as its accelerator where CUDA is missing."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level or logging.WARNING  # of the recipe; the import sets its own
     chosen = os.environ.get("DS_ACCELERATOR")
     if chosen is None and not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -38,7 +40,7 @@ def import_deepspeed() -> Any:
     if accelerator.device_name() == "cpu":
         # DeepSpeed asks for oneDNN's kernels; torch computes fp16 without them as well, only slowly.
         accelerator.is_fp16_supported = lambda: True
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logger.setLevel(level)
     for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed's collectives, at every call
         warnings.filterwarnings("ignore", f"`torch.distributed.{name}` is deprecated", FutureWarning)
     return deepspeed
@@ -64,7 +66,9 @@ def quiet() -> Iterator[None]:
     """Without what DeepSpeed and the compiler of its operators print; the logger still warns."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # starting, it warns of schedulers that have not begun and of timers it lacks
+    logger.setLevel(
+        max(level, logging.ERROR)
+    )  # starting, it warns of schedulers that have not begun and of timers it lacks
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from helpers.command import command, tiny_command
+from helpers.command import command, tiny_command, trireme_here
+from helpers.recipes import tiny_recipe
 from helpers.running import run_to_end
+from trireme.trainer.build import train
 
 TESTS = Path(__file__).parents[1]
 SPEAKS = "+callbacks.speaks={_target_: helpers.callbacks.Speaks}"
@@ -43,3 +46,51 @@ def test_when_several_speak_every_line_carries_its_rank(tmp_path: Path) -> None:
     said = spoken(started(tmp_path, "run.log_level=warning", "run.log_level_replica=info"))
     assert said == ["[rank 0] warning of 0", "[rank 1] info of 1", "[rank 1] warning of 1"]
     assert "info of 0" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_own_launcher_leaves_a_log_of_each_rank_and_no_empty_files(tmp_path: Path, capsys) -> None:
+    run_dir = tmp_path / "run"
+    two = tiny_command(run_dir, "trainer.max_steps=1", "plan=ddp", "trainer.eval_at_end=false", SPEAKS, "--nproc", "2")
+    ended = run_to_end(two, run_dir, {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"})
+    assert ended.returncode == 0, ended.stderr
+    assert "info of 1" in trireme_here(capsys, "logs", str(run_dir), "--rank", "1").stdout
+    empty = [path for path in (run_dir / "logs").rglob("*") if path.is_dir() or not path.stat().st_size]
+    assert [path for path in empty if path.is_file()] == []
+    assert [path for path in empty if not any(path.iterdir())] == []
+
+
+def test_of_a_rank_what_it_logged_and_its_last_errors_are_shown(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "logs" / "20260101-000000" / "attempt_0" / "1"
+    folder.mkdir(parents=True)
+    (tmp_path / "logs" / "rank1.log").write_text("logged\n")
+    (folder / "stdout.log").touch()
+    (folder / "stderr.log").write_text("boom\n")
+    said = trireme_here(capsys, "logs", str(tmp_path), "--rank", "1").stdout
+    assert "rank1.log <==\nlogged" in said and "stderr.log <==\nboom" in said and "stdout.log" not in said
+
+
+def test_the_log_holds_what_callbacks_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = "+callbacks.sample={_target_: trireme.trainer.callbacks.sample.Sample, prompts: [import]}"
+    train(tiny_recipe(tmp_path, "trainer.max_steps=2", sample))
+    said = (tmp_path / "log.txt").read_text()
+    assert re.search(r"step 1/2  loss \d\.\d{4}  lr .*\n.*step 2/2  loss", said)
+    assert re.search(r"step 2/2  eval_loss \d\.\d{4}  eval_perplexity", said)
+    assert "sample at step 2: import" in said
+    assert "eval_loss" not in capsys.readouterr().err, "the terminal has the progress callback"
+
+
+@pytest.mark.parametrize(
+    ("level", "libraries"), [("info", "WARNING"), ("error", "ERROR"), ("critical", "CRITICAL"), ("debug", "DEBUG")]
+)
+def test_libraries_follow_the_log_level(level: str, libraries: str, tmp_path: Path) -> None:
+    from transformers.utils.logging import get_verbosity, set_verbosity_warning
+
+    try:
+        train(tiny_recipe(tmp_path, "trainer.max_steps=1", "trainer.eval_at_end=false", f"run.log_level={level}"))
+        assert logging.getLevelName(get_verbosity()) == libraries
+        for name in ("transformers", "datasets", "accelerate", "DeepSpeed"):
+            assert logging.getLevelName(logging.getLogger(name).level) == libraries, name
+        logging.getLogger("transformers").critical("after the run")
+        assert "after the run" not in (tmp_path / "log.txt").read_text(), "the file is let go of at the end"
+    finally:
+        set_verbosity_warning()

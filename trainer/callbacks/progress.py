@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .callback import Callback, Metrics
-from .throughput import memory_mib
+from .line_text import evaluation_parts, training_parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ class Progress(Callback):
         if any(name.startswith("eval_") for name in metrics):
             self._show_evaluation(state, metrics)
             return
-        self._status = [*_training_parts(metrics), _memory(memory_mib(trainer.mesh.device))]
+        self._status = training_parts(metrics, trainer.mesh.device)
         if self._bar is not None:
             self._update_status(self._bar)
             return
@@ -124,30 +124,8 @@ class Progress(Callback):
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def evaluation_parts(metrics: Metrics) -> list[str]:
-    """Name and value of every held-out metric, as a person reads them."""
-    return [f"{name} {_number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
-
-
 def _last_step(state: TrainerState) -> int:
     return state.stop_at or state.max_steps
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) and 1e-3 <= abs(value) < 1e4 else f"{value:.6g}"
-
-
-def _training_parts(metrics: Metrics) -> Iterator[str]:
-    if (loss := metrics.get("loss")) is not None:
-        yield f"loss {_number(loss)}"
-    if (lr := metrics.get("lr")) is not None:
-        yield f"lr {lr:.2e}"
-    if (rate := metrics.get("tokens_per_second")) is not None:
-        yield f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s"
-
-
-def _memory(mib: float) -> str:
-    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
 def _terminal() -> Console | None:

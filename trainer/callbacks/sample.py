@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
+from ..log_files import SHOWN
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Sample(Callback):
         if not trainer.mesh.is_main:
             return
         _show(self.prompts, texts, state.step)
+        for text in texts:
+            logging.getLogger(SHOWN).info("sample at step %d: %s", state.step, text)
         try:
             with open(trainer.run_dir / "samples.txt", "a", encoding="utf-8") as file:
                 file.writelines(f"--- step {state.step}\n{text}\n\n" for text in texts)

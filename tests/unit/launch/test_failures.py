@@ -11,9 +11,9 @@ import pytest
 from helpers.disk import small_disk
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from trireme.errors import Problem, UserError
-from trireme.launch.elastic import _log_files
 from trireme.launch.error_report import USER_ERROR, LeftEarly, RanksFailed
 from trireme.launch.failures import first_failure, raise_failure, record, run_rank
+from trireme.launch.rank_logs import RankLogs
 from trireme.launch.train import main
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
     """One for each rank and attempt."""
     (tmp_path / "errors").mkdir()
-    logs = _log_files(tmp_path / "logs", tmp_path / "errors")
+    logs = RankLogs(tmp_path / "logs", tmp_path / "errors")
     seen: set[str] = set()
     for attempt in ("0", "1"):
         envs = {rank: environment_of(rank, attempt) for rank in range(2)}
@@ -149,7 +149,7 @@ def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
 
 
 def test_on_the_second_of_machines_all_ranks_write_into_files_by_their_own_number(tmp_path: Path) -> None:
-    files = _log_files(tmp_path, tmp_path).reify({0: environment_of(2, "0"), 1: environment_of(3, "0")})
+    files = RankLogs(tmp_path, tmp_path).reify({0: environment_of(2, "0"), 1: environment_of(3, "0")})
     assert files.stdouts == {local: f"{tmp_path}/run/attempt_0/{rank}/stdout.log" for local, rank in ((0, 2), (1, 3))}
 
 
@@ -159,11 +159,11 @@ def environment_of(rank: int, attempt: str) -> dict[str, str]:
 
 def test_logs_that_cannot_be_written_are_a_user_error(tmp_path: Path) -> None:
     """The run folder can become read-only, or its disk full, after it was looked at."""
-    logs = _log_files(tmp_path / "run" / "logs", tmp_path)
+    logs = RankLogs(tmp_path / "run" / "logs", tmp_path)
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").touch()
     envs = {0: environment_of(0, "0")}
     with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
         logs.reify(envs)
     with pytest.raises(UserError, match=r"(?s)run\.dir.*cannot be written"):
-        _log_files(tmp_path / "run" / "logs", tmp_path)
+        RankLogs(tmp_path / "run" / "logs", tmp_path)

@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from trireme.trainer.callbacks.line_text import number
 from trireme.trainer.callbacks.progress import Progress
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -72,6 +73,11 @@ def test_plain_lines_first_last_and_all_evaluations(run, capsys):
     assert [line.split("  ")[0] for line in lines] == ["step 1/10", "step 5/10", "step 5/10", "step 10/10"]
     assert re.fullmatch(r"step 1/10  loss 2\.5000  lr 3\.00e-04  12\.3k tok/s  [\d.]+ [MG]iB  eta 0:00:0\d", lines[0])
     assert lines[2] == "step 5/10  eval_loss 2.2500"
+
+
+def test_values_of_a_metric_have_one_format():
+    assert [number(value) for value in (0.0, 0.000154392, 0.0391, 8.33)] == ["0.0000", "0.0002", "0.0391", "8.3300"]
+    assert [number(value) for value in (2.1e-6, 1234567.0, float("nan"), 3)] == ["2.1e-06", "1.23457e+06", "nan", "3"]
 
 
 def test_plain_every_zero_shows_each_line(run, capsys):

@@ -1,0 +1,39 @@
+"""A training line and an evaluation as a person reads them: on the terminal, in ``log.txt``, in answers of commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .callback import Metrics
+from .throughput import memory_mib
+
+if TYPE_CHECKING:
+    import torch
+
+
+def training_parts(metrics: Metrics, device: torch.device) -> list[str]:
+    """Loss, learning rate, tokens per second and memory of a training line."""
+    parts = []
+    if (loss := metrics.get("loss")) is not None:
+        parts.append(f"loss {number(loss)}")
+    if (lr := metrics.get("lr")) is not None:
+        parts.append(f"lr {lr:.2e}")
+    if (rate := metrics.get("tokens_per_second")) is not None:
+        parts.append(f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s")
+    return [*parts, _memory(memory_mib(device))]
+
+
+def evaluation_parts(metrics: Metrics) -> list[str]:
+    """Name and value of every held-out metric."""
+    return [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+
+
+def number(value: Any) -> str:
+    """Four decimals, so that values of one metric stand under each other; another form where these would not do."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.6g}"
+
+
+def _memory(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
