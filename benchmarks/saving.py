@@ -129,7 +129,7 @@ def measure(run_dir: Path, plan: str, size: dict[str, int], block: int, rounds: 
     trainer = build(recipe, mesh)
     turns = trainer.callbacks["turns"] = Turns(block, rounds)
     trainer.fit()
-    state = sum(local(tensor).nbytes for tensor in trainer.checkpoint_tensors().values()) / 2**20
+    state = sum(local(tensor).nbytes for tensor in trainer.saving.tensors().values()) / 2**20
     mesh.close()
     parameters = sum(parameter.numel() for parameter in trainer.blueprint.parameters())
     return Measured(parameters, state, turns.done)

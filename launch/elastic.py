@@ -26,6 +26,7 @@ from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
 
+    from ..parallel.plan import Plan
     from .agent import Agent
 
 ENTRY = "trireme.launch.train"
@@ -210,3 +211,18 @@ def silence() -> None:
             ("torch.distributed.elastic", "torch.distributed.launcher")
         ):
             logger.setLevel(logging.CRITICAL)
+
+
+def choose_world_size(plan: Plan, nproc: int | None) -> int:
+    """Ranks that exist, were asked for, or that the plan needs on this machine's GPUs."""
+    from ..parallel.plan import AXES
+
+    if launched():
+        return int(os.environ["WORLD_SIZE"])
+    if nproc is not None:
+        return max(nproc, 1)
+    if not any(getattr(plan, axis) == "auto" for axis in AXES):
+        return plan.default_world_size(1)
+    import torch
+
+    return plan.default_world_size(torch.cuda.device_count())

@@ -52,7 +52,7 @@ def planned(composed: Composed, nproc: int | None, show: bool = True) -> Compose
     """
     if composed.raw["plan"].get("name") != AUTO:
         return composed
-    from .train import choose_world_size
+    from .elastic import choose_world_size
 
     own = own_options(composed)
     recipe = without_plan(composed, own)

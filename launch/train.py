@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import Problem, UserError
-from .elastic import cores_per_rank, launched, start_ranks
+from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
 from .error_report import LeftEarly, guard
 from .failures import leave, run_rank
 from .hostfile import refuse_missing_hostfile
@@ -209,21 +209,6 @@ def read(
     unknown = tuple(problem.field for problem in composed.problems)
     problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
     return recipe, problems
-
-
-def choose_world_size(plan: Plan, nproc: int | None) -> int:
-    """Ranks that exist, were asked for, or that the plan needs on this machine's GPUs."""
-    from ..parallel.plan import AXES
-
-    if launched():
-        return int(os.environ["WORLD_SIZE"])
-    if nproc is not None:
-        return max(nproc, 1)
-    if not any(getattr(plan, axis) == "auto" for axis in AXES):
-        return plan.default_world_size(1)
-    import torch
-
-    return plan.default_world_size(torch.cuda.device_count())
 
 
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:

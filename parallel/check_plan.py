@@ -8,9 +8,9 @@ from ..errors import Problem
 from ..models.family import ModelFamily
 from .pipeline.check_pipeline import check_pipeline
 from .plan import Degrees, Plan
+from .strategy_inputs import RecipeValues
 from .tensor_check import check_tensor
 from .zero.check_zero import check_deepspeed
-from .zero.deepspeed_json import RecipeValues
 from .zero.optimizer_rules import name_of, needs_whole_tensors
 
 

@@ -6,7 +6,7 @@ from ..models.family import ModelFamily
 from .mesh import Mesh
 from .plan import Plan
 from .strategy import Strategy
-from .zero.deepspeed_json import RecipeValues
+from .strategy_inputs import RecipeValues
 
 
 def build_strategy(plan: Plan, mesh: Mesh, family: ModelFamily, recipe: RecipeValues) -> Strategy:

@@ -6,26 +6,28 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, weight_source
 from ..models.flops import training_flops_per_token
-from ..parallel.checkpoint_state import state_shapes
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
 from .callbacks.callback import Callback
-from .checkpoint.load.source import Source, open_source
+from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.store import Checkpoints
+from .collective import on_main, on_ranks
 from .component import instantiate
 from .ema import Ema
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
-from .optimizers import check_state, optimizer_factory
+from .optimizers import optimizer_factory
 from .place_model import fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
+from .resume import OTHER_RUN, load
+from .rollback import roll_back
 from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .schedules import build_schedule
 from .trainer_state import Control, batch_since
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
 log = logging.getLogger("trireme.trainer")
-OTHER_RUN = "resume with the model and optimizer that wrote it, or start over with --fresh"
 
 
 def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) -> TrainResult:
@@ -62,7 +63,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         trainer = build(recipe, mesh, resume, nodes, restarted)
         on_ranks(mesh, nodes.leads, lambda: _keep_recipe(recipe, run_dir, trainer.strategy.run_files()))
         result = trainer.fit()
-        if trainer.save_failed:
+        if trainer.saving.failed:
             raise UserError(
                 Problem(
                     "run.dir",
@@ -129,6 +130,7 @@ def build(
         schedule=build_schedule(recipe.scheduler, state.max_steps),
         state=state,
         control=Control(),
+        go_back=roll_back,
         callbacks=_callbacks(recipe),
         store=store,
         ema=Ema(recipe.ema, strategy) if recipe.ema else None,
@@ -143,42 +145,6 @@ def build(
     return trainer
 
 
-def load(trainer: Trainer, source: Source) -> None:
-    """Take weights, optimizer, averages, positions and callbacks back from a checkpoint of any plan."""
-    distributed = trainer.mesh.world_size > 1
-
-    def read(tensors: dict[str, Any]) -> None:
-        source.read(tensors, distributed)
-
-    with fitting("--resume", source.path, OTHER_RUN):
-        saved = source.progress()
-        moments = state_shapes(source.shapes)
-        check_state(trainer.recipe.optimizer, moments)
-        if not moments:
-            log.warning("%s holds no state of an optimizer: moments begin at zero", source.path)
-        trainer.strategy.load(read, source.shapes, saved.scalars)
-        if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
-            trainer.ema.load(read)
-        elif trainer.ema:
-            log.warning("the checkpoint has no averaged weights: the average begins at its weights")
-    for name, value in saved.trainer.items():
-        if name != "batch":  # of then
-            setattr(trainer.state, name, value)
-    for note in saved.notes:
-        log.info("%s: %s", source.path.name, note)
-    if "samples" not in saved.trainer:
-        trainer.state.samples = trainer.state.step * trainer.settings.global_batch_size
-        log.info(
-            "%s does not tell how many samples were consumed: %d are assumed, %d steps of trainer.global_batch_size",
-            source.path.name,
-            trainer.state.samples,
-            trainer.state.step,
-        )
-    for name, state in saved.callbacks.items():
-        if name in trainer.callbacks:
-            trainer.callbacks[name].load_state_dict(state)
-
-
 def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str]) -> None:
     try:
         write_recipe(recipe, run_dir, others)
@@ -188,24 +154,6 @@ def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str])
 
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
     return {name: instantiate(component) for name, component in recipe.callbacks.items()}
-
-
-def on_main(mesh: Mesh, function: Any) -> None:
-    """Run on rank 0; what it refuses, all ranks refuse."""
-    on_ranks(mesh, mesh.is_main, function)
-
-
-def on_ranks(mesh: Mesh, here: bool, function: Any) -> None:
-    """Run on those ranks where ``here`` is true; what one refuses, all ranks refuse."""
-    refused = None
-    if here:
-        try:
-            function()
-        except UserError as error:
-            refused = error.problems
-    for problems in mesh.gather_objects(refused):
-        if problems:
-            raise UserError(*problems)
 
 
 def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:

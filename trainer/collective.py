@@ -1,4 +1,4 @@
-"""Steps of a save or a search that all ranks take, and that fail on all of them when they fail on one."""
+"""Steps that all ranks take together, and that fail on all of them when they fail on one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from ..errors import UserError
 from ..parallel.mesh import Mesh
 
 T = TypeVar("T")
@@ -49,3 +50,21 @@ class Together:
             if error:
                 raise StepFailed(error)
         return [value for value, _, _ in results]
+
+
+def on_main(mesh: Mesh, function: Callable[[], object]) -> None:
+    """Run on rank 0; what it refuses, all ranks refuse."""
+    on_ranks(mesh, mesh.is_main, function)
+
+
+def on_ranks(mesh: Mesh, here: bool, function: Callable[[], object]) -> None:
+    """Run on those ranks where ``here`` is true; what one refuses, all ranks refuse."""
+    refused = None
+    if here:
+        try:
+            function()
+        except UserError as error:
+            refused = error.problems
+    for problems in mesh.gather_objects(refused):
+        if problems:
+            raise UserError(*problems)

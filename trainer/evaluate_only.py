@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, weight_source
 from ..parallel.mesh import Mesh, build_mesh
-from .build import on_main
 from .checkpoint.layout import MANIFEST, checkpoints_at, verify
 from .checkpoint.load.find_checkpoint import newest_usable
-from .checkpoint.load.source import open_source
+from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights, stored_weights, usable_checkpoint
-from .collective import Together
+from .collective import Together, on_main
 from .data.corpus import Corpus
 from .data.tokenizer import content_hash, load_tokenizer
 from .log_files import set_up_logging, tear_down_logging

@@ -24,6 +24,8 @@ from types import FrameType
 
 import psutil
 
+from .trainer_state import Control
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 PASSED_ON = {signal.SIGINT: signal.SIGUSR2}
 """How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
@@ -146,6 +148,34 @@ class TimeLimit:
             return False
         ahead = self.margin + (self.evaluation if evaluation_due else 0.0)
         return time.time() + ahead >= self.started + self.seconds
+
+
+class Leaving:
+    """Whether this run is asked to leave before its end, by a signal or by its time limit."""
+
+    def __init__(self, max_time: str | None, speaks: bool = True) -> None:
+        """
+        Args:
+            max_time: ``trainer.max_time``.
+            speaks: as for ``Signals``.
+        """
+        self.max_time, self.signals = max_time, Signals(speaks)
+        self.limit = TimeLimit(parse_time(max_time) if max_time else None, run_started())
+
+    def asked(self, evaluation_due: bool = False) -> str:
+        """The signal, or the time limit that is nearly over; empty if there is nothing. Ranks may hear differently."""
+        if self.signals.received:
+            return self.signals.received
+        return f"trainer.max_time={self.max_time} is nearly over" if self.limit.reached(evaluation_due) else ""
+
+    def heed(self, control: Control) -> None:
+        """Called once per step: ask to leave if a signal has come or the time is over, unless this step is the last
+        anyway."""
+        self.limit.step_done()
+        if control.stop and not control.evaluate:
+            return
+        if reason := self.asked(control.evaluate):
+            control.interrupt(reason)
 
 
 def run_started() -> float:

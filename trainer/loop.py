@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
-from ..parallel.strategy import StepBatch, StepLoss, StepResult, Take, as_it_is
+from ..parallel.strategy import StepBatch, StepLoss, StepResult
 from .callbacks.line_text import evaluation_parts, training_parts
-from .checkpoint.layout import files_of, metric_of
-from .checkpoint.store import Contents
-from .interruption import Signals, TimeLimit, parse_time, run_started
+from .checkpoint.layout import metric_of
+from .interruption import Leaving
 from .log_files import SHOWN
+from .saving import Saving
+from .train_batches import RunBatches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..parallel.strategy import Strategy
     from .callbacks.callback import Callback
     from .checkpoint.store import Checkpoints
-    from .data.corpus import Corpus, TrainBatches
+    from .data.corpus import Corpus
     from .ema import Ema
     from .schedules import Schedule
     from .tasks.task import Task
@@ -66,6 +66,8 @@ class Trainer:
     schedule: Schedule
     state: TrainerState
     control: Control
+    go_back: Callable[[Trainer], Path]
+    """Takes the state of the newest whole checkpoint back (``rollback.roll_back``) and names it."""
     callbacks: dict[str, Callback]
     store: Checkpoints
     ema: Ema | None = None
@@ -79,23 +81,18 @@ class Trainer:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
-        self._evaluated_at = self._saved_at = -1
-        self.save_failed = False
-        self._stream: TrainBatches | None = None
-        self._assets: dict[str, bytes] = {}
-        self._stream_moved = False
+        self._evaluated_at = -1
+        self.batches, self.saving = RunBatches(self), Saving(self)
+        self.leaving = Leaving(self.settings.max_time, speaks=self.mesh.is_main)
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
-        self.signals = Signals(self.mesh.is_main)
-        limit = self.settings.max_time
-        self.limit = TimeLimit(parse_time(limit) if limit else None, run_started())
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, until a callback asks to stop, or until a signal or the time limit asks to leave."""
-        with self.signals.noted():
+        with self.leaving.signals.noted():
             self._begin()
-            for batch in self._batches():
+            for batch in self.batches:
                 self._begin_step()
                 loss = self.strategy.forward_backward(batch, self.task.loss)
                 self.emit("on_pre_optimizer_step")
@@ -159,46 +156,18 @@ class Trainer:
         self._note(evaluation_parts(line))
         self.emit("on_evaluate", line)
         self.emit("on_log", line)
-        self.limit.evaluation_took(time.monotonic() - began)
+        self.leaving.limit.evaluation_took(time.monotonic() - began)
         self._restart_clock()
         return metrics
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise; a failure is
-        reported and training goes on."""
-        self.end_save()  # one at a time
-        self._saved_at, self._save_began = self.state.step, time.monotonic()
-        self.emit("on_pre_save")
-        if self._stream is not None:
-            self.state.data = self._stream.state()
-        metric = self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
-        native = self._write_native if self.checkpoints.deepspeed else None
-        background = self.store.asynchronous and not wait and native is None  # engines write between steps only
-        contents = Contents(
-            self.state.step,
-            self.checkpoint_tensors(self.store.staging.take if background else as_it_is),
-            self._json_state(),
-            self._write_assets,
-            self.recipe.plan.name,
-            native,
-            metric,
-        )
-        if background and self.store.staged():
-            self.store.begin(contents)
-        else:
-            self._saved(self.store.save(contents))
+        """Write a checkpoint of this step (``Saving.save``); the time it takes does not count as training time."""
+        self.saving.save(wait)
         self._restart_clock()
 
-    def end_save(self) -> None:
-        """Wait for the checkpoint in flight, if there is one."""
-        if self.store.in_flight:
-            self._saved(self.store.end())
-
-    def _saved(self, path: Path | None) -> None:
-        self.save_failed = path is None
-        if path is not None:
-            self.emit("on_save", path)
-        self.limit.save_took(time.monotonic() - self._save_began)
+    def metric_of_this_step(self) -> float | None:
+        """``checkpoint.metric`` if this step was evaluated."""
+        return self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
 
     def roll_back(self) -> None:
         """Go back to the newest whole checkpoint of this run, and on with the samples that come next: what was trained
@@ -207,48 +176,27 @@ class Trainer:
         Raises:
             UserError: there is no checkpoint to go back to.
         """
-        from .rollback import roll_back
-
-        self.end_save()
-        metric = metric_of(roll_back(self))
+        self.saving.end()
+        metric = metric_of(self.go_back(self))
         self.metrics.pop(self.checkpoints.metric, None)
         self.metrics |= {} if metric is None else {self.checkpoints.metric: metric}
         self.control.clear()
         if not self.control.interrupted:  # what asked to stop, asked at a step that is no more
             self.control.stop, self.control.reason = False, ""
         self._evaluated_at = self.state.step
-        self._stream_moved = True
+        self.batches.move()
         self.save()  # so that a resume does not go through those samples again
-
-    def checkpoint_tensors(self, take: Take = as_it_is) -> dict[str, torch.Tensor]:
-        """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
-
-        Args:
-            take: as for ``Strategy.saved_tensors``.
-        """
-        return self.strategy.saved_tensors(take) | (self.ema.saved_tensors(take) if self.ema else {})
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
         for callback in self.callbacks.values():
             getattr(callback, event)(self, self.state, self.control, *details)
 
-    def asked_to_leave(self, evaluation_due: bool = False) -> str:
-        """The signal, or the time limit that is nearly over; empty if there is nothing. Ranks may hear differently."""
-        if self.signals.received:
-            return self.signals.received
-        nearly_over = self.limit.reached(evaluation_due)
-        return f"trainer.max_time={self.settings.max_time} is nearly over" if nearly_over else ""
-
-    def stream_position(self) -> dict[str, Any]:
-        """Position of a streaming source after the batches handed out so far; empty for indexed data."""
-        return self.state.data if self._stream is None else self._stream.state()
-
     # -- the parts of a step ----------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         # A step that was resumed from has been saved, and evaluated if that was due.
-        self._evaluated_at = self._saved_at = self.state.step or -1
+        self._evaluated_at = self.saving.saved_at = self.state.step or -1
         self.emit("on_train_begin")
         self.once_begun()
         self._restart_clock()
@@ -256,28 +204,6 @@ class Trainer:
             self.state.evaluation_due = False
             self.evaluate()
             self.save()  # again, now with the metric, and with what callbacks made of it
-
-    def _batches(self) -> Iterator[StepBatch]:
-        """From the resumed position up to ``stop_at``; none if a callback asked to stop before the first step. After
-        the stream has moved (a rollback), from where it is then."""
-        while not self.control.stop:
-            self._stream_moved = False
-            self._stream = self.corpus.train_batches(
-                self.state.data,
-                self.state.samples,
-                self.state.stop_at - self.state.step,
-                self.mesh.data_rank,
-                self.mesh.data_size,
-            )
-            for batch in self._stream:
-                if self.batch is None:
-                    begun = psutil.Process().create_time()
-                    log.info("first step begins %.1f s after the process started", time.time() - begun)
-                yield batch
-                if self._stream_moved:
-                    break
-            if not self._stream_moved:
-                return
 
     def _begin_step(self) -> None:
         self._seed_step()
@@ -317,7 +243,7 @@ class Trainer:
     def _agree(self) -> None:
         """What one rank asks for, all ranks do; a checkpoint is complete when no rank is writing any more."""
         control = self.control
-        self._heed_interruption()
+        self.leaving.heed(control)
         own = control.interrupted
         asked = [control.stop, control.save, control.evaluate, control.log, control.rollback, control.interrupted]
         *asked, writing = self.mesh.any_flags([*asked, self.store.writing])
@@ -330,21 +256,12 @@ class Trainer:
             reasons = self.mesh.gather_objects(control.reason if own else "")
             control.reason = next((reason for reason in reasons if reason), control.reason)
         if not writing:
-            self.end_save()
-
-    def _heed_interruption(self) -> None:
-        """Ask to leave if a signal has come or the time is over, unless this step is the last anyway."""
-        control = self.control
-        self.limit.step_done()
-        if control.stop and not control.evaluate:
-            return
-        if reason := self.asked_to_leave(control.evaluate):
-            control.interrupt(reason)
+            self.saving.end()
 
     def _finish(self) -> None:
         if not self.control.interrupted:
             self._finish_training()
-        self.end_save()
+        self.saving.end()
         self.emit("on_train_end")
 
     def _finish_training(self) -> None:
@@ -358,7 +275,7 @@ class Trainer:
             and self._evaluated_at != self.state.step
         ):
             self.evaluate()
-        if (self.checkpoints.at_end or self.control.save) and self._saved_at != self.state.step:
+        if (self.checkpoints.at_end or self.control.save) and self.saving.saved_at != self.state.step:
             self.save(wait=True)
         for name, value in self.reference_lines.items():
             if "eval_loss" in self.metrics:
@@ -367,32 +284,3 @@ class Trainer:
     def _restart_clock(self) -> None:
         """Evaluations and saves do not count as training time."""
         self._then, self._tokens_then = time.perf_counter(), self.state.tokens
-
-    def _json_state(self) -> dict[str, Any]:
-        callbacks = {name: callback.state_dict() for name, callback in self.callbacks.items()}
-        return {"trainer": self.state.to_json(), "callbacks": callbacks, "scalars": self.strategy.scalars()}
-
-    def _write_native(self, folder: Path) -> None:
-        self.strategy.save_native(folder, self.state.step, self.state.samples)
-
-    def _write_assets(self, folder: Path) -> None:
-        from .run_folder import write_recipe
-
-        write_recipe(self.recipe, folder)
-        model = folder / "model"
-        if not self._assets:  # never changes, and a large tokenizer takes a second that nothing else can run in
-            self._save_pretrained(model)
-            self._assets = {name: (model / name).read_bytes() for name in files_of(model)}
-        else:
-            for name, content in self._assets.items():
-                (model / name).parent.mkdir(parents=True, exist_ok=True)
-                (model / name).write_bytes(content)
-
-    def _save_pretrained(self, folder: Path) -> None:
-        try:
-            self.blueprint.config.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        except OSError:
-            raise
-        except Exception as error:  # tokenizers has no other error for a full disk
-            raise OSError(f"the tokenizer cannot be saved: {error}") from error

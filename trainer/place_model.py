@@ -18,7 +18,8 @@ from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
 from .component import instantiate
-from .data.corpus import Corpus, prepare
+from .data.corpus import Corpus
+from .data.open_corpus import open_corpus
 from .recipe_values import recipe_values
 from .tasks.task import Task
 from .trainer_state import TrainerState, batch_since
@@ -53,7 +54,7 @@ def place(
         batch: as ``TrainerState.batch``, of a run that goes on.
     """
     task = instantiate(recipe.task)
-    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
     # A plan takes the model apart; what it looks like as a whole stays with this one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..parallel.zero.deepspeed_json import RecipeValues
+from ..parallel.strategy_inputs import RecipeValues
 from .component import Component
 from .schedules import ScheduleConfig
 from .settings import EmaConfig, TrainerConfig

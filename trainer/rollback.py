@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from .checkpoint.load.open_source import open_source
+from .resume import load
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -26,10 +28,7 @@ def roll_back(trainer: Trainer) -> Path:
     Raises:
         UserError: this run has no checkpoint yet, or none that is whole.
     """
-    from .build import load  # it imports the loop
-    from .checkpoint.load.source import open_source
-
-    left, samples, position = trainer.state.step, trainer.state.samples, trainer.stream_position()
+    left, samples, position = trainer.state.step, trainer.state.samples, trainer.batches.position()
     checkpoint = trainer.store.find("auto")
     if checkpoint is None:
         raise UserError(

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...errors import Problem
 from ..plan import Plan
-from .deepspeed_json import RecipeValues, deepspeed_config
+from ..strategy_inputs import RecipeValues
+from .deepspeed_json import deepspeed_config
 from .json_fill import offload_device, zero_block
 from .library import current_accelerator, installed
 from .operators import aio_compatible, missing_tools, uses_nvme

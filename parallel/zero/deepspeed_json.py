@@ -8,12 +8,13 @@ is needed.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...errors import Problem
 from ..plan import Dtype, Plan
+from ..strategy_inputs import RecipeValues
 from . import json_keys
 from .json_fill import Filler, offload_device, zero_block
 from .library import import_deepspeed, installed
@@ -26,32 +27,6 @@ KEPT_AUTO = {
     "scheduler.params.warmup_num_steps",
 }
 NOT_INSTALLED = Problem("plan", "needs deepspeed, which is not installed", "pip install 'trireme-train[deepspeed]'")
-
-
-@dataclass(frozen=True)
-class RecipeValues:
-    """What DeepSpeed's JSON repeats of a recipe."""
-
-    global_batch_size: int
-    """``trainer.global_batch_size``"""
-    micro_batch_size: int
-    """``trainer.micro_batch_size``"""
-    max_grad_norm: float | None
-    """``trainer.max_grad_norm``"""
-    max_steps: int | None
-    """Optimizer steps of the run; None as long as ``trainer.epochs`` has not been turned into steps."""
-    optimizer: dict[str, Any]
-    """The recipe's optimizer: ``_target_`` and its arguments."""
-    schedule: str
-    """``scheduler.name``"""
-    warmup_steps: int | None
-    """Steps of warm-up; None as long as ``max_steps`` is unknown and the warm-up a share of it."""
-    min_lr_ratio: float
-    """Lowest learning rate as a share of the base one."""
-    hidden_size: int
-    """Of the model's configuration."""
-    ema: bool = False
-    """Whether the recipe averages weights."""
 
 
 def deepspeed_config(plan: Plan, recipe: RecipeValues, data_ranks: int) -> tuple[dict[str, Any], list[Problem]]:

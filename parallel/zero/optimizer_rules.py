@@ -18,7 +18,7 @@ from . import json_keys
 from .json_fill import Filler, offload_device, zero_block
 
 if TYPE_CHECKING:
-    from .deepspeed_json import RecipeValues
+    from ..strategy_inputs import RecipeValues
 
 LISTED = {"adamw", "adam"}
 """Recipe optimizers that DeepSpeed itself lists as tested with ZeRO."""

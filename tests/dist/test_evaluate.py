@@ -19,7 +19,7 @@ from trireme.models.build_model import build_on_meta
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import complete_checkpoints
-from trireme.trainer.checkpoint.load.source import open_source
+from trireme.trainer.checkpoint.load.open_source import open_source
 from trireme.trainer.checkpoint.load.weight_reader import checkpoint_weights
 from trireme.trainer.evaluate_only import evaluate
 from trireme.trainer.place_model import vocabulary

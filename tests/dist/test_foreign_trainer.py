@@ -163,9 +163,9 @@ def _weights(saved: Arrays) -> Arrays:
 
 
 def _own_tokenizer(folder: Path, recipe: Any) -> Path:
-    from trireme.trainer.data.corpus import prepare
+    from trireme.trainer.data.open_corpus import open_corpus
 
-    prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator).tokenizer.save_pretrained(folder)
+    open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator).tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -136,7 +136,12 @@ def _wait_beyond_the_limit(run_dir: str) -> float:
     limit = 4.0
     mesh = build_mesh(Plan(name="ddp", shard=1, replicate="auto"), timeout_minutes=limit / 60)
     trainer = SimpleNamespace(
-        mesh=mesh, ema=None, run_dir=Path(run_dir), store=None, asked_to_leave=lambda: "", emit=lambda _: None
+        mesh=mesh,
+        ema=None,
+        run_dir=Path(run_dir),
+        store=None,
+        leaving=SimpleNamespace(asked=lambda: ""),
+        emit=lambda _: None,
     )
     callback, state, control = Slow("every_save"), None, Control()
     callback.seconds = 2.5 * limit

@@ -24,7 +24,7 @@ from trireme.errors import UserError
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.foreign.restricted_reader import read_dcp_metadata
-from trireme.trainer.checkpoint.load.source import open_source
+from trireme.trainer.checkpoint.load.open_source import open_source
 from trireme.trainer.evaluate_only import evaluate
 
 

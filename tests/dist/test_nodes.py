@@ -63,7 +63,7 @@ def _load(disks: Path, per_node: int, plan: str) -> dict[str, np.ndarray]:
     assert nodes.count == mesh.world_size // per_node and trainer.state.step == 2
     tensors = {
         name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).numpy().copy()
-        for name, tensor in trainer.checkpoint_tensors().items()
+        for name, tensor in trainer.saving.tensors().items()
     }
     mesh.close()
     return tensors

@@ -16,7 +16,7 @@ from trireme.models.build_model import build_on_meta, weight_source
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.tensor_shards import whole
 from trireme.trainer.build import build, train
-from trireme.trainer.data.corpus import prepare
+from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.place_model import vocabulary
 
 Arrays = dict[str, np.ndarray]
@@ -33,14 +33,14 @@ def overrides(*more: str) -> list[str]:
 def prepared(run_dir: Path, *more: str) -> None:
     """Prepare the data once, before ranks ask for it."""
     recipe = tiny_recipe(run_dir, *overrides(*more))
-    prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+    open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
 
 
 def model_and_recipe(run_dir: Path, *more: str) -> tuple[nn.Module, Any, Any]:
     """The model with the recipe's initial weights on the CPU, its corpus, and the recipe."""
     ranks = ["plan=ddp"] if dist.is_initialized() and dist.get_world_size() > 1 else []
     recipe = tiny_recipe(run_dir, *overrides(*more, *ranks))
-    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
     model = build_on_meta(recipe.model, "causal_lm", vocabulary(corpus.tokenizer))
     source = weight_source(recipe.model, model, recipe.seed)
     tensors = dict(source({name for name, _ in (*model.named_parameters(), *model.named_buffers())}))
@@ -84,7 +84,7 @@ def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, A
     recipe = tiny_recipe(run_dir, *overrides(*more))
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh, str(folder))
-    held = trainer.checkpoint_tensors()
+    held = trainer.saving.tensors()
     tensors = arrays({name: whole(t) if isinstance(t, DTensor) else t for name, t in held.items()})
     state = trainer.state.to_json()
     mesh.close()

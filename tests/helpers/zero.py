@@ -14,7 +14,8 @@ from trireme.models.model_config import ModelConfig
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
 from trireme.parallel.strategy import StepBatch
-from trireme.parallel.zero.deepspeed_json import RecipeValues, deepspeed_config
+from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.library import import_deepspeed
 from trireme.parallel.zero.operators import load_operator
 from trireme.parallel.zero.options import DeepSpeedOptions

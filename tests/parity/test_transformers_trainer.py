@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
-from trireme.trainer.data.corpus import prepare
+from trireme.trainer.data.open_corpus import open_corpus
 
 STEPS = 8
 
@@ -48,7 +48,7 @@ def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> Non
     recipe = tiny_recipe(tmp_path / "ours", *overrides)
     train(recipe)
 
-    corpus = prepare(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
     rows = []
     for batch in corpus.train_batches({}, 0, STEPS, 0, 1):
         for micro in batch.micro_batches:

@@ -17,6 +17,8 @@ MAY_IMPORT = {
 }
 OWNERS = {"configs/schema.py": {"launch"}}
 """The typed root puts together the dataclasses of all owners; that of launch lies in a file which needs none of it."""
+SHARED_NAMES: set[str] = set()
+"""File names that occur in two folders on purpose."""
 FILES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -37,6 +39,60 @@ def _imported_folders(path: Path) -> set[str]:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             assert not any(name.split(".")[0] == "trireme" for name in names), f"{path}: use relative imports"
     return found
+
+
+def _imported_files(path: Path, root: Path) -> set[str]:
+    """Files of ours that a file imports when it runs, deferred imports included (for type checkers only: not)."""
+    tree = ast.parse(path.read_text())
+    only_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    skipped = {child for node in only_types for child in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node in skipped or not node.level:
+            continue
+        base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        inner = [base / f"{alias.name}.py" for alias in node.names]
+        modules = [file for file in inner if file.is_file()] or [base.with_suffix(".py"), base / "__init__.py"]
+        found |= {file.relative_to(root).as_posix() for file in modules if file.is_file()}
+    return found
+
+
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Files that import each other in a ring; empty if there are none."""
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        ring = next((ring for other in sorted(graph.get(name, ())) if (ring := visit(other, [*way, name]))), [])
+        done.add(name)
+        return ring
+
+    return next((ring for name in sorted(graph) if (ring := visit(name, []))), [])
+
+
+def test_no_two_files_import_each_other() -> None:
+    files = [*FILES, ROOT / "__init__.py", ROOT / "errors.py", ROOT / "version.py"]
+    graph = {path.relative_to(ROOT).as_posix(): _imported_files(path, ROOT) for path in files}
+    assert _cycle(graph) == []
+    assert [name for name, imports in graph.items() if "__init__.py" in imports] == []  # the root imports launch
+
+
+def test_a_deferred_import_makes_a_cycle(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("from .two import b\n")
+    (tmp_path / "two.py").write_text("def b():\n    from . import one\n")
+    graph = {name: _imported_files(tmp_path / name, tmp_path) for name in ("one.py", "two.py")}
+    assert _cycle(graph) == ["one.py", "two.py", "one.py"]
+
+
+def test_no_two_files_share_a_name() -> None:
+    """A name says what is behind it; the few that are shared say the same thing of two things."""
+    names = [path.name for path in FILES if path.name != "__init__.py"]
+    assert {name for name in names if names.count(name) > 1} <= SHARED_NAMES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

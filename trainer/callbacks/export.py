@@ -101,7 +101,7 @@ class Export(Callback):
         if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
             self._export_last(trainer)
         while True:
-            reason = trainer.asked_to_leave()
+            reason = trainer.leaving.asked()
             busy, leave = trainer.mesh.any_flags([self._busy(), bool(reason)])
             if not busy:
                 return

@@ -10,7 +10,6 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from ..settings import TrainerConfig
 from .collator import CausalLMCollator
 from .data_config import DataConfig
 from .loader import Collator, evaluation_batches, step_batches
-from .prepare import Stats, prepared_folder
+from .prepare import Stats
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
 
@@ -173,57 +172,3 @@ class IndexedBatches(TrainBatches):
 
     def state(self) -> dict[str, Any]:
         return {}
-
-
-def prepare(
-    config: DataConfig,
-    seed: int,
-    settings: TrainerConfig,
-    collator: Component | None = None,
-    tokenizer_folder: str | None = None,
-) -> Corpus:
-    """Prepare the corpus, or find it prepared; every rank may call this at once.
-
-    Args:
-        seed: names the order of samples.
-        settings: gives the batch sizes (and, for a stream, how many held-out samples to collect).
-        collator: the recipe's; None takes the one of next-token prediction.
-        tokenizer_folder: where the model's weights come from; its tokenizer is used unless the recipe names another.
-
-    Raises:
-        UserError: the documents, the tokenizer or the cache folder are not usable; says what to change.
-    """
-    config = _with_tokenizer(config, tokenizer_folder)
-    if config.streaming:
-        from .streaming import StreamingCorpus
-
-        return StreamingCorpus(config, seed, settings, collator)
-    folder, tokenizer = prepared_folder(config)
-    corpus = IndexedCorpus(config, seed, settings, collator, tokenizer, folder)
-    log.info(
-        "corpus %s: %d train samples, %d held-out samples of up to %d tokens",
-        folder.name,
-        len(corpus.train),
-        len(corpus.held_out),
-        config.block_size,
-    )
-    return corpus
-
-
-def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataConfig:
-    """Weights understand only the tokens they were trained on: training another tokenizer for them is never meant."""
-    if tokenizer_folder is None or config.tokenizer.path is not None:
-        return config
-    folder = Path(tokenizer_folder).expanduser()
-    if folder.is_file():  # one weight file: what belongs to it lies beside it
-        folder = folder.parent
-        tokenizer_folder = str(folder)
-    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            Problem(
-                "data.tokenizer.path",
-                f"the folder of the model's weights ({tokenizer_folder}) has no tokenizer.json",
-                "name the tokenizer that the weights were trained with",
-            )
-        )
-    return replace(config, tokenizer=replace(config.tokenizer, path=tokenizer_folder))

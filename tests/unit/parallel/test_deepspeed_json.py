@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from trireme.errors import Problem
 from trireme.parallel.plan import Plan
+from trireme.parallel.strategy_inputs import RecipeValues
 from trireme.parallel.zero.check_zero import check_deepspeed
-from trireme.parallel.zero.deepspeed_json import RecipeValues, deepspeed_config
+from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.json_keys import model_tree
 from trireme.parallel.zero.library import installed
 from trireme.parallel.zero.operators import PATIENCE, aio_compatible, one_at_a_time

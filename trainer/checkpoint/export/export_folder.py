@@ -22,7 +22,8 @@ import torch
 
 from ....errors import Problem, UserError
 from ..load.expected_tensors import known_weights
-from ..load.source import Checkpoint, Source, open_source
+from ..load.open_source import open_source
+from ..load.source import Checkpoint, Source
 from ..load.weight_reader import stored_weights, usable_checkpoint
 from ..tensors import Shapes, split_by_bytes
 from .model_assets import copy_assets

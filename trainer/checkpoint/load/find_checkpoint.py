@@ -20,7 +20,7 @@ from ...nodes import Nodes
 from ..layout import checkpoints_at, checkpoints_under, fault, other_format, read_manifest, verify
 from ..node_copy import pass_on
 from ..save.write_checkpoint import write_manifest
-from .source import open_source
+from .open_source import open_source
 
 log = logging.getLogger("trireme.checkpoint")
 Held = tuple[dict[str, Any], set[str]] | str

@@ -19,14 +19,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..layout import MANIFEST, MODEL, STATE, TENSORS, files_of, verify
+from ..layout import MODEL, STATE, TENSORS, files_of, verify
 from ..tensors import Shapes, read_tensors, split_by_bytes
 from .block_reader import Pieces
-
-NONE_THERE = (
-    "is no complete checkpoint, nor a run folder that holds one, nor one of DeepSpeed, transformers.Trainer or torch's "
-    "distributed checkpoint"
-)
 
 
 @dataclass
@@ -141,19 +136,3 @@ class Checkpoint(Source):
     @property
     def assets(self) -> Path:
         return self.path / MODEL
-
-
-def open_source(path: Path) -> Source:
-    """The state at ``path``, which ``store.find`` or ``usable_checkpoint`` has chosen: trireme's, or of somebody else.
-
-    Raises:
-        ValueError: nobody is known to write such a folder or file, or it cannot be read.
-    """
-    if (path / MANIFEST).is_file():
-        return Checkpoint(path)
-    from ..foreign.recognise import foreign_source  # here, because every format there is a Source
-
-    source = foreign_source(path)
-    if source is None:
-        raise ValueError(NONE_THERE)
-    return source

@@ -15,7 +15,8 @@ from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
 from ..layout import checkpoints_at, verify
 from ..tensors import Shapes, split_by_bytes
-from .source import NONE_THERE, Source, open_source
+from .open_source import NONE_THERE, open_source
+from .source import Source
 
 log = logging.getLogger("trireme.checkpoint")
 GROUP_BYTES = 256 * 2**20

@@ -1,0 +1,53 @@
+"""Go on from a checkpoint: weights, optimizer, averages, position in the data, callbacks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ..parallel.checkpoint_state import state_shapes
+from .checkpoint.load.source import Source
+from .optimizers import check_state
+from .place_model import fitting
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+log = logging.getLogger("trireme.trainer")
+OTHER_RUN = "resume with the model and optimizer that wrote it, or start over with --fresh"
+
+
+def load(trainer: Trainer, source: Source) -> None:
+    """Take weights, optimizer, averages, positions and callbacks back from a checkpoint of any plan."""
+    distributed = trainer.mesh.world_size > 1
+
+    def read(tensors: dict[str, Any]) -> None:
+        source.read(tensors, distributed)
+
+    with fitting("--resume", source.path, OTHER_RUN):
+        saved = source.progress()
+        moments = state_shapes(source.shapes)
+        check_state(trainer.recipe.optimizer, moments)
+        if not moments:
+            log.warning("%s holds no state of an optimizer: moments begin at zero", source.path)
+        trainer.strategy.load(read, source.shapes, saved.scalars)
+        if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
+            trainer.ema.load(read)
+        elif trainer.ema:
+            log.warning("the checkpoint has no averaged weights: the average begins at its weights")
+    for name, value in saved.trainer.items():
+        if name != "batch":  # describes the batch size of the run that saved it
+            setattr(trainer.state, name, value)
+    for note in saved.notes:
+        log.info("%s: %s", source.path.name, note)
+    if "samples" not in saved.trainer:
+        trainer.state.samples = trainer.state.step * trainer.settings.global_batch_size
+        log.info(
+            "%s does not tell how many samples were consumed: %d are assumed, %d steps of trainer.global_batch_size",
+            source.path.name,
+            trainer.state.samples,
+            trainer.state.step,
+        )
+    for name, state in saved.callbacks.items():
+        if name in trainer.callbacks:
+            trainer.callbacks[name].load_state_dict(state)

@@ -1,0 +1,104 @@
+"""Checkpoints as the loop asks for them: one at a time, written in the background where the recipe allows it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..parallel.strategy import Take, as_it_is
+from .checkpoint.layout import files_of
+from .checkpoint.store import Contents
+from .run_folder import write_recipe
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+
+class Saving:
+    """Collects what a checkpoint of this run holds, and hands it to the store."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.store = trainer, trainer.store
+        self.saved_at = -1
+        """Step of the newest checkpoint that was asked for; -1 before the first."""
+        self.failed = False
+        """Whether the newest checkpoint could not be written."""
+        self._began = 0.0
+        self._assets: dict[str, bytes] = {}
+
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise; a failure is
+        reported and training goes on."""
+        self.end()  # one at a time
+        self.saved_at, self._began = self.trainer.state.step, time.monotonic()
+        self.trainer.emit("on_pre_save")
+        self.trainer.state.data = self.trainer.batches.position()
+        native = self._write_native if self.trainer.checkpoints.deepspeed else None
+        background = self.store.asynchronous and not wait and native is None  # engines write between steps only
+        take = self.store.staging.take if background else as_it_is
+        contents = Contents(
+            self.trainer.state.step,
+            self.tensors(take),
+            self._json_state(),
+            self._write_assets,
+            self.trainer.recipe.plan.name,
+            native,
+            self.trainer.metric_of_this_step(),
+        )
+        if background and self.store.staged():
+            self.store.begin(contents)
+        else:
+            self._ended(self.store.save(contents))
+
+    def end(self) -> None:
+        """Wait for the checkpoint in flight, if there is one."""
+        if self.store.in_flight:
+            self._ended(self.store.end())
+
+    def tensors(self, take: Take = as_it_is) -> dict[str, torch.Tensor]:
+        """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
+
+        Args:
+            take: as for ``Strategy.saved_tensors``.
+        """
+        ema = self.trainer.ema
+        return self.trainer.strategy.saved_tensors(take) | (ema.saved_tensors(take) if ema else {})
+
+    def _ended(self, path: Path | None) -> None:
+        self.failed = path is None
+        if path is not None:
+            self.trainer.emit("on_save", path)
+        self.trainer.leaving.limit.save_took(time.monotonic() - self._began)
+
+    def _json_state(self) -> dict[str, Any]:
+        trainer = self.trainer
+        callbacks = {name: callback.state_dict() for name, callback in trainer.callbacks.items()}
+        return {"trainer": trainer.state.to_json(), "callbacks": callbacks, "scalars": trainer.strategy.scalars()}
+
+    def _write_native(self, folder: Path) -> None:
+        self.trainer.strategy.save_native(folder, self.trainer.state.step, self.trainer.state.samples)
+
+    def _write_assets(self, folder: Path) -> None:
+        """Recipe, model configuration and tokenizer. The last two never change and a large tokenizer takes a second in
+        which nothing else can run, so their bytes are kept after the first time."""
+        write_recipe(self.trainer.recipe, folder)
+        model = folder / "model"
+        if not self._assets:
+            self._save_pretrained(model)
+            self._assets = {name: (model / name).read_bytes() for name in files_of(model)}
+            return
+        for name, content in self._assets.items():
+            (model / name).parent.mkdir(parents=True, exist_ok=True)
+            (model / name).write_bytes(content)
+
+    def _save_pretrained(self, folder: Path) -> None:
+        try:
+            self.trainer.blueprint.config.save_pretrained(folder)
+            self.trainer.tokenizer.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers has no other error for a full disk
+            raise OSError(f"the tokenizer cannot be saved: {error}") from error

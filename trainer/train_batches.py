@@ -1,0 +1,61 @@
+"""The batches of a run in order, from the position that was resumed from to the step at which the run leaves."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from ..parallel.strategy import StepBatch
+    from .data.corpus import TrainBatches
+    from .loop import Trainer
+
+log = logging.getLogger("trireme.trainer")
+
+
+class RunBatches:
+    """This data rank's share of each step that is left."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._stream: TrainBatches | None = None
+        self._moved = False
+        self._begun = False
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        """None if a callback asked to stop before the first step; after ``move``, from where the state is then."""
+        trainer = self.trainer
+        while not trainer.control.stop:
+            self._moved = False
+            self._stream = trainer.corpus.train_batches(
+                trainer.state.data,
+                trainer.state.samples,
+                trainer.state.stop_at - trainer.state.step,
+                trainer.mesh.data_rank,
+                trainer.mesh.data_size,
+            )
+            for batch in self._stream:
+                self._say_when_it_began()
+                yield batch
+                if self._moved:
+                    break
+            if not self._moved:
+                return
+
+    def move(self) -> None:
+        """Begin anew after this batch, from the position that the trainer's state has then (a rollback)."""
+        self._moved = True
+
+    def position(self) -> dict[str, Any]:
+        """Position of a streaming source after the batches handed out so far; empty for indexed data."""
+        return self.trainer.state.data if self._stream is None else self._stream.state()
+
+    def _say_when_it_began(self) -> None:
+        if not self._begun:
+            self._begun = True
+            started = psutil.Process().create_time()
+            log.info("first step begins %.1f s after the process started", time.time() - started)
