@@ -15,14 +15,14 @@ from .slurm_commands import NoAnswer, Refused, slurm
 POLL = 1.0
 """Seconds between looks at the queue."""
 SAVING = 600
-"""Seconds that ranks get to save."""
+"""Seconds that ranks get to save, unless ``--wait`` says otherwise."""
 
 
 def number_of(target: str) -> str:
-    """The job of a run folder, or the number itself.
+    """Number of the job of a run folder; a number is returned as it is.
 
     Raises:
-        UserError: it is neither.
+        UserError: ``target`` is neither a run folder with a job nor a number.
     """
     if re.fullmatch(r"\d+(_\d+)?", target) and not Path(target).is_dir():
         return target
@@ -37,11 +37,12 @@ def number_of(target: str) -> str:
 
 
 def cancel(target: str, now: bool, seconds: float = SAVING) -> None:
-    """End a job: those of its tasks that run are told to save and leave, and are waited for; with ``now`` not.
+    """End a job. Running tasks are told to save and are waited for; waiting tasks are cancelled.
 
     Args:
         target: run folder or number of a job.
-        seconds: how long to wait before it is ended all the same.
+        now: end running tasks at once, without saving.
+        seconds: how long to wait for the save before the job is ended without it.
 
     Raises:
         UserError: there is no such job, or it is over, or not trireme's.
@@ -52,7 +53,7 @@ def cancel(target: str, now: bool, seconds: float = SAVING) -> None:
         raise UserError(Problem("JOB", "is over, or was never there", "see: trireme jobs", number))
     if not now and not all(job.is_ours for job in going):
         fix = f"end it with: scancel {number} (or --now)"
-        raise UserError(Problem("JOB", "was not submitted by trireme, so nobody passes the signal on", fix, number))
+        raise UserError(Problem("JOB", "was not submitted by trireme, so its script passes no signal on", fix, number))
     running = [job for job in going if job.state == "RUNNING" and not now]
     waiting = [job.id for job in going if job not in running]
     if waiting:
@@ -65,23 +66,23 @@ def cancel(target: str, now: bool, seconds: float = SAVING) -> None:
 def _save_first(running: list[Job], seconds: float) -> None:
     names = [job.id for job in running]
     _scancel("--batch", "--signal=USR2", *names)
-    print(f"told {', '.join(names)} to save and leave; waiting (Ctrl-C waits no longer)", flush=True)
+    print(f"told {', '.join(names)} to save and leave; waiting (Ctrl-C stops waiting)", flush=True)
     deadline = time.monotonic() + seconds
     try:
         while left := _still_going(names):
             if time.monotonic() > deadline:
-                print(f"not gone after {seconds:.0f} s: ended without waiting for a save", file=sys.stderr)
+                print(f"still running after {seconds:.0f} s: ended without a save", file=sys.stderr)
                 _scancel(*left)
                 return
             time.sleep(POLL)
     except KeyboardInterrupt:
-        print("\nnot waiting; it leaves by itself once it has saved")
+        print("\nno longer waiting; the job ends by itself when it has saved")
         return
-    print("gone; the same `trireme launch` goes on from what is saved")
+    print("ended; the same `trireme launch` resumes from what was saved")
 
 
 def _still_going(names: list[str]) -> list[str]:
-    """All of them while the controller does not answer."""
+    """Names of jobs that have not ended; all of them if the controller does not answer."""
     wholes = sorted({name.partition("_")[0] for name in names})
     try:
         return [job.id for whole in wholes for job in jobs_of(whole) if job.id in names and job.goes_on]

@@ -1,7 +1,7 @@
-"""The last word of a job: the failure that the others followed from, on whatever machine it was.
+"""Print the failure of a job that came first, on whichever machine; the failures of other ranks follow from it.
 
-``python -m trireme.launch.slurm.job_failure LOGS RANKS CODE`` reads what ranks, or the launchers of machines,
-have left in ``LOGS``, and prints the failure.
+``python -m trireme.launch.slurm.job_failure LOGS RANKS CODE`` reads the error files that ranks and launchers have left
+in ``LOGS``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..failures import first_word, raise_failure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show the failure; returns the exit code that goes with it."""
+    """Show the failure; returns its exit code."""
     logs, ranks, code = sys.argv[1:] if argv is None else argv
     return guard(lambda: judge(Path(logs), int(ranks), int(code)))
 
@@ -33,7 +33,7 @@ def judge(logs: Path, ranks: int, code: int) -> None:
 
     files = {int(file.parent.name): file for file in logs.glob("attempt_0/*/error.json")}
     if not files:
-        raise RanksFailed(f"no rank has left word of a failure; srun ended with {code}: what it says above tells more")
+        raise RanksFailed(f"no rank has left an error file; srun ended with {code}, see its messages above")
     failures = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items()}
     raise_failure(failures, ranks, lambda rank: str(files[rank].with_name("stderr.log")) if rank else "")
 

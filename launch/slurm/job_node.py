@@ -1,9 +1,10 @@
-"""One machine of a job: start its ranks, together with the other machines.
+"""Start the ranks of one machine of a job; the machines of the job meet through torch's rendezvous.
 
 ``srun --ntasks-per-node=1 python -m trireme.launch.slurm.job_node --ranks 8 --logs DIR RECIPE key=value ...``
 
-What torchrun does, by the same agents of torch, which meet through the same c10d rendezvous; but signals are passed on
-and waited for, and exit codes are those of ``trireme train`` (75: left early, all is saved), where torchrun has only 1.
+This does what torchrun does, with the same elastic agent and c10d rendezvous, and two things more. Signals are passed
+on to the ranks, which get time to save. Exit codes are those of ``trireme train`` (75: left early, saved); torchrun has
+only 1.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def this_machine(run_id: str) -> Machines:
-    """What SLURM says of this task, which is the only one on its machine."""
+    """This machine's place in the job, from SLURM's variables; there is one task on each machine."""
     hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "localhost")
     host = os.environ.get("MASTER_ADDR") or first_host(hosts)
     port = os.environ.get("MASTER_PORT") or str(meeting_port())

@@ -1,4 +1,4 @@
-"""Jobs as SLURM tells of them: which are trireme's, what they train, how far they are; ``trireme jobs``."""
+"""Jobs that squeue knows: which are trireme's, which run they train, their last step. ``trireme jobs`` lists them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ GOING = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEU
          "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "REQUEUE_HOLD", "REQUEUE_FED")  # fmt: skip
 """States of jobs that run or may run again."""
 FORMAT = "%i|%F|%K|%T|%M|%D|%r|%o"
-"""Of squeue: job, number of the array, task of the array, state, elapsed time, nodes, reason, script."""
-
+"""Columns for squeue: job, number of the array, task of the array, state, elapsed time, nodes, reason, script."""
 
 HEADER = ("job", "state", "time", "nodes", "step", "run", "why it waits")
 
@@ -31,14 +30,14 @@ class Job:
 
     id: str
     array: str
-    """Number of the array it belongs to; its own if there is none."""
+    """Number of the array that the job belongs to; its own number if there is none."""
     task: str
     """Number in the array; ``N/A`` if there is none."""
     state: str
     elapsed: str
     nodes: str
     reason: str
-    """Why it waits."""
+    """Why the job waits."""
     script: Path
 
     @property
@@ -50,13 +49,13 @@ class Job:
         return self.script.name == NAME
 
     def has_number(self, number: str) -> bool:
-        """Whether ``number`` names it: ``12``, also as the array it belongs to, or ``12_3``."""
+        """Whether ``number`` names this job: ``12`` (also the number of its array) or ``12_3``."""
         whole, _, task = number.partition("_")
         return self.array == whole and task in ("", self.task)
 
     @property
     def run(self) -> Path:
-        """Its run folder."""
+        """The run folder of the job."""
         record = read_record(self.script.parent) if self.task.isdigit() else None
         if record is None or record.job != self.array:  # an older job of the same sweep folder
             return self.script.parent
@@ -64,7 +63,7 @@ class Job:
 
 
 def show_jobs() -> None:
-    """A table of this user's jobs that trireme has submitted; SLURM remembers ended ones for some minutes."""
+    """Print a table of this user's trireme jobs; SLURM shows ended jobs for some minutes."""
     found = own_jobs()
     if not found:
         print("no jobs")
@@ -77,7 +76,7 @@ def show_jobs() -> None:
 
 
 def jobs(*options: str) -> list[Job]:
-    """Jobs that squeue shows with these options, tasks of arrays one by one; also those that ended a moment ago.
+    """Jobs that squeue shows with these options, each task of an array by itself; jobs that just ended included.
 
     Raises:
         UserError: SLURM is not installed or does not answer.
@@ -102,10 +101,10 @@ def jobs_of(number: str) -> list[Job]:
 
 
 def refuse_going(folder: Path) -> None:
-    """Two jobs in one run folder would write over each other.
+    """Refuse a run folder that a job still uses: two jobs in one folder would overwrite each other's files.
 
     Raises:
-        UserError: a job of the folder goes on, or waits; also one that was submitted without an answer.
+        UserError: a job of the folder runs or waits, including one whose submission got no answer from sbatch.
     """
     record, script = read_record(folder), folder / NAME
     found = jobs_of(record.job) if record else []
@@ -118,7 +117,7 @@ def refuse_going(folder: Path) -> None:
 
 
 def progress(run: Path) -> str:
-    """``120/1000``: the last step that was logged, of how many; empty before the first."""
+    """``120/1000``: the last logged step of all steps; empty before the first."""
     from ...trainer.callbacks.metrics_file import FILE_NAME, read_metrics
 
     file = run / FILE_NAME

@@ -1,7 +1,7 @@
-"""What a run folder knows of its job: ``slurm.json``, written when the job is submitted.
+"""``slurm.json`` in a run folder: the number and log file of its job, written when the job is submitted.
 
-So that ``trireme logs``, ``trireme cancel`` and ``trireme jobs`` find each other's things without a database: SLURM
-tells the path of a job's script, the file beside it tells the rest.
+``trireme logs``, ``trireme cancel`` and ``trireme jobs`` need no database: squeue gives the path of a job's script, and
+this file lies beside the script.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FILE = "slurm.json"
 
 @dataclass
 class Record:
-    """A job and what it trains."""
+    """A job and the runs that it trains."""
 
     job: str
-    """Number of the job; of a task of an array ``12_3``."""
+    """Number of the job; ``12_3`` for a task of an array."""
     log: str
-    """File with its output; SLURM's patterns where it is one for each task of an array."""
+    """File with the job's output; for an array, with SLURM's patterns."""
     runs: list[str] = field(default_factory=list)
     """Run folders of the tasks of an array, by their number; empty for one run."""
 
@@ -37,5 +37,5 @@ def read_record(folder: Path) -> Record | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
-        fix = "remove it, if no job of this folder is going on"
+        fix = "remove the file if no job of this folder is running"
         raise UserError(Problem(str(folder / FILE), f"cannot be read: {error}", fix)) from None

@@ -1,9 +1,8 @@
 """The script that sbatch gets, made from a recipe's ``launch`` part.
 
-It stands by itself: SLURM may run it again after a preemption, days later, without anything that was there when it
-was written. Its two duties beside starting the tasks: to pass signals on to them (SLURM sends the warning before the
-time limit to the script alone), and to queue the job again when the ranks say, by exit code 75, that they have left
-early and saved.
+The script needs nothing but itself: SLURM may run it again after a preemption, days after it was written. Beside
+starting the tasks it has two duties. It passes signals on to them, because SLURM sends the warning before the time
+limit to the script alone. It queues the job again when the ranks exit with code 75: they have left early and saved.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ..launch_config import LaunchConfig, Shape, option_lines
 from .job_task import FIRST_PORT, LOGS, NODE_STORAGE, PORTS
 
 NAME = "slurm.sbatch"
-"""Of the script, in the run folder."""
+"""Name of the script in the run folder."""
 TOO_EARLY = 128 + signal.SIGUSR1
-"""Exit code of ranks that SIGUSR1 meets before training."""
+"""Exit code of ranks that SIGUSR1 ended before training began."""
 LAGGING = 60
-"""Seconds after the first task has ended in which the others must."""
+"""After the first task has ended, the others get this many seconds to end too."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +33,27 @@ class Run:
     """What one job of SLURM, or one task of an array, trains."""
 
     dir: Path
-    """Its run folder, absolute."""
+    """The run folder, absolute."""
     arguments: list[str]
-    """As ``trireme train`` takes them."""
+    """Arguments of ``trireme train``."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """Everything the script says."""
+    """Everything that goes into the script."""
 
     launch: LaunchConfig
     shape: Shape
     name: str
-    """Of the job."""
+    """Name of the job."""
     folder: Path
-    """Where it lies, and ``logs`` beside it; absolute."""
+    """Folder of the script and of ``logs``; absolute."""
     work_dir: Path
-    """Where paths of the recipe begin; absolute."""
+    """Folder that relative paths of the recipe start from; absolute."""
     runs: Sequence[Run]
-    """One, or those of an array."""
+    """One run, or one for each task of an array."""
     reads: Sequence[Path] = ()
-    """Folders of recipes; absolute."""
+    """Folders that the recipe was read from; absolute."""
     max_restarts: int = 0
 
     @property
@@ -63,14 +62,14 @@ class Script:
 
     @property
     def log(self) -> str:
-        """Output of the job, with SLURM's patterns."""
+        """File for the job's output, with SLURM's patterns (``%j``)."""
         if self.launch.log:
             return str(self.work_dir / self.launch.log)
         folder = str(self.folder / "logs").replace("%", "%%")
         return f"{folder}/slurm_{'%A_%a' if self.is_array else '%j'}.log"
 
     def log_of(self, number: str, task: int = 0) -> str:
-        """The same of one job, or of one task of an array."""
+        """``log`` of one job, or of one task of an array, with the patterns filled in."""
         values = {"%": "%", "j": number, "A": number, "a": str(task), "x": self.name}
         return re.sub(r"%(.)", lambda match: values.get(match[1], match[0]), self.log)
 
@@ -114,7 +113,7 @@ class Script:
         return [f"#SBATCH {_quoted(line)}" for line in option_lines(options)]
 
     def _cpus(self) -> int | None:
-        """Of a task."""
+        """Cores of one task; None leaves it to SLURM."""
         each = self.launch.cpus_per_rank
         if each is None:
             return None
@@ -127,7 +126,7 @@ class Script:
         lines = [f"module load {shlex.join(launch.modules)}"] if launch.modules else []
         lines += [f"export {name}={shlex.quote(str(value))}" for name, value in launch.env.items()]
         lines += [f"export {NODE_STORAGE}={shlex.quote(launch.node_storage)}"] if launch.node_storage else []
-        # What these have set for themselves (set -e, cd) is not for the lines below.
+        # A setup line may use set -e or cd; neither may reach the lines below.
         lines += [*launch.setup, "set +eu", f"cd {shlex.quote(str(self.work_dir))}"] if launch.setup else []
         port = str(launch.port) if launch.port else f"$(({FIRST_PORT} + SLURM_JOB_ID % {PORTS}))"
         return [
@@ -139,7 +138,7 @@ class Script:
         ]
 
     def _run(self) -> list[str]:
-        """Which run this is: the only one, or that of the task of an array."""
+        """Sets ``run`` and ``arguments``: of the only run, or of this task of the array."""
         if not self.is_array:
             return list(_assigned(self.runs[0]))
         lines = ['case "$SLURM_ARRAY_TASK_ID" in']
@@ -148,7 +147,7 @@ class Script:
         return [*lines, "esac"]
 
     def _tasks(self) -> list[str]:
-        """srun and what it starts."""
+        """The srun command, and the command that each task runs."""
         launch, shape = self.launch, self.shape
         if launch.tasks == "node":
             restarts = f" --max-restarts {self.max_restarts}" if self.max_restarts else ""
@@ -156,7 +155,7 @@ class Script:
         else:
             command = "-u -m trireme.launch.train"
         cpus = self._cpus()
-        # srun takes --cpus-per-task from sbatch no longer; its tasks must not be killed while the last one saves.
+        # srun no longer inherits --cpus-per-task from sbatch; a task that fails must not end one that still saves.
         options = [f"--wait={LAGGING}", "--kill-on-bad-exit=0", *([f"--cpus-per-task={cpus}"] if cpus else [])]
         return [
             f'export {LOGS}="$run/logs/slurm_$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"',
@@ -166,7 +165,7 @@ class Script:
         ]
 
     def _container(self) -> list[str]:
-        """srun's options for pyxis."""
+        """Options with which srun starts a container through pyxis."""
         if not self.launch.container or self.launch.container_engine != "pyxis":
             return []
         mounts = [f"{folder}:{folder}" for folder in self._seen()]
@@ -177,7 +176,7 @@ class Script:
         ]
 
     def _prefix(self) -> str:
-        """What stands before each task's command."""
+        """Words before each task's command: wrappers, and apptainer with its options."""
         launch, words = self.launch, list(self.launch.wrap)
         if launch.container and launch.container_engine == "apptainer":
             binds = [part for mount in (*self._seen(), *launch.container_mounts) for part in ("--bind", str(mount))]
@@ -186,8 +185,8 @@ class Script:
         return f"{shlex.join(words)} " if words else ""
 
     def _seen(self) -> list[Path]:
-        """Folders of the host that a container must see: where the command was given, those of runs and recipes; by the
-        names they are called by, and where these lead through links."""
+        """Folders of the host that a container must see: the working folder, run folders and recipe folders. Each is
+        named twice, as it was given and with links resolved."""
         named = [
             Path(os.path.abspath(f)) for f in (self.work_dir, self.folder, *(r.dir for r in self.runs), *self.reads)
         ]
@@ -198,11 +197,11 @@ class Script:
         return seen
 
     def unmountable(self) -> list[Path]:
-        """Folders that a container would have to see, but whose names pyxis and apptainer take apart."""
+        """Folders whose names pyxis and apptainer would split (at a comma or colon), so that they cannot be mounted."""
         return [folder for folder in self._seen() if self.launch.container and re.search("[,:]", str(folder))]
 
     def _end(self) -> list[str]:
-        """Wait, say what failed, queue the job again."""
+        """Wait for the tasks, print the failure, queue the job again."""
         most = self.launch.max_requeues
         again = [
             f'if [ "$code" = {SAVED} ] && [ -n "$again" ]; then',
@@ -223,7 +222,7 @@ class Script:
         return [*WAIT, *self._verdict(), *too_early, *(again if self.launch.requeue else []), 'exit "$code"']
 
     def _verdict(self) -> list[str]:
-        """Where several have failed, each of which may be the cause: the last word."""
+        """Prints the failure that came first; needed where several ranks or machines may have failed."""
         if self.launch.tasks == "node" and self.shape.nodes == 1:
             return []
         one = ["srun", "--nodes=1", "--ntasks=1", *self._container()] if self.launch.container else []
@@ -241,9 +240,9 @@ class Script:
 
 
 ABOUT = """\
-# Written by `trireme launch` from the recipe; submitted by `sbatch`, again and again if need be. Before the time limit
-# SLURM sends SIGUSR1 to this script, `trireme cancel` SIGUSR2, a preemption SIGTERM: the ranks are told, save, and
-# leave with code 75."""
+# Written by `trireme launch` from the recipe and submitted by `sbatch`; SLURM may run it several times. Before the
+# time limit SLURM sends SIGUSR1 to this script, `trireme cancel` SIGUSR2, a preemption SIGTERM: the ranks are told,
+# save, and leave with code 75."""
 WAIT = """\
 step=$!
 again=yes
@@ -261,7 +260,7 @@ def _assigned(run: Run) -> Iterator[str]:
 
 
 def _quoted(option: str) -> str:
-    """sbatch takes its lines apart at spaces and comments, and knows quotes and backslashes."""
+    """Quote an option for an #SBATCH line: sbatch splits the line at spaces and comments unless they are quoted."""
     name, equals, value = option.partition("=")
     if not equals or not any(character in value for character in " \t#'\"\\"):
         return option

@@ -1,8 +1,8 @@
-"""What SLURM says to a process: the rank of a task, where tasks meet, the disk of this machine.
+"""Read SLURM's variables in a task: its rank, the address where tasks meet, the disk of this machine.
 
-A task that srun starts finds its place in SLURM_PROCID and its kin. ``take_rank`` writes that down as RANK, WORLD_SIZE
-and so on, the names that torch and DeepSpeed read, so that ``srun python -m trireme.launch.train RECIPE`` needs no
-launcher. A rank of torchrun or of trireme's own launcher has these already, and is left alone.
+srun tells a task its number in SLURM_PROCID and similar variables. ``take_rank`` translates them to RANK, WORLD_SIZE
+and the other names that torch and DeepSpeed read, so that ``srun python -m trireme.launch.train RECIPE`` needs no
+launcher. Ranks of torchrun or of trireme's own launcher have these variables already and keep them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...errors import Problem, UserError
 from ...trainer.error_file import ERROR_FILE
 
 LOGS = "TRIREME_LOGS"
-"""Folder for the output of ranks; set by the script of a job, which in the end shows the failure that is left there."""
+"""Variable with the folder for the output of ranks; the script of the job sets it, and reads failures from it."""
 NODE_STORAGE = "TRIREME_NODE_STORAGE"
-"""Folder on a disk of this machine; what it holds may be lost with the job."""
+"""Variable with a folder on a local disk of this machine; its files may be lost when the job ends."""
 CACHES = {
     "TRIREME_CACHE": "trireme",
     "HF_DATASETS_CACHE": "datasets",
@@ -25,13 +25,13 @@ CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
 }
-"""Variables of libraries that keep files of their own -> folder below ``NODE_STORAGE``."""
+"""Cache variables of libraries, and the folder below ``NODE_STORAGE`` that each gets."""
 FIRST_PORT, PORTS = 12_000, 18_000
-"""Below what systems give to outgoing connections."""
+"""Ports to meet at; they lie below those that the system gives to outgoing connections."""
 
 
 def take_rank() -> None:
-    """Make this task a rank, if it is one of several that srun has started and nobody else has given it a rank."""
+    """Make this task a rank if srun started several tasks and no launcher has set RANK."""
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if "RANK" in os.environ or tasks < 2 or "SLURM_PROCID" not in os.environ:
         return
@@ -51,7 +51,7 @@ def take_rank() -> None:
 
 
 def use_node_storage() -> None:
-    """Let libraries keep their files on this machine's own disk, where the job names one.
+    """Point the caches of libraries to this machine's local disk, if ``launch.node_storage`` names a folder.
 
     Raises:
         UserError: it cannot be written.
@@ -71,7 +71,7 @@ def use_node_storage() -> None:
 
 
 def meeting_port() -> int:
-    """A port that other jobs on the same machine are unlikely to take."""
+    """A port derived from the job's number, so that jobs on the same machine rarely choose the same."""
     number = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
     return FIRST_PORT + number % PORTS
 
@@ -85,7 +85,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def first_host(hosts: str) -> str:
-    """``rack[2-3]n[07-09,12],login`` -> ``rack2n07``; scontrol, which could tell too, is not in every container."""
+    """``rack[2-3]n[07-09,12],login`` -> ``rack2n07``. Not by scontrol, which containers often lack."""
     first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", hosts)
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else "") or "localhost"
 
@@ -95,14 +95,14 @@ def _nodes() -> str:
 
 
 def _speak_into_a_file(rank: int) -> None:
-    """Output of ranks but the first goes where a launcher would put it; the first keeps that of the job."""
+    """Send the output of this rank to the file that a launcher would use; rank 0 keeps the job's output."""
     logs = os.environ.get(LOGS)
     if not logs:
         return
     folder = Path(logs) / "attempt_0" / str(rank)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # told where the run folder is opened
+    except OSError:  # reported when the run folder is opened
         return
     os.environ.setdefault(ERROR_FILE, str(folder / "error.json"))
     if rank > 0:

@@ -1,4 +1,4 @@
-"""``trireme logs RUN``: what a run has said, of its job or of one of its ranks, to the end or as it goes on."""
+"""``trireme logs RUN``: print the log of a run, its job or one of its ranks; ``-f`` follows it as it grows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .slurm_commands import NoAnswer
 POLL = 0.5
 """Seconds between looks at the file."""
 ASK = 10.0
-"""Seconds between looks at the queue, while nothing is written."""
+"""Seconds between looks at the queue while the log does not grow."""
 
 
 def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: int | None = None) -> None:
@@ -26,9 +26,9 @@ def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: in
 
     Args:
         run: run folder.
-        rank: of this rank instead of the job.
-        follow: go on as it grows, until the job is over or Ctrl-C.
-        lines: only the last so many; None prints all.
+        rank: show this rank's log instead of the job's.
+        follow: print what is added, until the job ends or Ctrl-C.
+        lines: print only the last lines; None prints all.
 
     Raises:
         UserError: there is no such run, or no log.
@@ -82,7 +82,7 @@ def _print_end(stream: BinaryIO, lines: int | None, heading: bool) -> None:
 
 
 def _wait_for(folder: Path, rank: int | None) -> list[Path]:
-    """The logs, once there is one; empty if the job is over without."""
+    """Wait until a log exists and return the logs; empty if the job ends without one."""
     said = False
     while not (files := log_files(folder, rank)):
         if not _job_goes_on(folder):
@@ -95,7 +95,7 @@ def _wait_for(folder: Path, rank: int | None) -> list[Path]:
 
 
 def _goes_on(folder: Path, streams: Sequence[BinaryIO]) -> bool:
-    """Whether more may come; waits for it, looking at the queue now and then."""
+    """Wait for more text; whether more may come. The queue is asked every ``ASK`` seconds."""
     deadline = time.monotonic() + ASK
     while time.monotonic() < deadline:
         time.sleep(POLL)
@@ -109,7 +109,7 @@ def _grown(stream: BinaryIO) -> bool:
 
 
 def _job_goes_on(folder: Path) -> bool:
-    """Of a run without a job nobody knows: it does until Ctrl-C; also while the controller does not answer."""
+    """Whether the run's job may still write. True for a run without a job, and while the controller does not answer."""
     record = read_record(folder)
     try:
         return record is None or any(job.goes_on for job in jobs_of(record.job))

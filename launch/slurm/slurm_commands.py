@@ -1,4 +1,4 @@
-"""SLURM's commands, and what they say when they refuse."""
+"""Run SLURM's commands, and turn their refusals into problems that name the recipe's key."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import subprocess
 from ...errors import Problem, UserError
 
 SECONDS = 120
-"""How long a command may wait for the controller."""
+"""Time limit of a command, which may have to wait for the controller."""
 SILENCE = ("unable to contact slurm controller", "connect failure", "timed out", "zero bytes were transmitted")
-"""Words that say that the controller did not answer."""
+"""Parts of messages that mean: the controller did not answer."""
 CLUSTER = "see whether the cluster is up: scontrol ping"
 NOT_INSTALLED = "run it on a login node of the cluster; `trireme launch --dry-run` prints the script anywhere"
 FIELDS = {
@@ -29,23 +29,24 @@ FIELDS = {
     "node configuration": "launch",
     "node count": "launch.nodes",
 }
-"""Words in a refusal -> what to look at."""
+"""Words in a refusal, and the key of the recipe that they concern."""
 
 
 class NoAnswer(UserError):
-    """SLURM's controller could not be asked, or not in time: what was asked for may have been done all the same."""
+    """The controller did not answer in time; it may have carried out the command nevertheless."""
 
 
 class Refused(Exception):
-    """A command of SLURM ended with an error; the text is what it said."""
+    """A SLURM command failed; the text is its message."""
 
 
 def slurm(command: str, *arguments: str) -> str:
     """Run one of SLURM's commands; returns what it prints.
 
     Raises:
-        UserError: it is not installed; NoAnswer: its controller does not answer.
-        Refused: it ended with an error.
+        UserError: SLURM is not installed.
+        NoAnswer: the controller does not answer.
+        Refused: the command failed.
     """
     require(command)
     try:
@@ -62,10 +63,10 @@ def slurm(command: str, *arguments: str) -> str:
 
 
 def require(command: str) -> None:
-    """Refuse early where SLURM is not installed.
+    """Make sure that a SLURM command exists here.
 
     Raises:
-        UserError: it is not.
+        UserError: it does not.
     """
     if shutil.which(command) is None:
         raise UserError(Problem(command, "cannot be found: SLURM is not installed here", NOT_INSTALLED))
@@ -82,11 +83,11 @@ def submit(script: str, *options: str) -> str:
     except Refused as error:
         text = str(error)
         field = next((field for words, field in FIELDS.items() if words in text.lower()), "launch")
-        fix = "change it, or what else the cluster asks for; `sinfo` shows partitions, nodes and limits"
+        fix = "change it as the message asks; `sinfo` shows partitions, nodes and limits"
         raise UserError(Problem(field, f"was refused by sbatch: {text}", fix)) from None
 
 
 def _plain(text: str, command: str) -> str:
-    """``sbatch: error: Batch job submission failed: Invalid account`` without the first two, on one line."""
+    """The message on one line, without ``sbatch: error:`` before it."""
     lines = [line.removeprefix(f"{command}: ").removeprefix("error: ").strip() for line in text.splitlines()]
     return "; ".join(dict.fromkeys(filter(None, lines))) or "no reason given"

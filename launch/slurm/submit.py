@@ -1,4 +1,4 @@
-"""From checked recipes to a submitted job: all problems first, then the script into the run folder, then sbatch."""
+"""Submit checked recipes as one SLURM job: report all problems, write the script into the run folder, call sbatch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ REMEDY = "change launch.nodes, launch.gpus_per_node or launch.ranks_per_node"
 
 
 def submit_runs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
-    """Submit one recipe, or the combinations of a sweep as an array; say how to follow it.
+    """Submit one recipe, or all jobs of a sweep as one array, and print how to follow it.
 
     Raises:
-        UserError: everything that is wrong; or sbatch refuses the job.
+        UserError: a recipe has problems (all are reported), or sbatch refuses the job.
     """
     recipes = _checked(jobs, options)
     script = _script(jobs, recipes, options)
@@ -47,7 +47,11 @@ def submit_runs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
 
 
 def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tuple[RecipeConfig, Shape]]:
-    """Typed recipes and how they lie on machines, or all problems of all of them."""
+    """Typed recipes with their machines and ranks.
+
+    Raises:
+        UserError: all problems of all jobs.
+    """
     problems: dict[str, Problem | str] = {}
     found = []
     if options.multirun and chooses_by_results(options.overrides):
@@ -77,7 +81,7 @@ def _checked(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tupl
 
 
 def checked_job(composed: Composed, options: argparse.Namespace) -> tuple[RecipeConfig, Shape]:
-    """The typed recipe and how its ranks lie on machines.
+    """The typed recipe, and how many machines and ranks it gets.
 
     Raises:
         UserError: all problems of the recipe.
@@ -102,14 +106,14 @@ def checked_job(composed: Composed, options: argparse.Namespace) -> tuple[Recipe
 
 
 def _launch_part(raw: dict[str, Any]) -> LaunchConfig | None:
-    """None where it has problems, which are reported with all others."""
+    """The ``launch`` part; None if it has problems, which are reported together with those of the other parts."""
     from ...configs.validate import read as read_part
 
     return read_part(raw.get("launch") or {}, LaunchConfig)[0]
 
 
 def _refuse_other_recipe(recipe: RecipeConfig) -> None:
-    """What the ranks would refuse after an hour in the queue."""
+    """Compare with the run's newest checkpoint now: otherwise the ranks would refuse it after an hour in the queue."""
     from ...trainer.checkpoint.layout import checkpoints_at, verify
     from ...trainer.run_folder import refuse_other_recipe
 
@@ -146,13 +150,13 @@ def _script(
 
 
 def _hand_over(script: Script, options: argparse.Namespace) -> str:
-    """Make the folders, write the script, submit it, and note its number; returns that."""
+    """Make the folders, write the script, submit it; returns the number of the job, which is noted in the folder."""
     from ...trainer.restart import note_launch
     from ...trainer.run_folder import open_run_folder, unwritable
 
     for run in script.runs:
         open_run_folder(run.dir, options.fresh)
-        # Now, since a first attempt may be preempted before it comes to that; the job has no number yet.
+        # Noted before submitting: the first attempt may be preempted before its ranks could note it.
         note_launch(run.dir, options.resume, submitted=True)
     open_run_folder(script.folder, fresh=False)
     try:
@@ -169,7 +173,7 @@ def _hand_over(script: Script, options: argparse.Namespace) -> str:
 
 
 def record(script: Script, number: str) -> None:
-    """Note the job in its run folder, and the tasks of an array in theirs."""
+    """Write the job's number into its run folder, and that of each task of an array into the task's run folder."""
     if not script.is_array:
         return Record(number, script.log_of(number)).write(script.folder)
     Record(number, script.log, [str(run.dir) for run in script.runs]).write(script.folder)
