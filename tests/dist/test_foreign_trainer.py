@@ -173,7 +173,7 @@ def test_parameters_that_were_frozen_must_be_named(tmp_path: Path) -> None:
     frozen = "model.frozen=[transformer.h.0.mlp.c_fc.weight]"
     _, saved = _write(tmp_path / "trainer", *TIED, frozen)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{SAVED_AT}"
-    with pytest.raises(UserError, match=r"steps \d+ parameters, the model has \d+ to train; set model.frozen"):
+    with pytest.raises(UserError, match=r"steps \d+ parameters, but \d+ of the model are trained; set model.frozen"):
         loaded(tmp_path / "run", checkpoint, *TIED)
     held, _ = loaded(tmp_path / "run", checkpoint, *TIED, frozen)
     assert_equal(held, saved)

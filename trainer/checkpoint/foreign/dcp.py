@@ -1,8 +1,8 @@
-"""Folders of torch's distributed checkpoint (DCP), as FSDP, torchtitan and accelerate write them.
+"""Read folders of torch's distributed checkpoint (DCP), as FSDP, torchtitan and accelerate write them.
 
 Tensors are matched by the end of their names (``app.model.<name>``, ``optim.state.<name>.exp_avg``). Every rank reads
-its part of them only. What is not a tensor (step counters of scripts, schedules, data loaders) lies in pickles and is
-left alone.
+only its part of each tensor. The rest (step counters of scripts, schedules, data loaders) lies in pickles and is not
+read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .plain_names import matched, plain, suffixes
 from .restricted_reader import SafeReader, read_dcp_metadata
 
 STATE = "state."
-"""Stands between what holds an optimizer and the name of a parameter."""
+"""Part of a stored name: the optimizer's prefix ends with it, and the parameter's name follows."""
 
 
 class DcpFolder(Source):
@@ -43,7 +43,7 @@ class DcpFolder(Source):
 
     @cached_property
     def stored(self) -> dict[str, tuple[Path, str, torch.Size, torch.dtype]]:
-        """Names of the common layout -> where a tensor lies, and what it is."""
+        """For each name of the common layout: folder, stored name, shape and type."""
         found = {}
         for folder in self.folders:
             tensors = {
@@ -63,7 +63,7 @@ class DcpFolder(Source):
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
         for name, tensor in tensors.items():
             check_fit(name, tensor, self.shapes, self.path)
-        for folder in self.folders:  # all ranks read from all of them: reading is a collective call
+        for folder in self.folders:  # reading is a collective call, so every rank reads from every folder
             wanted = {self.stored[n][1]: tensor for n, tensor in tensors.items() if self.stored[n][0] == folder}
             try:
                 with quiet():
@@ -80,7 +80,7 @@ class DcpFolder(Source):
         return self.path if (self.path / "config.json").is_file() else None
 
     def _step(self) -> tuple[int, str]:
-        """What the optimizer counted, else the number at the end of the folder's name."""
+        """The step and where it was found: the optimizer's counter, or else the number that ends the folder's name."""
         counters = [name for name in self.stored if name.startswith("optim.") and name.endswith(".step")]
         scalars = [name for name in counters if self.shapes[name][0].numel() == 1][:1]
         if scalars:
@@ -88,7 +88,11 @@ class DcpFolder(Source):
             self.read({scalars[0]: value})
             return int(value.item()), "the optimizer's own counter"
         number = re.search(r"(\d+)$", self.path.name)
-        return (int(number[1]), f"the folder's name ({self.path.name})") if number else (0, "nothing: none is told")
+        return (
+            (int(number[1]), f"the folder's name ({self.path.name})")
+            if number
+            else (0, "nothing: the folder names no step")
+        )
 
 
 def _weights(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel | None) -> dict[str, str]:
@@ -97,7 +101,7 @@ def _weights(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel |
 
 
 def _moments(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel | None) -> dict[str, str]:
-    """Tensors called ``<anything>state.<own name>.<key>``."""
+    """Optimizer state: tensors called ``<anything>state.<name of a parameter>.<key>``."""
     if model is None:
         return {}
     own = {name for name, _ in model.named_parameters()}

@@ -1,9 +1,9 @@
-"""Folders that DeepSpeed's ``save_checkpoint`` wrote: ZeRO stages 0 to 3, any number of ranks, any type.
+"""Read folders that DeepSpeed's ``save_checkpoint`` wrote: ZeRO stages 0 to 3, any number of ranks, any type.
 
-Stages 1 and 2 lay the fp32 weights of each parameter group end to end and cut that line into one piece per rank, so a
-parameter is a run of the pieces put together. Stage 3 cuts every parameter into equal pieces, one per rank, and each
-rank lays its pieces end to end. Moments lie as the weights do. (``deepspeed/utils/zero_to_fp32.py`` tells the layout.)
-Files are mapped into memory and one tensor is put together at a time.
+Stages 1 and 2 concatenate the fp32 weights of each parameter group and cut the result into one piece per rank, so one
+parameter may reach over several pieces. Stage 3 cuts every parameter into equal pieces, one per rank, and each rank
+concatenates its pieces. Moments are stored like weights. (The layout is documented by
+``deepspeed/utils/zero_to_fp32.py``.) Files are mapped into memory, and one tensor is put together at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
 
 
 def tag_folder(path: Path) -> Path | None:
-    """The folder with the files: ``path`` itself, or the one that ``latest`` names in it; None if it is no such folder.
+    """The folder with the files: ``path``, or the one that ``latest`` in it names; None if DeepSpeed did not write it.
 
     Raises:
         ValueError: ``latest`` names a folder that is not there.
@@ -47,13 +47,13 @@ def tag_folder(path: Path) -> Path | None:
 
 @dataclass
 class Partitions:
-    """Flat pieces in which parameters lie one after the other."""
+    """Flat pieces that hold parameters one after the other."""
 
     lines: list[list[Tensor]]
-    """Each a line that was cut into pieces: one line over all ranks (stages 1, 2), or one for each rank (stage 3)."""
+    """Each line is a list of pieces: one line over all ranks (stages 1 and 2), or one line per rank (stage 3)."""
 
     def take(self, start: int, count: int, shape: torch.Size) -> Tensor:
-        """``count`` elements of every line from ``start`` on, put together; padding at the end falls away."""
+        """``count`` elements of every line from ``start`` on, put together without the padding at the end."""
         runs = [piece for line in self.lines for piece in _run(line, start, count)]
         return (runs[0] if len(runs) == 1 else torch.cat(runs))[: shape.numel()].view(shape)
 
@@ -102,7 +102,7 @@ class DeepSpeedFolder(WholeTensors):
 
     @cached_property
     def _models(self) -> list[dict[str, Any]]:
-        """What the engine saved of the model: once, or on every rank (stage 3)."""
+        """Model state files: one, or one of each rank (stage 3)."""
         files = _by_rank(self.folder, MODEL_FILES)
         states = [load_torch_file(file, DEEPSPEED) for file in files]
         for file, state in zip(files, states, strict=True):
@@ -116,7 +116,7 @@ class DeepSpeedFolder(WholeTensors):
 
     @cached_property
     def _optimizers(self) -> list[dict[str, Any]]:
-        """What each rank's ZeRO optimizer saved; none under stage 0."""
+        """Optimizer state of each rank; empty under stage 0."""
         files = _by_rank(self.folder, OPTIMIZER_FILES)
         states: list[dict[str, Any]] = []
         for file in files:
@@ -137,15 +137,15 @@ class DeepSpeedFolder(WholeTensors):
         """Weights and moments by stored name."""
         tensors = {name: lazily(t) for name, t in self._model["module"].items() if _whole(t)}
         for name, shape in (self._model.get("frozen_param_shapes") or {}).items():
-            if name not in tensors:  # stage 3: every rank keeps a piece
+            if name not in tensors:  # under stage 3 every rank keeps a piece
                 pieces = Partitions([[state["frozen_param_fragments"][name]] for state in self._models])
                 tensors[name] = _piece(pieces, 0, pieces.lines[0][0].numel(), shape)
         return tensors, {} if self._optimizers else self._stage0(tensors)
 
     def _stage0(self, tensors: dict[str, Lazy]) -> dict[str, dict[str, Lazy]]:
-        """Moments of an optimizer that is not sharded; its fp32 weights, if it has such, replace rounded ones."""
+        """Moments of an optimizer that is not sharded. Its fp32 weights, if it has any, replace the rounded ones."""
         saved = self._model.get("optimizer")
-        if not saved or self.model is None:  # without the model, numbers cannot be told
+        if not saved or self.model is None:  # parameters are numbered, and only the model tells their names
             return {}
         state = saved.get("optimizer_state_dict", saved)
         stored_of = matched(_without_copies(tensors, self._model), self.model)
@@ -233,13 +233,13 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
 
 
 def _without_copies(tensors: dict[str, Lazy], state: dict[str, Any]) -> dict[str, Lazy]:
-    """Tied parameters once."""
+    """The tensors with each tied parameter listed once."""
     shared = state.get("shared_params") or {}
     return {name: entry for name, entry in tensors.items() if shared.get(name) not in tensors}
 
 
 def _whole(value: Any) -> bool:
-    """Stage 3 leaves empty tensors in the place of parameters."""
+    """Whether ``value`` holds a whole parameter; stage 3 stores empty tensors in their place."""
     return isinstance(value, Tensor) and value.numel() > 0
 
 
@@ -261,7 +261,7 @@ def _piece(pieces: Partitions, start: int, count: int, shape: torch.Size) -> Laz
 
 
 def _joined(held: list[list[dict[str, Any]]], one_line: bool) -> dict[str, Any]:
-    """Optimizer state of all ranks by key: flat pieces put together, counters once.
+    """Optimizer state of all ranks by key; counters, which are equal on all ranks, are taken once.
 
     Args:
         held: for each rank, the state of its flat pieces.
@@ -280,13 +280,13 @@ def _joined(held: list[list[dict[str, Any]]], one_line: bool) -> dict[str, Any]:
 
 
 def _count(states: dict[str, Any], group: dict[str, Any]) -> None:
-    """Fused optimizers count steps once for a group of parameters."""
+    """Take the step counter of the group: fused optimizers keep no counter for each parameter."""
     if states and "step" not in states and "step" in group:
         states["step"] = group["step"]
 
 
 def _check_length(weights: Partitions, end: int, folder: Path) -> None:
-    """Lines hold what the parameters need, and no more than alignment explains."""
+    """Make sure that the pieces hold as many elements as the parameters, give or take the alignment."""
     for line in weights.lines:
         held, align = sum(piece.numel() for piece in line), 2 * max(len(line), len(weights.lines))
         if not end <= held <= end + align:

@@ -1,8 +1,8 @@
-"""Checkpoint folders of ``transformers.Trainer``: whole files, or what DeepSpeed or FSDP left in them.
+"""Read checkpoint folders of ``transformers.Trainer``, also those in which DeepSpeed or FSDP saved the tensors.
 
-Read are weights, ``optimizer.pt``, ``scaler.pt``, ``trainer_state.json`` and, for the size of a batch,
-``training_args.bin`` (its objects stay inert). Schedules and random states are not needed and not opened: a rate
-follows from the step, noise from the seed.
+Weights, ``optimizer.pt``, ``scaler.pt`` and ``trainer_state.json`` are read, and ``training_args.bin`` for the size of
+a batch (none of its objects is constructed). Schedules and random states are not opened: the learning rate follows from
+the step, and noise from the seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def newest_checkpoint(path: Path) -> Path | None:
 
 
 class WeightsFolder(WholeTensors):
-    """Weights in safetensors or ``.bin`` files, and nothing to go on from."""
+    """Weights in safetensors or ``.bin`` files, without state of a training run."""
 
     def collect(self) -> dict[str, Lazy]:
         tensors = stored_tensors(self.path)
@@ -57,7 +57,7 @@ class WeightsFolder(WholeTensors):
 
 
 class WeightsAndOptimizer(WeightsFolder):
-    """What Trainer writes by itself."""
+    """Weights and ``optimizer.pt``, as Trainer writes them without DeepSpeed or FSDP."""
 
     def collect(self) -> dict[str, Lazy]:
         entries = super().collect()
@@ -72,11 +72,11 @@ class WeightsAndOptimizer(WeightsFolder):
 
 
 class TrainerFolder(Source):
-    """One ``checkpoint-N``."""
+    """One folder ``checkpoint-N``."""
 
     @cached_property
     def inner(self) -> Source:
-        """Whoever wrote the tensors."""
+        """The reader of the format in which the tensors were written."""
         if tag_folder(self.path):
             return DeepSpeedFolder(self.path)
         folders = [f for pattern in ("pytorch_model_fsdp_*", "optimizer_*") for f in sorted(self.path.glob(pattern))]
@@ -116,7 +116,7 @@ class TrainerFolder(Source):
         return self.path if (self.path / "config.json").is_file() else None
 
     def _batch(self, per_rank: Any) -> tuple[int | None, list[str]]:
-        """Samples of one step over all ranks, as far as the folder tells, and what is to be said of it."""
+        """Samples of one step over all ranks, or None if the folder does not tell; and notes for the log."""
         file = self.path / ARGUMENTS
         if not isinstance(per_rank, int) or not file.is_file():
             return None, []

@@ -1,4 +1,4 @@
-"""Formats whose tensors are read one by one, each whole: what they have in common."""
+"""Base of the formats whose tensors are read one at a time, each as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .mapped_memory import let_go_of_files
 
 
 class Lazy(NamedTuple):
-    """A tensor that is made when it is wanted."""
+    """A tensor that is read only when ``make`` is called."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -28,7 +28,7 @@ class Lazy(NamedTuple):
 
 
 class WholeTensors(Source):
-    """Every rank makes whole tensors, one at a time, and keeps its part; ranks need not talk."""
+    """Every rank reads whole tensors, one at a time, and keeps its part, without communication."""
 
     model: PreTrainedModel | None = None
 
@@ -70,7 +70,7 @@ class WholeTensors(Source):
         touched = 0
         for name in names:
             whole = self.entries[name].make()
-            yield whole.flatten()  # as it lies in its file, or was put together from there
+            yield whole.flatten()
             touched += whole.nbytes
             if touched >= limit:
                 touched = 0
@@ -78,7 +78,7 @@ class WholeTensors(Source):
 
 
 def forget(source: Source, *cached: str) -> None:
-    """What was cached before the model was known."""
+    """Drop cached properties: the model that they depend on has changed."""
     for name in cached:
         if name in vars(source):
             delattr(source, name)
@@ -93,10 +93,10 @@ def check_fit(name: str, tensor: Tensor, shapes: Shapes, path: Path) -> None:
 
 
 def lazily(tensor: Tensor) -> Lazy:
-    """A tensor that is at hand (or mapped from a file)."""
+    """Wrap a tensor that is in memory or mapped from a file."""
     return Lazy(tensor.shape, tensor.dtype, lambda: tensor)
 
 
 def counter(value: float | Tensor) -> Lazy:
-    """A step counter, in the form in which all plans keep it: a scalar in fp32."""
+    """Wrap a step counter as a scalar in fp32, the form in which all plans keep it."""
     return lazily(torch.as_tensor(value, dtype=torch.float32).reshape(()))

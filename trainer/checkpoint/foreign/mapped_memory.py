@@ -1,4 +1,4 @@
-"""Files that are mapped into memory count as memory of the process once they were read; this gives them back."""
+"""Release the pages of mapped files: pages that were read count as memory of the process until then."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 DONTNEED = 4
-"""MADV_DONTNEED of Linux: pages go; whoever looks at them again finds what is in the file."""
+"""MADV_DONTNEED of Linux: drops pages; the next access reads them from the file again."""
 
 
 def let_go_of_files(folder: Path) -> None:
-    """Drop the pages of all files in ``folder`` that are mapped; what is mapped stays usable.
+    """Drop the pages of all mapped files in ``folder``; the mappings stay usable.
 
-    Only for files that nobody changes through their mapping: such changes would be lost.
+    Changes made through a mapping would be lost, so this is for files that are only read.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Optimizers number their parameters; which number is which parameter follows from how scripts group them."""
+"""Find the names of parameters that an optimizer's state dict only numbers, by trying the usual ways to group them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TRAINER_PATTERNS = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", 
 
 
 def parameter_groups(state: dict[str, Any], model: PreTrainedModel) -> Groups:
-    """Parameter names for the numbers in each group of an optimizer's state dict.
+    """Parameter names in the order of the numbers in each group of an optimizer's state dict.
 
     Args:
         state: ``{"state": {number: {...}}, "param_groups": [{"params": [number, ...]}, ...]}``.
-        model: what was trained, with the parameters frozen that were.
+        model: the trained model, with the same parameters frozen.
 
     Raises:
         ValueError: no usual grouping of the model's trainable parameters fits the numbers and shapes.
@@ -35,10 +35,10 @@ def parameter_groups(state: dict[str, Any], model: PreTrainedModel) -> Groups:
     held, trained = sum(map(len, numbers)), len(shapes)
     if held != trained:
         raise ValueError(
-            f"its optimizer steps {held} parameters, the model has {trained} to train; set model.frozen to what was "
-            "frozen"
+            f"its optimizer steps {held} parameters, but {trained} of the model are trained; "
+            "set model.frozen as in that run"
         )
-    raise ValueError("its optimizer groups parameters in a way that is not known, so their order cannot be told")
+    raise ValueError("its optimizer groups parameters in an unknown way, so the numbers cannot be matched with names")
 
 
 def optimizer_entries(state: dict[str, Any], model: PreTrainedModel) -> dict[str, Lazy]:
@@ -55,7 +55,7 @@ def optimizer_entries(state: dict[str, Any], model: PreTrainedModel) -> dict[str
 
 
 def state_entries(values: dict[str, Any]) -> Iterator[tuple[str, Lazy]]:
-    """Of one parameter: tensors as they are, counters as fp32 scalars; anything else is left out."""
+    """State of one parameter: tensors unchanged, counters as fp32 scalars; other values are left out."""
     for key, value in values.items():
         if isinstance(value, Tensor) and value.dim() > 0:
             yield key, lazily(value)
@@ -64,7 +64,7 @@ def state_entries(values: dict[str, Any]) -> Iterator[tuple[str, Lazy]]:
 
 
 def _usual_groupings(model: PreTrainedModel, trained: list[str]) -> Iterator[Groups]:
-    """Trainer's (of transformers 5 and 4), matrices apart from vectors, all together."""
+    """Groupings to try: Trainer's of transformers 5 and 4, matrices apart from vectors, one group."""
     rules = [
         set(get_parameter_names(model, [nn.LayerNorm], TRAINER_PATTERNS)),
         set(get_parameter_names(model, [nn.LayerNorm], ["bias"])),
@@ -86,7 +86,7 @@ def _fits(names: Groups, numbers: list[list[int]], shapes: dict[str, torch.Size]
 
 
 def _moment_shape(values: dict[str, Any]) -> torch.Size | None:
-    """Shape of the moments of AdamW, Lion and SGD; other optimizers keep what does not tell."""
+    """Shape of the moments of AdamW, Lion and SGD; None for other optimizers."""
     for key in ("exp_avg", "momentum_buffer"):
         if isinstance(values.get(key), Tensor):
             return values[key].shape

@@ -1,8 +1,7 @@
-"""From the names that others give tensors to the model's own.
+"""Match names of stored tensors with the model's own names.
 
-Scripts save the model within something (``app.model.<name>``), and wrappers leave their marks (``_orig_mod.``). Where
-the model is known, a stored name belongs to it when it ends in one of its names; what stands before must be the same
-for all tensors.
+Scripts save the model inside another object (``app.model.<name>``), and wrappers add parts (``_orig_mod.``). A stored
+name matches when it ends with a name of the model; the prefix before it must be the same for all tensors.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from transformers import PreTrainedModel
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Marks of torch.compile, FSDP and recomputation within names."""
+"""Parts that torch.compile, FSDP and recomputation add to names."""
 CONTAINERS = ("app.model.", "model_state.", "state_dict.", "model.", "module.")
-"""What is taken off when all names begin with it and no model is at hand to tell."""
+"""Prefixes to remove if all names begin with one of them, used when no model is given."""
 
 
 def plain(name: str) -> str:
@@ -25,7 +24,7 @@ def plain(name: str) -> str:
 
 
 def own_names(model: PreTrainedModel) -> dict[str, str]:
-    """Names in the model's state dict -> the name under which trireme keeps the tensor: of tied ones, the first."""
+    """For each name in the model's state dict, the name in the common layout; tied tensors share the first name."""
     first: dict[int, str] = {}
     names: dict[str, str] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
@@ -35,7 +34,7 @@ def own_names(model: PreTrainedModel) -> dict[str, str]:
 
 
 def matched(stored: Iterable[str], model: PreTrainedModel | None) -> dict[str, str]:
-    """Own names -> stored names of weights; what does not belong to the model is left out."""
+    """For each name of the model, the stored name; stored tensors that the model does not have are left out."""
     by_plain = {plain(name): name for name in stored}
     if model is None:
         prefix = next((c for c in CONTAINERS if by_plain and all(n.startswith(c) for n in by_plain)), "")
@@ -61,6 +60,7 @@ def suffixes(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _common_prefix(names: Collection[str], own: Collection[str]) -> str:
-    """What stands before most of the model's names; of several (an average beside the model), the shortest."""
+    """The prefix with which most names of the model are stored; of equally frequent ones (a stored average) the
+    shortest."""
     votes = Counter(prefix for name in names for prefix, rest in suffixes(name) if rest in own)
     return min(votes, key=lambda prefix: (-votes[prefix], len(prefix)), default="")

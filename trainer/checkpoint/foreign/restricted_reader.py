@@ -1,8 +1,8 @@
-"""The only way files of others are read: nothing that a pickle asks for is run.
+"""Read pickled files of other frameworks without running anything that a pickle asks for.
 
-Files of ``torch.save`` go through ``models.safe``, which lets tensors and plain values pass; what is known to lie in
-the files of DeepSpeed and of transformers' Trainer becomes inert objects. The ``.metadata`` of torch's distributed
-checkpoint (DCP) is a plain pickle of a few small classes: exactly those are made, nothing else.
+Files of ``torch.save`` are read by ``models.torch_files``, which admits tensors and plain values. Placeholders replace
+the objects that DeepSpeed and transformers' Trainer are known to save. The ``.metadata`` of torch's distributed
+checkpoint (DCP) is a plain pickle of a few small classes; only these are constructed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TRAINER = (
     "transformers.training_args.TrainingArguments",
     "transformers.training_args_seq2seq.Seq2SeqTrainingArguments",
 )
-"""Classes by full name in the files of either; inert objects stand for them."""
+"""Full names of classes in files of DeepSpeed and Trainer; placeholders stand for their objects."""
 
 _DCP = "torch.distributed.checkpoint"
 _METADATA = {
@@ -70,7 +70,7 @@ _METADATA = {
     "pathlib": ("PosixPath", "PurePosixPath"),
     "pathlib._local": ("PosixPath", "PurePosixPath"),
 }
-"""What the metadata of a distributed checkpoint consists of."""
+"""Classes and functions that the metadata of a distributed checkpoint may name."""
 
 __all__ = ["DEEPSPEED", "TRAINER", "SafeReader", "attributes", "load_torch_file", "read_dcp_metadata"]
 
@@ -82,8 +82,8 @@ class _MetadataUnpickler(_Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def load_build(self) -> None:
-        """Give an object its attributes: but not a class, a function or an enumeration's member, which the whole
-        process has."""
+        """Set attributes of an object, but never of a class, function or enumeration member: those are shared by the
+        whole process."""
         target = self.stack[-2]
         if callable(target) or isinstance(target, enum.Enum):
             raise pickle.UnpicklingError(f"changes {target!r}")
@@ -93,7 +93,7 @@ class _MetadataUnpickler(_Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in _METADATA.get(module, ()):
-            raise pickle.UnpicklingError(f"asks for {module}.{name}, which is no part of such a file")
+            raise pickle.UnpicklingError(f"asks for {module}.{name}, which such a file never needs")
         return getattr(importlib.import_module(module), name)
 
 
@@ -101,7 +101,7 @@ def read_dcp_metadata(path: Path) -> Metadata:
     """The ``.metadata`` at ``path``.
 
     Raises:
-        ValueError: it asks for anything that such a file does not consist of, or is damaged; names the file.
+        ValueError: the file is damaged, or names anything outside ``_METADATA``; the message names the file.
     """
     try:
         with path.open("rb") as file:
