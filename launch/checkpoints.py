@@ -6,7 +6,6 @@ digest compared. What a killed save left behind is shown as incomplete: it is ne
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from .error_report import FAILED, guard
+from .error_report import FAILED
 
 COLUMNS = ("checkpoint", "size", "files", "state", "plan", "metric", "written")
 
@@ -41,29 +40,18 @@ class Listed:
     metric: float | None = None
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "trireme checkpoints") -> int:
-    """List; returns 0 if all that is there is sound, 1 if something is damaged, 2 for user errors."""
-    parser = argparse.ArgumentParser(
-        prog,
-        description="List the checkpoints of a run; exit code 1 if one is damaged.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help="a run folder, its checkpoints folder, or one checkpoint")
-    parser.add_argument("--verify", action="store_true", help="read every file and compare its digest")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(arguments)
-    found: list[Listed] = []
+def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
+    """List; returns 0 if all that is there is sound, 1 if something is damaged.
 
-    def run() -> None:
-        found.extend(listed(Path(options.run).expanduser(), options.verify))
-        if options.json:
-            print(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
-        else:
-            _show(found)
-
-    code = guard(run, options.debug)
-    return code or (FAILED if any(checkpoint.problems for checkpoint in found) else 0)
+    Raises:
+        UserError: there is none.
+    """
+    found = listed(Path(run).expanduser(), verify)
+    if as_json:
+        print(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
+    else:
+        _show(found)
+    return FAILED if any(checkpoint.problems for checkpoint in found) else 0
 
 
 def listed(path: Path, verify: bool = False) -> list[Listed]:

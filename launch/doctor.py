@@ -5,7 +5,6 @@ Nothing is installed, compiled or changed; what can be asked of a library is ask
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -25,22 +24,18 @@ from typing import Any, Literal
 
 import yaml
 
-from .error_report import guard
 from .find_recipes import PACKAGE
-from .train import prepare_process
 
 State = Literal["ok", "note", "missing"]
 GIB = 2**30
 LIBRARIES = (
     "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "hydra-core", "deepspeed",
-    "bitsandbytes", "tensorboard", "wandb", "optuna",
+    "bitsandbytes", "tensorboard",
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": "pip install 'trireme-train[deepspeed]' (plans zero0 to zero3)",
     "bitsandbytes": "pip install 'trireme-train[bnb]' (8-bit optimizers)",
     "tensorboard": "pip install 'trireme-train[tensorboard]'",
-    "wandb": "pip install wandb (tracker)",
-    "optuna": "pip install optuna (hyperparameter search)",
 }
 LAUNCHERS = {
     "torchrun": "comes with torch",
@@ -63,24 +58,13 @@ class Finding:
     fix: str = ""
 
 
-def main(argv: Sequence[str], prog: str = "trireme doctor") -> int:
+def show_findings(as_json: bool) -> None:
     """Print what was found."""
-    parser = argparse.ArgumentParser(
-        prog, description="Say what this machine has, and what each plan would need of it.", allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="for programs: a list of findings")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(argv)
-
-    def run() -> None:
-        prepare_process()
-        found = examine()
-        if options.json:
-            print(json.dumps([asdict(finding) for finding in found], indent=1))
-        else:
-            show(found)
-
-    return guard(run, options.debug)
+    found = examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found], indent=1))
+    else:
+        show(found)
 
 
 def examine() -> list[Finding]:

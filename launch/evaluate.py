@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,44 +16,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .command import Command
 from .elastic import cores_per_rank, launched, start_ranks
 from .error_report import RanksFailed
 from .failures import leave
+from .recipe_arguments import EVALUATION, EVALUATION_EXAMPLES, add_evaluation_arguments
 from .slurm.job_task import use_node_storage
-from .train import RankParser, add_recipe_arguments, checked, enter, rank_arguments
+from .train import checked, rank_arguments
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from .compose import Composed
 
 ENTRY = "trireme.launch.evaluate"
-EXAMPLES = """examples:
-  trireme evaluate pretrain/persimmon_stdlib
-  trireme evaluate pretrain/persimmon_stdlib plan=zero3 --nproc 2 --checkpoint runs/persimmon_stdlib --json
-  torchrun --nproc-per-node 2 -m trireme.launch.evaluate pretrain/persimmon_stdlib plan=zero3
-"""
-
-
-def evaluate_parser(prog: str) -> argparse.ArgumentParser:
-    parser = RankParser(
-        prog,
-        description="Print a recipe's held-out metrics. Weights: --checkpoint, else the newest checkpoint of the run "
-        "folder, else model.weights.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_recipe_arguments(parser)
-    parser.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, or a run folder (its newest checkpoint)")
-    parser.add_argument("--ema", action="store_true", help="use the averaged weights of the checkpoint")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") -> int:
-    """Parse, run, report; returns the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
-    return enter(lambda: run(evaluate_parser(prog).parse_intermixed_args(given)), "--debug" in given)
+    """For ranks and launchers; returns the exit code."""
+    command = Command("evaluate", "", EVALUATION, run, add_evaluation_arguments, "", EVALUATION_EXAMPLES, True)
+    return command.call(argv, prog)
 
 
 def run(options: argparse.Namespace) -> None:

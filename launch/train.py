@@ -13,122 +13,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from .command import Command
 from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
-from .error_report import LeftEarly, guard
-from .failures import leave, run_rank
+from .error_report import LeftEarly
+from .failures import leave
 from .hostfile import refuse_missing_hostfile
-from .slurm.job_task import take_rank, use_node_storage
+from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
+from .slurm.job_task import use_node_storage
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.plan import Plan
     from .compose import Composed
 
-EXAMPLES = """examples:
-  trireme train pretrain/persimmon_stdlib
-  trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 optimizer.lr=1e-3
-  trireme train my/recipe.yaml --cfg job
-  torchrun --nproc-per-node 2 -m trireme.launch.train pretrain/persimmon_stdlib plan=ddp
-  deepspeed --module trireme.launch.train pretrain/persimmon_stdlib plan=zero2
-  accelerate launch -m trireme.launch.train pretrain/persimmon_stdlib
-"""
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that reads a recipe takes."""
-    parser.add_argument("recipe", metavar="RECIPE", help="name (see: trireme recipes) or path of a .yaml file")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="values and choices that replace the recipe's"
-    )
-    parser.add_argument("--nproc", type=int, metavar="N", help="processes (default: what the plan needs, or all GPUs)")
-    parser.add_argument(
-        "--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-
-
-def add_accelerate_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--accelerate-config", metavar="FILE", help="take plan and processes from a configuration of accelerate"
-    )
-
-
-def count(text: str) -> int:
-    """A number of things, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
-    return int(text)
-
-
-class RankParser(argparse.ArgumentParser):
-    """Of several ranks one says what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        if launched():
-            raise UserError(f"{self.prog}: {message}")
-        super().error(message)
-
-
-def train_parser(prog: str) -> argparse.ArgumentParser:
-    parser = RankParser(
-        prog,
-        description="Train a recipe; the same command resumes it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_recipe_arguments(parser)
-    add_accelerate_argument(parser)
-    # Some launchers, DeepSpeed's among them, tell it here too; LOCAL_RANK is what counts.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
-    parser.add_argument(
-        "--max-restarts",
-        type=count,
-        default=0,
-        metavar="N",
-        help="start all ranks again, from the last checkpoint, up to N times after one has failed",
-    )
-    parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
-    hydra = parser.add_argument_group("look, don't train (Hydra)")
-    hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
-    hydra.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
-    hydra.add_argument("--package", metavar="KEY", help="with --cfg: print one part")
-    hydra.add_argument(
-        "--info",
-        nargs="?",
-        const="all",
-        metavar="all|defaults|defaults-tree|searchpath|plugins|config",
-        choices=("all", "defaults", "defaults-tree", "searchpath", "plugins", "config"),
-        help="print where the recipe's parts come from",
-    )
-    return parser
-
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
-    """Parse, run, report; returns the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
-    return enter(lambda: run(train_parser(prog).parse_intermixed_args(given)), "--debug" in given)
-
-
-def enter(function: Callable[[], None], debug: bool) -> int:
-    """Call ``function`` in a process that may be one of several ranks; returns the exit code."""
-    prepare_process()
-    take_rank()
-    return run_rank(function, debug) if launched() else guard(function, debug)
-
-
-def prepare_process() -> None:
-    """What torch reads once, when it is imported or first sees a GPU."""
-    # Threads that wait by spinning make a step many times slower on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
+    """For ranks and launchers; returns the exit code."""
+    about = "train a recipe; the same command resumes it"
+    command = Command("train", "", about, run, add_training_arguments, "", TRAINING_EXAMPLES, True)
+    return command.call(argv, prog)
 
 
 def run(options: argparse.Namespace) -> None:

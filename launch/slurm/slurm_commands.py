@@ -12,7 +12,12 @@ SECONDS = 120
 SILENCE = ("unable to contact slurm controller", "connect failure", "timed out", "zero bytes were transmitted")
 """Parts of messages that mean: the controller did not answer."""
 CLUSTER = "see whether the cluster is up: scontrol ping"
-NOT_INSTALLED = "run it on a login node of the cluster; `trireme launch --dry-run` prints the script anywhere"
+NO_CLUSTER = ("configuration source", "slurm.conf", "unable to process configuration")
+"""Words that say that the commands are here, but belong to no cluster."""
+ELSEWHERE = (
+    "run it on a login node of the cluster; here `trireme train` trains, `trireme logs RUN -f` follows a run, and "
+    "`trireme launch --dry-run` prints the script of a job"
+)
 FIELDS = {
     "partition": "launch.partition",
     "account": "launch.account",
@@ -57,6 +62,10 @@ def slurm(command: str, *arguments: str) -> str:
     if done.returncode == 0:
         return done.stdout
     text = _plain(done.stderr or done.stdout, command)
+    if any(words in text.lower() for words in NO_CLUSTER):
+        raise UserError(
+            Problem("SLURM", f"is not set up here: {command} finds no configuration of a cluster", ELSEWHERE)
+        )
     if any(words in text.lower() for words in SILENCE):
         raise NoAnswer(Problem(command, text, CLUSTER))
     raise Refused(text)
@@ -69,7 +78,8 @@ def require(command: str) -> None:
         UserError: it does not.
     """
     if shutil.which(command) is None:
-        raise UserError(Problem(command, "cannot be found: SLURM is not installed here", NOT_INSTALLED))
+        why = f"is not installed here, so there is no cluster to ask (no {command})"
+        raise UserError(Problem("SLURM", why, ELSEWHERE))
 
 
 def submit(script: str, *options: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from helpers.command import ROOTS, refused, trireme
 from helpers.recipes import TINY
 from trireme.launch.cli import main
+from trireme.launch.commands.table import COMMANDS, HEADINGS
 from trireme.version import __version__
 
 
@@ -42,6 +43,51 @@ def test_checking_a_recipe_goes_without_what_only_ranks_need() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
     assert result.stdout.splitlines()[-1] == "0 set()", result.stdout + result.stderr
+
+
+def test_help_fits_a_terminal_and_groups_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [f"{heading}:" for heading in HEADINGS] + ["examples:"]
+    assert out.index("on a SLURM cluster:") < out.index("  jobs ") < out.index("  cancel ") < out.index("this machine:")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"examples:\n  {'eval' if name == 'completion' else 'trireme'}" in out
+    assert main(["help", "nonsense"]) == 2
+
+
+def test_only_the_recipe_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "launch", "check", "batch-size", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([name])
+        assert "the following arguments are required: RECIPE\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["plans", "--help"])
+    assert "[RECIPE] [key=value ...]" in capsys.readouterr().out
+
+
+def test_jobs_without_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where SLURM is not installed, nor where its commands are but no cluster is."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in (["jobs"], ["cancel", "12"]):
+        assert main(command) == 2
+        assert "SLURM\n  is not installed here" in capsys.readouterr().err
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'fatal: Could not establish a configuration source' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    for command in (["jobs"], ["cancel", "12"]):
+        assert main(command) == 2
+        assert "SLURM\n  is not set up here" in capsys.readouterr().err
 
 
 def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,8 +114,8 @@ def test_without_slurm_the_script_is_printed_and_nothing_is_written(
     array = run(*given, "--dry-run", "-m", "seed=1,2,3", "launch.at_once=2")
     assert "#SBATCH --array=0-2%2\n" in array.stdout and "seed=2" in array.stdout
     assert "plan=auto" in run(*given, "plan=auto", "--dry-run").stdout, "chosen where it trains"
-    refused(run(*given), "sbatch", "SLURM is not installed here", "--dry-run")
-    refused(run("jobs"), "squeue", "SLURM is not installed here")
+    refused(run(*given), "SLURM", "is not installed here", "sbatch", "--dry-run")
+    refused(run("jobs"), "SLURM", "is not installed here", "squeue", "trireme logs RUN")
     refused(run(*given, "-m", "launch.nodes=1,2", "--dry-run"), "differs between jobs of the sweep")
     assert not list(tmp_path.iterdir())
 

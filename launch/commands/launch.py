@@ -7,9 +7,9 @@ check, writes the script of a job into the run folder and submits it; with ``--m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
-from .train import enter, hydra_flags, run, train_parser
+from ..command import Command
+from ..recipe_arguments import add_training_arguments
 
 EXAMPLES = """examples:
   trireme launch pretrain/persimmon_stdlib plan=ddp launch=slurm launch.nodes=2 launch.gpus_per_node=1 --dry-run
@@ -18,18 +18,9 @@ EXAMPLES = """examples:
 """
 
 
-def launch_parser(prog: str) -> argparse.ArgumentParser:
-    parser = train_parser(prog)
-    parser.description = "Train a recipe here (launch=local) or in a job of a cluster (launch=slurm)."
-    parser.epilog = EXAMPLES
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_training_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="check, and print the script; submit and write nothing")
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    """Parse, run, report; returns the exit code."""
-    options = launch_parser("trireme launch").parse_intermixed_args(argv)
-    return enter(lambda: launch(options), options.debug)
 
 
 def launch(options: argparse.Namespace) -> None:
@@ -38,9 +29,10 @@ def launch(options: argparse.Namespace) -> None:
     Raises:
         UserError: something the user can mend; nothing was submitted.
     """
-    from .accelerate import take_choices
-    from .compose import chooses_by_results, compose, runs_on, sweep_jobs, without_choices
-    from .slurm.submit import submit_runs
+    from ..accelerate import take_choices
+    from ..compose import chooses_by_results, compose, runs_on, sweep_jobs, without_choices
+    from ..slurm.submit import submit_runs
+    from ..train import hydra_flags, run
 
     asked_for = options.nproc
     take_choices(options)
@@ -59,9 +51,21 @@ def launch(options: argparse.Namespace) -> None:
 
 def _describe(jobs: list, options: argparse.Namespace) -> None:
     """Check, and say what would be trained here."""
-    from .listing import describe_run
-    from .planning import planned
-    from .train import checked
+    from ..listing import describe_run
+    from ..planning import planned
+    from ..train import checked
 
     for composed in jobs:
         print(describe_run(*checked(planned(composed, options.nproc), options.nproc, options.accelerate)))
+
+
+COMMAND = Command(
+    "launch",
+    "RECIPE ...",
+    "train in a SLURM job: launch=slurm launch.nodes=2",
+    launch,
+    arguments,
+    description="Train a recipe here (launch=local) or in a job of a SLURM cluster (launch=slurm).",
+    examples=EXAMPLES,
+    may_be_rank=True,
+)

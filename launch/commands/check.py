@@ -1,0 +1,48 @@
+"""``trireme check``: everything that is wrong with a recipe; nothing is started."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_accelerate_argument, add_recipe_arguments
+
+EXAMPLES = """examples:
+  trireme check my/recipe.yaml
+  trireme check my/recipe.yaml plan=fsdp_full_shard trainer.global_batch_size=64 --nproc 8
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    add_accelerate_argument(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..accelerate import take_choices
+    from ..compose import compose, runs_on
+    from ..listing import describe_run
+    from ..planning import planned
+    from ..slurm.submit import checked_job
+    from ..train import checked
+
+    asked_for = options.nproc
+    take_choices(options)
+    composed = compose(options.recipe, options.overrides, options.recipe_dir)
+    if runs_on(composed) == "slurm":
+        options.nproc = asked_for  # how many processes follows from the machines
+        recipe, shape = checked_job(composed, options)
+        print(describe_run(recipe, shape.world_size))
+        return
+    composed = planned(composed, options.nproc)
+    print(describe_run(*checked(composed, options.nproc, options.accelerate)))
+
+
+COMMAND = Command(
+    "check",
+    "RECIPE ...",
+    "say all that is wrong with a recipe; start nothing",
+    run,
+    arguments,
+    examples=EXAMPLES,
+)

@@ -1,0 +1,31 @@
+"""``trireme doctor``: what this machine has."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_debug
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs: a list of findings")
+    add_debug(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..doctor import show_findings
+    from ..enter import prepare_process
+
+    prepare_process()
+    show_findings(options.json)
+
+
+COMMAND = Command(
+    "doctor",
+    "",
+    "say what this machine has, and what plans would need",
+    run,
+    arguments,
+    examples="examples:\n  trireme doctor\n  trireme doctor --json > machine.json\n",
+)

@@ -1,0 +1,54 @@
+"""``trireme export``: a checkpoint as a folder that transformers loads."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_debug
+
+EXAMPLES = """examples:
+  trireme export runs/persimmon_stdlib exported
+  trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest checkpoint)"
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write; must not hold anything")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="type of the weights (default: fp32)"
+    )
+    parser.add_argument("--ema", action="store_true", help="export the averaged weights")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
+    parser.add_argument(
+        "--memory", default="1GiB", metavar="SIZE", help="most memory above the largest tensor (default: 1GiB)"
+    )
+    parser.add_argument(
+        "--config", metavar="FOLDER", help="where config.json and tokenizer are, for checkpoints without them"
+    )
+    add_debug(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ...errors import UserError
+    from ...trainer.checkpoint.export.export_folder import ExportOptions, export
+
+    try:
+        wanted = ExportOptions(options.dtype, options.ema, options.max_shard_size, options.memory)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    print(export(options.checkpoint, options.out, wanted, options.config))
+
+
+COMMAND = Command(
+    "export",
+    "CHECKPOINT OUT",
+    "write a folder that transformers loads",
+    run,
+    arguments,
+    description="Write a checkpoint as a folder that transformers loads.",
+    examples=EXAMPLES,
+)

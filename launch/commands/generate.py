@@ -1,0 +1,68 @@
+"""``trireme generate``: let a model write."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_debug
+
+EXAMPLES = """examples:
+  trireme generate runs/persimmon_stdlib --prompt "def main("
+  trireme generate exported --prompt "import " --temperature 0 --max-new-tokens 50
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint or a run folder")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="how the text begins")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N", help="tokens that are written (default: 100)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="0 takes the likeliest token (default: 0.8)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0: from all (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same text")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
+    parser.add_argument(
+        "--device-map",
+        choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="load piece by piece and spread the model over GPUs, CPU and disk (accelerate)",
+    )
+    add_debug(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..enter import prepare_process
+    from ..generate import generate
+
+    prepare_process()
+    text = generate(
+        options.model,
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+        ema=options.ema,
+        device_map=options.device_map,
+    )
+    print(text)
+
+
+COMMAND = Command(
+    "generate",
+    "MODEL",
+    "let a model, checkpoint or run write",
+    run,
+    arguments,
+    description="Let a model write: an exported folder, a checkpoint, or a run folder.",
+    examples=EXAMPLES,
+)

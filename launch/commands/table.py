@@ -1,0 +1,31 @@
+"""All commands, under the headings of ``trireme --help``."""
+
+from __future__ import annotations
+
+from . import (
+    batch_size,
+    cancel,
+    check,
+    checkpoints,
+    completion,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    jobs,
+    launch,
+    logs,
+    models,
+    plans,
+    recipes,
+    train,
+)  # fmt: skip
+
+HEADINGS = {
+    "train a recipe": (train, check, batch_size),
+    "use what was trained": (logs, evaluate, generate, checkpoints, export),
+    "look up what there is": (recipes, models, plans),
+    "on a SLURM cluster": (launch, jobs, cancel),
+    "this machine": (doctor, completion),
+}
+COMMANDS = {module.COMMAND.name: module.COMMAND for modules in HEADINGS.values() for module in modules}

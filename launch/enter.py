@@ -1,0 +1,25 @@
+"""How a process of trireme begins: what torch reads once, and whether it is one of several ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from .elastic import launched
+from .error_report import guard
+from .failures import run_rank
+from .slurm.job_task import take_rank
+
+
+def enter(function: Callable[[], None], debug: bool) -> int:
+    """Call ``function`` in a process that may be one of several ranks; returns the exit code."""
+    prepare_process()
+    take_rank()
+    return run_rank(function, debug) if launched() else guard(function, debug)
+
+
+def prepare_process() -> None:
+    """What torch reads once, when it is imported or first sees a GPU."""
+    # Threads that wait by spinning make a step many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows

@@ -1,0 +1,99 @@
+"""Arguments that several commands take: a recipe with its overrides, and how a run is started.
+
+Only argparse is imported, so that help and tab completion are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+TRAINING_EXAMPLES = """examples:
+  trireme train pretrain/persimmon_stdlib
+  trireme train pretrain/persimmon_stdlib plan=ddp --nproc 2 optimizer.lr=1e-3
+  trireme train my/recipe.yaml --cfg job
+  torchrun --nproc-per-node 2 -m trireme.launch.train pretrain/persimmon_stdlib plan=ddp
+  deepspeed --module trireme.launch.train pretrain/persimmon_stdlib plan=zero2
+  accelerate launch -m trireme.launch.train pretrain/persimmon_stdlib
+"""
+EVALUATION = """Print a recipe's held-out metrics. Weights: --checkpoint, else the newest checkpoint of the run folder,
+else model.weights."""
+EVALUATION_EXAMPLES = """examples:
+  trireme evaluate pretrain/persimmon_stdlib
+  trireme evaluate pretrain/persimmon_stdlib plan=zero3 --nproc 2 --checkpoint runs/persimmon_stdlib --json
+  torchrun --nproc-per-node 2 -m trireme.launch.evaluate pretrain/persimmon_stdlib plan=zero3
+"""
+
+
+def count(text: str) -> int:
+    """A number of things, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
+    return int(text)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """What every command that reads a recipe takes."""
+    about = "name (see: trireme recipes) or path of a .yaml file"
+    parser.add_argument("recipe", metavar="RECIPE", nargs=None if required else "?", help=about)
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="values and choices that replace the recipe's"
+    )
+    parser.add_argument("--nproc", type=int, metavar="N", help="processes (default: what the plan needs, or all GPUs)")
+    add_recipe_dir(parser)
+    add_debug(parser)
+
+
+def add_recipe_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe-dir", action="append", default=[], metavar="DIR", help="a folder with recipes of your own"
+    )
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def add_accelerate_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accelerate-config", metavar="FILE", help="take plan and processes from a configuration of accelerate"
+    )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``train`` and ``launch`` take."""
+    add_recipe_arguments(parser)
+    add_accelerate_argument(parser)
+    # Some launchers, DeepSpeed's among them, tell it here too; LOCAL_RANK is what counts.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
+    parser.add_argument(
+        "--max-restarts",
+        type=count,
+        default=0,
+        metavar="N",
+        help="start all ranks again, from the last checkpoint, up to N times after one has failed",
+    )
+    parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
+    hydra = parser.add_argument_group("look, don't train (Hydra)")
+    hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
+    hydra.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+    hydra.add_argument("--package", metavar="KEY", help="with --cfg: print one part")
+    hydra.add_argument(
+        "--info",
+        nargs="?",
+        const="all",
+        metavar="all|defaults|defaults-tree|searchpath|plugins|config",
+        choices=("all", "defaults", "defaults-tree", "searchpath", "plugins", "config"),
+        help="print where the recipe's parts come from",
+    )
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``evaluate`` takes."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, or a run folder (its newest checkpoint)")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of the checkpoint")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
