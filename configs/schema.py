@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
-from ..models.model_config import ModelConfig, check_model, hf_config, is_local
+from ..models.check_model import check_kernel, check_model
+from ..models.model_config import ModelConfig, hf_config
 from ..parallel.check_plan import check_plan
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
@@ -89,20 +90,21 @@ def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
 
 def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
     """Checks whose parts are usable; those of a part with problems of its own wait until it is mended."""
+    problems: list[Problem] = []
     rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
         (_check_length, ("trainer", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
         (_check_native, ("checkpoint", "plan")),
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
+        (lambda model, plan: check_kernel(model, plan.precision), ("model", "plan")),
         # Last: they may import transformers.
         (lambda model, data: check_model(model, data.block_size), ("model", "data")),
         (
-            lambda **parts: _check_plan(parts, world_size or 1),
+            lambda **parts: _check_plan(parts, world_size or 1, problems),
             ("plan", "model", "trainer", "data", "optimizer", "scheduler", "ema"),
         ),
     ]
-    problems = []
     for rule, names in rules:
         if all(name in parts for name in names):
             problems += rule(**{name: parts[name] for name in names})
@@ -131,12 +133,15 @@ def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: st
     return [Problem("trainer.global_batch_size", why, fix, whole)]
 
 
-def _check_plan(parts: dict[str, Any], world_size: int) -> list[Problem]:
-    """The plan fits the model; what is wrong with the model itself, or with the number of processes, comes first."""
+def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) -> list[Problem]:
+    """The plan fits the model; what is wrong with the model itself, or with the number of processes, comes first.
+
+    Args:
+        found: problems so far.
+    """
     plan, model, data = parts["plan"], parts["model"], parts["data"]
     spreads = world_size > 1 or plan.data_parallel != "ddp"
-    at_hand = model.weights is None or is_local(model.weights)
-    if not spreads or not at_hand or check_model(model, data.block_size):
+    if not spreads or any(problem.field.startswith(("model.", "data.block_size")) for problem in found):
         return []
     try:
         degrees = plan.degrees(world_size)
@@ -193,7 +198,7 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
 def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:
     """A tokenizer that will be trained may not give tokens that the model has no embedding for."""
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")
-    if tokenizer.path is None and isinstance(size, int) and tokenizer.vocab_size > size:
+    if tokenizer.path is None and model.weights is None and isinstance(size, int) and tokenizer.vocab_size > size:
         return [
             Problem(
                 "data.tokenizer.vocab_size",

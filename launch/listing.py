@@ -25,8 +25,8 @@ def show_models() -> None:
     show_table(("family", "model", "paper"), [(spec.name, spec.title, spec.paper) for spec in families().values()])
     presets = []
     for path in sorted((PACKAGE / "configs" / "model").glob("*.yaml")):
-        family = (yaml.safe_load(path.read_text()) or {}).get("family", "")
-        presets.append((path.stem, "any" if family == "???" else family, first_comment(path)))
+        family = (yaml.safe_load(path.read_text()) or {}).get("family")
+        presets.append((path.stem, family or "any", first_comment(path)))
     show_table(("preset", "family", "what it is"), sorted(presets, key=lambda preset: (preset[1], preset[0])))
 
 

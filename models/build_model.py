@@ -7,6 +7,7 @@ shards the model never holds all of it.
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ..errors import Problem, UserError
 from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, weights_path
-from .pretrained import folder_weights
+from .pretrained import match_weights, read_weights
 
+log = logging.getLogger("trireme.models")
 WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
 """Names -> full CPU tensors by plain name, one at a time."""
 HEADS = {"causal_lm": AutoModelForCausalLM}
@@ -87,12 +89,19 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> Wei
 
     Args:
         model: on the meta device, and left alone: the source looks at its modules whenever it is asked.
+
+    Raises:
+        UserError: the weights do not fit the model; nothing is read before that is known.
     """
+    path = weights_path(config) if config.weights is not None else None
+    stored = match_weights(model, path, config.spec) if path else None
+    for note in stored.notes if stored else ():
+        log.warning("model.weights: %s", note)
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         found: set[str] = set()
-        if config.weights is not None:
-            for name, tensor in folder_weights(model, weights_path(config), config.spec, names):
+        if stored and path:
+            for name, tensor in read_weights(stored, path, names):
                 found.add(name)
                 yield name, tensor
         # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.

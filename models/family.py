@@ -86,6 +86,8 @@ class ModelFamily:
     """Attention kernels that transformers has for it, the best that needs nothing installed first."""
     stored_names: tuple[tuple[str, str], ...] = ()
     """(name in published files, name in the model) of modules that were renamed since the weights were published."""
+    fp16: str = ""
+    """What is known to go wrong in fp16, as a clause; empty where nothing is."""
     config_extras: tuple[str, ...] = field(default=())
     """Keyword arguments that the configuration class takes beside its declared fields."""
 

@@ -1,30 +1,32 @@
-"""The ``model`` part of a recipe, and what can be checked of it before any process starts."""
+"""The ``model`` part of a recipe, and the transformers configuration that it stands for."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import Problem
+from ..errors import Problem, UserError
 from .family import ModelFamily, families
+from .hub import is_local, local_path
+
+NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
+"""Fields of a config.json that describe how it was saved; quantised weights are refused where they are read."""
 
 
 @dataclass
 class ModelConfig:
     """Which model is trained, and where its weights come from."""
 
-    family: str
-    """One of ``trireme models``."""
+    family: str | None = None
+    """One of ``trireme models``; null takes the family that the config.json of ``weights`` names."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
     """Folder with config.json and safetensors (or ``pytorch_model*.bin``, which are loaded without running anything in
-    them), one such file beside its config.json, or a hub id ``owner/name``; null starts from random weights."""
+    them), one such file or index beside its config.json, or a hub id ``owner/name``; null starts at random."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     frozen: list[str] = field(default_factory=list)
@@ -33,17 +35,33 @@ class ModelConfig:
     """Attention kernel, by transformers' names; null takes the family's best that needs nothing installed."""
 
     def __post_init__(self) -> None:
+        if self.family is None:
+            self.family = self._family_of_weights()
         if self.family not in families():
             near = difflib.get_close_matches(self.family, families(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(families())}"
-            raise ValueError(f"family={self.family!r} is not known; {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"supported are {', '.join(families())}"
+            raise ValueError(f"family={self.family!r} is not supported; {hint}")
         if self.attention is not None and self.attention not in self.spec.attention:
             offered = " or ".join(self.spec.attention)
             raise ValueError(f"attention={self.attention!r} is not offered by {self.spec.title}; use {offered}")
+        if self.revision is not None and (self.weights is None or is_local(self.weights)):
+            raise ValueError(f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out")
+
+    def _family_of_weights(self) -> str:
+        if self.weights is None:
+            raise ValueError(f"family is required where there are no weights; choose one of {', '.join(families())}")
+        try:
+            model_type = config_values(self).get("model_type")
+        except UserError as error:
+            problem = error.problems[0]
+            assert isinstance(problem, Problem)
+            name = problem.field.removeprefix("model.")
+            raise ValueError(f"{name}={problem.value!r} {problem.why}; {problem.fix}") from None
+        return family_of(model_type, self.weights)
 
     @property
     def spec(self) -> ModelFamily:
-        return families()[self.family]
+        return families()[str(self.family)]
 
     @property
     def kernel(self) -> str:
@@ -51,43 +69,20 @@ class ModelConfig:
         return self.attention or self.spec.attention[0]
 
 
-def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
-    """Everything about the model that can be refused before launch: configuration fields, types, sequence length."""
-    if is_local(model.weights):
-        problems = _check_files(Path(model.weights or "").expanduser(), model.spec)
-        if problems:
-            return problems
-    problems = _unknown_fields(model)
-    if problems:
-        return problems
-    if model.weights is not None and not is_local(model.weights):
-        return (
-            []
-            if _looks_like_hub_id(model.weights)
-            else [
-                Problem(
-                    "model.weights",
-                    "no such folder or file, and not a hub id (owner/name)",
-                    "give a folder with config.json and *.safetensors",
-                    model.weights,
-                )
-            ]
-        )
-    try:
-        config = hf_config(model)
-    except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
-        return [Problem("model.config", " ".join(str(error).split()), "change the fields named in this message")]
-    limit = getattr(config, model.spec.context, None)
-    if limit is not None and block_size > limit:
-        return [
-            Problem(
-                "data.block_size",
-                f"is longer than the model's {model.spec.context} ({limit})",
-                f"use at most {limit}, or raise model.config.{model.spec.context}",
-                block_size,
-            )
-        ]
-    return []
+def family_of(model_type: Any, weights: str) -> str:
+    """The family whose transformers configuration is of ``model_type``.
+
+    Raises:
+        ValueError: there is none; in the form that ``__post_init__`` gives.
+    """
+    for name, family in families().items():
+        if family.model_type == model_type:
+            return name
+    supported = ", ".join(sorted(family.model_type for family in families().values()))
+    raise ValueError(
+        f"weights={weights!r} holds a model of type {model_type!r}, which is not supported; "
+        f"use weights of a supported type: {supported}"
+    )
 
 
 def hf_config(model: ModelConfig) -> Any:
@@ -100,92 +95,50 @@ def hf_config(model: ModelConfig) -> Any:
     # Some families default to special tokens beyond a small vocabulary; the tokenizer's own are set when it is known.
     values: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if model.weights is not None:
-        values = json.loads((weights_folder(model) / "config.json").read_text())
-        values.pop("model_type", None)
-        for runtime_only in ("architectures", "dtype", "torch_dtype", "transformers_version"):
-            values.pop(runtime_only, None)
+        values = config_values(model)
+        for name in ("model_type", *NOT_CONFIGURATION):
+            values.pop(name, None)
     return CONFIG_MAPPING[model.spec.model_type](**{**values, **model.config})
 
 
-def is_local(weights: str | None) -> bool:
-    """Whether ``model.weights`` names a folder or file that is there."""
-    return weights is not None and Path(weights).expanduser().exists()
+def config_values(model: ModelConfig) -> dict[str, Any]:
+    """What config.json beside ``model.weights`` says.
+
+    Raises:
+        UserError: there are no such weights, or no config.json that can be read.
+    """
+    folder = weights_folder(model)
+    path = folder / "config.json"
+    where = str(model.weights)
+    if not path.is_file():
+        beside = "of the file " if is_local(where) and Path(where).expanduser().is_file() else ""
+        fix = "point to a folder saved by transformers or by trireme export"
+        raise UserError(Problem("model.weights", f"the folder {beside}has no config.json", fix, where))
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        why = f"has a config.json that cannot be read ({error})"
+        raise UserError(Problem("model.weights", why, "fetch or export the folder again", where)) from None
+    if not isinstance(values, dict):
+        why = "has a config.json that holds no fields by name"
+        raise UserError(Problem("model.weights", why, "fetch or export the folder again", where))
+    return values
 
 
-def weights_path(model: ModelConfig) -> Path:
-    """Local folder or file of ``model.weights``; of a hub id, safetensors, configuration and tokenizer are fetched."""
+def weights_path(model: ModelConfig, weights: bool = True) -> Path:
+    """Local folder or file of ``model.weights``; of a hub id, its files are fetched.
+
+    Args:
+        weights: fetch the weights too, not only configuration and tokenizer.
+
+    Raises:
+        UserError: there are none.
+    """
     assert model.weights is not None
-    if is_local(model.weights):
-        return Path(model.weights).expanduser()
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            model.weights,
-            revision=model.revision,
-            allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"],
-        )
-    )
+    return local_path(model.weights, model.revision, "model.weights", weights)
 
 
 def weights_folder(model: ModelConfig) -> Path:
-    """Where the configuration of ``model.weights`` lies."""
-    path = weights_path(model)
+    """Where the configuration and the tokenizer of ``model.weights`` lie."""
+    path = weights_path(model, weights=False)
     return path.parent if path.is_file() else path
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and os.sep * 2 not in name
-
-
-def _check_files(path: Path, spec: ModelFamily) -> list[Problem]:
-    from .weight_files import PATTERNS
-
-    folder = path.parent if path.is_file() else path
-    if not (folder / "config.json").is_file():
-        return [
-            Problem(
-                "model.weights",
-                f"the folder {'of the file ' if path.is_file() else ''}has no config.json",
-                "point to a folder saved by transformers or by trireme export",
-                str(path),
-            )
-        ]
-    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in PATTERNS):
-        why = f"the folder holds no {' or '.join(PATTERNS)}"
-        return [Problem("model.weights", why, "save the model with safetensors", str(path))]
-    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    if model_type != spec.model_type:
-        return [
-            Problem(
-                "model.family",
-                f"the weights in {folder} are of type {model_type!r}, not {spec.model_type!r}",
-                "name the family of the weights",
-                spec.name,
-            )
-        ]
-    return []
-
-
-def _unknown_fields(model: ModelConfig) -> list[Problem]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    config_class = CONFIG_MAPPING[model.spec.model_type]
-    known = (
-        {f.name for f in dataclasses.fields(config_class)}
-        | set(config_class.attribute_map)
-        | set(model.spec.config_extras)
-    )
-    problems = []
-    for name in model.config:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            problems.append(
-                Problem(
-                    f"model.config.{name}",
-                    f"unknown key of {config_class.__name__}",
-                    f"did you mean model.config.{near[0]}?" if near else "remove it",
-                    model.config[name],
-                )
-            )
-    return problems

@@ -1,8 +1,10 @@
-"""Weights from files of others, one tensor at a time."""
+"""Weights from files of others, one tensor at a time; nothing that the files hold is passed over in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +13,20 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from .family import ModelFamily
-from .weight_files import stored_tensors
+from .stored_names import ADAPTER, grouped, own_names, plain, quantised_by, redundant
+from .weight_files import Stored, stored_tensors
+from .weight_sets import chosen_set, none_there
+
+log = logging.getLogger("trireme.models")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The stored tensors of a model, each by the model's own name for it."""
+
+    tensors: dict[str, Stored]
+    notes: tuple[str, ...] = ()
+    """What a person should know: stored tensors and files that are not used."""
 
 
 def folder_weights(
@@ -19,60 +34,175 @@ def folder_weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """Tensors of ``model`` by its own names, in fp32, read from the safetensors or ``.bin`` files at ``path``.
 
-    Files saved from the bare model (no head prefix), or under names from before a renaming, are accepted. Tied names
-    may be absent.
-
     Args:
         path: a folder, or one file.
         names: only these are read; that the files hold all others is checked all the same.
 
     Raises:
-        UserError: a tensor is missing, has another shape, or a file is damaged or not safe to load.
+        UserError: as ``match_weights``, or a file is damaged.
     """
-    wanted = {name: parameter for name, parameter in model.named_parameters()}
-    wanted |= {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
-    missing = set(wanted)
+    return read_weights(match_weights(model, path, family), path, names)
+
+
+def read_weights(matched: Matched, path: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``matched``, in fp32, in the order of the files.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    for name, entry in matched.tensors.items():
+        if names is None or name in names:
+            try:
+                tensor = entry.read()
+            except ValueError as error:
+                raise UserError(_unusable(path, error)) from None
+            yield name, tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Matched:
+    """Find every tensor of ``model`` (on the meta device) among those stored at ``path``; of these none is read.
+
+    Files saved from the bare model (no head prefix), under the marks of wrappers, or under names from before a renaming
+    are accepted. A tied tensor may be stored under any of its names.
+
+    Raises:
+        UserError: a tensor is missing or has another shape, the weights are quantised or an adapter's, a tied tensor is
+            stored with two values, or a file is damaged or not safe to load.
+    """
     try:
-        for stored, entry in stored_tensors(path).items():
-            name = _own_name(stored, wanted, model.base_model_prefix, family)
-            if name in missing:
-                missing.discard(name)
-                if names is not None and name not in names:
-                    continue
-                yield name, _checked(entry.file, stored, entry.read(), wanted[name])
+        stored = stored_tensors(path)
+        unread = chosen_set(path).unread
     except ValueError as error:
-        raise UserError(
-            Problem("model.weights", f"cannot be used: {error}", "fetch or export the file again", str(path))
-        ) from None
-    if missing:
-        listed = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(
-            Problem(
-                "model.weights",
-                f"lacks {len(missing)} tensors of the model: {listed}",
-                "use weights of this family and size, or match model.config to them",
-                str(path),
-            )
-        )
+        raise UserError(_unusable(path, error)) from None
+    if not stored:
+        why, _, fix = none_there(path).partition("; ")
+        raise UserError(Problem("model.weights", why, fix, str(path)))
+    own = own_names(model)
+    found: dict[str, Stored] = {}
+    twice: dict[str, Stored] = {}
+    unused = []
+    for name, entry in stored.items():
+        place = _place(name, own, model.base_model_prefix, family)
+        if not place:
+            unused.append(name)
+        elif own[place] in found:  # tied, and stored under several names
+            twice[own[place]] = found[own[place]]
+            found[own[place]] = entry
+        else:
+            found[own[place]] = entry
+    wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    wanted = {name: wanted[name] for name in own.values()}
+    problems = [
+        *_other_kinds(unused, path),
+        *(_misfits(found, wanted) or _missing(set(wanted) - set(found), path, family)),
+        *_untied(twice, found),
+    ]
+    if problems:
+        raise UserError(problems[0])
+    return Matched({name: found[name] for name in found}, tuple(_notes(unused, unread, model, family, path)))
 
 
-def _own_name(stored: str, wanted: dict[str, Tensor], prefix: str, family: ModelFamily) -> str:
+def _place(stored: str, own: dict[str, str], prefix: str, family: ModelFamily) -> str:
+    """The model's name for a stored tensor; empty if it has none."""
+    stored = plain(stored)
+    stored = stored if stored in own else stored.removeprefix("module.")
     for old, new in family.stored_names:
         if stored.startswith(f"{old}."):
             stored = new + stored.removeprefix(old)
     for name in (stored, f"{prefix}.{stored}", stored.removeprefix(f"{prefix}.")):
-        if name in wanted:
+        if name in own:
             return name
     return ""
 
 
-def _checked(file: Path, name: str, tensor: Tensor, like: Tensor) -> Tensor:
-    if tensor.shape != like.shape:
-        raise UserError(
-            Problem(
-                "model.config",
-                f"{name} in {file.name} has shape {tuple(tensor.shape)}, the model wants {tuple(like.shape)}",
-                "match model.config to the weights",
-            )
+def _other_kinds(unused: list[str], path: Path) -> list[Problem]:
+    """Quantised weights, and adapters: their tensors say so, whatever stands in config.json."""
+    if found := quantised_by(unused):
+        return [quantised(path, *found)]
+    adapter = next((name for name in unused if ADAPTER.search(name)), None)
+    if adapter is None:
+        return []
+    fix = "merge them into the model (peft: model.merge_and_unload().save_pretrained(FOLDER)) and name that folder"
+    return [Problem("model.weights", f"holds tensors of an adapter, such as {adapter}", fix, str(path))]
+
+
+def quantised(path: Path, method: str, name: str) -> Problem:
+    """The refusal of weights that mean nothing without their scales."""
+    return Problem(
+        "model.weights",
+        f"holds quantised weights ({method}): {name} stands beside them, and without it they are other numbers",
+        "use the model before it was quantised, or load it with transformers, call model.dequantize(), and save it",
+        str(path),
+    )
+
+
+def _misfits(found: dict[str, Stored], wanted: dict[str, Tensor]) -> list[Problem]:
+    for name, entry in found.items():
+        like = wanted[name]
+        if (entry.dtype.itemsize == 1 and like.is_floating_point()) or (
+            like.is_floating_point() and not entry.dtype.is_floating_point
+        ):
+            kind = str(entry.dtype).removeprefix("torch.")
+            return [
+                Problem(
+                    "model.weights",
+                    f"holds {name} in {kind} ({entry.file.name}): the weights are quantised",
+                    "use the model before it was quantised, or load it with transformers, call model.dequantize(), and "
+                    "save it",
+                    str(entry.file.parent),
+                )
+            ]
+        if entry.shape != like.shape:
+            return [
+                Problem(
+                    "model.config",
+                    f"{name} in {entry.file.name} has shape {tuple(entry.shape)}, the model wants {tuple(like.shape)}",
+                    "leave model.config to the config.json of the weights, or match it to them",
+                )
+            ]
+    return []
+
+
+def _missing(missing: set[str], path: Path, family: ModelFamily) -> list[Problem]:
+    if not missing:
+        return []
+    listed = _listed(sorted(missing), 5)
+    count = f"{len(missing)} tensor{'s' if len(missing) > 1 else ''}"
+    fix = "use weights of this family and size, or match model.config to them"
+    if all(name.startswith(f"{family.head}.") for name in missing):
+        fix = "use a folder saved with its language model head; if the head is the embedding, set "
+        fix += "model.config.tie_word_embeddings=true"
+    return [Problem("model.weights", f"lacks {count} of the model: {listed}", fix, str(path))]
+
+
+def _untied(twice: dict[str, Stored], found: dict[str, Stored]) -> list[Problem]:
+    """Tied tensors that are stored with two values, of which one would vanish."""
+    for name, one in twice.items():
+        if not torch.equal(one.read(), found[name].read()):
+            why = f"is true, but {one.file.name} holds a head that differs from the embedding ({name})"
+            return [Problem("model.config.tie_word_embeddings", why, "set model.config.tie_word_embeddings=false")]
+    return []
+
+
+def _notes(
+    unused: list[str], unread: tuple[str, ...], model: PreTrainedModel, family: ModelFamily, path: Path
+) -> Iterator[str]:
+    left = [name for name in unused if not redundant(plain(name), model)]
+    if left:
+        count = getattr(model.config, family.layers, 0)
+        yield (
+            f"{len(left)} tensor{'s' if len(left) > 1 else ''} of {path} {'have' if len(left) > 1 else 'has'} no place "
+            f"in the model and will not be trained, saved or exported: {grouped(left, family.blocks, count)}"
         )
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    if unread:
+        files = sorted(file.name for file in chosen_set(path).files)
+        yield f"weights are read from {_listed(files)}; not read: {_listed(unread)}"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _unusable(path: Path, error: ValueError) -> Problem:
+    why, _, fix = str(error).partition("; ")
+    return Problem("model.weights", f"cannot be used: {why}", fix or "fetch or export the file again", str(path))

@@ -1,8 +1,11 @@
-"""Weight files of others: safetensors or PyTorch ``.bin``, one file or several with an index, one tensor at a time."""
+"""Weight files of others: safetensors or PyTorch ``.bin``, one file or several with an index, one tensor at a time.
+
+A folder may hold several sets of weights: the same in two formats, variants, an adapter. One set is chosen by its name,
+as ``transformers`` does, and what is left unread is told; where no name decides, the folder is refused.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +16,10 @@ from safetensors.torch import _TYPES
 from torch import Tensor
 
 from .torch_files import load_torch_file
+from .weight_sets import chosen_set
 
 DTYPES: dict[str, torch.dtype] = _TYPES
 """Types by their names in safetensors."""
-PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-"""Files with weights, the better kind first; a folder may hold both."""
 
 
 class Stored(NamedTuple):
@@ -30,18 +32,12 @@ class Stored(NamedTuple):
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a model's weights: ``path`` itself, those of its index, or those that are called so.
+    """The files that hold a model's weights: ``path`` itself, those of its index, or those of the set that is chosen.
 
     Raises:
-        ValueError: an index cannot be read, or names something outside the folder.
+        ValueError: an index cannot be read or names something outside the folder, or no name decides between several.
     """
-    if path.is_file():
-        return [path]
-    for index in (*sorted(path.glob("*.safetensors.index.json")), path / "pytorch_model.bin.index.json"):
-        if index.is_file() and not (index.suffixes[0] == ".bin" and any(path.glob(PATTERNS[0]))):
-            return _indexed(index)
-    found = ([file for file in sorted(path.glob(pattern))] for pattern in PATTERNS)
-    return next((files for files in found if files), [])
+    return list(chosen_set(path).files)
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:
@@ -50,26 +46,21 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     Tensors that share their memory (a tied head in a ``.bin``) are listed under each of their names.
 
     Raises:
-        ValueError: a file is missing or damaged, or cannot be read without running code.
+        ValueError: a file is missing or damaged, or cannot be read without running code; or two hold the same tensor.
     """
     found: dict[str, Stored] = {}
-    for file in weight_files(path):
+    chosen = chosen_set(path)
+    for file in chosen.files:
         try:
-            found |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+            held = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file}: cannot be read ({error})") from None
+        for name, tensor in held.items():
+            if name in found and chosen.index.get(name) not in (file.name, found[name].file.name):
+                raise ValueError(f"{name} stands in both {found[name].file.name} and {file.name}")
+            if name not in found or chosen.index.get(name) == file.name:
+                found[name] = tensor
     return found
-
-
-def _indexed(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index}: is no index of weight files ({error!r})") from None
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise ValueError(f"{index}: names a file outside its folder, {outside[0]!r}")
-    return [index.parent / name for name in names]
 
 
 def _safetensors(file: Path) -> dict[str, Stored]:

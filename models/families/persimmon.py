@@ -22,5 +22,6 @@ FAMILY = ModelFamily(
         divided=(("self_attn", "num_heads"),),
         splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
     ),
+    fp16="gives NaN when it is fine-tuned in fp16",
     config_extras=("partial_rotary_factor", "rope_theta", "rope_scaling"),
 )

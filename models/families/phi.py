@@ -25,5 +25,6 @@ FAMILY = ModelFamily(
         groups=("self_attn", "num_key_value_groups"),
         splits=(("num_attention_heads", 1), ("intermediate_size", 1)),
     ),
+    fp16="overflows in attention under fp16",
     config_extras=("partial_rotary_factor", "rope_theta", "rope_scaling"),
 )

@@ -10,9 +10,10 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from trireme.errors import UserError
 from trireme.models.build_model import Vocabulary, build_on_meta
+from trireme.models.check_model import check_model
 from trireme.models.family import families
 from trireme.models.flops import training_flops_per_token
-from trireme.models.model_config import ModelConfig, check_model, hf_config
+from trireme.models.model_config import ModelConfig, hf_config
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text())

@@ -11,26 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from transformers import PreTrainedModel
 
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Parts that torch.compile, FSDP and recomputation add to names."""
+from ....models.stored_names import own_names, plain
+
 CONTAINERS = ("app.model.", "model_state.", "state_dict.", "model.", "module.")
 """Prefixes to remove if all names begin with one of them, used when no model is given."""
-
-
-def plain(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def own_names(model: PreTrainedModel) -> dict[str, str]:
-    """For each name in the model's state dict, the name in the common layout; tied tensors share the first name."""
-    first: dict[int, str] = {}
-    names: dict[str, str] = {}
-    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
-        names[name] = first.setdefault(id(tensor), name)
-    kept = model.state_dict()
-    return {name: own for name, own in names.items() if name in kept}
 
 
 def matched(stored: Iterable[str], model: PreTrainedModel | None) -> dict[str, str]:

@@ -1,0 +1,180 @@
+"""What can be refused of the model before any process starts, and what should be said of it.
+
+Weights in local folders are judged by the heads of their safetensors files: names, types and shapes of the tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, UserError
+from .head_arithmetic import check_arithmetic
+from .hub import is_local
+from .model_config import ModelConfig, config_values, family_of, hf_config, weights_path
+
+QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Where quantisers before ``quantization_config`` wrote what they did."""
+
+
+def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
+    """Everything about the model that can be refused before launch: weights, configuration fields, sequence length."""
+    try:
+        problems = _check_weights(model) if model.weights is not None else []
+    except UserError as error:
+        return [problem for problem in error.problems if isinstance(problem, Problem)]
+    problems = problems or _unknown_fields(model)
+    if problems:
+        return problems
+    try:
+        config = hf_config(model)
+    except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
+        return [Problem("model.config", " ".join(str(error).split()), "change the fields named in this message")]
+    problems = [*check_arithmetic(config, model), *_check_length(config, model, block_size)]
+    return problems or _check_tensors(model)
+
+
+def check_kernel(model: ModelConfig, precision: str) -> list[Problem]:
+    """Whether the attention kernel that the recipe names can be used here."""
+    if model.kernel != "flash_attention_2":
+        return []
+    if importlib.util.find_spec("flash_attn") is None:
+        why = "needs the package flash-attn, which is not installed"
+        return [Problem("model.attention", why, "pip install flash-attn, or model.attention=null", model.kernel)]
+    if precision == "fp32":
+        why = "computes in bf16 or fp16 only, and plan.precision is fp32"
+        return [Problem("model.attention", why, "set plan.precision=bf16, or model.attention=null", model.kernel)]
+    return []
+
+
+def model_notes(model: ModelConfig, precision: str) -> list[str]:
+    """What a person should know of a model that nothing is wrong with."""
+    if precision == "fp16" and model.spec.fp16:
+        return [f"plan.precision=fp16: {model.spec.title} {model.spec.fp16}; bf16 has the range that it needs"]
+    return []
+
+
+def _check_weights(model: ModelConfig) -> list[Problem]:
+    """The folder and its config.json; raises UserError where there is none."""
+    values = config_values(model)
+    path = weights_path(model, weights=False)
+    folder = path.parent if path.is_file() else path
+    if problem := _quantised(values, folder, str(model.weights)):
+        return [problem]
+    if values.get("model_type") != model.spec.model_type:
+        try:
+            family = family_of(values.get("model_type"), str(model.weights))
+        except ValueError as error:
+            why, _, fix = str(error).partition("; ")
+            why = why.removeprefix(f"weights={model.weights!r} ")
+            return [Problem("model.weights", why, fix, model.weights)]
+        why = f"the weights in {folder} are of the family {family}"
+        return [Problem("model.family", why, f"set model.family={family}, or leave it out", model.family)]
+    return _check_files(model, path) if is_local(model.weights) else []
+
+
+def _check_files(model: ModelConfig, path: Path) -> list[Problem]:
+    from .weight_sets import chosen_set, none_there
+
+    try:
+        chosen = chosen_set(path)
+    except ValueError as error:
+        why, _, fix = str(error).partition("; ")
+        return [Problem("model.weights", why, fix or "fetch or export the folder again", model.weights)]
+    if not chosen.files:
+        why, _, fix = none_there(path).partition("; ")
+        return [Problem("model.weights", f"the folder {why}", fix, model.weights)]
+    return []
+
+
+def _quantised(values: dict[str, Any], folder: Path, weights: str) -> Problem | None:
+    """Refuse what config.json, or a file beside it, calls quantised: such weights cannot be trained as they are."""
+    from .stored_names import quantised_by
+
+    said = values.get("quantization_config") or values.get("compression_config")
+    beside = next((name for name in QUANTISATION_FILES if (folder / name).is_file()), None)
+    if not said and beside is None:
+        return None
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    told = f"config.json has a quantization_config ({method or 'of no method'})" if said else f"there is a {beside}"
+    names, plain = _names_and_plainness(folder)
+    if names and plain and not quantised_by(names):
+        why = f"{told}, but the tensors are plain numbers without scales"
+        fix = f"if they are the whole weights, take it out of {folder / (beside or 'config.json')}"
+        if said:
+            fix = f"if they are the whole weights, take quantization_config out of {folder / 'config.json'}"
+        return Problem("model.weights", why, fix, weights)
+    fix = "use the model before it was quantised, or load it with transformers, call model.dequantize(), and save it"
+    return Problem("model.weights", f"the weights are quantised: {told}; they cannot be trained", fix, weights)
+
+
+def _names_and_plainness(folder: Path) -> tuple[list[str], bool]:
+    """Names of the tensors in the folder's safetensors files, and whether all of them are floats of 16 bits or more."""
+    from .safetensors_heads import read_head
+    from .weight_sets import chosen_set
+
+    try:
+        heads = [read_head(file) for file in chosen_set(folder).files if file.suffix == ".safetensors"]
+    except ValueError:  # told by whoever reads the weights
+        return [], False
+    entries = {name: entry for head in heads for name, entry in head.items()}
+    return list(entries), all(dtype in ("F64", "F32", "F16", "BF16") for dtype, _ in entries.values())
+
+
+def _check_tensors(model: ModelConfig) -> list[Problem]:
+    """Build the model on the meta device, and find its tensors in the heads of the weight files."""
+    if not is_local(model.weights):
+        return []
+    from .build_model import Vocabulary, build_on_meta
+    from .pretrained import match_weights
+    from .weight_sets import chosen_set
+
+    path = weights_path(model)
+    if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
+        return []  # a .bin has no head: it is read when training starts
+    try:
+        match_weights(build_on_meta(model, "causal_lm", Vocabulary(1)), path, model.spec)
+    except UserError as error:
+        return [problem for problem in error.problems if isinstance(problem, Problem)]
+    return []
+
+
+def _check_length(config: Any, model: ModelConfig, block_size: int) -> list[Problem]:
+    limit = getattr(config, model.spec.context, None)
+    if limit is None or block_size <= limit:
+        return []
+    return [
+        Problem(
+            "data.block_size",
+            f"is longer than the model's {model.spec.context} ({limit})",
+            f"use at most {limit}, or raise model.config.{model.spec.context}",
+            block_size,
+        )
+    ]
+
+
+def _unknown_fields(model: ModelConfig) -> list[Problem]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model.spec.model_type]
+    known = (
+        {f.name for f in dataclasses.fields(config_class)}
+        | set(config_class.attribute_map)
+        | set(model.spec.config_extras)
+    )
+    problems = []
+    for name in model.config:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            problems.append(
+                Problem(
+                    f"model.config.{name}",
+                    f"unknown key of {config_class.__name__}",
+                    f"did you mean model.config.{near[0]}?" if near else "remove it",
+                    model.config[name],
+                )
+            )
+    return problems

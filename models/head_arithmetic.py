@@ -1,0 +1,133 @@
+"""Sizes, shares and counts of heads that no model can be built from, or that its first forward would stumble over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem
+
+if TYPE_CHECKING:
+    from .model_config import ModelConfig
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "ffn_dim",
+    "word_embed_proj_dim",
+    "n_inner",
+    "n_ctx",
+    "lru_width",
+    "conv1d_width",
+    "attention_window_size",
+    "rotary_dim",
+)
+"""Whole numbers that must be at least 1; None stands for what follows from others."""
+SHARES = ("dropout", "pdrop", "dropout_prob", "layerdrop")
+"""Endings of fields that are probabilities."""
+ABOVE_ZERO = ("_eps", "_epsilon", "rope_theta", "rotary_emb_base", "logits_soft_cap")
+"""Endings of fields that are divided by, or whose logarithm is taken."""
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
+    """Problems of a transformers configuration, by the names that the recipe would write."""
+    problems = [*_numbers(config, model)]
+    return problems or [*_heads(config, model), *_rotary(config, model), *_special(config, model)]
+
+
+def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
+    values = {name: getattr(config, name, None) for name in SIZES}
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            yield _problem(config, model, name, "must be a whole number of at least 1", "use a positive number", value)
+    for name, value in config.to_dict().items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name.endswith(SHARES) and not 0 <= value <= 1:
+            yield _problem(config, model, name, "must be a share between 0 and 1", "use 0.0 for none", value)
+        elif name.endswith(ABOVE_ZERO) and not (value > 0 and math.isfinite(value)):
+            yield _problem(config, model, name, "must be above 0", "use a positive number", value)
+        elif name.endswith(("initializer_range", "init_std")) and not (value >= 0 and math.isfinite(value)):
+            yield _problem(config, model, name, "must not be negative", "use a number such as 0.02", value)
+
+
+def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if not hidden or not heads:
+        return
+    own_size = getattr(config, "head_dim", None)
+    if hidden % heads and own_size in (None, hidden // heads):
+        why = f"({heads}) does not divide {_name(config, model, 'hidden_size')} ({hidden})"
+        yield _problem(config, model, "num_attention_heads", why, f"use one of {_divisors(hidden)}", heads)
+    groups = getattr(config, "num_key_value_heads", None)
+    if groups and heads % groups:
+        why = f"does not divide {_name(config, model, 'num_attention_heads')} ({heads})"
+        yield _problem(config, model, "num_key_value_heads", why, f"use one of {_divisors(heads)}", groups)
+    width = getattr(config, "lru_width", None)
+    if width and width % heads:
+        why = f"is not a multiple of num_attention_heads ({heads})"
+        yield _problem(config, model, "lru_width", why, f"use a multiple of {heads}", width)
+    for name, unit in model.spec.tensor.splits if model.spec.tensor else ():
+        count = getattr(config, name, None)
+        if unit > 1 and count and count % unit:
+            why = f"is not a multiple of {unit}, which the layout of {model.spec.title} asks for"
+            yield _problem(config, model, name, why, f"use a multiple of {unit}", count)
+
+
+def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
+    """Positions rotate pairs of features of a head: an even number of them, no more than a head has."""
+    hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 0)
+    if not heads or (hidden % heads and not getattr(config, "head_dim", None)):
+        return
+    size = getattr(config, "head_dim", None) or hidden // heads
+    fixed = getattr(config, "rotary_dim", None)
+    if fixed is not None:
+        if fixed > size or fixed % 2:
+            why = f"must be even and at most the size of a head ({size})"
+            yield _problem(config, model, "rotary_dim", why, f"use {size - size % 2} or less", fixed)
+        return
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict):
+        return
+    share = rope.get("partial_rotary_factor")
+    share = getattr(config, "partial_rotary_factor", None) if share is None else share
+    share = 1.0 if share is None else share
+    if not 0 < share <= 1:
+        why = "must be above 0 and at most 1: the share of a head's features that positions rotate"
+        name = "rotary_pct" if "rotary_pct" in model.config else "partial_rotary_factor"
+        yield _problem(config, model, name, why, "use a share such as 0.5", share)
+    elif int(size * share) % 2 or int(size * share) < 2:
+        why = f"gives heads of which {int(size * share)} features rotate ({size} x {share:g}); they rotate in pairs"
+        yield _problem(config, model, "num_attention_heads", why, "choose sizes that make it even", heads)
+
+
+def _special(config: Any, model: ModelConfig) -> Iterator[Problem]:
+    for name in SPECIAL:
+        given = model.config.get(name)
+        for token in given if isinstance(given, list) else [given]:
+            if isinstance(token, int) and not 0 <= token < config.vocab_size:
+                why = f"is no token: the vocabulary has {config.vocab_size}"
+                yield Problem(f"model.config.{name}", why, "leave it out: the tokenizer's own is used", given)
+                break
+
+
+def _problem(config: Any, model: ModelConfig, name: str, why: str, fix: str, value: Any) -> Problem:
+    return Problem(f"model.config.{_name(config, model, name)}", why, fix, value)
+
+
+def _name(config: Any, model: ModelConfig, name: str) -> str:
+    """What the recipe calls the field, or would: families have names of their own (``n_head``)."""
+    return name if name in model.config else config.attribute_map.get(name, name)
+
+
+def _divisors(number: int, most: int = 8) -> str:
+    divisors = [str(size) for size in range(1, number + 1) if number % size == 0]
+    return ", ".join(divisors[:most]) + (" ..." if len(divisors) > most else "")

@@ -1,0 +1,137 @@
+"""Folders of models and tokenizers: local ones, and those of the Hugging Face Hub, fetched once.
+
+The hub is asked once what a repository holds, without the client's retries. If it does not answer, what an earlier run
+fetched is used; and whatever else happens is one message, under the key that the user wrote.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from pathlib import Path
+
+from ..errors import Problem, UserError
+
+log = logging.getLogger("trireme.models")
+ASSETS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+"""Suffixes of configurations and tokenizers."""
+SECONDS = 5.0
+"""How long the hub may take to say what a repository holds."""
+_found: dict[tuple[str, str | None, bool], Path] = {}
+
+
+def is_local(name: str | None) -> bool:
+    """Whether ``name`` is a folder or file that is there."""
+    return name is not None and Path(name).expanduser().exists()
+
+
+def local_path(name: str, revision: str | None = None, field: str = "model.weights", weights: bool = False) -> Path:
+    """The folder or file called ``name``; of a hub id, a folder into which its files are fetched.
+
+    Args:
+        revision: branch, tag or commit of a hub id.
+        field: the key that the user wrote.
+        weights: fetch the weights too, not only configuration and tokenizer.
+
+    Raises:
+        UserError: there is neither such a folder nor such a hub id, or the hub cannot be reached and nothing is cached.
+    """
+    if is_local(name):
+        return Path(name).expanduser()
+    if not _may_be_hub_id(name, field):
+        raise UserError(Problem(field, "there is no folder or file of this name", _nearby(name) or _KINDS, name))
+    key = (name, revision, weights)
+    if key not in _found:
+        _found[key] = _fetched(name, revision, field, weights)
+    return _found[key]
+
+
+_KINDS = "give a folder with config.json and weights, or a hub id (owner/name)"
+
+
+def _may_be_hub_id(name: str, field: str) -> bool:
+    part = r"[A-Za-z0-9][\w.-]*"
+    bare = field != "model.weights"  # some tokenizers are known by a single name, such as gpt2
+    return bool(re.fullmatch(rf"{part}/{part}" + (f"|{part}" if bare else ""), name)) and ".." not in name
+
+
+def _nearby(name: str) -> str:
+    """The fix that names the most similar entry of the folder that ``name`` would lie in."""
+    path = Path(name).expanduser()
+    try:
+        siblings = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f"there is no folder {path.parent} either; check the path" if path.is_absolute() else ""
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _fetched(name: str, revision: str | None, field: str, weights: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    absent = "there is no folder of this name here, and "
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=SECONDS)
+        held = [entry.rfilename for entry in info.siblings or []]
+        wanted = [file for file in held if "/" not in file and file.endswith(ASSETS)]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        if weights:
+            files = _weights(held, folder, name)
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=files)) if files else folder
+        return folder
+    except UserError:
+        raise
+    except GatedRepoError:
+        fix = f"accept its terms at https://huggingface.co/{name}, and log in with `hf auth login`"
+        raise UserError(Problem(field, "is gated on the hub", fix, name)) from None
+    except RevisionNotFoundError:
+        fix = "name a branch, tag or commit of it"
+        raise UserError(Problem("model.revision", f"is not known to the hub for {name}", fix, revision)) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        fix = _nearby(name) or "check the name; for a private model log in with `hf auth login`"
+        raise UserError(Problem(field, f"{absent}no public model of this name on the hub", fix, name)) from None
+    except Exception as error:  # of the HTTP library, which changes its classes, or of the disk
+        cached = _cached(name, revision)
+        if cached is None:
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            why = f"{absent}as a hub id it cannot be fetched ({type(error).__name__}: {reason})"
+            fix = _nearby(name) or "check the name and the network, or give a local folder"
+            raise UserError(Problem(field, why, fix, name)) from None
+        log.info("the hub does not answer (%s); %s is used as it was fetched before", type(error).__name__, name)
+        return cached
+
+
+def _weights(held: list[str], folder: Path, name: str) -> list[str]:
+    """Which files of a repository hold its weights: the shards of an index, or one file."""
+    from .weight_sets import INDEX, chosen_set, has_weights
+
+    top = [file for file in held if "/" not in file]
+    for suffix, standard in ((".safetensors", "model"), (".bin", "pytorch_model")):
+        if f"{standard}{suffix}" in top:
+            return [f"{standard}{suffix}"]
+        if f"{standard}{suffix}{INDEX}" in top:
+            stem = re.escape(standard)
+            return [file for file in top if re.fullmatch(rf"{stem}.*-of-\d+{re.escape(suffix)}", file)]
+    files = [file for file in top if file.endswith(".safetensors") and not file.startswith("adapter_")]
+    if files or any((folder / file).exists() for file in top if has_weights(file)) or chosen_set(folder).files:
+        return files
+    listed = ", ".join(file for file in top if has_weights(file)) or "no weights"
+    raise UserError(
+        Problem(
+            "model.weights",
+            f"holds {listed} on the hub, and nothing in safetensors or pytorch_model.bin",
+            "name the model that it was made from, or merge an adapter into its model first",
+            name,
+        )
+    )
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # nothing was fetched before, or the cache cannot be read
+        return None

@@ -1,0 +1,112 @@
+"""Names of stored tensors: which belong to a model, which say that the weights are quantised, what the others are.
+
+Only names are judged here; no tensor is read and torch is not imported, so that ``trireme check`` can ask too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Marks of torch.compile, FSDP and recomputation within names."""
+QUANTISED = (
+    (r"(^|[._])weight_scale_inv$|_scale_inv$", "FP8 with scales in blocks"),
+    (r"(^|\.)(qweight|qzeros|scales|g_idx)$", "GPTQ or AWQ"),
+    (r"(^|\.)(absmax|nested_absmax|quant_map|nested_quant_map)$|\.quant_state\.", "bitsandbytes, 4 bits"),
+    (r"(^|\.)(SCB|weight_format)$", "bitsandbytes, 8 bits"),
+    (r"(^|\.)weight_(packed|shape|g_idx)$", "compressed-tensors"),
+    (r"_blocks$|_scales$", "MXFP4"),
+    (r"(^|[._])(weight|input|output|activation|k|v|q|prob)_(global_)?scale(_2)?$", "FP8 or INT8"),
+    (r"zero_points?$", "integers with zero points"),
+    (r"(^|\.)(qscale|weight_scales?|scale_weight|bias_scale|in_scale|act_scale)$", "FP8 or INT8"),
+)
+"""(pattern of a name that no parameter has, how such weights are quantised)."""
+ADAPTER = re.compile(
+    r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save|prompt_embeddings)(\.|$)"
+)
+"""Tensors of adapters, as peft names them."""
+COMPUTED = re.compile(r"(^|\.)(inv_freq|original_inv_freq|masked_bias|position_ids|causal_mask|sin_cached|cos_cached)$")
+"""Buffers that older versions stored and newer ones compute."""
+PARTS = {
+    "score": "a classifier head",
+    "classifier": "a classifier head",
+    "classification_head": "a classifier head",
+    "qa_outputs": "a head for question answering",
+    "summary": "a classifier head",
+    "v_head": "a value head",
+    "value_head": "a value head",
+    "reward_head": "a reward head",
+    "lm_head": "a language model head",
+    "embed_out": "a language model head",
+    "mtp": "a head for several tokens ahead",
+    "vision_tower": "a vision tower",
+    "vision_model": "a vision tower",
+    "visual": "a vision tower",
+    "multi_modal_projector": "a projector of images",
+    "audio_tower": "an audio tower",
+}
+"""First part of a name -> what it belongs to."""
+
+
+def plain(name: str) -> str:
+    """``name`` without the marks of wrappers."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def own_names(model: Any) -> dict[str, str]:
+    """Names in the model's state dict -> the name under which trireme keeps the tensor: of tied ones, the first."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
+        names[name] = first.setdefault(id(tensor), name)
+    kept = model.state_dict()
+    return {name: own for name, own in names.items() if name in kept}
+
+
+def quantised_by(names: Iterable[str]) -> tuple[str, str] | None:
+    """(how the weights are quantised, the first name that shows it), None if none of ``names`` does."""
+    for name in names:
+        for pattern, method in QUANTISED:
+            if re.search(pattern, name):
+                return method, name
+    return None
+
+
+def redundant(name: str, model: Any) -> bool:
+    """Whether a stored tensor that the model has no place for is known to hold nothing that it needs."""
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    buffers = {name for name, _ in model.named_buffers()}
+    inside = {name, f"{model.base_model_prefix}.{name}", name.removeprefix(f"{model.base_model_prefix}.")}
+    return bool(inside & buffers or COMPUTED.search(name) or any(re.search(pattern, name) for pattern in patterns))
+
+
+def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str:
+    """Names in words, those that differ in numbers only together: ``score.weight (a classifier head)``.
+
+    Args:
+        blocks: path of the model's list of blocks.
+        count: how many blocks the model has.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    told = []
+    for pattern, members in list(groups.items())[:most]:
+        what = _what(members, blocks, count)
+        size = f"{len(members)} tensors" if len(members) > 1 else ""
+        inside = ", ".join(part for part in (size, what) if part)
+        told.append((pattern if len(members) > 1 else members[0]) + (f" ({inside})" if inside else ""))
+    rest = sum(len(members) for members in list(groups.values())[most:])
+    return ", ".join(told) + (f" and {rest} more" if rest else "")
+
+
+def _what(members: list[str], blocks: str, count: int) -> str:
+    name = members[0]
+    block = re.search(rf"(?:^|\.){re.escape(blocks.rpartition('.')[2])}\.(\d+)\.", name)
+    if block and int(block[1]) >= count:
+        return f"blocks beyond the model's {count}"
+    return next((what for part in name.split(".")[:2] if (what := PARTS.get(part))), "")
