@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
 from ..models.check_model import check_kernel, check_model
-from ..models.model_config import ModelConfig, hf_config
+from ..models.model_config import ModelConfig, hf_config, weights_folder
+from ..models.vocabulary import too_few_embeddings
 from ..parallel.check_plan import check_plan
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
+from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
@@ -99,7 +102,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
         (lambda model, plan: check_kernel(model, plan.precision), ("model", "plan")),
         # Last: they may import transformers.
-        (lambda model, data: check_model(model, data.block_size), ("model", "data")),
+        (lambda model, data: check_model(model, data.block_size) or _check_tokenizer(data, model), ("model", "data")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
             ("plan", "model", "trainer", "data", "optimizer", "scheduler", "ema"),
@@ -193,6 +196,20 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
         return []
     why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
     return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
+
+
+def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
+    """The tokenizer that is named, or lies beside the weights, is there and gives no more tokens than the model has."""
+    named = data.tokenizer.path
+    if named is None and model.weights is None:
+        return []
+    folder = Path(named) if named is not None else weights_folder(model)
+    field = "data.tokenizer.path" if named is not None else "model.weights"
+    problems, tokens = check_tokenizer(str(folder), field)
+    embeddings = hf_config(model).vocab_size
+    if tokens is not None and tokens > embeddings:
+        problems.append(too_few_embeddings(embeddings, tokens, model.weights))
+    return problems
 
 
 def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:

@@ -29,7 +29,6 @@ from .listing import show_table
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
-    from ..models.model_config import ModelConfig
     from ..parallel.memory import ModelSizes, Step
     from ..parallel.plan import Degrees, Plan
     from ..parallel.planner import Assessed, Candidate, Decision, Machine
@@ -133,7 +132,6 @@ class Planner:
         from ..parallel.memory import model_sizes
         from ..trainer.component import locate
 
-        self.recipe = replace(self.recipe, model=_with_local_config(self.recipe.model))
         model, head = self.recipe.model, getattr(locate(self.recipe.task["_target_"]), "head", "causal_lm")
         built = build_on_meta(model, head, Vocabulary(1))
         self.config = built.config
@@ -316,23 +314,6 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe
-
-
-def _with_local_config(model: ModelConfig) -> ModelConfig:
-    """For weights on the hub: their configuration alone is fetched, for planning needs no more."""
-    from ..models.model_config import is_local
-
-    if model.weights is None or is_local(model.weights):
-        return model
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = hf_hub_download(model.weights, "config.json", revision=model.revision)
-    except Exception as error:  # the hub's client raises many kinds
-        why = f"has a config.json that could not be fetched: {' '.join(str(error).split())}"
-        fix = "check the name and the network, or choose a plan yourself"
-        raise UserError(Problem("model.weights", why, fix, model.weights)) from error
-    return replace(model, weights=str(Path(file).parent))
 
 
 def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,22 +18,13 @@ from ..errors import Problem, UserError
 from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, weights_path
 from .pretrained import match_weights, read_weights
+from .vocabulary import Vocabulary, too_few_embeddings
 
 log = logging.getLogger("trireme.models")
 WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
 """Names -> full CPU tensors by plain name, one at a time."""
 HEADS = {"causal_lm": AutoModelForCausalLM}
 """Task head -> transformers' factory."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What a model must know of its tokenizer."""
-
-    size: int
-    bos: int | None = None
-    eos: int | None = None
-    pad: int | None = None
 
 
 def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreTrainedModel:
@@ -45,14 +35,7 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
     """
     config = hf_config(model)
     if vocabulary.size > config.vocab_size:
-        raise UserError(
-            Problem(
-                "model.config.vocab_size",
-                f"is smaller than the tokenizer's {vocabulary.size} tokens",
-                f"use at least {vocabulary.size}, or a tokenizer of at most {config.vocab_size} tokens",
-                config.vocab_size,
-            )
-        )
+        raise UserError(too_few_embeddings(config.vocab_size, vocabulary.size, model.weights))
     config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
     config.use_cache = False
     with torch.device("meta"):

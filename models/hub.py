@@ -23,7 +23,7 @@ _found: dict[tuple[str, str | None, bool], Path] = {}
 
 def is_local(name: str | None) -> bool:
     """Whether ``name`` is a folder or file that is there."""
-    return name is not None and Path(name).expanduser().exists()
+    return bool(name) and Path(str(name)).expanduser().exists()
 
 
 def local_path(name: str, revision: str | None = None, field: str = "model.weights", weights: bool = False) -> Path:
@@ -93,7 +93,7 @@ def _fetched(name: str, revision: str | None, field: str, weights: bool) -> Path
         fix = _nearby(name) or "check the name; for a private model log in with `hf auth login`"
         raise UserError(Problem(field, f"{absent}no public model of this name on the hub", fix, name)) from None
     except Exception as error:  # of the HTTP library, which changes its classes, or of the disk
-        cached = _cached(name, revision)
+        cached = _cached(name, revision, weights)
         if cached is None:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             why = f"{absent}as a hub id it cannot be fetched ({type(error).__name__}: {reason})"
@@ -128,10 +128,17 @@ def _weights(held: list[str], folder: Path, name: str) -> list[str]:
     )
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
-    from huggingface_hub import snapshot_download
+def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
+    """The folder into which an earlier run fetched the model, if it holds what is wanted."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # nothing was fetched before, or the cache cannot be read
-        return None
+    from .weight_sets import chosen_set
+
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        path = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            try:
+                return Path(path).parent if not weights or chosen_set(Path(path).parent).files else None
+            except ValueError:  # some shards are missing
+                return None
+    return None

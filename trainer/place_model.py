@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from ..models.build_model import Vocabulary, WeightSource, build_on_meta
+from ..models.model_config import weights_folder
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
@@ -54,7 +55,8 @@ def place(
         batch: as ``TrainerState.batch``, of a run that goes on.
     """
     task = instantiate(recipe.task)
-    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, recipe.model.weights)
+    beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, beside)
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
     # A plan takes the model apart; what it looks like as a whole stays with this one.

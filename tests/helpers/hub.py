@@ -1,4 +1,4 @@
-"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make a repository and commit files."""
+"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make, fill and fetch a repository."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Hub:
     commits: list[tuple[str, list[str]]] = field(default_factory=list)
     """(message, added or deleted paths) in order."""
     tokens: set[str | None] = field(default_factory=set)
+    fetched: list[str] = field(default_factory=list)
+    """Files that were fetched, in order."""
     closed: bool = False
     """Takes no commit."""
 
@@ -41,6 +43,8 @@ def hub() -> Iterator[Hub]:
         def answer(self, status: int, value: Any) -> None:
             body = json.dumps(value).encode()
             self.send_response(status)
+            if status == 404:
+                self.send_header("X-Error-Code", "RepoNotFound")
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -59,7 +63,27 @@ def hub() -> Iterator[Hub]:
             else:
                 self.answer(404, {"error": path})
 
+        def do_HEAD(self) -> None:
+            self.send_file(body=False)
+
+        def send_file(self, body: bool) -> None:
+            """A file of a repository, as ``/owner/name/resolve/main/path``."""
+            parts = self.path.partition("?")[0].split("/")
+            content = state.files.get("/".join(parts[1:3]), {}).get("/".join(parts[5:]))
+            self.send_response(404 if content is None else 200)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            if content is None:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("ETag", f'"{oid(content or b"")}"')
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            if body and content is not None:
+                state.fetched.append("/".join(parts[5:]))
+                self.wfile.write(content)
+
         def do_GET(self) -> None:
+            if "/resolve/" in self.path:
+                return self.send_file(body=True)
             repository = "/".join(self.path.split("/")[3:5]).partition("?")[0]
             if not self.path.startswith("/api/models/") or repository not in state.files:
                 self.answer(404, {"error": self.path})

@@ -6,9 +6,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import Problem, UserError
+from ...errors import UserError
 from ..component import Component
 from ..settings import TrainerConfig
+from .check_tokenizer import lacks_tokenizer
 from .corpus import Corpus, IndexedCorpus
 from .data_config import DataConfig
 from .prepare import prepared_folder
@@ -30,7 +31,7 @@ def open_corpus(
         seed: names the order of samples.
         settings: gives the batch sizes (and, for a stream, how many held-out samples to collect).
         collator: the recipe's; None takes the one of next-token prediction.
-        tokenizer_folder: where the model's weights come from; its tokenizer is used unless the recipe names another.
+        tokenizer_folder: what lies beside the model's weights; its tokenizer is used unless the recipe names another.
 
     Raises:
         UserError: the documents, the tokenizer or the cache folder are not usable; says what to change.
@@ -54,16 +55,6 @@ def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataCon
     """Weights understand only the tokens they were trained on: training another tokenizer for them is never meant."""
     if tokenizer_folder is None or config.tokenizer.path is not None:
         return config
-    folder = Path(tokenizer_folder).expanduser()
-    if folder.is_file():  # one weight file: what belongs to it lies beside it
-        folder = folder.parent
-        tokenizer_folder = str(folder)
-    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            Problem(
-                "data.tokenizer.path",
-                f"the folder of the model's weights ({tokenizer_folder}) has no tokenizer.json",
-                "name the tokenizer that the weights were trained with",
-            )
-        )
+    if problem := lacks_tokenizer(Path(tokenizer_folder), "model.weights", tokenizer_folder):
+        raise UserError(problem)
     return replace(config, tokenizer=replace(config.tokenizer, path=tokenizer_folder))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import Problem, UserError
 from .cache import built_once
+from .check_tokenizer import FIELD, tokenizer_folder, unloadable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -123,28 +124,26 @@ def _batched(texts: Iterable[str], limit: int | None, size: int = 256) -> Iterat
         yield batch
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """A pretrained fast tokenizer from a local folder, or from the hub if there is no such folder."""
+def load_tokenizer(path: str, field: str = FIELD) -> PreTrainedTokenizerFast:
+    """A pretrained fast tokenizer from a local folder, or from the hub if there is no such folder.
+
+    Args:
+        field: the key that the user wrote.
+
+    Raises:
+        UserError: there is no such tokenizer, it needs a package that is not installed, or it is not a fast one.
+    """
     from transformers import AutoTokenizer
 
-    local = Path(path).expanduser()
-    name = str(local) if local.is_dir() else path
+    folder = tokenizer_folder(path, field)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local.is_dir())
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            Problem(
-                "data.tokenizer.path",
-                f"no tokenizer can be loaded: {reason}",
-                "give a folder with tokenizer.json or a name on the hub, or null to train one",
-                path,
-            )
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # of any kind; an ImportError where a package is not installed
+        raise UserError(unloadable(error, field, path)) from error
     if not tokenizer.is_fast:
         raise UserError(
             Problem(
-                "data.tokenizer.path",
+                field,
                 "this is not a fast tokenizer (no tokenizer.json)",
                 "convert it, or take one that has a tokenizer.json",
                 path,
