@@ -17,10 +17,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..configs.components import MISSING
 from ..configs.values import did_you_mean
 from ..errors import Problem, UserError
 from .find_recipes import config_folders, find_recipe, group_options
 from .hydra_errors import explain
+
+SCHEMA = "schema_defaults"
+"""Name of the typed schema's defaults, on which every recipe is composed."""
 
 
 @dataclass
@@ -217,7 +221,41 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
                 config.run.dir = f"{config.run.dir}/{name or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
     raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    _restore_missing(raw, _without_schema(job.job.config_name, list(job.overrides.task)))
     return Composed(raw, path, overrides)
+
+
+def _without_schema(name: str, overrides: list[str]) -> Any:
+    """The same composition on top of no defaults.
+
+    To OmegaConf a ``???`` that is merged over a value means nothing, so what a file leaves open would keep the default
+    of the typed schema. Here it shows. Deletions are left out, for they may be of keys that only the schema has.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name=SCHEMA, node={})
+    overrides = [text for text in overrides if not text.startswith("~")]
+    try:
+        loader = GlobalHydra.instance().config_loader()
+        return OmegaConf.to_container(loader.load_configuration(name, overrides, RunMode.RUN), throw_on_missing=False)
+    except (HydraException, OmegaConfBaseException):
+        return {}
+    finally:
+        register_schema()
+
+
+def _restore_missing(raw: dict[str, Any], bare: Any) -> None:
+    """Put ``???`` back where a file says that a value must be given and nothing after it gives one."""
+    for key, value in bare.items() if isinstance(bare, dict) else ():
+        if value == MISSING and key in raw:
+            raw[key] = MISSING
+        elif isinstance(raw.get(key), dict):
+            _restore_missing(raw[key], value)
 
 
 def quoted(value: str) -> str:
@@ -270,7 +308,7 @@ def register_schema() -> None:
     from ..configs.schema import RecipeConfig
     from ..configs.validate import schema_defaults
 
-    ConfigStore.instance().store(name="schema_defaults", node=schema_defaults(RecipeConfig))
+    ConfigStore.instance().store(name=SCHEMA, node=schema_defaults(RecipeConfig))
 
 
 @contextmanager

@@ -50,6 +50,18 @@ def test_interpolations_see_overrides() -> None:
     assert compose(str(TINY), ["data.tokenizer.vocab_size=300"]).raw["model"]["config"]["vocab_size"] == 300
 
 
+def test_what_a_file_leaves_open_is_missing_although_the_schema_has_a_default(own: Path) -> None:
+    assert compose("finetune/text").raw["model"]["weights"] == "???"
+    (own / "configs" / "trainer").mkdir()
+    (own / "configs" / "trainer" / "mine.yaml").write_text("log_every: ???\nglobal_batch_size: 8\n")
+    recipe = own / "mine" / "little.yaml"
+    recipe.write_text(recipe.read_text().replace("  - override", "  - /trainer: mine\n  - override") + "seed: ???\n")
+    raw = compose(str(recipe), ["~data.held_out"], [str(own)]).raw
+    assert (raw["trainer"]["log_every"], raw["trainer"]["max_steps"], raw["seed"]) == ("???", 3, "???")
+    raw = compose(str(recipe), ["trainer.log_every=5", "seed=0"], [str(own)]).raw
+    assert (raw["trainer"]["log_every"], raw["seed"]) == (5, 0)
+
+
 def test_groups_and_prefixes() -> None:
     composed = compose(str(TINY), ["plan=ddp", "ema=average", "++seed=4", "+tags.new=1"])
     assert composed.raw["plan"]["replicate"] == "auto"
