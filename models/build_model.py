@@ -9,12 +9,14 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import Problem, UserError
+from .base_assets import generation_values, joined
 from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, weights_path
 from .pretrained import match_weights, read_weights
@@ -31,20 +33,42 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
     """The model with ``head``, in fp32, on the meta device, with the tokenizer's special tokens in its configuration.
 
     Raises:
-        UserError: the vocabulary is larger than the model's.
+        UserError: the vocabulary is larger than the model's, or no model can be built with such a configuration.
     """
     config = hf_config(model)
     if vocabulary.size > config.vocab_size:
         raise UserError(too_few_embeddings(config.vocab_size, vocabulary.size, model.weights))
+    base = {name: getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
     config.use_cache = False
-    with torch.device("meta"):
-        built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    try:
+        with torch.device("meta"):
+            built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(Problem("model.config", why, "change the fields that this message is about")) from error
     built.config.architectures = [
         type(built).__name__
     ]  # as save_pretrained notes it: readers of config.json ask for it
+    if model.weights is not None:
+        _keep_special_tokens(built, base, vocabulary, generation_values(model, vocabulary.eos))
     freeze(built, model.frozen)
     return built
+
+
+def _keep_special_tokens(
+    model: PreTrainedModel, base: dict[str, Any], vocabulary: Vocabulary, generation: dict[str, Any] | None
+) -> None:
+    """What the base says of its special tokens holds beside the tokenizer's single ids.
+
+    Only now: the padding token of a configuration decides, while a model is built, which embedding gets no gradient.
+    """
+    eos = joined(base["eos"], vocabulary.eos)
+    model.config.eos_token_id = eos
+    model.config.bos_token_id = vocabulary.bos if base["bos"] is None else base["bos"]
+    model.config.pad_token_id = base["pad"] if vocabulary.pad is None else vocabulary.pad
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = generation["eos_token_id"] if generation else eos
 
 
 def freeze(model: PreTrainedModel, patterns: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..models.base_assets import write_base_assets
 from ..parallel.strategy import Take, as_it_is
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
@@ -82,8 +83,11 @@ class Saving:
         self.trainer.strategy.save_native(folder, self.trainer.state.step, self.trainer.state.samples)
 
     def _write_assets(self, folder: Path) -> None:
-        """Recipe, model configuration and tokenizer. The last two never change and a large tokenizer takes a second in
-        which nothing else can run, so their bytes are kept after the first time."""
+        """Recipe, model configuration, tokenizer, and what the base says of generation.
+
+        All but the recipe never change, and a large tokenizer takes a second in which nothing else can run, so their
+        bytes are kept after the first time.
+        """
         write_recipe(self.trainer.recipe, folder)
         model = folder / "model"
         if not self._assets:
@@ -98,6 +102,7 @@ class Saving:
         try:
             self.trainer.blueprint.config.save_pretrained(folder)
             self.trainer.tokenizer.save_pretrained(folder)
+            write_base_assets(self.trainer.recipe.model, self.trainer.tokenizer.eos_token_id, folder)
         except OSError:
             raise
         except Exception as error:  # tokenizers has no other error for a full disk

@@ -103,6 +103,20 @@ def test_training_goes_on_from_exported_weights(tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded), _logits(tuned.strategy.module))
 
 
+def test_what_the_base_says_of_generation_and_nothing_of_quantisation(tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1"))
+    base = export(str(tmp_path / "run"), str(tmp_path / "base"))
+    said = {"eos_token_id": [0, 5, 7], "temperature": 0.6, "do_sample": True}
+    (base / "generation_config.json").write_text(json.dumps(said))
+    train(tiny_recipe(tmp_path / "tuned", f"model.weights={base}", "trainer.max_steps=1"))
+    config = next((tmp_path / "tuned" / "checkpoints").glob("*/model/config.json"))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "fp8"}}))
+    folder = export_source(Checkpoint(config.parents[1]), tmp_path / "out", ExportOptions(), verify=False)
+    assert json.loads((folder / "generation_config.json").read_text()) == said
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == [0, 5, 7]
+
+
 def _train_spread(run_dir: Path, plan: str) -> None:
     train(tiny_recipe(run_dir, f"plan={plan}", "model=llama_tiny", "trainer.max_steps=2", "trainer.eval_at_end=false"))
 

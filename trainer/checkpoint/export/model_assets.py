@@ -31,7 +31,8 @@ def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
         (out / TEMPLATES).mkdir(exist_ok=True)
         shutil.copyfile(file, out / TEMPLATES / file.name)
     values = json.loads((out / "config.json").read_text())
-    values.pop("torch_dtype", None)  # the older name
+    for untrue in ("torch_dtype", "quantization_config", "compression_config"):  # the older name; of stored weights
+        values.pop(untrue, None)
     values["dtype"] = str(dtype).removeprefix("torch.")
     values["use_cache"] = True  # off while training
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
