@@ -43,13 +43,16 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     processes = f"{ranks} process{'es' if ranks > 1 else ''}"
     micro = f"{micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of {trainer.micro_batch_size}"
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
+    from ..models.check_model import model_notes
+
+    notes = "".join(f"\n  note   {note}" for note in model_notes(recipe.model, recipe.plan.precision))
     return (
         f"no problems found\n"
         f"  model  {recipe.model.family}\n"
         f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
         f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"
         f"  length {length}\n"
-        f"  folder {recipe.run.dir}"
+        f"  folder {recipe.run.dir}{notes}"
     )
 
 

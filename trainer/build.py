@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, weight_source
+from ..models.check_model import model_notes
 from ..models.flops import training_flops_per_token
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
@@ -177,6 +178,8 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         settings.micro_batch_size,
         mesh.data_size,
     )
+    for note in model_notes(recipe.model, recipe.plan.precision):
+        log.warning(note)
     if checkpoint:
         log.info("resuming from %s at step %d", checkpoint, trainer.state.step)
         if trainer.state.step >= trainer.state.stop_at:

@@ -1,0 +1,148 @@
+"""Sizes that do not go together are refused before anything is built, for every family.
+
+The judge is transformers: what ``check_model`` lets through must build and compute.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+from trireme.errors import UserError
+from trireme.models.build_model import Vocabulary, build_on_meta
+from trireme.models.check_model import check_kernel, check_model, model_notes
+from trireme.models.family import families
+from trireme.models.model_config import ModelConfig, hf_config
+
+FAMILIES = list(families())
+CHANGES: list[dict[str, Any]] = [
+    {"num_attention_heads": 3},
+    {"num_attention_heads": 0},
+    {"num_attention_heads": -4},
+    {"num_attention_heads": 64},
+    {"num_key_value_heads": 3},
+    {"num_key_value_heads": 0},
+    {"hidden_size": 0},
+    {"hidden_size": -64},
+    {"hidden_size": 66},
+    {"hidden_size": 72},
+    {"num_hidden_layers": 0},
+    {"num_hidden_layers": -1},
+    {"vocab_size": 0},
+    {"vocab_size": -512},
+    {"intermediate_size": -1},
+    {"n_inner": -1},
+    {"ffn_dim": 0},
+    {"lru_width": 66},
+    {"max_position_embeddings": 0},
+    {"partial_rotary_factor": 0.0},
+    {"partial_rotary_factor": 2.0},
+    {"partial_rotary_factor": -0.5},
+    {"rotary_pct": 1.5},
+    {"rotary_dim": 7},
+    {"rotary_dim": 1000},
+    {"attention_dropout": 1.5},
+    {"resid_pdrop": -0.1},
+    {"initializer_range": -1.0},
+    {"layer_norm_eps": -1.0},
+    {"hidden_act": "gleu"},
+    {"activation_function": "gleu"},
+]
+
+
+def _preset(family: str) -> dict[str, Any]:
+    file = Path(__file__).parents[3] / "configs" / "model" / f"{family}_tiny.yaml"
+    config = yaml.safe_load(file.read_text())["config"]
+    return {key: float(value) if value == "1e-5" else value for key, value in config.items()}
+
+
+def _config(family: str, changes: dict[str, Any]) -> ModelConfig | None:
+    """The tiny preset with changes under the family's own names; None if it has no such field."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    names = CONFIG_MAPPING[families()[family].model_type].attribute_map
+    preset = {names.get(key, key): value for key, value in _preset(family).items()}
+    config = ModelConfig(family, preset | {names.get(key, key): value for key, value in changes.items()})
+    unknown = any("unknown key" in problem.why for problem in check_model(config, 16))
+    return None if unknown else config
+
+
+def _computes(config: ModelConfig) -> bool:
+    try:
+        model = AutoModelForCausalLM.from_config(hf_config(config))
+        with torch.no_grad():
+            return bool(model(input_ids=torch.tensor([[0, 0, 0, 0]]), use_cache=False).logits.isfinite().all())
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_passes_computes(family: str) -> None:
+    wrong = []
+    for changes in CHANGES:
+        config = _config(family, changes)
+        if config is None or check_model(config, 16):
+            continue
+        if not _computes(config):
+            wrong.append(changes)
+    built = [changes for changes in wrong if not _refused_when_built(family, changes)]
+    assert not built
+    assert len(wrong) <= 1  # an unknown activation, which only the building knows
+
+
+def _refused_when_built(family: str, changes: dict[str, Any]) -> bool:
+    config = _config(family, changes)
+    assert config is not None
+    try:
+        build_on_meta(config, "causal_lm", Vocabulary(1))
+    except UserError as error:
+        return "model.config" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tiny_preset_passes(family: str) -> None:
+    config = _config(family, {})
+    assert config is not None and check_model(config, 16) == [] and _computes(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "field", "words"),
+    [
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads", "does not divide num_attention_heads (4)"),
+        ("gpt2", {"n_head": 3}, "n_head", "does not divide n_embd"),
+        ("codegen", {"n_head": 2}, "n_head", "multiple of 4"),
+        ("llama", {"vocab_size": -1}, "vocab_size", "at least 1"),
+        ("llama", {"pad_token_id": 5000}, "pad_token_id", "no token"),
+        ("llama", {"eos_token_id": [2, -1]}, "eos_token_id", "no token"),
+        ("opt", {"dropout": 2.0}, "dropout", "share"),
+    ],
+)
+def test_the_field_is_named_as_the_recipe_writes_it(
+    family: str, changes: dict[str, Any], field: str, words: str
+) -> None:
+    problems = check_model(ModelConfig(family, _preset(family) | changes), 16)
+    (problem,) = [problem for problem in problems if problem.field == f"model.config.{field}"]
+    assert words in problem.why and problem.fix
+
+
+def test_kernels_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig("llama", attention="flash_attention_2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (problem,) = check_kernel(config, "bf16")
+    assert problem.field == "model.attention" and problem.fix.startswith("pip install flash-attn")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    (problem,) = check_kernel(config, "fp32")
+    assert "plan.precision is fp32" in problem.why
+    assert check_kernel(ModelConfig("llama"), "fp32") == []
+
+
+def test_families_that_overflow_in_fp16_are_told() -> None:
+    (note,) = model_notes(ModelConfig("persimmon"), "fp16")
+    assert "Persimmon gives NaN" in note and "bf16" in note
+    assert model_notes(ModelConfig("persimmon"), "bf16") == model_notes(ModelConfig("gpt2"), "fp16") == []
