@@ -61,7 +61,7 @@ class Run:
         from .watch import show_figures
 
         show_figures()
-        return curve_figure(self._lines, self.dir.name)
+        return curve_figure(self._lines, self._title)
 
     @property
     def model(self) -> Any:
@@ -71,6 +71,22 @@ class Run:
     @property
     def tokenizer(self) -> Any:
         return self._loaded[1]
+
+    @property
+    def _title(self) -> str:
+        """As on the picture in the run folder, if the run has got so far."""
+        import yaml
+
+        from ..models.family import families
+        from ..trainer.callbacks.curve import curve_title
+        from ..trainer.checkpoint.layout import RECIPE
+
+        file = self.dir / RECIPE
+        if not file.is_file():
+            return self.dir.name
+        recipe = yaml.safe_load(file.read_text())
+        family = families().get(recipe["model"]["family"])
+        return curve_title(self.dir.name, family.title if family else "model", recipe["plan"]["name"])
 
     @cached_property
     def _lines(self) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
-INK, GREY, BLUE, ORANGE = "#1f2933", "#7b8794", "#2b6cb0", "#dd6b20"
+INK, GREY, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#2b6cb0", "#dd6b20", "#c53030"
+SMOOTHED_FROM = 20
+"""Training lines; fewer are drawn as they are."""
 
 
 class Curve(Callback):
@@ -66,11 +68,17 @@ class Curve(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         try:
-            draw_curve(self._lines, trainer.run_dir / "curve.png", trainer.run_dir.name, trainer.reference_lines)
+            title = curve_title(trainer.run_dir.name, trainer.recipe.model.spec.title, trainer.recipe.plan.name)
+            draw_curve(self._lines, trainer.run_dir / "curve.png", title, trainer.reference_lines)
         except OSError as error:
             log.warning("curve.png cannot be written (%s); no more curves in this run", error.strerror)
             self._on = False
         self._drawn_at = time.monotonic()
+
+
+def curve_title(run: str, model: str, plan: str) -> str:
+    """Which run this is, of what."""
+    return f"{run}: {model}, plan {plan}"
 
 
 def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[str, float] | None = None) -> None:
@@ -113,22 +121,52 @@ def curve_figure(lines: list[Metrics], title: str, references: dict[str, float] 
 
 def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -> None:
     steps, losses = _series(lines, "loss")
-    smooth = len(losses) > 60
+    smooth = len(losses) >= SMOOTHED_FROM
     axes.plot(steps, losses, color=BLUE, linewidth=0.8 if smooth else 1.6, alpha=0.3 if smooth else 1.0)
     if smooth:
-        axes.plot(steps, _smoothed(losses, len(losses) // 40), color=BLUE, linewidth=1.8)
+        axes.plot(steps, _smoothed(losses, max(len(losses) // 40, 2)), color=BLUE, linewidth=1.8)
     ends = [(losses[-1], f"train {losses[-1]:.3f}", BLUE)] if losses else []
-    eval_steps, eval_losses = _series(lines, "eval_loss")
-    axes.plot(eval_steps, eval_losses, color=ORANGE, linewidth=1.6, marker="o", markersize=5, markeredgecolor="white")
-    if eval_losses:
-        ends.append((eval_losses[-1], f"held-out {eval_losses[-1]:.3f}", ORANGE))
+    ends += _draw_evaluations(axes, *_series(lines, "eval_loss"))
     for name, value in references.items():
         axes.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
         text = f"{name.replace('_', ' ')} {value:.3f}"
         axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 4), ha="right",
                       textcoords="offset points", color=GREY, fontsize=9.5, parse_math=False)  # fmt: skip
-    _tidy(axes, "loss")
+    _tidy(axes, "loss (nats per token)")
+    _end_on_gridlines(axes)
+    _mark_not_finite(axes, lines)
     _label_ends(axes, ends)
+
+
+def _draw_evaluations(axes: Axes, steps: list[int], losses: list[float]) -> list[tuple[float, str, str]]:
+    """Held-out losses, the best of them marked; the label of the last."""
+    axes.plot(steps, losses, color=ORANGE, linewidth=1.6, marker="o", markersize=5, markeredgecolor="white")
+    if not losses:
+        return []
+    best = min(range(len(losses)), key=losses.__getitem__)
+    axes.plot([steps[best]], [losses[best]], color=ORANGE, marker="*", markersize=13, markeredgecolor="white")
+    if best < len(losses) - 1:
+        text = f"best {losses[best]:.3f} at step {steps[best]}"
+        axes.annotate(text, (steps[best], losses[best]), xytext=(0, 10), textcoords="offset points", ha="center",
+                      color=ORANGE, fontsize=9)  # fmt: skip
+    return [(losses[-1], f"held-out {losses[-1]:.3f}", ORANGE)]
+
+
+def _end_on_gridlines(axes: Axes) -> None:
+    """Let the loss begin and end at a gridline, so that no curve floats above the last one."""
+    low, high = axes.get_ylim()
+    ticks = axes.yaxis.get_major_locator().tick_values(low, high)
+    axes.set_ylim(max((tick for tick in ticks if tick <= low), default=low),
+                  min((tick for tick in ticks if tick >= high), default=high))  # fmt: skip
+
+
+def _mark_not_finite(axes: Axes, lines: list[Metrics]) -> None:
+    """Where the loss is no number there is nothing to draw, which would look like the end of the run."""
+    first = next((line["step"] for line in lines if "loss" in line and not _is_finite(line["loss"])), None)
+    if first is not None:
+        axes.axvline(first, color=RED, linewidth=1.2)
+        axes.annotate(f"not finite from step {first} ", (first, 0.97), xycoords=("data", "axes fraction"), ha="right",
+                      va="top", color=RED, fontsize=9.5)  # fmt: skip
 
 
 def _draw_lr(axes: Axes, steps: list[int], rates: list[float]) -> None:

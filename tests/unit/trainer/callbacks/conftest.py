@@ -41,7 +41,11 @@ class Run:
             strategy=strategy,
             settings=SimpleNamespace(log_every=1, eval_every=None, eval_at_end=False),
             checkpoints=SimpleNamespace(every=None, at_end=False, metric="eval_loss", mode="min"),
-            recipe=SimpleNamespace(seed=7),
+            recipe=SimpleNamespace(
+                seed=7,
+                model=SimpleNamespace(spec=SimpleNamespace(title="Llama")),
+                plan=SimpleNamespace(name="single", precision="fp32"),
+            ),
             run_dir=run_dir,
             corpus=SimpleNamespace(has_held_out=True),
             tokenizer=None,

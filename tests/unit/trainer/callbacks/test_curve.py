@@ -8,7 +8,7 @@ import math
 
 import pytest
 from matplotlib.image import imread
-from trireme.trainer.callbacks.curve import Curve, draw_curve
+from trireme.trainer.callbacks.curve import Curve, curve_figure, draw_curve
 
 
 def lines(last, first=1):
@@ -43,7 +43,7 @@ def test_a_resumed_curve_equals_the_uninterrupted_one(run, tmp_path):
     for line in after:
         run.fire("on_log", callback, metrics=line)
     run.fire("on_train_end", callback)
-    draw_curve(before + after, tmp_path / "whole.png", "demo")
+    draw_curve(before + after, tmp_path / "whole.png", "demo: Llama, plan single")
     assert (run.trainer.run_dir / "curve.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 
@@ -74,3 +74,21 @@ def test_other_ranks_draw_nothing(run):
     run.fire("on_train_begin", callback)
     run.fire("on_train_end", callback)
     assert list(run.trainer.run_dir.iterdir()) == []
+
+
+def test_the_loss_has_its_unit_ends_on_gridlines_is_smoothed_and_shows_the_best_evaluation():
+    evaluations = [{"step": step, "eval_loss": loss} for step, loss in ((10, 4.0), (20, 3.1), (30, 3.4))]
+    figure = curve_figure([*lines(40)[:-1], *evaluations, {"step": 41, "loss": math.nan}], "demo: Llama, plan single")
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    ticks = axes.get_yticks()
+    assert figure.get_suptitle() == "demo: Llama, plan single"
+    assert axes.get_title(loc="left") == "loss (nats per token)"
+    assert low == min(ticks) and high == max(ticks) and low <= 0.125 and high >= 5
+    raw, smooth, held_out, best, not_finite = axes.get_lines()
+    assert len(raw.get_xdata()) == len(smooth.get_xdata()) == 40 and raw.get_alpha() < smooth.get_linewidth()
+    assert list(held_out.get_ydata()) == [4.0, 3.1, 3.4]
+    assert (list(best.get_xdata()), list(best.get_ydata())) == ([20], [3.1])
+    texts = [text.get_text().strip() for text in axes.texts]
+    assert "best 3.100 at step 20" in texts and "not finite from step 41" in texts
+    assert list(not_finite.get_xdata()) == [41, 41]
