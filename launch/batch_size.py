@@ -1,5 +1,8 @@
 """``trireme batch-size``: the largest micro-batch that fits, found by trying, under any plan.
 
+A micro-batch is part of the global batch, so none larger than a rank's share of that is tried; where the share itself
+fits, it is said that the global batch is the limit.
+
 accelerate's ``find_executable_batch_size`` does the search. Every try is a short run in processes of its own: after an
 out-of-memory error in one of several ranks, the others wait in a collective, and nobody can go on from there.
 """
@@ -10,9 +13,10 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import Problem, UserError
-from .compose import compose
+from .compose import Composed, compose
 from .elastic import launched, start_ranks
 from .error_report import RanksFailed
 from .train import checked, rank_arguments
@@ -21,6 +25,9 @@ STEPS = 2
 """Optimizer state is allocated in the first step, so the second has all of it beside its activations."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "SIGKILL")
 """What a failed run says: the GPU's and the CPU's allocator, C++, and the kernel's out-of-memory killer."""
+
+ACTING = ("flow", "nonfinite")
+"""Callbacks of trireme without which a step would be another."""
 
 
 def find_batch_size(options: argparse.Namespace) -> tuple[int, int]:
@@ -38,7 +45,8 @@ def find_batch_size(options: argparse.Namespace) -> tuple[int, int]:
         )
     one = ["trainer.micro_batch_size=1"]
     recipe, ranks = checked(compose(options.recipe, [*options.overrides, *one], options.recipe_dir), options.nproc)
-    share = recipe.trainer.global_batch_size // recipe.plan.degrees(ranks).data
+    shares = recipe.plan.degrees(ranks).data
+    share = recipe.trainer.global_batch_size // shares
     sizes = [size for size in range(share, 0, -1) if share % size == 0]
 
     def smaller() -> int:
@@ -54,7 +62,17 @@ def find_batch_size(options: argparse.Namespace) -> tuple[int, int]:
             raise
         fix = "use a plan that shards more, plan.recompute=full, or a shorter data.block_size"
         raise UserError(Problem("trainer.micro_batch_size", "not even 1 fits into memory", fix)) from None
+    if size == share:
+        print(_capped(size, recipe.trainer.global_batch_size, shares))
     return size, share // size
+
+
+def _capped(size: int, batch: int, shares: int) -> str:
+    ranks = f", shared by {shares} data ranks" if shares > 1 else ""
+    return (
+        f"larger ones were not tried: trainer.global_batch_size={batch}{ranks} is the limit. To try up to {4 * size}: "
+        f"trainer.global_batch_size={4 * batch}"
+    )
 
 
 def _try(options: argparse.Namespace, size: int) -> int:
@@ -72,7 +90,7 @@ def _try(options: argparse.Namespace, size: int) -> int:
             "checkpoint.every=null",
             f"run.dir={folder}/run",
         ]
-        composed = compose(options.recipe, [*options.overrides, *changes], options.recipe_dir)
+        composed = _silent(options, changes)
         try:
             _, ranks = checked(composed, options.nproc)
         except UserError:
@@ -86,6 +104,19 @@ def _try(options: argparse.Namespace, size: int) -> int:
             raise
     print(f"micro-batches of {size}: fit", flush=True)
     return size
+
+
+def _silent(options: argparse.Namespace, changes: list[str]) -> Composed:
+    """The recipe of a try, which shows and writes nothing: of trireme's own callbacks those stay that act on a step."""
+    given = [*options.overrides, *changes, "run.log_level=error", "run.log_level_replica=error"]
+    callbacks = compose(options.recipe, given, options.recipe_dir).raw.get("callbacks") or {}
+    dropped = [f"~callbacks.{name}" for name, made in callbacks.items() if _only_shows(made)]
+    return compose(options.recipe, [*given, *dropped], options.recipe_dir)
+
+
+def _only_shows(callback: Any) -> bool:
+    module, _, _ = str(callback.get("_target_", "")).rpartition(".")
+    return module.startswith("trireme.trainer.callbacks.") and module.rpartition(".")[2] not in ACTING
 
 
 def _does_not_run(size: int) -> int:
