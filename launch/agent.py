@@ -22,10 +22,10 @@ from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
 
 from ..errors import UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, answered_by
-from .error_report import SAVED, USER_ERROR, LeftEarly, RanksFailed
+from .error_report import DIVERGED, SAVED, USER_ERROR, Diverged, LeftEarly, RanksFailed
 from .failures import raise_failure
 
-FINAL = (SAVED, USER_ERROR)
+FINAL = (SAVED, USER_ERROR, DIVERGED)
 """Exit codes of ranks that would only come again."""
 SAVING_SECONDS = 1800.0
 """How long ranks may take to finish their step and save after a signal; as long as they wait for each other."""
@@ -102,6 +102,6 @@ class Agent(_Agent):
         count = spec.max_restarts - self._remaining_restarts
         try:
             raise_failure(self._failures, len(worker_group.workers), self.log_of)
-        except (RanksFailed, LeftEarly, UserError) as error:
+        except (RanksFailed, LeftEarly, Diverged, UserError) as error:
             print(f"{error}\nstarting all ranks again ({count} of {spec.max_restarts})", file=sys.stderr, flush=True)
         super()._restart_workers(worker_group)

@@ -38,10 +38,12 @@ class Listed:
     plan: str | None = None
     world_size: int | None = None
     metric: float | None = None
+    not_finite: str | None = None
+    """What was not finite when it was written; such a checkpoint is never resumed from."""
 
 
 def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
-    """List; returns 0 if all that is there is sound, 1 if something is damaged.
+    """List; returns 0 if all that is there is sound, 1 if something is damaged or not finite.
 
     Raises:
         UserError: there is none.
@@ -51,7 +53,7 @@ def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
         print(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
     else:
         _show(found)
-    return FAILED if any(checkpoint.problems for checkpoint in found) else 0
+    return FAILED if any(checkpoint.problems or checkpoint.not_finite for checkpoint in found) else 0
 
 
 def listed(path: Path, verify: bool = False) -> list[Listed]:
@@ -127,7 +129,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = read_manifest(folder)
     except ValueError:  # a problem of the checkpoint, found again by ``damages``
         return {}
-    return {key: manifest.get(key) for key in ("plan", "world_size", "metric")} if isinstance(manifest, dict) else {}
+    keys = ("plan", "world_size", "metric", "not_finite")
+    return {key: manifest.get(key) for key in keys} if isinstance(manifest, dict) else {}
 
 
 def _size(folder: Path) -> int:
@@ -154,4 +157,5 @@ def _state(checkpoint: Listed) -> str:
         return "incomplete, never loaded"
     if checkpoint.problems:
         return "damaged: " + "; ".join(checkpoint.problems)
-    return "complete, verified" if checkpoint.verified else "complete"
+    state = "complete, verified" if checkpoint.verified else "complete"
+    return f"{state}, not finite: {checkpoint.not_finite}" if checkpoint.not_finite else state

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Problem, UserError
 from ..trainer.interruption import STARTED, run_started
-from .error_report import SAVED, RanksFailed
+from .error_report import DIVERGED, SAVED, RanksFailed
 from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def start_ranks(
     Raises:
         UserError: a rank refused what the user gave.
         LeftEarly: the ranks were told to leave, by a signal or the wall-clock limit, and have saved.
+        Diverged: the run ended with a loss or weights that are not finite.
         RanksFailed: a rank failed otherwise.
         KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
         SystemExit: another signal ended the run; 128 plus its number.
@@ -105,7 +106,7 @@ def start_ranks(
     try:
         with environment(told), agent.relaying():
             result: Any = agent.run()
-        if result.is_failed() and _saved(result) and machines:
+        if result.is_failed() and _ended_together(result) and machines:
             agent.leave_together(LEAVING_TOGETHER)
     except SignalException as error:
         _end_by(error.sigval)
@@ -116,7 +117,7 @@ def start_ranks(
         specs.drop_empty()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
     if result.is_failed():
-        if agent.received and not _saved(result) and not any(map(left_a_file, result.failures.values())):
+        if agent.received and not _ended_together(result) and not any(map(left_a_file, result.failures.values())):
             _end_by(agent.received)
         try:
             raise_failure(result.failures, ranks * (machines.count if machines else 1), agent.log_of)
@@ -141,8 +142,9 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _saved(result: Any) -> bool:
-    return any(failure.exitcode == SAVED for failure in result.failures.values())
+def _ended_together(result: Any) -> bool:
+    """Whether the ranks have come to an end of their own, which has a code: nobody failed."""
+    return any(failure.exitcode in (SAVED, DIVERGED) for failure in result.failures.values())
 
 
 def _end_by(received: signal.Signals) -> NoReturn:

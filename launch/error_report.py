@@ -1,7 +1,8 @@
 """What a person sees when something goes wrong: one readable message, and an exit code that scripts can trust.
 
-0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 75 left before
-the end with everything saved (a signal, the wall-clock limit): the same command goes on · 130 Ctrl-C, nothing saved.
+0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 3 the run has
+ended with a loss or weights that are not finite · 75 left before the end with everything saved (a signal, the
+wall-clock limit): the same command goes on · 130 Ctrl-C, nothing saved.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TextIO
 
 from ..errors import Problem, UserError
 
-FAILED, USER_ERROR, SAVED, INTERRUPTED = 1, 2, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
+FAILED, USER_ERROR, DIVERGED, SAVED, INTERRUPTED = 1, 2, 3, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
 class RanksFailed(Exception):
@@ -23,6 +24,10 @@ class RanksFailed(Exception):
 
 class LeftEarly(Exception):
     """A run left before its end and is saved; that has been said already."""
+
+
+class Diverged(Exception):
+    """A run ended with a loss or weights that are not finite; that has been said already."""
 
 
 def guard(function: Callable[[], Any], debug: bool = False) -> int:
@@ -36,6 +41,8 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
         return USER_ERROR
     except LeftEarly:
         return SAVED
+    except Diverged:
+        return DIVERGED
     except RanksFailed as error:
         print(error, file=sys.stderr)
         return FAILED

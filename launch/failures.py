@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Problem, UserError
 from ..trainer.error_file import ERROR_FILE, record
-from .error_report import FAILED, INTERRUPTED, SAVED, USER_ERROR, LeftEarly, RanksFailed, show_problems
+from .error_report import (
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    SAVED,
+    USER_ERROR,
+    Diverged,
+    LeftEarly,
+    RanksFailed,
+    show_problems,
+)
 from .slurm.job_task import LOGS
 
 if TYPE_CHECKING:
@@ -44,6 +54,9 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
     except LeftEarly:
         _end_agent()
         return SAVED
+    except Diverged:
+        _end_agent()
+        return DIVERGED
     except Exception as error:
         raised = time.time()
         user = isinstance(error, UserError)
@@ -165,8 +178,10 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
         failures: by rank.
         log_of: the log file of a rank, empty for rank 0, which writes to the terminal.
     """
-    if any(failure.exitcode == SAVED for failure in failures.values()):
-        raise LeftEarly  # all ranks have, together; the launcher only ended those that were a moment slower
+    # All ranks have ended so, together; the launcher only ended those that were a moment slower.
+    for code, ending in ((SAVED, LeftEarly), (DIVERGED, Diverged)):
+        if any(failure.exitcode == code for failure in failures.values()):
+            raise ending
     rank, failure = first_failure(failures)
     data = failure.error_file_data["trireme"] if left_a_file(failure) else None
     if data and data["problems"] is not None:

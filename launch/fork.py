@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, UserError
 from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE
 from .elastic import cores_per_rank, environment, silence
-from .error_report import LeftEarly, RanksFailed
+from .error_report import Diverged, LeftEarly, RanksFailed
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
     run_dir = Path(recipe.run.dir)
     try:
         raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
-    except LeftEarly:
-        return
+    except (LeftEarly, Diverged):
+        return  # the log has said so
     except RanksFailed:
         if interrupts.first is not None:
             raise KeyboardInterrupt from None
@@ -125,7 +125,10 @@ def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:
     torch.set_num_threads(1 if torch.get_num_threads() > 1 else cores_per_rank(int(os.environ["WORLD_SIZE"])))
 
     def go() -> None:
-        if train(recipe, resume=resume).interrupted:
+        result = train(recipe, resume=resume)
+        if result.not_finite:
+            raise Diverged
+        if result.interrupted:
             raise LeftEarly
 
     code = run_rank(go)

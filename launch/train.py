@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, UserError
 from .command import Command
 from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
-from .error_report import LeftEarly
+from .error_report import Diverged, LeftEarly
 from .failures import leave
 from .hostfile import refuse_missing_hostfile
 from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: something the user can mend.
         LeftEarly: told to leave, and everything is saved.
+        Diverged: the run ended with a loss or weights that are not finite.
         RanksFailed: a rank failed.
     """
     from .accelerate import take_choices
@@ -148,7 +149,10 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
     from ..trainer.build import train
 
-    if train(recipe, resume=resume, fresh=fresh).interrupted:
+    result = train(recipe, resume=resume, fresh=fresh)
+    if result.not_finite:
+        raise Diverged
+    if result.interrupted:
         raise LeftEarly
 
 

@@ -92,6 +92,13 @@ def as_it_is(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return list(found.values())
+
+
 class Strategy(ABC):
     """Places a model on a mesh and steps it. One instance serves one run."""
 
@@ -149,6 +156,17 @@ class Strategy(ABC):
     def generate(self, **arguments: Any) -> Tensor:
         """Tokens by transformers' ``generate``; all ranks call it with the same arguments if ``in_step``."""
         return self.module.generate(**arguments)  # type: ignore[operator]
+
+    def weights_are_finite(self) -> bool:
+        """Whether this rank's part of the weights holds no NaN and no infinity; on a GPU, waits for it once."""
+        found = [part.isfinite().all() for part in self.local_weights()]
+        return all(bool(torch.stack(parts).all()) for parts in _by_device(found))
+
+    def local_weights(self) -> Iterator[Tensor]:
+        """This rank's parts of its parameters, as they are in memory."""
+        from .clip import local  # imports DTensor, a second that checking a recipe goes without
+
+        return (local(parameter.detach()) for _, parameter in self.named_parameters())
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
 log = logging.getLogger("trireme.trainer")
+NOT_FINITE = (
+    "the run has diverged: at step %d of %d %s. A checkpoint of this step is marked and never resumed from; "
+    "lower optimizer.lr, warm up longer, or see docs/faults.md"
+)
 
 
 def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) -> TrainResult:
@@ -73,7 +77,9 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
                     str(run_dir),
                 )
             )
-        if result.interrupted:
+        if result.not_finite and mesh.is_main:
+            log.error(NOT_FINITE, result.step, trainer.state.max_steps, result.not_finite)
+        elif result.interrupted and not result.not_finite:
             where = f"saved; the same command{' without --resume' if resume != 'auto' else ''} goes on from there"
             log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
     finally:

@@ -16,6 +16,7 @@ import torch
 from ..parallel.strategy import StepBatch, StepLoss, StepResult
 from .callbacks.line_text import evaluation_parts, training_parts
 from .checkpoint.layout import metric_of
+from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
@@ -48,6 +49,8 @@ class TrainResult:
     """The last training line joined with the last evaluation."""
     interrupted: str = ""
     """Why the run left before its end (a signal, the wall-clock limit); everything is saved, and a resume goes on."""
+    not_finite: str = ""
+    """What of loss and weights is not finite at the end; empty if all is."""
 
 
 @dataclass
@@ -87,6 +90,7 @@ class Trainer:
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
+        self.finiteness = Finiteness(self.mesh, self.strategy)
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, until a callback asks to stop, or until a signal or the time limit asks to leave."""
@@ -117,11 +121,12 @@ class Trainer:
                 self.control.clear()
             self._finish()
         interrupted = self.control.reason if self.control.interrupted else ""
-        return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted)
+        return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted, self.not_finite())
 
     def log_step(self, loss: StepLoss, result: StepResult) -> None:
         """Write the training line of this step; the loss is brought together over ranks only here."""
         mean, norm = self.strategy.global_loss(loss), result.grad_norm.item()
+        self.finiteness.look(self.state.step, mean)
         now = time.perf_counter()
         rate = (self.state.tokens - self._tokens_then) / max(now - self._then, 1e-9)
         self._then, self._tokens_then = now, self.state.tokens
@@ -169,6 +174,12 @@ class Trainer:
         """``checkpoint.metric`` if this step was evaluated."""
         return self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
 
+    def not_finite(self) -> str:
+        """What is not finite after this step; empty if all is. A collective call."""
+        self.finiteness.look(self.state.step)
+        evaluated = self.metrics.get("eval_loss") if self._evaluated_at == self.state.step else None
+        return self.finiteness.verdict(evaluated)
+
     def roll_back(self) -> None:
         """Go back to the newest whole checkpoint of this run, and on with the samples that come next: what was trained
         on since is not seen again in this pass. Callbacks begin again from that step, but for what they have counted.
@@ -185,6 +196,7 @@ class Trainer:
             self.control.stop, self.control.reason = False, ""
         self._evaluated_at = self.state.step
         self.batches.move()
+        self.finiteness.begin()
         self.save()  # so that a resume does not go through those samples again
 
     def emit(self, event: str, *details: Any) -> None:
@@ -218,6 +230,7 @@ class Trainer:
         self.state.step += 1
         self.state.samples += self.settings.global_batch_size
         self.state.tokens += loss.tokens
+        self.finiteness.step_done(self.state.step, loss, result)
         self.emit("on_step_end")
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")

@@ -48,6 +48,7 @@ class Saving:
             self.trainer.recipe.plan.name,
             native,
             self.trainer.metric_of_this_step(),
+            self.trainer.not_finite(),
         )
         if background and self.store.staged():
             self.store.begin(contents)

@@ -32,6 +32,6 @@ COMMAND = Command(
     "list checkpoints; --verify checks every file",
     run,
     arguments,
-    description="List the checkpoints of a run; exit code 1 if one is damaged.",
+    description="List the checkpoints of a run; exit code 1 if one is damaged or not finite.",
     examples=EXAMPLES,
 )

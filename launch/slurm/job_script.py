@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..error_report import SAVED
+from ..error_report import DIVERGED, SAVED
 from ..launch_config import LaunchConfig, Shape, option_lines
 from .job_task import FIRST_PORT, LOGS, NODE_STORAGE, PORTS
 
@@ -229,9 +229,9 @@ class Script:
         command = f'{self._python()} -m trireme.launch.slurm.job_failure "${LOGS}" {self.shape.world_size} "$code"'
         where = f"{shlex.join(one)} {self._prefix()}" if one else ""
         return [
-            f'if [ "$code" != 0 ] && [ "$code" != {SAVED} ] && [ "$code" != {TOO_EARLY} ]; then',
-            f"    {where}{command}",
-            "fi",
+            f'case "$code" in 0|{SAVED}|{DIVERGED}|{TOO_EARLY}) ;; *)',
+            f"    {where}{command} ;;",
+            "esac",
         ]
 
     def _python(self) -> str:

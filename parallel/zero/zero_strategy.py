@@ -108,6 +108,15 @@ class DeepSpeedStrategy(Strategy):
     def set_training(self, mode: bool) -> None:
         self._module.train(mode)
 
+    def local_weights(self) -> Iterator[Tensor]:
+        """Of stage 3 this rank's parts, but those that lie on a disk now."""
+        for _, parameter in self.named_parameters():
+            part = getattr(parameter, "ds_tensor", None)
+            if part is None:
+                yield parameter.detach()
+            elif getattr(part, "status", None) is None or part.status.name == "AVAILABLE":
+                yield part.detach()
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self._module.named_parameters()
 

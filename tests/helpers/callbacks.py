@@ -21,6 +21,17 @@ class StopOnOneRank(Callback):
             control.request_stop("this rank has had enough")
 
 
+class Leave(Callback):
+    """Leaves early after a step, as a signal or a time limit would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer, state, control) -> None:
+        if state.step == self.step:
+            control.interrupt("it is time")
+
+
 class Recorder(Callback):
     """Writes every event it sees, with the step, to a file per rank."""
 

@@ -29,8 +29,8 @@ def watched(metrics: Metrics, name: str, field: str) -> float:
 
 
 def improves(value: float, best: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
-    """Whether ``value`` is better than ``best`` by more than ``min_delta``; NaN never is."""
-    if math.isnan(value):
+    """Whether ``value`` is better than ``best`` by more than ``min_delta``; NaN and infinity never are."""
+    if not math.isfinite(value):
         return False
     if best is None:
         return True

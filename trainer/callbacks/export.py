@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import Problem, UserError
 from ..checkpoint.export.export_folder import ExportOptions, export_source
-from ..checkpoint.layout import complete_checkpoints, verify
+from ..checkpoint.layout import complete_checkpoints, not_finite, sound_first, verify
 from ..checkpoint.load.source import Checkpoint
 from .callback import Callback
 
@@ -91,6 +91,9 @@ class Export(Callback):
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
         if not trainer.mesh.is_main:
             return
+        if reason := not_finite(path):
+            log.warning("%s is not exported: it was saved when %s", path.name, reason)
+            return
         self._saved = path
         if self.at == "every_save":
             self._enqueue(path)
@@ -135,7 +138,7 @@ class Export(Callback):
 
     def _export_last(self, trainer: Trainer) -> None:
         """A run that had nothing left to train has saved nothing, and may have been exported before."""
-        path = self._saved or next(iter(complete_checkpoints(trainer.store.root)), None)
+        path = self._saved or next(iter(sound_first(complete_checkpoints(trainer.store.root))), None)
         noted = self._noted().get(self.place) if self._saved is None and self.folder.exists() else None
         if path is not None and path.name == noted:
             return

@@ -8,7 +8,8 @@
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
         deepspeed/              with checkpoint.deepspeed: DeepSpeed's own files, for its tools
-        manifest.json           written last: step, plan, and size and XXH3-128 of every file; "nodes" says which of
+        manifest.json           written last: step, plan, and size and XXH3-128 of every file; "not_finite" says that
+                                weights or loss were no numbers any more; "nodes" says which of
                                 several nodes without a common disk holds a file that not all of them hold
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete; the
@@ -24,7 +25,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ def metric_of(folder: Path) -> float | None:
     except (ValueError, KeyError, TypeError):  # also of a damaged manifest, which is another's to report
         return None
     return metric if math.isfinite(metric) else None
+
+
+def not_finite(folder: Path) -> str | None:
+    """What was not finite when a checkpoint was written, so that nobody goes on from it; None if all was."""
+    try:
+        return read_manifest(folder).get("not_finite") or None
+    except (ValueError, AttributeError):  # a damaged manifest is reported by ``damages``
+        return None
+
+
+def sound_first(folders: Iterable[Path]) -> list[Path]:
+    """In the same order, but those with weights that are not finite last."""
+    return sorted(folders, key=lambda folder: not_finite(folder) is not None)
 
 
 def verify(folder: Path, contents: bool = True, only: Collection[str] | None = None) -> str | None:

@@ -17,7 +17,7 @@ from ...parallel.mesh import Mesh
 from ..collective import StepFailed, Together
 from ..nodes import Nodes
 from .checkpoint_config import CheckpointConfig
-from .layout import checkpoints_under, complete_checkpoints, metric_of, read_manifest
+from .layout import checkpoints_under, complete_checkpoints, metric_of, not_finite, read_manifest
 from .load.find_checkpoint import by_step, find, newest_usable, step_of
 from .save.staging import Staging
 from .save.write_checkpoint import Contents, Writer
@@ -163,8 +163,10 @@ class Checkpoints:
             return
         # Later ones were passed over as damaged, or gone back from: they must not push out what is written now.
         folders = [folder for folder in complete_checkpoints(self.root) if int(folder.name[5:]) <= step]
-        best = self.best(folders)[: self.config.keep_best] if self.config.keep_best else []
-        keep = {*folders[: self.config.keep_last], *best}
+        # One that is not finite pushes out none that is; the newest of them is kept, to look at.
+        sound = [folder for folder in folders if not_finite(folder) is None]
+        best = self.best(sound)[: self.config.keep_best] if self.config.keep_best else []
+        keep = {*sound[: self.config.keep_last], *best, folders[0]}
         for folder in folders:
             if folder not in keep:
                 # Renamed first: a process killed while deleting must not leave half a checkpoint under its name.
@@ -177,8 +179,8 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def best(self, folders: list[Path]) -> list[Path]:
-        """Those with a metric that is a number, best first."""
-        metrics = {folder: metric_of(folder) for folder in folders}
+        """Those with a metric that is a number, and finite weights, best first."""
+        metrics = {folder: metric_of(folder) for folder in folders if not_finite(folder) is None}
         judged = {folder: metric for folder, metric in metrics.items() if metric is not None}
         return sorted(judged, key=judged.__getitem__, reverse=self.config.mode == "max")
 

@@ -17,7 +17,7 @@ from typing import Any
 from ....errors import Problem, UserError
 from ...collective import StepFailed, Together
 from ...nodes import Nodes
-from ..layout import checkpoints_at, checkpoints_under, fault, other_format, read_manifest, verify
+from ..layout import checkpoints_at, checkpoints_under, fault, not_finite, other_format, read_manifest, verify
 from ..node_copy import pass_on
 from ..save.write_checkpoint import write_manifest
 from .open_source import open_source
@@ -117,6 +117,9 @@ def step_of(path: Path) -> int:
 
 def _unusable(folder: Path, together: Together, nodes: Nodes, field: str) -> str | None:
     """Why a checkpoint cannot be used; None when it can, and then every node holds it."""
+    reasons = together(lambda: _not_finite(folder) if nodes.leads else None)
+    if reason := next(filter(None, reasons), None):
+        return reason
     if nodes.count == 1:
         return together(lambda: verify(folder) if nodes.leads else None)[0]
     results = together(lambda: _held(folder) if nodes.leads else "")
@@ -130,6 +133,11 @@ def _unusable(folder: Path, together: Together, nodes: Nodes, field: str) -> str
             return None
         reason = f"lacks {lost[0]} on every node"
     return reason
+
+
+def _not_finite(folder: Path) -> str | None:
+    reason = not_finite(folder)
+    return f"was saved when {reason}" if reason else None
 
 
 def _held(folder: Path) -> Held:

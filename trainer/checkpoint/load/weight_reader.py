@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ....errors import Problem, UserError
 from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
-from ..layout import checkpoints_at, verify
+from ..layout import checkpoints_at, not_finite, sound_first, verify
 from ..tensors import Shapes, split_by_bytes
 from .open_source import NONE_THERE, open_source
 from .source import Source
@@ -25,7 +25,7 @@ GROUP_BYTES = 256 * 2**20
 
 def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
     """The newest checkpoint at ``path`` (a checkpoint or run folder) in which every file is what was written; or
-    ``path`` itself, if somebody else wrote it.
+    ``path`` itself, if somebody else wrote it. One whose weights were not finite is taken if there is no other.
 
     Args:
         contents: read every file to know; else trust names and sizes.
@@ -34,9 +34,14 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
         UserError: there is none; ``field`` is what the user gave.
     """
     reason = NONE_THERE
-    for folder in checkpoints_at(path):
+    here = checkpoints_at(path)
+    for folder in sound_first(here):
         reason = verify(folder, contents)
         if reason is None:
+            for other in here[: here.index(folder)]:
+                log.warning("checkpoint %s is passed over: it was saved when %s", other, not_finite(other))
+            if found := not_finite(folder):
+                log.warning("checkpoint %s was saved when %s", folder, found)
             return folder
         log.warning("checkpoint %s %s; it is not used", folder, reason)
     if path.exists() and not checkpoints_at(path):

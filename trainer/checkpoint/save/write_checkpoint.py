@@ -43,6 +43,8 @@ class Contents:
     """Writes the engine's own files into a folder (called on every rank)."""
     metric: float | None = None
     """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
+    not_finite: str = ""
+    """What is not finite; empty if weights and loss are numbers."""
 
 
 class Writer:
@@ -139,6 +141,7 @@ class Writer:
             "plan": contents.plan,
             "world_size": self.mesh.world_size,
             "metric": contents.metric,
+            "not_finite": contents.not_finite or None,
             "files": common | shards,
         }
         if self.nodes.count > 1:

@@ -1,0 +1,99 @@
+"""Whether loss, gradient and weights are still numbers: said at the first step where they are not, and at every save.
+
+The norm of the gradient is there at every step, and equal on all ranks. Without a GPU it is looked at in every step.
+On a GPU reading it would hold up every step, so the first bad step is kept in a number on the device, which is read
+when a training line is written, at an evaluation and at a save.
+
+A step that was skipped (a loss scale in fp16, DeepSpeed, the callback ``nonfinite``) leaves the weights as they were,
+and is no news. Many in a row are: then nothing is trained any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..parallel.mesh import Mesh
+    from ..parallel.strategy import StepLoss, StepResult, Strategy
+
+log = logging.getLogger("trireme.trainer")
+SKIPPED_IN_A_ROW = 20
+"""So many skipped steps are said. A loss scale that begins at 2**16 is at 1 after 16."""
+ADVICE = (
+    "lower optimizer.lr, warm up longer or clip (trainer.max_grad_norm); the callback nonfinite skips such steps, "
+    "stops or goes back (docs/faults.md)"
+)
+
+
+class Finiteness:
+    """Watches one run. Ranks decide alike, since they look at numbers of all ranks."""
+
+    def __init__(self, mesh: Mesh, strategy: Strategy) -> None:
+        self.mesh, self.strategy = mesh, strategy
+        self.begin()
+
+    def begin(self) -> None:
+        """At the start, and after going back to a checkpoint."""
+        self.since: int | None = None
+        """First step of those in a row whose loss or gradient was not finite."""
+        self._skipped = 0
+        self._loss: StepLoss | None = None
+        self._first_bad: Tensor | None = None  # step, on the device; 0: none
+
+    def step_done(self, step: int, loss: StepLoss, result: StepResult) -> None:
+        """Note the gradient of a step; without a GPU, warn at once."""
+        self._loss = loss
+        self._skipped = self._skipped + 1 if result.skipped else 0
+        if self._skipped == SKIPPED_IN_A_ROW:
+            self._warn(
+                "%d steps in a row were skipped, up to step %d, since their gradients were not finite: %s",
+                *(self._skipped, step, ADVICE),
+            )
+        if result.skipped:
+            return
+        if self.mesh.device.type == "cpu":
+            self._judge(step, result.grad_norm.item(), "the norm of the gradient")
+            return
+        bad = (~result.grad_norm.isfinite()).long() * step
+        self._first_bad = bad if self._first_bad is None else self._first_bad.where(self._first_bad > 0, bad)
+
+    def look(self, step: int, loss: float | None = None) -> None:
+        """Read what the device has noted; ``loss``: the mean of the global batch at ``step``, where it is known."""
+        if self._first_bad is not None and (first := int(self._first_bad)):
+            self._judge(first, math.nan, "the norm of the gradient")
+        self._first_bad = None
+        if loss is not None and not self._skipped and not math.isfinite(loss):
+            self._judge(step, loss, "the loss")
+
+    def verdict(self, evaluated: float | None) -> str:
+        """What is not finite now, empty if all is; equal on all ranks, and a collective call.
+
+        Args:
+            evaluated: the held-out loss of this step, if there is one.
+        """
+        sound = self.strategy.weights_are_finite()
+        if self.mesh.any_flags([not sound])[0]:
+            found = "the weights are not finite"
+        elif evaluated is not None:
+            found = "" if math.isfinite(evaluated) else f"the held-out loss is {evaluated}"
+        elif self._loss is None or self._skipped == 1:  # one bad batch says nothing of the weights
+            found = ""
+        else:
+            mean = self.strategy.global_loss(self._loss)
+            found = "" if math.isfinite(mean) else f"the loss is {mean}"
+        return f"{found} (since step {self.since})" if found and self.since else found
+
+    def _judge(self, step: int, value: float, what: str) -> None:
+        if math.isfinite(value):
+            self.since = None
+        elif self.since is None:
+            self.since = step
+            self._warn("step %d: %s is not finite (%s): %s", step, what, value, ADVICE)
+
+    def _warn(self, message: str, *details: object) -> None:
+        if self.mesh.is_main:
+            log.warning(message, *details)
