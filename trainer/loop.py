@@ -20,6 +20,7 @@ from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
+from .sum_check import SumCheck
 from .train_batches import RunBatches
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Trainer:
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
         self.finiteness = Finiteness(self.mesh, self.strategy)
+        self.loss_function = SumCheck(self.task)
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, until a callback asks to stop, or until a signal or the time limit asks to leave."""
@@ -98,7 +100,9 @@ class Trainer:
             self._begin()
             for batch in self.batches:
                 self._begin_step()
-                loss = self.strategy.forward_backward(batch, self.task.loss)
+                loss = self.strategy.forward_backward(batch, self.loss_function)
+                if self.batch is None:  # the first
+                    self.loss_function.refuse_mean(self.mesh)
                 self.emit("on_pre_optimizer_step")
                 self.store.settle()
                 result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))

@@ -1,0 +1,95 @@
+"""Whether a task's loss is a sum, as it must be: a mean would train too weakly by the number of labels, silently.
+
+At the first batch one sample is given to the loss twice. The loss of both is twice that of one if it is a sum, and
+equal to it if it is a mean, whatever the model and the data. That costs the loss of three samples, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Problem, UserError
+from ..models.loss import IGNORE
+from ..parallel.mesh import Mesh
+from ..parallel.strategy import MicroBatch
+from .tasks.task import Task
+
+TRIES = 8
+"""Micro-batches that are looked at until one tells: the loss of a sample without labels is zero."""
+
+
+class SumCheck:
+    """``task.loss``, looked at in the first micro-batches of this rank."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._tries = TRIES
+        self._mean = False
+
+    def __call__(self, outputs: Any, micro: MicroBatch) -> Tensor:
+        if self._tries:
+            self._look(outputs, micro)
+        return self.task.loss(outputs, micro)
+
+    def refuse_mean(self, mesh: Mesh) -> None:
+        """A collective call after the first batch: under a pipeline only the last stage has seen a loss.
+
+        Raises:
+            UserError: the loss is a mean; on all ranks.
+        """
+        if mesh.any_flags([self._mean])[0]:
+            name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
+            why = f"{name}.loss returns a mean: of a sample that is given twice it is as large as of that sample once"
+            fix = 'return a sum (reduction="sum"); it is divided by the labels of the global batch afterwards'
+            raise UserError(Problem("task", why, fix))
+
+    def _look(self, outputs: Any, micro: MicroBatch) -> None:
+        self._tries -= 1
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                once, twice = (float(self._loss_of_copies(outputs, micro, copies)) for copies in (1, 2))
+        except Exception:  # outputs of a form that cannot be cut; what is wrong with the loss shows right after this
+            self._tries = 0
+            return
+        if math.isfinite(once) and math.isfinite(twice) and once != 0:
+            self._tries, self._mean = 0, abs(twice / once - 1) < 0.1
+
+    def _loss_of_copies(self, outputs: Any, micro: MicroBatch, copies: int) -> Tensor:
+        batch, sample = _size(micro), _most_labels(micro)
+
+        def cut(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0 or tensor.shape[0] != batch:
+                return tensor
+            return torch.cat([tensor.narrow(0, sample, 1)] * copies)
+
+        loss = self.task.loss(_map(outputs, cut), _map(micro, cut))
+        return loss.full_tensor() if hasattr(loss, "full_tensor") else loss  # type: ignore[operator]
+
+
+def _size(micro: MicroBatch) -> int:
+    return next(iter(micro.values())).shape[0]
+
+
+def _most_labels(micro: MicroBatch) -> int:
+    """The sample that says most of the loss."""
+    labels = micro.get("labels")
+    if labels is None or labels.dim() < 2:
+        return 0
+    return int((labels != IGNORE).flatten(1).sum(1).argmax())
+
+
+def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """``tree`` with other tensors: outputs of transformers, dicts, lists and tuples of tensors."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):  # outputs of transformers are dataclasses too, made by keyword
+        items = {key: _map(value, function) for key, value in tree.items()}
+        return items if type(tree) is dict else type(tree)(**items)
+    if isinstance(tree, list | tuple):
+        return type(tree)(_map(value, function) for value in tree)
+    return tree
