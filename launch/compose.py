@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,16 +69,21 @@ def sweep(
     recipe_dirs: Sequence[str],
     check: Callable[[list[Composed]], None],
     job: Callable[[Composed], Any],
+    check_folder: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Call ``job`` for every combination of the overrides' choices (``optimizer.lr=1e-3,1e-4``): ``--multirun``.
 
-    The run folder of each job gets the job's own choices as its last part. The first failure ends the sweep.
+    The run folder of each job gets the job's own choices as its last part. The first failure ends the sweep. What
+    ``job`` returns is what a sweeper that chooses by results is told.
 
     Args:
         check: called first with all jobs, to refuse the sweep as a whole; not called for a sweeper that is not Hydra's
             own, since those choose a job by the results of earlier ones.
+        check_folder: called before that with the folder that jobs get theirs in.
     """
     path, accepted = _for_sweep(recipe, overrides, recipe_dirs)
+    folder = sweep_folder(path, overrides, recipe_dirs)
+    check_folder(Path(folder))
     failures: list[BaseException] = []
 
     def guarded(config: Any) -> Any:
@@ -91,7 +96,6 @@ def sweep(
 
     if not chooses_by_results(overrides):
         check(sweep_jobs(recipe, overrides, recipe_dirs))
-    folder = sweep_folder(path, overrides, recipe_dirs)
     _hydra(path, recipe_dirs, ["--multirun"], accepted, guarded, folder)
     if failures:
         raise failures[0]
@@ -132,11 +136,19 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 
 
 def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
-    """Where Hydra notes the sweep: the run folder that one job would have. Hydra cannot resolve it by itself there."""
+    """Where the folders of a sweep's jobs go; Hydra notes the sweep there, and cannot resolve it by itself."""
+    fixed = without_choices(overrides)
     try:
-        return compose(str(path), without_choices(overrides), recipe_dirs).raw["run"]["dir"]
+        run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"]
     except UserError:  # a choice that only the sweep makes
-        return f"runs/{path.stem}"
+        run_dir = f"runs/{path.stem}"
+    return _sweep_root(run_dir, set(map(_key, fixed)))
+
+
+def _sweep_root(run_dir: str, given: Collection[str]) -> str:
+    """The folder that was named for the sweep (``given``: keys on the command line), or one beside the recipe's own
+    run folder, in which a run of the same recipe lives."""
+    return run_dir if "run.dir" in given else f"{run_dir}_sweep"
 
 
 def without_choices(overrides: Sequence[str]) -> list[str]:
@@ -218,7 +230,8 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
         with open_dict(config):
             if "run.dir" not in map(_key, chosen):
                 name = ",".join(text.lstrip("+") for text in chosen).replace("/", "_")
-                config.run.dir = f"{config.run.dir}/{name or 'job'}"
+                folder = _sweep_root(config.run.dir, fixed)
+                config.run.dir = f"{folder}/{name or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
     raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     _restore_missing(raw, _without_schema(job.job.config_name, list(job.overrides.task)))

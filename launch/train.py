@@ -167,17 +167,30 @@ def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]
 def _sweep(options: argparse.Namespace) -> None:
     """Every job in processes of its own, one after the other; nothing starts when one of them has a problem."""
     from .compose import sweep
+    from .sweep_jobs import Jobs, refuse_run_folder
 
     if launched():
         raise UserError(
             Problem("--multirun", "starts processes of its own", "run it without a launcher, with --nproc N")
         )
 
-    def job(composed: Composed) -> None:
+    def job(composed: Composed) -> float | None:
         print(f"{composed.recipe.stem}: {composed.raw['run']['dir']}", file=sys.stderr, flush=True)
-        _train(composed, options, own_process=True)
+        return jobs.run(composed, lambda: _train(composed, options, own_process=True))
 
-    sweep(options.recipe, options.overrides, options.recipe_dir, lambda jobs: _check_jobs(jobs, options), job)
+    jobs = Jobs()
+    try:
+        sweep(
+            options.recipe,
+            options.overrides,
+            options.recipe_dir,
+            lambda jobs: _check_jobs(jobs, options),
+            job,
+            refuse_run_folder,
+        )
+    finally:
+        jobs.show()
+    jobs.raise_diverged()
 
 
 def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from ..accelerate import contradictions
 from ..compose import Composed, chooses_by_results, sweep_folder
 from ..launch_config import LaunchConfig, Shape
 from ..planning import AUTO, own_options, without_plan
+from ..sweep_jobs import refuse_run_folder
 from ..train import rank_arguments, read
 from .job_queue import refuse_going
 from .job_record import Record
@@ -132,7 +133,10 @@ def _script(
         Run(here / each.run.dir, rank_arguments(composed, options))
         for composed, (each, _) in zip(jobs, recipes, strict=True)
     ]
-    whole = sweep_folder(jobs[0].recipe, options.overrides, options.recipe_dir) if len(runs) > 1 else recipe.run.dir
+    whole = recipe.run.dir
+    if len(runs) > 1:
+        whole = sweep_folder(jobs[0].recipe, options.overrides, options.recipe_dir)
+        refuse_run_folder(Path(whole))
     script = Script(
         launch=recipe.launch,
         shape=shape,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.recipes import FEW_FILES, TINY
 from trireme.errors import Problem, UserError
-from trireme.launch.compose import compose, sweep
+from trireme.launch.compose import compose, sweep, sweep_folder, sweep_jobs
 from trireme.launch.find_recipes import find_recipe, first_comment, list_recipes
 
 
@@ -171,6 +171,14 @@ def test_a_sweep_gives_every_job_a_folder_and_is_checked_as_a_whole(tmp_path: Pa
     }
     for job in ran:
         assert compose(str(job.recipe), job.overrides).raw == job.raw
+
+
+def test_jobs_of_a_sweep_lie_beside_the_run_of_their_recipe() -> None:
+    """In the folder that the command line names, or in one of the sweep's own."""
+    assert sweep_folder(TINY, ["seed=1,2"], []) == "runs/tiny_sweep"
+    assert sweep_folder(TINY, ["seed=1,2", "run.dir=runs/mine"], []) == "runs/mine"
+    jobs = sweep_jobs(str(TINY), ["seed=1,2"], [])
+    assert [job.raw["run"]["dir"] for job in jobs] == ["runs/tiny_sweep/seed=1", "runs/tiny_sweep/seed=2"]
 
 
 def test_a_refused_sweep_runs_nothing_and_a_failed_job_ends_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.command import command, tiny_command
+from helpers.command import command, refused, tiny_command, trireme_here
+from helpers.recipes import TINY
 from helpers.running import Running, run_to_end, running
 
 FAULT = '''
@@ -124,11 +126,60 @@ def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environ
     assert "fix: even it out" in "".join(result.stderr.splitlines()[-12:]), result.stderr
 
 
-def test_multirun_trains_every_job(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_sweep_trains_every_job_and_ends_with_a_table(
+    tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of those that have diverged: they do not end the sweep, do not win, and are told by the exit code."""
     arguments = tiny_command(
-        tmp_path / "s", "--multirun", "seed=1,2", "trainer.max_steps=1", "trainer.eval_at_end=false"
+        tmp_path / "s", "--multirun", "optimizer.lr=1e9,1e-3", "trainer.max_steps=3", "trainer.eval_samples=2"
+    )
+    result = run_to_end(arguments, tmp_path / "s", environment)
+    assert result.returncode == 3, result.stderr
+    for rate in ("1000000000.0", "0.001"):
+        assert (tmp_path / "s" / f"optimizer.lr={rate}" / "metrics.jsonl").is_file()
+    table = result.stdout[result.stdout.index("job ") :]
+    diverged, won = [line.split() for line in table.splitlines() if line.strip().startswith("optimizer.lr")]
+    assert diverged[:4] == ["optimizer.lr=1000000000.0", "eval_loss", "nan", "diverged"]
+    assert won[0] == "optimizer.lr=0.001" and won[3:5] == ["*", "done"]
+    assert "best: optimizer.lr=0.001 with eval_loss" in table
+    again = trireme_here(capsys, "train", str(TINY), f"run.dir='{tmp_path}/s/optimizer.lr=0.001'", "-m", "seed=1,2")
+    refused(again, "run.dir", "holds a run")
+
+
+@pytest.mark.long
+def test_a_sweeper_that_chooses_by_results_is_told_them(tmp_path: Path, environment: dict[str, str]) -> None:
+    plugins = tmp_path / "hydra_plugins"
+    plugins.mkdir()
+    (plugins / "told.py").write_text(TOLD)
+    environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    environment["TOLD"] = str(tmp_path / "told.json")
+    arguments = tiny_command(
+        tmp_path / "s", "--multirun", "hydra/sweeper=told", "optimizer.lr=1e-3", "trainer.max_steps=1"
     )
     result = run_to_end(arguments, tmp_path / "s", environment)
     assert result.returncode == 0, result.stderr
-    for seed in (1, 2):
-        assert (tmp_path / "s" / f"seed={seed}" / "metrics.jsonl").is_file()
+    (told,) = json.loads((tmp_path / "told.json").read_text())
+    lines = [json.loads(line) for line in next((tmp_path / "s").glob("*/metrics.jsonl")).read_text().splitlines()]
+    assert told == lines[-1]["eval_loss"]
+
+
+TOLD = """
+import json, os
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+ConfigStore.instance().store(group="hydra/sweeper", name="told", node={"_target_": "hydra_plugins.told.Told"})
+
+
+class Told(Sweeper):
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        done = self.launcher.launch([arguments], initial_job_idx=0)
+        with open(os.environ["TOLD"], "w") as file:
+            json.dump([job.return_value for job in done], file)
+"""

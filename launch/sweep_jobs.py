@@ -1,0 +1,127 @@
+"""The jobs of a sweep (``--multirun``): how each ends, what it is judged by, and the table of them at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, UserError
+from ..trainer.callbacks.metrics_file import FILE_NAME, read_metrics
+from .compose import Composed
+from .error_report import DIVERGED, FAILED, INTERRUPTED, SAVED, USER_ERROR, Diverged, LeftEarly
+from .listing import show_table
+
+ENDINGS = {
+    0: "done",
+    FAILED: "failed",
+    USER_ERROR: "refused",
+    DIVERGED: "diverged",
+    SAVED: "left early, saved",
+    INTERRUPTED: "interrupted",
+}
+
+
+@dataclass
+class Job:
+    """One combination, and how it went."""
+
+    folder: Path
+    metric: str
+    mode: str
+    code: int = 0
+    value: float | None = None
+
+    @property
+    def judged(self) -> bool:
+        return self.code == 0 and self.value is not None and math.isfinite(self.value)
+
+    def better_than(self, other: Job) -> bool:
+        assert self.value is not None and other.value is not None
+        return self.value < other.value if self.mode == "min" else self.value > other.value
+
+
+@dataclass
+class Jobs:
+    """Those that have been started so far."""
+
+    started: list[Job] = field(default_factory=list)
+
+    def run(self, composed: Composed, train: Callable[[], None]) -> float | None:
+        """Call ``train``, and note how it ends. A job that diverges does not end the sweep.
+
+        Returns:
+            What a sweeper may choose by: ``checkpoint.metric``, else the last training loss. Of a job that diverged the
+            worst there is.
+        """
+        checkpoint: dict[str, Any] = composed.raw.get("checkpoint") or {}
+        job = Job(
+            Path(composed.raw["run"]["dir"]), checkpoint.get("metric", "eval_loss"), checkpoint.get("mode", "min")
+        )
+        self.started.append(job)
+        try:
+            train()
+        except Diverged:
+            job.code = DIVERGED
+        except BaseException as error:
+            job.code = _code(error)
+            raise
+        _read_value(job)
+        if job.code == DIVERGED or (job.value is not None and not math.isfinite(job.value)):
+            return math.inf if job.mode == "min" else -math.inf
+        return job.value
+
+    def show(self) -> None:
+        """Print the table; the job with the best value is the last word."""
+        if not self.started:
+            return
+        best: Job | None = None
+        for job in filter(lambda job: job.judged, self.started):
+            best = job if best is None or job.better_than(best) else best
+        show_table(("job", "metric", "value", "end", "folder"), [_row(job, job is best) for job in self.started])
+        if best is not None:
+            print(f"best: {best.folder.name} with {best.metric} {best.value:.4f} ({best.mode} is better)")
+
+    def raise_diverged(self) -> None:
+        """After the last job.
+
+        Raises:
+            Diverged: one of them has.
+        """
+        if any(job.code == DIVERGED for job in self.started):
+            raise Diverged
+
+
+def refuse_run_folder(folder: Path) -> None:
+    """A sweep's folders do not lie among the files of a run.
+
+    Raises:
+        UserError: ``folder`` is that of a run.
+    """
+    if (folder / FILE_NAME).exists() or (folder / "checkpoints").exists():
+        fix = "name another run.dir for the sweep; its jobs get folders in there"
+        raise UserError(Problem("run.dir", "holds a run, and the jobs of a sweep would lie in it", fix, str(folder)))
+
+
+def _read_value(job: Job) -> None:
+    try:
+        lines = read_metrics(job.folder / FILE_NAME)
+    except OSError:  # a recipe without the callback metrics
+        return
+    if not any(job.metric in line for line in lines):
+        job.metric, job.mode = "loss", "min"
+    job.value = next((float(line[job.metric]) for line in reversed(lines) if job.metric in line), None)
+
+
+def _row(job: Job, best: bool) -> Sequence[str]:
+    value = "" if job.value is None else f"{job.value:.4f}{' *' if best else ''}"
+    return job.folder.name, job.metric, value, ENDINGS.get(job.code, f"exit code {job.code}"), str(job.folder)
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    kinds = ((UserError, USER_ERROR), (LeftEarly, SAVED), (KeyboardInterrupt, INTERRUPTED))
+    return next((code for kind, code in kinds if isinstance(error, kind)), FAILED)
