@@ -33,7 +33,8 @@ INDENT = 26
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 done, 1 failed, 2 the user can mend it, 75 left early, 130 Ctrl-C)."""
+    """Run a command; returns the exit code (0 done, 1 failed, 2 the user can mend it, 3 diverged, 75 left early, 130
+    Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]

@@ -21,6 +21,7 @@ from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate
 from .ema import Ema
+from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .nodes import Nodes, find_nodes
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
 log = logging.getLogger("trireme.trainer")
-NOT_FINITE = (
-    "the run has diverged: at step %d of %d %s. A checkpoint of this step is marked and never resumed from; "
-    "lower optimizer.lr, warm up longer, or see docs/faults.md"
-)
 
 
 def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) -> TrainResult:
@@ -77,11 +74,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
                     str(run_dir),
                 )
             )
-        if result.not_finite and mesh.is_main:
-            log.error(NOT_FINITE, result.step, trainer.state.max_steps, result.not_finite)
-        elif result.interrupted and not result.not_finite:
-            where = f"saved; the same command{' without --resume' if resume != 'auto' else ''} goes on from there"
-            log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
+        say_how_it_ended(trainer, result, named=resume != "auto")
     finally:
         if trainer:
             trainer.store.close()
@@ -186,9 +179,25 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     )
     for note in model_notes(recipe.model, recipe.plan.precision):
         log.warning(note)
+    if trainer.averaged:
+        _introduce_average(trainer)
     if checkpoint:
         log.info("resuming from %s at step %d", checkpoint, trainer.state.step)
         if trainer.state.step >= trainer.state.stop_at:
             log.info(
                 "nothing is left to train: this run has reached step %d; --fresh starts it over", trainer.state.step
             )
+
+
+def _introduce_average(trainer: Trainer) -> None:
+    """Evaluations are not those of the weights that are trained."""
+    assert trainer.ema is not None
+    decay, steps = trainer.ema.config.decay, trainer.state.max_steps
+    log.info("evaluations use the averaged weights (ema.decay=%g); ema.evaluate=false uses the trained ones", decay)
+    reach = 1 / (1 - decay)
+    if steps < reach and trainer.mesh.is_main:
+        log.warning(
+            "ema.decay=%g averages over some %d steps, but the run has %d: its average stays near the first weights; "
+            "use ema.decay=%.2g",
+            *(decay, round(reach), steps, 1 - 5 / max(steps, 10)),
+        )

@@ -91,6 +91,8 @@ class Trainer:
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
+        self.evaluating = 0
+        """Number of the evaluation batch that is being looked at; 0 while nothing is evaluated."""
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
 
@@ -154,13 +156,16 @@ class Trainer:
         """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
         self._evaluated_at, began = self.state.step, time.monotonic()
         self.store.settle()  # averages are swapped in
-        averaged = self.ema.in_place() if self.ema and self.ema.config.evaluate else nullcontext()
+        averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
         self.strategy.set_training(False)
         with averaged:
             sums = self.strategy.evaluate(self._evaluation_batches(), self.task.evaluate)
         self.strategy.set_training(True)
+        self.evaluating = 0
         metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
-        line = {"step": self.state.step, **metrics}
+        line: dict[str, Any] = {"step": self.state.step, **metrics}
+        if self.averaged:
+            line["averaged"] = True  # the weights that were judged
         self.metrics.update(metrics)
         self._note(evaluation_parts(line))
         self.emit("on_evaluate", line)
@@ -168,6 +173,11 @@ class Trainer:
         self.leaving.limit.evaluation_took(time.monotonic() - began)
         self._restart_clock()
         return metrics
+
+    @property
+    def averaged(self) -> bool:
+        """Whether evaluations judge the averaged weights."""
+        return self.ema is not None and self.ema.config.evaluate
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint of this step (``Saving.save``); the time it takes does not count as training time."""
@@ -215,6 +225,8 @@ class Trainer:
         self._evaluated_at = self.saving.saved_at = self.state.step or -1
         self.emit("on_train_begin")
         self.once_begun()
+        if self.control.stop:
+            log.info("nothing is trained: %s", self.control.reason)
         self._restart_clock()
         if self.state.evaluation_due:
             self.state.evaluation_due = False
@@ -240,7 +252,9 @@ class Trainer:
             self.emit("on_epoch_end")
 
     def _evaluation_batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
+        batches = self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
+        for self.evaluating, batch in enumerate(batches, start=1):
+            yield batch
 
     def _note(self, parts: list[str]) -> None:
         """Into ``log.txt``, whatever a callback shows of it."""
@@ -294,9 +308,6 @@ class Trainer:
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self.saving.saved_at != self.state.step:
             self.save(wait=True)
-        for name, value in self.reference_lines.items():
-            if "eval_loss" in self.metrics:
-                log.info("held-out loss %.4f nats per token; %s %.4f", self.metrics["eval_loss"], name, value)
 
     def _restart_clock(self) -> None:
         """Evaluations and saves do not count as training time."""

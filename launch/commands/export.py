@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ..command import Command
 from ..recipe_arguments import add_debug
@@ -40,7 +41,11 @@ def run(options: argparse.Namespace) -> None:
         wanted = ExportOptions(options.dtype, options.ema, options.max_shard_size, options.memory)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    print(export(options.checkpoint, options.out, wanted, options.config))
+    folder = export(options.checkpoint, options.out, wanted, options.config)
+    print(folder)
+    # Standard output is the folder alone, for scripts.
+    print(f"load it: AutoModelForCausalLM.from_pretrained({str(folder)!r})", file=sys.stderr)
+    print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
 
 
 COMMAND = Command(

@@ -42,7 +42,8 @@ class EarlyStopping(Callback):
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """A run that had stopped early stays stopped when resumed, unless ``patience`` was raised."""
         if self.waited >= self.patience:
-            control.request_stop(self._reason())
+            again = "raise callbacks.early_stopping.patience to go on, or start over with --fresh"
+            control.request_stop(f"it has stopped early: {self._reason()}; {again}")
 
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         value = watched(metrics, self.metric, "callbacks.early_stopping.metric")

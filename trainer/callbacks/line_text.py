@@ -25,7 +25,8 @@ def training_parts(metrics: Metrics, device: torch.device) -> list[str]:
 
 def evaluation_parts(metrics: Metrics) -> list[str]:
     """Name and value of every held-out metric."""
-    return [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+    parts = [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+    return [*parts, "(averaged weights)"] if metrics.get("averaged") else parts
 
 
 def number(value: Any) -> str:

@@ -11,11 +11,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .callback import Callback, Metrics
-from .line_text import evaluation_parts, training_parts
+from .line_text import evaluation_parts, number, training_parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +51,7 @@ class Progress(Callback):
         self._waiting = ""  # the newest plain line that was not shown
         self._status: list[str] = []  # second line of the bar: the newest training line, then the newest evaluation
         self._evaluation = ""
+        self._loss_at = float("-inf")
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         self._main = trainer.mesh.is_main and WATCHED not in os.environ
@@ -58,7 +59,7 @@ class Progress(Callback):
         self._shown_at = float("-inf")
         console = _terminal() if self._main else None
         if console is not None:
-            self._bar = _make_bar(console, self.refresh_per_second)
+            self._bar = _make_bar(console, self.refresh_per_second, lambda: _evaluating(trainer))
             self._bar.add_task(trainer.run_dir.name, total=_last_step(state), completed=state.step, status="")
             self._undo.callback(self._bar.stop)
             terminals = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
@@ -68,6 +69,7 @@ class Progress(Callback):
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=state.step)
+            self._show_loss(trainer, self._bar)
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         if not self._main:
@@ -85,6 +87,17 @@ class Progress(Callback):
         )
         if now - self._shown_at >= self.plain_every or state.step >= total:
             self._show_waiting(now)
+
+    def _show_loss(self, trainer: Trainer, bar: Bar) -> None:
+        """This step's loss, where one rank has all of it: of several it would have to be brought together. On a GPU
+        reading it waits for the step, so there once a second is enough."""
+        now = time.monotonic()
+        pause = 0.0 if trainer.mesh.device.type == "cpu" else 1.0
+        if trainer.mesh.world_size > 1 or trainer.loss is None or not self._status or now - self._loss_at < pause:
+            return
+        self._loss_at = now
+        self._status[0] = f"loss {number(trainer.loss.total.item() / max(trainer.loss.labels, 1))}"
+        self._update_status(bar)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         self._show_waiting(time.monotonic())
@@ -139,8 +152,17 @@ def _terminal() -> Console | None:
     return None
 
 
-def _make_bar(console: Console, refresh_per_second: float) -> Bar:
-    """A bar of two lines, which fits 80 columns: where training is, and how it is."""
+def _evaluating(trainer: Trainer) -> str:
+    """What the second line says during an evaluation; asked at every drawing, from another thread."""
+    return f"evaluating, batch {trainer.evaluating}" if trainer.evaluating else ""
+
+
+def _make_bar(console: Console, refresh_per_second: float, instead: Callable[[], str]) -> Bar:
+    """A bar of two lines, which fits 80 columns: where training is, and how it is.
+
+    Args:
+        instead: what the second line says now in place of the status; empty for nothing.
+    """
     from rich.console import RenderableType
     from rich.progress import (
         BarColumn,
@@ -157,8 +179,8 @@ def _make_bar(console: Console, refresh_per_second: float) -> Bar:
         def get_renderables(self) -> Iterator[RenderableType]:
             yield self.make_tasks_table(self.tasks)
             for task in self.tasks:
-                if task.fields["status"]:
-                    yield Text(f"  {task.fields['status']}", style="cyan", no_wrap=True, overflow="ellipsis")
+                if status := instead() or task.fields["status"]:
+                    yield Text(f"  {status}", style="cyan", no_wrap=True, overflow="ellipsis")
 
     return TwoLines(
         TextColumn("[bold]{task.description}", markup=True),

@@ -7,6 +7,7 @@ put back into the mode it was in.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..trainer_state import Control, TrainerState
 
 log = logging.getLogger(__name__)
+FILE_NAME = "samples.txt"
 
 
 class Sample(Callback):
@@ -50,7 +52,7 @@ class Sample(Callback):
             raise ValueError(f"top_k={top_k} is wrong because it counts tokens; use 0 for all of them")
         self.prompts, self.max_new_tokens = list(prompts), max_new_tokens
         self.temperature, self.top_k, self.every_evaluation = temperature, top_k, every_evaluation
-        self._last_step = -1
+        self._last_step = self._first_step = -1
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if trainer.tokenizer is None or not hasattr(trainer.strategy.module, "generate"):
@@ -60,14 +62,18 @@ class Sample(Callback):
         if not trainer.strategy.generates:
             log.info("plan %s writes no samples while it trains; `trireme generate RUN` does", trainer.recipe.plan.name)
         if trainer.mesh.is_main and state.step == 0:
-            (trainer.run_dir / "samples.txt").unlink(missing_ok=True)
+            (trainer.run_dir / FILE_NAME).unlink(missing_ok=True)
+        self._first_step = state.step
 
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         if self.every_evaluation:
             self._sample(trainer, state)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if not control.interrupted:  # training goes on later, and whoever interrupted it may not wait
+        if control.interrupted:  # training goes on later, and whoever interrupted it may not wait
+            return
+        nothing_new = state.step == self._first_step and _written_at(trainer.run_dir / FILE_NAME, state.step)
+        if not trainer.mesh.any_flags([trainer.mesh.is_main and nothing_new])[0]:
             self._sample(trainer, state)
 
     def _sample(self, trainer: Trainer, state: TrainerState) -> None:
@@ -83,7 +89,7 @@ class Sample(Callback):
         for text in texts:
             logging.getLogger(SHOWN).info("sample at step %d: %s", state.step, text)
         try:
-            with open(trainer.run_dir / "samples.txt", "a", encoding="utf-8") as file:
+            with open(trainer.run_dir / FILE_NAME, "a", encoding="utf-8") as file:
                 file.writelines(f"--- step {state.step}\n{text}\n\n" for text in texts)
         except OSError as error:
             log.warning("samples.txt cannot be written: %s", error.strerror)
@@ -125,6 +131,11 @@ class Sample(Callback):
             **choice,
         )
         return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def _written_at(file: Path, step: int) -> bool:
+    """Whether the samples of this step are there: the run had ended before."""
+    return file.is_file() and f"--- step {step}\n" in file.read_text(encoding="utf-8", errors="replace")
 
 
 def _show(prompts: list[str], texts: list[str], step: int) -> None:

@@ -51,7 +51,7 @@ class TensorBoard(Callback):
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         if self._writer is None:
             return
-        numbers = {_tag(k): float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)}
+        numbers = {_tag(k): float(v) for k, v in metrics.items() if k != "step" and type(v) in (int, float)}
         try:
             self._writer.write(metrics.get("step", state.step), numbers)
         except OSError as error:

@@ -23,7 +23,7 @@ class OneProcess:
 
     def __init__(self) -> None:
         self.plan, self.module = Plan(), None
-        self.mesh = SimpleNamespace(is_main=True, rank=0, world_size=1, device=torch.device("cpu"))
+        self.mesh = SimpleNamespace(is_main=True, rank=0, world_size=1, device=torch.device("cpu"), any_flags=list)
 
     def generate(self, **arguments: Any) -> Any:
         return self.module.generate(**arguments)
@@ -50,6 +50,8 @@ class Run:
             corpus=SimpleNamespace(has_held_out=True),
             tokenizer=None,
             extra_metrics={},
+            evaluating=0,
+            loss=None,
             reference_lines={},
             flops_per_token=None,
         )

@@ -12,6 +12,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+import torch
+from trireme.parallel.strategy import StepLoss
 from trireme.trainer.callbacks.line_text import number
 from trireme.trainer.callbacks.progress import Progress
 
@@ -159,3 +161,24 @@ def test_a_piped_stdout_stays_clean_beside_a_live_bar(run, monkeypatch):
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Progress(**wrong)
+
+
+def test_the_bar_shows_the_loss_of_this_step_and_moves_while_it_evaluates(run, monkeypatch):
+    with terminal(monkeypatch) as (_, text):
+        callback = Progress(refresh_per_second=50)
+        run.fire("on_train_begin", callback)
+        assert callback._bar is not None
+        log_line(run, callback, 1)  # the last training line for a while
+        callback._bar.refresh()
+        for step, total in ((2, 8.0), (3, 6.0)):
+            run.state.step, run.trainer.loss = step, StepLoss(torch.tensor(total), 4, 4)
+            run.fire("on_step_end", callback)
+            callback._bar.refresh()
+        run.trainer.evaluating = 7
+        callback._bar.refresh()
+        run.trainer.evaluating = 0
+        run.fire("on_train_end", callback)
+        callback.close()
+        shown = ESCAPES.sub("", text())
+    assert "loss 2.5000" in shown and "loss 2.0000" in shown and "loss 1.5000" in shown
+    assert "evaluating, batch 7" in shown

@@ -1,0 +1,66 @@
+"""What a run says when it ends: where its files are, how good it is, and what to type next."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from typing import TYPE_CHECKING
+
+from .checkpoint.layout import RECIPE, complete_checkpoints, not_finite
+
+if TYPE_CHECKING:
+    from .loop import Trainer, TrainResult
+
+log = logging.getLogger("trireme.trainer")
+DIVERGED = (
+    "the run has diverged: at step %d of %d %s. A checkpoint of this step is marked and never resumed from; "
+    "lower optimizer.lr, warm up longer, or see docs/faults.md"
+)
+ASSETS = ("curve.png", "samples.txt", "metrics.jsonl", "log.txt")
+
+
+def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None:
+    """Log the last lines of a run, on rank 0.
+
+    Args:
+        named: the checkpoint to resume from was named on the command line.
+    """
+    if not trainer.mesh.is_main:
+        return
+    if result.not_finite:
+        log.error(DIVERGED, result.step, trainer.state.max_steps, result.not_finite)
+    elif result.interrupted:
+        where = f"saved; the same command{' without --resume' if named else ''} goes on from there"
+        log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
+    else:
+        _compare(trainer)
+        _say_where(trainer)
+
+
+def _compare(trainer: Trainer) -> None:
+    """The held-out loss beside those of simple models: worse than these, nothing has been learnt yet."""
+    loss = trainer.metrics.get("eval_loss")
+    if loss is None:
+        return
+    for name, value in trainer.reference_lines.items():
+        log.info("held-out loss %.4f nats per token; %s %.4f", loss, name, value)
+        if loss > value:
+            hint = "; it was taken of the averaged weights, which follow slowly" if trainer.averaged else ""
+            log.info(
+                "that is worse than %s: the model knows less than how often each token occurs. Train longer, or try "
+                "another optimizer.lr%s",
+                *(name, hint),
+            )
+
+
+def _say_where(trainer: Trainer) -> None:
+    folder = trainer.run_dir
+    newest = next((path for path in complete_checkpoints(trainer.store.root) if not_finite(path) is None), None)
+    there = [f"checkpoints/{newest.name}"] if newest else []
+    there += [name for name in ASSETS if (folder / name).is_file()]
+    log.info("everything is in %s: %s", folder, ", ".join(there))
+    if newest:
+        run = shlex.quote(str(folder))
+        log.info('next: trireme generate %s --prompt "..."', run)
+        log.info("      trireme evaluate %s", shlex.quote(str(folder / RECIPE)))
+        log.info("      trireme export %s OUT    # a folder for transformers", run)
