@@ -17,7 +17,7 @@ from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trireme.errors import UserError
-from trireme.trainer import run_folder
+from trireme.trainer import run_folder, saving
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import checkpoints_under, metric_of, verify
@@ -179,7 +179,7 @@ def test_a_recipe_that_finds_no_room_costs_its_checkpoint_only(tmp_path: Path, m
             raise OSError(28, "No space left on device", str(folder))
         write(recipe, folder, others)
 
-    monkeypatch.setattr(run_folder, "write_recipe", full)
+    monkeypatch.setattr(saving, "write_recipe", full)
     _train(tmp_path, "checkpoint.every=2", "trainer.max_steps=4", "trainer.eval_at_end=false")
     assert _steps(tmp_path) == [4]
     assert "checkpoint at step 2 was not written: No space left on device" in (tmp_path / "log.txt").read_text()
