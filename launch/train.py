@@ -12,14 +12,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from ..trainer.spinner import say, spinning, stop
 from .command import Command
 from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
 from .error_report import Diverged, LeftEarly
-from .failures import leave
+from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
 from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
 from .slurm.job_task import use_node_storage
@@ -57,8 +59,9 @@ def run(options: argparse.Namespace) -> None:
     elif options.multirun:
         _sweep(options)
     else:
-        composed = compose(options.recipe, options.overrides, options.recipe_dir)
-        _train(composed, options, own_process=False)
+        with spinning("reading the recipe") if not launched() or own_rank_0() else nullcontext():
+            composed = compose(options.recipe, options.overrides, options.recipe_dir)
+            _train(composed, options, own_process=False)
 
 
 def hydra_flags(options: argparse.Namespace) -> list[str]:
@@ -143,10 +146,12 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     else:
         started = time.time() if own_process else None  # of a sweep, each job has the time that it is given
         arguments = rank_arguments(composed, options)
+        stop()  # rank 0 has the terminal now, and a spinner of its own
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started)
 
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
+    say("loading libraries")
     from ..trainer.build import train
 
     result = train(recipe, resume=resume, fresh=fresh)
@@ -154,6 +159,11 @@ def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
         raise Diverged
     if result.interrupted:
         raise LeftEarly
+
+
+def own_rank_0() -> bool:
+    """Whether this is rank 0 of ranks that trireme has started: no other writes to the terminal."""
+    return OWN_LAUNCH in os.environ and os.environ["RANK"] == "0"
 
 
 def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:

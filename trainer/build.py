@@ -32,6 +32,7 @@ from .resume import OTHER_RUN, load
 from .rollback import roll_back
 from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .schedules import build_schedule
+from .spinner import stop
 from .trainer_state import Control, batch_since
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     try:
         trainer = build(recipe, mesh, resume, nodes, restarted)
         on_ranks(mesh, nodes.leads, lambda: _keep_recipe(recipe, run_dir, trainer.strategy.run_files()))
+        stop()
         result = trainer.fit()
         if trainer.saving.failed:
             raise UserError(

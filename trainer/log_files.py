@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..parallel.mesh import Mesh
 from .settings import RunConfig
@@ -19,6 +20,18 @@ SHOWN = "trireme.shown"
 """Logger of what the terminal shows in another form."""
 LIBRARIES = ("transformers", "datasets", "DeepSpeed", "accelerate")
 """Loggers of the libraries that trireme runs on."""
+
+
+class Terminal(logging.StreamHandler):
+    """Writes to what standard error is at the time: a spinner or a bar puts a stream there that writes above it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """The one that the base class is made with."""
 
 
 def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[logging.Handler]:
@@ -30,7 +43,7 @@ def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[
     logging.raiseExceptions = False  # a full disk must not end a run through its log file
     speaks = mesh.is_main or (config.log_on_each_node and os.environ.get("LOCAL_RANK") == "0")
     level = _number(config.log_level if speaks else config.log_level_replica)
-    console = logging.StreamHandler(sys.stderr)
+    console = Terminal()
     console.setLevel(level)
     several = config.log_on_each_node or _number(config.log_level_replica) <= logging.INFO
     prefix = f"[rank {mesh.rank}] " if not mesh.is_main or (several and mesh.world_size > 1) else ""

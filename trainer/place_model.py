@@ -22,6 +22,7 @@ from .component import instantiate
 from .data.corpus import Corpus
 from .data.open_corpus import open_corpus
 from .recipe_values import recipe_values
+from .spinner import say
 from .tasks.task import Task
 from .trainer_state import TrainerState, batch_since
 
@@ -54,9 +55,11 @@ def place(
         weights: given the whole model on the meta device, where its weights come from.
         batch: as ``TrainerState.batch``, of a run that goes on.
     """
+    say("preparing data")
     task = instantiate(recipe.task)
     beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
     corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, beside)
+    say("building the model")
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
     # A plan takes the model apart; what it looks like as a whole stays with this one.

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from trireme.parallel.strategy import StepLoss
+from trireme.trainer import spinner
 from trireme.trainer.callbacks.line_text import number
 from trireme.trainer.callbacks.progress import Progress
+from trireme.trainer.log_files import Terminal
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -182,3 +184,33 @@ def test_the_bar_shows_the_loss_of_this_step_and_moves_while_it_evaluates(run, m
         shown = ESCAPES.sub("", text())
     assert "loss 2.5000" in shown and "loss 2.0000" in shown and "loss 1.5000" in shown
     assert "evaluating, batch 7" in shown
+
+
+def test_a_spinner_turns_through_the_silent_start_and_leaves_the_terminal_whole(monkeypatch):
+    logger = logging.getLogger("test_spinner")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    with terminal(monkeypatch) as (stream, text):
+        handler = Terminal()
+        logger.addHandler(handler)
+        with spinner.spinning("reading the recipe"):
+            logger.info("a record above it")
+            spinner.say("preparing data")
+            spinner._shown[0]._live.refresh()
+            with spinner.spinning("a second one"):
+                pass
+            assert sys.stderr is stream, "stopped, for whoever draws next"
+            spinner.say("nothing any more")
+        logger.info("a record after it")
+        logger.removeHandler(handler)
+        shown = ESCAPES.sub("", text())
+    assert "reading the recipe" in shown and "preparing data" in shown and "nothing any more" not in shown
+    assert "a record above it\r\n" in shown and shown.endswith("a record after it\r\n")
+
+
+def test_in_a_file_there_is_no_spinner(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with spinner.spinning("reading the recipe"):
+        spinner.say("preparing data")
+        assert not spinner._shown
+    assert sys.stderr.getvalue() == ""

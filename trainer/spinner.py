@@ -1,0 +1,65 @@
+"""A spinner on the terminal in the silent seconds at the start: imports, data, the model. None in files and pipes.
+
+A process has one terminal, so it has one spinner; where none was started, ``say`` and ``stop`` do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_shown: list[Status] = []
+"""The spinner that turns now, if there is one."""
+
+
+@contextmanager
+def spinning(text: str) -> Iterator[None]:
+    """Show ``text`` with a spinner, if standard error is a terminal, until ``stop`` or the end of the block."""
+    status = _on_terminal(text)
+    if status is not None:
+        status.start()
+        _shown.append(status)
+    try:
+        yield
+    finally:
+        stop()
+
+
+def say(text: str) -> None:
+    """What takes its time now."""
+    for status in _shown:
+        status.update(text)
+
+
+def stop() -> None:
+    """Leave the terminal to others, as it was before."""
+    while _shown:
+        _shown.pop().stop()
+
+
+def _on_terminal(text: str) -> Status | None:
+    if _shown or not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.status import Status
+
+    console = Console(stderr=True, highlight=False)
+    return None if console.is_dumb_terminal else Status(text, console=console)
+
+
+def _let_go() -> None:
+    """A forked worker writes to the terminal itself: a lock of the spinner's thread may be held for ever there."""
+    if _shown:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            setattr(sys, name, getattr(stream, "rich_proxied_file", stream))
+        _shown.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
