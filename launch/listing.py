@@ -44,8 +44,10 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     micro = f"{micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of {trainer.micro_batch_size}"
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
     from ..models.check_model import model_notes
+    from ..trainer.ignored_options import ignored_options
 
-    notes = "".join(f"\n  note   {note}" for note in model_notes(recipe.model, recipe.plan.precision))
+    found = [*model_notes(recipe.model, recipe.plan.precision), *ignored_options(recipe)]
+    notes = "".join(f"\n  note   {note}" for note in found)
     return (
         f"no problems found\n"
         f"  model  {recipe.model.family}\n"

@@ -133,6 +133,7 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     composed = planned(composed, options.nproc)
     recipe, ranks = checked(composed, options.nproc, options.accelerate)
     if launched():
+        _refuse_restarts(options.max_restarts)
         refuse_missing_hostfile()
         _go(recipe, options.resume, options.fresh)
         return
@@ -148,6 +149,13 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         arguments = rank_arguments(composed, options)
         stop()  # rank 0 has the terminal now, and a spinner of its own
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started)
+
+
+def _refuse_restarts(wanted: int) -> None:
+    """A rank cannot start its peers again; it is its launcher that would have to."""
+    if wanted and OWN_LAUNCH not in os.environ:
+        fix = "give it to the launcher instead, as torchrun --max-restarts N"
+        raise UserError(Problem("--max-restarts", "has no effect in ranks that a launcher has started", fix, wanted))
 
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:

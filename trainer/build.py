@@ -21,6 +21,7 @@ from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate
 from .ema import Ema
+from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
@@ -180,6 +181,8 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         mesh.data_size,
     )
     for note in model_notes(recipe.model, recipe.plan.precision):
+        log.warning(note)
+    for note in ignored_options(recipe, trainer.state.max_steps) if mesh.is_main else ():
         log.warning(note)
     if trainer.averaged:
         _introduce_average(trainer)

@@ -1,0 +1,65 @@
+"""Options without effect are said; the recipes and plans that come with trireme have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.command import trireme_here
+from helpers.recipes import TINY, tiny_recipe
+from trireme.launch.train import main
+from trireme.trainer.ignored_options import ignored_options
+
+CALLBACKS = "trireme.trainer.callbacks"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("plan.deepspeed.stage=1",), "plan.deepspeed.stage=1 has no effect: plan single does not use DeepSpeed"),
+        (("plan.fsdp.forward_prefetch=2",), "plan.fsdp.forward_prefetch=2 has no effect"),
+        (("plan.pipelining.schedule=gpipe",), "plan.pipelining.schedule=gpipe has no effect"),
+        (("plan=fsdp_full_shard", "plan.ddp.bucket_cap_mb=7"), "plan.ddp.bucket_cap_mb=7 has no effect"),
+        (("data.held_out=0",), "trainer.eval_samples=16 has no effect: nothing is held out"),
+        (
+            ("data.held_out=0", f"+callbacks.early={{_target_: {CALLBACKS}.early_stopping.EarlyStopping}}"),
+            "callbacks.early has no effect: nothing is held out",
+        ),
+        (("checkpoint.every=50", "checkpoint.at_end=false"), "checkpoint.every=50 has no effect"),
+        (("trainer.eval_every=50", "trainer.eval_at_end=false"), "trainer.eval_every=50 has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_said(overrides: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    assert any(said in note for note in ignored_options(tiny_recipe(tmp_path, *overrides)))
+
+
+def test_steps_that_follow_from_the_data_are_known_when_the_run_begins(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "trainer.max_steps=null", "trainer.epochs=1", "trainer.stop_at=50")
+    assert ignored_options(recipe) == []
+    assert ignored_options(recipe, 20) == ["trainer.stop_at=50 has no effect: the run ends at step 20"]
+
+
+def test_check_and_a_run_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checked = trireme_here(capsys, "check", str(TINY), "plan.fsdp.forward_prefetch=2")
+    assert checked.returncode == 0 and "note   plan.fsdp.forward_prefetch=2 has no effect" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks"),
+    [("single", 1), ("ddp", 2), ("zero3_offload", 2), ("fsdp_hybrid_shard_zero2", 4), ("3d_zero1", 8)],
+)
+def test_plans_that_come_with_trireme_have_none(
+    plan: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    assert ignored_options(tiny_recipe(tmp_path, f"plan={plan}", "trainer.global_batch_size=32")) == []
+
+
+def test_a_rank_of_another_launcher_cannot_restart_its_peers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TRIREME_LAUNCHER_PID", raising=False)
+    assert main([str(TINY), f"run.dir={tmp_path}", "--max-restarts", "2"]) == 2
+    assert "--max-restarts" in capsys.readouterr().err

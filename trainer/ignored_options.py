@@ -1,0 +1,72 @@
+"""Options of a recipe that change nothing in this run: said by ``trireme check`` and at the start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+    from ..parallel.plan import Plan
+
+NEEDS_HELD_OUT = ("early_stopping.EarlyStopping", "best_model.BestModel")
+"""Callbacks that act on evaluations alone."""
+
+
+def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[str]:
+    """A sentence for every option that has no effect.
+
+    Args:
+        max_steps: of the run, where it is known; else ``trainer.max_steps``.
+    """
+    steps = max_steps or recipe.trainer.max_steps
+    return [*_of_plan(recipe.plan), *_of_evaluation(recipe), *(_of_calendar(recipe, steps) if steps else ())]
+
+
+def _of_plan(plan: Plan) -> Iterator[str]:
+    """Each engine has a block of options, which the others do not read."""
+    used = {
+        "ddp": (plan.data_parallel == "ddp", "does not use DistributedDataParallel"),
+        "fsdp": (plan.data_parallel == "fsdp", "does not use FSDP2"),
+        "pipelining": (plan.pipeline != 1, "has no pipeline stages"),
+        "deepspeed": (plan.uses_deepspeed, "does not use DeepSpeed"),
+    }
+    for block, (is_used, why) in used.items():
+        if not is_used:
+            for key, value in _changed(getattr(plan, block)):
+                yield f"plan.{block}.{key}={value} has no effect: plan {plan.name} {why}"
+
+
+def _changed(block: Any) -> Iterator[tuple[str, Any]]:
+    """Fields that differ from their defaults."""
+    if dataclasses.is_dataclass(block):
+        usual = type(block)()  # type: ignore[call-arg]
+        for field in dataclasses.fields(block):
+            value = getattr(block, field.name)
+            if value != getattr(usual, field.name):
+                yield field.name, value
+
+
+def _of_evaluation(recipe: RecipeConfig) -> Iterator[str]:
+    if recipe.data.held_out or recipe.data.eval_source is not None:
+        return
+    why = "nothing is held out to evaluate on (data.held_out=0, and no data.eval_source)"
+    for key in ("eval_every", "eval_samples"):
+        if (value := getattr(recipe.trainer, key)) is not None:
+            yield f"trainer.{key}={value} has no effect: {why}"
+    if recipe.checkpoint.keep_best:
+        yield f"checkpoint.keep_best={recipe.checkpoint.keep_best} has no effect: {why}"
+    for name, callback in recipe.callbacks.items():
+        if str(callback.get("_target_", "")).endswith(NEEDS_HELD_OUT):
+            yield f"callbacks.{name} has no effect: {why}"
+
+
+def _of_calendar(recipe: RecipeConfig, steps: int) -> Iterator[str]:
+    trainer, checkpoint = recipe.trainer, recipe.checkpoint
+    if trainer.stop_at is not None and trainer.stop_at > steps:
+        yield f"trainer.stop_at={trainer.stop_at} has no effect: the run ends at step {steps}"
+    if trainer.eval_every is not None and trainer.eval_every > steps and not trainer.eval_at_end:
+        yield f"trainer.eval_every={trainer.eval_every} has no effect: the run ends at step {steps}"
+    if checkpoint.every is not None and checkpoint.every > steps and not checkpoint.at_end:
+        yield f"checkpoint.every={checkpoint.every} has no effect: the run ends at step {steps}, and saves nothing"
