@@ -7,7 +7,8 @@ The loop knows only this class: a plan that owns its own micro-batch schedule (a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,19 @@ def inputs_of(micro: MicroBatch) -> MicroBatch:
     return {key: value for key, value in micro.items() if key != "labels"}
 
 
+def whole_scalar(value: Tensor) -> Tensor:
+    """The value of a loss; one taken of logits that are split over tensor ranks is a replicated DTensor."""
+    from torch.distributed.tensor import DTensor  # a second of importing, which checking a recipe goes without
+
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def add_sums(totals: dict[str, Tensor], sums: Mapping[str, Tensor]) -> None:
+    """Add one batch's sums to ``totals``, in double precision."""
+    for name, value in sums.items():
+        totals[name] = totals.get(name, 0) + whole_scalar(value).double()
+
+
 def as_it_is(name: str, tensor: Tensor) -> Tensor:
     """What is saved shares memory with the training state."""
     return tensor
@@ -134,14 +148,44 @@ class Strategy(ABC):
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
         """Clip by the norm of the global gradient, step with ``initial_lr * lr_scale``, drop the gradients."""
 
-    @abstractmethod
+    def to_device(self, micro: MicroBatch) -> MicroBatch:
+        """``micro`` on this rank's device; from pinned memory the copy goes on while the caller does."""
+        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
+
     def global_loss(self, loss: StepLoss) -> float:
         """Mean label loss of the global batch; a collective call, equal on all ranks."""
+        return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
 
-    @abstractmethod
     def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
         """Sums of ``function(outputs, micro_batch)`` over all batches and data ranks, without gradient, in the plan's
         precision; a collective call, equal on all ranks. Every data rank gives equally many batches."""
+        model = self.inference_model()
+        totals: dict[str, Tensor] = {}
+        for micro in map(self.to_device, batches):
+            with torch.no_grad(), self.inference_context():
+                add_sums(totals, function(model(**inputs_of(micro)), micro))
+        self.free_gathered()
+        return self.shared_sums(totals)
+
+    def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        """``totals`` summed over the data ranks and the stages of a pipeline; a collective call."""
+        names = sorted(totals)
+        if not names:
+            return {}
+        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    @abstractmethod
+    def inference_model(self) -> nn.Module:
+        """What a forward without gradient is called on."""
+
+    def inference_context(self) -> AbstractContextManager:
+        """What a forward without gradient runs in, for the plan's precision."""
+        return nullcontext()
+
+    @abstractmethod
+    def free_gathered(self) -> None:
+        """Drop whole parameters that a forward has gathered and that this rank still holds."""
 
     @property
     def in_step(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ from .strategy import (
     StepLoss,
     StepResult,
     Strategy,
-    SumsFunction,
     Take,
     as_it_is,
     inputs_of,
+    whole_scalar,
 )
 from .tensor import settle_gradients
 
@@ -142,26 +142,17 @@ class TorchStrategy(Strategy):
         if self.mesh.degrees.tensor > 1:
             settle_gradients(self.parameters)
 
-    def global_loss(self, loss: StepLoss) -> float:
-        return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
+    def inference_model(self) -> nn.Module:
+        return self.parts[0]
 
-    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
-        totals: dict[str, Tensor] = {}
-        for micro in batches:
-            micro = self.to_device(micro)
-            with torch.no_grad(), autocast(self.plan, self.mesh.device), self.loss_context():
-                for name, value in function(self.parts[0](**inputs_of(micro)), micro).items():
-                    totals[name] = totals.get(name, 0) + whole_scalar(value).double()
-        free(self.roots[0])
-        return self.shared_sums(totals)
+    @contextmanager
+    def inference_context(self) -> Iterator[None]:
+        with autocast(self.plan, self.mesh.device), self.loss_context():
+            yield
 
-    def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over the data ranks (and stages, of which one has them)."""
-        names = sorted(totals)
-        if not names:
-            return {}
-        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
-        return dict(zip(names, sums.tolist(), strict=True))
+    def free_gathered(self) -> None:
+        for root in self.roots:
+            free(root)
 
     @property
     def in_step(self) -> bool:
@@ -172,15 +163,12 @@ class TorchStrategy(Strategy):
             if self.mesh.degrees.tensor > 1:
                 head = self.module.get_submodule(self.family.head)
                 undo.callback(head.register_forward_hook(_gathered_logits).remove)
-            undo.callback(free, self.roots[0])
+            undo.callback(self.free_gathered)
             return self.module.generate(**arguments)  # type: ignore[operator]
 
     def loss_context(self) -> AbstractContextManager:
         """Under tensor parallelism the loss is taken of logits that are split over the vocabulary."""
         return loss_parallel() if self.mesh.degrees.tensor > 1 else nullcontext()
-
-    def to_device(self, micro: MicroBatch) -> MicroBatch:
-        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
 
     def _forward(self, micro: MicroBatch, loss_function: LossFunction) -> Tensor:
         micro = self.to_device(micro)
@@ -261,11 +249,6 @@ class TorchStrategy(Strategy):
         for name, parameter in zip(self._optimizer_names(), self.parameters, strict=True):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 yield name, key, value
-
-
-def whole_scalar(value: Tensor) -> Tensor:
-    """A loss taken of split logits is a replicated DTensor; its value is what counts."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _empty_state(parameter: nn.Parameter, shapes: Shapes) -> dict[str, Tensor]:

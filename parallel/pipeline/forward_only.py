@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
 
-from ..strategy import MicroBatch, SumsFunction
+from ..strategy import MicroBatch, SumsFunction, add_sums, inputs_of
 from .schedule import Pipeline
 
 
@@ -41,7 +41,11 @@ class Turns:
 
 @torch.no_grad()
 def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, Tensor]:
-    """Sums of ``function(outputs, batch)`` in double precision on the rank with the last stage; empty elsewhere."""
+    """Sums of ``function(outputs, batch)`` in double precision on the rank with the last stage; empty elsewhere.
+
+    Args:
+        batches: on the device of the stages.
+    """
     source, turns = iter(batches), Turns(pipeline.rank_of)
     under_way: dict[int, MicroBatch] = {}
     inbox: dict[tuple[int, int], Tensor] = {}
@@ -49,7 +53,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
     arrived = 0
     while True:
         if arrived == turns.done[0] and (batch := next(source, None)) is not None:
-            under_way[arrived] = {name: value.to(pipeline.device) for name, value in batch.items()}
+            under_way[arrived] = batch
             arrived += 1
         stages = turns.next(arrived)
         if not stages:
@@ -57,8 +61,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
         outputs = {s: _forward(pipeline, s, turns.done[s], under_way, inbox) for s in stages if s in pipeline.roots}
         if pipeline.stages - 1 in outputs:
             logits, batch = outputs[pipeline.stages - 1], under_way[turns.done[-1]]
-            for name, value in function(CausalLMOutput(logits=logits), batch).items():  # type: ignore[arg-type]
-                totals[name] = totals.get(name, 0) + value.double()
+            add_sums(totals, function(CausalLMOutput(logits=logits), batch))  # type: ignore[arg-type]
         _pass_on(pipeline, stages, turns.done, outputs, under_way, inbox)
         for stage in stages:
             turns.done[stage] += 1
@@ -68,7 +71,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
 def _forward(
     pipeline: Pipeline, stage: int, number: int, under_way: dict[int, MicroBatch], inbox: dict[tuple[int, int], Tensor]
 ) -> Tensor:
-    inputs = {name: value for name, value in under_way[number].items() if name != "labels"}
+    inputs = inputs_of(under_way[number])
     ids = inputs.pop("input_ids")
     return pipeline.roots[stage](inbox.pop((stage, number)) if stage else ids, **inputs)
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..clip import local
-from ..fsdp import free
 from ..precision import autocast
-from ..strategy import LossFunction, MicroBatch, StepBatch, StepLoss, SumsFunction
-from ..torch_strategy import TorchStrategy, whole_scalar
+from ..strategy import LossFunction, MicroBatch, StepBatch, StepLoss, SumsFunction, whole_scalar
+from ..torch_strategy import TorchStrategy
 from .balance import balanced_split
 from .cut import cut, tied_head
 from .forward_only import evaluate
@@ -103,12 +102,11 @@ class PipelineStrategy(TorchStrategy):
     def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
         def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
             with autocast(self.plan, self.mesh.device):
-                return {name: whole_scalar(value) for name, value in function(outputs, micro).items()}
+                return function(outputs, micro)
 
         with self.loss_context():
-            totals = evaluate(self.pipeline, batches, sums)
-        for root in self.roots:
-            free(root)
+            totals = evaluate(self.pipeline, map(self.to_device, batches), sums)
+        self.free_gathered()
         return self.shared_sums(totals)
 
     def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.loss import IGNORE
-from ..strategy import MicroBatch
+from ..strategy import MicroBatch, inputs_of
 
 
 def uniform(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
@@ -36,8 +36,7 @@ def uniform(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBa
 
 def joined(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
     """What the model takes, of all micro-batches one after the other; schedules cut it apart again in equal pieces."""
-    names = [name for name in micro_batches[0] if name != "labels"]
-    return {name: torch.cat([micro[name] for micro in micro_batches]) for name in names}
+    return {name: torch.cat([micro[name] for micro in micro_batches]) for name in inputs_of(micro_batches[0])}
 
 
 def _masked(micro: MicroBatch) -> MicroBatch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
 from ..strategy import (
     LossFunction,
-    MicroBatch,
     OptimizerFactory,
     Read,
     Shapes,
@@ -35,7 +34,6 @@ from ..strategy import (
     StepLoss,
     StepResult,
     Strategy,
-    SumsFunction,
     Take,
     as_it_is,
     inputs_of,
@@ -127,7 +125,7 @@ class DeepSpeedStrategy(Strategy):
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
-            micro = self._to_device(micro)
+            micro = self.to_device(micro)
             loss = loss_function(self.engine(**inputs_of(micro)), micro)
             # DeepSpeed averages over ranks; the loss is divided by the labels of all of them.
             weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
@@ -164,24 +162,6 @@ class DeepSpeedStrategy(Strategy):
                 parameter.grad = None
             self.engine.set_gradient_accumulation_boundary(False)
 
-    def global_loss(self, loss: StepLoss) -> float:
-        return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
-
-    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
-        model = self._inference_model()
-        totals: dict[str, Tensor] = {}
-        with torch.no_grad(), self._autocast():
-            for micro in batches:
-                micro = self._to_device(micro)
-                for name, value in function(model(**inputs_of(micro)), micro).items():
-                    totals[name] = totals.get(name, 0) + value.double()
-        self._free()
-        names = sorted(totals)
-        if not names:
-            return {}
-        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
-        return dict(zip(names, sums.tolist(), strict=True))
-
     @property
     def in_step(self) -> bool:
         return self.stage == 3 and self.mesh.data_size > 1
@@ -192,8 +172,8 @@ class DeepSpeedStrategy(Strategy):
 
         transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
         """
-        self._inference_model()
-        with self._autocast(), torch.no_grad():
+        self.inference_model()
+        with self.inference_context(), torch.no_grad():
             if not self.in_step:
                 return self._module.generate(**arguments)  # type: ignore[operator]
             announce = self._module.register_forward_pre_hook(self._announce, prepend=True)
@@ -203,7 +183,7 @@ class DeepSpeedStrategy(Strategy):
                 announce.remove()
             while self._ranks_at_work(0):
                 self._module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.mesh.device), use_cache=False)
-        self._free()
+        self.free_gathered()
         return tokens
 
     def _announce(self, module: nn.Module, inputs: Any) -> None:
@@ -213,7 +193,7 @@ class DeepSpeedStrategy(Strategy):
         """How many ranks are about to run the model for tokens of their own; asked before every forward."""
         return self.mesh.sum_integers([mine])[0]
 
-    def _inference_model(self) -> nn.Module:
+    def inference_model(self) -> nn.Module:
         """What a forward is called on; stage 3 without optimizer gets an engine that only gathers (ZeRO inference)."""
         if self.engine is None and self.stage == 3:
             self.engine = build_engine(self._module, self.config, None)
@@ -221,17 +201,14 @@ class DeepSpeedStrategy(Strategy):
             nn.Module.to(self._module, self.mesh.device)  # where the engine of another type than fp32 would have put it
         return self._module if self.engine is None else self.engine
 
-    def _autocast(self) -> AbstractContextManager:
+    def inference_context(self) -> AbstractContextManager:
         """An engine holds parameters in the compute type; before it is built (stages 0 to 2) they are fp32."""
         return autocast(self.plan, self.mesh.device) if self.engine is None else nullcontext()
 
-    def _free(self) -> None:
+    def free_gathered(self) -> None:
         """Drop parameters that stage 3 still holds whole."""
         if self.stage == 3:
             self.engine.empty_partition_cache()
-
-    def _to_device(self, micro: MicroBatch) -> MicroBatch:
-        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -277,11 +254,11 @@ class DeepSpeedStrategy(Strategy):
             self.engine.lr_scheduler.load_state_dict(scalars["scheduler"]["state"])
             for group, lr in zip(self.state.base.param_groups, scalars["scheduler"]["lr"], strict=True):
                 group["lr"] = lr
-        self._free()
+        self.free_gathered()
 
     def save_native(self, folder: Path, step: int, samples: int) -> None:
         save_native(self.engine, folder, step, samples)
-        self._free()
+        self.free_gathered()
 
     def run_files(self) -> dict[str, str]:
         return {"deepspeed.json": json.dumps(self.config, indent=2) + "\n"}

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...models.loss import IGNORE
 from ...parallel.strategy import MicroBatch, StepBatch
 
-IGNORE = -100
-"""Label value of a position that is no label."""
 Sample = dict[str, Any]
 """``input_ids`` (1-D integer array), optional ``labels`` (same length), ``index`` (position in the data set)."""
 
