@@ -19,12 +19,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from ..errors import Problem, UserError
 from .compose import Composed, compose
+from .compose_plan import compose_plan, dotted, options_of_file
 from .elastic import launched
-from .find_recipes import PACKAGE
 from .listing import show_table
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def planned(composed: Composed, nproc: int | None, show: bool = True) -> Compose
     if decision.chosen is None:
         raise UserError(planner.nothing_fits(decision, machine))
     candidate = decision.chosen.candidate
-    plan = _merged(candidate.plan.name, own, candidate.changes)
+    plan = compose_plan(candidate.plan.name, {**own, **candidate.changes})
     kept = [text for text in composed.overrides if text.partition("=")[0].lstrip("+") != "plan"]
     degrees = [f"plan.{axis}={size}" for axis, size in candidate.changes.items()]
     overrides = [*kept, f"plan={candidate.plan.name}", *degrees]
@@ -89,7 +87,7 @@ def compare_plans(options: argparse.Namespace) -> None:
 
 def own_options(composed: Composed) -> dict[str, Any]:
     """What recipe and overrides say of the plan, by dotted key: what differs from ``auto``'s defaults, or was named."""
-    defaults, given = _flat(_merged(AUTO, {}, {})), _flat(composed.raw["plan"])
+    defaults, given = dotted(compose_plan(AUTO)), dotted(composed.raw["plan"])
     named = {text.lstrip("+").partition("=")[0].removeprefix("plan.") for text in composed.overrides if "plan." in text}
     return {
         key: value
@@ -223,7 +221,7 @@ class Planner:
 
         if against := _contradiction(name, self.own, changes):
             return flawed(against)
-        plan, problems = read(_merged(name, self.own, changes), Plan)
+        plan, problems = read(compose_plan(name, {**self.own, **changes}), Plan)
         if plan is None:
             return flawed(f"{problems[0].field} {problems[0].why}")
         try:
@@ -307,7 +305,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
         problems.append(Problem("plan", why, "write plan=zero2 (or another stage) instead", AUTO))
     general = {key: value for key, value in own.items() if key not in (*AXES, "data_parallel", "sequence_parallel")}
     general.pop("deepspeed", None)
-    plan = _merged(AUTO, {**general, "data_parallel": "fsdp"}, {})
+    plan = compose_plan(AUTO, {**general, "data_parallel": "fsdp"})
     recipe, found = read_recipe({**composed.raw, "plan": plan}, lambda plan: 1)
     unknown = {problem.field for problem in composed.problems}
     problems += [problem for problem in found if problem.field.split(".")[0] not in unknown]
@@ -320,8 +318,8 @@ def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> s
     """Which of the recipe's own options a plan contradicts, or would ignore."""
     from ..parallel.plan import AXES
 
-    itself = {**_flat(_file(name)), **changes}
-    full = _flat(_merged(name, {}, changes))
+    itself = {**options_of_file(name), **changes}
+    full = dotted(compose_plan(name, changes))
     for key, value in own.items():
         fixed = key in itself or key in (*AXES, "data_parallel")
         if fixed and full.get(key) not in (value, "auto"):
@@ -332,34 +330,3 @@ def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> s
         if group == "pipelining" and full["pipeline"] == 1:
             return f"has no use for plan.{key}"
     return ""
-
-
-def _merged(name: str, own: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
-    """A plan as composed: defaults, its file, the recipe's options, degrees."""
-    from ..configs.validate import schema_defaults
-    from ..parallel.plan import Plan
-
-    plan = schema_defaults(Plan)
-    for key, value in (*_flat(_file(name)).items(), *own.items(), *changes.items()):
-        *path, last = key.split(".")
-        node = plan
-        for part in path:
-            if not isinstance(node.get(part), dict):  # an unknown key, which is refused later
-                node[part] = {}
-            node = node[part]
-        node[last] = value
-    return plan
-
-
-def _file(name: str) -> dict[str, Any]:
-    return yaml.safe_load((PACKAGE / "configs" / "plan" / f"{name}.yaml").read_text())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,0 +1,69 @@
+"""Plans as Hydra composes them: what ``plan=NAME`` would give in a recipe, for whoever compares plans before one is
+chosen. The group is composed without a recipe, all its plans at once: composing a recipe thirty times takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from .find_recipes import PACKAGE, group_options
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def compose_plan(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A plan as plain data: defaults of the schema, its file, then ``options``.
+
+    Args:
+        options: by dotted key (``{"fsdp.offload": True}``); those that the schema does not know are kept, for the
+            reader of the recipe to refuse.
+    """
+    from omegaconf import OmegaConf
+
+    plan = _with_defaults(name).copy()
+    for key, value in (options or {}).items():
+        OmegaConf.update(plan, key, value, merge=False, force_add=True)
+    data: Any = OmegaConf.to_container(plan)
+    return data
+
+
+def options_of_file(name: str) -> dict[str, Any]:
+    """What a plan's file says by itself, by dotted key."""
+    from omegaconf import OmegaConf
+
+    data: Any = OmegaConf.to_container(_files()[name])
+    return dotted(data)
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of options as one level: ``{"fsdp": {"offload": True}}`` becomes ``{"fsdp.offload": True}``."""
+    options: dict[str, Any] = {}
+    for key, value in tree.items():
+        options |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return options
+
+
+@cache
+def _with_defaults(name: str) -> DictConfig:
+    from omegaconf import OmegaConf
+
+    from ..configs.validate import schema_defaults
+    from ..parallel.plan import Plan
+
+    plan: Any = OmegaConf.merge(schema_defaults(Plan), _files()[name])
+    return plan
+
+
+@cache
+def _files() -> dict[str, DictConfig]:
+    """Every plan of the package, by name."""
+    from hydra import compose, initialize_config_dir
+
+    folder = (PACKAGE / "configs").resolve()
+    names = group_options("plan", [folder])
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        # A key of Hydra begins with a letter, and a plan is called 3d.
+        composed = compose(overrides=[f"+plan@plan_{name}={name}" for name in names])
+    return {name: composed[f"plan_{name}"] for name in names}
