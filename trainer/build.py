@@ -17,6 +17,7 @@ from ..parallel.mesh import Mesh, build_mesh
 from .callbacks.callback import Callback
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
+from .checkpoint.nodes.find_nodes import Nodes, find_nodes
 from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate
@@ -25,7 +26,6 @@ from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
-from .nodes import Nodes, find_nodes
 from .optimizers import optimizer_factory
 from .place_model import fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
@@ -143,7 +143,7 @@ def build(
     if source:
         load(trainer, source)
     if resume != "auto" and own is None:
-        trainer.once_begun = partial(store.leave_behind, checkpoint)
+        trainer.once_begun = partial(store.set_later_aside, checkpoint)
     _introduce(trainer, checkpoint)
     return trainer
 

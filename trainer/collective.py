@@ -14,13 +14,13 @@ from ..parallel.mesh import Mesh
 T = TypeVar("T")
 
 
-class StepFailed(Exception):
+class AnyRankFailed(Exception):
     """A rank could not read or write; raised on every rank."""
 
 
 @dataclass(frozen=True)
-class Together:
-    """All ranks, and the process group that they talk through."""
+class Collective:
+    """Calls a function on all ranks, and the process group through which they tell each other what became of it."""
 
     mesh: Mesh
     group: dist.ProcessGroup | None = None
@@ -30,7 +30,7 @@ class Together:
         """Run ``function`` on every rank; what it gave on each, in rank order.
 
         Raises:
-            StepFailed: the first OSError of any rank, on every rank.
+            AnyRankFailed: the first OSError of any rank, on every rank.
             Exception: any other error where it happened, and a RuntimeError on the other ranks.
         """
         value, failed, bug = None, None, None
@@ -48,7 +48,7 @@ class Together:
                 raise RuntimeError(f"{error} (rank {rank})")
         for _, error, _ in results:
             if error:
-                raise StepFailed(error)
+                raise AnyRankFailed(error)
         return [value for value, _, _ in results]
 
 

@@ -18,11 +18,12 @@ from .checkpoint.layout import MANIFEST, checkpoints_at, verify
 from .checkpoint.load.find_checkpoint import newest_usable
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights, stored_weights, usable_checkpoint
-from .collective import Together, on_main
+from .checkpoint.nodes.find_nodes import find_nodes
+from .checkpoint.nodes.node_files import NodeFiles
+from .collective import Collective, on_main
 from .data.corpus import Corpus
 from .data.tokenizer import content_hash, load_tokenizer
 from .log_files import set_up_logging, tear_down_logging
-from .nodes import find_nodes
 from .place_model import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
 
@@ -62,7 +63,7 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
 def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
     # What is asked for here, a stream must be able to give.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
-    _bring_together(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
+    _complete_on_all_nodes(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
     found: list[Path | None] = []
     on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
     path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)
@@ -93,7 +94,7 @@ def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float
     return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
 
 
-def _bring_together(folder: Path, mesh: Mesh, shared: bool | None) -> None:
+def _complete_on_all_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> None:
     """Where machines have no common disk, and each holds a part: give all of them the newest whole checkpoint."""
     here = checkpoints_at(folder)
     seen = mesh.gather_objects((here, bool(here) and verify(here[0], contents=False) is None))
@@ -102,7 +103,7 @@ def _bring_together(folder: Path, mesh: Mesh, shared: bool | None) -> None:
     candidates = sorted({path for paths, _ in seen for path in paths}, reverse=True)
     nodes = find_nodes(candidates[0].parent, mesh, shared)
     if nodes.count > 1:
-        usable, reason = newest_usable(candidates, Together(mesh), nodes, "--checkpoint")
+        usable, reason = newest_usable(candidates, NodeFiles(Collective(mesh), nodes), "--checkpoint")
         if usable is None:
             raise UserError(Problem("--checkpoint", reason or "", "name another that is whole", str(folder)))
 

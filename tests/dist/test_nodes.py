@@ -22,9 +22,9 @@ from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.load.source import Checkpoint
+from trireme.trainer.checkpoint.nodes.find_nodes import find_nodes
 from trireme.trainer.checkpoint.tensors import read_tensors
 from trireme.trainer.evaluate_only import evaluate
-from trireme.trainer.nodes import find_nodes
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.eval_at_end=false", "scheduler=cosine"]
 STEP = Path("run/checkpoints/step_00000002")

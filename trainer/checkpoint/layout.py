@@ -43,6 +43,11 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells; -1 for any other name."""
+    return int(path.name[5:]) if re.fullmatch(r"step_\d+", path.name) else -1
+
+
 def checkpoints_under(root: Path) -> list[Path]:
     """Folders of checkpoints under ``root``, newest first. One without a manifest was complete once: damaged."""
     folders = [path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
@@ -88,6 +93,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """The last file of a checkpoint; afterwards its folders are on the disk too."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+        flush(path)
 
 
 def metric_of(folder: Path) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +13,12 @@ from pathlib import Path
 
 from ...errors import Problem, UserError
 from ...parallel.mesh import Mesh
-from ..collective import StepFailed, Together
-from ..nodes import Nodes
+from ..collective import AnyRankFailed, Collective
 from .checkpoint_config import CheckpointConfig
-from .layout import checkpoints_under, complete_checkpoints, metric_of, not_finite, read_manifest
-from .load.find_checkpoint import by_step, find, newest_usable, step_of
+from .load.find_checkpoint import by_step, find, newest_usable
+from .nodes.find_nodes import Nodes
+from .nodes.node_files import NodeFiles
+from .retention import remove_old, set_later_aside
 from .save.staging import Staging
 from .save.write_checkpoint import Contents, Writer
 
@@ -38,10 +38,12 @@ class Checkpoints:
     def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh, nodes: Nodes | None = None) -> None:
         """A collective call."""
         self.root, self.config, self.mesh = root, config, mesh
-        self.nodes = nodes or Nodes((0,) * mesh.world_size, mesh.rank)
+        one = Nodes((0,) * mesh.world_size, mesh.rank)
+        self.nodes = NodeFiles(Collective(mesh), nodes or one)
         self.asynchronous = config.asynchronous
         self.staging = Staging()
-        self._writer = Writer(root, Together(mesh, mesh.new_group() if config.asynchronous else None), self.nodes)
+        background = Collective(mesh, mesh.new_group() if config.asynchronous else None)
+        self._writer = Writer(root, NodeFiles(background, self.nodes.nodes))
         self._thread: ThreadPoolExecutor | None = None
         self._written: Future[Path | None] | None = None
 
@@ -53,7 +55,7 @@ class Checkpoints:
         """
         path = self._writer.write(contents)
         if path is not None and self.nodes.leads:
-            self._rotate(contents.step)
+            remove_old(self.root, self.config, contents.step)
         return path
 
     def staged(self) -> bool:
@@ -123,66 +125,23 @@ class Checkpoints:
 
     def find(self, resume: str) -> Path | None:
         """The checkpoint to resume from; see ``find.find``. A collective call."""
-        return find(self.root, resume, Together(self.mesh), self.nodes)
+        return find(self.root, resume, self.nodes)
 
     def newest_of(self, candidates: Callable[[], list[Path]]) -> Path | None:
         """The newest whole one of ``candidates``, which nodes may know different ones of. A collective call."""
-        together = Together(self.mesh)
-        found = together(lambda: candidates() if self.nodes.leads else [])
-        return newest_usable(by_step(found), together, self.nodes, "--resume")[0]
+        return newest_usable(by_step(self.nodes.on_each(candidates)), self.nodes, "--resume")[0]
 
-    def leave_behind(self, began: Path | None) -> None:
-        """Where a run goes back, what it had saved later is kept under another name and not found again: of two
-        branches the newest checkpoint would be that of the older one. A collective call.
-
-        Args:
-            began: where it goes on from; of another run, or None, it leaves all of its own behind.
+    def set_later_aside(self, resumed: Path | None) -> None:
+        """Rename this run's checkpoints of steps after ``resumed`` (``retention.set_later_aside``); a collective call.
 
         Raises:
             UserError: they cannot be renamed.
         """
         try:
-            Together(self.mesh)(lambda: self._rename_later(began) if self.nodes.leads else None)
-        except StepFailed as failure:
+            self.nodes.on_each(lambda: set_later_aside(self.root, resumed))
+        except AnyRankFailed as failure:
             why = f"has later checkpoints, which cannot be renamed: {failure}"
             raise UserError(Problem("run.dir", why, "choose another run.dir", str(self.root.parent))) from None
-
-    def _rename_later(self, began: Path | None) -> None:
-        own = checkpoints_under(self.root)
-        if began is not None and began.resolve().parent == self.root.resolve():
-            step = read_manifest(began)["step"]
-            own = [folder for folder in own if step_of(folder) > step]
-        for folder in own:
-            names = (f"{folder.name}.abandoned{f'.{number}' if number else ''}" for number in range(10_000))
-            target = next(path for name in names if not (path := folder.with_name(name)).exists())
-            os.replace(folder, target)
-            log.warning("%s is kept as %s: the run goes on from before it", folder.name, target)
-
-    def _rotate(self, step: int) -> None:
-        if self.config.keep_last is None:
-            return
-        # Later ones were passed over as damaged, or gone back from: they must not push out what is written now.
-        folders = [folder for folder in complete_checkpoints(self.root) if int(folder.name[5:]) <= step]
-        # One that is not finite pushes out none that is; the newest of them is kept, to look at.
-        sound = [folder for folder in folders if not_finite(folder) is None]
-        best = self.best(sound)[: self.config.keep_best] if self.config.keep_best else []
-        keep = {*sound[: self.config.keep_last], *best, folders[0]}
-        for folder in folders:
-            if folder not in keep:
-                # Renamed first: a process killed while deleting must not leave half a checkpoint under its name.
-                doomed = folder.with_name(f".{folder.name}.deleted")
-                shutil.rmtree(doomed, ignore_errors=True)
-                try:
-                    os.replace(folder, doomed)
-                except OSError as error:
-                    log.warning("checkpoint %s could not be removed: %s", folder, error.strerror or error)
-                shutil.rmtree(doomed, ignore_errors=True)
-
-    def best(self, folders: list[Path]) -> list[Path]:
-        """Those with a metric that is a number, and finite weights, best first."""
-        metrics = {folder: metric_of(folder) for folder in folders if not_finite(folder) is None}
-        judged = {folder: metric for folder, metric in metrics.items() if metric is not None}
-        return sorted(judged, key=judged.__getitem__, reverse=self.config.mode == "max")
 
 
 def _give_way() -> None:

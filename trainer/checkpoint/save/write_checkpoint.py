@@ -18,10 +18,20 @@ from typing import Any
 from torch import Tensor
 
 from ....version import __version__
-from ...collective import StepFailed, Together
-from ...nodes import Nodes
-from ..layout import FORMAT, MANIFEST, NATIVE, STATE, TENSORS, describe_file, exchange, files_of, flush, step_folder
-from ..node_copy import pass_on
+from ...collective import AnyRankFailed
+from ..layout import (
+    FORMAT,
+    NATIVE,
+    STATE,
+    TENSORS,
+    describe_file,
+    exchange,
+    files_of,
+    flush,
+    step_folder,
+    write_manifest,
+)
+from ..nodes.node_files import NodeFiles
 from ..tensors import write_tensors
 
 log = logging.getLogger("trireme.checkpoint")
@@ -50,13 +60,13 @@ class Contents:
 class Writer:
     """Writes checkpoints under ``root``, one at a time."""
 
-    def __init__(self, root: Path, together: Together, nodes: Nodes) -> None:
+    def __init__(self, root: Path, nodes: NodeFiles) -> None:
         """
         Args:
-            together: with a group of its own, if ``write`` is called in another thread than training.
+            nodes: with a process group of its own, if ``write`` is called in another thread than training.
         """
-        self.root, self.together, self.nodes = root, together, nodes
-        self.mesh = together.mesh
+        self.root, self.nodes, self.collective = root, nodes, nodes.collective
+        self.mesh = nodes.collective.mesh
 
     def write(self, contents: Contents) -> Path | None:
         """Write a checkpoint. A collective call.
@@ -64,19 +74,20 @@ class Writer:
         Returns:
             Its folder; None when writing failed, in which case nothing that was there before is touched.
         """
-        together, target = self.together, step_folder(self.root, contents.step)
+        collective, nodes, target = self.collective, self.nodes, step_folder(self.root, contents.step)
         partial = self.root / f".{target.name}.partial"
+        self._renamed = False
         try:
-            together(lambda: self._start(partial))
-            shards = together(lambda: self._write_tensors(partial, contents))
-            native = together(lambda: self._write_native(partial, contents))
-            common = together(lambda: self._write_rest(partial, contents))[0]
-            self._spread(partial, common)
+            nodes.on_each(lambda: self._start(partial))
+            shards = collective(lambda: self._write_tensors(partial, contents))
+            native = collective(lambda: self._write_native(partial, contents))
+            common = collective(lambda: self._write_rest(partial, contents))[0]
+            nodes.distribute(partial, common)
             parts = [ours | engine for ours, engine in zip(shards, native, strict=True)]
             manifest = self._manifest(contents, common, parts)
-            together(lambda: self._write_manifest(partial, manifest))
-            together(lambda: self._rename(partial, target))
-        except StepFailed as failure:
+            nodes.on_each(lambda: write_manifest(partial, manifest))
+            nodes.on_each(lambda: self._rename(partial, target))
+        except AnyRankFailed as failure:
             log.error(
                 "checkpoint at step %d was not written: %s. Training goes on; earlier checkpoints are untouched.",
                 contents.step,
@@ -89,15 +100,13 @@ class Writer:
         return target
 
     def _start(self, partial: Path) -> None:
-        self._renamed = False
-        if self.nodes.leads:
-            for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
-                shutil.rmtree(left, ignore_errors=True)
-            (partial / TENSORS).mkdir(parents=True)
+        for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
+            shutil.rmtree(left, ignore_errors=True)
+        (partial / TENSORS).mkdir(parents=True)
 
     def _write_tensors(self, partial: Path, contents: Contents) -> dict[str, Any]:
         """This rank's files, described."""
-        distributed, group = self.mesh.world_size > 1, self.together.group
+        distributed, group = self.mesh.world_size > 1, self.collective.group
         written = write_tensors(contents.tensors, partial / TENSORS, distributed, group)
         return {f"{TENSORS}/{name}": description for name, description in written.items()}
 
@@ -122,16 +131,6 @@ class Writer:
             flush(partial / name)
         return {name: describe_file(partial / name) for name in names}
 
-    def _spread(self, partial: Path, common: dict[str, Any]) -> None:
-        """What is not a shard, to the other nodes."""
-        if self.nodes.count > 1:
-            for name, written in common.items():
-                self.together(
-                    lambda name=name, written=written: pass_on(
-                        self.nodes, 0, partial / name, written, receives=self.nodes.here > 0
-                    )
-                )
-
     def _manifest(self, contents: Contents, common: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
         shards = {name: written for part in parts for name, written in part.items()}
         manifest = {
@@ -144,18 +143,11 @@ class Writer:
             "not_finite": contents.not_finite or None,
             "files": common | shards,
         }
-        if self.nodes.count > 1:
-            holders = zip(self.nodes.of_rank, parts, strict=True)
-            manifest["nodes"] = {name: node for node, part in holders for name in part}
+        if holders := self.nodes.holders(parts):
+            manifest["nodes"] = holders
         return manifest
 
-    def _write_manifest(self, partial: Path, manifest: dict[str, Any]) -> None:
-        if self.nodes.leads:
-            write_manifest(partial, manifest)
-
     def _rename(self, partial: Path, target: Path) -> None:
-        if not self.nodes.leads:
-            return
         if target.exists():  # resumed from an earlier step: this step is written a second time
             shutil.rmtree(_replaced(target), ignore_errors=True)
             if exchange(partial, target):
@@ -180,10 +172,3 @@ class Writer:
 def _replaced(target: Path) -> Path:
     """Where a checkpoint stays until the one of the same step is complete."""
     return target.with_name(f".{target.name}.replaced")
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """The last file of a checkpoint; afterwards its folders are on the disk too."""
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
-        flush(path)

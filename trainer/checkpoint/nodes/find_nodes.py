@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from ..errors import Problem, UserError
-from ..parallel.mesh import Mesh
+from ....errors import Problem, UserError
+from ....parallel.mesh import Mesh
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..nodes import Nodes
-from .layout import Digest, described, flush
+from ..layout import Digest, described, flush
+from .find_nodes import Nodes
 
 PIECE_BYTES = 16 * 2**20
 
 
-def pass_on(nodes: Nodes, source: int, path: Path, written: dict[str, Any], receives: bool) -> None:
+def send_file(nodes: Nodes, source: int, path: Path, written: dict[str, Any], receives: bool) -> None:
     """Bring one file from the node ``source`` to others; a collective call of the first ranks of all nodes.
 
     Args:
