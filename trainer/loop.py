@@ -22,6 +22,7 @@ from .log_files import SHOWN
 from .saving import Saving
 from .sum_check import SumCheck
 from .train_batches import RunBatches
+from .training_clock import TrainingClock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,7 +87,7 @@ class Trainer:
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self._evaluated_at = -1
-        self.batches, self.saving = RunBatches(self), Saving(self)
+        self.batches, self.saving, self.clock = RunBatches(self), Saving(self), TrainingClock()
         self.leaving = Leaving(self.settings.max_time, speaks=self.mesh.is_main)
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
@@ -133,9 +134,8 @@ class Trainer:
         """Write the training line of this step; the loss is brought together over ranks only here."""
         mean, norm = self.strategy.global_loss(loss), result.grad_norm.item()
         self.finiteness.look(self.state.step, mean)
-        now = time.perf_counter()
-        rate = (self.state.tokens - self._tokens_then) / max(now - self._then, 1e-9)
-        self._then, self._tokens_then = now, self.state.tokens
+        elapsed = self.clock.elapsed(self.state)
+        self.clock.restart(self.state)
         line = {
             "step": self.state.step,
             "epoch": self.state.epoch,
@@ -143,7 +143,7 @@ class Trainer:
             "grad_norm": norm,
             "lr": result.lr,
             "tokens": self.state.tokens,
-            "tokens_per_second": rate,
+            "tokens_per_second": elapsed.tokens / elapsed.seconds,
         }
         if result.skipped:
             line["skipped"] = True
@@ -154,6 +154,10 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
+        with self.clock.paused():
+            return self._evaluate()
+
+    def _evaluate(self) -> dict[str, float]:
         self._evaluated_at, began = self.state.step, time.monotonic()
         self.store.settle()  # averages are swapped in
         averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
@@ -171,7 +175,6 @@ class Trainer:
         self.emit("on_evaluate", line)
         self.emit("on_log", line)
         self.leaving.limit.evaluation_took(time.monotonic() - began)
-        self._restart_clock()
         return metrics
 
     @property
@@ -180,9 +183,9 @@ class Trainer:
         return self.ema is not None and self.ema.config.evaluate
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint of this step (``Saving.save``); the time it takes does not count as training time."""
-        self.saving.save(wait)
-        self._restart_clock()
+        """Write a checkpoint of this step (``Saving.save``)."""
+        with self.clock.paused():
+            self.saving.save(wait)
 
     def metric_of_this_step(self) -> float | None:
         """``checkpoint.metric`` if this step was evaluated."""
@@ -211,6 +214,7 @@ class Trainer:
         self._evaluated_at = self.state.step
         self.batches.move()
         self.finiteness.begin()
+        self.clock.restart(self.state)
         self.save()  # so that a resume does not go through those samples again
 
     def emit(self, event: str, *details: Any) -> None:
@@ -227,7 +231,7 @@ class Trainer:
         self.once_begun()
         if self.control.stop:
             log.info("nothing is trained: %s", self.control.reason)
-        self._restart_clock()
+        self.clock.restart(self.state)
         if self.state.evaluation_due:
             self.state.evaluation_due = False
             self.evaluate()
@@ -287,7 +291,8 @@ class Trainer:
             reasons = self.mesh.gather_objects(control.reason if own else "")
             control.reason = next((reason for reason in reasons if reason), control.reason)
         if not writing:
-            self.saving.end()
+            with self.clock.paused():
+                self.saving.end()
 
     def _finish(self) -> None:
         if not self.control.interrupted:
@@ -308,7 +313,3 @@ class Trainer:
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self.saving.saved_at != self.state.step:
             self.save(wait=True)
-
-    def _restart_clock(self) -> None:
-        """Evaluations and saves do not count as training time."""
-        self._then, self._tokens_then = time.perf_counter(), self.state.tokens

@@ -5,7 +5,7 @@ appendix B): floating-point operations per token x tokens per second / (peak of 
 Recomputed activations do not count. Peaks are the vendors' figures for dense matrices; a CPU has no such figure, so
 its peak is what a short matrix product reaches on the very cores this process may use.
 
-Rates are over the time since the previous training line, without evaluations and saves. It stands after ``flow``.
+Rates are over the training time since the previous line (``Trainer.clock``). It stands after ``flow``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from .callback import Callback, Metrics
+from .callback import Callback
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from ...parallel.plan import Plan
@@ -70,46 +68,22 @@ class Throughput(Callback):
         if peak_flops is not None and peak_flops <= 0:
             raise ValueError(f"peak_flops={peak_flops} is wrong because it is FLOP/s of one device; use e.g. 312e12")
         self.peak_flops = peak_flops
-        self._window = (0.0, 0, 0, 0)  # time, step, samples, tokens at the previous training line
-        self._ended = 0.0  # time of the previous on_step_end
-        self._paused = False  # an evaluation or a save ran since then
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if self.peak_flops is None and trainer.flops_per_token:
             # On every rank at once: ranks that share cores find the peak of their share.
             self.peak_flops = find_peak_flops(trainer.mesh.device, trainer.strategy.plan)
-        self._ended = time.perf_counter()
-        self._open_window(state)
-
-    def on_step_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if self._paused:
-            started, *counts = self._window
-            self._window = (started + time.perf_counter() - self._ended, *counts)
-            self._paused = False
-
-    def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
-        self._paused = True
-
-    def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
-        self._paused = True
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        self._ended = time.perf_counter()
         if not control.log:
             return
-        started, step, samples, tokens = self._window
-        seconds, steps = max(self._ended - started, 1e-9), max(state.step - step, 1)
-        extra = trainer.extra_metrics
-        extra["samples_per_second"] = (state.samples - samples) / seconds
-        extra["step_seconds"] = seconds / steps
+        elapsed, extra = trainer.clock.elapsed(state), trainer.extra_metrics
+        extra["samples_per_second"] = elapsed.samples / elapsed.seconds
+        extra["step_seconds"] = elapsed.seconds / max(elapsed.steps, 1)
         extra["memory_mib"] = memory_mib(trainer.mesh.device)
         if self.peak_flops and trainer.flops_per_token:
-            achieved = trainer.flops_per_token * (state.tokens - tokens) / seconds
+            achieved = trainer.flops_per_token * elapsed.tokens / elapsed.seconds
             extra["mfu"] = achieved / (self.peak_flops * trainer.mesh.world_size)
-        self._open_window(state)
-
-    def _open_window(self, state: TrainerState) -> None:
-        self._window = (self._ended, state.step, state.samples, state.tokens)
 
 
 def memory_mib(device: torch.device) -> float:

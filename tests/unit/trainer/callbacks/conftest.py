@@ -14,6 +14,7 @@ import torch
 from trireme.parallel.plan import Plan
 from trireme.trainer.callbacks.callback import Callback
 from trireme.trainer.trainer_state import Control, TrainerState
+from trireme.trainer.training_clock import TrainingClock
 
 
 class OneProcess:
@@ -54,6 +55,7 @@ class Run:
             loss=None,
             reference_lines={},
             flops_per_token=None,
+            clock=TrainingClock(),
         )
 
     def fire(self, event: str, *callbacks: Callback, **extra: Any) -> None:
