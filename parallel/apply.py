@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
@@ -24,7 +23,7 @@ from .mesh import Mesh
 from .plan import Plan
 from .recompute import recompute
 from .tensor import parallelize_tensor, tie
-from .tensor_shards import local_part
+from .tensor_shards import copy_part
 
 
 def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
@@ -67,10 +66,7 @@ def materialise(
     with torch.no_grad():
         for name, full in weights(set(targets)):
             for target in targets.pop(name):
-                if isinstance(target, DTensor):
-                    target._local_tensor.copy_(local_part(full, target))
-                else:
-                    target.copy_(full)
+                copy_part(full, target)
     if targets:
         raise RuntimeError(f"no values for {sorted(targets)[:5]} ({len(targets)} tensors)")
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from .mesh import Mesh
 from .plan import AXES
 from .strategy import Read, Shapes, Take, as_it_is
-from .tensor_shards import local_part, whole
+from .tensor_shards import copy_part, whole
 
 
 def savable(tensors: dict[str, Tensor], mesh: Mesh, take: Take = as_it_is) -> dict[str, Tensor]:
@@ -78,9 +78,8 @@ def fill(tensors: dict[str, Tensor], read: Read) -> None:
     direct = {name: tensor for name, tensor in tensors.items() if name not in joined}
     wholes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in joined.items()}
     read({**direct, **wholes})
-    with torch.no_grad():
-        for name, tensor in joined.items():
-            tensor._local_tensor.copy_(local_part(wholes.pop(name), tensor))
+    for name, tensor in joined.items():
+        copy_part(wholes.pop(name), tensor)
 
 
 def state_shapes(shapes: Shapes) -> dict[str, dict[str, Any]]:

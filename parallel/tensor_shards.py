@@ -75,6 +75,15 @@ def local_part(full: Tensor, like: DTensor) -> Tensor:
 
 
 @torch.no_grad()
+def copy_part(full: Tensor, target: Tensor) -> None:
+    """Fill ``target`` from the whole tensor ``full``: a DTensor takes this rank's piece; no communication."""
+    if isinstance(target, DTensor):
+        target._local_tensor.copy_(local_part(full, target))
+    else:
+        target.copy_(full)
+
+
+@torch.no_grad()
 def whole(tensor: DTensor) -> Tensor:
     """The whole of a sharded, replicated or partially summed tensor, on every rank; a collective call."""
     cuts, mesh = _cuts(tensor), tensor.device_mesh

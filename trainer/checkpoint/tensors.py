@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -23,8 +22,6 @@ from .save.safetensors_writer import StreamingWriter
 
 FILE_BYTES = 512 * 2**20
 """Largest file of several tensors; a larger tensor has a file of its own."""
-
-Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 
 
 def write_tensors(

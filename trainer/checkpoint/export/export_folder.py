@@ -18,19 +18,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from ....errors import Problem, UserError
+from ....parallel.precision import DTYPES
+from ....parallel.strategy import Shapes
 from ..load.expected_tensors import known_weights
 from ..load.open_source import open_source
 from ..load.source import Checkpoint, Source
 from ..load.weight_reader import stored_weights, usable_checkpoint
-from ..tensors import Shapes, split_by_bytes
+from ..tensors import split_by_bytes
 from .model_assets import copy_assets
 from .weight_shards import write_shards
 
 log = logging.getLogger("trireme.export")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_MEMORY = 64 * 2**20
 
 

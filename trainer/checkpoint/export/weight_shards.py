@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....parallel.strategy import Shapes
 from ..layout import write_all
 from ..load.block_reader import BLOCK_BYTES
 from ..save.safetensors_writer import CODES, raw_bytes
-from ..tensors import Shapes
 
 log = logging.getLogger("trireme.export")
 

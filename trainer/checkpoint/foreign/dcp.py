@@ -19,8 +19,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
+from ....parallel.strategy import Shapes
 from ..load.source import Progress, Source
-from ..tensors import Shapes, failure_message, quiet
+from ..tensors import failure_message, quiet
 from .lazy import check_fit, forget
 from .plain_names import matched, plain, suffixes
 from .restricted_reader import SafeReader, read_dcp_metadata

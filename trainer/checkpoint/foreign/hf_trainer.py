@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ....models.weight_files import stored_tensors
+from ....parallel.strategy import Shapes
 from ..load.source import Progress, Source
-from ..tensors import Shapes
 from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
 from .lazy import Lazy, WholeTensors, forget

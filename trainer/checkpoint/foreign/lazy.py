@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from ....parallel.tensor_shards import local_part
+from ....parallel.strategy import Shapes
+from ....parallel.tensor_shards import copy_part
 from ..load.source import Source
-from ..tensors import Shapes
 from .mapped_memory import let_go_of_files
 
 
@@ -59,11 +58,7 @@ class WholeTensors(Source):
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
         for name, tensor in tensors.items():
             check_fit(name, tensor, self.shapes, self.path)
-            whole = self.entries[name].make()
-            if isinstance(tensor, DTensor):
-                tensor._local_tensor.copy_(local_part(whole, tensor))
-            else:
-                tensor.copy_(whole)
+            copy_part(self.entries[name].make(), tensor)
 
     @torch.no_grad()
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import _TYPES
 from torch import Tensor
 
-from ..tensors import Shapes
+from ....models.weight_files import DTYPES
+from ....parallel.strategy import Shapes
 
-DTYPES: dict[str, torch.dtype] = _TYPES
-"""Types by their names in a safetensors header."""
 BLOCK_BYTES = 16 * 2**20
 """Larger blocks are no faster: the disk reads ahead by itself, and these stay in the processor's caches longer."""
 MOST_HEADER = 100 * 2**20

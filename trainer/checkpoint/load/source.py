@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....parallel.strategy import Shapes
 from ..layout import MODEL, STATE, TENSORS, files_of, verify
-from ..tensors import Shapes, read_tensors, split_by_bytes
+from ..tensors import read_tensors, split_by_bytes
 from .block_reader import Pieces
 
 

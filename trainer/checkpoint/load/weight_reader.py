@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from ....errors import Problem, UserError
 from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
+from ....parallel.strategy import Shapes
 from ..layout import checkpoints_at, not_finite, sound_first, verify
-from ..tensors import Shapes, split_by_bytes
+from ..tensors import split_by_bytes
 from .open_source import NONE_THERE, open_source
 from .source import Source
 

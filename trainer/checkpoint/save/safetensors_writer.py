@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import _TYPES
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint._hf_utils import (
@@ -31,9 +30,10 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from ....models.weight_files import DTYPES
 from ..layout import Digest, described, write_all
 
-CODES = {dtype: code for code, dtype in _TYPES.items()}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 """Names of types in a safetensors header."""
 
 
