@@ -81,15 +81,15 @@ class Turns(Callback):
 
     def on_train_begin(self, trainer, state, control) -> None:
         self.started = time.perf_counter()
-        settle = trainer.store.settle
+        wait_for_copies = trainer.store.wait_for_copies
 
         def timed() -> None:
             begun = time.perf_counter()
-            settle()
+            wait_for_copies()
             if trainer.store.in_flight and self.turn.synchronous:
                 self.turn.waited += time.perf_counter() - begun
 
-        trainer.store.settle = timed
+        trainer.store.wait_for_copies = timed
 
     def on_step_end(self, trainer, state, control) -> None:
         self.count += 1

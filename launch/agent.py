@@ -21,7 +21,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
 
 from ..errors import UserError
-from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE, answered_by
+from ..trainer.interruption import RELAYED_AS, SAME_KEYSTROKE, answered_by
 from .error_report import DIVERGED, SAVED, USER_ERROR, Diverged, LeftEarly, RanksFailed
 from .failures import raise_failure
 
@@ -63,7 +63,7 @@ class Agent(_Agent):
         if not self._ranks:
             raise SignalException(f"got {received.name} before there are ranks", sigval=received)
         # To the ranks alone, not to their groups: what they have started (loaders) goes when they go.
-        self._send(PASSED_ON.get(received, received))
+        self._send(RELAYED_AS.get(received, received))
 
     def _send(self, number: signal.Signals) -> None:
         for rank in self._ranks:

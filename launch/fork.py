@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
-from ..trainer.interruption import PASSED_ON, SAME_KEYSTROKE
+from ..trainer.interruption import RELAYED_AS, SAME_KEYSTROKE
 from .elastic import cores_per_rank, environment, silence
 from .error_report import Diverged, LeftEarly, RanksFailed
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
@@ -150,7 +150,7 @@ class _Interrupts:
         now = time.monotonic()
         if self.first is None:
             self.first = now
-            self._send(PASSED_ON[signal.SIGINT])
+            self._send(RELAYED_AS[signal.SIGINT])
         elif now - self.first > SAME_KEYSTROKE:
             self._send(signal.SIGKILL)
             signal.default_int_handler(number, frame)

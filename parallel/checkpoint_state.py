@@ -15,14 +15,14 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from .mesh import Mesh
 from .plan import AXES
-from .strategy import Read, Shapes, Take, as_it_is
+from .strategy import CopyTensor, Read, Shapes, no_copy
 from .tensor_shards import copy_part, whole
 
 
-def savable(tensors: dict[str, Tensor], mesh: Mesh, take: Take = as_it_is) -> dict[str, Tensor]:
+def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
     """What this rank writes of its tensors; a collective call.
 
-    Of ranks that hold the same, one writes, so that no other copies it first. What is written is what ``take`` makes of
+    Of ranks that hold the same, one writes, so that no other copies it first. What is written is what ``copy`` makes of
     a tensor where its pieces are rectangles, else the whole, which is new.
 
     Args:
@@ -35,7 +35,7 @@ def savable(tensors: dict[str, Tensor], mesh: Mesh, take: Take = as_it_is) -> di
             if name in own:
                 written[name] = joined.cpu()
         elif name in own:
-            written[name] = take(name, tensor)
+            written[name] = copy(name, tensor)
     return written
 
 

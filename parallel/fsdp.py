@@ -59,7 +59,7 @@ def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
         root.set_reshard_after_backward(last or options.reshard_after_forward or options.reduce_every_micro_batch)
 
 
-def free(root: nn.Module) -> None:
+def reshard(root: nn.Module) -> None:
     """Drop gathered parameters: after an evaluation, what is gathered would outlive the next optimizer step."""
     for module in root.modules():
         if isinstance(module, FSDPModule):

@@ -32,7 +32,7 @@ SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
 """(model outputs, micro-batch) -> scalar sums by name."""
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """(trainable parameters by plain name) -> optimizer with ``initial_lr`` in each group."""
-Take = Callable[[str, Tensor], Tensor]
+CopyTensor = Callable[[str, Tensor], Tensor]
 """(name in checkpoints, a tensor of the training state) -> what is written of it: itself, or a copy."""
 Read = Callable[[dict[str, Tensor]], None]
 """Fill tensors in place from a checkpoint, by their names in it."""
@@ -101,7 +101,7 @@ def add_sums(totals: dict[str, Tensor], sums: Mapping[str, Tensor]) -> None:
         totals[name] = totals.get(name, 0) + whole_scalar(value).double()
 
 
-def as_it_is(name: str, tensor: Tensor) -> Tensor:
+def no_copy(name: str, tensor: Tensor) -> Tensor:
     """What is saved shares memory with the training state."""
     return tensor
 
@@ -219,12 +219,12 @@ class Strategy(ABC):
     # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 
     @abstractmethod
-    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+    def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         """What this rank writes into a checkpoint: whole tensors, or DTensors of which it holds a part; a collective
         call.
 
         Args:
-            take: what is made of a tensor that shares memory with the training state; new ones do not go through it.
+            copy: what is made of a tensor that shares memory with the training state; new ones do not go through it.
         """
 
     @abstractmethod

@@ -84,7 +84,7 @@ def tie(part: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def settle_gradients(parameters: Iterable[Tensor]) -> None:
+def sum_partial_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum gradients that are partial sums (norms under sequence parallelism, weights shared by all heads), in place.
 
     Once per step, after the last backward pass and before anything reads a gradient; a collective call over the tensor

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from .apply import materialise, replicate, spread
-from .checkpoint_state import fill, savable, state_shapes
+from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
-from .fsdp import free, gather_once
+from .fsdp import gather_once, reshard
 from .mesh import Mesh
 from .plan import Plan
 from .precision import LossScale, autocast, set_backend
 from .strategy import (
+    CopyTensor,
     LossFunction,
     MicroBatch,
     OptimizerFactory,
@@ -32,12 +33,11 @@ from .strategy import (
     StepLoss,
     StepResult,
     Strategy,
-    Take,
-    as_it_is,
     inputs_of,
+    no_copy,
     whole_scalar,
 )
-from .tensor import settle_gradients
+from .tensor import sum_partial_gradients
 
 
 class TorchStrategy(Strategy):
@@ -60,7 +60,7 @@ class TorchStrategy(Strategy):
         for root, part in zip(self.roots, self.parts, strict=True):
             spread(root, part, self.family, self.plan, self.mesh)
             materialise(part, device, weights, self.source_names(part))
-        self.placed()
+        self.after_placing()
 
     def split(self, model: PreTrainedModel) -> list[PreTrainedModel]:
         """The parts of ``model`` that this rank holds."""
@@ -78,7 +78,7 @@ class TorchStrategy(Strategy):
         """Parameters of this rank that another stage holds too: counted and saved there."""
         return set()
 
-    def placed(self) -> None:
+    def after_placing(self) -> None:
         """Called when the parts hold their weights."""
         if self.plan.data_parallel == "ddp" and self.mesh.data_size > 1:
             self.roots = [replicate(root, self.plan, self.mesh) for root in self.roots]
@@ -140,7 +140,7 @@ class TorchStrategy(Strategy):
     def reduce_gradients(self) -> None:
         """Bring together what the backward pass left to be summed over ranks."""
         if self.mesh.degrees.tensor > 1:
-            settle_gradients(self.parameters)
+            sum_partial_gradients(self.parameters)
 
     def inference_model(self) -> nn.Module:
         return self.parts[0]
@@ -152,7 +152,7 @@ class TorchStrategy(Strategy):
 
     def free_gathered(self) -> None:
         for root in self.roots:
-            free(root)
+            reshard(root)
 
     @property
     def in_step(self) -> bool:
@@ -185,7 +185,7 @@ class TorchStrategy(Strategy):
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+    def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
         # What is taken may be read until the next optimizer step; a forward changes buffers before.
@@ -193,7 +193,7 @@ class TorchStrategy(Strategy):
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):
                 tensors[f"optim.{name}.{key}"] = value
-        return savable(tensors, self.mesh, take)
+        return tensors_to_write(tensors, self.mesh, copy)
 
     def scalars(self) -> dict[str, Any]:
         counters = {f"{n}.{key}": value for n, key, value in self._optimizer_state() if not isinstance(value, Tensor)}

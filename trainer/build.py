@@ -143,7 +143,7 @@ def build(
     if source:
         load(trainer, source)
     if resume != "auto" and own is None:
-        trainer.once_begun = partial(store.set_later_aside, checkpoint)
+        trainer.before_first_step = partial(store.set_later_aside, checkpoint)
     _introduce(trainer, checkpoint)
     return trainer
 

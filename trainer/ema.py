@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..parallel.checkpoint_state import fill, savable
+from ..parallel.checkpoint_state import fill, tensors_to_write
 from ..parallel.clip import local
-from ..parallel.strategy import Read, Strategy, Take, as_it_is
+from ..parallel.strategy import CopyTensor, Read, Strategy, no_copy
 from .settings import EmaConfig
 
 
@@ -30,10 +30,10 @@ class Ema:
         live = [local(p) for _, p in self.strategy.named_parameters()]
         torch._foreach_lerp_([local(p) for p in self._average], [p.detach() for p in live], 1.0 - self.config.decay)
 
-    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+    def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         """What this rank writes into a checkpoint; a collective call. See ``Strategy.saved_tensors``."""
         tensors = {f"ema.{name}": tensor for name, tensor, copied in self._tensors() if not copied}
-        return savable(tensors, self.strategy.mesh, take)
+        return tensors_to_write(tensors, self.strategy.mesh, copy)
 
     def load(self, read: Read) -> None:
         """Take the averages back; a collective call."""

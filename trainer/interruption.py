@@ -27,7 +27,7 @@ import psutil
 from .trainer_state import Control
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-PASSED_ON = {signal.SIGINT: signal.SIGUSR2}
+RELAYED_AS = {signal.SIGINT: signal.SIGUSR2}
 """How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
 SAME_KEYSTROKE = 1.0
 """Seconds within which a second SIGINT is taken for the first: a terminal sends one to every process of the command,
@@ -58,7 +58,7 @@ class Signals:
                 signal.default_int_handler(number, frame)
         if self.received:
             return
-        keyboard = number in (signal.SIGINT, PASSED_ON[signal.SIGINT])
+        keyboard = number in (signal.SIGINT, RELAYED_AS[signal.SIGINT])
         self.received = "SIGINT" if keyboard else signal.Signals(number).name
         # A person waits for an answer. (SIGTERM may also come from a launcher, because another rank has failed.)
         if self.speaks and keyboard:  # not by logging or print: this runs between any two instructions, theirs included

@@ -79,7 +79,7 @@ class Trainer:
     flops_per_token: float | None = None
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
-    once_begun: Callable[[], None] = lambda: None
+    before_first_step: Callable[[], None] = lambda: None
     """Called before the first step, when nothing refuses the run any more."""
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Trainer:
                 if self.batch is None:  # the first
                     self.loss_function.refuse_mean(self.mesh)
                 self.emit("on_pre_optimizer_step")
-                self.store.settle()
+                self.store.wait_for_copies()
                 result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
                 if self.ema and not result.skipped:
                     self.ema.update()
@@ -159,7 +159,7 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         self._evaluated_at, began = self.state.step, time.monotonic()
-        self.store.settle()  # averages are swapped in
+        self.store.wait_for_copies()  # averages are swapped in
         averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
         self.strategy.set_training(False)
         with averaged:
@@ -228,7 +228,7 @@ class Trainer:
         # A step that was resumed from has been saved, and evaluated if that was due.
         self._evaluated_at = self.saving.saved_at = self.state.step or -1
         self.emit("on_train_begin")
-        self.once_begun()
+        self.before_first_step()
         if self.control.stop:
             log.info("nothing is trained: %s", self.control.reason)
         self.clock.restart(self.state)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..models.base_assets import write_base_assets
-from ..parallel.strategy import Take, as_it_is
+from ..parallel.strategy import CopyTensor, no_copy
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
 from .run_folder import write_recipe
@@ -39,10 +39,10 @@ class Saving:
         self.trainer.state.data = self.trainer.batches.position()
         native = self._write_native if self.trainer.checkpoints.deepspeed else None
         background = self.store.asynchronous and not wait and native is None  # engines write between steps only
-        take = self.store.staging.take if background else as_it_is
+        copy = self.store.staging.copy_of if background else no_copy
         contents = Contents(
             self.trainer.state.step,
-            self.tensors(take),
+            self.tensors(copy),
             self._json_state(),
             self._write_assets,
             self.trainer.recipe.plan.name,
@@ -60,14 +60,14 @@ class Saving:
         if self.store.in_flight:
             self._ended(self.store.end())
 
-    def tensors(self, take: Take = as_it_is) -> dict[str, torch.Tensor]:
+    def tensors(self, copy: CopyTensor = no_copy) -> dict[str, torch.Tensor]:
         """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
 
         Args:
-            take: as for ``Strategy.saved_tensors``.
+            copy: as for ``Strategy.saved_tensors``.
         """
         ema = self.trainer.ema
-        return self.trainer.strategy.saved_tensors(take) | (ema.saved_tensors(take) if ema else {})
+        return self.trainer.strategy.saved_tensors(copy) | (ema.saved_tensors(copy) if ema else {})
 
     def _ended(self, path: Path | None) -> None:
         self.failed = path is None

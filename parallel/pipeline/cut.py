@@ -42,14 +42,14 @@ class Zero(nn.Module):
         return torch.zeros((), device=device)
 
 
-class Same(nn.Module):
+class PassThrough(nn.Module):
     """Stands for what is applied to hidden states: gives back the first argument, whatever the others."""
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden
 
 
-STAND_INS: dict[str, type[nn.Module]] = {"zero": Zero, "identity": Same}
+STAND_INS: dict[str, type[nn.Module]] = {"zero": Zero, "identity": PassThrough}
 
 
 def cut(model: PreTrainedModel, family: ModelFamily, stage: int, stages: int, split: list[int]) -> PreTrainedModel:
@@ -85,7 +85,7 @@ def tied_head(model: PreTrainedModel, family: ModelFamily) -> bool:
 
 def _without_entry(part: PreTrainedModel, family: ModelFamily) -> None:
     """Hidden states come in where embeddings would: nothing may happen to them before the first block."""
-    part.set_submodule(family.embedding, Same())
+    part.set_submodule(family.embedding, PassThrough())
     for path, kind in family.entry:
         part.set_submodule(path, STAND_INS[kind]())
     for path, attribute, value in family.first_stage_only:
@@ -97,7 +97,7 @@ def _without_exit(part: PreTrainedModel, family: ModelFamily) -> None:
     for path in (family.final_norm, family.head):
         owner, _, name = path.rpartition(".")
         if getattr(part.get_submodule(owner), name) is not None:  # OPT-350M has no final norm
-            part.set_submodule(path, Same())
+            part.set_submodule(path, PassThrough())
     for path, attribute, value in family.last_stage_only:
         _set(part, path, attribute, value)
 

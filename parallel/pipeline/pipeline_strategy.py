@@ -42,7 +42,7 @@ class PipelineStrategy(TorchStrategy):
         stage = self.stages[self.parts.index(part)]
         return Stage(part, stage == 0, stage == self.last, self.hidden, self.plan)
 
-    def placed(self) -> None:
+    def after_placing(self) -> None:
         self.pipeline = Pipeline(
             dict(zip(self.stages, self.roots, strict=True)),
             self.mesh.degrees.pipeline,

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from ..plan import PipelineOptions
 from ..strategy import LossFunction, MicroBatch
+from .equal_shapes import concatenated, pad_alike
 from .pipeline_stage import HiddenStates
-from .uniform_batches import joined, uniform
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "gpipe": ScheduleGPipe,
@@ -90,13 +90,13 @@ class Pipeline:
             loss_function: called on the last stage only, with outputs that have logits and the micro-batch (padded to
                 the longest of the step); its result is what the backward starts from.
         """
-        micro_batches = uniform(micro_batches, self.pad_token)
+        micro_batches = pad_alike(micro_batches, self.pad_token)
         shape = (len(micro_batches), *micro_batches[0]["input_ids"].shape)
         if shape != self._shape:
             self._schedule = None  # frees the old buffers before there are new ones
             self._schedule, self._shape = self._build(*shape), shape
         self._micro_batches, self._loss_function = micro_batches, loss_function
-        inputs = joined(micro_batches)
+        inputs = concatenated(micro_batches)
         ids = inputs.pop("input_ids")
         numbers = torch.arange(len(micro_batches))  # the targets: each tells the loss which micro-batch it is of
         self._schedule.step(*([ids] if self.holds_first else []), target=numbers, return_outputs=False, **inputs)

@@ -26,6 +26,7 @@ from ..mesh import Mesh
 from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
 from ..strategy import (
+    CopyTensor,
     LossFunction,
     OptimizerFactory,
     Read,
@@ -34,9 +35,8 @@ from ..strategy import (
     StepLoss,
     StepResult,
     Strategy,
-    Take,
-    as_it_is,
     inputs_of,
+    no_copy,
 )
 from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
 from .full_tensors import EngineState
@@ -212,7 +212,7 @@ class DeepSpeedStrategy(Strategy):
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def saved_tensors(self, take: Take = as_it_is) -> dict[str, Tensor]:
+    def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         """Each full tensor on one rank only, so that a rank holds one part in N of the state; nothing is shared with
         the training state."""
         parameters = dict(self.named_parameters())

@@ -26,7 +26,7 @@ from trireme.models.loss import causal_lm_loss
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.pipeline.cut import cut
 from trireme.parallel.recompute import recompute
-from trireme.parallel.tensor import parallelize_tensor, settle_gradients, tie
+from trireme.parallel.tensor import parallelize_tensor, sum_partial_gradients, tie
 from trireme.parallel.tensor_shards import local_part, whole
 from trireme.trainer.tasks.causal_lm import CausalLM
 
@@ -97,7 +97,7 @@ def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> lis
                 loss = causal_lm_loss(model(**inputs, use_cache=False).logits, micro["labels"])
                 (loss / count).backward()
             total += loss.item() / count
-        settle_gradients(model.parameters())
+        sum_partial_gradients(model.parameters())
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         whole_ones = {n: whole(g) if isinstance(g, DTensor) else g.clone() for n, g in gradients.items()}
         history.append((total, whole_ones))

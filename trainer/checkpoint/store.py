@@ -32,7 +32,7 @@ class Checkpoints:
 
     ``save`` writes while the caller waits. ``begin`` has a thread write, which talks to the other ranks' threads
     through a process group of its own; ``end`` waits for it. Tensors must be copies (``staging``), which the thread
-    makes; until ``settle`` has returned, what they are copies of may not change.
+    makes; until ``wait_for_copies`` has returned, what they are copies of may not change.
     """
 
     def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh, nodes: Nodes | None = None) -> None:
@@ -63,10 +63,10 @@ class Checkpoints:
 
         If not, what was taken can be saved while the caller waits, and ``asynchronous`` is off from now on.
         """
-        self.staging.wait()
+        self.staging.wait_for_gpu()
         if self.mesh.any_flags([self.staging.full])[0]:
-            self.staging.copy()
-            self.staging.release()
+            self.staging.make_copies()
+            self.staging.free()
             self.asynchronous = False
             if self.mesh.is_main:
                 log.warning("no memory for a copy of the training state: training waits while checkpoints are written")
@@ -81,13 +81,13 @@ class Checkpoints:
         self._written = self._thread.submit(self._copy_and_save, replace(contents, state=copy.deepcopy(contents.state)))
 
     def _copy_and_save(self, contents: Contents) -> Path | None:
-        self.staging.copy()
+        self.staging.make_copies()
         _give_way()
         return self.save(contents)
 
-    def settle(self) -> None:
+    def wait_for_copies(self) -> None:
         """Until the training state may change again."""
-        self.staging.settle()
+        self.staging.wait_for_copies()
 
     @property
     def in_flight(self) -> bool:
@@ -102,7 +102,7 @@ class Checkpoints:
     def end(self) -> Path | None:
         """Wait for the checkpoint in flight; what ``save`` would have given, or raised."""
         assert self._written is not None, "no checkpoint is in flight"
-        self.staging.settle()
+        self.staging.wait_for_copies()
         written, self._written = self._written, None
         try:
             return written.result()

@@ -18,10 +18,10 @@ from trireme.parallel.apply import materialise
 from trireme.parallel.pipeline.balance import balance, balanced_split, block_costs
 from trireme.parallel.pipeline.check_pipeline import check_pipeline, runs
 from trireme.parallel.pipeline.cut import cut, tied_head
+from trireme.parallel.pipeline.equal_shapes import concatenated, pad_alike
 from trireme.parallel.pipeline.forward_only import Turns
 from trireme.parallel.pipeline.pipeline_stage import HiddenStates, Stage
 from trireme.parallel.pipeline.schedule import SCHEDULES, stages_of
-from trireme.parallel.pipeline.uniform_batches import joined, uniform
 from trireme.parallel.plan import Degrees, PipelineOptions, Plan
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
@@ -231,22 +231,22 @@ def test_turns_bring_every_batch_through_all_stages(schedule: str, ranks: int) -
 def test_micro_batches_become_uniform() -> None:
     short = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "labels": torch.ones(2, 3, dtype=torch.int64)}
     long = {name: torch.full((2, 5), 2) for name in ("input_ids", "labels", "attention_mask")}
-    first, second = uniform([short, long], pad_token=7)
+    first, second = pad_alike([short, long], pad_token=7)
     assert first["input_ids"].tolist()[0] == [1, 1, 1, 7, 7]
     assert first["labels"].tolist()[0] == [1, 1, 1, -100, -100]
     assert first["attention_mask"].tolist()[0] == [1, 1, 1, 0, 0]
     assert second is long
-    assert joined([first, second])["input_ids"].shape == (4, 5)
+    assert concatenated([first, second])["input_ids"].shape == (4, 5)
     packed = {**short, "position_ids": torch.tensor([[5, 0, 1]] * 2)}
-    (padded, _) = uniform([packed, {name: torch.zeros(2, 5, dtype=torch.int64) for name in packed}])
+    (padded, _) = pad_alike([packed, {name: torch.zeros(2, 5, dtype=torch.int64) for name in packed}])
     assert padded["position_ids"].tolist()[0] == [5, 0, 1, 0, 1] and "attention_mask" not in padded
 
 
 def test_micro_batches_that_cannot_become_uniform() -> None:
     ids = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
     with pytest.raises(ValueError, match="samples"):
-        uniform([ids, {"input_ids": torch.ones(1, 3, dtype=torch.int64)}])
+        pad_alike([ids, {"input_ids": torch.ones(1, 3, dtype=torch.int64)}])
     with pytest.raises(ValueError, match="different inputs"):
-        uniform([ids, {**ids, "position_ids": ids["input_ids"]}])
+        pad_alike([ids, {**ids, "position_ids": ids["input_ids"]}])
     with pytest.raises(ValueError, match="cannot be padded"):
-        uniform([{**ids, "x": torch.ones(4)}, {"input_ids": torch.ones(2, 4), "x": torch.ones(4)}])
+        pad_alike([{**ids, "x": torch.ones(4)}, {"input_ids": torch.ones(2, 4), "x": torch.ones(4)}])

@@ -16,20 +16,20 @@ def test_buffers_that_nothing_was_copied_into_count(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "available_memory", lambda: 10 * MIB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     staging, tensor = Staging(reserve=4 * MIB), torch.ones(MIB // 4)
-    copies = [staging.take(str(number), tensor) for number in range(3)]
+    copies = [staging.copy_of(str(number), tensor) for number in range(3)]
     assert not staging.full and all(copy is not tensor for copy in copies)
-    assert staging.take("one too many", tensor) is tensor and staging.full
-    staging.copy()
+    assert staging.copy_of("one too many", tensor) is tensor and staging.full
+    staging.make_copies()
     assert all(torch.equal(copy, tensor) for copy in copies)
 
 
 def test_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda: MIB)
     staging, tensor = Staging(reserve=0), torch.zeros(MIB // 4)
-    first = staging.take("weights", tensor)
-    staging.copy()
+    first = staging.copy_of("weights", tensor)
+    staging.make_copies()
     monkeypatch.setattr(module, "available_memory", lambda: 0)
-    assert staging.take("weights", tensor) is first and not staging.full
+    assert staging.copy_of("weights", tensor) is first and not staging.full
 
 
 def test_an_allocation_that_fails_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_an_allocation_that_fails_is_no_room(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch, "empty", refuse)
     staging, tensor = Staging(reserve=0), torch.zeros(2)
-    assert staging.take("weights", tensor) is tensor and staging.full
+    assert staging.copy_of("weights", tensor) is tensor and staging.full
 
 
 def test_the_memory_of_this_machine() -> None:

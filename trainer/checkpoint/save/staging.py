@@ -28,7 +28,7 @@ class Staging:
         """
         self.reserve = psutil.virtual_memory().total // 20 if reserve is None else reserve
         self.full = False
-        """There was no room for a copy: ``take`` gave a tensor as it is."""
+        """There was no room for a copy: ``copy_of`` gave a tensor as it is."""
         self._buffers: dict[str, Tensor] = {}
         self._room: int | None = None
         """Bytes left for new buffers. Asked for once a save: a buffer takes no memory before something is copied into
@@ -38,9 +38,12 @@ class Staging:
         self._begun = False
         self._copied = threading.Event()
 
-    def take(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy of ``tensor``; a DTensor's has its part on the CPU. Its values are there after ``copy``, of a GPU's
-        tensor after ``wait``."""
+    def copy_of(self, name: str, tensor: Tensor) -> Tensor:
+        """Room for a copy of ``tensor``, on the CPU; of a DTensor, of this rank's part.
+
+        The values are there after ``make_copies``, those of a GPU's tensor after ``wait_for_gpu``. Where there is no
+        room, ``tensor`` itself.
+        """
         local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != local.shape or buffer.dtype != local.dtype:
@@ -73,11 +76,11 @@ class Staging:
             return None
 
     def begin(self) -> None:
-        """From now on, until ``settle`` has returned, tensors that were taken may not change."""
+        """From now on, until ``wait_for_copies`` has returned, tensors that were taken may not change."""
         self._begun = True
         self._copied.clear()
 
-    def copy(self) -> None:
+    def make_copies(self) -> None:
         """Make the copies that no thread has begun; in the thread that writes."""
         try:
             self._copy_left()
@@ -85,7 +88,7 @@ class Staging:
             self._room = None
             self._copied.set()
 
-    def settle(self) -> None:
+    def wait_for_copies(self) -> None:
         """Until all copies are there, so that the tensors may change; in the thread that trains."""
         if self._begun:
             self._copy_left()
@@ -100,12 +103,12 @@ class Staging:
                 return
             buffer.copy_(tensor)
 
-    def wait(self) -> None:
+    def wait_for_gpu(self) -> None:
         """Until the copies of a GPU's tensors are there."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.current_stream().synchronize()
 
-    def release(self) -> None:
+    def free(self) -> None:
         """Give the memory back."""
         self._buffers.clear()
 

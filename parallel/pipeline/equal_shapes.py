@@ -10,7 +10,7 @@ from ...models.loss import IGNORE
 from ..strategy import MicroBatch, inputs_of
 
 
-def uniform(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
+def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
     """Pad ``micro_batches`` on the right to one length and to the same keys; sums of label losses do not change.
 
     Padding has no labels and is masked where there is a mask. Where there is none it needs none: it comes last, and
@@ -34,7 +34,7 @@ def uniform(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBa
     return [_padded(micro, length, pad_token) for micro in micro_batches]
 
 
-def joined(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
+def concatenated(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
     """What the model takes, of all micro-batches one after the other; schedules cut it apart again in equal pieces."""
     return {name: torch.cat([micro[name] for micro in micro_batches]) for name in inputs_of(micro_batches[0])}
 
