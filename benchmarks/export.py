@@ -64,7 +64,7 @@ def write_checkpoint(folder: Path, gib: float) -> None:
     from torch.distributed.tensor import DTensor, Shard
     from transformers import AutoModelForCausalLM
     from trireme.trainer.checkpoint.layout import FORMAT, MANIFEST, MODEL, TENSORS, describe_file, files_of
-    from trireme.trainer.checkpoint.tensors import write_tensors
+    from trireme.trainer.checkpoint.save.write_tensors import write_tensors
 
     dist.init_process_group("gloo")
     config, mesh = model_config(gib), init_device_mesh("cpu", (2,))

@@ -48,7 +48,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from trireme.trainer.checkpoint.layout import STATE, complete_checkpoints, step_folder, verify
-from trireme.trainer.checkpoint.load.source import Checkpoint
+from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
 
 STEPS, SAVE_EVERY = 60, 4
 STARTS_AFTER = 3

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ..parallel.checkpoint_state import state_shapes
-from .checkpoint.load.source import Source
+from .checkpoint.source import Source
 from .optimizers import check_state
 from .place_model import fitting
 

@@ -19,7 +19,8 @@ from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export, export_source
-from trireme.trainer.checkpoint.load.source import Checkpoint, Progress, Source
+from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
+from trireme.trainer.checkpoint.source import Progress, Source
 
 FAMILIES = ["persimmon", "gpt_neox", "llama"]
 

@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
-from trireme.trainer.checkpoint.load.source import Checkpoint
+from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
+from trireme.trainer.checkpoint.load.read_tensors import read_tensors
 from trireme.trainer.checkpoint.nodes.find_nodes import find_nodes
-from trireme.trainer.checkpoint.tensors import read_tensors
 from trireme.trainer.evaluate_only import evaluate
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.eval_at_end=false", "scheduler=cosine"]

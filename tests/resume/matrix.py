@@ -27,7 +27,7 @@ from parity.matrix import LAYOUTS
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.checkpoint.layout import STATE, step_folder
-from trireme.trainer.checkpoint.load.source import Checkpoint
+from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
 from trireme.trainer.collective import on_main
 from trireme.trainer.loop import Trainer
 from trireme.trainer.run_folder import open_run_folder

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from ...errors import Problem, UserError
 from ..checkpoint.export.export_folder import ExportOptions, export_source
 from ..checkpoint.layout import complete_checkpoints, not_finite, sound_first, verify
-from ..checkpoint.load.source import Checkpoint
+from ..checkpoint.load.own_checkpoint import Checkpoint
 from .callback import Callback
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from pathlib import Path
 from ....errors import Problem, UserError
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
-from ..load.expected_tensors import known_weights
 from ..load.open_source import open_source
-from ..load.source import Checkpoint, Source
+from ..load.own_checkpoint import Checkpoint
 from ..load.weight_reader import stored_weights, usable_checkpoint
+from ..source import Source
 from ..tensors import split_by_bytes
+from .expected_tensors import known_weights
 from .model_assets import copy_assets
 from .weight_shards import write_shards
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..load.expected_tensors import model_class
+from .expected_tensors import model_class
 
 KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 """Files of configurations and tokenizers; weights and optimizers of a folder that holds these too stay behind."""

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
 from ....parallel.strategy import Shapes
-from ..load.source import Progress, Source
+from ..source import Progress, Source
 from ..tensors import failure_message, quiet
 from .lazy import check_fit, forget
 from .plain_names import matched, plain, suffixes

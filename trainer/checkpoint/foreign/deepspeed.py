@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..load.source import Progress
+from ..source import Progress
 from .lazy import Lazy, WholeTensors, counter, lazily
 from .optimizer_names import optimizer_entries, parameter_groups
 from .plain_names import matched

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ....models.weight_files import stored_tensors
 from ....parallel.strategy import Shapes
-from ..load.source import Progress, Source
+from ..source import Progress, Source
 from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
 from .lazy import Lazy, WholeTensors, forget

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ....parallel.strategy import Shapes
 from ....parallel.tensor_shards import copy_part
-from ..load.source import Source
+from ..source import Source
 from .mapped_memory import let_go_of_files
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....models.weight_files import weight_files
-from ..load.source import Source
+from ..source import Source
 from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
 from .hf_trainer import TrainerFolder, WeightsFolder, newest_checkpoint

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..foreign.recognise import foreign_source
 from ..layout import MANIFEST
-from .source import Checkpoint, Source
+from ..source import Source
+from .own_checkpoint import Checkpoint
 
 NONE_THERE = (
     "is no complete checkpoint, nor a run folder that holds one, nor one of DeepSpeed, transformers.Trainer or torch's "

@@ -15,9 +15,9 @@ from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
 from ....parallel.strategy import Shapes
 from ..layout import checkpoints_at, not_finite, sound_first, verify
+from ..source import Source
 from ..tensors import split_by_bytes
 from .open_source import NONE_THERE, open_source
-from .source import Source
 
 log = logging.getLogger("trireme.checkpoint")
 GROUP_BYTES = 256 * 2**20

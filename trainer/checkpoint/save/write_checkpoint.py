@@ -32,7 +32,7 @@ from ..layout import (
     write_manifest,
 )
 from ..nodes.node_files import NodeFiles
-from ..tensors import write_tensors
+from .write_tensors import write_tensors
 
 log = logging.getLogger("trireme.checkpoint")
 

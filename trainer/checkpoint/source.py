@@ -1,13 +1,12 @@
 """Training state to go on from, whoever wrote it.
 
 Resume, evaluation and export know this interface only: tensors by the names of the common layout, filled one by one or
-in groups wherever a plan wants them, and where training stood. ``Checkpoint`` is what trireme itself writes; every
-format of somebody else is one more small class.
+in groups wherever a plan wants them, and where training stood. ``load/own_checkpoint.py`` implements it for what
+trireme writes; every format of somebody else is one small class in ``foreign/``.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,10 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ....parallel.strategy import Shapes
-from ..layout import MODEL, STATE, TENSORS, files_of, verify
-from ..tensors import read_tensors, split_by_bytes
-from .block_reader import Pieces
+from ...parallel.strategy import Shapes
+from .tensors import split_by_bytes
 
 
 @dataclass
@@ -109,31 +106,3 @@ class Source(ABC):
     def assets(self) -> Path | None:
         """A folder with the model's config.json and the tokenizer, if there is one."""
         return None
-
-
-class Checkpoint(Source):
-    """A checkpoint that trireme wrote."""
-
-    @cached_property
-    def _pieces(self) -> Pieces:
-        return Pieces(self.path / TENSORS)
-
-    def read_shapes(self) -> Shapes:
-        return self._pieces.shapes
-
-    def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
-        read_tensors(tensors, self.path / TENSORS, distributed)
-
-    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
-        return self._pieces.blocks(names, limit)
-
-    def damage(self, names: list[str]) -> str | None:
-        files = {f"{TENSORS}/{file.name}" for file in self._pieces.files(names)}
-        return verify(self.path, only=files | {name for name in files_of(self.path) if name.startswith(f"{MODEL}/")})
-
-    def progress(self) -> Progress:
-        return Progress(**json.loads((self.path / STATE).read_text()))
-
-    @property
-    def assets(self) -> Path:
-        return self.path / MODEL

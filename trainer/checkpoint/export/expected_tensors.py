@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ....errors import Problem, UserError
-from .source import Source
+from ..source import Source
 
 
 def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
