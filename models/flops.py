@@ -1,4 +1,4 @@
-"""Arithmetic of one training token, for model FLOPs utilisation."""
+"""Floating-point operations of one training token, for model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 

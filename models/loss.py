@@ -1,4 +1,4 @@
-"""The head loss: sums, not means, because only the engine knows how many label tokens the global batch has."""
+"""The loss of a causal language model, as a sum: only the strategy knows the label tokens of the global batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that ``torch.save`` wrote, read without running anything that is in them.
+"""Read files that ``torch.save`` wrote, without running any code that is in them.
 
 A pickle is a program. ``torch.load(weights_only=True)`` knows a closed list of harmless functions and refuses every
 other; for classes that are known to lie in somebody's files, an inert class stands in and the real one is not imported.

@@ -1,4 +1,4 @@
-"""What can be refused of a plan before any process starts: all of it at once, for every kind of parallelism."""
+"""Check a plan against the model and the recipe before any process starts, and report every problem at once."""
 
 from __future__ import annotations
 

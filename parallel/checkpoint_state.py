@@ -1,4 +1,4 @@
-"""From training state to what a checkpoint can hold, and back.
+"""Turn training state into tensors that a checkpoint can store, and back.
 
 Distributed checkpoints store rectangular pieces of a tensor. A fused projection under tensor parallelism is not one:
 a rank holds some columns of the query, of the key and of the value. Such tensors are brought together, one by one.
@@ -22,8 +22,8 @@ from .tensor_shards import copy_part, whole
 def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
     """What this rank writes of its tensors; a collective call.
 
-    Of ranks that hold the same, one writes, so that no other copies it first. What is written is what ``copy`` makes of
-    a tensor where its pieces are rectangles, else the whole, which is new.
+    Replicated tensors are written by one rank; choosing it here spares the others a copy. A tensor whose pieces are
+    rectangles goes through ``copy``; any other is gathered first, which makes a new one anyway.
 
     Args:
         tensors: by name; ranks that differ in no axis but the data and tensor ones have the same names.
@@ -40,7 +40,7 @@ def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = 
 
 
 def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
-    """Those that this rank writes, the same way to choose on every rank."""
+    """Names that this rank writes; every rank chooses by the same rule."""
     alike: dict[tuple[str, ...], dict[str, int]] = {}
     for name, tensor in tensors.items():
         alike.setdefault(_replicated(tensor), {})[name] = tensor.nbytes
@@ -55,7 +55,7 @@ def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
 
 
 def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
-    """Which rank keeps which tensor: the next largest goes to the rank with the least; the same on every rank."""
+    """Rank that keeps each tensor: the next largest tensor goes to the rank that holds least; equal on every rank."""
     loads = [0] * ranks
     chosen = {}
     for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):

@@ -1,4 +1,4 @@
-"""From a plan to the strategy that carries it out."""
+"""Choose the strategy that carries out a plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The norm of the global gradient, and clipping by it, whatever each rank holds of it.
+"""Norm of the global gradient, and clipping by it, for every way in which ranks share the parameters.
 
 ``torch.nn.utils.clip_grad_norm_`` refuses mixtures of tensors and DTensors, and DTensors on different meshes, which is
 what tensor parallelism with FSDP and pipeline stages gives. Here each rank adds up the squares of its own parts, and

@@ -1,4 +1,4 @@
-"""The device of a rank, what ranks on such devices talk through, and the cores that a rank runs on."""
+"""The device of a rank, the communication backend for such devices, and the CPU cores that a rank runs on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def local_device() -> torch.device:
 
 
 def identity_of(device: torch.device) -> str:
-    """What ranks must not have in common; empty on the CPU, which they share."""
+    """Identifier of an accelerator, that two ranks must not share; empty on the CPU, which they do share."""
     if device.type not in ("cuda", "xpu"):
         return ""
     about = getattr(torch, device.type).get_device_properties(device)
@@ -77,8 +77,8 @@ def bind_cores(rank: int, gather: Callable[[object], list]) -> list[int]:
 
 
 def share(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """Neighbouring cores, as many as for every other rank; where there are fewer cores than ranks, one that others have
-    too."""
+    """Neighbouring cores for one rank, equally many for each; where cores are fewer than ranks, several ranks get the
+    same core."""
     size = max(len(cores) // ranks, 1)
     start = rank % max(len(cores) // size, 1) * size
     return list(cores[start : start + size])

@@ -60,7 +60,7 @@ def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
 
 
 def reshard(root: nn.Module) -> None:
-    """Drop gathered parameters: after an evaluation, what is gathered would outlive the next optimizer step."""
+    """Free gathered parameters after an evaluation; otherwise old values would stay past the next optimizer step."""
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -143,7 +143,7 @@ def _large(part: nn.Module, least: int) -> list[nn.Module]:
 
 
 def _own(part: PreTrainedModel, path: str) -> nn.Module | None:
-    """A module that is here, holds parameters of its own alone (not tied), and is not wrapped already."""
+    """Whether a module lies on this stage, is not wrapped yet, and shares no parameters with another module."""
     try:
         module = part.get_submodule(path)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""How much memory a rank of a plan needs: formulas, not measurements, so that it costs no time and no accelerator.
+"""Estimate the memory that a rank of a plan needs, by formulas: nothing is run, and no accelerator is needed.
 
 P is the number of parameters that pipeline and tensor parallelism leave on a rank, N the ranks they are sharded over,
 c the bytes of the compute type (2 or 4), k the bytes of optimizer state per parameter. Weights and optimizer state
@@ -48,7 +48,7 @@ INNER = ("intermediate_size", "n_inner", "ffn_dim")
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What the formulas must know of a decoder. Parameters are counted once where they are tied."""
+    """Sizes of a decoder that the formulas use. Tied parameters are counted once."""
 
     embedding: int
     """Parameters of the token embedding."""
@@ -128,7 +128,7 @@ class _Held:
 
 
 def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
-    """Counted on a model without memory (the meta device)."""
+    """Count the sizes of a model on the meta device, which takes no memory."""
     config = model.config.get_text_config()
     embedding, head = model.get_submodule(family.embedding), model.get_submodule(family.head)
     blocks = model.get_submodule(family.blocks)

@@ -1,4 +1,6 @@
-"""The mesh: this process's place among all ranks, with validated degrees. Passed explicitly; there is no global."""
+"""The mesh: the place of this process among all ranks, and the collectives that every part uses.
+
+It is passed explicitly; there is no global."""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ class Mesh:
         return self.begin_sums(values).result()
 
     def begin_sums(self, values: Iterable[int]) -> Sums:
-        """``sum_integers`` that is not waited for yet: a small message takes long when ranks are not quite in step."""
+        """Start ``sum_integers`` without waiting: even a small message takes long when ranks are not quite in step."""
         return Sums(values, self.data_group)
 
     def any_flags(self, flags: Iterable[bool]) -> list[bool]:
@@ -128,7 +130,7 @@ class Mesh:
             self._reduce([0], dist.group.WORLD, dist.ReduceOp.SUM)
 
     def close(self) -> None:
-        """Leave together: ranks that end while peers still talk abort at exit."""
+        """Wait for all ranks, then leave: a rank that ends while its peers still communicate makes them abort."""
         if self.axes is not None and dist.is_initialized():
             self.barrier()
             dist.destroy_process_group()
@@ -161,7 +163,7 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 
     timeout = datetime.timedelta(minutes=timeout_minutes)
     if not dist.is_initialized():
         backend = backend_of(device)
-        if world_size == 1:  # no rendezvous, but FSDP, which casts and offloads there too, needs a group
+        if world_size == 1:  # FSDP casts and offloads on one process, too, and needs a group for it; nobody is to meet
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
         else:
             join(rank, world_size, backend, timeout, datetime.timedelta(minutes=join_minutes), identity_of(device))

@@ -1,4 +1,4 @@
-"""The planner behind ``plan=auto``: which plan, and why not the others.
+"""The planner behind ``plan=auto``: it chooses a plan and says why, and why it rejects the others.
 
 Plans stand on ``RUNGS``, in the order in which people give up simplicity for memory: whole copies; sharded gradients
 and optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The lowest rung with
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 class Speeds(NamedTuple):
-    """What the order of plans is reckoned with: one rank of a usual training node (A100 class, NVLink, InfiniBand)."""
+    """Speeds by which plans are ordered: one rank of a usual training node (A100 class, NVLink, InfiniBand)."""
 
     half: float = 150e12
     """Operations per second in bf16 or fp16."""
@@ -40,7 +40,7 @@ SPEEDS = Speeds()
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is given."""
+    """Processes and memory that a run can use."""
 
     ranks: int
     per_node: int
@@ -72,7 +72,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Assessed:
-    """A candidate with what it needs, and the verdict on it."""
+    """A candidate with its memory, traffic and time, and the verdict on it."""
 
     candidate: Candidate
     memory: MemoryEstimate | None = None
@@ -294,7 +294,7 @@ def _rank_of(one: Assessed) -> tuple[bool, float, int]:
 
 
 def _nearer(one: Assessed, other: Assessed) -> bool:
-    """Of two degrees of a plan that do not run: which says more. What fits comes first in any case."""
+    """Whether ``one`` says better than ``other`` why a plan does not fit: it is estimated, and needs less memory."""
     if not other.verdict or one.memory is None:
         return False
     return other.memory is None or _total(one) < _total(other)

@@ -1,4 +1,4 @@
-"""Join the process group that a launcher described in the environment; where ranks do not meet, say what is wrong.
+"""Join the process group that a launcher described in the environment, and explain a meeting that fails.
 
 torch would wait as long as in training, and then show a traceback of C++; ranks that disagree on their number would
 wait for ever. So the ranks first meet in the store alone, for a shorter time, and compare what they were told.
@@ -74,7 +74,7 @@ def _meet(store: dist.Store, rank: int, world_size: int, accelerator: str) -> st
 
 
 def _why_not(told: list[str]) -> str:
-    """Of what ranks were told, ``WORLD_SIZE ACCELERATOR``; empty if it agrees."""
+    """Why ranks cannot train together, from ``WORLD_SIZE ACCELERATOR`` of each; empty if these agree."""
     first_with: dict[str, int] = {}
     for rank, (size, _, accelerator) in enumerate(text.partition(" ") for text in told):
         if int(size) != len(told):

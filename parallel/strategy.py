@@ -1,4 +1,4 @@
-"""The one interface between the training loop and the way a model is spread.
+"""``Strategy``: the one interface between the training loop and a way of spreading a model over processes.
 
 The loop knows only this class: a plan that owns its own micro-batch schedule (a pipeline), its own optimizer step
 (DeepSpeed) or plain modules (one process, DDP, FSDP, tensor parallel) each implement it, and the loop has no branch.
@@ -60,7 +60,7 @@ class StepBatch:
 
 @dataclass
 class StepLoss:
-    """The loss of one global batch before it is brought together: reduce it only when it is looked at."""
+    """This rank's part of the loss of one global batch. It is summed over ranks only when a line is logged."""
 
     total: Tensor
     """This rank's sum of label losses (scalar, on device); zero on pipeline ranks that do not hold the last stage."""
@@ -102,7 +102,7 @@ def add_sums(totals: dict[str, Tensor], sums: Mapping[str, Tensor]) -> None:
 
 
 def no_copy(name: str, tensor: Tensor) -> Tensor:
-    """What is saved shares memory with the training state."""
+    """Save the tensor itself, which shares memory with the training state."""
     return tensor
 
 

@@ -73,12 +73,12 @@ def parallelize_tensor(
 
 
 def tie(part: PreTrainedModel) -> None:
-    """Make tied parameters one again: moving a module (``to_empty``) gives each of them a tensor of its own."""
+    """Tie parameters again after ``to_empty``, which gives each module a tensor of its own."""
     for target, source in (getattr(part, "all_tied_weights_keys", None) or {}).items():
         try:
             parameter = part.get_parameter(source)
             part.get_parameter(target)
-        except AttributeError:  # one of the two lies on another pipeline stage
+        except AttributeError:  # the other one lies on another pipeline stage
             continue
         _set(part, target, parameter)
 
@@ -181,7 +181,7 @@ def _join_sequence(border: Border, module: nn.Module, args: tuple, output: Any) 
 
 
 def _untie(part: PreTrainedModel) -> dict[str, str]:
-    """Targets and sources of parameters that are one now; the targets get a tensor of their own for the while."""
+    """Untie parameters until ``tie`` by giving each copy a tensor; returns name of the copy -> name of its source."""
     found: dict[str, str] = {}
     first: dict[int, str] = {}
     for path, module in part.named_modules():

@@ -1,4 +1,4 @@
-"""What can be refused of a tensor parallel plan before launch. No torch is imported here."""
+"""Check a tensor parallel plan before launch. No torch is imported here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between a whole tensor and the pieces of it that ranks hold, for every placement that occurs in trireme.
+"""Convert between a whole tensor and the pieces that ranks hold, for every placement that occurs in trireme.
 
 torch's own arithmetic does not fit here. Tensor parallelism splits first and FSDP2 shards what is left, but the mesh
 lists the tensor axis last; FSDP2 marks that by a ``_StridedShard``, which on the tensor axis itself means something

@@ -1,4 +1,4 @@
-"""How modules compute on their own piece of the weights under tensor parallelism.
+"""The styles of tensor parallelism: how each kind of module computes with its piece of the weights.
 
 Parameters are DTensors on the tensor axis, so that everything else (FSDP2, optimizers, checkpoints) sees what each rank
 holds. The computation runs on local tensors: a DTensor for every operation would cost more time than small matrices

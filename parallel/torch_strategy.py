@@ -1,4 +1,4 @@
-"""Plans that torch runs without a schedule: one process, DistributedDataParallel, FSDP2, tensor parallel, together."""
+"""The strategy for plans without a pipeline: one process, DDP, FSDP2, tensor parallel, and combinations of them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class TorchStrategy(Strategy):
         return StepLoss(total, *counts.result())
 
     def loss_weight(self, labels: int) -> float:
-        """What a sum of label losses is multiplied by before its backward: gradients are sums over the global batch."""
+        """Factor of a sum of label losses before its backward: gradients become those of the global mean loss."""
         # DistributedDataParallel averages over its ranks, everything else sums.
         averaged = self.mesh.data_size if self.plan.data_parallel == "ddp" else 1
         return self.scale.value * averaged / max(labels, 1)
@@ -138,7 +138,7 @@ class TorchStrategy(Strategy):
         return StepResult(norm, self.optimizer.param_groups[0]["lr"], skipped)
 
     def reduce_gradients(self) -> None:
-        """Bring together what the backward pass left to be summed over ranks."""
+        """Sum gradients that the backward pass left as partial sums on ranks."""
         if self.mesh.degrees.tensor > 1:
             sum_partial_gradients(self.parameters)
 
@@ -188,7 +188,7 @@ class TorchStrategy(Strategy):
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
-        # What is taken may be read until the next optimizer step; a forward changes buffers before.
+        # Buffers are cloned: a forward pass changes them, while parameters stay until the next optimizer step.
         tensors |= {f"model.{name}": buffer.clone() for name, buffer in self._buffers()}
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Which blocks lie on which stage: contiguous cuts that make the slowest stage as fast as possible."""
+"""Distribute the blocks over the stages of a pipeline so that the slowest stage is as fast as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be refused of a pipeline before any process starts. No torch is imported here."""
+"""Check a pipeline plan before any process starts. No torch is imported here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting a stock transformers decoder into pipeline stages.
+"""Cut a stock transformers decoder into pipeline stages.
 
 A stage is a copy of the whole causal language model in which what belongs to other stages is gone or does nothing. The
 stock forward therefore runs unchanged on every stage: it takes token ids on the first and hidden states
@@ -84,7 +84,7 @@ def tied_head(model: PreTrainedModel, family: ModelFamily) -> bool:
 
 
 def _without_entry(part: PreTrainedModel, family: ModelFamily) -> None:
-    """Hidden states come in where embeddings would: nothing may happen to them before the first block."""
+    """Replace the embeddings by modules that pass hidden states through unchanged to the first block."""
     part.set_submodule(family.embedding, PassThrough())
     for path, kind in family.entry:
         part.set_submodule(path, STAND_INS[kind]())
@@ -93,7 +93,7 @@ def _without_entry(part: PreTrainedModel, family: ModelFamily) -> None:
 
 
 def _without_exit(part: PreTrainedModel, family: ModelFamily) -> None:
-    """Hidden states go out where logits would: nothing may happen to them after the last block."""
+    """Replace final norm and head by modules that pass hidden states through unchanged after the last block."""
     for path in (family.final_norm, family.head):
         owner, _, name = path.rpartition(".")
         if getattr(part.get_submodule(owner), name) is not None:  # OPT-350M has no final norm
@@ -112,7 +112,7 @@ def _set(part: PreTrainedModel, path: str, attribute: str, value: object) -> Non
 
 
 def _keep_layer_types(config: Any, layers: int, kept: slice) -> None:
-    """Stock code looks up the type of block i by its position in the list, which now is that in the stage."""
+    """Keep the types of this stage's blocks only: stock code looks up a type by a block's position in its list."""
     for name in ("layer_types", "layers_block_type"):
         types = config.__dict__.get(name)
         if isinstance(types, list) and len(types) == layers:

@@ -1,4 +1,4 @@
-"""Micro-batches of one shape: a pipeline's receivers know the shape of what comes before it comes."""
+"""Pad the micro-batches of a step to one shape: a pipeline stage allocates its receive buffers before they arrive."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[Micro
 
 
 def concatenated(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
-    """What the model takes, of all micro-batches one after the other; schedules cut it apart again in equal pieces."""
+    """Model inputs of all micro-batches, one after the other; the schedule cuts them apart again in equal pieces."""
     return {name: torch.cat([micro[name] for micro in micro_batches]) for name in inputs_of(micro_batches[0])}
 
 

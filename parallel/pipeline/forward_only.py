@@ -1,4 +1,4 @@
-"""Forward passes only: batches of any shape follow each other through the stages, none waiting for another to arrive.
+"""Evaluate under a pipeline: batches of any shape follow each other through the stages without waiting.
 
 Time is cut into turns. In a turn every rank runs at most one stage on one batch, and then passes on what it has
 computed. All ranks work out all turns, so that each knows what to expect from whom; nothing else is exchanged.

@@ -1,4 +1,4 @@
-"""One stage as torch's schedules call it: hidden states in and out, positionally; everything else by keyword."""
+"""Wrap a part of the model as torch's pipeline schedules call it: hidden states by position, the rest by keyword."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipeline plans: the blocks are spread over stages, and micro-batches follow each other through them."""
+"""The strategy for pipeline plans: blocks lie on stages, and micro-batches follow each other through them."""
 
 from __future__ import annotations
 

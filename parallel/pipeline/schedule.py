@@ -1,4 +1,4 @@
-"""torch's pipeline schedules over this rank's stages, for whole steps of micro-batches.
+"""Run torch's pipeline schedules over the stages of this rank, one whole step of micro-batches at a time.
 
 Every rank of a pipeline knows all micro-batches; only hidden states and their gradients travel. Shapes are given to the
 stages (static mode), so that nothing is run to find them out; when they change, stages and schedule are built anew.

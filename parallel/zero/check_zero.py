@@ -1,4 +1,4 @@
-"""What can be known of a DeepSpeed plan before any process starts, all of it at once."""
+"""Check a DeepSpeed plan before any process starts, and report every problem at once."""
 
 from __future__ import annotations
 

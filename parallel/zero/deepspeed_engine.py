@@ -1,4 +1,4 @@
-"""The DeepSpeed engine of a strategy: which optimizer it steps, what it starts from, and what it does not report."""
+"""Build the DeepSpeed engine of a strategy, with its optimizer and fp32 weights, and read what it does not report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON, from the typed recipe or from a file that the user already has.
+"""Make DeepSpeed's JSON from the typed recipe, or complete and check a file that the user already has.
 
 ``auto`` values are filled by the published rules, keys that a file leaves out are filled where the recipe decides them,
 explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process group
@@ -210,7 +210,7 @@ def _offload(filler: Filler) -> None:
 
 
 def _left_over(filler: Filler, block: dict[str, Any], path: str = "") -> None:
-    """``auto`` where no rule says what it means: DeepSpeed would fall back to its default, or fail."""
+    """Refuse ``auto`` where no rule fills it: DeepSpeed would take its default, or fail."""
     for key, value in block.items():
         where = f"{path}{key}"
         if isinstance(value, dict) and not any(problem.field == json_keys.FILE + where for problem in filler.problems):
@@ -247,7 +247,7 @@ def _types(filler: Filler) -> None:
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
-    """The first problem of each place: a value that is wrong in itself need not also contradict."""
+    """Keep the first problem of each key: a wrong value need not be reported again as a contradiction."""
     seen: dict[str, Problem] = {}
     for problem in problems:
         seen.setdefault(problem.field, problem)

@@ -1,4 +1,4 @@
-"""A DeepSpeed JSON while it is filled: the recipe's values go in, what speaks against them is noted."""
+"""Fill a DeepSpeed JSON with the recipe's values, and note what contradicts them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import json_keys
 
 
 class Filler:
-    """Writes the recipe's values into a JSON and notes what speaks against them."""
+    """Writes the recipe's values into a JSON and notes what contradicts them."""
 
     def __init__(self, config: dict[str, Any], prefix: str = json_keys.FILE) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Which keys DeepSpeed knows at which depth of its JSON, and which of them do not go with trireme.
+"""The keys that DeepSpeed knows at each depth of its JSON, and those that trireme does another way.
 
 DeepSpeed ignores unknown top-level keys. Blocks that it reads through pydantic models are taken from those models in
 the installed package, the rest is listed here from its sources.

@@ -1,4 +1,4 @@
-"""The DeepSpeed package: imported late, on the right accelerator, without its chatter."""
+"""Import the DeepSpeed package: only when needed, for the right accelerator, and without its messages."""
 
 from __future__ import annotations
 

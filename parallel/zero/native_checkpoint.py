@@ -1,4 +1,4 @@
-"""DeepSpeed's own checkpoint files, for its tools: written beside the common layout, which is what is resumed from.
+"""Write DeepSpeed's own checkpoint files for its tools. A resume reads the common layout, which lies beside them.
 
 ``engine.save_checkpoint`` waits for all ranks several times. A rank whose disk is full must not leave the others there,
 so a failed write is kept until all ranks are through.
@@ -60,7 +60,8 @@ def _writer() -> Any:
             self.remembering(os.makedirs)(path, exist_ok=exist_ok)
 
         def remembering(self, function: Callable[..., Any]) -> Callable[..., None]:
-            """``function``, which must not raise: collectives follow, in which the others would wait."""
+            """Wrap ``function`` so that it remembers an error instead of raising: other ranks wait for this one in the
+            collectives that follow."""
 
             def called(*arguments: Any, **options: Any) -> None:
                 try:

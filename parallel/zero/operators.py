@@ -96,7 +96,7 @@ def missing_tools() -> list[str]:
 
 @contextlib.contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Hold the build of an operator on this machine."""
+    """Hold this machine's lock on the build of an operator."""
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(name, verbose=False))

@@ -1,4 +1,4 @@
-"""Which optimizer and schedule go with which ZeRO stage and offload, and which of DeepSpeed's stand for the recipe's.
+"""Check which optimizer and schedule go with a ZeRO stage and offload, and write them into DeepSpeed's JSON.
 
 =====================  ================  ===================
                        recipe schedule   DeepSpeed scheduler

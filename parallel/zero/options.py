@@ -1,4 +1,4 @@
-"""Options of DeepSpeed ZeRO under DeepSpeed's own names; ``config.py`` turns them into DeepSpeed's JSON.
+"""Options of DeepSpeed ZeRO under DeepSpeed's own names; ``deepspeed_json.py`` turns them into DeepSpeed's JSON.
 
 No torch and no DeepSpeed is imported here: recipes are checked where neither is needed. What the recipe already says
 (batch, clipping, precision, optimizer, schedule) is not repeated: the JSON takes it from there.

@@ -1,4 +1,4 @@
-"""ZeRO-3 placement: a model on the meta device becomes shards, one tensor at a time.
+"""Turn a model on the meta device into ZeRO-3 shards, one tensor at a time.
 
 ``deepspeed.zero.Init`` is given each parameter as soon as its weights arrive, so that a rank never holds more than one
 whole tensor beside its shards, whether weights are drawn from the seed or read from files.
@@ -75,8 +75,8 @@ def own_part(full: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def stand_ins(named: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of the full shape without memory behind them: a ZeRO-3 parameter shows an empty one, and what builds
-    the optimizer tells matrices from vectors by shape."""
+    """Parameters of the full shape, without memory, for the optimizer factory: it tells matrices from vectors by shape,
+    and a ZeRO-3 parameter shows an empty one."""
     for name, parameter in named:
         shape = parameter.ds_shape  # type: ignore[attr-defined]
         yield name, nn.Parameter(torch.zeros((), device=parameter.device).expand(shape))

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO as an engine: stages 0 to 3, with offload to CPU memory and to disk.
+"""The strategy for DeepSpeed ZeRO: stages 0 to 3, with offload to CPU memory and to disk.
 
 DeepSpeed reduces gradients, clips, steps and scales the loss; trireme decides what is summed and when: the loss is
 divided by the label tokens of the global batch, micro-batches are told which of them is the last, and the learning
@@ -138,7 +138,8 @@ class DeepSpeedStrategy(Strategy):
         ``max_norm``."""
         groups = self.state.base.param_groups
         if self.engine.lr_scheduler is None:
-            backup = getattr(self.engine.optimizer, "backup_optimizer", None)  # steps what a ratio does not offload
+            # With a partial offload (``ratio``) this one steps what stays on the device.
+            backup = getattr(self.engine.optimizer, "backup_optimizer", None)
             for group in [*groups, *(backup.param_groups if backup is not None else ())]:
                 group["lr"] = group.get("initial_lr", groups[0]["initial_lr"]) * lr_scale
         lr, scale = groups[0]["lr"], self.loss_scale.missing
@@ -276,7 +277,7 @@ class DeepSpeedStrategy(Strategy):
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
-    """The whole shape: a ZeRO-3 parameter shows an empty one."""
+    """Shape of the whole parameter; a ZeRO-3 parameter itself shows an empty shape."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
