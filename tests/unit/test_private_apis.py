@@ -94,6 +94,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     "_TYPES": ("safetensors.torch:_TYPES", "names of types in a file's header"),
     "_from_config": ("transformers:PreTrainedModel._from_config", "a model's class builds itself on the meta device"),
     "_init_weights": ("transformers:PreTrainedModel._init_weights", "the rule by which a family draws its weights"),
+    "_keys_to_ignore_on_load_unexpected": (
+        "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",
+        "stored tensors that a family's class declares redundant",
+    ),
     "_tied_weights_keys": (
         "transformers:PreTrainedModel._tied_weights_keys",
         "embedding and head lie on different stages of a pipeline, and must not be tied again",
