@@ -4,8 +4,9 @@ The norm of the gradient is there at every step, and equal on all ranks. Without
 On a GPU reading it would hold up every step, so the first bad step is kept in a number on the device, which is read
 when a training line is written, at an evaluation and at a save.
 
-A step that was skipped (a loss scale in fp16, DeepSpeed, the callback ``nonfinite``) leaves the weights as they were,
-and is no news. Many in a row are: then nothing is trained any more.
+A step that was skipped leaves the weights as they were. In fp16 that is how a loss scale is found, and the callback
+``nonfinite`` speaks for itself; DeepSpeed's skips are said here. Many in a row are always said: nothing is trained any
+more.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Finiteness:
                 *(self._skipped, step, ADVICE),
             )
         if result.skipped:
+            expected = self.strategy.plan.precision == "fp16" or self.strategy.skip_nonfinite
+            if self.since is None and not expected:
+                self.since = step
+                self._warn("step %d is skipped, since its gradient is not finite: %s", step, ADVICE)
             return
         if self.mesh.device.type == "cpu":
             self._judge(step, result.grad_norm.item(), "the norm of the gradient")
@@ -63,8 +68,9 @@ class Finiteness:
 
     def look(self, step: int, loss: float | None = None) -> None:
         """Read what the device has noted; ``loss``: the mean of the global batch at ``step``, where it is known."""
-        if self._first_bad is not None and (first := int(self._first_bad)):
-            self._judge(first, math.nan, "the norm of the gradient")
+        if self._first_bad is not None:
+            first = int(self._first_bad)
+            self._judge(first, math.nan if first else 0.0, "the norm of the gradient")
         self._first_bad = None
         if loss is not None and not self._skipped and not math.isfinite(loss):
             self._judge(step, loss, "the loss")
