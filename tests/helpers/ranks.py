@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import importlib
 import multiprocessing
 import os
 import socket
@@ -11,10 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, islice
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets  # noqa: F401  (a second of imports that every rank would pay for by itself)
+from helpers.recipes import tiny_recipe
 
+FAMILIES = ("gpt2", "gpt_neox", "llama", "persimmon")
+IMPORTED = (
+    "datasets",
+    "torch.distributed.pipelining",
+    "transformers.generation.utils",
+    *(f"transformers.models.{family}.modeling_{family}" for family in FAMILIES),
+    "trireme.parallel.apply",
+    "trireme.parallel.pipeline.pipeline_strategy",
+    "trireme.trainer.build",
+)
+"""What ranks would import one by one, each for itself."""
 FIRST_PORT, PORTS, WORKERS = 10_000, 500, 4
 """Ports for each of so many workers of xdist: below those that the system gives to whoever asks for any, as gloo does,
 and below those at which SLURM's jobs meet."""
@@ -50,6 +65,14 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
+@functools.cache
+def warm_up() -> None:
+    """Do once, before the first fork, what every rank would do again: half of the time of a short run."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    tiny_recipe(Path("unused"))  # Hydra's imports, and the tables that its parser fills as it reads
+
+
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
     """``function(*args)`` on every rank of a new process group; returns what each rank returned, in rank order.
 
@@ -57,6 +80,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         AssertionError: a rank failed (with the traceback of the first that did), or the ranks did not finish in
             ``timeout`` seconds.
     """
+    warm_up()
     context = multiprocessing.get_context("fork")
     port = free_port()
     pipes, processes = [], []
@@ -78,6 +102,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 
 def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, send: Connection) -> None:
+    gc.freeze()  # else each collection looks at, and copies, all that was inherited by the fork
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
