@@ -22,6 +22,7 @@ from ..errors import Problem, UserError
 from ..trainer.interruption import STARTED, run_started
 from .error_report import DIVERGED, SAVED, RanksFailed
 from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
+from .quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
@@ -88,10 +89,11 @@ def start_ranks(
         KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
         SystemExit: another signal ended the run; 128 plus its number.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.rendezvous import RendezvousError
+    with quick_imports():
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.rendezvous import RendezvousError
 
-    from .rank_logs import RankLogs, newest_output
+        from .rank_logs import RankLogs, newest_output
 
     logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
     specs = RankLogs(logs, Path(errors.name))

@@ -20,6 +20,7 @@ from .command import Command
 from .elastic import cores_per_rank, launched, start_ranks
 from .error_report import RanksFailed
 from .failures import leave
+from .quick_imports import quick_imports
 from .recipe_arguments import EVALUATION, EVALUATION_EXAMPLES, add_evaluation_arguments
 from .slurm.job_task import use_node_storage
 from .train import checked, rank_arguments
@@ -67,8 +68,9 @@ def _without_averaging(composed: Composed) -> Composed:
 
 
 def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:
-    from ..trainer.callbacks.line_text import evaluation_parts
-    from ..trainer.evaluate_only import evaluate
+    with quick_imports():
+        from ..trainer.callbacks.line_text import evaluation_parts
+        from ..trainer.evaluate_only import evaluate
 
     result = evaluate(recipe, options.checkpoint, options.ema)
     if os.environ.get("RANK", "0") != "0":

@@ -23,6 +23,7 @@ from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
 from .error_report import Diverged, LeftEarly
 from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
+from .quick_imports import quick_imports
 from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
 from .slurm.job_task import use_node_storage
 
@@ -112,7 +113,8 @@ def read(
     composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc"
 ) -> tuple[RecipeConfig | None, list[Problem]]:
     """The typed recipe or None, and its problems; ``remedy``: how the user gives another number of processes."""
-    from ..configs.schema import read_recipe
+    with quick_imports():
+        from ..configs.schema import read_recipe
 
     recipe, problems = read_recipe(composed.raw, world_size, remedy)
     # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
@@ -160,7 +162,8 @@ def _refuse_restarts(wanted: int) -> None:
 
 def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
     say("loading libraries")
-    from ..trainer.build import train
+    with quick_imports():
+        from ..trainer.build import train
 
     result = train(recipe, resume=resume, fresh=fresh)
     if result.not_finite:
