@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train test test-long parity resume-matrix lint types bench clean
+.PHONY: train operators test test-long parity resume-matrix lint types bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -18,11 +18,16 @@ $(OPERATORS): $(READY)
 	$(BIN)/python -m trireme.parallel.zero.operators
 	touch $@
 
+operators: $(OPERATORS)
+
+# A worker that has nothing left takes tests from the other; neighbours stay together, with what they share.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
+
 test: $(OPERATORS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not long"
+	$(PYTEST) -m "not long"
 
 test-long: $(OPERATORS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+	$(PYTEST) -m long
 
 parity: $(OPERATORS)
 	$(BIN)/python tests/parity/report.py
