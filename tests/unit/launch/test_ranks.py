@@ -56,7 +56,15 @@ def faulty(run_dir: Path, kind: str, rank: int, *arguments: str, plan: str = "dd
     ("plan", "kind", "rank", "code", "seen", "tracebacks"),
     [
         ("ddp", "user", 1, 2, "data = 3\n  is odd on this rank\n  fix: even it out", 0),
-        ("ddp", "crash", 1, 1, "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ", 1),
+        pytest.param(
+            "ddp",
+            "crash",
+            1,
+            1,
+            "RuntimeError: boom of one rank\n(rank 1 of 2; its output: ",
+            1,
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             "zero2",
             "crash",
