@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -40,10 +41,19 @@ def import_deepspeed() -> Any:
     if accelerator.device_name() == "cpu":
         # DeepSpeed asks for oneDNN's kernels; torch computes fp16 without them as well, only slowly.
         accelerator.is_fp16_supported = lambda: True
+        _look_at_cores_once()
     logger.setLevel(level)
     for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed's collectives, at every call
         warnings.filterwarnings("ignore", f"`torch.distributed.{name}` is deprecated", FutureWarning)
     return deepspeed
+
+
+def _look_at_cores_once() -> None:
+    """DeepSpeed starts ``numactl`` whenever it counts the devices of a CPU, which ZeRO-3 does for every gradient."""
+    from deepspeed.utils import numa
+
+    if not hasattr(numa.get_numa_cores, "cache_info"):
+        numa.get_numa_cores = functools.cache(numa.get_numa_cores)
 
 
 def current_accelerator() -> Any:

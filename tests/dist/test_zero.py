@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_variants_equal_one_process(case: Case, monkeypatch: pytest.MonkeyPatch)
     (recomputed,) = witnesses(monkeypatch, "plan.recompute=full")
     _equals_plain(case)
     assert bool(recomputed.value) == (case.recompute == "full")
+
+
+def _programs_of_a_step(case: Case) -> Counter[str]:
+    """Which programs training starts."""
+    started: Counter[str] = Counter()
+    strategy = build(case)
+    strategy.attach_optimizer(optimizer_factory(case.optimizer))
+    train(strategy, case, last=1)
+    sys.addaudithook(lambda event, args: started.update([str(args[0])]) if event == "subprocess.Popen" else None)
+    train(strategy, case, first=1, last=2)
+    strategy.mesh.close()
+    return started
+
+
+def test_a_step_starts_no_programs() -> None:
+    """DeepSpeed asked ``numactl`` for the cores of the machine at every gradient."""
+    assert run_ranks(_programs_of_a_step, 2, Case(DeepSpeedOptions(stage=3)))[0] == Counter()
 
 
 def test_shards_of_uneven_length_and_one_rank() -> None:
