@@ -155,6 +155,17 @@ def _check_arguments(
     return problems + [required(f"{path}.{key}") for key in missing]
 
 
+def arguments_of(target: Callable[..., Any]) -> set[str] | None:
+    """Names of the arguments that a target takes; ``None`` where it takes any, or none can be told."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
 def _in_component(path: str, key: str, settable: list[str]) -> str:
     fix = did_you_mean(str(key), settable) or ("leave it out: it takes no arguments" if not settable else "")
     return fix.replace("did you mean ", f"did you mean {path}.") if fix.startswith("did") else fix

@@ -65,6 +65,15 @@ def schema_paths(cls: type, prefix: str = "") -> Iterator[str]:
             yield from schema_paths(nested, f"{prefix}{name}.")
 
 
+def schema_alternatives(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted paths of the pairs that owners list in ``ALTERNATIVES``: of each, a recipe gives one or the other."""
+    for one, other in getattr(cls, "ALTERNATIVES", ()):
+        yield f"{prefix}{one}", f"{prefix}{other}"
+    for name, hint in _fields(cls).items():
+        if nested := _dataclass_in(hint):
+            yield from schema_alternatives(nested, f"{prefix}{name}.")
+
+
 def schema_defaults(cls: type) -> dict[str, Any]:
     """Defaults of every field as plain data; ``???`` where a value must be given."""
     defaults: dict[str, Any] = {}

@@ -1,30 +1,31 @@
 """From a recipe's name and command line overrides to plain data, through Hydra.
 
-Hydra composes the files; it reports the first unknown key only, knows no near names and creates folders of its own.
-So overrides of plain keys are passed as ``++key=value`` and judged afterwards by the typed schema, all at once; choices
-of groups (``plan=ddp``) are looked up here; and Hydra's folders and log files are switched off. ``--cfg``, ``--info``
-and ``--multirun`` go through the same ``hydra.main``.
+Hydra composes the files. What it leaves to be wished for is done around it: files are looked at before it reads them
+(``recipe_file.py``), overrides before it parses them (``overrides.py``), arguments of a replaced ``_target_`` go
+(``component_layers.py``), its errors are reworded (``hydra_errors.py``), and its folders and log files are switched
+off. ``--cfg``, ``--info`` and ``--multirun`` go through the same ``hydra.main``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.components import MISSING
-from ..configs.values import did_you_mean
 from ..errors import Problem, UserError
-from .find_recipes import config_folders, find_recipe, group_options
-from .hydra_errors import explain
-
-SCHEMA = "schema_defaults"
-"""Name of the typed schema's defaults, on which every recipe is composed."""
+from ..trainer.component import import_from
+from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over
+from .find_recipes import PACKAGE, config_folders, find_recipe
+from .hydra_errors import UNKNOWN, explain
+from .overrides import CALLBACKS, chooses, key_of, prepare, quoted, single_callbacks, value_of
+from .recipe_file import check_recipe_file, hides_base, missing_base, refuse_scalars
 
 
 @dataclass
@@ -39,6 +40,10 @@ class Composed:
     """Overrides that compose the same data again (in a rank, or for one job of a sweep)."""
     problems: list[Problem] = field(default_factory=list)
     """Choices that do not exist; to be reported together with the problems of the data."""
+    job: str = ""
+    """Of a sweep's job: the choices that are its own, such as ``optimizer.lr=0.01,plan=ddp``."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out or added to make the overrides mean what they say; to be told once."""
 
 
 def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[str] = ()) -> Composed:
@@ -52,22 +57,109 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
     Raises:
         UserError: there is no such recipe, a file is not YAML, or the parts do not fit together.
     """
-    path = find_recipe(recipe, recipe_dirs)
-    accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
-    found: list[Composed] = []
+    given = _Given(recipe, overrides, recipe_dirs)
     try:
-        _hydra(path, recipe_dirs, [], accepted, lambda config: found.append(_composed(config, path, overrides)))
+        composed = given.compose(given.accepted)
+        void = given.void(composed.raw)
+        if void:  # again, so that interpolations see it
+            composed = given.compose([*given.accepted, *(f"~{key}" for key in void)])
     except UserError as error:
-        raise UserError(*problems, *error.problems) from error
-    found[0].problems = problems
-    return found[0]
+        raise UserError(*given.problems, *error.problems) from error
+    return replace(composed, problems=given.problems, notes=[*given.notes, *_left_out(void)])
+
+
+class _Given:
+    """What one command was given: a recipe's file, folders, and overrides as Hydra shall see them."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], sweeps: bool = False) -> None:
+        self.path = find_recipe(recipe, recipe_dirs)
+        check_recipe_file(self.path)
+        if PACKAGE not in self.path.resolve().parents:
+            import_from(self.path.resolve().parent, Path.cwd())
+        self.recipe_dirs = recipe_dirs
+        self.folders = config_folders(self.path, recipe_dirs)
+        self.accepted, self.problems = prepare(overrides, self.folders, sweeps)
+        self.notes: list[str] = []
+        self._add_callbacks()
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """The recipe under ``overrides``."""
+        found: list[Composed] = []
+        try:
+            self.hydra([], overrides, lambda config: found.append(_composed(config, self.path, overrides)))
+        except UserError as error:
+            raise UserError(*self._blamed(error, overrides)) from error
+        return found[0]
+
+    @cached_property
+    def as_written(self) -> tuple[dict[str, Any], list[str]]:
+        """The recipe without overrides, interpolations unresolved, and the files it is made of; nothing where it does
+        not compose without them."""
+        from omegaconf import OmegaConf
+
+        found: list[Any] = []
+        searchpath = [text for text in self.accepted if key_of(text) == "hydra.searchpath"]
+        try:
+            files = self.hydra([], searchpath, found.append)
+        except UserError:
+            return {}, []
+        return OmegaConf.to_container(found[0], resolve=False), files  # type: ignore[return-value]
+
+    def void(self, raw: dict[str, Any]) -> dict[str, str]:
+        """Keys of a composed recipe that the overrides made void, with why."""
+        if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
+            return {}
+        return left_over(raw, self.as_written[0], self.accepted)
+
+    def hydra(
+        self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
+    ) -> list[str]:
+        return _hydra(self.path, self.recipe_dirs, flags, overrides, task, out)
+
+    def _add_callbacks(self) -> None:
+        """A single callback (``callbacks=export``) is added to the recipe's; a set of them replaces those."""
+        for index, text in enumerate(self.accepted):
+            names = single_callbacks(text, self.folders)
+            if not names:
+                continue
+            files = [file.partition("/") for file in self.as_written[1]]
+            before = [name for group, _, name in files if group == CALLBACKS]
+            names = [*before, *(name for name in names if name not in before)]
+            self.accepted[index] = f"{CALLBACKS}=[{','.join(names)}]"
+            self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
+
+    def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
+        """Problems with the override that makes them, where Hydra does not tell the key."""
+        (problem,) = error.problems
+        if not isinstance(problem, Problem) or problem.field != UNKNOWN:
+            return error.problems
+        for text in [*overrides, None]:
+            try:
+                self.hydra([], [text] if text else [], lambda config: _composed(config, self.path, []))
+            except UserError:
+                if text is None:
+                    return [replace(problem, field=str(self.path))]
+            else:
+                if text is None:
+                    break
+                continue
+            return [replace(problem, field=key_of(text), value=value_of(text) or None)]
+        return [replace(problem, field=" ".join(overrides))]
+
+
+def _left_out(void: Mapping[str, str]) -> list[str]:
+    """One line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for key in sorted(void):
+        by_reason.setdefault(void[key], []).append(key)
+    return [f"left out: {', '.join(keys)} ({why})" for why, keys in by_reason.items()]
 
 
 def sweep(
     recipe: str,
     overrides: Sequence[str],
     recipe_dirs: Sequence[str],
-    check: Callable[[list[Composed]], None],
+    check: Callable[[list[Composed]], Any],
     job: Callable[[Composed], Any],
     check_folder: Callable[[Path], None] = lambda folder: None,
 ) -> None:
@@ -81,8 +173,8 @@ def sweep(
             own, since those choose a job by the results of earlier ones.
         check_folder: called before that with the folder that jobs get theirs in.
     """
-    path, accepted = _for_sweep(recipe, overrides, recipe_dirs)
-    folder = sweep_folder(path, overrides, recipe_dirs)
+    given = _for_sweep(recipe, overrides, recipe_dirs)
+    folder = sweep_folder(given.path, overrides, recipe_dirs)
     check_folder(Path(folder))
     failures: list[BaseException] = []
 
@@ -90,31 +182,39 @@ def sweep(
         if failures:
             return None
         try:
-            return job(_composed(config, path, overrides))
+            return job(_of_sweep(config, given))
         except BaseException as error:  # Hydra would print a message of its own; raised again below
             failures.append(error)
 
     if not chooses_by_results(overrides):
         check(sweep_jobs(recipe, overrides, recipe_dirs))
-    _hydra(path, recipe_dirs, ["--multirun"], accepted, guarded, folder)
+    given.hydra(["--multirun"], given.accepted, guarded, folder)
     if failures:
         raise failures[0]
 
 
 def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> list[Composed]:
     """Every combination of the overrides' choices, none of them started."""
-    path, accepted = _for_sweep(recipe, overrides, recipe_dirs)
+    given = _for_sweep(recipe, overrides, recipe_dirs)
     jobs: list[Composed] = []
     with TemporaryDirectory() as folder:
-        _hydra(
-            path,
-            recipe_dirs,
-            ["--multirun"],
-            accepted,
-            lambda config: jobs.append(_composed(config, path, overrides)),
-            folder,
-        )
+        given.hydra(["--multirun"], given.accepted, lambda config: jobs.append(_of_sweep(config, given)), folder)
     return jobs
+
+
+def _of_sweep(config: Any, given: _Given) -> Composed:
+    """One job, without what its choices make void."""
+    composed = _composed(config, given.path, given.accepted)
+    void = left_over(composed.raw, given.as_written[0], composed.overrides)
+    for key in void:
+        *parents, last = key.split(".")
+        node = composed.raw
+        for parent in parents:
+            node = node[parent]
+        del node[last]
+    return replace(
+        composed, overrides=[*composed.overrides, *(f"~{key}" for key in void)], notes=[*given.notes, *_left_out(void)]
+    )
 
 
 def runs_on(composed: Composed) -> str:
@@ -127,22 +227,22 @@ def chooses_by_results(overrides: Sequence[str]) -> bool:
     return any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides)
 
 
-def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> tuple[Path, list[str]]:
-    path = find_recipe(recipe, recipe_dirs)
-    accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
-    if problems:
-        raise UserError(*problems)
-    return path, accepted
+def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> _Given:
+    given = _Given(recipe, overrides, recipe_dirs, sweeps=True)
+    if given.problems:
+        raise UserError(*given.problems)
+    _ = given.as_written  # composed now: inside a job Hydra is at work already
+    return given
 
 
 def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
     """Where the folders of a sweep's jobs go; Hydra notes the sweep there, and cannot resolve it by itself."""
     fixed = without_choices(overrides)
     try:
-        run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"]
+        run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"] or f"runs/{path.stem}"
     except UserError:  # a choice that only the sweep makes
         run_dir = f"runs/{path.stem}"
-    return _sweep_root(run_dir, set(map(_key, fixed)))
+    return _sweep_root(run_dir, set(map(key_of, fixed)))
 
 
 def _sweep_root(run_dir: str, given: Collection[str]) -> str:
@@ -154,66 +254,26 @@ def _sweep_root(run_dir: str, given: Collection[str]) -> str:
 def without_choices(overrides: Sequence[str]) -> list[str]:
     """Overrides that are the same in every job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
-    return [text for text in overrides if not parser.parse_override(text).is_sweep_override()]
+
+    def fixed(text: str) -> bool:
+        try:
+            return not parser.parse_override(text).is_sweep_override()
+        except HydraException:  # refused when it is composed
+            return True
+
+    return [text for text in overrides if fixed(text)]
 
 
 def show(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], flags: Sequence[str]) -> None:
     """Print what a Hydra flag asks for: ``--cfg job``, ``--info defaults`` ..."""
-    path = find_recipe(recipe, recipe_dirs)
-    accepted, problems = _prepare(overrides, config_folders(path, recipe_dirs))
-    if problems:
-        raise UserError(*problems)
-    _hydra(path, recipe_dirs, flags, accepted, lambda config: None)
-
-
-def _prepare(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], list[Problem]]:
-    """Overrides as Hydra shall see them; those that choose something that does not exist become problems."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import OverrideType
-    from hydra.errors import HydraException
-
-    parser, accepted, problems = OverridesParser.create(), [], []
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            problems.append(
-                Problem(
-                    text,
-                    f"cannot be read as an override: {str(error).splitlines()[0]}",
-                    "write key=value; quote values that hold spaces, commas or brackets",
-                )
-            )
-            continue
-        key = override.key_or_group
-        options = group_options(key, folders)
-        if options:
-            problem = _check_choice(override, options)
-            problems += [problem] if problem else []
-            accepted += [] if problem else [text]
-        elif (
-            override.type is OverrideType.CHANGE
-            and override.package is None
-            and not key.startswith(("hydra.", "hydra/"))
-        ):
-            accepted.append(f"++{text}")
-        else:
-            accepted.append(text)
-    return accepted, problems
-
-
-def _check_choice(override: Any, options: list[str]) -> Problem | None:
-    value = override.value()
-    choices = getattr(value, "list", value if isinstance(value, list) else [value])
-    for choice in choices:
-        name = getattr(choice, "text", choice)
-        if isinstance(name, str) and not override.is_delete() and name not in options:
-            fix = did_you_mean(name, options)
-            near = fix.replace("did you mean ", f"did you mean {override.key_or_group}=")
-            return Problem(override.key_or_group, "there is no such option", near, name)
-    return None
+    given = _Given(recipe, overrides, recipe_dirs)
+    if given.problems:
+        raise UserError(*given.problems)
+    void = given.void(given.compose(given.accepted).raw)
+    given.hydra(flags, [*given.accepted, *(f"~{key}" for key in void)], lambda config: None)
 
 
 def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
@@ -223,61 +283,23 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
 
     job = HydraConfig.get()
     overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
+    name = ""
     if job.mode is RunMode.MULTIRUN:
         # By key: a sweeper writes values in its own way (False for false).
-        fixed = {_key(text) for text in without_choices(given)}
-        chosen = [text for text in job.overrides.task if _key(text) not in fixed]
+        fixed = {key_of(text) for text in without_choices(given)}
+        chosen = [text for text in job.overrides.task if key_of(text) not in fixed]
+        if problems := refuse_scalars(OmegaConf.to_container(config, resolve=False)):  # type: ignore[arg-type]
+            raise UserError(*problems)
+        name = ",".join(text.lstrip("+") for text in chosen)
         with open_dict(config):
-            if "run.dir" not in map(_key, chosen):
-                name = ",".join(text.lstrip("+") for text in chosen).replace("/", "_")
+            if "run.dir" not in map(key_of, chosen):
                 folder = _sweep_root(config.run.dir, fixed)
-                config.run.dir = f"{folder}/{name or 'job'}"
+                config.run.dir = f"{folder}/{name.replace('/', '_') or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
     raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    _restore_missing(raw, _without_schema(job.job.config_name, list(job.overrides.task)))
-    return Composed(raw, path, overrides)
-
-
-def _without_schema(name: str, overrides: list[str]) -> Any:
-    """The same composition on top of no defaults.
-
-    To OmegaConf a ``???`` that is merged over a value means nothing, so what a file leaves open would keep the default
-    of the typed schema. Here it shows. Deletions are left out, for they may be of keys that only the schema has.
-    """
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    ConfigStore.instance().store(name=SCHEMA, node={})
-    overrides = [text for text in overrides if not text.startswith("~")]
-    try:
-        loader = GlobalHydra.instance().config_loader()
-        return OmegaConf.to_container(loader.load_configuration(name, overrides, RunMode.RUN), throw_on_missing=False)
-    except (HydraException, OmegaConfBaseException):
-        return {}
-    finally:
-        register_schema()
-
-
-def _restore_missing(raw: dict[str, Any], bare: Any) -> None:
-    """Put ``???`` back where a file says that a value must be given and nothing after it gives one."""
-    for key, value in bare.items() if isinstance(bare, dict) else ():
-        if value == MISSING and key in raw:
-            raw[key] = MISSING
-        elif isinstance(raw.get(key), dict):
-            _restore_missing(raw[key], value)
-
-
-def quoted(value: str) -> str:
-    """A string as a value of an override, whatever characters it holds."""
-    return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
+    if problems := [*missing_base(raw, path), *refuse_scalars(raw)]:
+        raise UserError(*problems)
+    return Composed(raw, path, overrides, job=name)
 
 
 def _hydra(
@@ -287,31 +309,66 @@ def _hydra(
     overrides: Sequence[str],
     task: Callable[[Any], Any],
     sweep_folder: str = ".",
-) -> None:
-    """Run ``hydra.main`` on a recipe file; Hydra writes nothing but ``multirun.yaml`` into a sweep's folder."""
+) -> list[str]:
+    """Run ``hydra.main`` on a recipe file; Hydra writes nothing but ``multirun.yaml`` into a sweep's folder.
+
+    Returns:
+        the files that were merged, without suffix: ``callbacks/default``.
+    """
     import hydra
 
     from .searchpath import added_folders
 
     register_schema()
-    # A nested config name would put the recipe into a package of that name, so the name is always the bare stem.
-    arguments = [f"--config-path={path.parent.resolve()}", f"--config-name={path.stem}", *flags]
     quiet = [
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
-        f"hydra.sweep.dir={quoted(sweep_folder)}",
+        f"hydra.sweep.dir={quoted(str(sweep_folder))}",
         "hydra.sweep.subdir=.",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    with _arguments([*arguments, *quiet, *overrides]), added_folders(config_folders(path, recipe_dirs)[1:]):
+    with (
+        _as_yaml(path) as file,
+        # A nested config name would put the recipe into a package of that name, so the name is always the bare stem.
+        _arguments([f"--config-path={file.parent}", f"--config-name={file.stem}", *flags, *quiet, *overrides]),
+        added_folders([path.parent, *config_folders(path, recipe_dirs)[1:]]),
+        components_begin_anew() as files,
+        warnings.catch_warnings(),
+    ):
+        # Without _self_ a recipe's own values come last, which is what its author means.
+        warnings.filterwarnings("ignore", message=".*missing `_self_`")
+        failures: list[Exception] = []
+
+        def quiet_task(config: Any) -> Any:  # of an exception in it, Hydra would print a line of its own
+            try:
+                return task(config)
+            except Exception as error:
+                failures.append(error)
+
         try:
-            hydra.main(version_base="1.3", config_path=None)(task)()
+            hydra.main(version_base="1.3", config_path=None)(quiet_task)()
+            if failures:
+                raise failures[0]
+        except UserError:
+            raise
+        except RecursionError as error:
+            raise UserError(hides_base(path) or explain(error)) from error
         except Exception as error:
-            problem = explain(error)
-            if problem is None:
-                raise
-            raise UserError(problem) from error
+            raise UserError(explain(error)) from error
+    return files
+
+
+@contextmanager
+def _as_yaml(path: Path) -> Iterator[Path]:
+    """The recipe's file under a name that Hydra reads: it knows no suffix but .yaml."""
+    if path.suffix == ".yaml":
+        yield path.resolve().parent / path.name
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / f"{path.stem}.yaml"
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def register_schema() -> None:

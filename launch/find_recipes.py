@@ -28,7 +28,7 @@ def list_recipes(recipe_dirs: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
     """All recipes as (name, file), sorted by name; of two with one name the first folder's counts."""
     found: dict[str, Path] = {}
     for folder in recipe_folders(recipe_dirs):
-        for path in sorted(folder.rglob("*.yaml")):
+        for path in sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}")):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if not name.startswith("configs/"):  # groups of a user's recipe folder
                 found.setdefault(name, path)
@@ -42,20 +42,54 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
         UserError: there is none; the nearest name is told.
     """
     folders = recipe_folders(recipe_dirs)
-    if recipe.endswith(SUFFIXES):
+    if not isinstance(recipe, (str, Path)) or not str(recipe).strip():
+        fix = "name a recipe (see: trireme recipes) or a .yaml file"
+        raise UserError(Problem("RECIPE", "is not the name of a recipe", fix, recipe))
+    recipe = str(recipe)
+    if recipe.lower().endswith(SUFFIXES):
         path = Path(recipe).expanduser()
-        if path.is_file():
+        if path.exists():  # a folder of such a name is refused when it is read
             return path
-        raise UserError(Problem("RECIPE", "no such file", "see: trireme recipes", recipe))
+        raise UserError(Problem("RECIPE", "no such file", _near_file(path) or "see: trireme recipes", recipe))
     for folder in folders:
-        if (path := folder / f"{recipe}.yaml").is_file():
-            return path
+        for suffix in SUFFIXES:
+            if (path := folder / f"{recipe}{suffix}").is_file():
+                return path
+    if problem := _other_path(Path(recipe).expanduser(), recipe):
+        raise UserError(problem)
     names = [name for name, _ in list_recipes(recipe_dirs)]
     by_last = {name.rpartition("/")[2]: name for name in names}
     near = nearest(recipe, names) or by_last.get(nearest(recipe.rpartition("/")[2], by_last) or "")
     raise UserError(
         Problem("RECIPE", "no recipe of this name", f"did you mean {near}?" if near else "see: trireme recipes", recipe)
     )
+
+
+def _near_file(path: Path) -> str:
+    """The fix for a file that does not exist: one beside it whose name is like it."""
+    if not path.parent.is_dir():
+        return ""
+    files = [file.name for suffix in SUFFIXES for file in path.parent.glob(f"*{suffix}") if file.is_file()]
+    near = nearest(path.name, files)
+    return f"did you mean {path.parent / near}?" if near else ""
+
+
+def _other_path(path: Path, recipe: str) -> Problem | None:
+    """What is wrong with a path that exists but does not end as recipes do."""
+    if path.is_file():
+        return Problem("RECIPE", "is a file whose name does not end in .yaml", "name it NAME.yaml", recipe)
+    here = next((f"{path}{suffix}" for suffix in SUFFIXES if Path(f"{path}{suffix}").is_file()), None)
+    if here:
+        return Problem("RECIPE", "no recipe of this name", f"for the file write {here}", recipe)
+    inside = sorted(file for suffix in SUFFIXES for file in path.glob(f"*{suffix}")) if path.is_dir() else []
+    if inside:
+        return Problem("RECIPE", "is a folder, not a recipe", f"name a file in it, such as {inside[0]}", recipe)
+    return None
+
+
+def misnamed_option(group: str, name: str, folders: Sequence[Path]) -> Path | None:
+    """A file of a group that would be the option ``name`` if its name ended in .yaml."""
+    return next((file for folder in folders if (file := folder / group / f"{name}.yml").is_file()), None)
 
 
 def config_folders(recipe: Path, recipe_dirs: Sequence[str] = ()) -> list[Path]:

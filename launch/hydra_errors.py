@@ -4,45 +4,121 @@ from __future__ import annotations
 
 import re
 
-from ..configs.values import did_you_mean
+from ..configs.values import did_you_mean, nearest
 from ..errors import Problem
+from .find_recipes import PACKAGE
+
+GROUPS = sorted(folder.name for folder in (PACKAGE / "configs").iterdir() if any(folder.glob("*.yaml")))
+
+UNKNOWN = "recipe"
+"""The field of a problem whose key the library does not tell."""
+ADVICE = re.compile(
+    r"^(to append|either remove|or add|set the environment|set env|at hydra|full_key|object_type)", re.I
+)
+"""Lines that tell how to mend it in Hydra's own terms, which do not hold here."""
 
 
-def explain(error: Exception) -> Problem | None:
-    """The problem behind an exception of composition, or ``None`` when it is not the user's."""
+def explain(error: BaseException) -> Problem:
+    """The problem behind an exception of composition; with --debug its traceback is shown too."""
     import yaml
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, yaml.MarkedYAMLError):
-        return _yaml(error)
+        return yaml_problem(error)
     if isinstance(error, yaml.YAMLError):
-        return Problem("recipe", f"is not YAML: {error}")
+        return Problem(UNKNOWN, f"is not YAML: {' '.join(str(error).split())}")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(UNKNOWN, f"names a file that is not text in UTF-8 (byte 0x{error.object[error.start]:02x})")
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, OverrideParseException):
-        return Problem(error.override, str(error).splitlines()[0], "write key=value")
+        return Problem(error.override, _plain(error), "write key=value")
     if isinstance(error, OmegaConfBaseException):
-        return Problem(error.full_key or "recipe", (error.msg or str(error)).splitlines()[0])
+        return _omegaconf(error)
     if isinstance(error, HydraException):
         deepest = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return explain(deepest) if deepest else Problem("recipe", " ".join(str(error).split()))
+        return explain(deepest) if deepest else _hydra(error)
     if isinstance(error, OSError):
-        return Problem(str(error.filename or "recipe"), f"cannot be read or written: {error.strerror or error}")
-    return None
+        return Problem(str(error.filename or UNKNOWN), f"cannot be read or written: {error.strerror or error}")
+    if isinstance(error, RecursionError):
+        return Problem(UNKNOWN, "refers to itself without end", "break the circle of interpolations or anchors")
+    return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}")
 
 
-def _yaml(error: object) -> Problem:
+def yaml_problem(error: object, file: str = "") -> Problem:
+    """Where a file is not YAML, and how that usually comes about."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     why = ", ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
-    where = f"{mark.name.strip('<>')}:{mark.line + 1}:{mark.column + 1}" if mark else "recipe"
-    return Problem(where, f"is not YAML: {why}", "correct this line or the one above it")
+    name = file or (mark.name.strip("<>") if mark else UNKNOWN)
+    where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+    fix = "indent with spaces, not with tabs" if "'\\t'" in why else "correct this line or the one above it"
+    return Problem(where, f"is not YAML: {why}", fix)
 
 
 def _missing(error: object) -> Problem:
     wanted = str(getattr(error, "missing_cfg_file", "") or "")
     options = [str(option) for option in getattr(error, "options", None) or []]
     group, _, option = wanted.strip("/").rpartition("/")
+    if group and not options:
+        near = nearest(group, GROUPS)
+        why, fix = "there is no such group", f"did you mean /{near}?" if near else f"known here: {', '.join(GROUPS)}"
+        return Problem("defaults", why, fix, f"/{group}: {option}")
+    options = options or ["base"]
     by = re.search(r"In '([^']+)'", str(error))
     why = "there is no such configuration" + (f" (asked for in {by[1]})" if by else "")
     return Problem(group or "defaults", why, did_you_mean(option, options), option or wanted)
+
+
+def _omegaconf(error: object) -> Problem:
+    from omegaconf import errors
+
+    key, why = getattr(error, "full_key", None) or UNKNOWN, _plain(error)
+    if isinstance(error, errors.InterpolationKeyError):
+        name = re.search(r"'([^']+)' not found", why)
+        named = f" ({name[1]})" if name else ""
+        return Problem(key, f"refers to a key that does not exist{named}", "write the full path: ${part.key}")
+    if isinstance(error, errors.InterpolationToMissingValueError):
+        return Problem(key, "refers to a key that has no value yet", "set that key, or write a value here")
+    variable = re.search(r"Environment variable '([^']+)' not found", why)
+    if variable:
+        fix = f"set {variable[1]}, or give a default: ${{oc.env:{variable[1]},value}}"
+        return Problem(key, f"needs the environment variable {variable[1]}, which is not set", fix)
+    if isinstance(error, errors.UnsupportedInterpolationType):
+        return Problem(key, f"cannot be resolved: {why}", "known are ${part.key} and ${oc.env:NAME}")
+    if isinstance(error, errors.GrammarParseError):
+        return Problem(key, "holds an interpolation that cannot be read", "write ${part.key}, or \\${ for a plain ${")
+    if isinstance(error, errors.InterpolationResolutionError):
+        circle = "Recursi" in why or "recursi" in why
+        why = "refers to itself" if circle else f"cannot be resolved: {why}"
+        return Problem(key, why, "write a value, or the path of another key")
+    return Problem(key, why)
+
+
+def _hydra(error: BaseException) -> Problem:
+    text = " ".join(str(error).split())
+    if found := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
+        return Problem(found[1], "cannot be left out: there is no such key", "see the recipe's keys: --cfg job")
+    if found := re.search(r"Could not delete from config\. The value of '?([\w.]+)'? is (.*?) and not (.*)\.$", text):
+        return Problem(found[1], f"is {found[2]}, not {found[3]}", f"write ~{found[1]}")
+    if found := re.search(r"Could not (?:override|delete|add) '([^'=]+)(?:=[^']*)?'", text):
+        why = "is not among the choices in the recipe's defaults, so it cannot be replaced"
+        fix = f"add it to the recipe:  defaults: [..., /{found[1].partition('@')[0].strip('/')}: ...]"
+        return Problem(found[1], why, fix)
+    if found := re.search(r"You must specify '([^']+)'", text):
+        return Problem(found[1], "must be chosen", f"write {found[1]}=...")
+    if found := re.search(
+        r"In '([^']+)': \w+ raised while composing config: (.*?)(?: full_key: ?(\S*) object_type.*)?$", text
+    ):
+        return Problem(found[3] or UNKNOWN, f"{_plain(found[2])} (in {found[1]})")
+    if found := re.search(r"In '([^']+)':? (.*)", text):
+        return Problem("defaults", f"{_plain(found[2])} (in {found[1]})")
+    return Problem(UNKNOWN, _plain(error))
+
+
+def _plain(error: object) -> str:
+    """The first lines of a message, without advice in the library's own terms."""
+    lines = [line.strip() for line in (getattr(error, "msg", None) or str(error)).splitlines()]
+    kept = [line for line in lines if line and not ADVICE.match(line)]
+    text = kept[0] if kept else type(error).__name__
+    return text[0].lower() + text[1:]

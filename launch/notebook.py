@@ -20,7 +20,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,7 +108,7 @@ class Run:
 
 def train(
     recipe: str,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Mapping[str, Any] | Sequence[str] | None = (),
     *,
     nproc: int | None = None,
     resume: str = "auto",
@@ -141,11 +141,9 @@ def train(
 
     if launched():
         raise UserError(Problem("trireme.train", "starts its own processes", "call it outside of torchrun"))
+    refuse_arguments(nproc, resume, recipe_dirs)
     prepare_process()
-    given = (
-        [f"{key}={_text(value)}" for key, value in overrides.items()] if isinstance(overrides, Mapping) else overrides
-    )
-    composed = planned(compose(recipe, list(given), recipe_dirs), nproc)
+    composed = planned(compose(recipe, as_overrides(overrides), recipe_dirs), nproc)
     typed, ranks = checked(composed, nproc)
     run_dir = Path(typed.run.dir)
     open_run_folder(run_dir, fresh)
@@ -157,6 +155,48 @@ def train(
         else:
             fork_ranks(typed, resume, ranks)
     return Run(run_dir)
+
+
+def as_overrides(given: Any) -> list[str]:
+    """Overrides as on the command line, of what a caller may give: a mapping, strings, one string, nothing.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, Mapping):
+        wrong = [key for key in given if not isinstance(key, str)]
+        texts = [f"{key}={_text(value)}" for key, value in given.items()]
+    elif isinstance(given, Iterable) and not isinstance(given, bytes):
+        texts = list(given)
+        wrong = [text for text in texts if not isinstance(text, str)]
+    else:
+        texts, wrong = [], [given]
+    if wrong:
+        fix = 'write {"trainer.max_steps": 200} or ["trainer.max_steps=200"]'
+        raise UserError(Problem("overrides", "expected values by key, or strings key=value", fix, wrong[0]))
+    return texts
+
+
+def refuse_arguments(nproc: Any, resume: Any, recipe_dirs: Any) -> None:
+    """Refuse what Python lets through and no command line would.
+
+    Raises:
+        UserError: an argument is of a wrong type.
+    """
+    problems = []
+    if nproc is not None and (isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1):
+        problems.append(Problem("nproc", "expected a number of processes", "write nproc=2, or leave it out", nproc))
+    if not isinstance(resume, str | os.PathLike):
+        fix = 'write resume="auto", resume="never", or the path of a checkpoint'
+        problems.append(Problem("resume", "expected a text or a path", fix, resume))
+    if isinstance(recipe_dirs, str) or not all(isinstance(folder, str | os.PathLike) for folder in recipe_dirs or ()):
+        problems.append(Problem("recipe_dirs", "expected a list of folders", 'write ["my/recipes"]', recipe_dirs))
+    if problems:
+        raise UserError(*problems)
 
 
 def _gpu_to_leave_alone() -> bool:

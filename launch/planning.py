@@ -66,7 +66,7 @@ def planned(composed: Composed, nproc: int | None, show: bool = True) -> Compose
     kept = [text for text in composed.overrides if text.partition("=")[0].lstrip("+") != "plan"]
     degrees = [f"plan.{axis}={size}" for axis, size in candidate.changes.items()]
     overrides = [*kept, f"plan={candidate.plan.name}", *degrees]
-    return Composed({**composed.raw, "plan": plan}, composed.recipe, overrides, composed.problems)
+    return replace(composed, raw={**composed.raw, "plan": plan}, overrides=overrides)
 
 
 def fixed_overrides(options: argparse.Namespace, *changes: str) -> list[str]:

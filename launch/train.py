@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,7 @@ def checked(
     from .accelerate import contradictions, not_here
     from .planning import planned
 
+    tell(composed.notes)
     composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
     chosen: list[int] = []
 
@@ -107,6 +109,17 @@ def checked(
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe, chosen[0]
+
+
+_told: set[str] = set()
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Print each note once; of several ranks one does."""
+    for note in notes:
+        if note not in _told and os.environ.get("RANK", "0") == "0":
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        _told.add(note)
 
 
 def read(
@@ -214,17 +227,39 @@ def _sweep(options: argparse.Namespace) -> None:
     jobs.raise_diverged()
 
 
-def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> None:
+def check_sweep(options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
+    """Every job of a sweep, checked; none is started.
+
+    Raises:
+        UserError: the problems of all jobs.
+    """
+    from .compose import sweep_jobs
+
+    return _check_jobs(sweep_jobs(options.recipe, options.overrides, options.recipe_dir), options)
+
+
+def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
+    """Jobs with the same problem share one message, which names the first of them by its overrides."""
     from .planning import planned
 
-    problems: dict[str, Problem | str] = {}
+    found: dict[str, tuple[Problem | str, list[str]]] = {}
+    good = []
     for composed in jobs:
         try:
-            checked(planned(composed, options.nproc, show=False), options.nproc, options.accelerate)
+            good.append(checked(planned(composed, options.nproc, show=False), options.nproc, options.accelerate))
         except UserError as error:
-            problems.update((str(problem), problem) for problem in error.problems)
-    if problems:
-        raise UserError(*problems.values())
+            for problem in error.problems:
+                found.setdefault(str(problem), (problem, []))[1].append(composed.job)
+    if found:
+        raise UserError(*(_of_jobs(problem, names, len(jobs)) for problem, names in found.values()))
+    return good
+
+
+def _of_jobs(problem: Problem | str, names: Sequence[str], jobs: int) -> Problem | str:
+    if isinstance(problem, str) or len(names) == jobs:
+        return problem
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return replace(problem, why=f"{problem.why} (job {names[0]}{more})")
 
 
 if __name__ == "__main__":

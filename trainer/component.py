@@ -8,10 +8,43 @@ the signature before a run starts (``configs/validate.py``).
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 Component = dict[str, Any]
 """``{"_target_": "package.module.Name", **keyword arguments}``; arguments may be components themselves."""
+
+
+_own_folders: list[str] = []
+"""Where the user's own components lie: the recipe's folder and the current one."""
+
+
+def import_from(*folders: Path) -> None:
+    """Find components in ``folders`` too, when they are not installed."""
+    _own_folders[:] = dict.fromkeys([*map(str, folders), *_own_folders])
+
+
+def _import_module(name: str) -> Any:
+    """Import a module that is installed, or lies in a folder of the user's own.
+
+    Such a folder comes last on the path, and only once something was found in it: a folder ``wandb`` that a tracker has
+    left beside a recipe must not look like the package.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        added = [folder for folder in _own_folders if folder not in sys.path]
+        if not added or not error.name or not f"{name}.".startswith(f"{error.name}."):
+            raise
+    sys.path += added
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            sys.path[:] = [folder for folder in sys.path if folder not in added]
+        raise
 
 
 def locate(target: str) -> Any:
@@ -23,7 +56,7 @@ def locate(target: str) -> Any:
     module_name, _, attribute = target.rpartition(".")
     if not module_name:
         raise ImportError(f"{target!r} is not a dotted path such as package.module.Name")
-    module = importlib.import_module(module_name)
+    module = _import_module(module_name)
     try:
         return getattr(module, attribute)
     except AttributeError:

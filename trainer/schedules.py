@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Schedule = Callable[[int], float]
 """Step (0 for the first optimizer step) -> factor of the base learning rate."""
@@ -35,6 +35,7 @@ OPTIONS = {
 class ScheduleConfig:
     """The learning rate over the run. Options that a schedule does not take must stay null."""
 
+    ALTERNATIVES: ClassVar = (("warmup_steps", "warmup_ratio"),)
     name: Literal[
         "constant",
         "constant_with_warmup",

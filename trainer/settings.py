@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .interruption import parse_time
 
@@ -32,6 +32,7 @@ class RunConfig:
 class TrainerConfig:
     """The training loop."""
 
+    ALTERNATIVES: ClassVar = (("max_steps", "epochs"),)
     max_steps: int | None = None
     """Optimizer steps; schedules reckon with it. Give this or ``epochs``."""
     epochs: float | None = None

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     add_accelerate_argument(parser)
+    parser.add_argument("--multirun", "-m", action="store_true", help="every combination of key=a,b")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,10 +25,13 @@ def run(options: argparse.Namespace) -> None:
     from ..listing import describe_run
     from ..planning import planned
     from ..slurm.submit import checked_job
-    from ..train import checked
+    from ..train import check_sweep, checked
 
     asked_for = options.nproc
     take_choices(options)
+    if options.multirun:
+        print("\n\n".join(describe_run(*job) for job in check_sweep(options)))
+        return
     composed = compose(options.recipe, options.overrides, options.recipe_dir)
     if runs_on(composed) == "slurm":
         options.nproc = asked_for  # how many processes follows from the machines

@@ -88,11 +88,19 @@ def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() 
 
 def test_unreadable_overrides_are_reported() -> None:
     composed = compose(str(TINY), ["seed=x=1", "run.dir=it's"])
-    assert [problem.field for problem in composed.problems] == ["seed=x=1", "run.dir=it's"]
+    assert [problem.field for problem in composed.problems] == ["seed", "run.dir"]
+    assert "quotation mark" in composed.problems[1].why
 
 
-def test_appending_what_exists_is_refused() -> None:
-    assert "seed" in problem_of(str(TINY), ["+seed=3"]).why
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_a_plus_before_a_key_changes_nothing(prefix: str) -> None:
+    """Hydra refuses ``+`` on a key that exists and its absence on one that does not: here the schema judges keys."""
+    composed = compose(
+        str(TINY), [f"{prefix}seed=3", f"{prefix}optimizer.lr=0.5", f"{prefix}plan=ddp", f"{prefix}a.b=1"]
+    )
+    assert (composed.raw["seed"], composed.raw["optimizer"]["lr"]) == (3, 0.5)
+    assert composed.raw["plan"]["name"] == "ddp"
+    assert composed.raw["a"] == {"b": 1}
 
 
 def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:

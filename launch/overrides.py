@@ -1,0 +1,209 @@
+"""Overrides of the command line, as Hydra shall see them.
+
+Hydra's ``+`` and ``++`` say whether a key may be new; here the typed schema judges that, for all keys at once, so plain
+values are always passed as ``++key=value``. Choices of groups (``plan=ddp``) are looked up before Hydra does, and what
+cannot be read becomes a problem that names its key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configs.values import did_you_mean
+from ..errors import Problem
+from .find_recipes import group_options, misnamed_option
+
+CALLBACKS = "callbacks"
+FLOW = "trireme.trainer.callbacks.flow.Flow"
+"""The callback that no run goes without: a file of callbacks that holds it is a set, not one to be added."""
+MAY_BE_NULL = ("ema", "collator", CALLBACKS, "tracker")
+"""Groups that a run can go without."""
+
+
+def prepare(overrides: Sequence[str], folders: Sequence[Path], sweeps: bool = False) -> tuple[list[str], list[Problem]]:
+    """Overrides for Hydra, and the problems of those that are left out.
+
+    Args:
+        overrides: as given.
+        folders: where groups lie.
+        sweeps: several values for one key mean several runs.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
+    from hydra.errors import HydraException
+
+    parser, accepted, problems = OverridesParser.create(), [], []
+    for text in overrides:
+        if problem := _malformed(text):
+            problems.append(problem)
+            continue
+        try:
+            override = parser.parse_override(text)
+            several = override.is_sweep_override()
+        except HydraException as error:
+            problems.append(_unreadable(text, error))
+            continue
+        key = override.key_or_group
+        if key.startswith(("hydra.", "hydra/")) or override.package is not None:
+            accepted.append(text)
+        elif several and not sweeps:
+            problems.append(_several(key, text))
+        elif group_options(key, folders):
+            changed, found = _choice(override, text, folders)
+            accepted += changed
+            problems += found
+        elif override.type in (OverrideType.CHANGE, OverrideType.ADD):
+            accepted.append(f"++{text.lstrip('+')}")
+        else:
+            accepted.append(text)
+    return [*accepted, *_alternatives(accepted)], problems
+
+
+def key_of(override: str) -> str:
+    """``trainer.max_steps`` of ``++trainer.max_steps=3``."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def value_of(override: str) -> str:
+    return override.partition("=")[2]
+
+
+def chooses(text: str, folders: Sequence[Path]) -> bool:
+    """Whether an override chooses a file of a group."""
+    return bool(group_options(key_of(text), folders))
+
+
+def single_callbacks(text: str, folders: Sequence[Path]) -> list[str]:
+    """Names that ``callbacks=...`` chooses when none of them is a set: a file with ``flow``, or with ``defaults``."""
+    if key_of(text) != CALLBACKS or text.startswith("~"):
+        return []
+    names = [name.strip("'\" ") for name in value_of(text).strip("[]").split(",")]
+    files = [
+        next((f for folder in folders if (f := folder / CALLBACKS / f"{name}.yaml").is_file()), None) for name in names
+    ]
+    return names if names and not any(file is None or _is_set(file) for file in files) else []
+
+
+def _is_set(file: Path) -> bool:
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # said when it is composed
+        return True
+    content = content if isinstance(content, dict) else {}
+    return "defaults" in content or FLOW in {
+        part.get("_target_") for part in content.values() if isinstance(part, dict)
+    }
+
+
+def quoted(value: str) -> str:
+    """A string as a value of an override, whatever characters it holds."""
+    return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def _alternatives(accepted: Sequence[str]) -> Iterator[str]:
+    """Of two keys that exclude each other (``trainer.max_steps``, ``trainer.epochs``) the one given here counts."""
+    given = {key_of(text): value_of(text) for text in accepted if not text.startswith("~")}
+    for pair in alternatives():
+        for key, other in (pair, pair[::-1]):
+            if given.get(key, "null") != "null" and other not in given:
+                yield f"++{other}=null"
+
+
+def alternatives() -> list[tuple[str, str]]:
+    """Dotted keys of which a recipe gives one or the other: owners list them in ``ALTERNATIVES``."""
+    from ..configs.schema import RecipeConfig
+    from ..configs.validate import schema_alternatives
+
+    return list(schema_alternatives(RecipeConfig))
+
+
+def _malformed(text: str) -> Problem | None:
+    """What is no override at all, in the words of a person who mistyped it."""
+    if text.startswith("~"):
+        return None
+    key, equals, value = text.partition("=")
+    name = key.lstrip("+")
+    if not equals:
+        fix = "write key=value; options of the command begin with --"
+        return Problem(text, "is not an override: it has no =", fix)
+    if not name.strip() or name != name.strip():
+        return Problem(text, "is not an override: the key is missing, or there are spaces around =", "write key=value")
+    if not re.fullmatch(r"[\w.@:/$-]+", name) or re.search(r"^\.|\.\.|\.$", name):
+        fix = "write key=value, with dots between the parts of the key; of a list give the whole: key=[a,b]"
+        return Problem(text, f"{name!r} is not a key", fix)
+    if not value.strip():
+        return Problem(name, "has no value", f"write {name}=null for none, or {name}=\"''\" for an empty text")
+    return None
+
+
+def _unreadable(text: str, error: Exception) -> Problem:
+    """A value that Hydra's grammar does not take; quoting nearly always mends it."""
+    key, _, value = text.lstrip("+").partition("=")
+    plain = value.strip("'\"")
+    if text.startswith("~"):
+        return Problem(text, "cannot be read as an override", "write ~key to leave a key out")
+    if value.count("'") % 2 or value.count('"') % 2:
+        why = "has a quotation mark that is not closed"
+    elif any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
+        why = "has a bracket that is not closed"
+    else:
+        why = "holds characters that have a meaning in overrides"
+    fix = f'to take it as a text, quote it twice, for the shell and for the override: {key}="{quoted(plain)}"'
+    return Problem(key, f"{why} and cannot be read", fix, value)
+
+
+def _several(key: str, text: str) -> Problem:
+    value = value_of(text)
+    fix = f"for one run each add -m; for a list write {key}=[{value}]; for a text {key}=\"'{value}'\""
+    return Problem(key, "holds several values for one run", fix, value)
+
+
+def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str], list[Problem]]:
+    """A choice of a group as Hydra takes it, or why it is none."""
+    group, options = override.key_or_group, group_options(override.key_or_group, folders)
+    value = override.value()
+    if (override.is_delete() or value is None) and group in MAY_BE_NULL:
+        return [f"{group}=[]"], []
+    if override.is_delete():
+        return [text], []
+    if value is None:
+        fix = f"choose one: {', '.join(options)}" if len(options) <= 40 else f"choose one, for example {options[0]}"
+        return [], [Problem(group, "cannot be null: every run needs one", fix)]
+    if isinstance(value, Mapping):
+        fix = f"set its keys: {' '.join(f'{group}.{name}=...' for name in list(value)[:3])}"
+        return [], [Problem(group, "is chosen by name; a mapping is not a name", fix)]
+    problems = []
+    for name in _names(value):
+        problem = unknown_option(group, name, options, folders)
+        problems += [problem] if problem else []
+    if problems:
+        return [], problems
+    return [text.lstrip("+")], []
+
+
+def _names(value: Any) -> Iterable[Any]:
+    choices = getattr(value, "list", value if isinstance(value, list) else [value])
+    for choice in choices:
+        if isinstance(choice, list):
+            yield from choice
+        else:
+            yield getattr(choice, "text", choice)
+
+
+def unknown_option(group: str, name: Any, options: Sequence[str], folders: Sequence[Path]) -> Problem | None:
+    """The problem of a name that is none of a group's files."""
+    name = str(name).lower() if isinstance(name, bool) else str(name)
+    if name in options or "${" in name:
+        return None
+    if name.endswith((".yaml", ".yml")) and name.rpartition(".")[0] in options:
+        return Problem(group, "is chosen without a suffix", f"write {group}={name.rpartition('.')[0]}", name)
+    if file := misnamed_option(group, name, folders):
+        return Problem(group, f"is a file whose name does not end in .yaml: {file}", f"rename it {name}.yaml", name)
+    fix = did_you_mean(name, options)
+    near = fix.replace("did you mean ", f"did you mean {group}=")
+    return Problem(group, "there is no such option", near, name)

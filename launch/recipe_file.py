@@ -1,0 +1,164 @@
+"""Look at a recipe's file before Hydra does, so that what is wrong with it is said of the file, with the line.
+
+Hydra and OmegaConf report an empty file, a list, a byte that is no text or a doubled key from deep inside, often
+without the name of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..configs.values import nearest
+from ..errors import Problem, UserError
+from .hydra_errors import yaml_problem
+
+BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
+PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
+"""What /base and the choices beside it give every recipe."""
+
+
+def check_recipe_file(path: Path) -> None:
+    """Refuse a file that cannot be a recipe.
+
+    Raises:
+        UserError: it cannot be read, is no YAML mapping, has a key twice, or has no ``defaults`` and lacks parts.
+    """
+    node = mapping_node(path)
+    keys = [str(key.value) for key, _ in node.value]
+    problems = list(_doubled(node, str(path)))
+    if "defaults" not in keys:
+        problems += _without_defaults(keys, path)
+    problems += [problem for key, value in node.value if key.value == "defaults" for problem in _defaults(value, path)]
+    if problems:
+        raise UserError(*problems)
+
+
+def mapping_node(path: Path) -> Any:
+    """The top of a YAML file as PyYAML's node, which is a mapping.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    import yaml
+
+    text = _text(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise UserError(yaml_problem(error, str(path))) from None
+    except yaml.YAMLError as error:
+        raise UserError(Problem(str(path), f"is not YAML: {' '.join(str(error).split())}")) from None
+    except RecursionError:
+        raise UserError(Problem(str(path), "is nested too deeply")) from None
+    if node is None:
+        raise UserError(Problem(str(path), "is empty", BEGIN))
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise UserError(Problem(str(path), f"holds {kind}, not a mapping of keys", BEGIN))
+    return node
+
+
+def missing_base(raw: Any, path: Path) -> list[Problem]:
+    """The problem of a composed recipe whose defaults do not bring what /base brings."""
+    missing = [part for part in PARTS if part not in raw]
+    if not missing:
+        return []
+    why = f"does not include /base: nothing gives {', '.join(missing)}"
+    return [Problem("defaults", f"{path} {why}", BEGIN)]
+
+
+def hides_base(path: Path) -> Problem | None:
+    """A file beside the recipe that Hydra takes for the /base of trireme, so that a recipe includes itself."""
+    for name in ("base", "schema_defaults"):
+        if (file := path.parent / f"{name}.yaml").is_file():
+            return Problem(str(file), f"hides trireme's own /{name} from the recipes beside it", "give it another name")
+    return None
+
+
+def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
+    """Parts that hold a single value where a mapping of options belongs, such as ``plan: ddp`` beside ``defaults``."""
+    problems = []
+    for part in ("run", "plan", "launch"):  # those that are looked at before the whole recipe is read
+        value = raw.get(part, {})
+        if not isinstance(value, dict):
+            fix = f"a choice stands in the defaults: `- override /{part}: {value}`"
+            fix = fix if isinstance(value, str) and part != "run" else f"write its options: {part}.KEY"
+            problems.append(Problem(part, "expected a mapping of options", fix, value))
+    return problems
+
+
+def _defaults(node: Any, path: Path) -> list[Problem]:
+    """What is wrong with the shape of a list of defaults; Hydra knows the files that it may name."""
+    import yaml
+
+    if not isinstance(node, yaml.SequenceNode):
+        return [Problem("defaults", f"is not a list ({path})", BEGIN)]
+    names = []
+    for item in node.value:
+        pair = isinstance(item, yaml.MappingNode) and len(item.value) == 1
+        if pair and isinstance(item.value[0][0], yaml.ScalarNode):
+            names.append(str(item.value[0][0].value))
+        elif isinstance(item, yaml.ScalarNode) and item.tag.endswith(":str"):
+            names.append(str(item.value))
+        else:
+            line = item.start_mark.line + 1
+            fix = "write one choice in each: `- /base`, `- /model: NAME`, `- override /optimizer: NAME`"
+            return [Problem("defaults", f"holds in line {line} what is neither a file nor a choice ({path})", fix)]
+    plain = [name.strip("/") for name in names]
+    if "_self_" in plain and "base" in plain and plain.index("_self_") < plain.index("base"):
+        why = f"has _self_ before /base, whose defaults would replace the recipe's own values ({path})"
+        return [Problem("defaults", why, "write _self_ last")]
+    return []
+
+
+def _without_defaults(keys: list[str], path: Path) -> list[Problem]:
+    """Of a file that does not name its defaults; one that holds every part (a run's recipe.yaml) needs none."""
+    if all(part in keys for part in PARTS):
+        return []
+    near = next((key for key in keys if nearest(key, ["defaults"], cutoff=0.75)), None)
+    if near:
+        return [Problem(near, f"is not a key of recipes ({path})", "write defaults: with an s")]
+    return [Problem("defaults", f"is missing in {path}: nothing gives the usual choice of each part", BEGIN)]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(Problem(str(path), "is a folder, not a recipe", "name a .yaml file in it")) from None
+    except OSError as error:
+        raise UserError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(Problem(str(path), "is UTF-16, not UTF-8", "save it as UTF-8"))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        why = f"is not text in UTF-8: byte 0x{data[error.start]:02x} in line {line}"
+        raise UserError(Problem(str(path), why, "save it as UTF-8")) from None
+    if "\0" in text:
+        raise UserError(Problem(str(path), "is a binary file, not YAML", "name a .yaml file"))
+    return text
+
+
+def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[Problem]:
+    """Keys that stand twice in one mapping, at any depth."""
+    import yaml
+
+    if id(node) in seen:  # an anchor inside itself
+        return
+    seen |= {id(node)}
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _doubled(item, where, f"{prefix}{index}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines and name != "<<":
+                why = f"stands twice in {where}, in lines {lines[name]} and {line}"
+                yield Problem(f"{prefix}{name}", why, "keep one of them")
+            lines[name] = line
+            yield from _doubled(value, where, f"{prefix}{name}.", seen)

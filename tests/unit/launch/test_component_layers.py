@@ -1,0 +1,134 @@
+"""A new ``_target_`` begins a component anew, and of keys that exclude each other the later one counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.launch.cli import main
+from trireme.launch.compose import compose, sweep_jobs
+
+BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
+RADAM = BEGIN + "optimizer:\n  _target_: torch.optim.RAdam\n  lr: 1e-3\ndata: {source: {paths: [a.txt]}}\n"
+STDLIB = "pretrain/persimmon_stdlib"
+
+
+def written(tmp_path: Path, text: str, name: str = "mine") -> str:
+    (tmp_path / f"{name}.yaml").write_text(text)
+    return str(tmp_path / f"{name}.yaml")
+
+
+def test_the_optimizer_of_the_docs(tmp_path: Path) -> None:
+    assert compose(written(tmp_path, RADAM)).raw["optimizer"] == {"_target_": "torch.optim.RAdam", "lr": 1e-3}
+
+
+def test_what_later_files_write_beside_the_new_target_stays(tmp_path: Path) -> None:
+    written(tmp_path, RADAM)
+    text = "defaults: [mine, _self_]\noptimizer: {weight_decay: 0.5}\n"
+    expected = {"_target_": "torch.optim.RAdam", "lr": 1e-3, "weight_decay": 0.5}
+    assert compose(written(tmp_path, text, "more")).raw["optimizer"] == expected
+    same = BEGIN + "optimizer: {_target_: trireme.trainer.optimizers.adamw, lr: 1}\n"
+    assert compose(written(tmp_path, same)).raw["optimizer"]["betas"] == [0.9, 0.95]
+
+
+def test_the_command_line_changes_a_target(tmp_path: Path) -> None:
+    recipe = written(tmp_path, BEGIN)
+    given = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.5", "optimizer.betas=[1,2]"]
+    composed = compose(recipe, given)
+    assert composed.raw["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.5, "betas": [1, 2]}  # named: judged
+    assert "optimizer.eps" in "".join(composed.notes)
+    assert compose(recipe, composed.overrides).raw == composed.raw  # as a rank composes it
+
+
+def test_a_choice_drops_what_the_new_target_does_not_take() -> None:
+    composed = compose(STDLIB, ["data=hub", "data.source.path=x"])
+    assert "exclude" not in composed.raw["data"]["source"]
+    assert "data.source.exclude" in "".join(composed.notes)
+    assert compose(STDLIB, ["optimizer=sgd"]).raw["optimizer"]["lr"] == 2e-3  # which both take
+
+
+def test_a_mistyped_argument_is_still_a_problem() -> None:
+    composed = compose(STDLIB, ["data=hub", "data.source.pth=x"])
+    assert composed.raw["data"]["source"]["pth"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "names", "note"),
+    [
+        ("callbacks=export", ["flow", "progress", "sample", "export"], "callbacks=[default,sample,export]"),
+        ("callbacks=[export]", ["flow", "progress", "sample", "export"], "callbacks=[default,sample,export]"),
+        ("callbacks=minimal", ["flow", "metrics"], "left out: callbacks.sample"),
+        ("callbacks=[minimal,sample]", ["flow", "metrics", "sample"], ""),
+        ("callbacks=null", [], "left out: callbacks.sample"),
+    ],
+)
+def test_callbacks_on_the_command_line(override: str, names: list[str], note: str) -> None:
+    """One name of a callback adds it; a set (it holds flow) replaces the recipe's."""
+    composed = compose(STDLIB, [override])
+    callbacks: dict[str, Any] = composed.raw["callbacks"]
+    assert set(names) <= set(callbacks)
+    assert "progress" in names or "progress" not in callbacks
+    assert note in "".join(composed.notes)
+    assert compose(STDLIB, composed.overrides).raw == composed.raw
+
+
+def test_check_accepts_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STDLIB, "callbacks=minimal"]) == 0
+    assert capsys.readouterr().err.count("left out: callbacks.sample") == 1
+
+
+def test_jobs_of_a_sweep_drop_each_their_own() -> None:
+    with_sample, without = sweep_jobs(STDLIB, ["callbacks=[default,sample],minimal"], [])
+    assert with_sample.raw["callbacks"]["sample"]["prompts"][0] == "def "
+    assert "sample" not in without.raw["callbacks"]
+    assert compose(STDLIB, without.overrides).raw == without.raw
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "steps", "epochs"),
+    [
+        ("trainer: {epochs: 2}\n", ["trainer.max_steps=3"], 3, None),
+        ("trainer: {max_steps: 3}\n", ["trainer.epochs=2"], None, 2),
+        ("trainer: {max_steps: 3, epochs: 2}\n", [], 3, 2),  # one level: a contradiction, refused later
+        ("trainer: {max_steps: 3}\n", ["trainer.max_steps=4", "trainer.epochs=2"], 4, 2),
+        ("trainer: {max_steps: 3}\n", ["trainer.epochs=null"], 3, None),
+    ],
+)
+def test_the_later_of_two_that_exclude_each_other_counts(
+    tmp_path: Path, text: str, overrides: list[str], steps: int | None, epochs: int | None
+) -> None:
+    trainer = compose(written(tmp_path, BEGIN + text), overrides).raw["trainer"]
+    assert (trainer["max_steps"], trainer["epochs"]) == (steps, epochs)
+
+
+def test_a_recipe_wins_over_the_one_that_it_extends(tmp_path: Path) -> None:
+    written(tmp_path, BEGIN + "trainer: {epochs: 2}\nscheduler: {warmup_ratio: 0.1}\n", "preset")
+    text = "defaults: [preset, _self_]\ntrainer: {max_steps: 3}\nscheduler: {warmup_steps: 2}\n"
+    raw = compose(written(tmp_path, text)).raw
+    assert (raw["trainer"]["max_steps"], raw["trainer"]["epochs"]) == (3, None)
+    assert (raw["scheduler"]["warmup_steps"], raw["scheduler"]["warmup_ratio"]) == (2, None)
+
+
+def test_own_components_lie_beside_the_recipe_or_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trireme.trainer.component import locate
+
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    here.mkdir()
+    (beside / "mine_beside").mkdir(parents=True)
+    (here / "mine_here.py").write_text("class Here: pass\n")
+    (beside / "mine_beside" / "stuff.py").write_text("class Beside: pass\n")
+    (here / "json").mkdir()  # a name of the standard library
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    before = list(__import__("sys").path)
+    compose(written(beside, BEGIN))
+    assert locate("json.JSONDecoder").__module__.startswith("json")
+    assert __import__("sys").path == before  # only once something is found there
+    assert locate("mine_here.Here").__name__ == "Here"
+    assert locate("mine_beside.stuff.Beside").__name__ == "Beside"
+    assert __import__("sys").path[: len(before)] == before
+    with pytest.raises(ImportError):
+        locate("mine_nowhere.Thing")

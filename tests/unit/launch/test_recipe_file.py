@@ -1,0 +1,162 @@
+"""Files and overrides that are no recipe and no override: one problem each, which names file, line or key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.recipes import TINY
+from trireme.errors import UserError
+from trireme.launch.cli import main
+from trireme.launch.compose import compose
+from trireme.launch.find_recipes import find_recipe
+
+BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
+
+
+def said(recipe: Path | str, *overrides: str) -> str:
+    """The problems of composing, which are refused or kept for later."""
+    try:
+        problems = compose(str(recipe), overrides).problems
+    except UserError as error:
+        problems = error.problems
+    text = "\n".join(map(str, problems))
+    for raw in ("Traceback", "hydra.cc", "full_key", "Could not", "ConfigKeyError", "++"):
+        assert raw not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"- a\n- b\n", "holds a list"),
+        (b"hello", "holds a single value"),
+        (b"defaults:\n\t- /base\n", "with spaces"),
+        (BEGIN.encode() + b"x: \xe9\n", "byte 0xe9 in line 2"),
+        (BEGIN.encode("utf-16"), "UTF-16"),
+        (b"a\0b: 3", "binary"),
+        (BEGIN.encode() + b"x: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        (BEGIN.encode() + b"x: &a [*a]\n", "refers to itself"),
+        (BEGIN.encode() + b"seed: 1\ntrainer: {max_steps: 3, max_steps: 4}\nseed: 2\n", "seed\n  stands twice"),
+        (BEGIN.encode() + b"trainer:\n  max_steps: 3\n  max_steps: 4\n", "trainer.max_steps\n  stands twice"),
+        (BEGIN.encode() + b"x: !!python/object:os.system {}\n", ":2:4"),
+        (BEGIN.encode() + b"seed: 3: 4\n", ":2:8"),
+        (BEGIN.encode() + b"seed: ${nope}\n", "seed\n  refers to a key that does not exist (nope)"),
+        (BEGIN.encode() + b"x: ${y}\ny: ${x}\n", "x\n  refers to itself"),
+        (BEGIN.encode() + b"x: ${\n", "cannot be read"),
+        (BEGIN.encode() + b"run: {dir: '${oc.env:TRIREME_NOPE}'}\n", "environment variable TRIREME_NOPE"),
+        (BEGIN.encode() + b"plan: ddp\n", "`- override /plan: ddp`"),
+        (BEGIN.encode() + b"run: 3\n", "run = 3"),
+        (b"model: {family: llama}\n", "defaults: [/base"),
+        (b"default: [/base]\n", "write defaults: with an s"),
+        (b"defaults: [/model: llama_tiny, _self_]\n", "does not include /base"),
+        (b"defaults: /base\n", "is not a list"),
+        (b"defaults:\nseed: 3\n", "is not a list"),
+        (b"defaults: [/base, 3]\n", "neither a file nor a choice"),
+        (b"defaults: [/bse, _self_]\n", "did you mean base?"),
+        (b"defaults: [/base, /modle: x, _self_]\n", "did you mean /model?"),
+        (b"defaults: [_self_, /base]\nseed: 3\n", "write _self_ last"),
+        (b"defaults: [/base, /model: '???', _self_]\n", "model\n  must be chosen"),
+        (b"defaults: [/base, override /nope: x, _self_]\n", "not among the choices"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, words: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_bytes(content)
+    assert words in said(recipe)
+
+
+def test_a_folder_and_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    assert "is a folder" in said(tmp_path / "folder.yaml")
+    (tmp_path / "shut.yaml").write_text(BEGIN)
+
+    def denied(self: Path) -> bytes:  # the tests may run as root, who may read everything
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "cannot be read: Permission denied" in said(tmp_path / "shut.yaml")
+
+
+@pytest.mark.parametrize("recipe", ["", "  ", None, 3, ["a"]])
+def test_what_is_no_name_of_a_recipe(recipe: object) -> None:
+    with pytest.raises(UserError, match="RECIPE"):
+        find_recipe(recipe)  # type: ignore[arg-type]
+
+
+def test_a_byte_order_mark_and_the_other_suffix_are_read(tmp_path: Path) -> None:
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbf" + BEGIN.encode())
+    assert compose(str(tmp_path / "marked.yaml")).raw["run"]["dir"] == "runs/marked"
+    (tmp_path / "plain.yml").write_text(BEGIN + "seed: 5\n")
+    composed = compose(str(tmp_path / "plain.yml"))
+    assert (composed.raw["seed"], composed.raw["run"]["dir"]) == (5, "runs/plain")
+    assert compose(str(composed.recipe), composed.overrides).raw == composed.raw
+    assert compose("plain", [], [str(tmp_path)]).raw == composed.raw
+    assert str(tmp_path / "plain.yml") in said(tmp_path / "plain.yaml")
+
+
+def test_without_self_the_recipes_own_values_win_and_nothing_is_warned_of(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [/base, /model: llama_tiny, /data: files]\noptimizer: {lr: 0.5}\nseed: 3\n"
+    )
+    raw = compose(str(tmp_path / "mine.yaml")).raw
+    assert (raw["optimizer"]["lr"], raw["seed"]) == (0.5, 3)
+    assert not [warning for warning in recwarn if "_self_" in str(warning.message)]
+
+
+def test_a_recipe_that_hides_the_base_is_named(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BEGIN)
+    assert "hides trireme's own /base" in said(tmp_path / "base.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed", "is not an override: it has no ="),
+        ("seed=", "seed\n  has no value"),
+        ("=3", "the key is missing"),
+        ("seed =3", "spaces around ="),
+        ("optimizer..lr=1", "is not a key"),
+        ("seed[0]=3", "is not a key"),
+        ("run.dir=it's", 'run.dir = "it\'s"\n  has a quotation mark that is not closed'),
+        ("data.source.paths=[a,b", "bracket that is not closed"),
+        ("optimizer.lr=1,2", "add -m"),
+        ("~nope", "nope\n  cannot be left out"),
+        ("~optimizer.lr=5", "optimizer.lr\n  is 0.001, not 5"),
+        ("seed=${nope}", "seed = '${nope}'\n  refers to a key that does not exist"),
+        ("run.dir=${run.dir}", "run.dir = '${run.dir}'\n  refers to itself"),
+        ("model=null", "model\n  cannot be null"),
+        ("plan=null", "plan\n  cannot be null"),
+        ("plan=3", "did you mean plan=3d?"),
+        ("optimizer={lr: 1}", "optimizer.lr=..."),
+        ("plan@foo=ddp", "plan@foo"),
+        ("hydra/launcher=nope", "known here: basic"),
+        ("plan=ddp.yaml", "write plan=ddp"),
+    ],
+)
+def test_overrides_that_are_none(override: str, words: str) -> None:
+    assert words in said(TINY, override)
+
+
+@pytest.mark.parametrize("override", ["ema=null", "~ema", "callbacks=null", "~callbacks", "tracker=null"])
+def test_groups_that_a_run_can_go_without(override: str) -> None:
+    group = override.strip("~").partition("=")[0]
+    assert not compose(str(TINY), ["ema=average", override]).raw.get(group) or group == "tracker"
+
+
+def test_only_the_recipe_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert "required: RECIPE\n" in capsys.readouterr().err
+
+
+def test_a_sweep_is_checked_and_problems_name_their_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), "-m", "trainer.micro_batch_size=2,3", "seed=x"]) == 2
+    message = capsys.readouterr().err
+    assert "(job trainer.micro_batch_size=3)" in message
+    assert message.count("seed = 'x'") == 1
+    assert main(["check", str(TINY), "-m", "seed=1,2"]) == 0
