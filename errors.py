@@ -5,6 +5,7 @@ Every folder raises it, so this file imports nothing of the package.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,19 @@ class Problem:
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def refuse(flaws: Iterable[str]) -> None:
+    """Refuse the values of a dataclass for all their flaws at once, each ``field=value is wrong because ...; do this``.
+
+    ``configs/validate.py`` makes a problem of each line; in plain Python the dataclass raises.
+
+    Raises:
+        ValueError: there are flaws, one in each line.
+    """
+    lines = list(flaws)
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 class UserError(Exception):

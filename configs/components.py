@@ -54,6 +54,7 @@ def check_component(node: Any, path: str, provided: Provided = Provided()) -> li
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     if target is not None:
         problems += _check_arguments(target, name, arguments, path, provided)
+        node.update(arguments)  # a single value where a list belongs has become a list
     return problems + nested_components(arguments, path)
 
 
@@ -150,7 +151,10 @@ def _check_arguments(
                 why = f"unknown argument of {name}"
                 problems.append(Problem(where, why, _in_component(path, key, settable), value))
         elif value != MISSING and not _has_component(value):
-            problems += check_value(value, hints.get(key, Any), where)[1]
+            fitted, found = check_value(value, hints.get(key, Any), where)
+            problems += found
+            if isinstance(fitted, list) and not isinstance(value, list):
+                arguments[key] = fitted
     missing = [key for key in settable if by_keyword[key].default is inspect.Parameter.empty and key not in arguments]
     return problems + [required(f"{path}.{key}") for key in missing]
 

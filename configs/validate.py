@@ -107,19 +107,26 @@ class _Reader:
 
     def dataclass(self, raw: Any, cls: type, path: str) -> Any:
         values = self.fields(raw, cls, path)
-        if any(value is _INVALID for value in values.values()):
-            return _INVALID
+        wrong = {name for name, value in values.items() if value is _INVALID}
         try:
-            return cls(**values)
+            made = cls(**{name: value for name, value in values.items() if name not in wrong})
+            return _INVALID if wrong else made
+        except TypeError:  # a field without a default is among the wrong ones
+            if not wrong:
+                raise
         except ValueError as error:
-            self.problems += [_from_value_error(line, path, values) for line in str(error).splitlines()]
-            return _INVALID
+            # What is said of a field that has a problem already is said of its default, and of no interest.
+            lines = [line for line in str(error).splitlines() if not wrong & set(re.findall(r"\w+", line))]
+            self.problems += [_from_value_error(line, path, values) for line in lines]
+        return _INVALID
 
     def fields(self, raw: Any, cls: type, path: str) -> dict[str, Any]:
         """Values by field; ``_INVALID`` for those that are missing or do not fit."""
         hints = _fields(cls)
         if not isinstance(raw, dict):
-            self.problems.append(Problem(path or "recipe", "expected a mapping of options", "", raw))
+            self.problems.append(
+                Problem(path or "recipe", "expected a mapping of options", _options_of(path, hints), raw)
+            )
             return dict.fromkeys(hints, _INVALID)
         replaced = getattr(cls, "REPLACED", {})
         self.problems += [
@@ -193,6 +200,12 @@ class _Reader:
             suggestion = leaves[leaf] if leaf else ""
         fix = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(siblings)}"
         return Problem(f"{prefix}{key}", "unknown key", fix, _shown(value))
+
+
+def _options_of(path: str, hints: Mapping[str, Any]) -> str:
+    """The fix for a single value in the place of a part."""
+    example = next(iter(hints), "key")
+    return f"write its options, for example {path}.{example}=..." if path else "write a mapping of keys"
 
 
 def _replaced(key: str, entry: tuple[str, str], path: str, value: Any) -> Problem:

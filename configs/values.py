@@ -47,12 +47,25 @@ def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:
     adapter = _adapter(hint)
     if adapter is None:
         return value, []
+    if _list_of_one(value, hint):
+        value = [value]
     try:
         # The JSON mode of strict validation takes what YAML can write for an annotation: a list for a tuple, a string
         # for a path; the Python mode would refuse those.
         return adapter.validate_json(json.dumps(value, default=str), strict=True), []
     except ValidationError as error:
         return value, _problems(error, value, hint, path)
+
+
+def _list_of_one(value: Any, hint: Any) -> bool:
+    """Whether a single value stands where a list belongs that could hold it, and nothing but a list will do."""
+    members = [member for member in (get_args(hint) if is_union(hint) else (hint,)) if member is not type(None)]
+    if value is None or isinstance(value, (list, dict)) or not members:
+        return False
+    lists = [member for member in members if get_origin(member) in (list, set, Sequence) or member in (list, set)]
+    return len(lists) == len(members) and any(
+        not get_args(member) or not check_value(value, get_args(member)[0], "")[1] for member in lists
+    )
 
 
 def describe(hint: Any) -> str:
@@ -64,7 +77,7 @@ def describe(hint: Any) -> str:
         return " or ".join(repr(choice) for choice in arguments)
     if is_union(hint):
         return " or ".join(describe(member) for member in arguments)
-    if origin in (list, tuple, set) or hint in (list, tuple, set):
+    if origin in (list, tuple, set, Sequence) or hint in (list, tuple, set):
         inside = next(iter(arguments), None)
         return f"a list of {_PLURAL[inside]}" if inside in _PLURAL else "a list"
     if origin is dict or hint is dict:
@@ -86,10 +99,17 @@ def _problems(error: Any, value: Any, hint: Any, path: str) -> list[Problem]:
         if where == path:
             problems[where] = wrong_type(value, hint, path)
         else:
-            problems.setdefault(
-                where, Problem(where, detail["msg"][0].lower() + detail["msg"][1:], "", detail["input"])
-            )
+            problems.setdefault(where, _inside(where, detail, hint))
     return list(problems.values())
+
+
+def _inside(where: str, detail: Any, hint: Any) -> Problem:
+    """The problem of one item of a list or mapping."""
+    members = get_args(hint) if is_union(hint) else (hint,)
+    inside = next((get_args(member)[-1] for member in members if get_args(member)), None)
+    if inside in _NAMES:
+        return wrong_type(detail["input"], inside, where)
+    return Problem(where, detail["msg"][0].lower() + detail["msg"][1:], f"write {describe(hint)}", detail["input"])
 
 
 def _is_place(part: Any, value: Any) -> bool:
@@ -121,7 +141,24 @@ def _fix(value: Any, hint: Any) -> str:
             return f"write it without quotes: {parsed}"
     choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
     near = nearest(str(value), [str(choice) for choice in choices]) if choices else None
-    return f"did you mean {near}?" if near else ""
+    if near:
+        return f"did you mean {near}?"
+    if value is None:
+        return f"write {describe(hint)}, or leave it out"
+    return f"write {_example(members) or describe(hint)}"
+
+
+def _example(members: Sequence[Any]) -> str:
+    """How a value of a kind looks, where a person may not know how YAML writes it."""
+    if bool in members:
+        return "true or false"
+    lists = [member for member in members if get_origin(member) in (list, tuple, set, Sequence)]
+    if lists:
+        inside = next(iter(get_args(lists[0])), str)
+        return f"a list: [{', '.join({int: ('1', '2'), float: ('0.9', '0.95')}.get(inside, ('a', 'b')))}]"
+    if dict in members or any(get_origin(member) is dict for member in members):
+        return "a mapping: {key: value}"
+    return ""
 
 
 def _as_yaml(text: str) -> Any:

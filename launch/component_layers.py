@@ -10,8 +10,8 @@ Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: t
    and so is what configures a callback that is no longer there. Both are said.
 
 The same merging decides between two keys that exclude each other: the later file's counts (``trainer.max_steps`` of a
-recipe over ``trainer.epochs`` of the file that it extends). And what a file leaves open (``???``) stays open although the
-typed schema has a default, for to OmegaConf a ``???`` that is merged over a value means nothing.
+recipe over ``trainer.epochs`` of the file that it extends). And what a file leaves open (``???``) stays open although
+the typed schema has a default, for to OmegaConf a ``???`` that is merged over a value means nothing.
 """
 
 from __future__ import annotations

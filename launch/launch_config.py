@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..errors import refuse
 from ..trainer.interruption import parse_time
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ class LaunchConfig:
     """Names of sbatch and of other launchers."""
 
     def __post_init__(self) -> None:
-        problems = [*self._numbers(), *self._texts(), *self._names(), *self._together()]
-        if problems:
-            raise ValueError("\n".join(problems))
+        refuse([*self._numbers(), *self._texts(), *self._names(), *self._together()])
 
     def _numbers(self) -> list[str]:
         least = {"nodes": 1, "gpus_per_node": 0, "ranks_per_node": 1, "cpus_per_rank": 1, "signal_seconds": 1,

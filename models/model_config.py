@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import Problem, UserError
+from ..errors import Problem, UserError, refuse
 from .family import ModelFamily, families
 from .hub import is_local, local_path
 
@@ -37,15 +38,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.family is None:
             self.family = self._family_of_weights()
-        if self.family not in families():
-            near = difflib.get_close_matches(self.family, families(), n=1)
+        refuse(self._flaws(self.family))
+
+    def _flaws(self, family: str) -> Iterator[str]:
+        if family not in families():
+            near = difflib.get_close_matches(family, families(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"supported are {', '.join(families())}"
-            raise ValueError(f"family={self.family!r} is not supported; {hint}")
-        if self.attention is not None and self.attention not in self.spec.attention:
+            yield f"family={family!r} is not supported; {hint}"
+        elif self.attention is not None and self.attention not in self.spec.attention:
             offered = " or ".join(self.spec.attention)
-            raise ValueError(f"attention={self.attention!r} is not offered by {self.spec.title}; use {offered}")
+            yield (f"attention={self.attention!r} is not offered by {self.spec.title}; use {offered}")
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
-            raise ValueError(f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out")
+            yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
 
     def _family_of_weights(self) -> str:
         if self.weights is None:

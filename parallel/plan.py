@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar, Literal
 
+from ..errors import refuse
 from .zero.options import DeepSpeedOptions
 
 AXES = ("pipeline", "replicate", "shard", "tensor")
@@ -56,8 +58,11 @@ class DDPOptions:
     """Walk the graph for parameters without gradient; needed only if a family leaves some unused."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         if self.bucket_cap_mb <= 0:
-            raise ValueError(f"bucket_cap_mb={self.bucket_cap_mb} must be positive; 25 is the usual value")
+            yield f"bucket_cap_mb={self.bucket_cap_mb} must be positive; 25 is the usual value"
 
 
 @dataclass
@@ -123,20 +128,24 @@ class FSDPOptions:
 
     def __post_init__(self) -> None:
         self.forward_prefetch = int(self.forward_prefetch)
+        refuse(self._flaws())
         if isinstance(self.backward_prefetch, str):
-            if self.backward_prefetch != "backward_pre":
-                raise ValueError(
-                    f"backward_prefetch={self.backward_prefetch!r} is not offered by FSDP2, which always gathers one "
-                    "block ahead; use backward_pre, or a number of blocks"
-                )
             self.backward_prefetch = 0
+
+    def _flaws(self) -> Iterator[str]:
+        if isinstance(self.backward_prefetch, str) and self.backward_prefetch != "backward_pre":
+            yield (
+                f"backward_prefetch={self.backward_prefetch!r} is not offered by FSDP2, which always gathers one "
+                "block ahead; use backward_pre, or a number of blocks"
+            )
         for name in ("forward_prefetch", "backward_prefetch"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 or 1 is usual")
+            value = getattr(self, name)
+            if not isinstance(value, str) and value < 0:
+                yield f"{name}={value} must not be negative; 0 or 1 is usual"
         if self.min_num_params is not None and self.min_num_params < 1:
-            raise ValueError(f"min_num_params={self.min_num_params} must be at least 1; null wraps blocks")
+            yield f"min_num_params={self.min_num_params} must be at least 1; null wraps blocks"
         if self.min_num_params is not None and self.transformer_layer_cls_to_wrap:
-            raise ValueError(
+            yield (
                 "min_num_params and transformer_layer_cls_to_wrap contradict; give one, and set the other to null or []"
             )
 
@@ -162,20 +171,23 @@ class PipelineOptions:
     SINGLE: ClassVar[tuple[str, ...]] = ("gpipe", "1f1b")
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         wanted = self.stages_per_rank
         if wanted is not None and wanted < 1:
-            raise ValueError(f"stages_per_rank={wanted} must be at least 1")
-        if wanted not in (None, 1) and self.schedule in self.SINGLE:
-            raise ValueError(
+            yield f"stages_per_rank={wanted} must be at least 1"
+        elif wanted not in (None, 1) and self.schedule in self.SINGLE:
+            yield (
                 f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs one; "
                 "use interleaved_1f1b"
             )
-        if wanted not in (None, 2) and self.schedule in self.V_SHAPED:
-            raise ValueError(f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs 2; use 2")
-        if wanted == 1 and self.schedule not in self.SINGLE:
-            raise ValueError(f"stages_per_rank=1 does not go with schedule {self.schedule}; use at least 2, or 1f1b")
+        elif wanted not in (None, 2) and self.schedule in self.V_SHAPED:
+            yield f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs 2; use 2"
+        elif wanted == 1 and self.schedule not in self.SINGLE:
+            yield f"stages_per_rank=1 does not go with schedule {self.schedule}; use at least 2, or 1f1b"
         if self.split is not None and any(blocks < 1 for blocks in self.split):
-            raise ValueError(f"split={self.split} must give every stage at least one block")
+            yield f"split={self.split} must give every stage at least one block"
 
     @property
     def per_rank(self) -> int:
@@ -230,8 +242,7 @@ class Plan:
             problems.append(f"only one degree may be auto, got {sizes}; give the others a number")
         problems += [f"{axis}={n} must be at least 1" for axis, n in sizes.items() if n != "auto" and n < 1]
         problems += self._contradictions()
-        if problems:
-            raise ValueError("\n".join(problems))
+        refuse(problems)
 
     def _contradictions(self) -> list[str]:
         problems = []

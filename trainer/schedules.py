@@ -5,9 +5,11 @@ The formulas are those of ``transformers.optimization``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+from ..errors import refuse
 
 Schedule = Callable[[int], float]
 """Step (0 for the first optimizer step) -> factor of the base learning rate."""
@@ -63,24 +65,23 @@ class ScheduleConfig:
     """warmup_stable_decay: shape of the final decay."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         for name in ("min_lr_ratio", "num_cycles", "power", "decay_ratio", "decay_type"):
             if getattr(self, name) is not None and name not in OPTIONS.get(self.name, set()):
                 takers = ", ".join(key for key, options in OPTIONS.items() if name in options)
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not an option of {self.name}; only {takers} takes it"
-                )
+                yield (f"{name}={getattr(self, name)} is not an option of {self.name}; only {takers} takes it")
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null"
-            )
+            yield (f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null")
         if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
-            raise ValueError("name='constant' has no warm-up; use constant_with_warmup")
+            yield "name='constant' has no warm-up; use constant_with_warmup"
         for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must lie between 0 and 1")
+                yield f"{name}={value} must lie between 0 and 1"
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
+            yield f"warmup_steps={self.warmup_steps} must not be negative"
 
     def warmup(self, max_steps: int) -> int:
         """Warm-up in steps."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..errors import refuse
 from .interruption import parse_time
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -62,8 +64,14 @@ class TrainerConfig:
     """How long ranks wait for all others to come at the start; hosts may be given to a job one by one."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         if self.max_time is not None:
-            parse_time(self.max_time)
+            try:
+                parse_time(self.max_time)
+            except ValueError as error:
+                yield str(error)
         for name in (
             "max_steps",
             "stop_at",
@@ -75,19 +83,17 @@ class TrainerConfig:
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+                yield f"{name}={value} must be at least 1"
         for name in ("epochs", "max_grad_norm", "timeout_minutes", "join_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(
-                    f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else "")
-                )
+                yield (f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
         if self.max_steps is not None and self.epochs is not None:
-            raise ValueError(
+            yield (
                 f"max_steps={self.max_steps} and epochs={self.epochs} contradict; give one and set the other to null"
             )
         if self.max_steps is None and self.epochs is None:
-            raise ValueError("max_steps and epochs are both null; give one, for example trainer.max_steps=1000")
+            yield "max_steps and epochs are both null; give one, for example trainer.max_steps=1000"
 
     def total_steps(self, train_size: int | None, step: int = 0, samples: int = 0) -> int:
         """Optimizer steps of the whole run. Every sample is seen at least ``epochs`` times.
@@ -113,5 +119,8 @@ class EmaConfig:
     """Evaluate with the averaged weights."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         if not 0 < self.decay < 1:
-            raise ValueError(f"decay={self.decay} must lie between 0 and 1; 0.999 is usual")
+            yield f"decay={self.decay} must lie between 0 and 1; 0.999 is usual"

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...errors import refuse
+
 Auto = Literal["auto"]
 
 
@@ -40,7 +42,7 @@ class OffloadOptimizer:
         problems += _positive(self, "buffer_count")
         if not 0 <= self.ratio <= 1:
             problems.append(f"ratio={self.ratio} must lie between 0 and 1; 1.0 offloads everything")
-        _raise(problems)
+        refuse(problems)
 
 
 @dataclass
@@ -66,7 +68,7 @@ class OffloadParam:
         problems += _positive(self, "buffer_count", "buffer_size")
         if self.max_in_cpu < 0:
             problems.append(f"max_in_cpu={self.max_in_cpu} must not be negative")
-        _raise(problems)
+        refuse(problems)
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Aio:
     """GPUDirect Storage: between disk and GPU without the CPU."""
 
     def __post_init__(self) -> None:
-        _raise(_positive(self, "block_size", "queue_depth", "intra_op_parallelism"))
+        refuse(_positive(self, "block_size", "queue_depth", "intra_op_parallelism"))
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Fp16:
             problems.append(f"loss_scale={self.loss_scale} must not be negative; 0 adapts it")
         if not 0 <= self.initial_scale_power <= 32:
             problems.append(f"initial_scale_power={self.initial_scale_power} must lie between 0 and 32; 16 is usual")
-        _raise(problems)
+        refuse(problems)
 
 
 @dataclass
@@ -188,7 +190,7 @@ class DeepSpeedOptions:
                 "grad_accum_dtype=fp32 needs stage 1 or more: without a ZeRO optimizer DeepSpeed adds gradients up in "
                 "the compute type; write auto"
             )
-        _raise(problems)
+        refuse(problems)
 
 
 def offload_problems(stage: int, optimizer: str, param: str, ratio: float = 1.0) -> list[str]:
@@ -222,8 +224,3 @@ def _nvme_problems(device: str, path: str | None) -> list[str]:
 def _positive(options: object, *names: str) -> list[str]:
     values = {name: getattr(options, name) for name in names}
     return [f"{name}={value} must be at least 1" for name, value in values.items() if value != "auto" and value < 1]
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise ValueError("\n".join(problems))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from ...errors import refuse
 
 
 @dataclass
@@ -32,11 +35,12 @@ class CheckpointConfig:
     """Under a plan ``zero*``: also write DeepSpeed's own files (``deepspeed/`` in each checkpoint), for its tools."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         for name in ("every", "keep_last"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(
-                    f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all")
-                )
+                yield (f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
         if self.keep_best < 0:
-            raise ValueError(f"keep_best={self.keep_best} must not be negative")
+            yield f"keep_best={self.keep_best} must not be negative"

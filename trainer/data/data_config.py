@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ...errors import refuse
 from ..component import Component
 from .tokenizer import TokenizerConfig
 
@@ -42,8 +43,7 @@ class DataConfig:
     """Where prepared data is kept; null is $TRIREME_CACHE, or ~/.cache/trireme."""
 
     def __post_init__(self) -> None:
-        if problems := self._problems():
-            raise ValueError("\n".join(problems))
+        refuse(self._problems())
 
     def _problems(self) -> list[str]:
         found = []

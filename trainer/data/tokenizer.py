@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import Problem, UserError
+from ...errors import Problem, UserError, refuse
 from .cache import built_once
 from .check_tokenizer import FIELD, tokenizer_folder, unloadable
 
@@ -40,13 +40,16 @@ class TokenizerConfig:
     """Train on the first so many train documents; null takes all of them."""
 
     def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
         if self.path is None and self.vocab_size < SMALLEST_VOCABULARY:
-            raise ValueError(
+            yield (
                 f"vocab_size={self.vocab_size} is wrong because 256 bytes and 2 special tokens must fit; "
                 f"set it to at least {SMALLEST_VOCABULARY}"
             )
         if self.sample_documents is not None and self.sample_documents < 1:
-            raise ValueError(
+            yield (
                 f"sample_documents={self.sample_documents} is wrong because training needs documents; "
                 "set it to at least 1, or null for all"
             )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from trireme.configs.components import Provided
+from trireme.configs.components import Provided, check_component
 from trireme.configs.validate import read, read_parts, schema_defaults
-from trireme.errors import Problem
+from trireme.configs.values import check_value
+from trireme.errors import Problem, refuse
+from trireme.parallel.plan import FSDPOptions, PipelineOptions
+from trireme.trainer.checkpoint.checkpoint_config import CheckpointConfig
 from trireme.trainer.component import Component
+from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.tokenizer import TokenizerConfig
+from trireme.trainer.schedules import ScheduleConfig
+from trireme.trainer.settings import TrainerConfig
 
 
 @dataclass
@@ -99,11 +107,11 @@ def test_unknown_keys_at_all_depths_are_reported_together_with_the_nearest() -> 
     ("path", "value", "expected", "fix"),
     [
         ("depth", "3", "an integer", "write it without quotes: 3"),
-        ("depth", True, "an integer", ""),
-        ("depth", 1.5, "an integer", ""),
+        ("depth", True, "an integer", "write an integer"),
+        ("depth", 1.5, "an integer", "write an integer"),
         ("depth", 1000.0, "an integer", "write 1000"),
-        ("rate", "much", "a number", ""),
-        ("rate", None, "a number", ""),
+        ("rate", "much", "a number", "write a number"),
+        ("rate", None, "a number", "write a number, or leave it out"),
         ("mode", "fsat", "'fast' or 'slow'", "did you mean fast?"),
     ],
 )
@@ -183,3 +191,84 @@ def test_defaults_show_every_field() -> None:
         "free": {},
     }
     assert (defaults["part"], defaults["other"], defaults["parts"]) == ("???", None, {})
+
+
+@dataclass
+class Strict:
+    """Several flaws of its own, collected."""
+
+    low: int = 1
+    high: int = 9
+    names: list[str] = field(default_factory=list)
+    sizes: list[int] | None = None
+    either: list[str] | str = "x"
+    free: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
+        if self.low < 0:
+            yield f"low={self.low} must not be negative; use 0"
+        if self.high > 10:
+            yield f"high={self.high} must be at most 10"
+        if self.low > self.high:
+            yield f"low={self.low} is above high={self.high}"
+
+
+def test_all_flaws_of_one_dataclass_are_told_beside_wrong_types() -> None:
+    _, problems = read({"low": -1, "high": 11, "free": "x"}, Strict)
+    assert {problem.field for problem in problems} == {"low", "high", "free"}
+    _, problems = read({"low": "x", "high": 11}, Strict)  # nothing is said of what low is compared with
+    assert {problem.field for problem in problems} == {"low", "high"}
+    _, problems = read({"low": "x", "high": 0}, Strict)
+    assert [problem.field for problem in problems] == ["low"]
+
+
+@pytest.mark.parametrize(
+    "cls", [TrainerConfig, ScheduleConfig, CheckpointConfig, TokenizerConfig, DataConfig, FSDPOptions, PipelineOptions]
+)
+def test_owners_collect_their_flaws(cls: type) -> None:
+    wrong: dict[type, dict[str, Any]] = {
+        TrainerConfig: {"max_steps": 0, "eval_every": -1, "max_time": "soon", "max_grad_norm": -1.0},
+        ScheduleConfig: {"name": "linear", "power": 2.0, "warmup_ratio": 3.0, "warmup_steps": -2},
+        CheckpointConfig: {"every": 0, "keep_last": -1, "keep_best": -1},
+        TokenizerConfig: {"vocab_size": 1, "sample_documents": 0},
+        DataConfig: {"source": {"_target_": "test_things.Thing"}, "block_size": 1, "held_out": 3.0},
+        FSDPOptions: {"forward_prefetch": -1, "min_num_params": 0},
+        PipelineOptions: {"stages_per_rank": 0, "split": [0]},
+    }
+    with pytest.raises(ValueError) as caught:
+        cls(**wrong[cls])
+    for name in wrong[cls].keys() - {"name", "source"}:
+        assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) >= 2
+
+
+def test_a_single_value_serves_where_a_list_of_one_does() -> None:
+    result, _ = read({"names": "a.txt", "sizes": 3, "either": "y"}, Strict)
+    assert result is not None
+    assert (result.names, result.sizes, result.either) == (["a.txt"], [3], "y")
+    for wrong in ({"names": 3}, {"sizes": "x"}, {"names": {"a": 1}}):
+        _, problems = read(wrong, Strict)
+        assert problems[0].fix
+
+
+def listing(paths: list[str], sizes: tuple[int, int] = (1, 2), text: str = "") -> None: ...
+
+
+def test_and_so_it_does_for_arguments_of_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    sys.modules["test_things"].listing = listing  # type: ignore[attr-defined]
+    node = {"_target_": "test_things.listing", "paths": "a.txt", "text": "b"}
+    assert not check_component(node, "part")
+    assert node["paths"] == ["a.txt"]
+    assert node["text"] == "b"
+    assert [problem.field for problem in check_component({**node, "sizes": 3}, "part")] == ["part.sizes"]
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 1.5, "x", [], ["x"], {"a": 1}])
+@pytest.mark.parametrize("hint", [int, float, str, bool, list[str], dict[str, int], int | None, Literal["a", "b"]])
+def test_every_wrong_type_comes_with_a_fix(value: Any, hint: Any) -> None:
+    assert all(problem.fix for problem in check_value(value, hint, "key")[1])
