@@ -26,6 +26,7 @@ from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from .components import Provided
+from .contracts import check_callbacks, check_optimizer, check_task
 from .validate import read_parts
 
 PROVIDED = {
@@ -99,6 +100,9 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
         (_check_native, ("checkpoint", "plan")),
+        (check_task, ("task",)),
+        (check_optimizer, ("optimizer",)),
+        (check_callbacks, ("callbacks",)),
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
         (lambda model, plan: check_kernel(model, plan.precision), ("model", "plan")),
         # Last: they may import transformers.

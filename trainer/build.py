@@ -20,7 +20,8 @@ from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
 from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
-from .component import instantiate
+from .component import instantiate, locate
+from .component_errors import component_errors
 from .ema import Ema
 from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
@@ -81,8 +82,9 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     finally:
         if trainer:
             trainer.store.close()
-        for callback in trainer.callbacks.values() if trainer else ():
-            callback.close()
+        for name, callback in trainer.callbacks.items() if trainer else ():
+            with component_errors(f"callbacks.{name}", callback, "close"):
+                callback.close()
         tear_down_logging(handlers)
     # Only after success: after a failure on one rank the others would wait here. And last: the first rank that is gone
     # lets launchers end the others.
@@ -156,7 +158,15 @@ def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str])
 
 
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
-    return {name: instantiate(component) for name, component in recipe.callbacks.items()}
+    callbacks: dict[str, Callback] = {}
+    for name, component in recipe.callbacks.items():
+        with component_errors(f"callbacks.{name}", locate(component["_target_"]), "its constructor"):
+            callbacks[name] = instantiate(component)
+        if not isinstance(callbacks[name], Callback):
+            why = f"gives a {type(callbacks[name]).__name__}, which is no callback"
+            fix = "derive it from trireme.trainer.callbacks.callback.Callback; docs/extending.md has an example"
+            raise UserError(Problem(f"callbacks.{name}._target_", why, fix, component["_target_"]))
+    return callbacks
 
 
 def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:

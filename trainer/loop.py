@@ -16,6 +16,7 @@ import torch
 from ..parallel.strategy import StepBatch, StepLoss, StepResult
 from .callbacks.line_text import evaluation_parts, training_parts
 from .checkpoint.layout import metric_of
+from .component_errors import component_errors
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
@@ -219,8 +220,9 @@ class Trainer:
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
-        for callback in self.callbacks.values():
-            getattr(callback, event)(self, self.state, self.control, *details)
+        for name, callback in self.callbacks.items():
+            with component_errors(f"callbacks.{name}", callback, event):
+                getattr(callback, event)(self, self.state, self.control, *details)
 
     # -- the parts of a step ----------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ..errors import Problem, UserError
-from .component import Component, instantiate
+from .component import Component, instantiate, locate
+from .component_errors import component_errors
 
 Groups = list[dict[str, Any]]
 Implementation = Literal["auto", "fused", "foreach", "for_loop"]
@@ -33,7 +34,16 @@ def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Para
     """A function that builds the recipe's optimizer over named parameters; schedules scale each ``initial_lr``."""
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        optimizer = instantiate(component, decay_groups(parameters))
+        with component_errors("optimizer", locate(component["_target_"]), "its constructor"):
+            optimizer = instantiate(component, decay_groups(parameters))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            why = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+            fix = "derive it from torch.optim.Optimizer; docs/extending.md has an example"
+            raise UserError(Problem("optimizer._target_", why, fix, component["_target_"]))
+        if any("lr" not in group for group in optimizer.param_groups):
+            why = "has no learning rate, which schedules scale"
+            fix = 'give its groups an "lr": super().__init__(params, {"lr": lr, ...})'
+            raise UserError(Problem("optimizer._target_", why, fix, component["_target_"]))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer

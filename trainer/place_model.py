@@ -18,11 +18,13 @@ from ..models.model_config import weights_folder
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
-from .component import instantiate
+from .component import instantiate, locate
+from .component_errors import component_errors
 from .data.corpus import Corpus
 from .data.open_corpus import open_corpus
 from .recipe_values import recipe_values
 from .spinner import say
+from .tasks.checked import CheckedTask
 from .tasks.task import Task
 from .trainer_state import TrainerState, batch_since
 
@@ -56,7 +58,8 @@ def place(
         batch: as ``TrainerState.batch``, of a run that goes on.
     """
     say("preparing data")
-    task = instantiate(recipe.task)
+    with component_errors("task", locate(recipe.task["_target_"]), "its constructor"):
+        task = CheckedTask(instantiate(recipe.task))
     beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
     corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, beside)
     say("building the model")

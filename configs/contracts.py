@@ -1,0 +1,124 @@
+"""What a run calls of a task, a callback and an optimizer, checked on the class that a recipe names.
+
+Nothing is built here. What only shows at run time (what a task returns, what a constructor raises) is named there:
+``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import Problem
+from ..trainer.callbacks.callback import Callback
+from ..trainer.component import locate
+from .values import nearest
+
+TASK = {"loss": ("outputs", "batch"), "evaluate": ("outputs", "batch"), "metrics": ("sums",)}
+"""Methods of a task -> what they are called with."""
+EVENTS = {
+    name: tuple(inspect.signature(method).parameters)[1:]
+    for name, method in vars(Callback).items()
+    if inspect.isfunction(method)
+}
+"""Methods of a callback -> what they are called with."""
+BASES = {"task": "trireme.trainer.tasks.task.Task", "callback": "trireme.trainer.callbacks.callback.Callback"}
+PAGE = "docs/extending.md has an example"
+
+
+def check_task(task: dict[str, Any]) -> list[Problem]:
+    """Problems of the class that ``task`` names."""
+    cls = _class_of(task)
+    if cls is None:
+        return []
+    missing = [name for name in TASK if not callable(getattr(cls, name, None)) or name in _abstract(cls)]
+    problems = []
+    if missing:
+        why = f"is no task: it has no {' and no '.join(missing)}"
+        fix = f"derive it from {BASES['task']} and write {', '.join(f'{name}{_call(TASK[name])}' for name in missing)}"
+        problems.append(_problem("task", task, why, f"{fix}; {PAGE}"))
+    problems += _signatures("task", task, cls, {name: call for name, call in TASK.items() if name not in missing})
+    if not hasattr(cls, "head") and not inspect.isfunction(cls.__init__):  # a constructor may set it
+        fix = f'write head = "causal_lm" in the class; {PAGE}'
+        problems.append(_problem("task", task, "does not say which head its model gets", fix))
+    return problems
+
+
+def check_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[Problem]:
+    """Problems of the classes that ``callbacks`` name."""
+    problems = []
+    for name, node in callbacks.items():
+        cls = _class_of(node)
+        if cls is not None:
+            problems += _check_callback(f"callbacks.{name}", node, cls)
+    return problems
+
+
+def check_optimizer(optimizer: dict[str, Any]) -> list[Problem]:
+    """Problems of the class that ``optimizer`` names; what a function returns is looked at when it is called."""
+    cls = _class_of(optimizer)
+    torch = sys.modules.get("torch")  # without it, no module of an optimizer has been imported
+    if cls is None or (torch is not None and issubclass(cls, torch.optim.Optimizer)):
+        return []
+    why = "is a class, but no torch.optim.Optimizer"
+    fix = f"derive it from torch.optim.Optimizer, or name a function that returns one; {PAGE}"
+    return [_problem("optimizer", optimizer, why, fix)]
+
+
+def _check_callback(path: str, node: dict[str, Any], cls: type) -> list[Problem]:
+    if any(base.__name__ == "TrainerCallback" and base.__module__.startswith("transformers.") for base in cls.__mro__):
+        why = "is a callback of transformers' Trainer, whose events are called with other arguments"
+        events = "on_step_end(trainer, state, control), on_evaluate(trainer, state, control, metrics)"
+        fix = f"derive it from {BASES['callback']}; the events have the same names here: {events}"
+        return [_problem(path, node, why, fix)]
+    missing = [name for name in EVENTS if not callable(getattr(cls, name, None))]
+    if missing:
+        why = f"is no callback: it has no {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
+        return [_problem(path, node, why, f"derive it from {BASES['callback']}; {PAGE}")]
+    return [*_signatures(path, node, cls, EVENTS), *_mistyped(path, node, cls)]
+
+
+def _mistyped(path: str, node: dict[str, Any], cls: type) -> Iterator[Problem]:
+    """Methods that look like an event and would never be called."""
+    for name in vars(cls):
+        near = nearest(name, EVENTS, cutoff=0.85) if name.startswith("on_") and name not in EVENTS else None
+        if near:
+            why = f"has a method {name}, which no run calls"
+            yield _problem(path, node, why, f"did you mean {near}? The events are {', '.join(EVENTS)}")
+
+
+def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tuple[str, ...]]) -> Iterator[Problem]:
+    """Methods that do not take what they are called with."""
+    for name, call in calls.items():
+        method: Callable[..., Any] = getattr(cls, name)
+        try:
+            static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
+            inspect.signature(method).bind(*(() if static else ("self",)), *call)
+        except TypeError:
+            why = f"has {name}{inspect.signature(method)}, which a run calls as {name}{_call(call)}"
+            yield _problem(path, node, why, f"write def {name}(self, {', '.join(call)})")
+        except ValueError:  # no signature can be told
+            continue
+
+
+def _class_of(node: Any) -> type | None:
+    """The class that a component names; None for functions, and where it cannot be imported (said already)."""
+    try:
+        target = locate(node["_target_"])
+    except Exception:
+        return None
+    return target if inspect.isclass(target) else None
+
+
+def _abstract(cls: type) -> frozenset[str]:
+    return getattr(cls, "__abstractmethods__", frozenset())
+
+
+def _call(names: tuple[str, ...]) -> str:
+    return f"({', '.join(names)})"
+
+
+def _problem(path: str, node: dict[str, Any], why: str, fix: str) -> Problem:
+    return Problem(f"{path}._target_", why, fix, node["_target_"])

@@ -1,0 +1,211 @@
+"""The examples of ``docs/extending.md`` train as they stand, and what breaks a contract is named by key."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.command import ROOTS
+from helpers.recipes import TINY
+from trireme.configs.contracts import check_callbacks, check_optimizer, check_task
+from trireme.launch.cli import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+OURS = {"Task", "Callback", "Optimizer"}
+
+
+def write(folder: Path, code: str, recipe: str) -> str:
+    """The example's file and a recipe beside it: the tiny one, with the example's part."""
+    file = folder / code.splitlines()[0].removeprefix("# ").strip()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(code)
+    tiny = yaml.safe_load(TINY.read_text())
+    for name, part in yaml.safe_load(recipe).items():
+        tiny[name] = part if "_target_" in part else tiny.get(name, {}) | part
+    (folder / "mine.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
+    return str(folder / "mine.yaml")
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has modules of the user's own, of the same names."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("trireme.trainer.component._own_folders", [])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def train(recipe: str, folder: Path, *overrides: str) -> int:
+    return main(["train", recipe, ROOTS, f"run.dir={folder / 'run'}", "trainer.max_steps=2", *overrides])
+
+
+@pytest.mark.parametrize("section", sorted(OURS))
+def test_the_examples_of_the_page(section: str, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", SECTIONS[section], re.DOTALL)
+    path = write(tmp_path, code, recipe)
+    assert main(["check", path, ROOTS]) == 0
+    assert train(path, tmp_path) == 0
+    assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+BROKEN = """# mine/broken.py
+import torch
+from transformers import TrainerCallback
+
+from trireme.trainer.callbacks.callback import Callback
+from trireme.trainer.tasks.causal_lm import CausalLM
+from trireme.trainer.tasks.task import Task
+
+
+class Headless(Task):
+    def loss(self, outputs, batch): ...
+    def evaluate(self, outputs, batch): ...
+    def metrics(self, sums): ...
+
+class Lossless(Task):
+    head = "causal_lm"
+    def evaluate(self, outputs, batch): ...
+    def metrics(self, sums): ...
+
+class Duck:
+    head = "causal_lm"
+    def loss(self, outputs): ...
+    def evaluate(self, outputs, batch): ...
+    def metrics(self, sums): ...
+
+class Theirs(TrainerCallback): ...
+class Plain: ...
+
+class Narrow(Callback):
+    def on_evaluate(self, trainer, metrics): ...
+
+class Misspelt(Callback):
+    def on_step_ended(self, trainer, state, control): ...
+
+class NoOptimizer:
+    def __init__(self, params, lr): ...
+
+def none(params, lr): ...
+
+class NoRate(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+        for group in self.param_groups:
+            del group["lr"]
+
+class NoneLoss(CausalLM):
+    def loss(self, outputs, batch): ...
+
+class FloatLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return 1.0
+
+class VectorLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return outputs.logits.sum(-1)
+
+class RaisingLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return batch["nothing"]
+
+class ListSums(CausalLM):
+    def evaluate(self, outputs, batch):
+        return [1]
+
+class NoLossMetric(CausalLM):
+    def metrics(self, sums):
+        return {"other": 1.0}
+
+class OtherHead(CausalLM):
+    head = "nope"
+
+class BadStart(Callback):
+    def __init__(self):
+        raise RuntimeError("not today")
+
+class Raises(Callback):
+    def on_step_end(self, trainer, state, control):
+        {}["gone"]
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "words"),
+    [
+        ("task", "Headless", "which head"),
+        ("task", "Lossless", "it has no loss"),
+        ("task", "Duck", "write def loss(self, outputs, batch)"),
+        ("callbacks", "Theirs", "a callback of transformers' Trainer"),
+        ("callbacks", "Plain", "is no callback"),
+        ("callbacks", "Narrow", "write def on_evaluate(self, trainer, state, control, metrics)"),
+        ("callbacks", "Misspelt", "did you mean on_step_end?"),
+        ("optimizer", "NoOptimizer", "no torch.optim.Optimizer"),
+    ],
+)
+def test_what_a_class_shows(broken: Path, part: str, name: str, words: str) -> None:
+    node = {"_target_": f"mine.broken.{name}"}
+    problems = {
+        "task": lambda: check_task(node),
+        "callbacks": lambda: check_callbacks({"x": node}),
+        "optimizer": lambda: check_optimizer(node),
+    }[part]()
+    assert words in "\n".join(map(str, problems))
+    assert all(problem.fix for problem in problems)
+
+
+def test_our_own_keep_their_contracts() -> None:
+    import inspect
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    from trireme.trainer import callbacks
+    from trireme.trainer.callbacks.callback import Callback
+
+    for module in iter_modules(callbacks.__path__, "trireme.trainer.callbacks."):
+        for name, cls in vars(import_module(module.name)).items():
+            if inspect.isclass(cls) and issubclass(cls, Callback):
+                assert not check_callbacks({"x": {"_target_": f"{module.name}.{name}"}})
+    assert not check_task({"_target_": "trireme.trainer.tasks.causal_lm.CausalLM"})
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("task._target_=mine.broken.NoneLoss", "NoneLoss.loss returns None"),
+        ("task._target_=mine.broken.FloatLoss", "FloatLoss.loss returns a float"),
+        ("task._target_=mine.broken.VectorLoss", "VectorLoss.loss returns a tensor of shape (2, 32)"),
+        ("task._target_=mine.broken.RaisingLoss", "RaisingLoss raises KeyError: 'nothing' in loss"),
+        ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
+        ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
+        ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
+        (
+            "+callbacks.x._target_=mine.broken.BadStart",
+            "callbacks.x\n  mine.broken.BadStart raises RuntimeError: not today",
+        ),
+        ("+callbacks.x._target_=mine.broken.Raises", "Raises raises KeyError: 'gone' in on_step_end"),
+        ("optimizer._target_=mine.broken.none", "gives a NoneType, not a torch.optim.Optimizer"),
+        ("optimizer._target_=mine.broken.NoRate", "has no learning rate"),
+    ],
+)
+def test_what_shows_while_it_runs(broken: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["optimizer.lr=0.1"] if override.startswith("optimizer") else []
+    assert train(str(TINY), broken, override, *more) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+    if "raises" in words and "BadStart" not in words:
+        assert f"{broken / 'mine' / 'broken.py'}, line " in message
+        assert "Traceback" in (broken / "run" / "log.txt").read_text()

@@ -1,0 +1,76 @@
+"""Exceptions from a component that the user wrote: named by its key in the recipe, with the place in the user's file.
+
+The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own
+components pass through: they are faults of ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import Problem, UserError
+from .log_files import SHOWN
+
+OWN = "trireme."
+log = logging.getLogger(SHOWN)
+
+
+class component_errors:
+    """Turns an exception inside into a problem of the component at ``path``.
+
+    Args:
+        path: key of the recipe, such as ``callbacks.mine``.
+        component: the component, or its class or function.
+        doing: what was called, such as ``on_step_end``.
+    """
+
+    def __init__(self, path: str, component: Any, doing: str) -> None:
+        self.path, self.component, self.doing = path, component, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, UserError) or not self._is_users(error):
+            return
+        text = " ".join(str(error).split())
+        why = (
+            f"{self.name} raises {type(error).__name__}{': ' if text else ''}{text} in {self.doing}{self._place(error)}"
+        )
+        log.error("%s", "".join(traceback.format_exception(error)))
+        fix = "mend it there; the traceback is in the log file, and shown with --debug"
+        raise UserError(Problem(self.path, why, fix)) from error
+
+    @property
+    def name(self) -> str:
+        target = self._target
+        return f"{target.__module__}.{target.__qualname__}"
+
+    @property
+    def _target(self) -> Any:
+        return self.component if hasattr(self.component, "__qualname__") else type(self.component)
+
+    def _is_users(self, error: Exception) -> bool:
+        """Not ours, and neither memory that ran out nor a peer that is gone: those have messages of their own."""
+        import torch
+
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or self._target.__module__.startswith(OWN):
+            return False
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        return "torch/distributed/" not in innermost
+
+    def _place(self, error: Exception) -> str:
+        """The innermost line of the file that the component lies in."""
+        try:
+            file = inspect.getsourcefile(self._target)
+        except TypeError:
+            file = None
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        return f" ({Path(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

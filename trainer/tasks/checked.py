@@ -1,0 +1,71 @@
+"""A task whose returns are looked at, so that a wrong one is named before it becomes an error of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import Problem, UserError
+from ...models.build_model import HEADS
+from ...parallel.strategy import MicroBatch
+from ..component_errors import component_errors
+from .task import Sums, Task
+
+
+class CheckedTask(Task):
+    """Calls the recipe's task; what it raises or returns wrongly is a problem of the key ``task``."""
+
+    def __init__(self, task: Any) -> None:
+        missing = [name for name in ("loss", "evaluate", "metrics") if not callable(getattr(task, name, None))]
+        if missing:
+            fix = "derive it from trireme.trainer.tasks.task.Task; docs/extending.md has an example"
+            why = f"{type(task).__name__} is no task: it has no {' and no '.join(missing)}"
+            raise UserError(Problem("task", why, fix))
+        self.task, self.head = task, getattr(task, "head", None)  # type: ignore[misc]
+        if self.head not in HEADS:
+            fix = f"write one of {', '.join(HEADS)} as head in the class"
+            raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))
+
+    def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
+        with component_errors("task", self.task, "loss"):
+            loss = self.task.loss(outputs, batch)
+        if not _is_scalar(loss):
+            fix = "return the sum of the label losses of the micro-batch, a scalar that the model's outputs lead to"
+            raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
+        return loss
+
+    def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
+        with component_errors("task", self.task, "evaluate"):
+            sums = self.task.evaluate(outputs, batch)
+        if not isinstance(sums, dict) or not all(
+            isinstance(value, Tensor) and not value.ndim for value in sums.values()
+        ):
+            fix = 'return sums over the micro-batch: {"loss": ..., "labels": ...}'
+            raise self._wrong("evaluate", sums, "a dict of scalar tensors", fix)
+        return sums
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        with component_errors("task", self.task, "metrics"):
+            metrics = self.task.metrics(sums)
+        numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
+        if not numbers or "loss" not in metrics:
+            fix = 'return numbers by name, "loss" among them: {"loss": sums["loss"] / sums["labels"]}'
+            raise self._wrong("metrics", metrics, "a dict of numbers with loss among them", fix)
+        return metrics
+
+    def _wrong(self, method: str, value: Any, wanted: str, fix: str) -> UserError:
+        name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
+        return UserError(Problem("task", f"{name}.{method} returns {_kind(value)}, not {wanted}", fix))
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict):
+        return "a dict of " + (", ".join(f"{key}: {_kind(item)}" for key, item in value.items()) or "nothing")
+    return "None" if value is None else f"a {type(value).__name__}"
