@@ -115,10 +115,11 @@ def _launch_part(raw: dict[str, Any]) -> LaunchConfig | None:
 
 def _refuse_other_recipe(recipe: RecipeConfig) -> None:
     """Compare with the run's newest checkpoint now: otherwise the ranks would refuse it after an hour in the queue."""
-    from ...trainer.checkpoint.layout import checkpoints_at, verify
+    from ...trainer.checkpoint.layout import checkpoints_at, not_finite, verify
     from ...trainer.run_folder import refuse_other_recipe
 
-    whole = (folder for folder in checkpoints_at(Path(recipe.run.dir)) if verify(folder, contents=False) is None)
+    here = checkpoints_at(Path(recipe.run.dir))
+    whole = (folder for folder in here if verify(folder, contents=False) is None and not_finite(folder) is None)
     checkpoint = next(whole, None)
     if checkpoint is not None:
         refuse_other_recipe(recipe, checkpoint)

@@ -106,6 +106,15 @@ def test_without_checkpoint_and_evaluation_the_code_is_the_same(callbacks: tuple
     assert not checkpoints(tmp_path)
 
 
+def test_what_is_not_finite_is_not_exported(tmp_path: Path) -> None:
+    export = "+callbacks.export={_target_: trireme.trainer.callbacks.export.Export}"
+    train(tiny_recipe(tmp_path, *TOO_FAST, export))
+    assert not (tmp_path / "exported").exists()
+    said = (tmp_path / "log.txt").read_text()
+    assert "step_00000006 is not exported: it was saved when the weights are not finite" in said
+    assert "nothing is exported" in said
+
+
 def test_one_bad_batch_that_is_skipped_spoils_nothing(tmp_path: Path) -> None:
     skip = "+callbacks.nonfinite={_target_: trireme.trainer.callbacks.nonfinite.NonFinite}"
     poison = "+callbacks.poison={_target_: helpers.callbacks.Poison, rank: 0, samples: [16]}"

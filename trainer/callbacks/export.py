@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import Problem, UserError
 from ..checkpoint.export.export_folder import ExportOptions, export_source
-from ..checkpoint.layout import complete_checkpoints, not_finite, sound_first, verify
+from ..checkpoint.layout import complete_checkpoints, not_finite, verify
 from ..checkpoint.load.own_checkpoint import Checkpoint
 from .callback import Callback
 
@@ -138,13 +138,14 @@ class Export(Callback):
 
     def _export_last(self, trainer: Trainer) -> None:
         """A run that had nothing left to train has saved nothing, and may have been exported before."""
-        path = self._saved or next(iter(sound_first(complete_checkpoints(trainer.store.root))), None)
+        finite = (path for path in complete_checkpoints(trainer.store.root) if not_finite(path) is None)
+        path = self._saved or next(finite, None)
         noted = self._noted().get(self.place) if self._saved is None and self.folder.exists() else None
         if path is not None and path.name == noted:
             return
         if path is None:
             log.warning(
-                "nothing is exported, since this run has saved no checkpoint (checkpoint.at_end=true saves one)"
+                "nothing is exported: this run has no checkpoint that is finite (checkpoint.at_end=true saves one)"
             )
         else:
             self._enqueue(path)
