@@ -296,10 +296,25 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
                 folder = _sweep_root(config.run.dir, fixed)
                 config.run.dir = f"{folder}/{name.replace('/', '_') or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
-    raw: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    raw: Any = _resolved(config)
     if problems := [*missing_base(raw, path), *refuse_scalars(raw)]:
         raise UserError(*problems)
     return Composed(raw, path, overrides, job=name)
+
+
+def _resolved(config: Any) -> Any:
+    """Plain data; what refers to a value that must be given must be given too."""
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import InterpolationToMissingValueError
+
+    while True:
+        try:
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        except InterpolationToMissingValueError as error:
+            if not error.full_key or OmegaConf.is_missing(config, error.full_key):
+                raise
+            with open_dict(config):
+                OmegaConf.update(config, error.full_key, "???")
 
 
 def _hydra(

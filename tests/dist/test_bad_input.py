@@ -140,7 +140,7 @@ def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) ->
         (["plan=ddp", "plan.shard=2", "--nproc", "4"], ["plan.shard", "data_parallel"]),
         (["plan=zero2", "plan.pipeline=2", "--nproc", "4"], ["plan.pipeline", "plan=3d_zero1"]),
         (["plan=zero2", "plan.deepspeed.offload_param.device=cpu", "--nproc", "2"], ["offload_param", "stage"]),
-        (["plan=zero3_nvme", "--nproc", "2"], ["nvme_path", "is needed by device nvme"]),
+        (["plan=zero3_nvme", "--nproc", "2"], ["offload_optimizer.nvme_path", "is required"]),
         (["plan=zero3_nvme", "plan.deepspeed.offload_optimizer.nvme_path=/proc/nowhere/disk", "--nproc", "2"],
          ["nvme_path", "cannot be written"]),
         (["plan=fsdp_full_shard", "optimizer=adafactor", "--nproc", "2"], ["optimizer", "whole tensors"]),

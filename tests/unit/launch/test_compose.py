@@ -62,6 +62,11 @@ def test_what_a_file_leaves_open_is_missing_although_the_schema_has_a_default(ow
     assert (raw["trainer"]["log_every"], raw["seed"]) == (5, 0)
 
 
+def test_what_refers_to_a_value_left_open_is_left_open_too() -> None:
+    deepspeed = compose(str(TINY), ["plan=zero3_nvme"]).raw["plan"]["deepspeed"]
+    assert deepspeed["offload_optimizer"]["nvme_path"] == deepspeed["offload_param"]["nvme_path"] == "???"
+
+
 def test_groups_and_prefixes() -> None:
     composed = compose(str(TINY), ["plan=ddp", "ema=average", "++seed=4", "+tags.new=1"])
     assert composed.raw["plan"]["replicate"] == "auto"
