@@ -23,7 +23,7 @@ from ....parallel.strategy import Shapes
 from ..source import Progress, Source
 from ..tensors import failure_message, quiet
 from .lazy import check_fit, forget
-from .plain_names import matched, plain, suffixes
+from .plain_names import matched, plain, suffixes, tell_unused
 from .restricted_reader import SafeReader, read_dcp_metadata
 
 STATE = "state."
@@ -52,7 +52,7 @@ class DcpFolder(Source):
                 for name, entry in read_dcp_metadata(folder / ".metadata").state_dict_metadata.items()
                 if isinstance(entry, TensorStorageMetadata)
             }
-            names = _weights(tensors, self.model) | _moments(tensors, self.model)
+            names = _weights(tensors, self.model, folder) | _moments(tensors, self.model)
             found |= {
                 own: (folder, name, tensors[name].size, tensors[name].properties.dtype) for own, name in names.items()
             }
@@ -96,9 +96,11 @@ class DcpFolder(Source):
         )
 
 
-def _weights(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel | None) -> dict[str, str]:
+def _weights(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel | None, path: Path) -> dict[str, str]:
     candidates = [name for name in tensors if f".{STATE}" not in f".{plain(name)}" and ".param_groups." not in name]
-    return {f"model.{own}": stored for own, stored in matched(candidates, model).items()}
+    found = matched(candidates, model)
+    tell_unused(candidates, found, model, path)
+    return {f"model.{own}": stored for own, stored in found.items()}
 
 
 def _moments(tensors: dict[str, TensorStorageMetadata], model: PreTrainedModel | None) -> dict[str, str]:

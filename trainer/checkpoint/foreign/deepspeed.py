@@ -22,7 +22,7 @@ from torch import Tensor
 from ..source import Progress
 from .lazy import Lazy, WholeTensors, counter, lazily
 from .optimizer_names import optimizer_entries, parameter_groups
-from .plain_names import matched
+from .plain_names import matched, tell_unused
 from .restricted_reader import DEEPSPEED, attributes, load_torch_file
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
@@ -71,6 +71,7 @@ class DeepSpeedFolder(WholeTensors):
             masters, moments = self._sharded()
             tensors |= masters
         found = matched(_without_copies(tensors, self._model), self.model)
+        tell_unused(_without_copies(tensors, self._model), found, self.model, self.folder)
         entries = {f"model.{own}": tensors[stored] for own, stored in found.items()}
         own_of = {stored: own for own, stored in found.items()}
         for stored, states in moments.items():

@@ -23,7 +23,7 @@ from .dcp import DcpFolder
 from .deepspeed import DeepSpeedFolder, tag_folder
 from .lazy import Lazy, WholeTensors, forget
 from .optimizer_names import optimizer_entries
-from .plain_names import matched
+from .plain_names import matched, tell_unused
 from .restricted_reader import TRAINER, attributes, load_torch_file
 
 STATE, ARGUMENTS = "trainer_state.json", "training_args.bin"
@@ -45,6 +45,7 @@ class WeightsFolder(WholeTensors):
     def collect(self) -> dict[str, Lazy]:
         tensors = stored_tensors(self.path)
         found = matched(tensors, self.model)
+        tell_unused(tensors, found, self.model, self.path)
         return {f"model.{own}": Lazy(*tensors[stored][1:]) for own, stored in found.items()}
 
     def progress(self) -> Progress:

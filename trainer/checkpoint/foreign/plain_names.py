@@ -6,13 +6,16 @@ name matches when it ends with a name of the model; the prefix before it must be
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ....models.stored_names import own_names, plain
+from ....models.stored_names import grouped, own_names, plain, quantised_by, redundant
 
+log = logging.getLogger("trireme.checkpoint")
 CONTAINERS = ("app.model.", "model_state.", "state_dict.", "model.", "module.")
 """Prefixes to remove if all names begin with one of them, used when no model is given."""
 
@@ -34,6 +37,26 @@ def matched(stored: Iterable[str], model: PreTrainedModel | None) -> dict[str, s
             else:
                 found.setdefault(own[rest], whole)  # tied, saved under the other name
     return found
+
+
+def tell_unused(stored: Iterable[str], found: dict[str, str], model: PreTrainedModel | None, path: Path) -> None:
+    """Warn of stored weights that ``matched`` left out because ``model`` has no place for them.
+
+    Raises:
+        ValueError: the weights are quantised, so that they mean nothing without what was left out.
+    """
+    if model is None:
+        return
+    own = own_names(model)
+    used = {plain(name) for name in found.values()}
+    prefix = _common_prefix(used, own)
+    left = [name for name in map(plain, stored) if name not in used and name.removeprefix(prefix) not in own]
+    left = [name for name in left if not redundant(name.removeprefix(prefix), model)]
+    if quantised := quantised_by(left):
+        raise ValueError(f"{path} holds quantised weights ({quantised[0]}: {quantised[1]}), which cannot be trained")
+    if left:
+        listed = grouped(left, "layers", getattr(model.config, "num_hidden_layers", 0))
+        log.warning("%s: %d stored tensor(s) have no place in the model and are not used: %s", path, len(left), listed)
 
 
 def suffixes(name: str) -> Iterator[tuple[str, str]]:
