@@ -104,7 +104,10 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (check_optimizer, ("optimizer",)),
         (check_callbacks, ("callbacks",)),
         (lambda plan, trainer: _check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
-        (lambda model, plan: check_kernel(model, plan.precision), ("model", "plan")),
+        (
+            lambda model, plan, launch: check_kernel(model, plan.precision, launch.kind == "local"),
+            ("model", "plan", "launch"),
+        ),
         # Last: they may import transformers.
         (lambda model, data: check_model(model, data.block_size) or _check_tokenizer(data, model), ("model", "data")),
         (

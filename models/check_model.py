@@ -37,17 +37,29 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
     return problems or _check_tensors(model)
 
 
-def check_kernel(model: ModelConfig, precision: str) -> list[Problem]:
-    """Whether the attention kernel that the recipe names can be used here."""
+def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[Problem]:
+    """Whether the attention kernel that the recipe names can be used.
+
+    Args:
+        here: the run starts on this machine, so that its devices count.
+    """
     if model.kernel != "flash_attention_2":
         return []
     if importlib.util.find_spec("flash_attn") is None:
-        why = "needs the package flash-attn, which is not installed"
-        return [Problem("model.attention", why, "pip install flash-attn, or model.attention=null", model.kernel)]
-    if precision == "fp32":
-        why = "computes in bf16 or fp16 only, and plan.precision is fp32"
-        return [Problem("model.attention", why, "set plan.precision=bf16, or model.attention=null", model.kernel)]
-    return []
+        why, fix = "needs the package flash-attn, which is not installed", "pip install flash-attn"
+    elif precision == "fp32":
+        why, fix = "computes in bf16 or fp16 only, and plan.precision is fp32", "set plan.precision=bf16"
+    elif here and _devices() == 0:
+        why, fix = "needs a GPU, and there is none here", "run it on a machine with one"
+    else:
+        return []
+    return [Problem("model.attention", why, f"{fix}, or model.attention=null", model.kernel)]
+
+
+def _devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def model_notes(model: ModelConfig, precision: str) -> list[str]:
@@ -136,7 +148,8 @@ def _check_tensors(model: ModelConfig) -> list[Problem]:
     if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
         return []  # a .bin has no head: it is read when training starts
     try:
-        match_weights(build_on_meta(model, "causal_lm", Vocabulary(1)), path, model.spec)
+        blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), "causal_lm", Vocabulary(1))
+        match_weights(blueprint, path, model.spec)
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)]
     return []

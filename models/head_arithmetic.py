@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,20 @@ SHARES = ("dropout", "pdrop", "dropout_prob", "layerdrop")
 """Endings of fields that are probabilities."""
 ABOVE_ZERO = ("_eps", "_epsilon", "rope_theta", "rotary_emb_base", "logits_soft_cap")
 """Endings of fields that are divided by, or whose logarithm is taken."""
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish", "relu", "relu2")
+"""The usual ones, for which transformers need not be asked."""
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
     """Problems of a transformers configuration, by the names that the recipe would write."""
     problems = [*_numbers(config, model)]
-    return problems or [*_heads(config, model), *_rotary(config, model), *_special(config, model)]
+    return problems or [
+        *_activation(config, model),
+        *_heads(config, model),
+        *_rotary(config, model),
+        *_special(config, model),
+    ]
 
 
 def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
@@ -57,6 +65,20 @@ def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
             yield _problem(config, model, name, "must be above 0", "use a positive number", value)
         elif name.endswith(("initializer_range", "init_std")) and not (value >= 0 and math.isfinite(value)):
             yield _problem(config, model, name, "must not be negative", "use a number such as 0.02", value)
+
+
+def _activation(config: Any, model: ModelConfig) -> Iterator[Problem]:
+    for name in ("hidden_act", "activation_function", "hidden_activation"):
+        value = getattr(config, name, None)
+        if value is None or value in ACTIVATIONS:
+            continue
+        from transformers.activations import ACT2FN
+
+        if value not in ACT2FN:
+            near = difflib.get_close_matches(str(value), ACT2FN, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ACTIVATIONS)}"
+            yield _problem(config, model, name, "is no activation that transformers has", fix, value)
+            return  # the same value may go by several names
 
 
 def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
