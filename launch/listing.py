@@ -43,14 +43,15 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     processes = f"{ranks} process{'es' if ranks > 1 else ''}"
     micro = f"{micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of {trainer.micro_batch_size}"
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
-    from ..models.check_model import model_notes
+    from ..models.check_model import model_notes, weight_notes
     from ..trainer.ignored_options import ignored_options
 
-    found = [*model_notes(recipe.model, recipe.plan.precision), *ignored_options(recipe)]
+    found = [*model_notes(recipe.model, recipe.plan.precision), *weight_notes(recipe.model), *ignored_options(recipe)]
     notes = "".join(f"\n  note   {note}" for note in found)
+    weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
     return (
         f"no problems found\n"
-        f"  model  {recipe.model.family}\n"
+        f"  model  {recipe.model.family}, {weights}\n"
         f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
         f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"
         f"  length {length}\n"

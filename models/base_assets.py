@@ -17,10 +17,8 @@ PROCESSORS = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
-    "chat_template.json",
-    "chat_template.jinja",
 )
-"""Files that a tokenizer does not save; the template is that of a tokenizer without one."""
+"""Files that a tokenizer, which saves its own chat template, does not save."""
 
 Ids = int | list[int] | None
 

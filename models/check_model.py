@@ -9,12 +9,15 @@ import dataclasses
 import difflib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_values, family_of, hf_config, weights_path
+
+if TYPE_CHECKING:
+    from .pretrained import Matched
 
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Where quantisers before ``quantization_config`` wrote what they did."""
@@ -67,6 +70,15 @@ def model_notes(model: ModelConfig, precision: str) -> list[str]:
     if precision == "fp16" and model.spec.fp16:
         return [f"plan.precision=fp16: {model.spec.title} {model.spec.fp16}; bf16 has the range that it needs"]
     return []
+
+
+def weight_notes(model: ModelConfig) -> list[str]:
+    """What a run would say of local weights that nothing is wrong with: tensors and files that it does not use."""
+    try:
+        matched = _match(model)
+    except UserError:
+        return []
+    return list(matched.notes) if matched else []
 
 
 def _check_weights(model: ModelConfig) -> list[Problem]:
@@ -137,22 +149,29 @@ def _names_and_plainness(folder: Path) -> tuple[list[str], bool]:
 
 
 def _check_tensors(model: ModelConfig) -> list[Problem]:
-    """Build the model on the meta device, and find its tensors in the heads of the weight files."""
+    try:
+        _match(model)
+    except UserError as error:
+        return [problem for problem in error.problems if isinstance(problem, Problem)]
+    return []
+
+
+def _match(model: ModelConfig) -> Matched | None:
+    """Build the model on the meta device and find its tensors in the heads of local weight files.
+
+    None where there are none: a ``.bin`` has no head, so it is read when training starts.
+    """
     if not is_local(model.weights):
-        return []
+        return None
     from .build_model import Vocabulary, build_on_meta
     from .pretrained import match_weights
     from .weight_sets import chosen_set
 
     path = weights_path(model)
     if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
-        return []  # a .bin has no head: it is read when training starts
-    try:
-        blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), "causal_lm", Vocabulary(1))
-        match_weights(blueprint, path, model.spec)
-    except UserError as error:
-        return [problem for problem in error.problems if isinstance(problem, Problem)]
-    return []
+        return None
+    blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), "causal_lm", Vocabulary(1))
+    return match_weights(blueprint, path, model.spec)
 
 
 def _check_length(config: Any, model: ModelConfig, block_size: int) -> list[Problem]:

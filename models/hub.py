@@ -23,7 +23,10 @@ _found: dict[tuple[str, str | None, bool], Path] = {}
 
 def is_local(name: str | None) -> bool:
     """Whether ``name`` is a folder or file that is there."""
-    return bool(name) and Path(str(name)).expanduser().exists()
+    try:
+        return bool(name) and Path(str(name)).expanduser().exists()
+    except (OSError, RuntimeError):  # no name of a file, a folder that may not be read, or nobody's home
+        return False
 
 
 def local_path(name: str, revision: str | None = None, field: str = "model.weights", weights: bool = False) -> Path:
@@ -58,10 +61,11 @@ def _may_be_hub_id(name: str, field: str) -> bool:
 
 def _nearby(name: str) -> str:
     """The fix that names the most similar entry of the folder that ``name`` would lie in."""
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         siblings = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
+    except (OSError, RuntimeError, ValueError):
         return f"there is no folder {path.parent} either; check the path" if path.is_absolute() else ""
     near = difflib.get_close_matches(path.name, siblings, n=1)
     return f"did you mean {path.parent / near[0]}?" if near else ""

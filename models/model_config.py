@@ -117,6 +117,8 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
     if not path.is_file():
         beside = "of the file " if is_local(where) and Path(where).expanduser().is_file() else ""
         fix = "point to a folder saved by transformers or by trireme export"
+        if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
+            fix = f"it is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"
         raise UserError(Problem("model.weights", f"the folder {beside}has no config.json", fix, where))
     try:
         values = json.loads(path.read_text())

@@ -202,6 +202,10 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
             log.info(
                 "nothing is left to train: this run has reached step %d; --fresh starts it over", trainer.state.step
             )
+    elif recipe.model.weights is None:
+        log.info("weights start at random (seed %d)", recipe.seed)
+    else:
+        log.info("weights start from %s", recipe.model.weights)
 
 
 def _introduce_average(trainer: Trainer) -> None:

@@ -112,7 +112,9 @@ def test_what_the_base_says_of_generation_and_nothing_of_quantisation(tmp_path: 
     train(tiny_recipe(tmp_path / "tuned", f"model.weights={base}", "trainer.max_steps=1"))
     config = next((tmp_path / "tuned" / "checkpoints").glob("*/model/config.json"))
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "fp8"}}))
+    (config.parent / "quantize_config.json").write_text("{}")
     folder = export_source(Checkpoint(config.parents[1]), tmp_path / "out", ExportOptions(), verify=False)
+    assert not (folder / "quantize_config.json").exists()
     assert json.loads((folder / "generation_config.json").read_text()) == said
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == [0, 5, 7]
@@ -182,7 +184,7 @@ WITH_CTRL_C = """
 import os, signal, sys
 from pathlib import Path
 from trireme.launch.cli import main
-from trireme.trainer.checkpoint import shards
+from trireme.trainer.checkpoint.export import weight_shards as shards
 
 read, beside = shards.raw_bytes, Path(sys.argv[-1]).parent
 

@@ -48,7 +48,9 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_weights_alone_are_enough(check, base: Path) -> None:
     code, said = check(f"model.weights={base}")
     assert code == 0, said
-    assert "model  llama" in said
+    assert f"model  llama, weights of {base}" in said and "note" not in said
+    _, said = check(f"model.weights={base}", "model.config.num_hidden_layers=1")
+    assert "note   9 tensors" in said and "blocks beyond the model's 1" in said
 
 
 def test_weights_that_were_forgotten_are_required(check) -> None:
@@ -75,6 +77,9 @@ def test_a_tokenizer_larger_than_the_embedding(check, base: Path, tmp_path: Path
     ("overrides", "words"),
     [
         (["model.weights=w/nothing"], ["model.weights = 'w/nothing'", "there is no folder of this name here"]),
+        (["model.weights={base}/../runs/one"], ["has no config.json", "trireme export"]),
+        (["model.weights='{long}'"], ["model.weights", "no folder or file of this name"]),
+        (["model.weights={base}", "model.config.hidden_act=sillu"], ["model.config.hidden_act", "did you mean silu"]),
         (["model.weights={base}", "model.revision=main"], ["model.revision = 'main'", "of no use"]),
         (["model.weights={base}", "model.family=gpt2"], ["model.family = 'gpt2'", "model.family=llama"]),
         (["model.weights={base}", "model.family=qwen3"], ["model.family = 'qwen3'", "is not supported"]),
@@ -85,7 +90,8 @@ def test_a_tokenizer_larger_than_the_embedding(check, base: Path, tmp_path: Path
     ],
 )
 def test_what_a_run_would_refuse(check, base: Path, overrides: list[str], words: list[str]) -> None:
-    code, said = check(*[text.format(base=base) for text in overrides])
+    (base.parent / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    code, said = check(*[text.format(base=base, long="x" * 5000) for text in overrides])
     assert code == 2, said
     for word in (*words, "fix:"):
         assert word in said

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import torch
 
+from ....models.check_model import QUANTISATION_FILES
 from .expected_tensors import model_class
 
 KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 """Files of configurations and tokenizers; weights and optimizers of a folder that holds these too stay behind."""
 TEMPLATES = "additional_chat_templates"
 """Folder of a tokenizer that has several."""
-NOT_OURS = ("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json")
+NOT_OURS = (
+    *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
+    *("adapter_config.json", *QUANTISATION_FILES),  # of other weights than those that are written
+)
 
 
 def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
