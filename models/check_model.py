@@ -34,9 +34,10 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
         return problems
     try:
         config = hf_config(model)
+        problems = check_arithmetic(config, model) or _check_length(config, model, block_size)
     except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
-        return [Problem("model.config", " ".join(str(error).split()), "change the fields named in this message")]
-    problems = [*check_arithmetic(config, model), *_check_length(config, model, block_size)]
+        why = " ".join(str(error).split()) or type(error).__name__
+        return [Problem("model.config", why, "change the fields named in this message")]
     return problems or _check_tensors(model)
 
 

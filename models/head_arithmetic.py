@@ -31,6 +31,8 @@ SIZES = (
     "rotary_dim",
 )
 """Whole numbers that must be at least 1; None stands for what follows from others."""
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Those of which None never follows from others."""
 SHARES = ("dropout", "pdrop", "dropout_prob", "layerdrop")
 """Endings of fields that are probabilities."""
 ABOVE_ZERO = ("_eps", "_epsilon", "rope_theta", "rotary_emb_base", "logits_soft_cap")
@@ -54,7 +56,9 @@ def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
 def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
     values = {name: getattr(config, name, None) for name in SIZES}
     for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is None and name not in NEEDED:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield _problem(config, model, name, "must be a whole number of at least 1", "use a positive number", value)
     for name, value in config.to_dict().items():
         if isinstance(value, bool) or not isinstance(value, int | float):

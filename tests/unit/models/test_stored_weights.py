@@ -271,6 +271,30 @@ def test_a_config_that_cannot_be_read(folder: Path) -> None:
     _refused(folder, "has no config.json")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": "big"},
+        {"vocab_size": None},
+        {"num_hidden_layers": None},
+        {"num_attention_heads": [4]},
+        {"max_position_embeddings": "long"},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": "half"}},
+        {"rope_scaling": "yes"},
+        {"hidden_act": "gleu"},
+        {"model_type": ["llama"]},
+        {"tie_word_embeddings": "maybe", "hidden_act": 3},
+    ],
+)
+@pytest.mark.parametrize("pickled", [False, True])
+def test_fields_of_a_config_that_make_no_sense(folder: Path, values: dict[str, object], pickled: bool) -> None:
+    if pickled:
+        torch.save(_tensors(folder), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    _configure(folder, **values)
+    assert _refused(folder).field.startswith("model.")
+
+
 def test_an_unreadable_weight_is_refused_by_the_run_too(folder: Path) -> None:
     _store(folder, {**_tensors(folder), f"{Q}.weight_scale_inv": torch.ones(1)})
     config = ModelConfig(weights=str(folder))
