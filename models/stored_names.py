@@ -27,8 +27,10 @@ ADAPTER = re.compile(
     r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save|prompt_embeddings)(\.|$)"
 )
 """Tensors of adapters, as peft names them."""
-COMPUTED = re.compile(r"(^|\.)(inv_freq|original_inv_freq|masked_bias|position_ids|causal_mask|sin_cached|cos_cached)$")
-"""Buffers that older versions stored and newer ones compute."""
+COMPUTED = re.compile(
+    r"(^|\.)(inv_freq|original_inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|causal_mask|sin_cached|cos_cached)$"
+)
+"""Buffers that older versions stored and newer ones compute; a bias right under ``attn`` is a mask."""
 PARTS = {
     "score": "a classifier head",
     "classifier": "a classifier head",

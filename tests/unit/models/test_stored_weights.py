@@ -271,6 +271,17 @@ def test_a_config_that_cannot_be_read(folder: Path) -> None:
     _refused(folder, "has no config.json")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "codegen", "gpt_neox"])
+def test_masks_of_older_files_need_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str) -> None:
+    small = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    small |= {"rotary_dim": 4} if family in ("gptj", "codegen") else {}
+    AutoModelForCausalLM.from_config(hf_config(ModelConfig(family, small))).save_pretrained(tmp_path)
+    block = "gpt_neox.layers.0.attention" if family == "gpt_neox" else "transformer.h.0.attn"
+    masks = {f"{block}.{name}": torch.ones(1, 1, 4, 4) for name in ("bias", "masked_bias")}
+    _store(tmp_path, {**_tensors(tmp_path), **masks})
+    assert _told(tmp_path, caplog) == ""
+
+
 @pytest.mark.parametrize(
     "values",
     [
