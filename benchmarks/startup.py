@@ -65,7 +65,9 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     trireme, two = [python, "-m", "trireme.launch.cli"], ["plan=ddp", "--nproc", "2"]
     torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return {
-        "check; imports": ([*trireme, "check", *recipe, *two], [python, "-c", IMPORTS]),
+        "completion of keys; python": ([*trireme, "__complete", "train", str(RECIPE), "trainer."], [python, "-c", ""]),
+        "check; imports": ([*trireme, "check", *recipe], [python, "-c", IMPORTS]),
+        "check, two ranks; imports": ([*trireme, "check", *recipe, *two], [python, "-c", IMPORTS]),
         "train, one process": ([*trireme, "train", *recipe, "--fresh"], [python, str(script)]),
         "train, two ranks": ([*trireme, "train", *recipe, "--fresh", *two], [*torchrun, str(script)]),
     }

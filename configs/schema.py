@@ -6,25 +6,31 @@ all problems: of single fields, of fields that do not go together, and of the pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
+from ..models.accepted_configs import accepted_config
 from ..models.check_model import check_kernel, check_model
-from ..models.model_config import ModelConfig, hf_config, weights_folder
+from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
 from ..parallel.check_plan import check_plan
 from ..parallel.plan import Plan
+from ..trainer.check_steps import check_steps
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
+from ..trainer.folders import folder_problem
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
+from .build_parts import build_callbacks, built, check_frozen, check_values
+from .check_metrics import check_metrics
 from .components import Provided
 from .contracts import check_callbacks, check_optimizer, check_task
 from .validate import read_parts
@@ -81,10 +87,31 @@ def read_recipe(
         world_size: how many processes a plan would be run with.
         remedy: how the user gives another number of processes.
     """
+    if problems := list(_unreadable(raw)):
+        return None, problems
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += _check_parts(parts, processes, remedy)
+    problems += _check_built(parts, {problem.field for problem in problems})
     return (None, problems) if problems else (RecipeConfig(**parts), [])
+
+
+def _unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
+    """Texts that neither a file name nor a file of text can hold."""
+    items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in items:
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and ("\0" in value or (not value.isascii() and not _encodes(value))):
+            yield Problem(where, "holds a character that no file can hold", "leave it out", value)
+        else:
+            yield from _unreadable(value, where)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
@@ -92,10 +119,33 @@ def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
     return _check_parts(vars(recipe), world_size)
 
 
+def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
+    """Problems that only building a part shows, of the parts that have none so far."""
+
+    def sound(key: str) -> bool:
+        return key.split(".")[0] in parts and not any(f"{field}.".startswith(f"{key}.") for field in refused)
+
+    problems = check_values(parts["optimizer"]) if sound("optimizer") else []
+    task, found = built(parts["task"], "task") if sound("task") else (None, [])
+    problems += found
+    wanted = {name: part for name, part in parts.get("callbacks", {}).items() if sound(f"callbacks.{name}")}
+    callbacks, found = build_callbacks(wanted)
+    problems += found
+    if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
+        sizes = {"block_size": parts["data"].block_size, "micro_batch_size": parts["trainer"].micro_batch_size}
+        problems += built(parts["collator"], "collator", pad_token_id=0, **sizes)[1]
+    if task is not None and sound("model"):
+        problems += check_frozen(parts["model"], task)
+    if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):
+        problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks)
+    return problems
+
+
 def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
     """Checks whose parts are usable; those of a part with problems of its own wait until it is mended."""
     problems: list[Problem] = []
     rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
+        (_check_folders, ("run", "data")),
         (_check_length, ("trainer", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
@@ -157,9 +207,20 @@ def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) ->
         degrees = plan.degrees(world_size)
     except ValueError:
         return []
-    config = hf_config(model)
+    config = accepted_config(model)
     values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config)
     return check_plan(plan, degrees, model.spec, config, values, data.block_size)
+
+
+def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
+    """Whether the run folder can be written, and the cache made."""
+    found = [("run.dir", run.dir, folder_problem(Path(run.dir)))]
+    variable = os.environ.get("TRIREME_CACHE")
+    cache = Path(data.cache_dir or variable or "~/.cache/trireme").expanduser()
+    if not cache.is_dir():  # one that is there may be complete, and then it is only read
+        field = "TRIREME_CACHE" if variable and not data.cache_dir else "data.cache_dir"
+        found.append((field, str(cache), folder_problem(cache)))
+    return [Problem(field, why, f"give another folder as {field}", path) for field, path, why in found if why]
 
 
 def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleConfig) -> list[Problem]:
@@ -172,16 +233,8 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
                 "set trainer.max_steps and trainer.epochs=null",
             )
         )
-    if trainer.max_steps is None:
-        return problems
-    most, fix = (
-        f"trainer.max_steps ({trainer.max_steps})",
-        f"use at most {trainer.max_steps}, or raise trainer.max_steps",
-    )
-    if trainer.stop_at is not None and trainer.stop_at > trainer.max_steps:
-        problems.append(Problem("trainer.stop_at", f"is beyond {most}", fix, trainer.stop_at))
-    if scheduler.warmup_steps is not None and scheduler.warmup_steps > trainer.max_steps:
-        problems.append(Problem("scheduler.warmup_steps", f"is beyond {most}", fix, scheduler.warmup_steps))
+    if trainer.max_steps is not None:
+        problems += check_steps(trainer, scheduler, trainer.max_steps)
     return problems
 
 
@@ -213,7 +266,7 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
     folder = Path(named) if named is not None else weights_folder(model)
     field = "data.tokenizer.path" if named is not None else "model.weights"
     problems, tokens = check_tokenizer(str(folder), field)
-    embeddings = hf_config(model).vocab_size
+    embeddings = accepted_config(model).vocab_size
     if tokens is not None and tokens > embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))
     return problems

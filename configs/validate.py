@@ -24,6 +24,8 @@ class ComponentNode(dict[str, Any]):
     """Stands for ``Component`` while annotations are resolved: the alias itself is any mapping to ``typing``."""
 
 
+LARGEST = 2.0**63
+"""Numbers of a recipe are below it: tensors and files count in 64 bits. Infinity and NaN are not."""
 _INVALID = object()
 """Stands for a value that has a problem already, so that nothing is reported twice."""
 
@@ -117,7 +119,7 @@ class _Reader:
         except ValueError as error:
             # What is said of a field that has a problem already is said of its default, and of no interest.
             lines = [line for line in str(error).splitlines() if not wrong & set(re.findall(r"\w+", line))]
-            self.problems += [_from_value_error(line, path, values) for line in lines]
+            self.problems += [problem_of(line, path, values) for line in lines]
         return _INVALID
 
     def fields(self, raw: Any, cls: type, path: str) -> dict[str, Any]:
@@ -181,6 +183,9 @@ class _Reader:
         return self._plain(raw, hint, path)
 
     def _plain(self, raw: Any, hint: Any, path: str) -> Any:
+        if isinstance(raw, int | float) and not abs(raw) < LARGEST:
+            self.problems.append(Problem(path, "is infinite, or beyond 64 bits", "write a smaller number", raw))
+            return _INVALID
         value, problems = check_value(raw, hint, path)
         if problems:
             self.problems += problems
@@ -223,7 +228,7 @@ def _whole(values: Any) -> Any:
     return _INVALID if any(item is _INVALID for item in items) else values
 
 
-def _from_value_error(message: str, path: str, values: Mapping[str, Any]) -> Problem:
+def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
     """``field=value is wrong because ...; do ...`` (the form that ``__post_init__`` checks keep) as a problem."""
     why, _, fix = message.partition("; ")
     found = re.match(r"([A-Za-z_]\w*)(\.\w+)*", why)

@@ -1,4 +1,4 @@
-"""Tab completion: commands, recipe names, and Hydra's own completion of groups, options, keys and values.
+"""Tab completion: commands, recipe names, groups and their options, keys and values.
 
 The shell calls ``trireme __complete WORD ...``: the words typed so far, the last one being completed (maybe empty).
 """
@@ -6,8 +6,9 @@ The shell calls ``trireme __complete WORD ...``: the words typed so far, the las
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from .find_recipes import config_folders, find_recipe, list_recipes
+from .find_recipes import find_recipe, list_recipes
 
 SCRIPTS = {
     "bash": """\
@@ -102,19 +103,10 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _overrides(recipe: str, before: Sequence[str], current: str, dirs: Sequence[str]) -> list[str]:
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+    from .completion_cache import matches, tree_of
 
-    from .compose import register_schema
-    from .searchpath import added_folders
-
-    path = find_recipe(recipe, dirs)
-    register_schema()
-    with (
-        added_folders(config_folders(path, dirs)[1:]),
-        initialize_config_dir(str(path.parent.resolve()), version_base="1.3"),
-    ):
-        plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
-        found = plugin._query(config_name=path.stem, line=" ".join([*before, current]))
-    return [word for word in found if not word.startswith(("hydra", "_target_")) and word != "base="]
+    key, equals, value = current.partition("=")
+    if equals and value.startswith((".", "/")):  # a file
+        found = sorted(str(path) for path in Path(value).parent.glob(f"{Path(value).name}*"))
+        return [f"{key}={path}" for path in found]
+    return matches(tree_of(find_recipe(recipe, dirs), before, dirs), current)

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..trainer.component import import_from
+from .check_environment import check_environment
 from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over
 from .find_recipes import PACKAGE, config_folders, find_recipe
 from .hydra_errors import UNKNOWN, explain
@@ -57,6 +58,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
     Raises:
         UserError: there is no such recipe, a file is not YAML, or the parts do not fit together.
     """
+    check_environment()
     given = _Given(recipe, overrides, recipe_dirs)
     try:
         composed = given.compose(given.accepted)

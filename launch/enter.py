@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from .check_environment import check_environment, environment_problems
 from .elastic import launched
 from .error_report import guard
 from .failures import run_rank
@@ -14,6 +15,8 @@ from .slurm.job_task import take_rank
 def enter(function: Callable[[], None], debug: bool) -> int:
     """Call ``function`` in a process that may be one of several ranks; returns the exit code."""
     prepare_process()
+    if environment_problems():
+        return guard(check_environment, debug)
     take_rank()
     return run_rank(function, debug) if launched() else guard(function, debug)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
+from .accepted_configs import recall, remember
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_values, family_of, hf_config, weights_path
@@ -29,16 +30,28 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
         problems = _check_weights(model) if model.weights is not None else []
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)]
-    problems = problems or _unknown_fields(model)
-    if problems:
+    config, problems = (None, problems) if problems else _accepted(model)
+    if config is None:
         return problems
+    problems = _check_length(config, model, block_size)
+    return problems or _check_tensors(model)
+
+
+def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
+    """The configuration, or None and what is wrong with it; one that was accepted before is not looked at again."""
+    if (known := recall(model)) is not None:
+        return known, []
+    if problems := _unknown_fields(model):
+        return None, problems
     try:
         config = hf_config(model)
-        problems = check_arithmetic(config, model) or _check_length(config, model, block_size)
+        problems = check_arithmetic(config, model)
     except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
         why = " ".join(str(error).split()) or type(error).__name__
-        return [Problem("model.config", why, "change the fields named in this message")]
-    return problems or _check_tensors(model)
+        return None, [Problem("model.config", why, "change the fields named in this message")]
+    if not problems:
+        remember(model, config)
+    return (None, problems) if problems else (config, [])
 
 
 def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[Problem]:

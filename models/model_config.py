@@ -96,13 +96,18 @@ def hf_config(model: ModelConfig) -> Any:
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    return CONFIG_MAPPING[model.spec.model_type](**given_fields(model))
+
+
+def given_fields(model: ModelConfig) -> dict[str, Any]:
+    """Fields of the configuration that the recipe and the folder of ``weights`` give."""
     # Some families default to special tokens beyond a small vocabulary; the tokenizer's own are set when it is known.
     values: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if model.weights is not None:
         values = config_values(model)
         for name in ("model_type", *NOT_CONFIGURATION):
             values.pop(name, None)
-    return CONFIG_MAPPING[model.spec.model_type](**{**values, **model.config})
+    return {**values, **model.config}
 
 
 def config_values(model: ModelConfig) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..parallel.mesh import Mesh
-from .settings import RunConfig
+if TYPE_CHECKING:
+    from ..parallel.mesh import Mesh
+    from .settings import RunConfig
 
 SHOWN = "trireme.shown"
 """Logger of what the terminal shows in another form."""

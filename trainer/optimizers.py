@@ -2,19 +2,24 @@
 
 Every function here is the target of a file in ``configs/optimizer/``; any other optimizer takes part by its own
 ``_target_`` (``torch.optim.RAdam``), called with parameter groups and its recipe arguments.
+
+torch is imported by the functions that need it: ``trireme check`` looks at signatures and values here, and an import
+of torch alone would take half of its time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import Problem, UserError
 from .component import Component, instantiate, locate
 from .component_errors import component_errors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Groups = list[dict[str, Any]]
 Implementation = Literal["auto", "fused", "foreach", "for_loop"]
@@ -72,6 +77,9 @@ def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:
 
 def _kinds_of_state(component: Component) -> set[frozenset[str]]:
     """Names of the state of a vector, a small and a large matrix (which 8-bit optimizers tell apart)."""
+    import torch
+    from torch import nn
+
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2), (128, 128))]
     optimizer = optimizer_factory(component)([(str(number), p) for number, p in enumerate(parameters)])
     for parameter in parameters:
@@ -89,7 +97,9 @@ def adamw(
     implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """AdamW (https://arxiv.org/abs/1711.05101)."""
-    first, second = betas or (0.9, 0.95)
+    import torch
+
+    first, second = (0.9, 0.95) if betas is None else betas
     return torch.optim.AdamW(
         params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay, **_switches(implementation)
     )
@@ -104,6 +114,8 @@ def sgd(
     implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum."""
+    import torch
+
     return torch.optim.SGD(
         params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **_switches(implementation)
     )
@@ -117,6 +129,8 @@ def adafactor(
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Adafactor: second moments as row and column sums (https://arxiv.org/abs/1804.04235)."""
+    import torch
+
     return torch.optim.Adafactor(params, lr=lr, beta2_decay=beta2_decay, d=clip_threshold, weight_decay=weight_decay)
 
 
@@ -126,7 +140,7 @@ def lion(
     """Lion: the sign of a momentum (https://arxiv.org/abs/2302.06675)."""
     from lion_pytorch import Lion
 
-    first, second = betas or (0.9, 0.99)
+    first, second = (0.9, 0.99) if betas is None else betas
     return Lion(params, lr=lr, betas=(first, second), weight_decay=weight_decay)
 
 
@@ -146,7 +160,7 @@ def adamw_8bit(
                 "optimizer", "adamw_8bit needs bitsandbytes, which is not installed", "pip install 'trireme-train[bnb]'"
             )
         ) from None
-    first, second = betas or (0.9, 0.95)
+    first, second = (0.9, 0.95) if betas is None else betas
     return AdamW8bit(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
 
 
@@ -154,3 +168,33 @@ def _switches(implementation: Implementation) -> dict[str, bool]:
     if implementation == "auto":
         return {"fused": True}  # seen faster than foreach on CPU and CUDA alike
     return {"fused": implementation == "fused", "foreach": implementation == "foreach"}
+
+
+def value_problems(arguments: dict[str, Any]) -> list[str]:
+    """What is wrong with the values of the optimizers here, as ``field=value why; fix`` lines.
+
+    They are declared and not found out by building, since building an optimizer makes torch import its compiler.
+    """
+    problems = []
+    for name, value in arguments.items():
+        if name == "betas" and value is not None:
+            if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
+                problems.append(f"betas={value} must be two numbers of at least 0 and below 1; use [0.9, 0.95]")
+        elif name in _RANGES and value is not None:
+            fits, words = _RANGES[name]
+            if not (math.isfinite(value) and fits(value)):
+                problems.append(f"{name}={value} must be {words}")
+    if arguments.get("nesterov") and arguments.get("momentum") == 0:
+        problems.append("nesterov=true needs momentum; set momentum=0.9, or nesterov=false")
+    return problems
+
+
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: value >= 0, "finite and not negative; use 3e-4 or so"),
+    "eps": (lambda value: value >= 0, "finite and not negative; use 1e-8"),
+    "weight_decay": (lambda value: value >= 0, "finite and not negative; use 0 for none"),
+    "momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1; use 0.9 or so"),
+    "beta2_decay": (lambda value: value <= 0, "finite and not positive; use -0.8"),
+    "clip_threshold": (lambda value: value >= 1, "finite and at least 1; use 1.0"),
+}
+"""Argument -> whether a value fits, and the words for those that do."""

@@ -18,6 +18,7 @@ from ..models.model_config import weights_folder
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
+from .check_steps import check_steps
 from .component import instantiate, locate
 from .component_errors import component_errors
 from .data.corpus import Corpus
@@ -55,7 +56,7 @@ def place(
 
     Args:
         weights: given the whole model on the meta device, where its weights come from.
-        batch: as ``TrainerState.batch``, of a run that goes on.
+        batch: as ``TrainerState.batch``, of a run that trains; None where there is nothing but an evaluation.
     """
     say("preparing data")
     with component_errors("task", locate(recipe.task["_target_"]), "its constructor"):
@@ -64,6 +65,9 @@ def place(
     corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, beside)
     say("building the model")
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
+    problems = check_steps(recipe.trainer, recipe.scheduler, state.max_steps) if batch else []  # equal on all ranks
+    if problems:
+        raise UserError(*problems)
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
     # A plan takes the model apart; what it looks like as a whole stays with this one.
     blueprint = copy.deepcopy(model)

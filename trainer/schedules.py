@@ -1,29 +1,21 @@
 """Learning rate schedules as pure functions of the step, so that nothing of them needs saving.
 
-The formulas are those of ``transformers.optimization``.
+The formulas are those of ``transformers.optimization``, to the bit. They are written out, since transformers hands
+them out inside schedulers of an optimizer only, and ``trireme check`` reads a schedule without torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from ..errors import refuse
 
 Schedule = Callable[[int], float]
 """Step (0 for the first optimizer step) -> factor of the base learning rate."""
 
-TRANSFORMERS_NAME = {
-    "constant": "constant",
-    "constant_with_warmup": "constant_with_warmup",
-    "linear": "linear",
-    "cosine": "cosine_with_min_lr",
-    "cosine_with_restarts": "cosine_with_restarts",
-    "polynomial": "polynomial",
-    "inverse_sqrt": "inverse_sqrt",
-    "warmup_stable_decay": "warmup_stable_decay",
-}
 OPTIONS = {
     "cosine": {"min_lr_ratio", "num_cycles"},
     "cosine_with_restarts": {"num_cycles"},
@@ -31,6 +23,8 @@ OPTIONS = {
     "warmup_stable_decay": {"min_lr_ratio", "decay_ratio", "decay_type"},
 }
 """Options that a schedule takes beside warm-up."""
+DECAY_RATIO = 0.1
+"""warmup_stable_decay: share of the final decay unless the recipe gives one."""
 
 
 @dataclass
@@ -65,60 +59,148 @@ class ScheduleConfig:
     """warmup_stable_decay: shape of the final decay."""
 
     def __post_init__(self) -> None:
-        refuse(self._flaws())
+        refuse([*self._unused(), *self._ranges(), *self._contradictions()])
 
-    def _flaws(self) -> Iterator[str]:
-        for name in ("min_lr_ratio", "num_cycles", "power", "decay_ratio", "decay_type"):
-            if getattr(self, name) is not None and name not in OPTIONS.get(self.name, set()):
-                takers = ", ".join(key for key, options in OPTIONS.items() if name in options)
-                yield (f"{name}={getattr(self, name)} is not an option of {self.name}; only {takers} takes it")
+    def _contradictions(self) -> Iterator[str]:
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            yield (f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null")
+            yield f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null"
         if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
             yield "name='constant' has no warm-up; use constant_with_warmup"
+
+    def _unused(self) -> list[str]:
+        """Options that the schedule does not take."""
+        problems = []
+        for name in ("min_lr_ratio", "num_cycles", "power", "decay_ratio", "decay_type"):
+            if getattr(self, name) is not None and name not in OPTIONS.get(self.name, set()):
+                takers = " and ".join(key for key, options in OPTIONS.items() if name in options)
+                problems.append(
+                    f"{name}={getattr(self, name)!r} is not an option of {self.name}; leave it out, or use {takers}"
+                )
+        return problems
+
+    def _ranges(self) -> list[str]:
+        problems = []
         for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                yield f"{name}={value} must lie between 0 and 1"
+                problems.append(f"{name}={value} must lie between 0 and 1; it is a share")
+        for name in ("num_cycles", "power"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                problems.append(f"{name}={value} must be positive; scheduler=constant_with_warmup keeps the rate")
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            yield f"warmup_steps={self.warmup_steps} must not be negative"
+            problems.append(f"warmup_steps={self.warmup_steps} must not be negative; 0 is no warm-up")
+        restarts = self.num_cycles if self.name == "cosine_with_restarts" else None
+        if restarts is not None and 0 < restarts < math.inf and restarts != int(restarts):
+            near = max(int(restarts), 1)
+            problems.append(f"num_cycles={restarts} is not whole, so the run would end amid a fall; use {near}")
+        decay = self.decay_ratio if self.decay_ratio is not None else DECAY_RATIO
+        if self.name == "warmup_stable_decay" and 0 <= decay <= 1 and (self.warmup_ratio or 0.0) + decay > 1:
+            problems.append(
+                f"warmup_ratio={self.warmup_ratio} and decay_ratio={decay} make more than the whole run; "
+                "use shares that add up to at most 1"
+            )
+        return problems
 
     def warmup(self, max_steps: int) -> int:
-        """Warm-up in steps."""
-        return self.warmup_steps if self.warmup_steps is not None else round((self.warmup_ratio or 0.0) * max_steps)
+        """Warm-up in steps; a share is rounded up, as transformers does."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return math.ceil(max_steps * self.warmup_ratio) if self.warmup_ratio is not None else 0
+
+    def decay(self, max_steps: int) -> int:
+        """warmup_stable_decay: steps of the final decay."""
+        return round((self.decay_ratio if self.decay_ratio is not None else DECAY_RATIO) * max_steps)
 
 
 def build_schedule(config: ScheduleConfig, max_steps: int) -> Schedule:
     """The factor as a function of the step alone."""
-    import torch
-    from transformers.optimization import get_scheduler
-
-    # transformers hands out its formulas inside schedulers; a unit optimizer gives access to the bare function.
-    unit = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
     warmup = config.warmup(max_steps)
-    needs_warmup = config.name != "constant"
-    scheduler: Any = get_scheduler(
-        TRANSFORMERS_NAME[config.name],
-        unit,
-        num_warmup_steps=warmup if needs_warmup else None,
-        num_training_steps=max_steps
-        if config.name not in ("constant", "constant_with_warmup", "inverse_sqrt")
-        else None,
-        scheduler_specific_kwargs=_options(config, max_steps),
-    )
-    return scheduler.lr_lambdas[0]
+    after = _AFTER_WARMUP[config.name](config, warmup, max_steps)
+    # The last one warms up from its lowest rate, the others from 0.
+    floor = (config.min_lr_ratio or 0.0) if config.name == "warmup_stable_decay" else 0.0
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(1, warmup) * (1.0 - floor) + floor
+        return after(step)
+
+    return factor
 
 
-def _options(config: ScheduleConfig, max_steps: int) -> dict[str, Any]:
-    floor = config.min_lr_ratio or 0.0
-    match config.name:
-        case "cosine":
-            return {"min_lr_rate": floor, "num_cycles": config.num_cycles or 0.5}
-        case "cosine_with_restarts":
-            return {"num_cycles": int(config.num_cycles or 1)}
-        case "polynomial":
-            return {"lr_end": floor or 1e-7, "power": config.power or 1.0}
-        case "warmup_stable_decay":
-            decay = round((0.1 if config.decay_ratio is None else config.decay_ratio) * max_steps)
-            return {"num_decay_steps": decay, "min_lr_ratio": floor, "decay_type": config.decay_type or "linear"}
-    return {}
+def _constant(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    return lambda step: 1.0
+
+
+def _linear(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    return lambda step: max(0.0, (max_steps - step) / max(1, max_steps - warmup))
+
+
+def _cosine(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    floor = config.min_lr_ratio if config.min_lr_ratio is not None else 0.0
+    waves = config.num_cycles if config.num_cycles is not None else 0.5
+
+    def factor(step: int) -> float:
+        progress = (step - warmup) / max(1, max_steps - warmup)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * float(waves) * 2.0 * progress)) * (1 - floor) + floor)
+
+    return factor
+
+
+def _cosine_with_restarts(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    restarts = int(config.num_cycles) if config.num_cycles is not None else 1
+
+    def factor(step: int) -> float:
+        progress = (step - warmup) / max(1, max_steps - warmup)
+        if progress >= 1.0:
+            return 0.0
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((restarts * progress) % 1.0))))
+
+    return factor
+
+
+def _polynomial(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    floor = config.min_lr_ratio if config.min_lr_ratio is not None else 1e-7
+    power = config.power if config.power is not None else 1.0
+
+    def factor(step: int) -> float:
+        left = 1 - (step - warmup) / max(1, max_steps - warmup)
+        return (1.0 - floor) * max(0.0, left) ** power + floor
+
+    return factor
+
+
+def _inverse_sqrt(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    scale = warmup if warmup > 0 else 10_000
+    return lambda step: 1.0 / math.sqrt((step + scale - warmup) / scale)
+
+
+def _warmup_stable_decay(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    floor = config.min_lr_ratio if config.min_lr_ratio is not None else 0.0
+    decay = config.decay(max_steps)
+    shape = _DECAYS[config.decay_type if config.decay_type is not None else "linear"]
+
+    def factor(step: int) -> float:
+        progress = (step - (max_steps - decay)) / max(1, decay)
+        if progress < 0:
+            return 1.0
+        return max(0.0, shape(progress) * (1.0 - floor) + floor) if progress < 1 and decay else floor
+
+    return factor
+
+
+_AFTER_WARMUP: dict[str, Callable[[ScheduleConfig, int, int], Schedule]] = {
+    "constant": _constant,
+    "constant_with_warmup": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "cosine_with_restarts": _cosine_with_restarts,
+    "polynomial": _polynomial,
+    "inverse_sqrt": _inverse_sqrt,
+    "warmup_stable_decay": _warmup_stable_decay,
+}
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
+}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ..errors import refuse
+from .folders import name_problem
 from .interruption import parse_time
 
+YEAR = 525_600
+"""In minutes."""
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
@@ -28,6 +32,11 @@ class RunConfig:
     """Let the first rank of every node speak as rank 0 does."""
     bind_cores: bool = False
     """Keep each rank, its threads and its loader processes on cores of its own, those of one NUMA node if they fit."""
+
+    def __post_init__(self) -> None:
+        if wrong := name_problem(self.dir):
+            raise ValueError(f"dir={self.dir!r} {wrong}")
+        self.dir = str(Path(self.dir).expanduser())
 
 
 @dataclass
@@ -88,6 +97,9 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 yield (f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
+        for name in ("timeout_minutes", "join_minutes"):
+            if getattr(self, name) > YEAR:
+                yield f"{name}={getattr(self, name)} is more than a year; use minutes, such as 30"
         if self.max_steps is not None and self.epochs is not None:
             yield (
                 f"max_steps={self.max_steps} and epochs={self.epochs} contradict; give one and set the other to null"

@@ -1,4 +1,7 @@
-"""Import the DeepSpeed package: only when needed, for the right accelerator, and without its messages."""
+"""Import the DeepSpeed package: only when needed, for the right accelerator, and without its messages.
+
+Checks of a recipe ask whether it is installed, so torch is imported late too.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-
-from ..device import backend_of
+if TYPE_CHECKING:
+    import torch
 
 
 def installed() -> bool:
@@ -24,6 +25,8 @@ def installed() -> bool:
 
 def import_deepspeed() -> Any:
     """The package, with the CPU as its accelerator where CUDA is missing."""
+    import torch
+
     logger = logging.getLogger("DeepSpeed")
     level = logger.level or logging.WARNING  # of the recipe; the import sets its own
     chosen = os.environ.get("DS_ACCELERATOR")
@@ -65,6 +68,10 @@ def current_accelerator() -> Any:
 
 def ensure_process_group(device: torch.device) -> None:
     """DeepSpeed wants a process group, even of one; ranks of a larger run have theirs already."""
+    import torch.distributed as dist
+
+    from ..device import backend_of
+
     # By this it takes its GPU, which need not be the rank's number on the machine: each may see only its own.
     os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", "0") if device.index is None else str(device.index)
     if not dist.is_initialized():

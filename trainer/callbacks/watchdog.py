@@ -24,8 +24,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch.distributed as dist
-
 from ..error_file import record
 from .callback import Callback, Metrics
 
@@ -67,6 +65,8 @@ class Watchdog(Callback):
             return
         self._rank, self._ranks = trainer.mesh.rank, trainer.mesh.world_size
         self._logs, self._watched = trainer.run_dir / "logs", threading.get_ident()
+        import torch.distributed as dist
+
         # A connection of its own: a collective that waits for a key holds that of the process group.
         store: Any = dist.distributed_c10d._get_default_store() if self._ranks > 1 else None
         self._store: Any = store.clone() if store is not None else None

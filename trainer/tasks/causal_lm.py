@@ -1,26 +1,32 @@
-"""Next-token prediction."""
+"""Next-token prediction. The loss is imported when it is first needed: a check of a recipe does not wait for torch."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ...models.loss import IGNORE, causal_lm_loss, most_likely, next_token_labels
-from ...parallel.strategy import MicroBatch
 from .task import Sums, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...parallel.strategy import MicroBatch
 
 
 class CausalLM(Task):
     """Loss in nats per label token; metrics: loss, perplexity, accuracy."""
 
     head = "causal_lm"
+    metric_names = ("loss", "perplexity", "accuracy")
 
     def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
+        from ...models.loss import causal_lm_loss
+
         return causal_lm_loss(outputs.logits, batch["labels"])
 
     def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
+        from ...models.loss import IGNORE, causal_lm_loss, most_likely, next_token_labels
+
         targets = next_token_labels(batch["labels"])
         counted = targets != IGNORE
         return {

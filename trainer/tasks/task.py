@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from ...parallel.strategy import MicroBatch
+    from ...parallel.strategy import MicroBatch
 
-Sums = dict[str, Tensor]
+Sums = dict[str, "Tensor"]
 """Metric sums of a micro-batch, scalars: added over micro-batches and ranks, then turned into metrics."""
 
 
@@ -18,6 +19,8 @@ class Task(ABC):
 
     head: ClassVar[str]
     """Key of the model factory in ``models/build_model.py``."""
+    metric_names: ClassVar[tuple[str, ...] | None] = None
+    """What ``metrics`` gives, so that a metric nobody computes is refused before launch; None: that is not known."""
 
     @abstractmethod
     def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from trireme.launch.cli import COMMANDS
 from trireme.launch.completion import complete, script
+from trireme.launch.find_recipes import config_folders, find_recipe
 
 RECIPE = "pretrain/persimmon_stdlib"
 
@@ -36,6 +37,53 @@ RECIPE = "pretrain/persimmon_stdlib"
 )
 def test_completion(words: list[str], expected: list[str]) -> None:
     assert complete(words, COMMANDS) == expected
+
+
+WORDS = (
+    "", "s", "plan=", "plan=d", "trainer.", "trainer.max_s", "model.config.", "data.source.", "scheduler.name=",
+    "trainer.eval_at_end=", "optimizer.betas.", "optimizer.betas.0=", "+ema", "nothing.", "callbacks.flow.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [[], ["plan=ddp", "optimizer=sgd"]], ids=["plain", "choices"])
+def test_answers_are_those_of_hydra(before: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+    from trireme.launch.compose import register_schema
+    from trireme.launch.searchpath import added_folders
+
+    monkeypatch.setenv("TRIREME_CACHE", str(tmp_path))
+    path = find_recipe(RECIPE)
+    register_schema()
+    with (
+        added_folders(config_folders(path, [])[1:]),
+        initialize_config_dir(str(path.parent.resolve()), version_base="1.3"),
+    ):
+        plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
+        theirs = {word: plugin._query(config_name=path.stem, line=" ".join([*before, word])) for word in WORDS}
+    for word in WORDS:
+        expected = [each for each in theirs[word] if not each.startswith(("hydra", "_target_")) and each != "base="]
+        assert [*complete(["train", RECIPE, *before, word], COMMANDS)] == expected, word
+
+
+def test_keys_are_completed_without_hydra_once_a_recipe_is_known(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    environment = {**os.environ, "TRIREME_CACHE": str(tmp_path / "cache")}
+    program = (
+        "import sys; from trireme.launch.completion import complete; print(complete(sys.argv[1:], [])); "
+        "print(*{'hydra', 'torch', 'pydantic'} & set(sys.modules))"
+    )
+
+    def completed(word: str) -> list[str]:
+        command = [sys.executable, "-c", program, "train", str(recipe), word]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+
+    recipe.write_text("defaults: [/base, _self_]\nmodel: {family: llama, config: {hidden_size: 8}}\n")
+    assert completed("model.config.")[0] == "['model.config.hidden_size=']"
+    assert completed("model.config.h") == ["['model.config.hidden_size=']", ""]
+    recipe.write_text("defaults: [/base, _self_]\nmodel: {family: llama, config: {vocab_size: 8}}\n")
+    assert completed("model.config.")[0] == "['model.config.vocab_size=']"
 
 
 def test_hidden_commands_stay_hidden() -> None:

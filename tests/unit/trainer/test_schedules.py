@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
-from trireme.trainer.schedules import TRANSFORMERS_NAME, ScheduleConfig, build_schedule
+from transformers.optimization import get_scheduler
+from trireme.trainer.schedules import ScheduleConfig, build_schedule
 
 GROUP = Path(__file__).parents[3] / "configs" / "scheduler"
+NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS_NAME)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_schedule_has_a_file_and_runs(name: str) -> None:
     config = ScheduleConfig(**yaml.safe_load((GROUP / f"{name}.yaml").read_text()))
     assert config.name == name
@@ -39,6 +44,55 @@ def test_shapes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"name": "constant"}, {}),
+        ({"name": "constant_with_warmup"}, {}),
+        ({"name": "linear"}, {}),
+        ({"name": "cosine"}, {"min_lr_rate": 0.0}),
+        ({"name": "cosine", "min_lr_ratio": 0.13, "num_cycles": 1.7}, {"min_lr_rate": 0.13, "num_cycles": 1.7}),
+        ({"name": "cosine_with_restarts"}, {}),
+        ({"name": "cosine_with_restarts", "num_cycles": 3.0}, {"num_cycles": 3}),
+        ({"name": "polynomial"}, {}),
+        ({"name": "polynomial", "power": 2.5, "min_lr_ratio": 0.0}, {"power": 2.5, "lr_end": 0.0}),
+        ({"name": "inverse_sqrt"}, {}),
+        ({"name": "warmup_stable_decay"}, {"num_decay_steps": 10, "decay_type": "linear"}),
+        ({"name": "warmup_stable_decay", "decay_ratio": 0.3, "decay_type": "1-sqrt", "min_lr_ratio": 0.07},
+         {"num_decay_steps": 31, "decay_type": "1-sqrt", "min_lr_ratio": 0.07}),
+        ({"name": "warmup_stable_decay", "decay_ratio": 0.0, "decay_type": "cosine"},
+         {"num_decay_steps": 0, "decay_type": "cosine"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("warmup", [0, 17])
+def test_formulas_are_those_of_transformers_to_the_bit(
+    options: dict[str, Any], theirs: dict[str, Any], warmup: int
+) -> None:
+    steps, name = 103, options["name"]
+    names = {"cosine": "cosine_with_min_lr"}
+    unit = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    scheduler: Any = get_scheduler(
+        names.get(name, name),
+        unit,
+        num_warmup_steps=warmup,
+        num_training_steps=None if name.startswith(("constant", "inverse")) else steps,
+        scheduler_specific_kwargs=theirs,
+    )
+    ours = build_schedule(ScheduleConfig(**options, warmup_steps=None if name == "constant" else warmup), steps)
+    expected = scheduler.lr_lambdas[0]
+    assert [ours(step) for step in range(steps + 2)] == [expected(step) for step in range(steps + 2)]
+
+
+@pytest.mark.parametrize(("ratio", "steps", "warmup"), [(0.05, 30, 2), (0.05, 100, 5), (0.5, 5, 3), (0.0, 10, 0)])
+def test_warmup_from_a_ratio_rounds_up(ratio: float, steps: int, warmup: int) -> None:
+    assert ScheduleConfig(warmup_ratio=ratio).warmup(steps) == warmup == math.ceil(ratio * steps)
+
+
+def test_a_given_zero_is_a_zero() -> None:
+    assert build_schedule(ScheduleConfig("polynomial", min_lr_ratio=0.0), 10)(10) == 0.0
+    assert build_schedule(ScheduleConfig("warmup_stable_decay", decay_ratio=0.0), 10)(9) == 1.0
+
+
+@pytest.mark.parametrize(
     ("wrong", "word"),
     [
         ({"name": "linear", "num_cycles": 2.0}, "num_cycles"),
@@ -46,6 +100,17 @@ def test_shapes() -> None:
         ({"warmup_steps": 5, "warmup_ratio": 0.1}, "contradict"),
         ({"warmup_ratio": 1.5}, "between 0 and 1"),
         ({"warmup_steps": -1}, "negative"),
+        ({"num_cycles": 0.0}, "num_cycles=0.0 must be positive"),
+        ({"num_cycles": -2.0}, "num_cycles=-2.0 must be positive"),
+        ({"num_cycles": math.inf}, "num_cycles"),
+        ({"name": "cosine_with_restarts", "num_cycles": 1.5}, "is not whole"),
+        ({"name": "cosine_with_restarts", "num_cycles": 0.5}, "is not whole"),
+        ({"name": "polynomial", "power": 0.0}, "power=0.0 must be positive"),
+        ({"name": "polynomial", "power": -1.0}, "power=-1.0 must be positive"),
+        ({"min_lr_ratio": -0.1}, "between 0 and 1"),
+        ({"min_lr_ratio": math.nan}, "between 0 and 1"),
+        ({"name": "warmup_stable_decay", "warmup_ratio": 0.6, "decay_ratio": 0.6}, "more than the whole run"),
+        ({"min_lr_ratio": 2.0, "num_cycles": -1.0}, "min_lr_ratio=2.0(.|\n)*num_cycles=-1.0"),
     ],
 )
 def test_options_that_do_not_apply_are_refused(wrong: dict, word: str) -> None:

@@ -1,0 +1,91 @@
+"""Metrics that a recipe names: does anything compute them, and is it ever computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import Problem
+from ..trainer.callbacks.best_model import BestModel
+from ..trainer.callbacks.early_stopping import EarlyStopping
+from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
+from ..trainer.data.data_config import DataConfig
+from ..trainer.settings import TrainerConfig
+from .values import did_you_mean
+
+
+def check_metrics(
+    checkpoint: CheckpointConfig,
+    trainer: TrainerConfig,
+    data: DataConfig,
+    task: Any,
+    callbacks: Mapping[str, Any],
+) -> list[Problem]:
+    """Problems of what acts on evaluations: rotation of checkpoints, best model, early stopping.
+
+    Args:
+        task, callbacks: built.
+    """
+    users = {"checkpoint.metric": checkpoint.metric} if checkpoint.keep_best else {}
+    idle = _idle_rotation(checkpoint, trainer, callbacks)
+    for name, callback in callbacks.items():
+        if isinstance(callback, EarlyStopping):
+            users[f"callbacks.{name}.metric"] = callback.metric
+        elif isinstance(callback, BestModel):
+            users["checkpoint.metric"] = checkpoint.metric
+        else:
+            continue
+        if why := _never(trainer, data):
+            idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
+    known = _known(task, callbacks)
+    unknown = [
+        Problem(field, "is computed by nothing in this recipe", did_you_mean(metric, sorted(known)), metric)
+        for field, metric in users.items()
+        if known and metric not in known
+    ]
+    return [*unknown, *idle]
+
+
+_REMEDY = "set trainer.eval_every to a number of steps, or leave this out"
+
+
+def _never(trainer: TrainerConfig, data: DataConfig) -> str:
+    """Why there is no evaluation before the end; empty if there is one."""
+    if data.eval_source is None and data.held_out == 0:
+        return "there is no held-out data (data.held_out is 0)"
+    if trainer.eval_every is None:
+        return "trainer.eval_every is null: none runs before the end"
+    if trainer.max_steps is not None and trainer.eval_every > trainer.max_steps:
+        return f"trainer.eval_every={trainer.eval_every} is beyond trainer.max_steps ({trainer.max_steps})"
+    return ""
+
+
+def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbacks: Mapping[str, Any]) -> list[Problem]:
+    """``keep_best`` ranks checkpoints of evaluated steps: are there any before the end?"""
+    if not checkpoint.keep_best:
+        return []
+    why = ""
+    saves_best = any(isinstance(callback, BestModel) for callback in callbacks.values())
+    own = any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values())
+    if trainer.eval_every is None:
+        why = "ranks checkpoints by evaluations, and trainer.eval_every is null: none runs before the end"
+    elif saves_best or own:  # they may save at any step
+        return []
+    elif checkpoint.every is None:
+        why = "ranks checkpoints, and checkpoint.every is null: none is written before the end"
+    elif trainer.max_steps is not None and math.lcm(checkpoint.every, trainer.eval_every) > trainer.max_steps:
+        why = (
+            f"ranks checkpoints of evaluated steps, and checkpoint.every={checkpoint.every} and "
+            f"trainer.eval_every={trainer.eval_every} never meet in {trainer.max_steps} steps"
+        )
+    fix = "set both to the same number, add the callback best_model, or set checkpoint.keep_best=0"
+    return [Problem("checkpoint.keep_best", why, fix, checkpoint.keep_best)] if why else []
+
+
+def _known(task: Any, callbacks: Mapping[str, Any]) -> set[str]:
+    """Names of an evaluation line; empty if they cannot be known, for a task or a callback of one's own may add any."""
+    names = getattr(task, "metric_names", None)
+    if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):
+        return set()
+    return {f"eval_{name}" for name in names}

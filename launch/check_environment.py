@@ -1,0 +1,100 @@
+"""Environment variables that trireme and its libraries read as numbers or names: nonsense in them is one message.
+
+Launchers set most of them; what a person or a script exported by hand may be anything, and torch would answer with a
+traceback, wait for ranks that never come, or train on the CPU without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ..errors import Problem, UserError
+
+LEAST = {
+    "RANK": 0,
+    "LOCAL_RANK": 0,
+    "GROUP_RANK": 0,
+    "WORLD_SIZE": 1,
+    "LOCAL_WORLD_SIZE": 1,
+    "LOCAL_SIZE": 1,
+    "MASTER_PORT": 1,
+    "OMP_NUM_THREADS": 1,
+    "MKL_NUM_THREADS": 1,
+    "TORCHELASTIC_RESTART_COUNT": 0,
+    "TORCHELASTIC_MAX_RESTARTS": 0,
+    "SLURM_STEP_NUM_TASKS": 1,
+    "SLURM_PROCID": 0,
+    "SLURM_LOCALID": 0,
+    "SLURM_NODEID": 0,
+    "SLURM_NNODES": 1,
+    "SLURM_STEP_NUM_NODES": 1,
+    "SLURM_CPUS_PER_TASK": 1,
+    "SLURM_JOB_ID": 0,
+    "SLURM_STEP_ID": 0,
+    "SLURM_RESTART_COUNT": 0,
+}
+"""Variables that hold a whole number -> the least."""
+BELOW = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE"}
+"""Numbers that count from 0 -> how many there are."""
+CHOICES = {
+    "TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL"),
+    "DS_ACCELERATOR": ("cpu", "cuda", "xpu", "npu", "mps", "hpu", "mlu"),
+}
+DEVICE = re.compile(r"-?\d+|(GPU|MIG)-[\w/.-]+|NoDevFiles|none|void|all", re.IGNORECASE)
+LONGEST = 18
+"""Digits of a number that fits into 64 bits."""
+
+
+def check_environment() -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        UserError: all problems, each under the name of its variable.
+    """
+    if problems := environment_problems():
+        raise UserError(*problems)
+
+
+def environment_problems() -> list[Problem]:
+    """What is wrong with the variables that are set."""
+    problems = [problem for name, least in LEAST.items() for problem in _number(name, least)]
+    problems = problems or _ranks()
+    for name, choices in CHOICES.items():
+        value = os.environ.get(name)
+        if value and value.upper() not in [choice.upper() for choice in choices]:
+            problems.append(Problem(name, "is none of its values", f"use {' or '.join(choices)}, or unset it", value))
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices and not all(DEVICE.fullmatch(part.strip()) for part in devices.split(",")):
+        fix = "list numbers of GPUs, such as 0,1; empty hides all of them; or unset it"
+        problems.append(Problem("CUDA_VISIBLE_DEVICES", "names no GPUs", fix, devices))
+    return problems
+
+
+def _number(name: str, least: int) -> list[Problem]:
+    value = os.environ.get(name)
+    if value is None or (value == "" and not name.startswith(("RANK", "WORLD", "LOCAL_RANK", "MASTER"))):
+        return []
+    parts = value.split(",") if name == "OMP_NUM_THREADS" else [value]  # one for each level of nesting
+    if any(not (part.strip().isascii() and part.strip().isdigit()) or len(part) > LONGEST for part in parts):
+        return [Problem(name, "is not a whole number", f"set it to {least} or more, or unset it", value)]
+    if any(int(part) < least for part in parts):
+        return [Problem(name, f"is below {least}", f"set it to {least} or more, or unset it", value)]
+    if name == "MASTER_PORT" and int(value) > 65535:
+        return [Problem(name, "is not a port", "use 1024 to 65535", value)]
+    return []
+
+
+def _ranks() -> list[Problem]:
+    """Whether what a launcher would say fits together."""
+    numbers = {name: int(os.environ[name]) for name in (*BELOW, *BELOW.values()) if os.environ.get(name)}
+    problems = [
+        Problem(name, f"is not below {size}={numbers[size]}", "let the launcher set both, or unset them", numbers[name])
+        for name, size in BELOW.items()
+        if name in numbers and size in numbers and numbers[name] >= numbers[size]
+    ]
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name in numbers and other not in numbers and numbers.get("WORLD_SIZE", 2) > 1:
+            why = f"is set without {other}: this is no rank of a launcher, and its peers would be waited for"
+            problems.append(Problem(name, why, "unset it, or start with a launcher such as torchrun", numbers[name]))
+    return problems

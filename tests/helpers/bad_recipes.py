@@ -1,0 +1,99 @@
+"""Recipes that cannot train, each with the keys that must be named: one corpus for ``check`` and for ``train``.
+
+Add a row for every mistake that a recipe can hold and that is known without training. The overrides go on top of
+``tests/recipes/tiny.yaml``; ``{tmp}`` is a folder of the test's own, in which ``file.txt`` is a file.
+"""
+
+from __future__ import annotations
+
+RADAM = ["optimizer._target_=torch.optim.RAdam"]
+BAD: list[tuple[list[str], list[str]]] = [
+    # optimizers
+    (["optimizer.lr=-1"], ["optimizer.lr"]),
+    (["optimizer.betas=[1.5,0.9]"], ["optimizer.betas"]),
+    (["optimizer.betas=[0.9]"], ["optimizer.betas"]),
+    (["optimizer.betas=[]"], ["optimizer.betas"]),
+    (["optimizer.lr=-1", "optimizer.eps=-1", "optimizer.weight_decay=-1"],
+     ["optimizer.lr", "optimizer.eps", "optimizer.weight_decay"]),
+    (["optimizer=sgd", "optimizer.momentum=1.5"], ["optimizer.momentum"]),
+    (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], ["optimizer.nesterov"]),
+    (["optimizer=lion", "optimizer.lr=-0.1"], ["optimizer.lr"]),
+    (["optimizer=adafactor", "optimizer.clip_threshold=0.5"], ["optimizer.clip_threshold"]),
+    ([*RADAM, "optimizer.lr=-1.0"], ["optimizer.lr"]),
+    ([*RADAM, "optimizer.betas=[0.9,2.0]", "optimizer.eps=-1.0"], ["optimizer.betas", "optimizer.eps"]),
+    # schedules
+    (["scheduler=cosine", "scheduler.num_cycles=0"], ["scheduler.num_cycles"]),
+    (["scheduler=cosine", "scheduler.num_cycles=-2"], ["scheduler.num_cycles"]),
+    (["scheduler=cosine", "scheduler.num_cycles=1e308"], ["scheduler.num_cycles"]),
+    (["scheduler=cosine_with_restarts", "scheduler.num_cycles=1.5"], ["scheduler.num_cycles"]),
+    (["scheduler=polynomial", "scheduler.power=0"], ["scheduler.power"]),
+    (["scheduler=cosine", "scheduler.min_lr_ratio=-0.1", "scheduler.warmup_ratio=2"],
+     ["scheduler.min_lr_ratio", "scheduler.warmup_ratio"]),
+    (["scheduler=linear", "scheduler.warmup_ratio=null", "scheduler.warmup_steps=11"], ["scheduler.warmup_steps"]),
+    (["scheduler=warmup_stable_decay", "scheduler.warmup_ratio=0.7", "scheduler.decay_ratio=0.7"],
+     ["scheduler.warmup_ratio"]),
+    (["scheduler=warmup_stable_decay", "scheduler.warmup_ratio=null", "scheduler.warmup_steps=9",
+      "scheduler.decay_ratio=0.9"], ["scheduler"]),
+    # numbers
+    (["seed=99999999999999999999999"], ["seed"]),
+    (["trainer.max_grad_norm=inf"], ["trainer.max_grad_norm"]),
+    (["trainer.timeout_minutes=-1"], ["trainer.timeout_minutes"]),
+    (["trainer.timeout_minutes=1e18"], ["trainer.timeout_minutes"]),
+    (["trainer.eval_every=0"], ["trainer.eval_every"]),
+    (["checkpoint.keep_last=0"], ["checkpoint.keep_last"]),
+    (["checkpoint.every=-1"], ["checkpoint.every"]),
+    (["+ema.decay=1.5"], ["ema.decay"]),
+    (["data.held_out=1"], ["data.held_out"]),
+    (["launch.gpus_per_node=-1"], ["launch.gpus_per_node"]),
+    # metrics
+    (["checkpoint.keep_best=1"], ["checkpoint.keep_best"]),
+    (["checkpoint.keep_best=1", "checkpoint.every=5", "trainer.eval_every=3"], ["checkpoint.keep_best"]),
+    (["checkpoint.keep_best=1", "checkpoint.every=5", "trainer.eval_every=5", "checkpoint.metric=eval_f1"],
+     ["checkpoint.metric"]),
+    (["callbacks=[minimal,early_stopping]"], ["callbacks.early_stopping"]),
+    (["callbacks=[minimal,early_stopping]", "trainer.eval_every=20"], ["callbacks.early_stopping"]),
+    (["callbacks=[minimal,early_stopping]", "trainer.eval_every=2", "callbacks.early_stopping.metric=eval_los"],
+     ["callbacks.early_stopping.metric"]),
+    (["callbacks=[minimal,best_model]"], ["callbacks.best_model"]),
+    # callbacks, collator
+    (["callbacks=[minimal,early_stopping]", "trainer.eval_every=2", "callbacks.early_stopping.patience=0"],
+     ["callbacks.early_stopping.patience"]),
+    (["callbacks=[default]", "callbacks.progress.plain_every=-1", "callbacks.watchdog.timeout=0"],
+     ["callbacks.progress.plain_every", "callbacks.watchdog.timeout"]),
+    (["callbacks=[minimal,nonfinite]", "callbacks.nonfinite.action=jump"], ["callbacks.nonfinite.action"]),
+    (["callbacks=[minimal,sample]", "callbacks.sample.prompts=[]"], ["callbacks.sample.prompts"]),
+    (["callbacks=[minimal,export]", "callbacks.export.max_shard_size=big"], ["callbacks.export.max_shard_size"]),
+    (["+collator=causal_lm", "collator.pad_to_multiple_of=0"], ["collator.pad_to_multiple_of"]),
+    # frozen parameters
+    (["model.frozen=[typo.*]"], ["model.frozen"]),
+    (["model.frozen=['*']"], ["model.frozen"]),
+    # folders and names
+    (["run.dir={tmp}/file.txt"], ["run.dir"]),
+    (["run.dir={tmp}/file.txt/below"], ["run.dir"]),
+    (["run.dir=/proc/nowhere"], ["run.dir"]),
+    (["run.dir="], ["run.dir"]),
+    (["run.dir='{tmp}/two\nlines'"], ["run.dir"]),
+    (["run.dir={tmp}/" + "x" * 300], ["run.dir"]),
+    (["data.cache_dir={tmp}/file.txt"], ["data.cache_dir"]),
+]  # fmt: skip
+
+NEEDS_DATA: list[tuple[list[str], list[str]]] = [
+    (["trainer.max_steps=null", "trainer.epochs=1", "scheduler=linear", "scheduler.warmup_ratio=null",
+      "scheduler.warmup_steps=5000"], ["scheduler.warmup_steps"]),
+    (["trainer.max_steps=null", "trainer.epochs=1", "trainer.stop_at=5000"], ["trainer.stop_at"]),
+]  # fmt: skip
+"""What only the size of the data tells: ``train`` refuses it before the first step."""
+
+GOOD: list[list[str]] = [
+    ["optimizer.lr=0", "optimizer.weight_decay=0"],
+    ["optimizer=sgd", "optimizer.momentum=0"],
+    ["optimizer=lion"],
+    ["optimizer=adafactor"],
+    RADAM,
+    ["scheduler=polynomial", "scheduler.min_lr_ratio=0", "scheduler.power=0.5"],
+    ["scheduler=cosine_with_restarts", "scheduler.num_cycles=3"],
+    ["scheduler=warmup_stable_decay", "scheduler.decay_ratio=0", "scheduler.min_lr_ratio=1"],
+    ["checkpoint.keep_best=1", "checkpoint.every=1", "trainer.eval_every=1", "callbacks=[minimal,best_model]"],
+    ["model.frozen=['model.layers.0.*']"],
+]
+"""What ``check`` accepts at the edge of what it refuses; ``train`` must accept it too."""

@@ -1,0 +1,109 @@
+"""``trireme check`` names what ``train`` would refuse, and train accepts what it accepts; it does so without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.bad_recipes import BAD, GOOD, NEEDS_DATA
+from helpers.command import ROOTS
+from helpers.recipes import TINY
+from trireme.launch.cli import main
+
+
+def _fields(message: str) -> set[str]:
+    """Keys of the problems in a message: what stands at the begin of a line."""
+    heads = [line for line in message.splitlines() if line and not line[0].isspace() and not line.endswith("problems:")]
+    return {head.lstrip("0123456789. ").split(" = ")[0] for head in heads if not head.startswith("note: ")}
+
+
+def _refused(command: str, overrides: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    (folder / "file.txt").touch()
+    filled = [override.replace("{tmp}", str(folder)) for override in overrides]
+    own = any(override.startswith("run.dir=") for override in overrides)
+    code = main([command, str(TINY), ROOTS, *([] if own else [f"run.dir={folder / 'run'}"]), *filled])
+    message = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in message, message
+    return _fields(message)
+
+
+@pytest.mark.parametrize(("overrides", "fields"), BAD, ids=lambda value: ",".join(value)[:60])
+def test_check_and_train_name_the_same_keys(
+    overrides: list[str], fields: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _refused("check", overrides, tmp_path, capsys) == set(fields)
+    assert _refused("train", overrides, tmp_path, capsys) == set(fields)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("overrides", "fields"), NEEDS_DATA, ids=lambda value: value[-1][:60])
+def test_what_the_data_tells_is_refused_before_the_first_step(
+    overrides: list[str], fields: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(fields) <= _refused("train", overrides, tmp_path, capsys)  # beside what the data's preparation says
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("overrides", GOOD, ids=lambda value: ",".join(value)[:60])
+def test_train_accepts_what_check_accepts(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(TINY), ROOTS, f"run.dir={tmp_path / 'run'}", "trainer.max_steps=1", *overrides]
+    assert main(["check", *arguments]) == 0, capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["train", *arguments]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"RANK": "first", "WORLD_SIZE": "2"}, ["RANK"]),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, ["RANK"]),
+        ({"RANK": "-1", "WORLD_SIZE": "0"}, ["RANK", "WORLD_SIZE"]),
+        ({"WORLD_SIZE": "2"}, ["WORLD_SIZE"]),
+        ({"MASTER_PORT": "99999"}, ["MASTER_PORT"]),
+        ({"LOCAL_RANK": ""}, ["LOCAL_RANK"]),
+        ({"OMP_NUM_THREADS": "many", "CUDA_VISIBLE_DEVICES": "first"}, ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]),
+        ({"TORCH_DISTRIBUTED_DEBUG": "maybe"}, ["TORCH_DISTRIBUTED_DEBUG"]),
+        ({"TRIREME_CACHE": "/dev/null"}, ["TRIREME_CACHE"]),
+    ],
+    ids=lambda value: "-".join(value),
+)
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_nonsense_in_the_environment_is_one_message(
+    command: str,
+    variables: dict[str, str],
+    named: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _refused(command, [], tmp_path, capsys) == set(named)
+
+
+@pytest.mark.parametrize("value", ["1", "4,2"])
+def test_usual_environments_are_accepted(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 0,MIG-1/2/0")
+    assert main(["check", str(TINY), ROOTS, f"run.dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
+
+
+def test_a_check_of_a_model_seen_before_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    """Their imports are most of what a check would take."""
+    program = (
+        "import sys; from trireme.launch.cli import main; code = main(sys.argv[1:]); "
+        "print(code, *{'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"
+    )
+    arguments = ["check", str(TINY), "callbacks=[default,early_stopping,best_model]", "trainer.eval_every=5"]
+    environment = {**os.environ, "TRIREME_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", program, *arguments, f"run.dir={tmp_path / 'run'}"]
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout.splitlines()[-1] == "0", result.stdout + result.stderr

@@ -1,0 +1,52 @@
+"""Folders are judged by looking: nothing is made, and every reason why they cannot be written is one clause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.disk import small_disk
+from trireme.trainer.folders import folder_problem, name_problem
+from trireme.trainer.settings import RunConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("", "empty"),
+        (" ", "empty"),
+        ("a\nb", "line break"),
+        ("a\0b", "cannot be shown"),
+        ("a\x1bb", "cannot be shown"),
+        ("x" * 256, "too long"),
+        ("ä" * 130, "too long"),
+        ("x/" * 2100, "too long"),
+        ("\udcff", "cannot be shown"),
+    ],
+)
+def test_names_that_no_folder_can_have(name: str, word: str) -> None:
+    assert word in name_problem(name)
+    with pytest.raises(ValueError, match="dir="):
+        RunConfig(dir=name)
+
+
+def test_usual_names_are_accepted(tmp_path: Path) -> None:
+    for name in ("runs/x", "größe und länge", str(tmp_path / "a" / "b"), "x" * 255):
+        assert name_problem(name) == "" and folder_problem(tmp_path / name) == ""
+    assert not list(tmp_path.iterdir())
+    assert RunConfig(dir="~/runs").dir == str(Path.home() / "runs")
+
+
+def test_a_file_in_the_way_and_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert "is a file" in folder_problem(tmp_path / "file")
+    assert "is a file" in folder_problem(tmp_path / "file" / "below" / "it")
+    assert "cannot be written" in folder_problem(tmp_path / "link" / "run")
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 200 * 1024) as disk:
+        assert folder_problem(disk / "run") == ""
+        (disk / "filler").write_bytes(b"x" * 160 * 1024)
+        assert "no space is left" in folder_problem(disk / "run")

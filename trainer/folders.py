@@ -1,0 +1,45 @@
+"""Folders that a recipe names: can they be made and written. Looks only; nothing is made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+NAME_MAX, PATH_MAX = 255, 4095
+"""Bytes of one name and of a whole path that Linux and its file systems take."""
+FULL = 64 * 1024
+"""Bytes left on a disk at which nothing of a run fits any more."""
+
+
+def name_problem(path: str) -> str:
+    """What is wrong with a path as text, as ``why; fix``; empty if nothing is."""
+    if not path.strip():
+        return "is empty; give a folder"
+    if any(not character.isprintable() for character in path):
+        return "holds a character that cannot be shown, such as a line break; leave it out"
+    try:
+        longest, whole = max(len(os.fsencode(part)) for part in path.split("/")), len(os.fsencode(path))
+    except UnicodeEncodeError:
+        return "holds a character that no file name can have; leave it out"
+    if longest > NAME_MAX or whole > PATH_MAX:
+        return f"is too long for a file system (a name: {NAME_MAX} bytes, a path: {PATH_MAX}); shorten it"
+    return ""
+
+
+def folder_problem(path: Path) -> str:
+    """Why a folder cannot be made or written at ``path``, as far as looking tells; empty if it can."""
+    try:
+        there = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
+        if not stat.S_ISDIR(os.stat(there).st_mode):
+            return f"cannot be written: {there} is a file, not a folder"
+        if there.resolve().parts[1:2] in (("proc",), ("sys",)):
+            return "cannot be written: it lies in a file system of the kernel"
+        if not os.access(there, os.W_OK | os.X_OK):
+            return f"cannot be written: {there} may not be written by this user"
+        disk = os.statvfs(there)
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < FULL:
+        return f"cannot be written: no space is left on the disk of {there}"
+    return ""
