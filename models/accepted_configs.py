@@ -17,6 +17,9 @@ from typing import Any
 
 from .model_config import ModelConfig, given_fields, hf_config
 
+RULES = ("check_model.py", "head_arithmetic.py")
+"""What else accepts a configuration; when these files change, all are looked at again."""
+
 
 class AcceptedConfig(SimpleNamespace):
     """What can be read off a transformers configuration, by all of its names."""
@@ -70,6 +73,7 @@ def _readable(config: Any) -> dict[str, Any]:
 
 def _file(model: ModelConfig) -> Path:
     """Where it is kept; TypeError for fields that JSON does not have."""
-    key = json.dumps([1, version("transformers"), model.spec.model_type, given_fields(model)], sort_keys=True)
+    rules = [(Path(__file__).with_name(name)).stat().st_mtime_ns for name in RULES]
+    key = json.dumps([version("transformers"), rules, model.spec.model_type, given_fields(model)], sort_keys=True)
     root = Path(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()
     return root / "configs" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"
