@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
 from ..trainer.component import Component, instantiate, locate
-from ..trainer.optimizers import value_problems
+from ..trainer.optimizers import optimizer_factory, value_problems
 from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
@@ -80,7 +80,8 @@ def _try_optimizer(component: Component) -> list[Problem]:
 
     try:
         why = attempt(component)
-        if not why:
+        if not why:  # what a run asks of it beside
+            optimizer_factory(component)([("matrix", torch.nn.Parameter(torch.ones(4, 4)))])
             return []
         name = component["_target_"]
         alone = [(key, attempt(part)) for key, part in _one_by_one(component)]

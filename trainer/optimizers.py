@@ -39,6 +39,8 @@ def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Para
     """A function that builds the recipe's optimizer over named parameters; schedules scale each ``initial_lr``."""
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        import torch
+
         with component_errors("optimizer", locate(component["_target_"]), "its constructor"):
             optimizer = instantiate(component, decay_groups(parameters))
         if not isinstance(optimizer, torch.optim.Optimizer):
