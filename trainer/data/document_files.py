@@ -6,47 +6,76 @@ a reader that yields text serves the indexed way and the streaming way alike. No
 
 from __future__ import annotations
 
-import codecs
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import Problem, UserError
+from .file_formats import Format
+from .file_text import decoded, kind_by_content, lines
 
-Format = Literal["txt", "jsonl", "json", "csv", "parquet", "arrow"]
 SplitText = Literal["file", "line", "paragraph"]
-CHUNK = 1 << 20
-"""Bytes decoded at a time."""
 
 
-def read_documents(
-    path: str, format: Format, *, text_column: str, split_text: SplitText, encoding: str
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a recipe says about all of its files."""
+
+    text_column: str = "text"
+    split_text: SplitText = "file"
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    """Between the cells of csv and tsv files; None is a comma, or a tab."""
+
+
+def read_documents(path: str, format: Format, options: ReadOptions) -> Iterator[str]:
     """The documents of one file.
 
     Raises:
-        UserError: undecodable bytes, a malformed line, a missing column or one that is not text.
+        UserError: undecodable bytes, a malformed line or row, a missing column or one that is not text.
     """
     if format == "txt":
-        yield from _split(_decoded(path, encoding), split_text)
+        yield from _split(decoded(path, options.encoding), options.split_text)
     elif format in ("parquet", "arrow"):
-        yield from _table_texts(path, format, text_column)
+        yield from _table_texts(path, format, options.text_column)
+    elif format in ("csv", "tsv"):
+        yield from _csv_texts(path, options, options.delimiter or ("\t" if format == "tsv" else ","))
     else:
-        rows = {"jsonl": _json_rows, "json": _json_rows, "csv": _csv_rows}[format](path, encoding)
-        for place, row in rows:
-            yield _text(row, text_column, place)
+        for place, row in _json_rows(path, options.encoding):
+            yield _text(row, options.text_column, place)
 
 
-def column_problem(place: str, text_column: str, columns: Iterable[str]) -> Problem:
-    """The text column is not there: name those that are, and the nearest."""
-    names = [str(name) for name in columns]
-    nearest = (difflib.get_close_matches(text_column, names, n=1, cutoff=0.5) or [None])[0]
-    fix = f"set data.source.text_column={nearest}" if nearest else "set data.source.text_column to one of these"
-    listed = ", ".join(names) or "none"
-    return Problem("data.source.text_column", f"{place} has no such column; columns there: {listed}", fix, text_column)
+def column_problem(place: str, text_column: str, columns: Mapping[str, str | None]) -> Problem:
+    """The text column is not there: name those that are, and the nearest that holds text.
+
+    Args:
+        columns: name -> what it holds, None for text.
+    """
+    texts = [name for name, kind in columns.items() if kind is None]
+    nearest = difflib.get_close_matches(text_column, texts, n=1, cutoff=0.5) or texts[: len(texts) == 1]
+    fix = f"set data.source.text_column={nearest[0]}" if nearest else "set data.source.text_column to one of text"
+    if not texts:
+        fix = "give each row a column of text" + (_CHATS if any(columns.values()) else "")
+    shown = ", ".join(name if kind is None else f"{name} ({kind})" for name, kind in columns.items()) or "none"
+    return Problem("data.source.text_column", f"{place} has no such column; columns there: {shown}", fix, text_column)
+
+
+def not_text(place: str, text_column: str, kind: str) -> Problem:
+    """The column is there, but holds something else."""
+    return Problem(
+        "data.source.text_column",
+        f"in {place} the column holds {kind}, not text",
+        "name a column of strings" + (_CHATS if "list" in kind else ""),
+        text_column,
+    )
+
+
+_CHATS = "; a list (of messages, say) must be written out as one text first, or by a source of your own "
+_CHATS += "(docs/extending.md)"
 
 
 def _text(row: Any, text_column: str, place: str) -> str:
@@ -55,16 +84,31 @@ def _text(row: Any, text_column: str, place: str) -> str:
         raise UserError(
             Problem(
                 "data.source.paths",
-                f"{place} holds {type(row).__name__}, not an object with columns",
+                f"{place} holds {kind_of(row)}, not an object with columns",
                 f'write each document as {{"{text_column}": "..."}}',
             )
         )
     if text_column not in row:
-        raise UserError(column_problem(place, text_column, row))
-    return _encodable(_as_text(row[text_column], text_column, place))
+        columns = {str(name): None if isinstance(value, str) else kind_of(value) for name, value in row.items()}
+        raise UserError(column_problem(place, text_column, columns))
+    value = row[text_column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(not_text(place, text_column, kind_of(value)))
+    return encodable(value)
 
 
-def _encodable(text: str) -> str:
+def kind_of(value: Any) -> str:
+    """What a person would call a value of JSON."""
+    if isinstance(value, list):
+        inside = sorted({kind_of(item) for item in value[:10]})
+        return f"a list of {' and '.join(inside)}" if inside else "an empty list"
+    kinds = {dict: "an object", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def encodable(text: str) -> str:
     """JSON can spell half of a surrogate pair, which no encoding can hold: it becomes U+FFFD."""
     try:
         text.encode()
@@ -73,74 +117,14 @@ def _encodable(text: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _as_text(value: Any, text_column: str, place: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(
-            Problem(
-                "data.source.text_column",
-                f"in {place} the column holds {type(value).__name__}, not text",
-                "name a column of strings",
-                text_column,
-            )
-        )
-    return value
-
-
-def _decoded(path: str, encoding: str) -> Iterator[str]:
-    """Text of the file in chunks; newlines stay as they are, a byte order mark is dropped."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    position, first = 0, True
-    with open(path, "rb") as file:
-        while True:
-            chunk = file.read(CHUNK)
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise UserError(_undecodable(path, encoding, position - pending + error.start, error)) from None
-            position += len(chunk)
-            if first and text:
-                text, first = text.removeprefix("\ufeff"), False
-            if text:
-                yield text
-            if not chunk:
-                return
-
-
-def _undecodable(path: str, encoding: str, offset: int, error: UnicodeDecodeError) -> Problem:
-    byte = error.object[error.start]
-    return Problem(
-        path,
-        f"byte {offset} (0x{byte:02x}) is not valid {encoding}: {error.reason}",
-        f"set data.source.encoding to the file's own, or convert it: iconv -f ENCODING -t {encoding}; "
-        "a file that is not text does not belong into data.source.paths",
-    )
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their line ends; only ``\\n`` ends a line (a text may hold the rarer separators)."""
-    rest: list[str] = []
-    for chunk in chunks:
-        *whole, last = chunk.split("\n")
-        for line in whole:
-            rest.append(line)
-            yield "".join(rest) + "\n"
-            rest = []
-        rest.append(last)
-    if line := "".join(rest):
-        yield line
-
-
 def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
     if split_text == "file":
         yield "".join(chunks)
     elif split_text == "line":
-        yield from (line.rstrip("\r\n") for line in _lines(chunks) if line.strip())
+        yield from (line.rstrip("\r\n") for line in lines(chunks) if line.strip())
     else:
         paragraph: list[str] = []
-        for line in _lines(chunks):
+        for line in lines(chunks):
             if line.strip():
                 paragraph.append(line)
             elif paragraph:
@@ -153,12 +137,12 @@ def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
 def _json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
     """(place, row) of JSON lines, or of a file that is one JSON array."""
     name = Path(path).name
-    lines = enumerate(_lines(_decoded(path, encoding)), start=1)
-    for number, line in lines:
+    numbered = enumerate(lines(decoded(path, encoding)), start=1)
+    for number, line in numbered:
         if not line.strip():
             continue
         if line.lstrip().startswith("["):
-            whole = line + "".join(text for _, text in lines)
+            whole = line + "".join(text for _, text in numbered)
             rows = _parse_json(whole, path, number - 1)
             yield from ((f"{name}, element {index}", row) for index, row in enumerate(rows))
             return
@@ -169,41 +153,81 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {lines_before + error.lineno}, column {error.colno}"
-        raise UserError(
-            Problem(
-                path,
-                f"{place} is not JSON: {error.msg}",
-                "mend that line; a .jsonl file holds one object per line, a .json file one array or "
-                "one object per line",
-            )
-        ) from None
+        place, why = f"line {lines_before + error.lineno}, column {error.colno}", error.msg
+    except (RecursionError, ValueError) as error:  # too deep; a number of more digits than Python converts
+        place, why = f"line {lines_before + 1}", str(error).split(";")[0]
+    raise UserError(
+        Problem(
+            path,
+            f"{place} is not JSON: {why}",
+            "mend that line; a .jsonl file holds one object per line, a .json file one array or one object per line",
+        )
+    )
 
 
-def _csv_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
+def _csv_texts(path: str, options: ReadOptions, delimiter: str) -> Iterator[str]:
+    """The text column of a file whose first row names the columns; every row must have a cell for each of them."""
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the default of 128 KiB
-    reader = csv.DictReader(_lines(_decoded(path, encoding)), strict=True)
+    reader = csv.reader(lines(decoded(path, options.encoding)), delimiter=delimiter, strict=True)
+    name, header, column, before = Path(path).name, None, 0, 0
     try:
-        for row in reader:
-            row.pop(None, None)  # cells beyond the header
-            yield f"{Path(path).name}, line {reader.line_num}", row
+        for cells in reader:
+            line, before = before + 1, reader.line_num  # a row may take several lines
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                column = _text_column(header, f"{name}, line {line}", options, delimiter)
+            elif len(cells) != len(header):
+                raise UserError(_ragged(path, line, cells, header, delimiter))
+            else:
+                yield cells[column]
     except csv.Error as error:
         raise UserError(
             Problem(
                 path,
-                f"line {reader.line_num} is not CSV: {error}",
-                "quote fields that hold commas, quotes or line ends",
+                f"line {before + 1} is not CSV: {error}",
+                'quote fields that hold delimiters, quotes or line ends, and write a quote inside twice: ""',
             )
         ) from None
+
+
+def _text_column(header: list[str], place: str, options: ReadOptions, delimiter: str) -> int:
+    wanted = options.text_column
+    if header.count(wanted) == 1:
+        return header.index(wanted)
+    if wanted in header:
+        fix = "give each column a name of its own"
+        raise UserError(Problem("data.source.text_column", f"{place} names this column twice", fix, wanted))
+    others = [other for other in ";\t|,^" if other != delimiter and any(other in cell for cell in header)]
+    if others and len(header) == 1:
+        why = f"{place} is not parted by {_shown(delimiter)}: it reads {header[0][:80]!r}"
+        fix = f"set 'data.source.delimiter=\"{_shown(others[0])}\"'"
+        raise UserError(Problem("data.source.delimiter", why, fix, options.delimiter))
+    raise UserError(column_problem(place, wanted, dict.fromkeys(header)))
+
+
+def _ragged(path: str, line: int, cells: list[str], header: list[str], delimiter: str) -> Problem:
+    why = f"line {line} has {len(cells)} cell(s), but the header names {len(header)} column(s): {', '.join(header)}"
+    fix = f'put cells that hold {_shown(delimiter)} into "quotes"' if len(cells) > len(header) else "complete the row"
+    if len(header) == 1:
+        fix += ", or, if each line is a document, set data.source.format=txt data.source.split_text=line"
+    return Problem(path, why, fix)
+
+
+def _shown(delimiter: str) -> str:
+    return "\\t" if delimiter == "\t" else delimiter
 
 
 def _table_texts(path: str, format: Format, text_column: str) -> Iterator[str]:
     import pyarrow as pa
 
+    if (kind := kind_by_content(path)) in ("gzip", "zstd", "xz", "bzip2", "zip"):
+        raise UserError(Problem(path, f"is compressed ({kind}) as a whole", "decompress it first"))
     try:
         for batch in _record_batches(path, format, text_column):
-            yield from (_as_text(value, text_column, Path(path).name) for value in batch.column(0).to_pylist())
-    except (pa.ArrowException, OSError) as error:
+            yield from (value or "" for value in batch.column(0).to_pylist())
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # the file system's word; Arrow's own has no number
             raise
         raise UserError(
@@ -222,18 +246,31 @@ def _record_batches(path: str, format: Format, text_column: str) -> Iterator[Any
 
     if format == "parquet":
         with pq.ParquetFile(path) as file:
-            _check_column(path, text_column, file.schema_arrow.names)
+            check_column(Path(path).name, text_column, file.schema_arrow)
             yield from file.iter_batches(batch_size=1024, columns=[text_column])
         return
     with pa.memory_map(path) as source:
         is_file = source.read(6) == b"ARROW1"  # else the stream layout, which `datasets` writes
         source.seek(0)
         reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-        _check_column(path, text_column, reader.schema.names)
+        check_column(Path(path).name, text_column, reader.schema)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else iter(reader)
         yield from (batch.select([text_column]) for batch in batches)
 
 
-def _check_column(path: str, text_column: str, columns: list[str]) -> None:
-    if text_column not in columns:
-        raise UserError(column_problem(Path(path).name, text_column, columns))
+def check_column(place: str, text_column: str, schema: Any) -> None:
+    """Refuse an Arrow schema whose ``text_column`` is missing, named twice, or no column of strings."""
+    import pyarrow.types as pt
+
+    def kind(type: Any) -> str | None:
+        inside = type.value_type if pt.is_dictionary(type) else type
+        is_text = pt.is_string(inside) or pt.is_large_string(inside) or pt.is_string_view(inside)
+        return None if is_text or pt.is_null(inside) else str(type)
+
+    if schema.names.count(text_column) > 1:
+        fix = "give each column a name of its own"
+        raise UserError(Problem("data.source.text_column", f"{place} names this column twice", fix, text_column))
+    if text_column not in schema.names:
+        raise UserError(column_problem(place, text_column, {field.name: kind(field.type) for field in schema}))
+    if found := kind(schema.field(text_column).type):
+        raise UserError(not_text(place, text_column, found))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("trireme.data")
-VERSION = 1
+VERSION = 2
 """Counts up when preparation changes, so that older caches are left alone."""
 
 

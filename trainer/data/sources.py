@@ -2,39 +2,44 @@
 
 A source is a dataclass with ``load`` (all documents as an Arrow data set with a column ``text``), ``stream`` (the
 same, read as it goes) and ``fingerprint`` (a string that changes with the content and names the cached work).
-A user's own class with these three takes part by its import path. Only ``Hub`` may touch the network.
+A user's own class with these three takes part by its import path (docs/extending.md); ``open_source.py`` holds it to
+the contract. Only ``Hub`` may touch the network.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
 import logging
 import sysconfig
+import time
 import tokenize
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ...errors import Problem, UserError
-from .document_files import Format, column_problem, read_documents
+from .arrow_texts import write_texts
+from .content_stamp import content_stamp, hash_json, time_stamp
+from .document_files import ReadOptions, read_documents
+from .file_formats import ChosenFiles, Format, choose_files, refuse
+from .file_text import decoded
+from .hub_source import Hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+__all__ = ["Files", "Hub", "PythonSources", "Source"]
 log = logging.getLogger("trireme.data")
-SUFFIXES: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
 MOST_PROBLEMS = 20
 """Bad files reported together; after so many there is one cause behind them."""
+SMALL = 8 << 20
+"""Bytes of files that a check reads to the end."""
+HEAD = 20
+"""Documents that a check reads of a larger file."""
+CHECK_SECONDS = 1.0
+"""How long a check reads heads of files; of the rest it has seen that they exist."""
 
 
 class Source(Protocol):
@@ -52,6 +57,10 @@ class Source(Protocol):
         """Changes when the documents change."""
         ...
 
+    # Optional, beside these: ``look() -> list[str] | None``, which refuses what a glance shows and gives the documents
+    # if they are few; ``content() -> str``, a fingerprint that a copy elsewhere shares; ``notes() -> list[str]``, lines
+    # for people about what was found; ``without_text``, names of what gave no document in the last ``load``.
+
 
 @dataclass
 class PythonSources:
@@ -63,12 +72,14 @@ class PythonSources:
     """Names of folders that are left out."""
 
     def __post_init__(self) -> None:
+        self.roots = [self.roots] if isinstance(self.roots, str) else self.roots
+        self.exclude = [self.exclude] if isinstance(self.exclude, str) else self.exclude
         self.skipped = 0  # files of the last load that could not be decoded
 
     def load(self, cache_dir: str) -> Dataset:
         """One document per file, decoded as PEP 263 says; files that cannot be decoded are skipped and counted."""
         self.skipped = 0
-        return _write_texts(self._documents(), cache_dir)
+        return write_texts(self._documents(), cache_dir)
 
     def stream(self) -> IterableDataset:
         raise UserError(
@@ -81,7 +92,18 @@ class PythonSources:
         )
 
     def fingerprint(self) -> str:
-        return _hash([(name, *_stamp(path)) for name, path in self._files()])
+        return hash_json([(name, *time_stamp(path)) for name, path in self._files()])
+
+    def look(self) -> None:
+        """Refuse folders that are not there, or hold no Python."""
+        if not self._files():
+            where = ", ".join(self.roots or ["the standard library"])
+            raise UserError(
+                Problem("data.source.roots", "holds no .py files", "name a folder of Python sources", where)
+            )
+
+    def content(self) -> str:
+        return hash_json([(name, *content_stamp(path)) for name, path in self._files()])
 
     def _files(self) -> list[tuple[str, Path]]:
         """(path under its root, path), sorted, so that the order is the same on every file system."""
@@ -114,23 +136,33 @@ class PythonSources:
 
 @dataclass
 class Files:
-    """Local files: text, JSON (lines or an array), CSV, Parquet or Arrow."""
+    """Local files: text, JSON (lines or an array), CSV, TSV, Parquet or Arrow; text and JSON may be compressed."""
 
     paths: list[str]
     """Files, folders (all files under them), or glob patterns (``**`` for any depth)."""
-    format: Literal["auto", "txt", "jsonl", "json", "csv", "parquet", "arrow"] = "auto"
-    """What the files are; auto goes by the suffix, and takes an unknown one for plain text."""
+    format: Literal["auto", "txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    """What the files are; auto goes by the suffix, and refuses one that it does not know."""
     text_column: str = "text"
     """Column that holds the document (not for txt)."""
     split_text: Literal["file", "line", "paragraph"] = "file"
     """What one document is in a txt file; paragraphs are parted by blank lines."""
     encoding: str = "utf-8"
     """Encoding of text, JSON and CSV files, by Python's name for it."""
+    delimiter: str | None = None
+    """One character between the cells of a row; null is a comma in csv files, a tab (``\\t``) in tsv files."""
 
     def __post_init__(self) -> None:
+        self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
+        self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+        self.without_text: list[str] = []  # files of the last load that gave no document
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(
+                f"delimiter={self.delimiter!r} is wrong because cells are parted by one character; "
+                "write one such as ; or | or \\t"
+            )
         try:
             "".encode(self.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ValueError(
                 f"encoding={self.encoding} is wrong because Python has no such codec; "
                 "write one such as utf-8, latin-1 or utf-16"
@@ -138,182 +170,100 @@ class Files:
 
     def load(self, cache_dir: str) -> Dataset:
         """All documents in the order of the paths; bad files are reported together."""
-        return _write_texts(self._documents(), cache_dir)
+        return write_texts(self._documents(), cache_dir)
 
     def stream(self) -> IterableDataset:
         from datasets import Features, IterableDataset, Value
 
-        options = {"text_column": self.text_column, "split_text": self.split_text, "encoding": self.encoding}
         return IterableDataset.from_generator(
             _stream_files,
             features=Features({"text": Value("large_string")}),
             # A list in gen_kwargs is a list of shards: a resumed stream then skips whole files without reading them.
-            gen_kwargs={"files": self._files(), "options": options},
+            gen_kwargs={"files": self._files(), "options": self._options()},
         )
 
     def fingerprint(self) -> str:
-        options = [self.text_column, self.split_text, self.encoding]
-        return _hash([options, [(path, format, *_stamp(Path(path))) for path, format in self._files()]])
+        files = [(path, format, *time_stamp(Path(path))) for path, format in self._files()]
+        return hash_json([self._reading(), files])
+
+    def content(self) -> str:
+        """As ``fingerprint``, but equal for copies of the files in another folder."""
+        return hash_json([self._reading(), [(form, *content_stamp(Path(path))) for path, form in self._files()]])
+
+    def notes(self) -> list[str]:
+        """What was taken from folders, and what was passed over."""
+        return [f"data: {note}" for note in self._chosen().notes]
+
+    def look(self) -> list[str] | None:
+        """The documents, if all files together are small; else the head of every file is read."""
+        files = self._files()
+        if sum(Path(path).stat().st_size for path, _ in files) <= SMALL:
+            return list(self._documents())
+        end = time.monotonic() + CHECK_SECONDS
+        heads = ((path, self._head(path, format)) for path, format in files if time.monotonic() < end)
+        deque(_together(heads), maxlen=0)
+        return None
+
+    def _head(self, path: str, format: Format) -> Iterator[str]:
+        """The first documents of a file; of one that is read as a whole, the first piece."""
+        whole = (format == "txt" and self.split_text == "file") or (
+            format == "json" and Path(path).stat().st_size > SMALL
+        )
+        return islice(decoded(path, self.encoding), 1) if whole else islice(self._read(path, format), HEAD)
+
+    def _chosen(self) -> ChosenFiles:
+        return choose_files(self.paths, None if self.format == "auto" else self.format)
 
     def _files(self) -> list[tuple[str, Format]]:
         """(absolute path, format), in the order of ``paths``, each file once."""
-        files: dict[str, Format] = {}
-        missing = []
-        for pattern in self.paths:
-            found = _expand(pattern)
-            if not found:
-                missing.append(
-                    Problem(
-                        "data.source.paths",
-                        "no file there",
-                        "give an existing file, folder or pattern (relative to the folder the command runs in)",
-                        pattern,
-                    )
-                )
-            for path in found:
-                suffix = SUFFIXES.get(path.suffix.lower(), "txt")
-                files[str(path.absolute())] = suffix if self.format == "auto" else self.format
-        if not self.paths:
-            missing.append(Problem("data.source.paths", "no path is given", "name a file, folder or pattern", []))
-        if missing:
-            raise UserError(*missing)
-        return list(files.items())
+        chosen = self._chosen()
+        refuse(chosen)
+        return list(chosen.files.items())
+
+    def _options(self) -> ReadOptions:
+        return ReadOptions(self.text_column, self.split_text, self.encoding, self.delimiter)
+
+    def _reading(self) -> list[str]:
+        """What of the options decides about the documents; a delimiter only if one is set, as older caches know."""
+        return [self.text_column, self.split_text, self.encoding, *([self.delimiter] if self.delimiter else [])]
+
+    def _read(self, path: str, format: Format) -> Iterator[str]:
+        return read_documents(path, format, self._options())
 
     def _documents(self) -> Iterator[str]:
-        problems: list[Any] = []
-        for path, format in self._files():
-            try:
-                yield from read_documents(
-                    path, format, text_column=self.text_column, split_text=self.split_text, encoding=self.encoding
-                )
-            except UserError as error:
-                problems += error.problems
-            except OSError as error:
-                problems.append(Problem(path, f"cannot be read: {error.strerror}", "check its permissions"))
-            if len(problems) >= MOST_PROBLEMS:
-                break
-        if problems:
-            raise UserError(*problems)
+        self.without_text = []
+        yield from _together(((path, self._read(path, form)) for path, form in self._files()), self.without_text)
 
 
-@dataclass
-class Hub:
-    """A data set of the Hugging Face hub (or a local folder in its layout)."""
-
-    path: str
-    """Repository, such as ``roneneldan/TinyStories``, or a local folder of data files."""
-    name: str | None = None
-    """Configuration of the data set."""
-    split: str = "train"
-    """Split, also a slice such as ``train[:10%]``."""
-    text_column: str = "text"
-    """Column that holds the document."""
-    revision: str | None = None
-    """Commit, tag or branch; with a commit nothing needs to be asked from the hub once it is prepared."""
-
-    def load(self, cache_dir: str) -> Dataset:
-        """Downloads go to the cache of `datasets` (``HF_HOME``), not to ``cache_dir``: other projects share them."""
-        data = self._load(streaming=False)
-        if self.text_column not in data.column_names:
-            raise UserError(column_problem(f"data set {self.path!r}", self.text_column, data.column_names))
-        return data.select_columns([self.text_column]).rename_column(self.text_column, "text")
-
-    def stream(self) -> IterableDataset:
-        data = self._load(streaming=True)
-        if data.column_names is not None and self.text_column not in data.column_names:
-            raise UserError(column_problem(f"data set {self.path!r}", self.text_column, data.column_names))
-        return (
-            data
-            if self.text_column == "text"
-            else data.select_columns([self.text_column]).rename_column(self.text_column, "text")
-        )
-
-    def fingerprint(self) -> str:
-        folder = Path(self.path)
-        content: Any = self._commit()
-        if folder.is_dir():
-            content = [(str(path), *_stamp(path)) for path in sorted(folder.rglob("*")) if path.is_file()]
-        return _hash([self.path, self.name, self.split, self.text_column, content])
-
-    def _commit(self) -> str:
-        """The commit that the revision stands for; without a network, the newest that is in the local cache."""
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.utils import HfHubHTTPError
-
-        revision = self.revision
-        if revision and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
-            return revision
+def _together(files: Iterable[tuple[str, Iterator[str]]], without_text: list[str] | None = None) -> Iterator[str]:
+    """Documents of all files; problems are raised at the end, those of all files together."""
+    problems: list[Any] = []
+    for path, documents in files:
+        some = False
         try:
-            return HfApi().dataset_info(self.path, revision=revision, timeout=10).sha or "unknown"
-        except (OSError, HfHubHTTPError, ValueError) as error:
-            log.info("the hub does not answer for %s (%s); going by the local cache", self.path, type(error).__name__)
-        try:
-            cached = snapshot_download(self.path, repo_type="dataset", revision=revision, local_files_only=True)
-            return Path(cached).name
-        except (OSError, ValueError):
-            return "unknown"
-
-    def _load(self, streaming: bool) -> Any:
-        from datasets import load_dataset
-
-        try:
-            return load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=streaming)
-        except (OSError, ValueError, RuntimeError) as error:  # not found, no network, no such configuration or split
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                Problem(
-                    "data.source.path",
-                    f"cannot be loaded: {reason}",
-                    "check path, name, split and revision of data.source, the network, and HF_TOKEN "
-                    "for a gated data set",
-                    self.path,
-                )
-            ) from error
+            for text in documents:
+                some = some or bool(text)
+                yield text
+        except UserError as error:
+            problems += error.problems
+        except OSError as error:
+            problems.append(_unreadable(path, error))
+        if not some and without_text is not None:
+            without_text.append(path)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    if problems:
+        raise UserError(*problems)
 
 
-def _stream_files(files: list[tuple[str, Format]], options: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _unreadable(path: str, error: OSError) -> Problem:
+    return Problem(path, f"cannot be read: {error.strerror}", "check its permissions")
+
+
+def _stream_files(files: list[tuple[str, Format]], options: ReadOptions) -> Iterator[dict[str, str]]:
     for path, format in files:
-        for text in read_documents(path, format, **options):
-            yield {"text": text}
-
-
-def _expand(pattern: str) -> list[Path]:
-    """Files that a path, folder or pattern stands for, sorted; hidden ones only if named."""
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else (Path(name) for name in glob.glob(str(path), recursive=True))
-    if path.is_dir():
-        found = (file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    return sorted(file for file in found if file.is_file())
-
-
-def _write_texts(texts: Iterable[str], cache_dir: str) -> Dataset:
-    """Write texts into an Arrow file a few MiB at a time, and open it memory-mapped."""
-    import pyarrow as pa
-    from datasets import Dataset
-
-    schema = pa.schema([("text", pa.large_string())])
-    path = Path(cache_dir) / "documents.arrow"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        pending: list[str] = []
-        size = 0
-        for text in texts:
-            pending.append(text)
-            size += len(text)
-            if size > 1 << 23 or len(pending) >= 10_000:
-                writer.write_batch(pa.record_batch([pa.array(pending, pa.large_string())], schema=schema))
-                pending, size = [], 0
-        writer.write_batch(pa.record_batch([pa.array(pending, pa.large_string())], schema=schema))
-    return Dataset.from_file(str(path))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change: a content check that costs one system call."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+        try:
+            for text in read_documents(path, format, options):
+                yield {"text": text}
+        except OSError as error:
+            raise UserError(_unreadable(path, error)) from None

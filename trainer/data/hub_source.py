@@ -1,0 +1,150 @@
+"""Documents of a data set on the Hugging Face hub. The only source that may touch the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Problem, UserError
+from .content_stamp import content_stamp, hash_json, time_stamp
+from .document_files import check_column, column_problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+log = logging.getLogger("trireme.data")
+
+
+@dataclass
+class Hub:
+    """A data set of the Hugging Face hub (or a local folder in its layout)."""
+
+    path: str
+    """Repository, such as ``roneneldan/TinyStories``, or a local folder of data files."""
+    name: str | None = None
+    """Configuration of the data set."""
+    split: str = "train"
+    """Split, also a slice such as ``train[:10%]``."""
+    text_column: str = "text"
+    """Column that holds the document."""
+    revision: str | None = None
+    """Commit, tag or branch; with a commit nothing needs to be asked from the hub once it is prepared."""
+
+    def load(self, cache_dir: str) -> Dataset:
+        """Downloads go to the cache of `datasets` (``HF_HOME``), not to ``cache_dir``: other projects share them."""
+        return self._text_only(self._load(streaming=False))
+
+    def stream(self) -> IterableDataset:
+        return self._text_only(self._load(streaming=True))
+
+    def look(self) -> None:
+        """Refuse a path that can only be a local folder and is none; the hub is not asked."""
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            return
+        if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
+            fix = "give an existing folder, or a name on the hub such as roneneldan/TinyStories"
+            raise UserError(Problem("data.source.path", "there is no such folder", fix, self.path))
+
+    def fingerprint(self) -> str:
+        return self._print(time_stamp)
+
+    def content(self) -> str:
+        """As ``fingerprint``, but equal for copies of a local folder."""
+        return self._print(content_stamp)
+
+    def _print(self, stamp: Callable[[Path], Any]) -> str:
+        folder = Path(self.path).expanduser()
+        content: Any
+        if folder.is_dir():
+            files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+            content = [(path.relative_to(folder).as_posix(), *stamp(path)) for path in files]
+        else:
+            content = self._commit()
+        return hash_json([self.path if stamp is time_stamp else "", self.name, self.split, self.text_column, content])
+
+    def _commit(self) -> str:
+        """The commit that the revision stands for; without a network, the newest that is in the local cache."""
+        revision = self.revision
+        if revision and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
+            return revision
+        answer = self._ask_hub()
+        if answer:
+            return answer
+        from huggingface_hub import snapshot_download
+
+        try:
+            cached = snapshot_download(self.path, repo_type="dataset", revision=revision, local_files_only=True)
+            return Path(cached).name
+        except Exception:  # nothing cached there; `datasets` may still have the set in a cache of its own
+            return "unknown"
+
+    def _ask_hub(self) -> str | None:
+        """The newest commit; None where the hub does not answer."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import HfHubHTTPError
+
+        try:
+            return HfApi().dataset_info(self.path, revision=self.revision, timeout=10).sha or "unknown"
+        except HfHubHTTPError:  # an answer: no such data set, no access; loading says so
+            return "unknown"
+        except Exception as error:  # the clients below the hub's change, and with them what they raise
+            log.info("the hub does not answer for %s (%s): going by the local cache", self.path, type(error).__name__)
+            return None
+
+    def _load(self, streaming: bool) -> Any:
+        from datasets import load_dataset
+
+        folder = Path(self.path).expanduser()
+        here = folder.is_dir()
+        answers = here or self._ask_hub() is not None
+        try:
+            with nullcontext() if answers else _offline():
+                return load_dataset(
+                    str(folder) if here else self.path,
+                    self.name,
+                    split=self.split,
+                    revision=self.revision,
+                    streaming=streaming,
+                )
+        except Exception as error:  # not found, no network, no such split; each client raises errors of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if not answers:
+                reason = f"there is no folder of this name, the hub does not answer, nothing is cached ({reason})"
+            raise UserError(
+                Problem(
+                    "data.source.path",
+                    f"cannot be loaded: {reason}",
+                    "check path, name, split and revision of data.source, the network, and HF_TOKEN "
+                    "for a gated data set",
+                    self.path,
+                )
+            ) from error
+
+    def _text_only(self, data: Any) -> Any:
+        """The text column alone, as ``text``; a stream that does not know its columns is refused at its first row."""
+        place = f"data set {self.path!r}"
+        if data.features is not None:
+            check_column(place, self.text_column, data.features.arrow_schema)
+        elif data.column_names is not None and self.text_column not in data.column_names:
+            raise UserError(column_problem(place, self.text_column, dict.fromkeys(data.column_names)))
+        data = data.select_columns([self.text_column])
+        return data if self.text_column == "text" else data.rename_column(self.text_column, "text")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Go by the caches at once: the libraries would ask each file five times more, for half a minute each."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
