@@ -18,9 +18,9 @@ from ...parallel.strategy import MicroBatch, StepBatch
 from ..component import Component, instantiate
 from ..settings import TrainerConfig
 from .collator import CausalLMCollator
+from .corpus_stats import Stats
 from .data_config import DataConfig
 from .loader import Collator, evaluation_batches, step_batches
-from .prepare import Stats
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
 

@@ -260,17 +260,19 @@ def _record_batches(path: str, format: Format, text_column: str) -> Iterator[Any
 
 def check_column(place: str, text_column: str, schema: Any) -> None:
     """Refuse an Arrow schema whose ``text_column`` is missing, named twice, or no column of strings."""
-    import pyarrow.types as pt
-
-    def kind(type: Any) -> str | None:
-        inside = type.value_type if pt.is_dictionary(type) else type
-        is_text = pt.is_string(inside) or pt.is_large_string(inside) or pt.is_string_view(inside)
-        return None if is_text or pt.is_null(inside) else str(type)
-
     if schema.names.count(text_column) > 1:
         fix = "give each column a name of its own"
         raise UserError(Problem("data.source.text_column", f"{place} names this column twice", fix, text_column))
     if text_column not in schema.names:
-        raise UserError(column_problem(place, text_column, {field.name: kind(field.type) for field in schema}))
-    if found := kind(schema.field(text_column).type):
+        raise UserError(column_problem(place, text_column, {field.name: not_string(field.type) for field in schema}))
+    if found := not_string(schema.field(text_column).type):
         raise UserError(not_text(place, text_column, found))
+
+
+def not_string(type: Any) -> str | None:
+    """None for an Arrow type of strings (or of nothing but nulls), else its name."""
+    import pyarrow.types as pt
+
+    inside = type.value_type if pt.is_dictionary(type) else type
+    is_text = pt.is_string(inside) or pt.is_large_string(inside) or pt.is_string_view(inside)
+    return None if is_text or pt.is_null(inside) else str(type)

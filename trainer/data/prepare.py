@@ -13,19 +13,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...errors import Problem, UserError
-from ..component import instantiate
 from .cache import built_once, cache_root
+from .corpus_stats import digest, unigram_entropy
 from .data_config import DataConfig
-from .held_out import first_of_each, split_documents, text_hash
-from .sources import Source
+from .document_source import DocumentSource, sources
+from .split_corpus import map_into, split
 from .token_files import Column, write_column
 from .tokenizer import check_eos, content_hash, encode_documents, load_or_train, load_tokenizer
 
@@ -38,35 +37,6 @@ VERSION = 2
 """Counts up when preparation changes, so that older caches are left alone."""
 
 
-@dataclass
-class Stats:
-    """What is known of a corpus. Of a stream most is not: None."""
-
-    documents: int | None = None
-    """Documents of the sources, empty and repeated ones not counted."""
-    duplicates_dropped: int | None = None
-    """Documents that repeat another one."""
-    undecodable_skipped: int | None = None
-    """Files that could not be decoded (Python sources only; others are refused)."""
-    train_documents: int | None = None
-    held_out_documents: int | None = None
-    train_tokens: int | None = None
-    held_out_tokens: int | None = None
-    train_blocks: int | None = None
-    """Samples of one epoch."""
-    held_out_blocks: int | None = None
-    bytes_per_token: float | None = None
-    """UTF-8 bytes per token of the held-out documents (of the train documents, if none are held out)."""
-    unigram_entropy: float | None = None
-    """Entropy in nats of the held-out tokens' own frequencies: a model that knows no context cannot get below it."""
-
-
-def unigram_entropy(counts: np.ndarray) -> float:
-    """Entropy in nats of a distribution given by counts."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
 def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
     """The folder of the prepared corpus and its tokenizer; prepares them if no one has.
 
@@ -74,9 +44,11 @@ def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
         UserError: bad input, no documents, everything in one split, or no room for the cache.
     """
     root = cache_root(config.cache_dir)
-    source = instantiate(config.source)
-    eval_source = instantiate(config.eval_source) if config.eval_source else None
+    source, *others = sources(config.source, config.eval_source, streaming=False)
+    eval_source = others[0] if others else None
     prints = [source.fingerprint(), eval_source.fingerprint() if eval_source else None]
+    for note in (note for opened in (source, *others) for note in opened.notes()):
+        log.info("%s", note)
     content = [prints, config.held_out, config.deduplicate]
     pretrained = load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
     which = content_hash(pretrained) if pretrained else asdict(config.tokenizer)
@@ -89,8 +61,8 @@ def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
 
 def _prepare(
     config: DataConfig,
-    source: Source,
-    eval_source: Source | None,
+    source: DocumentSource,
+    eval_source: DocumentSource | None,
     pretrained: PreTrainedTokenizerFast | None,
     content: str,
     root: Path,
@@ -100,13 +72,16 @@ def _prepare(
     start, temporary = time.perf_counter(), scratch / "temporary"
     temporary.mkdir()
     with _progress_bars():
-        train, held_out, stats = _split(config, source, eval_source, temporary)
+        train, held_out, stats = split(config, source, eval_source, temporary)
         tokenizer = pretrained or load_or_train(config.tokenizer, partial(_texts, train), content, str(root))
         check_eos(tokenizer, config.append_eos)
         if not pretrained:
             tokenizer.save_pretrained(scratch / "tokenizer")
         stats.train_tokens = _tokenize(config, train, tokenizer, scratch / "train", temporary)
         stats.held_out_tokens = _tokenize(config, held_out, tokenizer, scratch / "held_out", temporary)
+        stats.tokens_digest = digest(
+            part for name in ("train", "held_out") for part in Column(str(scratch / f"{name}.arrow")).parts
+        )
     if stats.held_out_tokens:
         column = Column(str(scratch / "held_out.arrow"))
         counts = sum(np.bincount(part, minlength=len(tokenizer)) for part in column.parts)
@@ -123,95 +98,6 @@ def _prepare(
     )
 
 
-def _split(
-    config: DataConfig, source: Source, eval_source: Source | None, temporary: Path
-) -> tuple[Dataset, Dataset, Stats]:
-    """Train and held-out documents, and what the stats say so far (``bytes_per_token`` still holds bytes)."""
-    start = time.perf_counter()
-    data, hashes, sizes, repeats = _documents(config, source, temporary / "source")
-    if eval_source:
-        eval_data, eval_hashes, eval_sizes, eval_repeats = _documents(config, eval_source, temporary / "eval_source")
-        keep = ~np.isin(hashes, eval_hashes) if config.deduplicate else np.ones(len(hashes), bool)
-        train = data.select(np.flatnonzero(keep), keep_in_memory=True)
-        held_out, held_out_bytes = eval_data, eval_sizes.sum()
-        train_bytes, repeats = sizes[keep].sum(), repeats + eval_repeats + int((~keep).sum())
-    else:
-        chosen, kept_back = split_documents(hashes, config.held_out)
-        train, held_out = (data.select(rows, keep_in_memory=True) for rows in (chosen, kept_back))
-        train_bytes, held_out_bytes = sizes[chosen].sum(), sizes[kept_back].sum()
-    stats = Stats(
-        documents=len(train) + len(held_out),
-        duplicates_dropped=repeats,
-        undecodable_skipped=getattr(source, "skipped", 0),
-        train_documents=len(train),
-        held_out_documents=len(held_out),
-        bytes_per_token=float(held_out_bytes or train_bytes),
-    )
-    log.info(
-        "%d train and %d held-out documents (%.1f MB), %d duplicates dropped, %d undecodable files skipped, in %.1f s",
-        len(train),
-        len(held_out),
-        (train_bytes + held_out_bytes) / 1e6,
-        repeats,
-        stats.undecodable_skipped,
-        time.perf_counter() - start,
-    )
-    if not len(train) or ((config.held_out or eval_source) and not len(held_out)):
-        raise UserError(_one_sided(config, len(train) + len(held_out), bool(len(train))))
-    return train, held_out, stats
-
-
-def _one_sided(config: DataConfig, documents: int, all_in_train: bool) -> Problem:
-    if config.eval_source:
-        return Problem(
-            "data.eval_source",
-            "every train document stands in the evaluation source too",
-            "name other documents, or set data.deduplicate=false",
-        )
-    side = "train" if all_in_train else "held-out"
-    which = "the only document" if documents == 1 else "every document"
-    return Problem(
-        "data.held_out",
-        f"{which} falls into the {side} split, so the other one is empty",
-        "give more documents (data.source.split_text=paragraph makes many of one text file), name a "
-        "data.eval_source, or set data.held_out=0",
-        config.held_out,
-    )
-
-
-def _documents(config: DataConfig, source: Source, temporary: Path) -> tuple[Dataset, np.ndarray, np.ndarray, int]:
-    """Documents that count, their hashes (uint64) and sizes in bytes, and how many repeats were dropped."""
-    from datasets import Features, Value
-
-    temporary.mkdir()
-    data, hashes, sizes = source.load(str(temporary)), np.empty(0, np.uint64), np.empty(0, np.int64)
-    if len(data):
-        measured = _map(
-            data,
-            _measure,
-            Features({"hash": Value("uint64"), "size": Value("int64")}),
-            temporary / "hashes.arrow",
-            config.num_proc,
-        )
-        hashes, sizes = (measured.data[name].to_numpy() for name in ("hash", "size"))
-    kept = np.flatnonzero(sizes)
-    full = len(kept)
-    if not full:
-        found = f" ({len(data)} found, all of them empty)" if len(data) else ""
-        raise UserError(Problem(f"data.{temporary.name}", f"gives no documents{found}", "point it at text"))
-    if config.deduplicate:
-        kept = kept[first_of_each(hashes[kept])]
-    return data.select(kept, keep_in_memory=True), hashes[kept], sizes[kept], full - len(kept)
-
-
-def _measure(batch: dict[str, list[str | None]]) -> dict[str, np.ndarray]:
-    texts = [text or "" for text in batch["text"]]
-    return {
-        "hash": np.array([text_hash(text) for text in texts], np.uint64),
-        "size": np.array([len(text.encode()) for text in texts], np.int64),
-    }
-
-
 def _tokenize(
     config: DataConfig, documents: Dataset, tokenizer: PreTrainedTokenizerFast, target: Path, temporary: Path
 ) -> int:
@@ -220,7 +106,7 @@ def _tokenize(
 
     start = time.perf_counter()
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"
-    rows = _map(
+    rows = map_into(
         documents,
         partial(_encode, tokenizer=tokenizer, append_eos=config.append_eos),
         Features({"tokens": LargeList(Value(dtype))}),
@@ -251,21 +137,6 @@ def _running_ends(lengths: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         ends = total + np.cumsum(part, dtype=np.int64)
         total = int(ends[-1]) if len(ends) else total
         yield ends
-
-
-def _map(data: Dataset, function: Any, features: Any, target: Path, num_proc: int) -> Dataset:
-    """``Dataset.map`` in batches into one place of our own; its own cache is of no use here, so nothing is hashed."""
-    return data.map(
-        function,
-        batched=True,
-        batch_size=256,
-        remove_columns=data.column_names,
-        features=features,
-        num_proc=num_proc if num_proc > 1 and len(data) > num_proc else None,
-        load_from_cache_file=False,
-        cache_file_name=str(target),
-        new_fingerprint=_hash([str(target)])[:16],
-    )
 
 
 def _texts(documents: Dataset) -> Iterator[str]:

@@ -22,21 +22,22 @@ import torch
 
 from ...errors import Problem, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
-from ..component import Component, instantiate
+from ..component import Component
 from ..settings import TrainerConfig
 from .cache import cache_root
 from .collator import Sample
 from .corpus import Corpus, TrainBatches
+from .corpus_stats import Stats, unigram_entropy
 from .data_config import DataConfig
+from .document_source import DocumentSource, sources
 from .held_out import is_held_out, text_hash
 from .loader import Collator, evaluation_batches
-from .prepare import Stats, unigram_entropy
 from .sample_order import permute
 from .token_files import MemoryBlocks
 from .tokenizer import check_eos, encode_documents, load_or_train
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
+    pass
 
 log = logging.getLogger("trireme.data")
 DOCUMENTS_AT_ONCE = 16
@@ -53,7 +54,7 @@ class BlockReader(Iterator[np.ndarray]):
 
     def __init__(
         self,
-        stream: IterableDataset,
+        source: DocumentSource,
         tokenize: Tokenize,
         keep: Keep,
         block_size: int,
@@ -61,12 +62,12 @@ class BlockReader(Iterator[np.ndarray]):
         position: dict[str, Any] | None = None,
     ) -> None:
         """``position``: what ``position()`` gave; None starts at the first document."""
-        self.stream, self.tokenize, self.keep = stream, tokenize, keep
+        self.stream, self.tokenize, self.keep = source.stream(), tokenize, keep
         self.block_size, self.packing = block_size, packing
         self.source_state: dict[str, Any] | None = position["source"] if position else None
         if self.source_state is not None:
-            stream.load_state_dict(self.source_state)
-        self.rows = iter(stream)
+            self.stream.load_state_dict(self.source_state)
+        self.texts = source.rows(iter(self.stream))
         # Read but not used up: [source state before it, documents (joined into one by packing), used of them].
         self.segments: deque[tuple[dict[str, Any] | None, list[np.ndarray]]] = deque()
         self.used = 0
@@ -83,7 +84,7 @@ class BlockReader(Iterator[np.ndarray]):
     def _fetch(self) -> bool:
         """Read and tokenize the next documents; False at the end of the stream."""
         before = self.source_state
-        texts = [row["text"] or "" for row in islice(self.rows, DOCUMENTS_AT_ONCE)]
+        texts = list(islice(self.texts, DOCUMENTS_AT_ONCE))
         if not texts:
             return False
         self.source_state = self.stream.state_dict()
@@ -269,10 +270,14 @@ class StreamingCorpus(Corpus):
         self._share = 0.0 if config.eval_source else config.held_out
         if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
             raise UserError(_NO_LIMIT)
-        fingerprint = f"{instantiate(config.source).fingerprint()} {self._share}"
+        self._source, *others = sources(config.source, config.eval_source, streaming=True)
+        self._eval_source = others[0] if others else None
+        for note in (note for opened in (self._source, *others) for note in opened.notes()):
+            log.info("%s", note)
+        fingerprint = f"{self._source.fingerprint()} {self._share}"
         tokenizer = load_or_train(
             config.tokenizer,
-            lambda: _train_texts(config.source, self._is_train),
+            lambda: _train_texts(self._source, self._is_train),
             fingerprint,
             str(cache_root(config.cache_dir)),
         )
@@ -285,19 +290,17 @@ class StreamingCorpus(Corpus):
     def _is_train(self, text: str) -> bool:
         return not is_held_out(text_hash(text), self._share)
 
-    def _reader(self, source: Component, keep: Keep, position: dict[str, Any] | None = None) -> BlockReader:
+    def _reader(self, source: DocumentSource, keep: Keep, position: dict[str, Any] | None = None) -> BlockReader:
         def tokenize(texts: list[str]) -> list[list[int]]:
             return encode_documents(self.tokenizer, texts, self.config.append_eos)
 
-        return BlockReader(
-            instantiate(source).stream(), tokenize, keep, self.config.block_size, self.config.packing, position
-        )
+        return BlockReader(source, tokenize, keep, self.config.block_size, self.config.packing, position)
 
     def train_batches(
         self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
     ) -> TrainBatches:
         blocks = ShuffledBlocks(
-            lambda position: self._reader(self.config.source, self._is_train, position), self.config, self.seed, state
+            lambda position: self._reader(self._source, self._is_train, position), self.config, self.seed, state
         )
         if samples and not state:
             log.info("no position of the stream is known: reading %d samples again", samples)
@@ -329,10 +332,10 @@ class StreamingCorpus(Corpus):
 
     def _collect(self, limit: int) -> None:
         """Hold the first ``limit`` held-out blocks in memory; they are the same on every rank and after a resume."""
-        if self.config.eval_source:
-            reader = self._reader(self.config.eval_source, lambda text: True)
+        if self._eval_source:
+            reader = self._reader(self._eval_source, lambda text: True)
         else:
-            reader = self._reader(self.config.source, lambda text: not self._is_train(text))
+            reader = self._reader(self._source, lambda text: not self._is_train(text))
         blocks = list(islice(reader, limit))
         if not blocks:
             raise UserError(
@@ -350,5 +353,5 @@ class StreamingCorpus(Corpus):
         log.info("collected %d held-out blocks of the stream", len(blocks))
 
 
-def _train_texts(source: Component, keep: Keep) -> Iterator[str]:
-    return (row["text"] for row in instantiate(source).stream() if row["text"] and keep(row["text"]))
+def _train_texts(source: DocumentSource, keep: Keep) -> Iterator[str]:
+    return (text for text in source.rows(iter(source.stream())) if text and keep(text))

@@ -1,0 +1,217 @@
+"""A recipe's source of documents, held to its contract: what it lacks, or gives wrongly, is one message by its key.
+
+Sources raise problems of ``data.source``; the same class may stand at ``data.eval_source``, so problems are renamed
+here to the key that the recipe uses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Problem, UserError
+from ..component import Component, instantiate
+from .arrow_texts import write_texts
+from .document_files import kind_of, not_string
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+log = logging.getLogger("trireme.data")
+SOURCE, EVAL_SOURCE = "data.source", "data.eval_source"
+CONTRACT = "see docs/extending.md: a source has load(cache_dir), stream() and fingerprint()"
+OPTIONAL = {"look": [], "content": [], "notes": []}
+"""Methods that a source may have beside those, and what they are called with."""
+
+
+class DocumentSource:
+    """What the recipe names at ``key``, called with care."""
+
+    def __init__(self, component: Component, key: str = SOURCE) -> None:
+        """
+        Raises:
+            UserError: it cannot be made from its arguments.
+        """
+        self.key, self.name = key, component["_target_"]
+        with self._named():
+            self.source = instantiate(component)
+
+    def check(self, streaming: bool) -> None:
+        """Refuse an object that is no source, before anything is asked of it."""
+        needed = {"stream" if streaming else "load": [] if streaming else [""], "fingerprint": []}
+        problems = []
+        for name, arguments in needed.items():
+            method = getattr(self.source, name, None)
+            if not callable(method):
+                problems.append(self._wrong(f"has no method {name}"))
+            elif not _takes(method, arguments):
+                given = f"{name}({'cache_dir' if arguments else ''})"
+                has = f"has a {name}{inspect.signature(method)} that cannot be called as {given}"
+                problems.append(self._wrong(has))
+        if problems:
+            raise UserError(*problems)
+
+    def look(self) -> list[str] | None:
+        """Refuse what a glance shows; the documents if the source could read all of them quickly."""
+        return self._optional("look", None)
+
+    def notes(self) -> list[str]:
+        """Lines for people about what was found."""
+        return list(self._optional("notes", []))
+
+    def fingerprint(self) -> str:
+        """Names the documents in the cache."""
+        with self._named():
+            found = self.source.fingerprint()
+        if not isinstance(found, str):
+            raise UserError(self._wrong(f"gives a fingerprint that is {kind_of(found)}, not a string"))
+        return found
+
+    def content(self) -> str:
+        """As ``fingerprint``; equal for a copy of the documents elsewhere, where the source knows how to tell."""
+        return self._optional("content", None) or self.fingerprint()
+
+    @property
+    def skipped(self) -> int:
+        """Files of the last load that could not be decoded."""
+        return getattr(self.source, "skipped", 0)
+
+    @property
+    def without_text(self) -> list[str]:
+        """Files of the last load that gave no document."""
+        return list(getattr(self.source, "without_text", []))
+
+    def load(self, cache_dir: str) -> Dataset:
+        """All documents as a data set with a column ``text``; a list of texts or rows is taken as well."""
+        from datasets import Dataset
+
+        with self._named():
+            found = self.source.load(cache_dir)
+            if isinstance(found, Dataset):
+                self._check_columns(found, "load")
+                return found.select_columns(["text"])
+            return write_texts(self._texts(found, "load"), cache_dir)
+
+    def stream(self) -> IterableDataset:
+        """The same documents, read as they are asked for; a list or generator of them is taken as well."""
+        from datasets import Dataset, Features, IterableDataset, Value
+
+        with self._named():
+            found = self.source.stream()
+            if isinstance(found, Dataset):
+                found = found.to_iterable_dataset()
+            if isinstance(found, IterableDataset):
+                self._check_columns(found, "stream")
+                return found
+            self._refuse_no_rows(found, "stream")
+            return IterableDataset.from_generator(
+                partial(_rows, self), features=Features({"text": Value("large_string")})
+            )
+
+    def text(self, row: Any, method: str = "stream") -> str:
+        """The text of a row, which is a string or has a column ``text``."""
+        value = row.get("text", _ABSENT) if isinstance(row, Mapping) else row
+        if value is _ABSENT:
+            names = ", ".join(map(str, row))
+            raise UserError(self._wrong(f"gives rows without text by {method}; columns there: {names}"))
+        if value is not None and not isinstance(value, str):
+            raise UserError(self._wrong(f"gives {kind_of(value)} by {method}, not text"))
+        return value or ""
+
+    def rows(self, rows: Iterator[Any]) -> Iterator[str]:
+        """Texts of a stream's rows; what goes wrong while it is read is named too."""
+        with self._named():
+            for row in rows:
+                yield self.text(row)
+
+    def _check_columns(self, data: Dataset | IterableDataset, method: str) -> None:
+        """A stream may not know its columns before its first row, which ``text`` looks at."""
+        if data.features is None:
+            return
+        if "text" not in data.features:
+            names = ", ".join(data.features) or "none"
+            raise UserError(self._wrong(f"gives no column text by {method}; columns there: {names}"))
+        if kind := not_string(data.features.arrow_schema.field("text").type):
+            raise UserError(self._wrong(f"gives a column text of {kind} by {method}, not of strings"))
+
+    def _texts(self, found: Any, method: str) -> Iterator[str]:
+        self._refuse_no_rows(found, method)
+        return (self.text(row, method) for row in found)
+
+    def _refuse_no_rows(self, found: Any, method: str) -> None:
+        kind = type(found).__name__
+        if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
+            raise UserError(self._wrong(f"gives {kind} by {method}, not a data set or list of rows with a text"))
+
+    def _optional(self, name: str, default: Any) -> Any:
+        method = getattr(self.source, name, None)
+        if not callable(method) or not _takes(method, OPTIONAL[name]):
+            return default
+        with self._named():
+            return method()
+
+    def _wrong(self, why: str) -> Problem:
+        return Problem(self.key, why, CONTRACT, self.name)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Problems name the key of the recipe; other errors of a user's own class say whose they are."""
+        try:
+            yield
+        except UserError as error:
+            if self.key == SOURCE:
+                raise
+            raise UserError(*(_renamed(problem, self.key) for problem in error.problems)) from error
+        except Exception as error:
+            error.add_note(f"raised in {self.key}, {self.name}")
+            raise
+
+
+_ABSENT = object()
+
+
+def sources(source: Component, eval_source: Component | None, streaming: bool) -> list[DocumentSource]:
+    """The train source and, where there is one, the evaluation source.
+
+    Raises:
+        UserError: all problems of both.
+    """
+    opened, problems = [], []
+    for key, component in ((SOURCE, source), (EVAL_SOURCE, eval_source)):
+        if component is None:
+            continue
+        try:
+            opened.append(DocumentSource(component, key))
+            opened[-1].check(streaming)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return opened
+
+
+def _rows(source: DocumentSource) -> Iterator[dict[str, str]]:
+    for row in source.source.stream():
+        yield {"text": source.text(row)}
+
+
+def _takes(method: Any, arguments: list[Any]) -> bool:
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a C function without a signature
+        return True
+    return True
+
+
+def _renamed(problem: Any, key: str) -> Any:
+    if isinstance(problem, str):
+        return problem.replace(SOURCE, key)
+    parts = {name: getattr(problem, name).replace(SOURCE, key) for name in ("field", "why", "fix")}
+    return replace(problem, **parts)
