@@ -18,7 +18,7 @@ from ...parallel.strategy import MicroBatch, StepBatch
 from ..component import Component, instantiate
 from ..settings import TrainerConfig
 from .collator import CausalLMCollator
-from .corpus_stats import Stats
+from .corpus_stats import Stats, cut_line
 from .data_config import DataConfig
 from .loader import Collator, evaluation_batches, step_batches
 from .sample_order import EpochOrder
@@ -105,12 +105,33 @@ class IndexedCorpus(Corpus):
         self.has_held_out = len(self.held_out) > 0
         self.train_size = len(self.train)
         self.order = EpochOrder(len(self.train), seed, config.shuffle)
+        for line in filter(None, self._left_out()):
+            log.info("%s", line)
 
     def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
         tokens = Column(str(folder / f"{split}.arrow"))
         if self.config.packing:
             return PackedBlocks(tokens, self.config.block_size)
         return DocumentBlocks(tokens, Column(str(folder / f"{split}_ends.arrow")), self.config.block_size)
+
+    def _left_out(self) -> Iterator[str]:
+        """Lines about text that is in no sample, and about a step that takes more samples than there are."""
+        if line := self.stats.left_out():
+            yield line
+        size, stats = self.config.block_size, self.stats
+        if isinstance(self.train, DocumentBlocks) and isinstance(self.held_out, DocumentBlocks):
+            cut = self.train.beyond()
+            stats.train_tokens_cut = cut[1]
+            yield cut_line("train", cut, (len(self.train), stats.train_tokens or 0), size)
+            yield cut_line("held-out", self.held_out.beyond(), (len(self.held_out), stats.held_out_tokens or 0), size)
+        else:
+            rest = stats.train_tokens_cut = (stats.train_tokens or 0) % size
+            held_out = (stats.held_out_tokens or 0) % size
+            if rest or held_out:
+                yield f"the last {rest} train tokens and {held_out} held-out tokens fill no block and are left out"
+        if len(self.train) < self.global_batch_size:
+            passes = self.global_batch_size / len(self.train)
+            yield f"one step takes {self.global_batch_size} samples: {passes:.3g} passes over the {len(self.train)} there are"
 
     def _check_sizes(self) -> None:
         problems = []

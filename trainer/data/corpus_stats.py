@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .file_formats import listed
+
 
 @dataclass
 class Stats:
@@ -34,10 +36,41 @@ class Stats:
     train_blocks: int | None = None
     """Samples of one epoch."""
     held_out_blocks: int | None = None
+    train_tokens_cut: int | None = None
+    """Train tokens beyond ``data.block_size`` (without packing), or in no whole block (with it): never trained on."""
     bytes_per_token: float | None = None
     """UTF-8 bytes per token of the held-out documents (of the train documents, if none are held out)."""
     unigram_entropy: float | None = None
     """Entropy in nats of the held-out tokens' own frequencies: a model that knows no context cannot get below it."""
+
+    def left_out(self) -> str:
+        """What of the sources is in neither split, in one line; empty if nothing is known to be."""
+        parts = [
+            f"{count} {what}"
+            for count, what in (
+                (self.duplicates_dropped, "repeated document(s)"),
+                (self.empty_documents, "document(s) without text (null or empty)"),
+                (self.undecodable_skipped, "file(s) that cannot be decoded"),
+            )
+            if count
+        ]
+        if self.without_text:
+            parts.append(f"{len(self.without_text)} file(s) that give no document ({listed(self.without_text)})")
+        return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def cut_line(name: str, cut: tuple[int, int], of: tuple[int, int], block_size: int) -> str:
+    """How much of a split ``data.packing=false`` cuts off; empty if nothing.
+
+    Args:
+        cut, of: documents and tokens, those beyond the block size and all.
+    """
+    if not cut[0]:
+        return ""
+    return (
+        f"data.packing=false cuts {cut[0]} of {of[0]} {name} documents after data.block_size={block_size} tokens: "
+        f"{cut[1]} of {of[1]} tokens ({cut[1] / of[1]:.1%}) are left out; a larger block_size or packing=true keeps them"
+    )
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

@@ -69,6 +69,7 @@ class BlockReader(Iterator[np.ndarray]):
             self.stream.load_state_dict(self.source_state)
         self.texts = source.rows(iter(self.stream))
         # Read but not used up: [source state before it, documents (joined into one by packing), used of them].
+        self.counts = {"documents": 0, "empty": 0, "cut": 0, "tokens": 0, "tokens cut": 0}  # since this reader began
         self.segments: deque[tuple[dict[str, Any] | None, list[np.ndarray]]] = deque()
         self.used = 0
         if position and position["used"]:
@@ -88,13 +89,29 @@ class BlockReader(Iterator[np.ndarray]):
         if not texts:
             return False
         self.source_state = self.stream.state_dict()
+        self.counts["empty"] += sum(not text for text in texts)
         kept = [text for text in texts if text and self.keep(text)]
         documents = [np.asarray(ids, np.int32) for ids in self.tokenize(kept)]
+        self.counts["documents"] += len(documents)
+        if not self.packing:
+            lengths = [len(document) for document in documents]
+            over = [length - self.block_size for length in lengths if length > self.block_size]
+            for name, count in (("cut", len(over)), ("tokens", sum(lengths)), ("tokens cut", sum(over))):
+                self.counts[name] += count
         if self.packing and documents:
             documents = [np.concatenate(documents)]
         if documents:
             self.segments.append((before, documents))
         return True
+
+    def left_out(self) -> Iterator[str]:
+        """What of the documents read so far is in no block, in lines for people."""
+        counts = self.counts
+        if counts["empty"]:
+            yield f"{counts['empty']} document(s) of the stream hold no text (null or empty)"
+        cut, of = (counts["cut"], counts["tokens cut"]), (counts["documents"], counts["tokens"])
+        if line := cut_line("streamed", cut, of, self.block_size):
+            yield line
 
     def __next__(self) -> np.ndarray:
         return self._next_packed() if self.packing else self._next_document()
@@ -213,6 +230,9 @@ class ShuffledBlocks(Iterator[Sample]):
     def _fill(self) -> int:
         self.start = self.reader.position()
         blocks = list(islice(self.reader, self.config.shuffle_window))
+        if self.epoch == 0 and (self.window == 0 or not blocks):  # early, and once more when all of it is known
+            for line in self.reader.left_out():
+                log.info("so far, %s" if blocks else "%s", line)
         order = np.arange(len(blocks))
         if self.config.shuffle:
             order = permute(order, max(len(blocks), 1), self.seed, self.epoch, self.window)

@@ -112,6 +112,16 @@ class DocumentBlocks(_Samples):
     def __len__(self) -> int:
         return len(self.ends)
 
+    def beyond(self) -> tuple[int, int]:
+        """Documents longer than a block, and their tokens after it."""
+        documents, tokens, end = 0, 0, 0
+        for ends in self.ends.parts:
+            lengths = np.diff(ends, prepend=end)
+            over = lengths[lengths > self.block_size] - self.block_size
+            documents, tokens = documents + len(over), tokens + int(over.sum())
+            end = int(ends[-1]) if len(ends) else end
+        return documents, tokens
+
     def cut(self, index: int) -> np.ndarray:
         start = int(self.ends.cut(index - 1, index)[0]) if index else 0
         stop = int(self.ends.cut(index, index + 1)[0])
