@@ -131,7 +131,8 @@ class IndexedCorpus(Corpus):
                 yield f"the last {rest} train tokens and {held_out} held-out tokens fill no block and are left out"
         if len(self.train) < self.global_batch_size:
             passes = self.global_batch_size / len(self.train)
-            yield f"one step takes {self.global_batch_size} samples: {passes:.3g} passes over the {len(self.train)} there are"
+            of = f"over the {len(self.train)} train samples"
+            yield f"one step takes {self.global_batch_size} samples: {passes:.3g} passes {of}"
 
     def _check_sizes(self) -> None:
         problems = []

@@ -69,7 +69,8 @@ def cut_line(name: str, cut: tuple[int, int], of: tuple[int, int], block_size: i
         return ""
     return (
         f"data.packing=false cuts {cut[0]} of {of[0]} {name} documents after data.block_size={block_size} tokens: "
-        f"{cut[1]} of {of[1]} tokens ({cut[1] / of[1]:.1%}) are left out; a larger block_size or packing=true keeps them"
+        f"{cut[1]} of {of[1]} tokens ({cut[1] / of[1]:.1%}) are left out; "
+        "a larger block_size or packing=true keeps them"
     )
 
 

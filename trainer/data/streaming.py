@@ -27,7 +27,7 @@ from ..settings import TrainerConfig
 from .cache import cache_root
 from .collator import Sample
 from .corpus import Corpus, TrainBatches
-from .corpus_stats import Stats, unigram_entropy
+from .corpus_stats import Stats, cut_line, unigram_entropy
 from .data_config import DataConfig
 from .document_source import DocumentSource, sources
 from .held_out import is_held_out, text_hash

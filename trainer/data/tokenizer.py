@@ -11,8 +11,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from ...errors import Problem, UserError, refuse
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("trireme.data")
+LONGEST_WORD = 1000
+"""Characters of a word that a tokenizer is trained on: the time that training takes grows with the cube of them."""
 END, PAD = "<|endoftext|>", "<|pad|>"
 SMALLEST_VOCABULARY = 256 + 2
 """All bytes and the two special tokens."""
@@ -103,7 +110,25 @@ def train_byte_level_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(_batched(texts, sample_documents), trainer=trainer)
+    cut = WordCutter()
+    batches = _batched(cut(islice(texts, sample_documents)))
+    # In a thread, because the library does not listen for Ctrl-C while it trains; a daemon, so that leaving is leaving.
+    training: Future[None] = Future()
+    Thread(
+        target=_fulfil, args=(training, partial(tokenizer.train_from_iterator, batches, trainer)), daemon=True
+    ).start()
+    while True:
+        with suppress(TimeoutError):
+            training.result(timeout=0.1)
+            break
+    if cut.words:
+        log.warning(
+            "%d word(s) of more than %d characters (the longest has %d) were cut for the training of the tokenizer; "
+            "data such as base64 or DNA rarely belongs into a corpus of text",
+            cut.words,
+            LONGEST_WORD,
+            cut.longest,
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -114,16 +139,41 @@ def train_byte_level_bpe(
     )
 
 
-def _batched(texts: Iterable[str], limit: int | None, size: int = 256) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for number, text in enumerate(texts):
-        if number == limit:
-            break
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+class WordCutter:
+    """Cuts words that are too long to train a tokenizer on, and counts them; all other text passes unchanged."""
+
+    def __init__(self) -> None:
+        self.words, self.longest = 0, 0
+
+    def __call__(self, texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            yield from self._pieces(text) if len(text) > LONGEST_WORD else (text,)
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        import regex
+
+        # What byte-level BPE takes for a word: a run of letters, of digits, of other marks, or of white space.
+        classes = (r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"\s")
+        runs = "|".join(f"{characters}{{{LONGEST_WORD + 1},}}+" for characters in classes)
+        end = 0
+        for run in regex.finditer(runs, text):
+            self.words, self.longest = self.words + 1, max(self.longest, len(run[0]))
+            yield text[end : run.start()]
+            yield from (run[0][start : start + LONGEST_WORD] for start in range(0, len(run[0]), LONGEST_WORD))
+            end = run.end()
+        yield text[end:]
+
+
+def _fulfil(future: Future[None], function: Callable[[], None]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # handed to the thread that waits
+        future.set_exception(error)
+
+
+def _batched(texts: Iterable[str], size: int = 256) -> Iterator[list[str]]:
+    texts = iter(texts)
+    while batch := list(islice(texts, size)):
         yield batch
 
 

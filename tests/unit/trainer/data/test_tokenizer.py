@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from trireme.errors import UserError
-from trireme.trainer.data.tokenizer import TokenizerConfig, content_hash, encode_documents, load_or_train
+from trireme.trainer.data.tokenizer import (
+    LONGEST_WORD,
+    TokenizerConfig,
+    WordCutter,
+    content_hash,
+    encode_documents,
+    load_or_train,
+    train_byte_level_bpe,
+)
 
 
 @pytest.fixture
@@ -97,3 +109,33 @@ def test_a_disk_that_is_full_while_saving_is_a_message(
     with pytest.raises(UserError, match="no space is left"):
         load_or_train(TokenizerConfig(vocab_size=400), lambda: documents, "full", str(tmp_path))
     assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("unit", ["ACGT", "12", "=-", " ", "\u4e2d"])
+def test_long_words_are_cut_for_training_and_said(unit: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Uncut, training takes minutes for the first of these (DNA)."""
+    blob = (unit * 400_000)[:400_000]
+    with caplog.at_level("WARNING", "trireme.data"):
+        start = time.monotonic()
+        tokenizer = train_byte_level_bpe(["some words", f"a {blob} b"], 400, None)
+        assert time.monotonic() - start < 30
+    assert "1 word(s) of more than 1000 characters (the longest has 40000" in caplog.text
+    assert tokenizer.decode(tokenizer(f"a{blob[:3000]}")["input_ids"]) == f"a{blob[:3000]}"
+
+
+def test_text_without_long_words_is_not_touched() -> None:
+    texts = ["word " * 3000, "x" * LONGEST_WORD, "", "中文。" * 900]
+    cutter = WordCutter()
+    assert ["".join(cutter([text])) for text in texts] == texts
+    assert (list(cutter(texts)), cutter.words) == (texts, 0)
+
+
+def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
+    """A training that would go on for long; the library itself listens to no signal."""
+    texts = ("".join(random.choices("abcdefgh", k=900)) for _ in range(4000))
+    timer = Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train_byte_level_bpe(texts, 50_000, None)
+    assert time.monotonic() - start < 10
