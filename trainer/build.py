@@ -22,6 +22,7 @@ from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate, locate
 from .component_errors import component_errors
+from .continuity import continued_corpus, learning_rate_moves, made_of
 from .ema import Ema
 from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
@@ -119,8 +120,10 @@ def build(
 
     with fitting("--resume", source.path if source else run_dir, OTHER_RUN):
         batch = batch_since(source.progress().trainer if source else {}, recipe.trainer.global_batch_size)
-    placed = place(recipe, mesh, weights, batch)
-    strategy, corpus, blueprint, state = placed.strategy, placed.corpus, placed.blueprint, placed.state
+    corpus = continued_corpus(recipe, mesh, source, automatic=resume == "auto")
+    placed = place(recipe, mesh, weights, batch, corpus)
+    strategy, blueprint, state = placed.strategy, placed.blueprint, placed.state
+    state.made_of = made_of(recipe, corpus, state.max_steps)
     strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
     strategy.set_training(True)
     trainer = Trainer(
@@ -144,6 +147,8 @@ def build(
     )
     if source:
         load(trainer, source)
+        if moves := learning_rate_moves(recipe, source, state.step, state.max_steps):
+            log.info("%s", moves)
     if resume != "auto" and own is None:
         trainer.before_first_step = partial(store.set_later_aside, checkpoint)
     _introduce(trainer, checkpoint)

@@ -22,6 +22,7 @@ from .check_steps import check_steps
 from .component import instantiate, locate
 from .component_errors import component_errors
 from .data.corpus import Corpus
+from .data.data_config import DataConfig
 from .data.open_corpus import open_corpus
 from .recipe_values import recipe_values
 from .spinner import say
@@ -51,18 +52,19 @@ def place(
     mesh: Mesh,
     weights: Callable[[PreTrainedModel], WeightSource],
     batch: dict[str, int] | None = None,
+    corpus: Corpus | None = None,
 ) -> Placed:
     """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
 
     Args:
         weights: given the whole model on the meta device, where its weights come from.
         batch: as ``TrainerState.batch``, of a run that trains; None where there is nothing but an evaluation.
+        corpus: None opens that of the recipe.
     """
     say("preparing data")
     with component_errors("task", locate(recipe.task["_target_"]), "its constructor"):
         task = CheckedTask(instantiate(recipe.task))
-    beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
-    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, beside)
+    corpus = corpus or recipe_corpus(recipe, recipe.data)
     say("building the model")
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     problems = check_steps(recipe.trainer, recipe.scheduler, state.max_steps) if batch else []  # equal on all ranks
@@ -77,6 +79,12 @@ def place(
     strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
     strategy.place(model, weights(blueprint))
     return Placed(strategy, blueprint, task, corpus, state)
+
+
+def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
+    """The corpus of ``recipe``, with ``data`` for its data."""
+    beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
+    return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside)
 
 
 @contextmanager

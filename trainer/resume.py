@@ -36,7 +36,7 @@ def load(trainer: Trainer, source: Source) -> None:
         elif trainer.ema:
             log.warning("the checkpoint has no averaged weights: the average begins at its weights")
     for name, value in saved.trainer.items():
-        if name != "batch":  # describes the batch size of the run that saved it
+        if name not in ("batch", "made_of"):  # describe the batch size, and the data, of the run that saved them
             setattr(trainer.state, name, value)
     for note in saved.notes:
         log.info("%s: %s", source.path.name, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,25 +13,40 @@ import yaml
 
 from ..errors import Problem, UserError
 from .checkpoint.layout import RECIPE, checkpoints_at
+from .component import locate
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
-TRAJECTORY = (
-    "seed",
-    "model",
-    "task",
-    "data",
-    "collator",
-    "optimizer",
-    "scheduler",
-    "ema",
-    "trainer.global_batch_size",
-    "trainer.max_grad_norm",
+NOT_COMPARED = (
+    "run",
+    "plan",
+    "launch",
+    "callbacks",
+    "checkpoint",
+    "model.attention",
+    "data.num_workers",
+    "data.num_proc",
+    "data.cache_dir",
+    *(
+        f"trainer.{name}"
+        for name in (
+            "max_steps",
+            "epochs",
+            "stop_at",
+            "micro_batch_size",
+            "log_every",
+            "eval_every",
+            "eval_at_end",
+            "eval_samples",
+            "max_time",
+            "timeout_minutes",
+            "join_minutes",
+        )
+    ),
 )
-"""What the losses depend on: a run is only continued by itself when none of it has changed."""
-SPEED_ONLY = ("data.num_workers", "data.num_proc", "data.cache_dir", "model.attention")
-"""Parts of the above that the losses do not depend on."""
+"""What may change while a run goes on: where and how fast it runs, how long, what is reported. All else decides the
+losses, also what a later version adds; so a key that does not must be named here."""
 
 
 def open_run_folder(path: Path, fresh: bool) -> None:
@@ -73,7 +89,7 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
     Raises:
         UserError: something the losses depend on differs from the recipe in ``checkpoint``.
     """
-    changed = changed_keys(recipe, checkpoint, TRAJECTORY)
+    changed = changed_keys(recipe, checkpoint)
     if changed:
         shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise UserError(
@@ -105,11 +121,15 @@ def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path 
     return None
 
 
-def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str]) -> list[str]:
-    """Keys of the named parts that differ from the recipe in ``checkpoint``, without those that change speed only."""
-    then, now = yaml.safe_load((checkpoint / RECIPE).read_text()), dataclasses.asdict(recipe)
-    found = (key for name in parts for key in _differences(_at(then, name), _at(now, name), name))
-    return [key for key in found if key not in SPEED_ONLY]
+def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | None = None) -> list[str]:
+    """Keys that differ from the recipe in ``checkpoint``, without ``NOT_COMPARED``.
+
+    Args:
+        parts: only keys of these; None means all.
+    """
+    found = _differences(yaml.safe_load((checkpoint / RECIPE).read_text()), recipe, "")
+    wanted = None if parts is None else tuple(parts)
+    return [key for key in found if not _within(key, NOT_COMPARED) and (wanted is None or _within(key, wanted))]
 
 
 def unwritable(path: Path, error: OSError) -> Problem:
@@ -122,17 +142,46 @@ def unwritable(path: Path, error: OSError) -> Problem:
     )
 
 
-def _at(values: Any, path: str) -> Any:
-    for part in path.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+def _within(key: str, parts: tuple[str, ...]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
 def _differences(then: Any, now: Any, path: str) -> list[str]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        return [
-            key
-            for name in sorted({*then, *now})
-            for key in _differences(then.get(name), now.get(name), f"{path}.{name}")
-        ]
-    return [] if then == now else [path]
+    """Keys of which the values differ; one that an older recipe does not have stands for its default."""
+    inside = _children(now)
+    if not isinstance(then, dict) or inside is None:
+        return [] if then == _plain(now) else [path]
+    defaults = _defaults(now)
+    found = []
+    for name in sorted({*then, *inside}):
+        where = f"{path}.{name}" if path else str(name)
+        value = inside.get(name)
+        if name in then or _plain(value) != _plain(defaults.get(name)):
+            found += _differences(then.get(name), value, where)
+    return found
+
+
+def _children(value: Any) -> dict[str, Any] | None:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value if isinstance(value, dict) else None
+
+
+def _defaults(value: Any) -> dict[str, Any]:
+    """Defaults of a dataclass's fields, or of a component's arguments."""
+    if dataclasses.is_dataclass(value):
+        made = {
+            field.name: field.default_factory()
+            for field in dataclasses.fields(value)
+            if field.default_factory is not dataclasses.MISSING
+        }
+        return made | {field.name: field.default for field in dataclasses.fields(value) if field.name not in made}
+    try:
+        parameters = inspect.signature(locate(value["_target_"])).parameters
+    except (KeyError, ImportError, TypeError, ValueError):  # no component, or one whose arguments nobody can tell
+        return {}
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

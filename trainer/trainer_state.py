@@ -26,6 +26,8 @@ class TrainerState:
     """Position of a streaming source; empty for indexed data, whose position follows from ``samples``."""
     batch: dict[str, int] = field(default_factory=dict)
     """``size``: samples of a step; ``step``, ``samples``: since when. See ``batch_since``."""
+    made_of: dict[str, Any] = field(default_factory=dict)
+    """Fingerprints of documents, tokenizer and weights, and the length of the run. See ``continuity.made_of``."""
     evaluation_due: bool = False
     """Set when a run had to leave before the evaluation of this step; a resume begins with it."""
 

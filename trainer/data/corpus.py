@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
-from ..component import Component, instantiate
+from ..component import Component
 from ..settings import TrainerConfig
-from .collator import CausalLMCollator
 from .corpus_stats import Stats, cut_line
 from .data_config import DataConfig
 from .loader import Collator, evaluation_batches, step_batches
+from .open_collator import open_collator
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
+from .tokenizer import tokens_like, versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("trireme.data")
-DEFAULT_COLLATOR = f"{CausalLMCollator.__module__}.{CausalLMCollator.__name__}"
 
 
 class TrainBatches(Iterator[StepBatch], ABC):
@@ -59,12 +59,16 @@ class Corpus(ABC):
     ) -> None:
         self.config, self.seed, self.tokenizer = config, seed, tokenizer
         self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
-        self.collator: Collator = instantiate(
-            collator or {"_target_": DEFAULT_COLLATOR},
+        self.collator: Collator = open_collator(
+            collator,
             block_size=config.block_size,
             pad_token_id=pad_token_id(tokenizer),
             micro_batch_size=settings.micro_batch_size,
         )
+
+    def prints(self) -> dict[str, Any]:
+        """What the data is, for a resume to compare: equal for equal documents and tokens, wherever they lie."""
+        return {"tokenizer": tokens_like(self.tokenizer), "versions": versions()}
 
     @abstractmethod
     def train_batches(
@@ -113,6 +117,11 @@ class IndexedCorpus(Corpus):
         if self.config.packing:
             return PackedBlocks(tokens, self.config.block_size)
         return DocumentBlocks(tokens, Column(str(folder / f"{split}_ends.arrow")), self.config.block_size)
+
+    def prints(self) -> dict[str, Any]:
+        counts = {"train documents": self.stats.train_documents, "held-out documents": self.stats.held_out_documents}
+        content = {"documents": self.stats.documents_digest, "tokens": self.stats.tokens_digest}
+        return {**super().prints(), **content, "counts": counts}
 
     def _left_out(self) -> Iterator[str]:
         """Lines about text that is in no sample, and about a step that takes more samples than there are."""

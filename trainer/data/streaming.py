@@ -26,6 +26,7 @@ from ..component import Component
 from ..settings import TrainerConfig
 from .cache import cache_root
 from .collator import Sample
+from .content_stamp import hash_json
 from .corpus import Corpus, TrainBatches
 from .corpus_stats import Stats, cut_line, unigram_entropy
 from .data_config import DataConfig
@@ -306,6 +307,10 @@ class StreamingCorpus(Corpus):
         self._held_out, self._collected = MemoryBlocks([]), 0
         if self.has_held_out and settings.eval_samples:
             self._collect(settings.eval_samples)  # now, so that the unigram entropy is known from the start
+
+    def prints(self) -> dict[str, Any]:
+        sources = [self._source] + ([self._eval_source] if self._eval_source else [])
+        return {**super().prints(), "documents": hash_json([source.content() for source in sources])}
 
     def _is_train(self, text: str) -> bool:
         return not is_held_out(text_hash(text), self._share)

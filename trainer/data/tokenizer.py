@@ -21,8 +21,10 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from ...errors import Problem, UserError, refuse
+from ...version import __version__
 from .cache import built_once
 from .check_tokenizer import FIELD, tokenizer_folder, unloadable
+from .content_stamp import hash_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -92,6 +94,20 @@ def content_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """Equal for tokenizers that give equal tokens."""
     content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token_id)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def tokens_like(tokenizer: PreTrainedTokenizerFast) -> str:
+    """As ``content_hash``, without what saving and loading again may change and no document's tokens depend on."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = [content.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")]
+    return hash_json([parts, tokenizer.eos_token_id])
+
+
+def versions() -> dict[str, str]:
+    """What turns documents into tokens, with its version."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("tokenizers", "transformers", "datasets")} | {"trireme": __version__}
 
 
 def train_byte_level_bpe(

@@ -1,0 +1,155 @@
+"""What a recipe stands for: fingerprints of its documents, tokenizer and weights, compared when a run goes on.
+
+A recipe may say the same and mean something else: its files have grown, and the tokenizer that is trained on them is
+another. An automatic resume refuses other documents. A resume from a named checkpoint goes on with a warning, and
+with the tokenizer of the checkpoint, since the model knows no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..errors import Problem, UserError
+from ..parallel.mesh import Mesh
+from .checkpoint.layout import RECIPE
+from .checkpoint.load.source import Source
+from .collective import on_main
+from .data.content_stamp import content_stamp, hash_json
+from .data.corpus import Corpus
+from .data.tokenizer import load_tokenizer, tokens_like
+from .place_model import recipe_corpus
+from .schedules import ScheduleConfig, build_schedule
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+log = logging.getLogger("trireme.trainer")
+
+
+def made_of(recipe: RecipeConfig, corpus: Corpus, max_steps: int) -> dict[str, Any]:
+    """What checkpoints say of the data and weights of their run, and of its length."""
+    return {**corpus.prints(), "weights": _weights(recipe), "max_steps": max_steps}
+
+
+def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, automatic: bool) -> Corpus:
+    """The corpus of a run that goes on from ``source``. A collective call.
+
+    Args:
+        automatic: nobody has named the checkpoint, so that only the same run may go on.
+
+    Raises:
+        UserError: documents or tokens are others than the checkpoint's, and ``automatic``.
+    """
+    corpus = _open(recipe)
+    if source is None:
+        return corpus
+    saved = source.progress().trainer.get("made_of") or {}
+    if not saved:
+        log.info("%s does not say what its documents were: they are not compared", source.path.name)
+    found = [_other_documents(saved, corpus.prints(), source.path)]
+    if not found[0] or not automatic:
+        corpus, other = _with_its_tokenizer(recipe, corpus, saved, source)
+        found += [other, _other_tokens(saved, corpus.prints(), source.path)]
+    problems = [problem for problem in found if problem]
+    if automatic:
+        on_main(mesh, lambda: _refuse(problems))
+    for problem in problems:
+        log.warning("%s %s: the run goes on with what is there now", problem.field, problem.why)
+    if saved.get("weights") not in (None, _weights(recipe)):
+        log.info("model.weights has changed since the run began, which goes on with the checkpoint's weights")
+    return corpus
+
+
+def learning_rate_moves(recipe: RecipeConfig, source: Source, step: int, max_steps: int) -> str:
+    """How the learning rate of the next step moves when a run goes on with another length; empty if it does not."""
+    file = source.path / RECIPE
+    then: dict[str, Any] = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    saved = source.progress().trainer.get("made_of", {}).get("max_steps")
+    steps = saved or (then.get("trainer") or {}).get("max_steps")
+    if not steps:
+        return ""
+    try:
+        schedule = ScheduleConfig(**(then.get("scheduler") or dataclasses.asdict(recipe.scheduler)))
+    except (TypeError, ValueError):  # written by a version with other options
+        schedule = recipe.scheduler
+    before, now = build_schedule(schedule, steps)(step), build_schedule(recipe.scheduler, max_steps)(step)
+    if abs(before - now) <= 1e-9:
+        return ""
+    rate = recipe.optimizer.get("lr")
+    shown = [
+        f"{factor * rate:.3g}" if isinstance(rate, float) else f"{factor:.3g} of its base" for factor in (before, now)
+    ]
+    length = f"the run has {max_steps} steps instead of {steps}" if steps != max_steps else "the schedule has changed"
+    return f"{length}: at step {step} the learning rate moves from {shown[0]} to {shown[1]}"
+
+
+def _open(recipe: RecipeConfig, tokenizer: Path | None = None) -> Corpus:
+    data = recipe.data
+    if tokenizer:
+        data = dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, path=str(tokenizer)))
+    return recipe_corpus(recipe, data)
+
+
+def _other_documents(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:
+    if saved.get("documents") in (None, now["documents"]):
+        return None
+    counts = [
+        " and ".join(f"{n} {what}" for what, n in (prints.get("counts") or {}).items()) for prints in (saved, now)
+    ]
+    numbers = f" ({counts[0]} then, {counts[1]} now)" if all(counts) and counts[0] != counts[1] else ""
+    return Problem(
+        "data.source", f"gives other documents than when {checkpoint.name} was written{numbers}", _fix(checkpoint)
+    )
+
+
+def _other_tokens(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:
+    """The same documents and tokenizer give other tokens: the libraries between them have changed."""
+    same = all(saved.get(name) == now.get(name) for name in ("documents", "tokenizer"))
+    if not same or saved.get("tokens") in (None, now.get("tokens")):
+        return None
+    versions = [saved.get("versions", {}), now["versions"]]
+    changed = [f"{name} {versions[0].get(name)} then, {version} now" for name, version in versions[1].items()]
+    return Problem(
+        "data", f"gives other tokens than when {checkpoint.name} was written ({'; '.join(changed)})", _fix(checkpoint)
+    )
+
+
+def _with_its_tokenizer(
+    recipe: RecipeConfig, corpus: Corpus, saved: dict[str, Any], source: Source
+) -> tuple[Corpus, Problem | None]:
+    """The corpus in tokens of the checkpoint, where the recipe trains a tokenizer and would train another one now."""
+    now, folder = tokens_like(corpus.tokenizer), source.assets
+    if saved.get("tokenizer") == now or not folder or not (folder / "tokenizer.json").is_file():
+        return corpus, None
+    if tokens_like(load_tokenizer(str(folder))) == now:
+        return corpus, None
+    if recipe.data.tokenizer.path is None and recipe.model.weights is None:
+        log.warning("the tokenizer that data.tokenizer trains has changed: going on with that of %s", source.path.name)
+        return _open(recipe, folder), None
+    why = f"is not the tokenizer that {source.path.name} was trained with"
+    return corpus, Problem("data.tokenizer", why, f"set data.tokenizer.path={folder}; or {_fix(source.path)}")
+
+
+def _fix(checkpoint: Path) -> str:
+    return (
+        f"restore what was there, start over with --fresh (the old folder is kept), or go on with --resume {checkpoint}"
+    )
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise UserError(*problems)
+
+
+def _weights(recipe: RecipeConfig) -> str | None:
+    """A fingerprint of ``model.weights``: of a local folder by head and tail of its files, else by name."""
+    if recipe.model.weights is None:
+        return None
+    path = Path(recipe.model.weights).expanduser()
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+    return hash_json([content_stamp(file) for file in files] or [recipe.model.weights, recipe.model.revision])
