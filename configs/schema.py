@@ -23,6 +23,7 @@ from ..parallel.plan import Plan
 from ..trainer.check_steps import check_steps
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
+from ..trainer.data.check_data import check_data
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.folders import folder_problem
@@ -78,7 +79,7 @@ class RecipeConfig:
 
 
 def read_recipe(
-    raw: dict[str, Any], world_size: Callable[[Plan], int], remedy: str = NPROC
+    raw: dict[str, Any], world_size: Callable[[Plan], int], remedy: str = NPROC, look_at_data: bool = False
 ) -> tuple[RecipeConfig | None, list[Problem]]:
     """The typed recipe, or ``None`` and everything that is wrong with it.
 
@@ -86,10 +87,13 @@ def read_recipe(
         raw: plain data.
         world_size: how many processes a plan would be run with.
         remedy: how the user gives another number of processes.
+        look_at_data: open the sources, and read the head of every local file.
     """
     if problems := list(_unreadable(raw)):
         return None, problems
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
+    if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
+        problems += check_data(parts["data"], parts.get("collator"))
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += _check_parts(parts, processes, remedy)
     problems += _check_built(parts, {problem.field for problem in problems})

@@ -129,7 +129,8 @@ def read(
     with quick_imports():
         from ..configs.schema import read_recipe
 
-    recipe, problems = read_recipe(composed.raw, world_size, remedy)
+    look = not launched()  # ranks read the data next, and each file's head once before they start is enough
+    recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look)
     # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
     unknown = tuple(problem.field for problem in composed.problems)
     problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]

@@ -1,0 +1,91 @@
+"""What can be known of a recipe's data without preparing it: sources keep their contract, files are there and readable.
+
+Nothing of torch or datasets is imported, so that ``trireme check`` can look at the data and still answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import Problem, UserError
+from ..component import Component
+from .data_config import DataConfig
+from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
+
+
+def check_data(config: DataConfig, collator: Component | None = None) -> list[Problem]:
+    """Problems of the sources, of the documents where they can be read quickly, and of the collator's arguments."""
+    problems: list[Problem] = []
+    texts: dict[str, list[str] | None] = {}
+    for key, component in ((SOURCE, config.source), (EVAL_SOURCE, config.eval_source)):
+        if component is None:
+            continue
+        try:
+            source = DocumentSource(component, key)
+            source.check(config.streaming)
+            texts[key] = source.look()
+        except UserError as error:
+            problems += [problem for problem in error.problems if isinstance(problem, Problem)]
+        except Exception as error:  # a user's own class may fail in any way when it is made
+            why = f"fails when it is made or looked at: {type(error).__name__}: {error}"
+            problems.append(Problem(key, why, "mend it; --debug shows where", component.get("_target_")))
+    if not problems:
+        problems += _check_texts(config, texts)
+    if collator is not None:
+        from .open_collator import collator_problems  # whose module needs torch, as any collator does
+
+        problems += collator_problems(collator)
+    return problems
+
+
+def _check_texts(config: DataConfig, found: dict[str, list[str] | None]) -> list[Problem]:
+    """Whether there are documents for both splits, where all of them were read."""
+    from .split_corpus import no_documents, one_sided
+
+    texts = {key: [text for text in all_of_it if text] for key, all_of_it in found.items() if all_of_it is not None}
+    empty = [no_documents(key, len(found[key] or []), []) for key, some in texts.items() if not some]
+    if empty or SOURCE not in texts or (config.eval_source and EVAL_SOURCE not in texts):
+        return empty
+    train, held_out = _splits(config, texts)
+    if not train or (not held_out and (config.held_out or config.eval_source)):
+        return [one_sided(config, len(train) + len(held_out), bool(train))]
+    return _check_sizes(config, train, held_out)
+
+
+def _splits(config: DataConfig, texts: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Train and held-out texts, as preparation or a stream would part them."""
+    import numpy as np
+
+    from .held_out import is_held_out, split_documents, text_hash
+
+    source = list(dict.fromkeys(texts[SOURCE])) if config.deduplicate else texts[SOURCE]
+    if config.eval_source:
+        held_out = texts[EVAL_SOURCE]
+        repeated = set(held_out) if config.deduplicate else set()
+        return [text for text in source if text not in repeated], held_out
+    hashes = np.array([text_hash(text) for text in source], np.uint64)
+    if config.streaming:
+        chosen: Any = is_held_out(hashes, config.held_out)
+        kept, back = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    else:
+        kept, back = split_documents(hashes, config.held_out)
+    return [source[row] for row in kept], [source[row] for row in back]
+
+
+def _check_sizes(config: DataConfig, train: list[str], held_out: list[str]) -> list[Problem]:
+    """A block is longer than a whole split, even if every byte became a token, with marks before and after it."""
+    if config.tokenizer.path is not None or not config.packing:
+        return []
+    problems = []
+    for name, texts in (("train", train), ("held-out", held_out)):
+        most = sum(len(text.encode()) + 2 for text in texts)
+        if texts and most < config.block_size:
+            problems.append(
+                Problem(
+                    "data.block_size",
+                    f"the {name} split has at most {most} tokens, fewer than one block",
+                    "set a smaller data.block_size, or give more text",
+                    config.block_size,
+                )
+            )
+    return problems
