@@ -17,7 +17,7 @@ import yaml
 from ..errors import Problem, UserError
 from ..parallel.mesh import Mesh
 from .checkpoint.layout import RECIPE
-from .checkpoint.load.source import Source
+from .checkpoint.source import Source
 from .collective import on_main
 from .data.content_stamp import content_stamp, hash_json
 from .data.corpus import Corpus

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.recipes import TINY
 from trireme.launch.cli import main
+from trireme.trainer.data.check_data import check_data
+from trireme.trainer.data.data_config import DataConfig
 
 Check = Callable[..., tuple[int, str]]
 
@@ -66,13 +68,16 @@ def test_the_evaluation_source_is_looked_at_too(check: Check, tmp_path: Path) ->
     assert code == 2 and "data.eval_source.text_column" in said and "data.source" not in said
 
 
-def test_own_sources_and_collators(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_sources_and_collators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_parts.py").write_text(
         "class Plain:\n    def load(self, cache_dir):\n        return ['a']\n"
         "class Collator:\n    def __init__(self, pad_token_id):\n        pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    code, said = check("data.source={_target_: own_parts.Plain}", "+collator._target_=own_parts.Collator")
+    problems = check_data(DataConfig(source={"_target_": "own_parts.Plain"}), {"_target_": "own_parts.Collator"})
     sys.modules.pop("own_parts", None)
-    assert code == 2 and "has no method fingerprint" in said and "docs/extending.md" in said
-    assert "collator = 'own_parts.Collator'" in said
+    assert [(problem.field, problem.why) for problem in problems] == [
+        ("data.source", "has no method fingerprint"),
+        ("collator", "does not take block_size and micro_batch_size"),
+    ]
+    assert all("docs/extending.md" in problem.fix for problem in problems)
