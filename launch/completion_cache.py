@@ -81,7 +81,7 @@ def _compose(recipe: Path, choices: Sequence[str], dirs: Sequence[str]) -> Tree:
     with added_folders(config_folders(recipe, dirs)[1:]), initialize_config_dir(folder, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration(recipe.stem, overrides=list(choices), run_mode=RunMode.RUN)
-    return {name: _plain(config, name) for name in config if name != "hydra"}
+    return {name: _plain(config, name) for name in map(str, config) if name != "hydra"}
 
 
 def _plain(node: Any, key: Any) -> Any:
