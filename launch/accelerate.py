@@ -8,14 +8,16 @@ line of the recipe, and what contradicts the recipe, or has no counterpart, is r
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from .accelerate_file import HOSTS, SOURCE, settings_of_file, unknown_precision
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -28,79 +30,11 @@ FSDP_PLANS = {
     "HYBRID_SHARD_ZERO2": "fsdp_hybrid_shard_zero2",
 }
 """Sharding strategies of FSDP1, in the order of their numbers."""
-SECTIONS = {"deepspeed_config": "", "fsdp_config": "fsdp_", "parallelism_config": "", "dynamo_config": "dynamo_"}
-"""Of the file -> what keys in it may leave out."""
-HOSTS = ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter")
-"""Keys for DeepSpeed's own launcher."""
-SOURCE = "accelerate's configuration"
 
 
 def settings_of_launcher() -> dict[str, str]:
     """What ``accelerate launch`` told this rank; empty under another launcher."""
     return dict(os.environ) if "ACCELERATE_MIXED_PRECISION" in os.environ else {}
-
-
-def settings_of_file(path: str) -> tuple[dict[str, str], int]:
-    """What ``accelerate launch`` would tell ranks of a YAML file, and the number of processes.
-
-    Raises:
-        UserError: accelerate cannot read it.
-    """
-    if not Path(path).is_file():
-        raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
-    try:
-        arguments, read = _read(path)
-        told = _told(arguments, read)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # it may be any file, and accelerate falls over most things
-        why = f"accelerate cannot read it: {type(error).__name__}: {error}"
-        raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
-    return told, int(arguments.num_processes or 1)
-
-
-def _read(path: str) -> tuple[argparse.Namespace, Any]:
-    """Arguments of ``accelerate launch`` that a file stands for, and what is in the file.
-
-    Raises:
-        UserError: it has keys that mean nothing, or a precision that has no counterpart.
-    """
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-
-    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
-    given = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "train"])
-    known = set(vars(given))
-    arguments, read, _ = _validate_launch_command(given)
-    problems = []
-    for section, prefix in SECTIONS.items():
-        for key in getattr(read, section) or {}:
-            name = key if key.startswith(prefix) else prefix + key
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                fix = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
-                problems.append(Problem(name, f"is no option of accelerate ({path})", fix))
-    if arguments.mixed_precision.lower() not in ("no", "bf16", "fp16"):  # before accelerate looks for libraries
-        problems.append(_precision(arguments.mixed_precision))
-    if problems:
-        raise UserError(*problems)
-    return arguments, read
-
-
-def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
-    """Environment that ``accelerate launch`` would give to ranks; and what it needs for itself, under its names."""
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
-    arguments.deepspeed_fields_from_accelerate_config = ",".join(read.deepspeed_config or ())
-    machines, arguments.num_machines = int(arguments.num_machines or 1), 1
-    # The file's own would not reach these arguments, which have a default.
-    arguments.enable_cpu_affinity |= read.enable_cpu_affinity
-    told = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
-    for key, value in (read.deepspeed_config or {}).items():
-        if key.endswith("nvme_path"):  # the launcher leaves these to a variable that people set by hand
-            told.setdefault(f"ACCELERATE_DEEPSPEED_{key.upper()}", str(value))
-        elif key in HOSTS and value:
-            told[key] = str(value)
-    return {**told, "num_machines": str(machines), "ACCELERATE_USE_CPU": str(bool(arguments.use_cpu))}
 
 
 def take_gpus(settings: Mapping[str, str]) -> None:
@@ -149,7 +83,50 @@ def take_choices(options: argparse.Namespace) -> None:
         options.accelerate = settings_of_launcher()
         if options.accelerate and options.nproc is None and "RANK" not in os.environ:
             options.nproc = 1  # its launcher of one process gives no rank
+            _say_one_rank(asked_processes())
     options.overrides = with_choices(options.overrides, options.accelerate)
+    if _several_processes(options.accelerate) and _plan_is_left_open(options):
+        options.overrides = ["plan=ddp", *options.overrides]
+
+
+def _several_processes(settings: Mapping[str, str]) -> bool:
+    """Whether it means plain data parallelism: several processes, and no engine (MULTI_GPU, MULTI_CPU)."""
+    processes = settings.get("num_processes") or os.environ.get("WORLD_SIZE", "1")
+    engines = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
+    return bool(settings) and int(processes) > 1 and not any(_true(settings, name) for name in engines)
+
+
+def _plan_is_left_open(options: argparse.Namespace) -> bool:
+    """Neither the command line nor the recipe has chosen a plan of several processes."""
+    from .compose import compose, without_choices
+
+    if any(text.lstrip("+").startswith(("plan=", "plan.")) and "precision" not in text for text in options.overrides):
+        return False
+    fixed = without_choices(options.overrides) if getattr(options, "multirun", False) else options.overrides
+    return compose(options.recipe, fixed, options.recipe_dir).raw["plan"].get("name") == "single"
+
+
+def asked_processes() -> int:
+    """``--num_processes`` of the ``accelerate launch`` that has started this process; 1 if it is not known."""
+    import psutil
+
+    try:
+        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return 1
+    line = " ".join(words)
+    found = re.search(r"--num[_-]processes[= ](\d+)", line) if "accelerate" in line else None
+    return int(found[1]) if found else 1
+
+
+def _say_one_rank(asked: int) -> None:
+    if asked > 1:
+        print(
+            f"accelerate launch starts one process on the CPU, though {asked} were asked for; this run has one rank. "
+            f"For {asked}: trireme train ... --nproc {asked}, or torchrun --nproc-per-node {asked}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def with_choices(overrides: Sequence[str], settings: Mapping[str, str]) -> list[str]:
@@ -163,7 +140,7 @@ def with_choices(overrides: Sequence[str], settings: Mapping[str, str]) -> list[
     for key, value in _choices(settings).items():
         if key not in given:
             added.append(f"{key}={value}")
-        elif given[key].lower() != value.lower():
+        elif not _same(given[key], value):
             problems.append(Problem(key, f"{SOURCE} says {value}", "remove one of the two", given[key]))
     if problems:
         raise UserError(*problems)
@@ -180,11 +157,6 @@ def contradictions(settings: Mapping[str, str], recipe: RecipeConfig, world_size
         why = f"{SOURCE} says gradient_accumulation_steps: {wanted}, the recipe accumulates {accumulation}"
         fix = f"set it to {accumulation} or auto there, or change trainer.micro_batch_size"
         found.append(Problem("trainer.micro_batch_size", why, fix, trainer.micro_batch_size))
-    clipping = settings.get("ACCELERATE_GRADIENT_CLIPPING", "none")
-    if clipping not in ("none", "auto") and _number(clipping) != trainer.max_grad_norm:
-        fix = f"set trainer.max_grad_norm={clipping}, or gradient_clipping: auto there"
-        why = f"{SOURCE} says gradient_clipping: {clipping}"
-        found.append(Problem("trainer.max_grad_norm", why, fix, trainer.max_grad_norm))
     return found
 
 
@@ -198,11 +170,14 @@ def _choices(settings: Mapping[str, str]) -> dict[str, str]:
     elif _true(settings, "ACCELERATE_USE_DEEPSPEED"):
         chosen |= _deepspeed(settings)
     chosen |= _degrees(settings)
+    clipping = settings.get("ACCELERATE_GRADIENT_CLIPPING", "none")
+    if clipping not in ("none", "auto"):
+        chosen["trainer.max_grad_norm"] = clipping
     precision = settings.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision in ("bf16", "fp16"):
         chosen["plan.precision"] = precision
     elif precision != "no":  # "no" is what it says when nobody chose
-        raise UserError(_precision(precision))
+        raise UserError(unknown_precision(precision))
     backend = settings.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()
     if backend == "INDUCTOR":
         chosen["plan.compile"] = "true"
@@ -219,8 +194,8 @@ def _choices(settings: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 
-def _precision(asked: str) -> Problem:
-    return Problem("mixed_precision", f"{SOURCE} asks for it", "use no, bf16 or fp16", asked)
+def _same(one: str, other: str) -> bool:
+    return one.lower() == other.lower() or (_number(one) is not None and _number(one) == _number(other))
 
 
 def _number(text: str) -> float | None:
@@ -280,12 +255,21 @@ def _deepspeed(settings: Mapping[str, str]) -> dict[str, str]:
     chosen = {"plan": f"zero{stage}"}
     for ours, theirs in (("offload_optimizer", "OFFLOAD_OPTIMIZER"), ("offload_param", "OFFLOAD_PARAM")):
         device = settings.get(f"ACCELERATE_DEEPSPEED_{theirs}_DEVICE", "none")
+        if device != "none" and ours == "offload_param" and stage != "3":
+            _say_once(f"{SOURCE}: offload_param_device: {device} does nothing with zero_stage: {stage}; left out")
+            continue
         if device != "none":
             chosen[f"plan.deepspeed.{ours}.device"] = device
         path = settings.get(f"ACCELERATE_DEEPSPEED_{theirs}_NVME_PATH", "none")
         if device == "nvme" and path != "none":
             chosen[f"plan.deepspeed.{ours}.nvme_path"] = path
     return chosen
+
+
+def _say_once(text: str) -> None:
+    """On standard error, by one of several ranks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def _degrees(settings: Mapping[str, str]) -> dict[str, str]:

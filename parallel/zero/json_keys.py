@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from ...errors import Problem
@@ -78,7 +78,10 @@ ELSEWHERE = {
     "hybrid_engine": ("belongs to DeepSpeed-Chat", "remove it"),
     "expert_parallel": ("is expert parallelism of DeepSpeed", "remove it"),
     "data_efficiency": ("changes the samples and their order", "remove it; data and collator say what is trained on"),
-    "autotuning": ("starts runs by itself", "remove it; trireme search tries values"),
+    "autotuning": (
+        "starts runs by itself",
+        "remove it; `trireme batch-size` finds the micro-batch",
+    ),
     "compile": ("compiles DeepSpeed's graph", "remove it; plan.compile compiles blocks of other plans"),
     "weight_quantization": ("is for inference", "remove it"),
     "sequence_parallel_size": ("splits sequences over ranks", "remove it; plan=tp_sp does so"),
@@ -127,8 +130,14 @@ def _nested(annotation: Any) -> Tree | None:
     return None
 
 
-def unknown_keys(block: dict[str, Any], tree: Tree, path: str = "") -> list[Problem]:
-    """Keys at any depth that DeepSpeed does not know, with the nearest that it knows there."""
+def unknown_keys(block: dict[str, Any], tree: Tree, path: str = "", whole: Tree | None = None) -> list[Problem]:
+    """Keys at any depth that DeepSpeed does not know, with the place where it knows them, or the nearest at this one.
+
+    Args:
+        tree: what it knows at this depth.
+        path: of the block, with a dot at its end.
+        whole: what it knows at the top level; None if that is ``tree``.
+    """
     problems = []
     removed = _removed(path)
     for key, value in block.items():
@@ -138,12 +147,30 @@ def unknown_keys(block: dict[str, Any], tree: Tree, path: str = "") -> list[Prob
         elif key not in tree:
             place = f"in {path[:-1]}" if path else "at the top level"
             shown = None if isinstance(value, dict) else value
-            problems.append(Problem(FILE + where, f"is not a key of DeepSpeed {place}", nearest(key, tree), shown))
+            fix = moved(key, path, whole or tree) or nearest(key, tree)
+            problems.append(Problem(FILE + where, f"is not a key of DeepSpeed {place}", fix, shown))
         elif isinstance(tree[key], dict) and isinstance(value, dict):
-            problems += unknown_keys(value, tree[key], f"{where}.")
+            problems += unknown_keys(value, tree[key], f"{where}.", whole or tree)
         elif isinstance(tree[key], dict) and value is not None:
             problems.append(Problem(FILE + where, "must be a block of keys", f'write "{key}": {{...}}', value))
     return problems
+
+
+def moved(key: str, path: str, tree: Tree) -> str:
+    """The fix for a key that DeepSpeed knows at another depth, and at one only; empty if it does not."""
+    places = [place for place in _places(key, tree) if place != path]
+    if len(places) != 1:
+        return ""
+    return f'move it into "{places[0][:-1]}"' if places[0] else "move it to the top level of the file"
+
+
+def _places(key: str, tree: Tree, path: str = "") -> Iterator[str]:
+    """Blocks that hold a key, with a dot at their end; empty: the top level."""
+    if key in tree:
+        yield path
+    for name, inner in tree.items():
+        if isinstance(inner, dict) and name != "bfloat16":  # an older name of bf16
+            yield from _places(key, inner, f"{path}{name}.")
 
 
 def elsewhere(config: dict[str, Any]) -> list[Problem]:

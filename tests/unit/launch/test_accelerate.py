@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers.command import trireme_here
+from helpers.recipes import TINY
 from trireme.errors import UserError
 from trireme.launch.accelerate import not_here, settings_of_file, settings_of_launcher, take_gpus, with_choices
 
@@ -157,6 +161,89 @@ def test_another_launcher_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         chosen(tmp_path, text)
+
+
+PUBLISHED = """
+compute_environment: LOCAL_MACHINE
+{section}
+downcast_bf16: 'no'
+machine_rank: 0
+main_process_ip:
+main_training_function: main
+mixed_precision: {precision}
+num_machines: 1
+num_processes: 4
+rdzv_backend: static
+same_network: true
+tpu_env: []
+tpu_use_cluster: false
+tpu_use_sudo: false
+use_cpu: false
+"""
+"""As the pages of transformers show them."""
+DDP = "distributed_type: MULTI_GPU\ngpu_ids: all\nmain_process_port: 9898"
+OLD_FSDP = """distributed_type: FSDP
+fsdp_config:
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_backward_prefetch_policy: {prefetch}
+  fsdp_sharding_strategy: 1
+  fsdp_state_dict_type: FULL_STATE_DICT
+  fsdp_sync_module_states: true
+  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
+  fsdp_use_orig_params: true"""
+PLUGIN = """deepspeed_config:
+  gradient_accumulation_steps: 1
+  gradient_clipping: 0.7
+  offload_optimizer_device: cpu
+  offload_param_device: cpu
+  zero3_init_flag: true
+  zero_stage: 2
+distributed_type: DEEPSPEED"""
+
+
+def test_published_fsdp_under_its_old_names(tmp_path: Path) -> None:
+    published = PUBLISHED.format(section=OLD_FSDP.format(prefetch="BACKWARD_PRE"), precision="bf16")
+    overrides, _ = chosen(tmp_path, published)
+    assert overrides[0] == "plan=fsdp_full_shard" and "plan.precision=bf16" in overrides
+    other = PUBLISHED.format(section=OLD_FSDP.format(prefetch="BACKWARD_POST"), precision="bf16")
+    assert "plan.fsdp.backward_prefetch=backward_post" in chosen(tmp_path, other)[0], "the value is kept"
+
+
+def test_published_plugin_leaves_out_what_its_stage_ignores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = PUBLISHED.format(section=PLUGIN, precision="bf16")
+    overrides, _ = chosen(tmp_path, published)
+    assert overrides == [
+        "plan=zero2", "plan.deepspeed.offload_optimizer.device=cpu", "trainer.max_grad_norm=0.7", "plan.precision=bf16",
+    ]  # fmt: skip
+    assert "offload_param_device: cpu does nothing with zero_stage: 2" in capsys.readouterr().err
+    assert "plan.deepspeed.offload_param.device=cpu" in chosen(tmp_path, published.replace("_stage: 2", "_stage: 3"))[0]
+    assert chosen(tmp_path, published, "trainer.max_grad_norm=0.70")[0][-1] == "trainer.max_grad_norm=0.70"
+    with pytest.raises(UserError, match=r"says 0\.7"):
+        chosen(tmp_path, published, "trainer.max_grad_norm=1.0")
+
+
+def test_several_processes_without_an_engine_are_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ddp.yaml").write_text(PUBLISHED.format(section=DDP, precision="fp16"))
+    given = ("check", str(TINY), "--accelerate-config", str(tmp_path / "ddp.yaml"))
+    assert "plan   ddp, 4 processes, fp16" in trireme_here(capsys, *given).stdout
+    assert "plan   fsdp_full_shard, 4" in trireme_here(capsys, *given, "plan=fsdp_full_shard").stdout
+    one = PUBLISHED.format(section=DDP, precision="fp16").replace("processes: 4", "processes: 1")
+    (tmp_path / "one.yaml").write_text(one.replace("MULTI_GPU", "'NO'"))
+    given = ("check", str(TINY), "--accelerate-config", str(tmp_path / "one.yaml"))
+    assert "plan   single, 1 process" in trireme_here(capsys, *given).stdout
+
+
+def test_accelerate_launch_on_the_cpu_says_that_it_starts_one_rank(tmp_path: Path) -> None:
+    """It starts one process without a rank, whatever ``--num_processes`` says."""
+    program = f"from trireme.launch.cli import main; main(['check', {str(TINY)!r}])"
+    (tmp_path / "script.py").write_text(program)
+    launcher = Path(sys.executable).parent / "accelerate"
+    result = subprocess.run(
+        [sys.executable, str(launcher), "launch", "--cpu", "--num_processes", "2", str(tmp_path / "script.py")],
+        capture_output=True, text=True, env=dict(os.environ), timeout=200,
+    )  # fmt: skip
+    assert "single, 1 process" in result.stdout, result.stderr
+    assert "starts one process on the CPU, though 2 were asked for" in result.stderr
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

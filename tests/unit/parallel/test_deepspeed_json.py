@@ -267,6 +267,27 @@ def test_unknown_key_at_any_depth_names_the_nearest(tmp_path: Path, path: str, n
     assert near in problems[path].fix
 
 
+@pytest.mark.parametrize(
+    ("path", "fix"),
+    [
+        ("zero_optimization.aio", "move it to the top level of the file"),
+        ("zero_optimization.gradient_clipping", "move it to the top level of the file"),
+        ("overlap_comm", 'move it into "zero_optimization"'),
+        ("fp16.round_robin_gradients", 'move it into "zero_optimization"'),
+        ("queue_depth", 'move it into "aio"'),
+    ],
+)
+def test_a_key_at_another_depth_says_where_it_belongs(tmp_path: Path, path: str, fix: str) -> None:
+    """The pages of transformers show ``aio`` inside ``zero_optimization``."""
+    _, problems = _file(tmp_path, _changed(**{path.replace(".", "__"): 1}))
+    assert problems[path].fix == fix
+
+
+def test_nothing_is_offered_that_is_not_there(tmp_path: Path) -> None:
+    _, problems = _file(tmp_path, _changed(autotuning={"enabled": True}))
+    assert "trireme search" not in problems["autotuning"].fix and "trireme batch-size" in problems["autotuning"].fix
+
+
 def test_every_key_of_deepspeeds_own_models_is_known() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 

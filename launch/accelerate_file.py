@@ -1,0 +1,89 @@
+"""A configuration file of ``accelerate``, read through its own reader, as what its launcher would tell ranks."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, UserError
+
+SECTIONS = {"deepspeed_config": "", "fsdp_config": "fsdp_", "parallelism_config": "", "dynamo_config": "dynamo_"}
+"""Of the file -> what keys in it may leave out."""
+HOSTS = ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter")
+"""Keys for DeepSpeed's own launcher."""
+RENAMED = {"fsdp_backward_prefetch_policy": "fsdp_backward_prefetch"}
+"""Options of published files -> what accelerate calls them today."""
+SOURCE = "accelerate's configuration"
+
+
+def settings_of_file(path: str) -> tuple[dict[str, str], int]:
+    """What ``accelerate launch`` would tell ranks of a YAML file, and the number of processes.
+
+    Raises:
+        UserError: accelerate cannot read it.
+    """
+    if not Path(path).is_file():
+        raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
+    try:
+        arguments, read = _read(path)
+        told = _told(arguments, read)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it may be any file, and accelerate falls over most things
+        why = f"accelerate cannot read it: {type(error).__name__}: {error}"
+        raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
+    return told, int(arguments.num_processes or 1)
+
+
+def _read(path: str) -> tuple[argparse.Namespace, Any]:
+    """Arguments of ``accelerate launch`` that a file stands for, and what is in the file.
+
+    Raises:
+        UserError: it has keys that mean nothing, or a precision that has no counterpart.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
+    given = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "train"])
+    known = set(vars(given))
+    arguments, read, _ = _validate_launch_command(given)
+    problems = []
+    for section, prefix in SECTIONS.items():
+        for key in getattr(read, section) or {}:
+            name = key if key.startswith(prefix) else prefix + key
+            if name in RENAMED:
+                setattr(arguments, RENAMED[name], (getattr(read, section) or {})[key])
+            elif name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                fix = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
+                problems.append(Problem(name, f"is no option of accelerate ({path})", fix))
+    if arguments.mixed_precision.lower() not in ("no", "bf16", "fp16"):  # before accelerate looks for libraries
+        problems.append(unknown_precision(arguments.mixed_precision))
+    if problems:
+        raise UserError(*problems)
+    return arguments, read
+
+
+def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
+    """Environment that ``accelerate launch`` would give to ranks; and what it needs for itself, under its names."""
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(read.deepspeed_config or ())
+    machines, arguments.num_machines = int(arguments.num_machines or 1), 1
+    # The file's own would not reach these arguments, which have a default.
+    arguments.enable_cpu_affinity |= read.enable_cpu_affinity
+    told = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
+    for key, value in (read.deepspeed_config or {}).items():
+        if key.endswith("nvme_path"):  # the launcher leaves these to a variable that people set by hand
+            told.setdefault(f"ACCELERATE_DEEPSPEED_{key.upper()}", str(value))
+        elif key in HOSTS and value:
+            told[key] = str(value)
+    own = {"num_machines": machines, "num_processes": arguments.num_processes or 1}
+    own |= {"ACCELERATE_USE_CPU": bool(arguments.use_cpu)}
+    return {**told, **{key: str(value) for key, value in own.items()}}
+
+
+def unknown_precision(asked: str) -> Problem:
+    return Problem("mixed_precision", f"{SOURCE} asks for it", "use no, bf16 or fp16", asked)
