@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 from .check_environment import check_environment, environment_problems
@@ -22,7 +23,8 @@ def enter(function: Callable[[], None], debug: bool) -> int:
 
 
 def prepare_process() -> None:
-    """What torch reads once, when it is imported or first sees a GPU."""
+    """What torch reads once, when it is imported or first sees a GPU; and what libraries say of notebooks."""
     # Threads that wait by spinning make a step many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm in a notebook without ipywidgets draws text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import yaml
 
 from .find_recipes import PACKAGE, first_comment, list_recipes
+
+WIDTH = 80
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -19,10 +22,13 @@ def show_recipes(recipe_dirs: Sequence[str]) -> None:
 
 
 def show_models() -> None:
-    """Two tables: families, and the presets that a recipe chooses with ``model=NAME``."""
+    """Two tables: families, and presets of their sizes."""
     from ..models.family import families
 
+    print("Families that can be trained: model.family=NAME. The config.json of weights calls it")
+    print("model_type; weights of other types are refused.")
     show_table(("family", "model", "paper"), [(spec.name, spec.title, spec.paper) for spec in families().values()])
+    print("Presets: model=NAME builds a model of this size with new weights.")
     presets = []
     for path in sorted((PACKAGE / "configs" / "model").glob("*.yaml")):
         family = (yaml.safe_load(path.read_text()) or {}).get("family")
@@ -57,6 +63,20 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
         f"  length {length}\n"
         f"  folder {recipe.run.dir}{notes}"
     )
+
+
+def show_verdicts(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table whose last cell is a sentence: it stands below its row, or below several that share it."""
+    from shutil import get_terminal_size
+
+    widths = [max(len(cell) for cell in column) + 2 for column in zip(header, *(row[:-1] for row in rows), strict=True)]
+    width = get_terminal_size((WIDTH, 24)).columns
+    lines = ["".join(cell.ljust(wide) for cell, wide in zip(header, widths, strict=True))]
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        lines.append("".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=False)))
+        if after is None or after[-1] != row[-1]:
+            lines += textwrap.wrap(row[-1], width, initial_indent="    ", subsequent_indent="    ")
+    print("\n".join(line.rstrip() for line in lines), flush=True)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

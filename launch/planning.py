@@ -23,7 +23,7 @@ from ..errors import Problem, UserError
 from .compose import Composed, compose
 from .compose_plan import compose_plan, dotted, options_of_file
 from .elastic import launched
-from .listing import show_table
+from .listing import show_verdicts
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -106,9 +106,8 @@ def show_decision(decision: Decision, machine: Machine) -> None:
 
     chosen = decision.chosen
     rows = [row(chosen, "chosen")] if chosen else []
-    show_table(
-        ("plan", "memory per rank", "sent per step", "verdict"),
-        [*rows, *(row(one, one.verdict) for one in decision.others)],
+    show_verdicts(
+        ("plan", "memory per rank", "sent per step"), [*rows, *(row(one, one.verdict) for one in decision.others)]
     )
     if chosen:
         processes = f"{machine.ranks} process{'es' if machine.ranks > 1 else ''}"

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def import_deepspeed() -> Any:
     if chosen is None and not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_linker_errors():
             warnings.simplefilter("ignore")
             import deepspeed
 
@@ -79,6 +80,34 @@ def ensure_process_group(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
+def no_linker_errors() -> Iterator[None]:
+    """Without ``/usr/bin/ld: cannot find -laio`` in a notebook.
+
+    DeepSpeed tries to link a program against the libraries of its operators, and hides what the linker says by sending
+    the file behind ``sys.stderr`` to nowhere. In a notebook that is another file than the one that programs write to.
+    """
+    if _file_of_stderr() == 2:
+        yield
+        return
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _file_of_stderr() -> int | None:
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what DeepSpeed and the compiler of its operators print; the logger still warns."""
     logger = logging.getLogger("DeepSpeed")
@@ -87,7 +116,7 @@ def quiet() -> Iterator[None]:
         max(level, logging.ERROR)
     )  # starting, it warns of schedulers that have not begun and of timers it lacks
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), no_linker_errors():
             warnings.simplefilter("ignore")
             yield
     finally:

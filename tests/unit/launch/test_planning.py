@@ -169,5 +169,8 @@ def test_the_real_command(tmp_path: Path) -> None:
 def test_commands_compare_and_refuse(capsys: pytest.CaptureFixture[str]) -> None:
     compared = trireme_here(capsys, "plans", str(TINY), ROOTS, "plan=ddp", "--nproc", "2")
     assert compared.returncode == 0 and "plan ddp on 2 processes" in compared.stdout, compared.stderr
+    lines = compared.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines[:-1]), "each verdict stands on lines of its own"
+    assert lines[lines.index("    chosen") - 1].startswith("ddp ") and "MiB" in lines[lines.index("    chosen") - 1]
     impossible = trireme_here(capsys, "check", str(TINY), ROOTS, "plan=auto", "plan.tensor=3", "--nproc", "2")
     refused(impossible, "no plan that can run")
