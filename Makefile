@@ -1,14 +1,14 @@
 # make train   set up and run the main job        make test   set up and run the whole test suite
 # make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
 # make resume-matrix   save under every plan, resume under every other
-# make lint, make types, make bench, make clean   see below
+# make lint, make types, make pages, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train operators test test-long parity resume-matrix lint types bench clean
+.PHONY: train operators test test-long parity resume-matrix lint types pages bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -41,6 +41,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright
+
+# docs/keys.md and docs/coming-from.md, from the code
+pages: $(READY)
+	$(BIN)/python -m trireme.launch.pages docs
 
 bench: $(READY)
 	$(BIN)/python benchmarks/engine_overhead.py

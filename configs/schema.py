@@ -34,7 +34,8 @@ from .build_parts import build_callbacks, built, check_frozen, check_values
 from .check_metrics import check_metrics
 from .components import Provided
 from .contracts import check_callbacks, check_optimizer, check_task
-from .validate import read_parts
+from .suggest import with_names_from_elsewhere
+from .validate import read_parts, schema_paths
 
 PROVIDED = {
     "optimizer": Provided(positional=1),
@@ -92,6 +93,7 @@ def read_recipe(
     if problems := list(_unreadable(raw)):
         return None, problems
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
+    problems = with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
         problems += check_data(parts["data"], parts.get("collator"))
     processes = world_size(parts["plan"]) if "plan" in parts else None

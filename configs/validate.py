@@ -15,7 +15,8 @@ from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import Problem
 from .components import MISSING, Provided, check_component, nested_components, required
-from .values import check_value, is_union, nearest, wrong_type
+from .suggest import nearest_key
+from .values import check_value, is_union, wrong_type
 
 T = TypeVar("T")
 
@@ -194,15 +195,8 @@ class _Reader:
         return value
 
     def _unknown(self, key: Any, siblings: Mapping[str, Any], path: str, value: Any) -> Problem:
-        """Nearest at the same level first; then the same name anywhere; then the nearest name anywhere."""
         prefix = f"{path}." if path else ""
-        near = nearest(str(key), siblings)
-        if near:
-            suggestion = prefix + near
-        else:
-            leaves = {known.rpartition(".")[2]: known for known in reversed(self.known)}
-            leaf = nearest(str(key), leaves, cutoff=0.75)
-            suggestion = leaves[leaf] if leaf else ""
+        suggestion = nearest_key(str(key), siblings, path, self.known)
         fix = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(siblings)}"
         return Problem(f"{prefix}{key}", "unknown key", fix, _shown(value))
 

@@ -19,10 +19,21 @@ _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like ``name``, ignoring case, dashes and underscores; ``None`` if none is near."""
-    plain = {_plain(candidate): candidate for candidate in known}
-    found = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=cutoff)
-    return plain[found[0]] if found else None
+    """The known name most like ``name``; ``None`` if none is near. Of equals the first counts."""
+    scored = [(likeness(name, candidate), candidate) for candidate in known]
+    best = max(scored, key=lambda one: one[0], default=(0.0, ""))
+    return best[1] if best[0] >= cutoff else None
+
+
+def likeness(name: str, known: str) -> float:
+    """From 0 to 1 (the same but for case and dashes). A name that is shorter than a known one is compared with its
+    beginning too, so that ``fsdpp`` finds ``fsdp_full_shard`` and not ``dp_tp``."""
+    a, b = _plain(name), _plain(known)
+    whole = difflib.SequenceMatcher(None, a, b).ratio()
+    if len(a) < 4 or len(b) <= len(a):
+        return whole
+    beginning = difflib.SequenceMatcher(None, a, b[: len(a)]).ratio()
+    return max(whole, 0.9 * beginning) if beginning >= 0.75 else whole
 
 
 def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:

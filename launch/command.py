@@ -7,6 +7,7 @@ is imported before it runs.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -74,13 +75,36 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong as argparse does, but of several ranks only one says it."""
+    """Says what is wrong as argparse does, and what to write; of several ranks only one says it."""
 
     def error(self, message: str) -> NoReturn:
         from .elastic import launched
 
+        message = "\n".join([message, *self._hints(message)])
         if launched():
             from ..errors import UserError
 
             raise UserError(f"{self.prog}: {message}")
         super().error(message)
+
+    def _hints(self, message: str) -> list[str]:
+        """Of options that do not exist: the nearest, or what another tool's option is here."""
+        if message == "the following arguments are required: RECIPE":
+            return ["  see: trireme recipes"]
+        if not message.startswith("unrecognized arguments: "):
+            return []
+        from ..configs.other_names import find
+        from ..configs.values import nearest
+
+        own = re.findall(r"--[a-z][\w-]*", self.format_usage())
+        words = message.partition(": ")[2].split()
+        hints = []
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            name, _, value = word.partition("=")
+            if not name.startswith("--"):
+                continue
+            value = value or ("" if following.startswith("-") else following)
+            near, other = nearest(name, own, 0.8), find(name)
+            fix = f"did you mean {near}?" if near else (other.fix(value or None) if other else "write key=value")
+            hints.append(f"  {name}: {fix}")
+        return hints

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..configs.other_names import value_fix
 from ..configs.values import did_you_mean
 from ..errors import Problem
 from .find_recipes import group_options, misnamed_option
@@ -206,4 +207,4 @@ def unknown_option(group: str, name: Any, options: Sequence[str], folders: Seque
         return Problem(group, f"is a file whose name does not end in .yaml: {file}", f"rename it {name}.yaml", name)
     fix = did_you_mean(name, options)
     near = fix.replace("did you mean ", f"did you mean {group}=")
-    return Problem(group, "there is no such option", near, name)
+    return Problem(group, "there is no such option", value_fix(group, name) or near, name)

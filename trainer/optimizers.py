@@ -98,7 +98,16 @@ def adamw(
     weight_decay: float = 0.1,
     implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
-    """AdamW (https://arxiv.org/abs/1711.05101)."""
+    """AdamW (https://arxiv.org/abs/1711.05101).
+
+    Args:
+        lr: base learning rate; the schedule scales it.
+        betas: decay of the two moments; null takes [0.9, 0.95].
+        eps: added to the root of the second moment.
+        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+        implementation: how torch steps: one kernel for all parameters (fused), batched operations (foreach), or
+            parameter by parameter (for_loop); auto is fused.
+    """
     import torch
 
     first, second = (0.9, 0.95) if betas is None else betas
@@ -115,7 +124,16 @@ def sgd(
     weight_decay: float = 0.0,
     implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: base learning rate; the schedule scales it.
+        momentum: share of the last update that is kept.
+        nesterov: look ahead by the momentum.
+        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+        implementation: how torch steps: one kernel for all parameters (fused), batched operations (foreach), or
+            parameter by parameter (for_loop); auto is fused.
+    """
     import torch
 
     return torch.optim.SGD(
@@ -130,7 +148,14 @@ def adafactor(
     clip_threshold: float = 1.0,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Adafactor: second moments as row and column sums (https://arxiv.org/abs/1804.04235)."""
+    """Adafactor: second moments as row and column sums (https://arxiv.org/abs/1804.04235).
+
+    Args:
+        lr: base learning rate; the schedule scales it.
+        beta2_decay: exponent by which the memory of second moments grows with the step.
+        clip_threshold: largest root mean square of an update.
+        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+    """
     import torch
 
     return torch.optim.Adafactor(params, lr=lr, beta2_decay=beta2_decay, d=clip_threshold, weight_decay=weight_decay)
@@ -139,7 +164,13 @@ def adafactor(
 def lion(
     params: Groups, lr: float, betas: list[float] | None = None, weight_decay: float = 0.1
 ) -> torch.optim.Optimizer:
-    """Lion: the sign of a momentum (https://arxiv.org/abs/2302.06675)."""
+    """Lion: the sign of a momentum (https://arxiv.org/abs/2302.06675).
+
+    Args:
+        lr: base learning rate; the schedule scales it.
+        betas: decay of the two moments; null takes [0.9, 0.99].
+        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+    """
     from lion_pytorch import Lion
 
     first, second = (0.9, 0.99) if betas is None else betas
@@ -153,7 +184,14 @@ def adamw_8bit(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
 ) -> torch.optim.Optimizer:
-    """AdamW with 8-bit moments (https://arxiv.org/abs/2110.02861); needs bitsandbytes."""
+    """AdamW with 8-bit moments (https://arxiv.org/abs/2110.02861); needs bitsandbytes.
+
+    Args:
+        lr: base learning rate; the schedule scales it.
+        betas: decay of the two moments; null takes [0.9, 0.95].
+        eps: added to the root of the second moment.
+        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+    """
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:

@@ -13,6 +13,7 @@ from . import (
     export,
     generate,
     jobs,
+    keys,
     launch,
     logs,
     models,
@@ -24,7 +25,7 @@ from . import (
 HEADINGS = {
     "train a recipe": (train, check, batch_size),
     "use what was trained": (logs, evaluate, generate, checkpoints, export),
-    "look up what there is": (recipes, models, plans),
+    "look up what there is": (recipes, models, plans, keys),
     "on a SLURM cluster": (launch, jobs, cancel),
     "this machine": (doctor, completion),
 }

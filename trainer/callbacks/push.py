@@ -32,7 +32,11 @@ class Push(Export):
             newest checkpoint, as ``last-checkpoint``, and ``all_checkpoints`` all of them, as ``checkpoints/step_*``:
             a run can be resumed from either folder.
         private: of a repository that is made; null leaves it to the owner's default.
-        dtype, ema, max_shard_size, memory, out: as of ``Export``.
+        dtype: of the weights: fp32, bf16 or fp16.
+        ema: the averaged weights.
+        max_shard_size: largest weight file, as ``500MB`` or ``5GB``.
+        memory: most memory that is used, above the largest tensor.
+        out: folder of the export that is pushed; null is ``exported`` in the run folder.
     """
 
     def __init__(

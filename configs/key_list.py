@@ -1,0 +1,286 @@
+"""Every key of a recipe with its type, default and meaning: for ``trireme keys`` and docs/keys.md.
+
+Keys of the typed schema come from its dataclasses and the docstrings under their fields; keys of components (optimizer,
+source, callbacks ...) from the signatures and docstrings of what the files of each group name by ``_target_``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ..errors import Problem
+from ..trainer.component import locate
+from .components import MISSING
+from .other_names import answer
+from .schema import PROVIDED, RecipeConfig
+from .suggest import nearest_key
+from .validate import ComponentNode, schema_defaults
+from .values import is_union, nearest
+
+FOLDER = Path(__file__).parent
+TYPES = {int: "int", float: "float", str: "str", bool: "bool", types.NoneType: "null", Any: "any"}
+WIDTH = 80
+TRACKER = "A callback that writes metrics for a viewer; it is added to callbacks."
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key."""
+
+    path: str
+    type: str
+    default: str
+    """As YAML writes it; ``required`` where a value must be given."""
+    about: str
+    target: str = ""
+    """Of a component's argument: the component that takes it."""
+
+
+def keys(prefix: str = "") -> list[Key]:
+    """Keys that are ``prefix`` or lie under it or begin with it, in the order of the schema.
+
+    Args:
+        prefix: dotted path, or the beginning of one; empty: all.
+    """
+    found: list[Key] = []
+    for key in _schema(RecipeConfig, schema_defaults(RecipeConfig), ""):
+        found.append(key)
+        if key.path in COMPONENTS and _touches(prefix, key.path):
+            found += COMPONENTS[key.path]()
+        if key.path == "callbacks":
+            found.append(Key("tracker", "component", _group_default("tracker"), TRACKER + _choices("tracker")))
+    inside = [key for key in found if key.path == prefix or key.path.startswith(f"{prefix}.")]
+    return inside or [key for key in found if key.path.startswith(prefix)]
+
+
+def _touches(prefix: str, path: str) -> bool:
+    return prefix.startswith(path) or path.startswith(prefix)
+
+
+def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
+    hints, about = get_type_hints(cls, localns={"Component": ComponentNode}), field_docs(cls)
+    for field in dataclasses.fields(cls):
+        where, hint = f"{path}{field.name}", hints[field.name]
+        members = get_args(hint) if is_union(hint) else (hint,)
+        nested = next((member for member in members if dataclasses.is_dataclass(member)), None)
+        default = defaults.get(field.name, MISSING) if isinstance(defaults, dict) else MISSING
+        text = about.get(field.name, "")
+        text += _choices(where)
+        yield Key(where, type_name(hint), _group_default(where) or _yaml(default, nested), text)
+        if nested is not None:
+            inner = default if isinstance(default, dict) else schema_defaults(nested)
+            yield from _schema(nested, inner, f"{where}.")
+
+
+def group_options(group: str) -> list[str]:
+    """Names of the files of a group; empty if there is none. Models are many: ``trireme models`` lists them."""
+    return [] if group == "model" else sorted(file.stem for file in (FOLDER / group).glob("*.yaml"))
+
+
+def _choices(group: str) -> str:
+    options = ", ".join(f"{group}={option}" for option in group_options(group))
+    return f" A file of configs/{group}: {options}." if options else ""
+
+
+@cache
+def _group_defaults() -> dict[str, str]:
+    base = yaml.safe_load((FOLDER / "base.yaml").read_text(encoding="utf-8"))["defaults"]
+    return {group: choice or "null" for entry in base if isinstance(entry, dict) for group, choice in entry.items()}
+
+
+def _group_default(path: str) -> str:
+    return _group_defaults().get(path, "")
+
+
+def unknown_prefix(prefix: str) -> Problem:
+    """The refusal of a prefix that no key has."""
+    known = [key.path for key in keys()]
+    near = nearest_key(prefix.rpartition(".")[2], [], "", known) or nearest(prefix, known)
+    fix = f"did you mean {near}?" if near else "see all: trireme keys"
+    return answer(prefix) or Problem("PREFIX", "no key begins so", fix, prefix)
+
+
+# -- components ---------------------------------------------------------------------------------------------------
+
+
+def _of_group(group: str, path: str) -> Callable[[], list[Key]]:
+    """Arguments of all components that the files of a group name, at ``path`` of the recipe."""
+
+    def found() -> list[Key]:
+        result: dict[tuple[str, str], Key] = {}
+        for file in sorted((FOLDER / group).glob("*.yaml")):
+            for where, node in _nodes(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, path.split(".")[0]):
+                for key in component_keys(node, where):
+                    result.setdefault((key.path, key.target), key)
+        return list(result.values())
+
+    return found
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        yield path, node
+    for name, inner in node.items():
+        yield from _nodes(inner, f"{path}.{name}")
+
+
+def component_keys(node: dict[str, Any], path: str) -> Iterator[Key]:
+    """Arguments of one component that a recipe can give; defaults are those of its file."""
+    target = locate(node["_target_"])
+    name = node["_target_"].rpartition(".")[2]
+    about, hints = argument_docs(target), _hints(target)
+    given = PROVIDED.get(path)
+    for index, (argument, parameter) in enumerate(inspect.signature(target).parameters.items()):
+        engine = given is not None and (index < given.positional or argument in given.names)
+        if engine or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = node.get(argument, MISSING if parameter.default is parameter.empty else parameter.default)
+        if _is_factory(default):
+            default = _default_of_field(target, argument)
+        yield Key(
+            f"{path}.{argument}", type_name(hints.get(argument, Any)), _yaml(default), about.get(argument, ""), name
+        )
+
+
+COMPONENTS: dict[str, Callable[[], list[Key]]] = {
+    "task": _of_group("task", "task"),
+    "data.source": _of_group("data", "data"),
+    "optimizer": _of_group("optimizer", "optimizer"),
+    "collator": _of_group("collator", "collator"),
+    "callbacks": lambda: [*_of_group("callbacks", "callbacks")(), *_of_group("tracker", "callbacks")()],
+}
+"""Key of the schema -> what its components take."""
+
+
+def _is_factory(default: Any) -> bool:
+    return type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS"  # how a dataclass's signature marks one
+
+
+def _default_of_field(target: Any, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(target) if field.name == name)
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else MISSING
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Annotations of the arguments; one that names what is imported for type checkers only is left out."""
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    hints = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        try:
+            hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        except NameError:
+            continue
+    return hints
+
+
+# -- docstrings ---------------------------------------------------------------------------------------------------
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field of a dataclass -> the docstring under it."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    body = getattr(tree, "body", [])
+    docs = {}
+    for field, after in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(after):
+            docs[field.target.id] = " ".join(after.value.value.split())
+    return docs
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def argument_docs(target: Any) -> dict[str, str]:
+    """Argument -> what the docstring's ``Args`` say of it; for dataclasses the docstrings under fields."""
+    if dataclasses.is_dataclass(target) and inspect.isclass(target):
+        return field_docs(target)
+    text = inspect.getdoc(target) or ""
+    if inspect.isclass(target):
+        text += "\n" + (inspect.getdoc(target.__init__) or "")
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", text + "\n", re.MULTILINE)
+    docs: dict[str, str] = {}
+    name = ""
+    for line in textwrap.dedent(section[1]).splitlines() if section else []:
+        entry = re.match(r"(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+        if name:
+            docs[name] = f"{docs.get(name, '')} {entry[2] if entry else line.strip()}".strip()
+    return {name: text[:1].upper() + text[1:] for name, text in docs.items()}
+
+
+# -- how it is shown ----------------------------------------------------------------------------------------------
+
+
+def type_name(hint: Any) -> str:
+    """``int | null``, ``fp32 | bf16``, ``list of str``."""
+    if hint in TYPES:
+        return TYPES[hint]
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in inside)
+    if is_union(hint):
+        return " | ".join(type_name(member) for member in inside)
+    if origin in (list, tuple) or hint in (list, tuple):
+        return f"list of {type_name(inside[0])}" if inside else "list"
+    return "component" if hint is ComponentNode else "mapping"
+
+
+def _yaml(value: Any, nested: Any = None) -> str:
+    if isinstance(value, str) and value == MISSING:
+        return "required"
+    if nested is not None and value is not None:
+        return ""
+    if dataclasses.is_dataclass(value):
+        return ""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
+    return text.removesuffix("...").strip()
+
+
+def keys_text(found: list[Key]) -> str:
+    """For a terminal of 80 columns: the key and its type, then its meaning."""
+    blocks = []
+    for key in found:
+        of = f"  [{key.target}]" if key.target else ""
+        default = f" = {key.default}" if key.default else ""
+        head = f"{key.path}: {key.type}{default}{of}"
+        lines = textwrap.wrap(head, WIDTH, subsequent_indent="      ", break_long_words=False)
+        about = key.about.replace("``", "")
+        lines += textwrap.wrap(about, WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks) + "\n"
+
+
+def keys_page() -> str:
+    """The page docs/keys.md."""
+    lines = [
+        "# Keys of a recipe",
+        "",
+        "Every key with its type, default and meaning; on a terminal: `trireme keys PREFIX`. Names that you know from",
+        "other tools: [coming-from.md](coming-from.md). Your own components: [extending.md](extending.md). This page",
+        "is made from the code by `make pages`.",
+    ]
+    part = ""
+    for key in keys():
+        if key.path.split(".")[0] != part:
+            part = key.path.split(".")[0]
+            lines += ["", f"## {part}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        about = f"{key.about} (`{key.target}`)" if key.target else key.about
+        cells = (f"`{key.path}`", key.type, f"`{key.default}`" if key.default else "", about.replace("``", "`"))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"

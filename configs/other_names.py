@@ -1,0 +1,143 @@
+"""Names that users know from other tools: what each is called here, for refusals and for docs/coming-from.md.
+
+``other_names.yaml`` beside this file is the only place that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem
+
+VALUES = "values"
+FILE = Path(__file__).with_name("other_names.yaml")
+ABOUT = {"transformers": "transformers", "accelerate": "accelerate", "deepspeed": "DeepSpeed", "axolotl": "axolotl"}
+
+
+@dataclass(frozen=True)
+class OtherName:
+    """One name of another tool."""
+
+    tool: str
+    name: str
+    """May end in ``*``."""
+    ours: str
+    """Key, option or command; empty: not there."""
+    how: str
+    """How it is said here, or what to do instead; empty: the same value."""
+
+    def fix(self, value: Any = None) -> str:
+        """What to write in its place.
+
+        Args:
+            value: theirs, if it is plain; it is repeated where ours takes the same.
+        """
+        if value is False and self.how:
+            return "leave it out: it is off"
+        if self.how and self.ours and not self.how.startswith(self.ours):
+            return f"write {self.ours}: {self.how}"
+        if self.how:
+            return f"write {self.how}" if self.ours else self.how
+        plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f"write {self.ours}={shown}" if plain or isinstance(value, bool) else f"write {self.ours}"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool, as the file lists it."""
+
+    name: str
+    title: str
+    about: str
+    names: tuple[OtherName, ...]
+
+
+@cache
+def _file() -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def tools() -> tuple[Tool, ...]:
+    """All tools, in the order of the file."""
+    found: list[Tool] = []
+    for tool, section in ((name, section) for name, section in _file().items() if name != VALUES):
+        earlier = {name.name: name for before in found for name in before.names}
+        names = tuple(_entry(tool, name, entry, earlier) for name, entry in section["names"].items())
+        found.append(Tool(tool, section["title"], section["about"], names))
+    return tuple(found)
+
+
+def _entry(tool: str, name: str, entry: Any, earlier: dict[str, OtherName]) -> OtherName:
+    if entry is None:
+        return OtherName(tool, name, earlier[name].ours, earlier[name].how)
+    ours, how = entry if isinstance(entry, list) else (entry, "")
+    return OtherName(tool, name, ours, how)
+
+
+def find(name: str) -> OtherName | None:
+    """The entry of a name, without dashes before it; patterns come last."""
+    plain = name.strip().lstrip("-").replace("-", "_")
+    names = list(_all())
+    exact = (other for other in names if other.name == plain)
+    return next(exact, None) or next((other for other in names if fnmatchcase(plain, other.name)), None)
+
+
+def _all() -> Iterator[OtherName]:
+    for tool in tools():
+        yield from tool.names
+
+
+def answer(field: str, value: Any = None) -> Problem | None:
+    """The refusal of a key that another tool has, at whatever place it stands; None if none has it.
+
+    Args:
+        field: dotted path where it was written.
+    """
+    other = find(field.rpartition(".")[2])
+    if other is None or other.ours == field:
+        return None
+    return Problem(field, f"is a name of {ABOUT[other.tool]}, not a key here", other.fix(value), value)
+
+
+def value_fix(key: str, value: Any) -> str:
+    """What to write for another tool's value of a group or key; empty if it is none.
+
+    Args:
+        key: group, or dotted path.
+    """
+    known = _file().get(VALUES, {}).get(key, {})
+    ours = next((ours for theirs, ours in known.items() if str(theirs).lower() == str(value).lower()), "")
+    return ours if " " in ours or "=" in ours or not ours else f"write {key}={ours}"
+
+
+def coming_from() -> str:
+    """The page docs/coming-from.md."""
+    lines = [
+        "# Coming from other tools",
+        "",
+        "What you know from elsewhere, and what it is called here. A key of theirs in a recipe, on the command line or",
+        "in `trireme.train(...)` is refused with the name here. All keys of trireme: [keys.md](keys.md).",
+        "",
+        "Three things work differently. A recipe says `trainer.global_batch_size`, the samples of one optimizer step,",
+        "and accumulation follows from it. Parallelism is one choice, `plan=NAME`. The same command resumes.",
+        "",
+        "This page is made from `configs/other_names.yaml` by `make pages`.",
+    ]
+    for tool in tools():
+        lines += ["", f"## {tool.title}", "", tool.about, "", "| there | here | how |", "| --- | --- | --- |"]
+        lines += [_row(name) for name in tool.names]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: OtherName) -> str:
+    ours, how = f"`{name.ours}`" if name.ours else "-", (name.how or "the same").replace("|", "\\|")
+    return f"| `{name.name}` | {ours} | {how} |"

@@ -1,0 +1,22 @@
+"""Write the pages that are made from the code: ``python -m trireme.launch.pages docs`` (``make pages``)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..configs.key_list import keys_page
+from ..configs.other_names import coming_from
+
+PAGES: dict[str, Callable[[], str]] = {"keys.md": keys_page, "coming-from.md": coming_from}
+
+
+def main(folder: str) -> None:
+    """Write every page into a folder."""
+    for name, page in PAGES.items():
+        Path(folder, name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
