@@ -55,6 +55,10 @@ def name_of(component: dict[str, Any]) -> str:
     return str(component.get("_target_", "")).rpartition(".")[2].lower()
 
 
+GROUPS = ("adamw", "lion", "sgd")
+"""Files of configs/optimizer that are optimizers of DeepSpeed too."""
+
+
 def needs_whole_tensors(name: str) -> bool:
     """Whether an optimizer looks at a tensor as a whole, so that stepping shards of it is another optimizer."""
     return any(part in name for part in ("8bit", "adafactor", "lamb", "lars", "muon", "shampoo", "soap"))
@@ -110,13 +114,22 @@ def _optimizer_block(filler: Filler, block: dict[str, Any], recipe: RecipeValues
     params = block.setdefault("params", {})
     agrees = str(kind).lower() == name or (str(kind) == "Adam" and name == "adamw" and params.get("adam_w_mode", True))
     if not agrees:
-        fix = f"set optimizer={str(kind).lower()}, or remove this block: the recipe's optimizer is used"
+        fix = f"{_recipe_for(str(kind))}remove this block: the recipe's optimizer is used"
         filler.refuse("optimizer.type", f"contradicts the recipe's optimizer, {name}", fix, kind)
         return
     filler.problems += json_keys.unknown_arguments(params, arguments, "optimizer.params", f"DeepSpeed's {kind}")
     for key in SHARED:
         if recipe.optimizer.get(key) is not None:
             filler.set(f"optimizer.params.{key}", recipe.optimizer[key], f"optimizer.{key}")
+
+
+def _recipe_for(kind: str) -> str:
+    """How a recipe asks for an optimizer of DeepSpeed, as the beginning of a fix; empty if it cannot."""
+    import torch
+
+    if kind.lower() in GROUPS:
+        return f"set optimizer={kind.lower()}, or "
+    return f"write optimizer: {{_target_: torch.optim.{kind}}} in the recipe, or " if hasattr(torch.optim, kind) else ""
 
 
 def _arguments_of(kind: str) -> list[str] | None:

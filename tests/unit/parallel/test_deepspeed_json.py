@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trireme.configs.key_list import group_options
 from trireme.errors import Problem
 from trireme.parallel.plan import Plan
 from trireme.parallel.strategy_inputs import RecipeValues
@@ -281,6 +283,22 @@ def test_a_key_at_another_depth_says_where_it_belongs(tmp_path: Path, path: str,
     """The pages of transformers show ``aio`` inside ``zero_optimization``."""
     _, problems = _file(tmp_path, _changed(**{path.replace(".", "__"): 1}))
     assert problems[path].fix == fix
+
+
+@pytest.mark.parametrize(
+    ("kind", "fix"),
+    [
+        ("Lion", "set optimizer=lion, or remove"),
+        ("SGD", "set optimizer=sgd, or remove"),
+        ("Adagrad", "torch.optim.Adagrad} in the recipe, or remove"),
+        ("Lamb", "remove this block"),
+    ],
+)
+def test_an_optimizer_that_disagrees_is_offered_only_if_it_is_there(tmp_path: Path, kind: str, fix: str) -> None:
+    _, problems = _file(tmp_path, _changed(optimizer={"type": kind, "params": {}}))
+    assert fix in problems["optimizer.type"].fix
+    offered = re.search(r"optimizer=(\w+)", problems["optimizer.type"].fix)
+    assert not offered or offered[1] in group_options("optimizer")
 
 
 def test_nothing_is_offered_that_is_not_there(tmp_path: Path) -> None:
