@@ -25,8 +25,8 @@ def show_models() -> None:
     """Two tables: families, and presets of their sizes."""
     from ..models.family import families
 
-    print("Families that can be trained: model.family=NAME. The config.json of weights calls it")
-    print("model_type; weights of other types are refused.")
+    print("Families that can be trained. The config.json of model.weights says which it is, as")
+    print("model_type; weights of other types are refused. Without weights: model.family=NAME.")
     show_table(("family", "model", "paper"), [(spec.name, spec.title, spec.paper) for spec in families().values()])
     print("Presets: model=NAME builds a model of this size with new weights.")
     presets = []

@@ -9,7 +9,7 @@ from ..command import Command
 EXAMPLES = """examples:
   trireme models
   trireme train pretrain/persimmon_stdlib model=llama_tiny run.dir=runs/llama     # a preset
-  trireme train finetune/text model.family=llama model.weights=FOLDER_OR_HUB_ID "data.source.paths=[corpus/*.txt]"
+  trireme train finetune/text model.weights=FOLDER_OR_HUB_ID "data.source.paths=[corpus/*.txt]"
 """
 
 

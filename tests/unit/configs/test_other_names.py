@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import subprocess
 from collections.abc import Callable
 
@@ -22,7 +23,10 @@ GROUPS = ("optimizer", "scheduler", "plan", "tracker", "data", "callbacks")
 
 
 @pytest.fixture
-def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # handlers of earlier tests hold streams that are closed
     return lambda *overrides: trireme_here(capsys, "check", str(TINY), *overrides)
 
 
