@@ -83,6 +83,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     finally:
         if trainer:
             trainer.store.close()
+            trainer.batches.close()
         for name, callback in trainer.callbacks.items() if trainer else ():
             with component_errors(f"callbacks.{name}", callback, "close"):
                 callback.close()

@@ -54,6 +54,11 @@ class RunBatches:
         """Position of a streaming source after the batches handed out so far; empty for indexed data."""
         return self.trainer.state.data if self._stream is None else self._stream.state()
 
+    def close(self) -> None:
+        """Let go of the batches, which ends the worker processes of the data. A worker that outlives the run would keep
+        this process from ending."""
+        self._stream = None
+
     def _say_when_it_began(self) -> None:
         if not self._begun:
             self._begun = True

@@ -26,7 +26,7 @@ class Collator(CausalLMCollator):
 """
 
 
-def test_ranks_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_and_data_workers_find_them_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
     beside.mkdir()
     elsewhere.mkdir()
@@ -37,6 +37,6 @@ def test_ranks_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         + "collator:\n  _target_: own_parts.Collator\ncallbacks:\n  note:\n    _target_: own_parts.Note\n"
     )
     monkeypatch.chdir(elsewhere)
-    overrides = ["plan=ddp", "trainer.max_steps=2", f"run.dir={tmp_path / 'run'}"]
+    overrides = ["plan=ddp", "data.num_workers=1", "trainer.max_steps=2", f"run.dir={tmp_path / 'run'}"]
     assert main(["train", str(recipe), ROOTS, "--nproc", "2", *overrides]) == 0
     assert {path.name for path in (tmp_path / "run").glob("rank?")} == {"rank0", "rank1"}
