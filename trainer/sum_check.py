@@ -51,7 +51,7 @@ class SumCheck:
     def _look(self, outputs: Any, micro: MicroBatch) -> None:
         self._tries -= 1
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), torch.random.fork_rng(_gpus(micro)):
                 once, twice = (float(self._loss_of_copies(outputs, micro, copies)) for copies in (1, 2))
         except Exception:  # outputs of a form that cannot be cut; what is wrong with the loss shows right after this
             self._tries = 0
@@ -73,6 +73,11 @@ class SumCheck:
 
 def _size(micro: MicroBatch) -> int:
     return next(iter(micro.values())).shape[0]
+
+
+def _gpus(micro: MicroBatch) -> list[torch.device]:
+    """The GPU whose generator the loss may draw from; none on the CPU."""
+    return [tensor.device for tensor in micro.values() if tensor.is_cuda][:1]
 
 
 def _most_labels(micro: MicroBatch) -> int:
