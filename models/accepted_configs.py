@@ -1,8 +1,8 @@
-"""Configurations of models that have been accepted before, so that a check need not import transformers again.
+"""Cache of model configurations that transformers accepted before, so that a check need not import it again.
 
-An import of transformers takes longer than the rest of ``trireme check``. What it says of a model's fields depends on
-its version, the family and the fields alone; so what has been accepted is kept in the cache folder, and only a
-configuration that was never seen on this machine is given to it. Models are always built by transformers itself.
+Importing transformers takes longer than the rest of ``trireme check``. Whether it accepts a model's fields depends only
+on its version, the family and the fields. Accepted configurations are therefore kept in the cache folder, and only a
+new one is given to transformers. Models are always built by transformers itself.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 from .model_config import ModelConfig, given_fields, hf_config
 
 RULES = ("check_model.py", "head_arithmetic.py")
-"""What else accepts a configuration; when these files change, all are looked at again."""
+"""Files whose checks a configuration also passed; when they change, every configuration is checked again."""
 
 
 class AcceptedConfig(SimpleNamespace):
-    """What can be read off a transformers configuration, by all of its names."""
+    """Values of a transformers configuration, under all of its field names."""
 
     def get_text_config(self) -> AcceptedConfig:
-        """Itself: a configuration with parts (vision, audio) is not kept."""
+        """Itself, since configurations with parts (vision, audio) are not cached."""
         return self
 
 
 def accepted_config(model: ModelConfig) -> Any:
-    """The configuration, for reading: without transformers where it has been accepted before."""
+    """The configuration, to be read only; an accepted one comes from the cache, without importing transformers."""
     return recall(model) or hf_config(model)
 
 
 def recall(model: ModelConfig) -> AcceptedConfig | None:
-    """What transformers made of the model's fields before; None where it was never asked, or refused them."""
+    """The cached configuration of the model; None if transformers has never accepted it."""
     try:
         return AcceptedConfig(**json.loads(_file(model).read_text()))
     except (OSError, ValueError, TypeError):
@@ -43,7 +43,7 @@ def recall(model: ModelConfig) -> AcceptedConfig | None:
 
 
 def remember(model: ModelConfig, config: Any) -> None:
-    """Keep what transformers made of the model's fields; where nothing can be written, nothing is kept."""
+    """Cache the configuration that transformers made of the model's fields, if the cache folder can be written."""
     if config.get_text_config() is not config:
         return
     try:
@@ -58,7 +58,7 @@ def remember(model: ModelConfig, config: Any) -> None:
 
 
 def _readable(config: Any) -> dict[str, Any]:
-    """Fields, their other names, and properties of the family's own, as far as JSON can hold them."""
+    """Fields, their aliases and the properties of the configuration class, as far as JSON can hold them."""
     own = [name for name, member in vars(type(config)).items() if isinstance(member, property)]
     found = config.to_dict()
     for name in (*config.attribute_map, *own, "attribute_map"):
@@ -72,7 +72,11 @@ def _readable(config: Any) -> dict[str, Any]:
 
 
 def _file(model: ModelConfig) -> Path:
-    """Where it is kept; TypeError for fields that JSON does not have."""
+    """Cache file of the model's configuration.
+
+    Raises:
+        TypeError: a field cannot be written as JSON.
+    """
     rules = [(Path(__file__).with_name(name)).stat().st_mtime_ns for name in RULES]
     key = json.dumps([version("transformers"), rules, model.spec.model_type, given_fields(model)], sort_keys=True)
     root = Path(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()

@@ -1,7 +1,8 @@
-"""What a base model says beside its weights, and what goes along into checkpoints and exports of its fine-tuning.
+"""Files beside a base model's weights that are copied into checkpoints and exports of its fine-tuning.
 
-A base may end its answers with several tokens and ask for a temperature (``generation_config.json``), and has files of
-its processors. The tokenizer knows one id of each kind; it adds to what the base says and never replaces it.
+They are ``generation_config.json``, which may list several end-of-text tokens and a temperature, and the files of the
+model's processors. The tokenizer knows a single end-of-text token, so its id is added to the base's, never put in
+their place.
 """
 
 from __future__ import annotations
@@ -18,31 +19,33 @@ PROCESSORS = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
-"""Files that a tokenizer, which saves its own chat template, does not save."""
+"""Files of processors, copied as they are; the tokenizer saves its own files, chat template included."""
 
 Ids = int | list[int] | None
 
 
-def joined(base: Ids, own: int | None) -> Ids:
-    """The ids that end a text: those of the base, and the tokenizer's, with which documents end while training."""
+def end_of_text_ids(base: Ids, own: int | None) -> Ids:
+    """All ids that end a text: the base's, and the tokenizer's, which ends each document in training."""
     ids = [base] if isinstance(base, int) else list(base or [])
     ids += [own] if own is not None and own not in ids else []
     return ids[0] if len(ids) == 1 else ids or None
 
 
 def generation_values(model: ModelConfig, eos: int | None) -> dict[str, Any] | None:
-    """The base's ``generation_config.json`` with the tokenizer's end of text among its own; None if there is none."""
+    """The base's ``generation_config.json`` with the tokenizer's end-of-text id; None without such a file."""
     if model.weights is None:
         return None
     try:
         values = json.loads((weights_folder(model) / GENERATION).read_text())
-    except (OSError, ValueError):  # none, or one that transformers cannot read either
+    except (OSError, ValueError):  # the file is absent, or transformers cannot read it either
         return None
-    return {**values, "eos_token_id": joined(values.get("eos_token_id"), eos)} if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return None
+    return {**values, "eos_token_id": end_of_text_ids(values.get("eos_token_id"), eos)}
 
 
 def write_base_assets(model: ModelConfig, eos: int | None, folder: Path) -> None:
-    """Write into ``folder`` what the base of ``model`` says of generation, and the files of its processors.
+    """Write the generation settings and processor files of the base of ``model`` into ``folder``.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,7 +1,7 @@
-"""From the ``model`` part of a recipe to a module on the meta device and a stream of its weights.
+"""Build the model of a recipe: a module on the meta device, and a stream of its weights.
 
-Nothing is allocated here: the module has shapes only, and weights come one tensor at a time, so that a plan which
-shards the model never holds all of it.
+The module has shapes only, and its weights come one tensor at a time, so a plan that shards the model never holds all
+of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import Problem, UserError
-from .base_assets import generation_values, joined
+from .base_assets import end_of_text_ids, generation_values
 from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, weights_path
 from .pretrained import match_weights, read_weights
@@ -24,9 +24,9 @@ from .vocabulary import Vocabulary, too_few_embeddings
 
 log = logging.getLogger("trireme.models")
 WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
-"""Names -> full CPU tensors by plain name, one at a time."""
+"""Function from parameter names to (name, full CPU tensor) pairs, one at a time."""
 HEADS = {"causal_lm": AutoModelForCausalLM}
-"""Task head -> transformers' factory."""
+"""Factory of transformers for each task head."""
 
 
 def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreTrainedModel:
@@ -59,11 +59,12 @@ def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreT
 def _keep_special_tokens(
     model: PreTrainedModel, base: dict[str, Any], vocabulary: Vocabulary, generation: dict[str, Any] | None
 ) -> None:
-    """What the base says of its special tokens holds beside the tokenizer's single ids.
+    """Combine the base's special tokens with the tokenizer's.
 
-    Only now: the padding token of a configuration decides, while a model is built, which embedding gets no gradient.
+    This waits until the model is built, because while building the padding token of the configuration decides which
+    embedding gets no gradient.
     """
-    eos = joined(base["eos"], vocabulary.eos)
+    eos = end_of_text_ids(base["eos"], vocabulary.eos)
     model.config.eos_token_id = eos
     model.config.bos_token_id = vocabulary.bos if base["bos"] is None else base["bos"]
     model.config.pad_token_id = base["pad"] if vocabulary.pad is None else vocabulary.pad
@@ -92,13 +93,13 @@ def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
 
 
 def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> WeightSource:
-    """Where the weights of ``model`` come from: a function of the names that are wanted, giving one tensor at a time.
+    """The function that yields the requested weights of ``model``: stored ones from files, all others computed.
 
     Args:
-        model: on the meta device, and left alone: the source looks at its modules whenever it is asked.
+        model: on the meta device; it must not change later, because every call of the function looks at its modules.
 
     Raises:
-        UserError: the weights do not fit the model; nothing is read before that is known.
+        UserError: the weights do not fit the model; this is known before any tensor is read.
     """
     path = weights_path(config) if config.weights is not None else None
     stored = match_weights(model, path, config.spec) if path else None
@@ -111,7 +112,7 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> Wei
             for name, tensor in read_weights(stored, path, names):
                 found.add(name)
                 yield name, tensor
-        # What files never hold (rotary frequencies and other buffers outside the state dict) is computed.
+        # Buffers outside the state dict, such as rotary frequencies, are in no file and are computed.
         yield from initial_weights(model, seed, set(names) - found)
 
     return weights

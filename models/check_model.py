@@ -1,6 +1,6 @@
-"""What can be refused of the model before any process starts, and what should be said of it.
+"""Check the ``model`` part of a recipe before any process starts, and collect notes about it.
 
-Weights in local folders are judged by the heads of their safetensors files: names, types and shapes of the tensors.
+Weights in local folders are checked by the headers of their safetensors files: names, types and shapes of the tensors.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from .pretrained import Matched
 
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Where quantisers before ``quantization_config`` wrote what they did."""
+"""Files in which older quantisers, from before ``quantization_config``, wrote their settings."""
 
 
 def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
-    """Everything about the model that can be refused before launch: weights, configuration fields, sequence length."""
+    """Problems of the model that are known before launch: weights, configuration fields, sequence length."""
     try:
         problems = _check_weights(model) if model.weights is not None else []
     except UserError as error:
@@ -38,7 +38,7 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
 
 
 def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
-    """The configuration, or None and what is wrong with it; one that was accepted before is not looked at again."""
+    """The configuration, or None and its problems. A configuration that was accepted before is not checked again."""
     if (known := recall(model)) is not None:
         return known, []
     if problems := _unknown_fields(model):
@@ -55,10 +55,10 @@ def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
 
 
 def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[Problem]:
-    """Whether the attention kernel that the recipe names can be used.
+    """Problems of the attention kernel that the recipe names.
 
     Args:
-        here: the run starts on this machine, so that its devices count.
+        here: whether the run starts on this machine; if so, the machine must have a GPU for kernels that need one.
     """
     if model.kernel != "flash_attention_2":
         return []
@@ -80,14 +80,14 @@ def _devices() -> int:
 
 
 def model_notes(model: ModelConfig, precision: str) -> list[str]:
-    """What a person should know of a model that nothing is wrong with."""
+    """Warnings about a valid model."""
     if precision == "fp16" and model.spec.fp16:
         return [f"plan.precision=fp16: {model.spec.title} {model.spec.fp16}; bf16 has the range that it needs"]
     return []
 
 
 def weight_notes(model: ModelConfig) -> list[str]:
-    """What a run would say of local weights that nothing is wrong with: tensors and files that it does not use."""
+    """Warnings about valid local weights: tensors and files that the run will not use."""
     try:
         matched = _match(model)
     except UserError:
@@ -96,7 +96,11 @@ def weight_notes(model: ModelConfig) -> list[str]:
 
 
 def _check_weights(model: ModelConfig) -> list[Problem]:
-    """The folder and its config.json; raises UserError where there is none."""
+    """Problems of the weights' folder and its config.json.
+
+    Raises:
+        UserError: the folder or its config.json is missing.
+    """
     values = config_values(model)
     path = weights_path(model, weights=False)
     folder = path.parent if path.is_file() else path
@@ -129,7 +133,7 @@ def _check_files(model: ModelConfig, path: Path) -> list[Problem]:
 
 
 def _quantised(values: dict[str, Any], folder: Path, weights: str) -> Problem | None:
-    """Refuse what config.json, or a file beside it, calls quantised: such weights cannot be trained as they are."""
+    """Refuse weights that config.json, or a file beside it, calls quantised, since they cannot be trained."""
     from .stored_names import quantised_by
 
     said = values.get("quantization_config") or values.get("compression_config")
@@ -156,7 +160,7 @@ def _names_and_plainness(folder: Path) -> tuple[list[str], bool]:
 
     try:
         heads = [read_head(file) for file in chosen_set(folder).files if file.suffix == ".safetensors"]
-    except ValueError:  # told by whoever reads the weights
+    except ValueError:  # a damaged file is reported when its weights are read
         return [], False
     entries = {name: entry for head in heads for name, entry in head.items()}
     return list(entries), all(dtype in ("F64", "F32", "F16", "BF16") for dtype, _ in entries.values())
@@ -171,9 +175,9 @@ def _check_tensors(model: ModelConfig) -> list[Problem]:
 
 
 def _match(model: ModelConfig) -> Matched | None:
-    """Build the model on the meta device and find its tensors in the heads of local weight files.
+    """Build the model on the meta device and find its tensors in the headers of local safetensors files.
 
-    None where there are none: a ``.bin`` has no head, so it is read when training starts.
+    None for other files: a ``.bin`` has no header, so it is first read when training starts.
     """
     if not is_local(model.weights):
         return None

@@ -1,8 +1,8 @@
-"""A family: what trireme must know of a model architecture, as data.
+"""The description of a model family: names of the parts of an architecture, as data.
 
-One small file per family in ``models/families/`` holds one ``ModelFamily``. The architecture itself comes from
-``transformers``; a family only names its parts, so that plans can wrap, cut and split it without knowing its code.
-No torch is imported here: listing and checking families is instant.
+Each file in ``models/families/`` holds one ``ModelFamily``. The architecture itself comes from ``transformers``. The
+names let plans wrap, cut and split a model without knowing its code. This file does not import torch, so listing and
+checking families is instant.
 """
 
 from __future__ import annotations
@@ -18,35 +18,38 @@ from typing import Literal
 class TensorPlan:
     """How one block is split over tensor ranks, as in Megatron-LM (https://arxiv.org/abs/1909.08053).
 
-    Module paths are relative to a block. A path that a block does not have is passed over, because blocks of one model
-    may differ; but every parameter of a block must belong to a module that is named here.
+    Module paths are relative to a block. A path that a block does not have is skipped, because blocks of one model may
+    differ. Every parameter of a block must belong to a module that is named here.
     """
 
     inputs: tuple[str, ...]
-    """Modules at which hidden states enter the split part: their gradients are summed there, and under sequence
-    parallel the sequence is brought together."""
+    """Modules at which hidden states enter the split part. Gradients of the hidden states are summed there; under
+    sequence parallel the sequence is gathered there."""
     column: tuple[str, ...]
     """Modules whose outputs are split: each rank computes some heads, or some of the inner features. All parameters are
     split by their first dimension (the second of a weight in GPT-2's ``Conv1D``)."""
     row: tuple[str, ...]
-    """Projections whose inputs are split: the ranks' parts of the output are summed, the bias is added once."""
+    """Projections whose inputs are split. The ranks' partial outputs are summed, and the bias is added once."""
     norms: tuple[str, ...] = ()
     """Modules that see whole hidden states; under sequence parallel each rank runs them on its part of the sequence."""
     fused: tuple[tuple[str, int], ...] = ()
     """(path, parts) of column and row projections whose split dimension holds several matrices one after the other
-    (query, then key, then value): a rank holds its piece of each."""
+    (query, then key, then value). Each rank holds a shard of every matrix."""
     per_head: tuple[str, ...] = ()
-    """Modules applied to every head with the same weights: each rank sees its heads, so gradients are summed."""
+    """Modules applied to every head with the same weights. Each rank sees only its heads, so gradients are summed."""
     key_value: tuple[str, ...] = ()
-    """Key and value projections with heads of their own: split as ``column``; a single head is kept by every rank."""
+    """Key and value projections with heads of their own. They are split like ``column``, but every rank keeps a single
+    head whole."""
     key_value_heads: str | None = None
-    """Configuration field with the number of key and value heads, where it may differ from that of query heads."""
+    """Configuration field with the number of key and value heads, if it may differ from the number of query heads."""
     groups: tuple[str, str] | None = None
-    """(path, attribute): query heads per key head, divided where the single key head is kept by every rank."""
+    """(path, attribute) of the number of query heads per key head; it is divided where every rank keeps the single key
+    head."""
     divided: tuple[tuple[str, str], ...] = ()
-    """(path, attribute): counts of heads or features kept on a module, which become those of one rank."""
+    """(path, attribute) of counts of heads or features that a module keeps; they are divided by the number of ranks."""
     splits: tuple[tuple[str, int], ...] = (("num_attention_heads", 1),)
-    """(configuration field, unit): what is split; a multiple of unit x tensor ranks, or None (follows from others)."""
+    """(configuration field, unit) of sizes that are split. Each must be a multiple of unit x tensor ranks, or None if
+    it follows from others."""
 
 
 @dataclass(frozen=True)
@@ -56,38 +59,39 @@ class ModelFamily:
     name: str
     """Name in recipes: ``model.family``."""
     title: str
-    """What a person calls it."""
+    """Name in messages and tables."""
     model_type: str
     """``model_type`` of its transformers configuration."""
     paper: str
-    """Where the architecture is described."""
+    """Address of the paper or page that describes the architecture."""
     embedding: str
-    """Token embedding."""
+    """Path of the token embedding."""
     blocks: str
-    """The list of transformer blocks: the unit of wrapping, recompute, compile and pipeline cuts."""
+    """Path of the list of transformer blocks. Blocks are the unit of wrapping, recompute, compile and pipeline cuts."""
     final_norm: str
-    """Norm after the last block."""
+    """Path of the norm after the last block."""
     head: str
-    """Language model head."""
+    """Path of the language model head."""
     context: str = "max_position_embeddings"
-    """Configuration field with the longest sequence."""
+    """Configuration field with the greatest sequence length."""
     layers: str = "num_hidden_layers"
     """Configuration field with the number of blocks."""
     entry: tuple[tuple[str, Literal["zero", "identity"]], ...] = ()
-    """(path, what takes its place on later pipeline stages): what the model does to embeddings before its first block.
-    A position embedding that is added becomes ``zero``, a dropout or norm of the embeddings ``identity``."""
+    """(path, replacement on later pipeline stages) of modules between the token embedding and the first block. A
+    position embedding, which is added, is replaced by ``zero``; a dropout or norm of the embeddings by ``identity``."""
     first_stage_only: tuple[tuple[str, str, object], ...] = ()
     """(path, attribute, value on later pipeline stages) of numbers applied to embeddings, such as a normaliser."""
     last_stage_only: tuple[tuple[str, str, object], ...] = ()
-    """(path, attribute, value on earlier pipeline stages) of what is applied to logits, such as a soft cap."""
+    """(path, attribute, value on earlier pipeline stages) of settings applied to logits, such as a soft cap."""
     tensor: TensorPlan | None = None
-    """How blocks are split over tensor ranks; None where nobody has written it yet."""
+    """How blocks are split over tensor ranks; None if the family has no tensor parallelism yet."""
     attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
-    """Attention kernels that transformers has for it, the best that needs nothing installed first."""
+    """Attention kernels that transformers offers for the family. The first is the default: the best one that needs no
+    further package."""
     stored_names: tuple[tuple[str, str], ...] = ()
     """(name in published files, name in the model) of modules that were renamed since the weights were published."""
     fp16: str = ""
-    """What is known to go wrong in fp16, as a clause; empty where nothing is."""
+    """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
     config_extras: tuple[str, ...] = field(default=())
     """Keyword arguments that the configuration class takes beside its declared fields."""
 

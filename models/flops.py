@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 def training_flops_per_token(model: PreTrainedModel, embedding: str, length: int) -> float:
     """Floating point operations of forward and backward per token.
 
-    6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention scores and
-    values (PaLM, appendix B, https://arxiv.org/abs/2204.02311). The token embedding is a look-up and does not count,
-    unless it is tied to the head. Recomputation does not count either: this is *model* FLOPs.
+    The count is 6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention
+    scores and values (PaLM, appendix B, https://arxiv.org/abs/2204.02311). The token embedding is a look-up and does
+    not count, unless it is tied to the head. Recomputation does not count, because MFU is about *model* FLOPs.
 
     Args:
-        model: placed or on the meta device.
+        model: may be on the meta device.
         embedding: module path of the token embedding.
         length: tokens per sequence.
     """

@@ -1,4 +1,7 @@
-"""Sizes, shares and counts of heads that no model can be built from, or that its first forward would stumble over."""
+"""Check the numbers of a model configuration: sizes, probabilities, counts of attention heads, special tokens.
+
+Wrong ones make transformers fail when it builds the model or, worse, only in the first forward pass.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ SIZES = (
     "attention_window_size",
     "rotary_dim",
 )
-"""Whole numbers that must be at least 1; None stands for what follows from others."""
+"""Whole numbers that must be at least 1; None means that a size follows from others."""
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-"""Those of which None never follows from others."""
+"""Sizes that never follow from others, so that None is refused."""
 SHARES = ("dropout", "pdrop", "dropout_prob", "layerdrop")
 """Endings of fields that are probabilities."""
 ABOVE_ZERO = ("_eps", "_epsilon", "rope_theta", "rotary_emb_base", "logits_soft_cap")
-"""Endings of fields that are divided by, or whose logarithm is taken."""
+"""Endings of fields that must be above zero, because the model divides by them or takes their logarithm."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish", "relu", "relu2")
-"""The usual ones, for which transformers need not be asked."""
+"""The usual activations; only for others is transformers imported and asked."""
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -49,7 +52,7 @@ def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
         *_activation(config, model),
         *_heads(config, model),
         *_rotary(config, model),
-        *_special(config, model),
+        *_special_tokens(config, model),
     ]
 
 
@@ -82,7 +85,7 @@ def _activation(config: Any, model: ModelConfig) -> Iterator[Problem]:
             near = difflib.get_close_matches(str(value), ACT2FN, n=1)
             fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ACTIVATIONS)}"
             yield _problem(config, model, name, "is no activation that transformers has", fix, value)
-            return  # the same value may go by several names
+            return  # several fields may be aliases of one value, which is reported once
 
 
 def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
@@ -109,7 +112,7 @@ def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
 
 
 def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
-    """Positions rotate pairs of features of a head: an even number of them, no more than a head has."""
+    """Rotary embeddings rotate pairs of a head's features, so their number must be even and at most the head's size."""
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 0)
     if not heads or (hidden % heads and not getattr(config, "head_dim", None)):
         return
@@ -131,11 +134,11 @@ def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
         name = "rotary_pct" if "rotary_pct" in model.config else "partial_rotary_factor"
         yield _problem(config, model, name, why, "use a share such as 0.5", share)
     elif int(size * share) % 2 or int(size * share) < 2:
-        why = f"gives heads of which {int(size * share)} features rotate ({size} x {share:g}); they rotate in pairs"
-        yield _problem(config, model, "num_attention_heads", why, "choose sizes that make it even", heads)
+        why = f"gives {int(size * share)} rotated features per head ({size} x {share:g}), but they rotate in pairs"
+        yield _problem(config, model, "num_attention_heads", why, "choose sizes that make this number even", heads)
 
 
-def _special(config: Any, model: ModelConfig) -> Iterator[Problem]:
+def _special_tokens(config: Any, model: ModelConfig) -> Iterator[Problem]:
     for name in SPECIAL:
         given = model.config.get(name)
         for token in given if isinstance(given, list) else [given]:
@@ -150,7 +153,7 @@ def _problem(config: Any, model: ModelConfig, name: str, why: str, fix: str, val
 
 
 def _name(config: Any, model: ModelConfig, name: str) -> str:
-    """What the recipe calls the field, or would: families have names of their own (``n_head``)."""
+    """Name of the field in recipes: the one that was written, else the family's own (``n_head``)."""
     return name if name in model.config else config.attribute_map.get(name, name)
 
 

@@ -1,7 +1,7 @@
-"""Folders of models and tokenizers: local ones, and those of the Hugging Face Hub, fetched once.
+"""Find the folder of a model or tokenizer: a local one, or one fetched from the Hugging Face Hub.
 
-The hub is asked once what a repository holds, without the client's retries. If it does not answer, what an earlier run
-fetched is used; and whatever else happens is one message, under the key that the user wrote.
+The hub is asked once for the files of a repository, without the client's retries. If it does not answer, the files that
+an earlier run fetched are used. Every other failure is one message, under the key that the user wrote.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ log = logging.getLogger("trireme.models")
 ASSETS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """Suffixes of configurations and tokenizers."""
 SECONDS = 5.0
-"""How long the hub may take to say what a repository holds."""
+"""Time limit for the hub to list the files of a repository."""
 _found: dict[tuple[str, str | None, bool], Path] = {}
 
 
 def is_local(name: str | None) -> bool:
-    """Whether ``name`` is a folder or file that is there."""
+    """Whether ``name`` is an existing folder or file."""
     try:
         return bool(name) and Path(str(name)).expanduser().exists()
-    except (OSError, RuntimeError):  # no name of a file, a folder that may not be read, or nobody's home
+    except (OSError, RuntimeError):  # an invalid file name, an unreadable folder, or a home of no known user
         return False
 
 
 def local_path(name: str, revision: str | None = None, field: str = "model.weights", weights: bool = False) -> Path:
-    """The folder or file called ``name``; of a hub id, a folder into which its files are fetched.
+    """The folder or file called ``name``. If it is a hub id, its files are fetched into a local folder.
 
     Args:
         revision: branch, tag or commit of a hub id.
@@ -60,7 +60,7 @@ def _may_be_hub_id(name: str, field: str) -> bool:
 
 
 def _nearby(name: str) -> str:
-    """The fix that names the most similar entry of the folder that ``name`` would lie in."""
+    """A fix that suggests the entry most similar to ``name`` in its parent folder; empty if there is none."""
     path = Path(name)
     try:
         path = path.expanduser()
@@ -96,7 +96,7 @@ def _fetched(name: str, revision: str | None, field: str, weights: bool) -> Path
     except (RepositoryNotFoundError, HFValidationError):
         fix = _nearby(name) or "check the name; for a private model log in with `hf auth login`"
         raise UserError(Problem(field, f"{absent}no public model of this name on the hub", fix, name)) from None
-    except Exception as error:  # of the HTTP library, which changes its classes, or of the disk
+    except Exception as error:  # from the disk, or from the HTTP library, whose classes change
         cached = _cached(name, revision, weights)
         if cached is None:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
@@ -108,7 +108,7 @@ def _fetched(name: str, revision: str | None, field: str, weights: bool) -> Path
 
 
 def _weights(held: list[str], folder: Path, name: str) -> list[str]:
-    """Which files of a repository hold its weights: the shards of an index, or one file."""
+    """Names of the repository's weight files: the shards of an index, or one file."""
     from .weight_sets import INDEX, chosen_set, has_weights
 
     top = [file for file in held if "/" not in file]
@@ -125,7 +125,7 @@ def _weights(held: list[str], folder: Path, name: str) -> list[str]:
     raise UserError(
         Problem(
             "model.weights",
-            f"holds {listed} on the hub, and nothing in safetensors or pytorch_model.bin",
+            f"holds {listed} on the hub, but no safetensors files and no pytorch_model.bin",
             "name the model that it was made from, or merge an adapter into its model first",
             name,
         )
@@ -133,7 +133,7 @@ def _weights(held: list[str], folder: Path, name: str) -> list[str]:
 
 
 def _cached(name: str, revision: str | None, weights: bool) -> Path | None:
-    """The folder into which an earlier run fetched the model, if it holds what is wanted."""
+    """The folder into which an earlier run fetched the model, if its files are complete."""
     from huggingface_hub import try_to_load_from_cache
 
     from .weight_sets import chosen_set

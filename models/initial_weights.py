@@ -1,8 +1,8 @@
 """Random initial weights as a function of (seed, module name), one module at a time.
 
 transformers initialises in module order from one generator, so the values depend on everything built before, and the
-whole model must exist at once. Here every module gets a generator of its own, seeded by its name: any rank can
-compute any parameter, whatever the plan, and nothing else is held in memory.
+whole model must exist at once. Here every module gets its own generator, seeded by its name. Any rank can therefore
+compute any parameter under any plan, and holds only that module in memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 def initial_weights(
     model: PreTrainedModel, seed: int, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Full CPU tensors of ``model`` (on the meta device) by name, tied parameters once.
+    """Names and full CPU tensors of ``model``, which is on the meta device; a tied parameter comes once.
 
     Args:
-        names: only these; modules that hold none of them cost nothing.
+        names: the tensors to compute; modules that hold none of them are skipped.
 
     Raises:
-        RuntimeError: the family's initialisation leaves a tensor untouched; better here than a silent NaN or zero.
+        RuntimeError: the family's initialisation leaves a tensor untouched, which would else be a silent NaN or zero.
     """
     wanted = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     wanted &= wanted if names is None else set(names)
@@ -46,7 +46,7 @@ def initial_weights(
 def _initialise(
     module: nn.Module, owner: PreTrainedModel, seed: int, parent: nn.Module | None, name_in_parent: str
 ) -> nn.Module:
-    """A CPU copy of one module (children stay on meta), filled by its model's own rule."""
+    """A CPU copy of one module (its children stay on meta), filled by the ``_init_weights`` of its model."""
     filled = copy.deepcopy(module).to_empty(device="cpu", recurse=False)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -56,8 +56,8 @@ def _initialise(
                 tensor.fill_(torch.nan)
         owner._init_weights(filled)
         if parent is not None and not isinstance(parent, PreTrainedModel | nn.ModuleList):
-            # Some rules are written for the parent: GPT-2 scales its output projections by depth. A stand-in of the
-            # parent holds the filled module; all else in it stays on meta.
+            # Some rules act on the parent: GPT-2 scales its output projections by depth. They get a copy of the parent
+            # that holds the filled module; its other children stay on meta.
             around = copy.copy(parent)
             around._modules = {**parent._modules, name_in_parent: filled}
             owner._init_weights(around)

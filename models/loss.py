@@ -1,4 +1,7 @@
-"""The loss of a causal language model, as a sum: only the strategy knows the label tokens of the global batch."""
+"""The loss of a causal language model.
+
+It is a sum over tokens; the strategy divides it, because only the strategy knows the label tokens of the global batch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
-"""Label of positions that do not count, as everywhere in the field."""
+"""Label of positions that the loss skips, as in torch and transformers."""
 
 
 def next_token_labels(labels: Tensor) -> Tensor:
@@ -16,19 +19,19 @@ def next_token_labels(labels: Tensor) -> Tensor:
         labels: [batch, length], aligned with the inputs.
 
     Returns:
-        [batch, length]: position t holds the label of token t + 1, the last position ``IGNORE``. Shifting the labels
-        (not the logits) avoids a copy of the logits.
+        [batch, length]: position t holds the label of token t + 1, and the last position holds ``IGNORE``. Labels are
+        shifted because shifting the logits would copy them.
     """
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
 def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of next-token cross-entropies in nats, in fp32 whatever the logits' type.
+    """Sum of next-token cross-entropies in nats, computed in fp32 for logits of any type.
 
     Args:
-        logits: [batch, length, vocabulary]. A DTensor that is split over the vocabulary needs torch's ``loss_parallel``
-            around forward and backward; it is never gathered.
-        labels: [batch, length], aligned with the inputs; ``IGNORE`` does not count.
+        logits: [batch, length, vocabulary]. A DTensor that is split over the vocabulary is never gathered; it needs
+            torch's ``loss_parallel`` around forward and backward.
+        labels: [batch, length], aligned with the inputs; positions labelled ``IGNORE`` are skipped.
     """
     targets = next_token_labels(labels)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -36,13 +39,15 @@ def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """[batch, length]: the token with the largest logit. Of logits that are split over the vocabulary, ranks exchange
-    the best of each part only."""
+    """[batch, length]: the token with the largest logit at each position.
+
+    If logits are split over the vocabulary, ranks exchange only the best token of each part.
+    """
     tokens = logits.argmax(-1)
     return _local(tokens)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor  # a second of importing, which checking a recipe goes without
+    from torch.distributed.tensor import DTensor  # imported here because it takes a second, which a check need not pay
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

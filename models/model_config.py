@@ -1,4 +1,4 @@
-"""The ``model`` part of a recipe, and the transformers configuration that it stands for."""
+"""The ``model`` part of a recipe, and the transformers configuration made from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .family import ModelFamily, families
 from .hub import is_local, local_path
 
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
-"""Fields of a config.json that describe how it was saved; quantised weights are refused where they are read."""
+"""Fields of a config.json that describe how it was saved. They are dropped here; quantised weights are refused when
+they are read."""
 
 
 @dataclass
@@ -22,18 +23,18 @@ class ModelConfig:
     """Which model is trained, and where its weights come from."""
 
     family: str | None = None
-    """One of ``trireme models``; null takes the family that the config.json of ``weights`` names."""
+    """A family that ``trireme models`` lists; null takes the one that the config.json of ``weights`` names."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
-    """Folder with config.json and safetensors (or ``pytorch_model*.bin``, which are loaded without running anything in
-    them), one such file or index beside its config.json, or a hub id ``owner/name``; null starts at random."""
+    """Folder with config.json and safetensors (or ``pytorch_model*.bin``, which is loaded without running code in it),
+    one such file or index beside its config.json, or a hub id ``owner/name``; null starts from random weights."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that are not trained: names, or patterns such as ``model.embed_tokens.*``."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """Attention kernel, by transformers' names; null takes the family's best that needs nothing installed."""
+    """Attention kernel, by transformers' names; null takes the family's best one that needs no further package."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -53,7 +54,7 @@ class ModelConfig:
 
     def _family_of_weights(self) -> str:
         if self.weights is None:
-            raise ValueError(f"family is required where there are no weights; choose one of {', '.join(families())}")
+            raise ValueError(f"family is required without weights; choose one of {', '.join(families())}")
         try:
             model_type = config_values(self).get("model_type")
         except UserError as error:
@@ -74,10 +75,10 @@ class ModelConfig:
 
 
 def family_of(model_type: Any, weights: str) -> str:
-    """The family whose transformers configuration is of ``model_type``.
+    """Name of the family whose transformers configuration has ``model_type``.
 
     Raises:
-        ValueError: there is none; in the form that ``__post_init__`` gives.
+        ValueError: no family has it. The message begins with the field, as those of ``__post_init__`` do.
     """
     for name, family in families().items():
         if family.model_type == model_type:
@@ -90,18 +91,16 @@ def family_of(model_type: Any, weights: str) -> str:
 
 
 def hf_config(model: ModelConfig) -> Any:
-    """The family's transformers configuration, from the recipe or from the folder of ``weights``.
-
-    Fields that the recipe names win over the folder's.
-    """
+    """The transformers configuration of the model; fields of the recipe win over those of the weights' folder."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     return CONFIG_MAPPING[model.spec.model_type](**given_fields(model))
 
 
 def given_fields(model: ModelConfig) -> dict[str, Any]:
-    """Fields of the configuration that the recipe and the folder of ``weights`` give."""
-    # Some families default to special tokens beyond a small vocabulary; the tokenizer's own are set when it is known.
+    """Configuration fields given by the recipe and by the folder of ``weights``."""
+    # Some families default to special tokens that exceed a small vocabulary. Those of the tokenizer are set later, when
+    # it is known.
     values: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if model.weights is not None:
         values = config_values(model)
@@ -111,10 +110,10 @@ def given_fields(model: ModelConfig) -> dict[str, Any]:
 
 
 def config_values(model: ModelConfig) -> dict[str, Any]:
-    """What config.json beside ``model.weights`` says.
+    """Content of the config.json beside ``model.weights``.
 
     Raises:
-        UserError: there are no such weights, or no config.json that can be read.
+        UserError: the weights do not exist, or their config.json cannot be read.
     """
     folder = weights_folder(model)
     path = folder / "config.json"
@@ -123,7 +122,7 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
         beside = "of the file " if is_local(where) and Path(where).expanduser().is_file() else ""
         fix = "point to a folder saved by transformers or by trireme export"
         if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
-            fix = f"it is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"
+            fix = f"this is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"
         raise UserError(Problem("model.weights", f"the folder {beside}has no config.json", fix, where))
     try:
         values = json.loads(path.read_text())
@@ -131,25 +130,25 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
         why = f"has a config.json that cannot be read ({error})"
         raise UserError(Problem("model.weights", why, "fetch or export the folder again", where)) from None
     if not isinstance(values, dict):
-        why = "has a config.json that holds no fields by name"
+        why = "has a config.json that is not a JSON object"
         raise UserError(Problem("model.weights", why, "fetch or export the folder again", where))
     return values
 
 
 def weights_path(model: ModelConfig, weights: bool = True) -> Path:
-    """Local folder or file of ``model.weights``; of a hub id, its files are fetched.
+    """Local folder or file of ``model.weights``; the files of a hub id are fetched.
 
     Args:
         weights: fetch the weights too, not only configuration and tokenizer.
 
     Raises:
-        UserError: there are none.
+        UserError: no such folder, file or hub id can be found.
     """
     assert model.weights is not None
     return local_path(model.weights, model.revision, "model.weights", weights)
 
 
 def weights_folder(model: ModelConfig) -> Path:
-    """Where the configuration and the tokenizer of ``model.weights`` lie."""
+    """Folder with the configuration and the tokenizer of ``model.weights``."""
     path = weights_path(model, weights=False)
     return path.parent if path.is_file() else path

@@ -1,4 +1,7 @@
-"""Weights from files of others, one tensor at a time; nothing that the files hold is passed over in silence."""
+"""Load published weights into a model, one tensor at a time.
+
+Every stored tensor is used, known to be redundant, or named in a note; none is ignored silently.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ log = logging.getLogger("trireme.models")
 
 @dataclass(frozen=True)
 class Matched:
-    """The stored tensors of a model, each by the model's own name for it."""
+    """The stored tensors of a model, by the model's own names."""
 
     tensors: dict[str, Stored]
     notes: tuple[str, ...] = ()
-    """What a person should know: stored tensors and files that are not used."""
+    """Messages about stored tensors and files that are not used."""
 
 
 def folder_weights(
@@ -36,10 +39,10 @@ def folder_weights(
 
     Args:
         path: a folder, or one file.
-        names: only these are read; that the files hold all others is checked all the same.
+        names: the tensors to read; that the files hold all others is checked too.
 
     Raises:
-        UserError: as ``match_weights``, or a file is damaged.
+        UserError: ``match_weights`` fails, or a file is damaged.
     """
     return read_weights(match_weights(model, path, family), path, names)
 
@@ -60,10 +63,10 @@ def read_weights(matched: Matched, path: Path, names: Collection[str] | None = N
 
 
 def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Matched:
-    """Find every tensor of ``model`` (on the meta device) among those stored at ``path``; of these none is read.
+    """Find every tensor of ``model`` (on the meta device) in the files at ``path``, without reading it.
 
-    Files saved from the bare model (no head prefix), under the marks of wrappers, or under names from before a renaming
-    are accepted. A tied tensor may be stored under any of its names.
+    Stored names may lack the model's prefix, have the prefixes of wrappers, or be older than a renaming. A tied tensor
+    may be stored under any of its names.
 
     Raises:
         UserError: a tensor is missing or has another shape, the weights are quantised or an adapter's, a tied tensor is
@@ -85,7 +88,7 @@ def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Ma
         place = _place(name, own, model.base_model_prefix, family)
         if not place:
             unused.append(name)
-        elif own[place] in found:  # tied, and stored under several names
+        elif own[place] in found:  # a tied tensor that is stored under several names
             twice[own[place]] = found[own[place]]
             found[own[place]] = entry
         else:
@@ -103,7 +106,7 @@ def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Ma
 
 
 def _place(stored: str, own: dict[str, str], prefix: str, family: ModelFamily) -> str:
-    """The model's name for a stored tensor; empty if it has none."""
+    """The model's name for a stored tensor; empty if the model has no such tensor."""
     stored = plain(stored)
     stored = stored if stored in own else stored.removeprefix("module.")
     for old, new in family.stored_names:
@@ -116,7 +119,7 @@ def _place(stored: str, own: dict[str, str], prefix: str, family: ModelFamily) -
 
 
 def _other_kinds(unused: list[str], path: Path) -> list[Problem]:
-    """Quantised weights, and adapters: their tensors say so, whatever stands in config.json."""
+    """Refuse quantised weights and adapters, by the names of their tensors; config.json may not mention them."""
     if found := quantised_by(unused):
         return [quantised(path, *found)]
     adapter = next((name for name in unused if ADAPTER.search(name)), None)
@@ -127,10 +130,10 @@ def _other_kinds(unused: list[str], path: Path) -> list[Problem]:
 
 
 def quantised(path: Path, method: str, name: str) -> Problem:
-    """The refusal of weights that mean nothing without their scales."""
+    """The refusal of quantised weights."""
     return Problem(
         "model.weights",
-        f"holds quantised weights ({method}): {name} stands beside them, and without it they are other numbers",
+        f"holds quantised weights ({method}): {name} scales or packs them, so alone they are other numbers",
         "use the model before it was quantised, or load it with transformers, call model.dequantize(), and save it",
         str(path),
     )
@@ -156,7 +159,7 @@ def _misfits(found: dict[str, Stored], wanted: dict[str, Tensor]) -> list[Proble
             return [
                 Problem(
                     "model.config",
-                    f"{name} in {entry.file.name} has shape {tuple(entry.shape)}, the model wants {tuple(like.shape)}",
+                    f"{name} in {entry.file.name} has shape {tuple(entry.shape)}, the model has {tuple(like.shape)}",
                     "leave model.config to the config.json of the weights, or match it to them",
                 )
             ]
@@ -176,7 +179,7 @@ def _missing(missing: set[str], path: Path, family: ModelFamily) -> list[Problem
 
 
 def _untied(twice: dict[str, Stored], found: dict[str, Stored]) -> list[Problem]:
-    """Tied tensors that are stored with two values, of which one would vanish."""
+    """Refuse tied tensors that are stored with two different values, since one would be lost."""
     for name, one in twice.items():
         if not torch.equal(one.read(), found[name].read()):
             why = f"is true, but {one.file.name} holds a head that differs from the embedding ({name})"

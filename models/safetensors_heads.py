@@ -1,4 +1,4 @@
-"""The heads of safetensors files: names, types and shapes, read as the JSON that they are, without torch."""
+"""Read the headers of safetensors files (names, types and shapes of their tensors) as JSON, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import struct
 from pathlib import Path
 
 LARGEST = 100 * 2**20
-"""Bytes of the largest head that the format allows."""
+"""Bytes of the largest header that the format allows."""
 
 
 def read_head(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type (``BF16``) and shape of every tensor in ``file``, by name.
 
     Raises:
-        ValueError: it is no safetensors file, or parts of it are missing.
+        ValueError: the file is not in the safetensors format, or its end is missing.
     """
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > LARGEST:
-                raise ValueError("its head is too long")
+                raise ValueError("its header is too long")
             entries = json.loads(stream.read(length))
             size = stream.seek(0, 2)
         entries.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if 8 + length + end > size:
-            raise ValueError(f"{8 + length + end} bytes are announced, {size} are there")
+            raise ValueError(f"its header announces {8 + length + end} bytes, but the file has {size}")
         return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ValueError(f"{file}: cannot be read ({error})") from None

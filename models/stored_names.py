@@ -1,6 +1,6 @@
-"""Names of stored tensors: which belong to a model, which say that the weights are quantised, what the others are.
+"""Classify the names of stored tensors: those of the model, signs of quantisation, redundant ones, parts left unused.
 
-Only names are judged here; no tensor is read and torch is not imported, so that ``trireme check`` can ask too.
+No tensor is read and torch is not imported, so that ``trireme check`` can use this file too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Marks of torch.compile, FSDP and recomputation within names."""
+"""Prefixes that torch.compile, FSDP and recomputation insert into names."""
 QUANTISED = (
     (r"(^|[._])weight_scale_inv$|_scale_inv$", "FP8 with scales in blocks"),
     (r"(^|\.)(qweight|qzeros|scales|g_idx)$", "GPTQ or AWQ"),
@@ -22,7 +22,7 @@ QUANTISED = (
     (r"zero_points?$", "integers with zero points"),
     (r"(^|\.)(qscale|weight_scales?|scale_weight|bias_scale|in_scale|act_scale)$", "FP8 or INT8"),
 )
-"""(pattern of a name that no parameter has, how such weights are quantised)."""
+"""(pattern of names that only quantised weights have, method of quantisation)."""
 ADAPTER = re.compile(
     r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save|prompt_embeddings)(\.|$)"
 )
@@ -30,7 +30,7 @@ ADAPTER = re.compile(
 COMPUTED = re.compile(
     r"(^|\.)(inv_freq|original_inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|causal_mask|sin_cached|cos_cached)$"
 )
-"""Buffers that older versions stored and newer ones compute; a bias right under ``attn`` is a mask."""
+"""Buffers that older versions of transformers stored and newer ones compute; ``attn.bias`` is a causal mask."""
 PARTS = {
     "score": "a classifier head",
     "classifier": "a classifier head",
@@ -49,18 +49,18 @@ PARTS = {
     "multi_modal_projector": "a projector of images",
     "audio_tower": "an audio tower",
 }
-"""First part of a name -> what it belongs to."""
+"""Description of a tensor by the first or second part of its name."""
 
 
 def plain(name: str) -> str:
-    """``name`` without the marks of wrappers."""
+    """``name`` without the prefixes of wrappers."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def own_names(model: Any) -> dict[str, str]:
-    """Names in the model's state dict -> the name under which trireme keeps the tensor: of tied ones, the first."""
+    """For each name in the model's state dict, the name that trireme uses; tied tensors share the first of theirs."""
     first: dict[int, str] = {}
     names: dict[str, str] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
@@ -70,7 +70,7 @@ def own_names(model: Any) -> dict[str, str]:
 
 
 def quantised_by(names: Iterable[str]) -> tuple[str, str] | None:
-    """(how the weights are quantised, the first name that shows it), None if none of ``names`` does."""
+    """(method of quantisation, the first name that reveals it); None if no name does."""
     for name in names:
         for pattern, method in QUANTISED:
             if re.search(pattern, name):
@@ -79,7 +79,7 @@ def quantised_by(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def redundant(name: str, model: Any) -> bool:
-    """Whether a stored tensor that the model has no place for is known to hold nothing that it needs."""
+    """Whether a stored tensor that is absent from the model can be left out without loss."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     buffers = {name for name, _ in model.named_buffers()}
     inside = {name, f"{model.base_model_prefix}.{name}", name.removeprefix(f"{model.base_model_prefix}.")}
@@ -87,7 +87,8 @@ def redundant(name: str, model: Any) -> bool:
 
 
 def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str:
-    """Names in words, those that differ in numbers only together: ``score.weight (a classifier head)``.
+    """A readable list of names, such as ``score.weight (a classifier head)``; names that differ only in numbers are
+    grouped.
 
     Args:
         blocks: path of the model's list of blocks.
@@ -98,7 +99,7 @@ def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
     told = []
     for pattern, members in list(groups.items())[:most]:
-        what = _what(members, blocks, count)
+        what = _description(members, blocks, count)
         size = f"{len(members)} tensors" if len(members) > 1 else ""
         inside = ", ".join(part for part in (size, what) if part)
         told.append((pattern if len(members) > 1 else members[0]) + (f" ({inside})" if inside else ""))
@@ -106,7 +107,7 @@ def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str
     return ", ".join(told) + (f" and {rest} more" if rest else "")
 
 
-def _what(members: list[str], blocks: str, count: int) -> str:
+def _description(members: list[str], blocks: str, count: int) -> str:
     name = members[0]
     block = re.search(rf"(?:^|\.){re.escape(blocks.rpartition('.')[2])}\.(\d+)\.", name)
     if block and int(block[1]) >= count:

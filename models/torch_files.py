@@ -1,7 +1,8 @@
 """Read files that ``torch.save`` wrote, without running any code that is in them.
 
-A pickle is a program. ``torch.load(weights_only=True)`` knows a closed list of harmless functions and refuses every
-other; for classes that are known to lie in somebody's files, an inert class stands in and the real one is not imported.
+A pickle is a program. ``torch.load(weights_only=True)`` has a closed list of harmless functions and refuses every
+other. Callers may name further classes that a file is known to contain; objects of these become ``Inert``, and the
+real classes are not imported.
 """
 
 from __future__ import annotations
@@ -26,47 +27,47 @@ _LOCK = threading.Lock()
 
 
 class Inert:
-    """Stands for an object of a class that is not loaded: keeps its state, has no behaviour."""
+    """Replaces an object whose class is not imported; it keeps the object's state and has no methods."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """What a dictionary or an inert object holds; nothing of anything else."""
+    """Content of a dictionary or an inert object; empty for any other value."""
     return value if isinstance(value, dict) else dict(vars(value)) if isinstance(value, Inert) else {}
 
 
 def load_torch_file(path: Path, known: Iterable[str] = ()) -> Any:
-    """Tensors and plain values of a file of ``torch.save``, on the CPU; tensors are read when they are touched.
+    """Tensors and plain values of a file of ``torch.save``, on the CPU. Files are mapped, so a tensor is read on use.
 
     Args:
-        known: full names of classes that become ``Inert`` objects.
+        known: full names of classes whose objects become ``Inert``.
 
     Raises:
-        ValueError: the file asks for anything else, or cannot be read; the message names the file.
+        ValueError: the file asks for any other class or function, or cannot be read; the message names the file.
     """
-    with _LOCK, _only(known):
+    with _LOCK, _restricted_to(known):
         try:
             return _load(path)
-        except Exception as error:  # a damaged pickle may end in any error; nothing has been run
+        except Exception as error:  # a damaged pickle may raise any error; no code of it has been run
             raise ValueError(f"{path}: {_reason(path, error)}") from None
 
 
 def _load(path: Path) -> Any:
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # else the format of before torch 1.6, which cannot be mapped
+        zipped = file.read(4) == b"PK\x03\x04"  # the format of torch before 1.6 is no zip file and cannot be mapped
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
 @contextmanager
-def _only(known: Iterable[str]) -> Iterator[None]:
-    """For this load, what other libraries have declared safe is not."""
+def _restricted_to(known: Iterable[str]) -> Iterator[None]:
+    """Accept only the classes in ``known`` during one load, not those that other libraries have declared safe."""
     before = get_safe_globals()
     clear_safe_globals()
-    # One class per name: torch looks stand-ins up by name, and lets only listed classes be filled.
+    # One class per name, because torch looks classes up by name and sets the state of listed classes only.
     add_safe_globals([(type("Inert", (Inert,), {}), name) for name in known])
     try:
         yield
@@ -80,19 +81,19 @@ def _reason(path: Path, error: Exception) -> str:
         return f"cannot be read ({error.strerror or error})"
     try:
         asked = get_unsafe_globals_in_checkpoint(str(path))
-    except Exception:  # not a zip file, or a damaged one
+    except Exception:  # the file is not a zip file, or is damaged
         asked = []
     return refusal(error, asked)
 
 
 def refusal(error: Exception, asked: Iterable[str] = ()) -> str:
-    """Why torch's restricted loader gave up, in a line.
+    """One line that says why torch's restricted loader failed.
 
     Args:
-        asked: functions and classes that the file names, where they are known.
+        asked: functions and classes that the file asks for, if they are known.
     """
     names = sorted({*asked, *re.findall(r"GLOBAL (\S+)", str(error))})
     if names:
-        return f"asks for {', '.join(names[:5])}; only tensors and plain values are read, nothing was run"
+        return f"asks for {', '.join(names[:5])}; only tensors and plain values are read, no code was run"
     told = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
     return f"cannot be read without running code in it, or is damaged ({told})"

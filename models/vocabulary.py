@@ -1,4 +1,4 @@
-"""What a model must know of its tokenizer."""
+"""The size and special tokens of a tokenizer, which the model is built with."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from ..errors import Problem
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model must know of its tokenizer."""
+    """Size and special tokens of a tokenizer."""
 
     size: int
+    """Number of tokens; every token id is below it."""
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None
 
 
 def too_few_embeddings(embeddings: int, tokens: int, weights: str | None) -> Problem:
-    """The refusal of a tokenizer that gives tokens which the model has no embedding for."""
+    """The refusal of a tokenizer that has more tokens than the model has embeddings."""
     why = f"is smaller than the tokenizer's {tokens} tokens"
     fix = f"use at least {tokens}, or a tokenizer of at most {embeddings} tokens"
     if weights is not None:
-        why = f"is smaller than the tokenizer's {tokens} tokens, and the weights have so many embeddings"
+        why = f"is smaller than the tokenizer's {tokens} tokens, and the weights hold no more embeddings"
         fix = (
             "use the tokenizer that the weights were trained with, or enlarge them once: "
             f'python -c "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({weights!r}); '

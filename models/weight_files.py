@@ -1,7 +1,7 @@
-"""Weight files of others: safetensors or PyTorch ``.bin``, one file or several with an index, one tensor at a time.
+"""List and read the tensors of published weight files: safetensors or PyTorch ``.bin``, single or sharded.
 
-A folder may hold several sets of weights: the same in two formats, variants, an adapter. One set is chosen by its name,
-as ``transformers`` does, and what is left unread is told; where no name decides, the folder is refused.
+A folder may hold several sets of weights: one model in two formats, variants, an adapter. One set is chosen by its
+name, as in ``transformers``, and unread files are reported. A folder in which no name decides is refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .torch_files import load_torch_file
 from .weight_sets import chosen_set
 
 DTYPES: dict[str, torch.dtype] = _TYPES
-"""Types by their names in safetensors."""
+"""The torch type for each type name of safetensors."""
 
 
 class Stored(NamedTuple):
-    """One tensor that lies in a file."""
+    """A tensor in a file, which ``read`` loads."""
 
     file: Path
     shape: torch.Size
@@ -32,7 +32,7 @@ class Stored(NamedTuple):
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a model's weights: ``path`` itself, those of its index, or those of the set that is chosen.
+    """Files with a model's weights: ``path`` itself, the files of its index, or those of the chosen set in the folder.
 
     Raises:
         ValueError: an index cannot be read or names something outside the folder, or no name decides between several.
@@ -57,7 +57,7 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
             raise ValueError(f"{file}: cannot be read ({error})") from None
         for name, tensor in held.items():
             if name in found and chosen.index.get(name) not in (file.name, found[name].file.name):
-                raise ValueError(f"{name} stands in both {found[name].file.name} and {file.name}")
+                raise ValueError(f"{name} is stored in both {found[name].file.name} and {file.name}")
             if name not in found or chosen.index.get(name) == file.name:
                 found[name] = tensor
     return found

@@ -1,4 +1,4 @@
-"""Which files of a folder are the model's weights, by their names alone; torch is not imported."""
+"""Choose the files of a folder that hold the model's weights, by file names alone and without importing torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS = {
     ".nemo": "NeMo",
     ".onnx": "ONNX",
 }
-"""Suffixes of weights in formats that are not read."""
+"""Suffix and format of weight files that are not read."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class WeightSet:
 
     files: tuple[Path, ...] = ()
     index: Mapping[str, str] = field(default_factory=dict)
-    """Tensor -> name of its file, where there is an index."""
+    """File name of each tensor; empty without an index file."""
     unread: tuple[str, ...] = ()
-    """Other files with weights in the folder."""
+    """Names of other weight files in the folder."""
 
 
 def chosen_set(path: Path) -> WeightSet:
     """The weights at ``path``: a file, an index, or a folder. An empty set if the folder holds none.
 
     Raises:
-        ValueError: an index cannot be read, shards are missing, or several sets are there and no name decides.
+        ValueError: an index cannot be read, shards are missing, or the folder has several sets and no name decides.
     """
     if path.is_file():
         return _indexed(path) if path.name.endswith(INDEX) else WeightSet((path,))
@@ -61,12 +61,12 @@ def chosen_set(path: Path) -> WeightSet:
 
 
 def has_weights(name: str) -> bool:
-    """Whether a file of this name holds weights, of a model or an adapter, in any format."""
+    """Whether a file of this name holds weights of a model or an adapter, in any format."""
     return name.endswith((".safetensors", *OTHERS)) or bool(re.fullmatch(r"(pytorch|adapter)_model.*\.bin", name))
 
 
 def none_there(path: Path) -> str:
-    """What to say of a folder in which there are no weights that can be read, as ``why; fix``."""
+    """The message, as ``why; fix``, for a folder without readable weights."""
     unread = chosen_set(path).unread
     if any(name.startswith("adapter_model") for name in unread):
         return (
@@ -87,7 +87,7 @@ def _is_model(name: str, suffix: str) -> bool:
 
 
 def _sets(folder: Path, names: list[str], suffix: str) -> Iterator[tuple[str, WeightSet]]:
-    """Sets by the name that stands for them: an index, one file, or the shards of one stem."""
+    """(name, set) of every set of weights; the name is that of its index, its only file or its first shard."""
     taken: set[str] = set()
     for name in names:
         if name.endswith(INDEX):

@@ -1,1 +1,1 @@
-"""One file per model family, each defining ``FAMILY``; found by folder, so a new file is all a new family needs."""
+"""Model families, one file each. Every file here that defines ``FAMILY`` is found, so a new family is one new file."""

@@ -1,4 +1,4 @@
-"""CodeGen: GPT-J's block with one fused projection, laid out in four groups of heads for the TPUs it came from."""
+"""CodeGen: GPT-J's block with one fused projection, which holds four groups of heads, a layout made for TPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAMILY = ModelFamily(
         column=("attn.qkv_proj", "mlp.fc_in"),
         row=("attn.out_proj", "mlp.fc_out"),
         norms=("ln_1",),
-        # Four groups, each query, value, key; every rank takes some heads of every group, and so keeps the layout.
+        # Four groups of query, value and key. Every rank takes some heads of every group, so the layout is kept.
         fused=(("attn.qkv_proj", 12), ("attn.out_proj", 4)),
         divided=(("attn", "num_attention_heads"),),
         splits=(("n_head", 4), ("n_inner", 1)),

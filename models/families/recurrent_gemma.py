@@ -13,7 +13,7 @@ FAMILY = ModelFamily(
     blocks="model.layers",
     final_norm="model.final_norm",
     head="lm_head",
-    context="",  # no position table, and a recurrence over any length
+    context="",  # no limit: there is no position table, and the recurrence runs over any length
     first_stage_only=(("model", "normalizer", 1.0),),
     # cap * tanh(x / cap) returns x itself, bit for bit, for a power of two this large (in types of 8 exponent bits).
     last_stage_only=(("config", "logits_soft_cap", 2.0**64),),

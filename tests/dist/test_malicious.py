@@ -151,7 +151,7 @@ def test_the_command_refuses_on_all_ranks(written: Path, tmp_path: Path, marker:
     folder = _planted(*PLACES[1], _zipped(marker), written, tmp_path)
     arguments = ["model=gpt2_tiny", "plan=ddp", "--nproc", "2", "--resume", str(folder)]
     result = trireme(*tiny_command(tmp_path / "run", *arguments)[3:])
-    refused(result, "--resume", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "asks for", "system", "nothing was run")
+    refused(result, "--resume", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "asks for", "system", "no code was run")
     assert not marker.exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
-from trireme.models.base_assets import generation_values, joined, write_base_assets
+from trireme.models.base_assets import end_of_text_ids, generation_values, write_base_assets
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.model_config import ModelConfig, hf_config
 
@@ -38,7 +38,7 @@ def base(tmp_path: Path) -> ModelConfig:
     ],
 )
 def test_ends_of_text_are_joined(ids: object, own: int | None, expected: object) -> None:
-    assert joined(ids, own) == expected  # type: ignore[arg-type]
+    assert end_of_text_ids(ids, own) == expected  # type: ignore[arg-type]
 
 
 def test_the_model_stops_where_its_base_does(base: ModelConfig) -> None:

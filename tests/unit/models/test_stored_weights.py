@@ -243,7 +243,7 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     _store(folder, tensors, "model-00001-of-00002.safetensors")
     _store(folder, {f"{Q}.weight": tensors[f"{Q}.weight"] + 1}, "model-00002-of-00002.safetensors")
-    _refused(folder, "stands in both")
+    _refused(folder, "is stored in both")
 
 
 def test_the_family_follows_from_the_weights(folder: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_config_that_cannot_be_read(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     _refused(folder, "config.json that cannot be read")
     (folder / "config.json").write_text("[]")
-    _refused(folder, "no fields by name")
+    _refused(folder, "not a JSON object")
     (folder / "config.json").unlink()
     _refused(folder, "has no config.json")
 
