@@ -1,7 +1,7 @@
-"""Build the parts of a recipe on small stand-ins, so that what a constructor refuses is known before launch.
+"""Build the parts of a recipe on small stand-ins, so that values that a constructor refuses are known before launch.
 
-Signatures say which arguments there are; only the part itself knows which values it takes. Callbacks, task and collator
-are constructed and closed again; an optimizer of one's own is built over two dummy parameters and makes one step.
+A signature shows the arguments of a part, but only its constructor can judge values. Callbacks, task and collator are
+constructed and closed again; the user's own optimizer is built over two dummy parameters and makes one step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
 LIBRARIES = {"adamw_8bit": ("bitsandbytes", "'trireme-train[bnb]'"), "lion": ("lion_pytorch", "lion-pytorch")}
-"""Optimizer of ours -> the library that it needs, and what to install."""
+"""trireme's optimizers that need a library -> (module of the library, package to install)."""
 
 
 def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[Problem]]:
-    """A part of a recipe, or None and why it cannot be built."""
+    """A part of a recipe, and the problems that keep it from being built; with problems the part is None."""
     try:
         return instantiate(component, **provided), []
     except UserError as error:
@@ -32,26 +32,26 @@ def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[P
     except ValueError as error:
         arguments = {**component, **provided}
         return None, [problem_of(line, path, arguments) for line in str(error).splitlines() if line.strip()]
-    except Exception as error:  # a part of the user's own may fail in any way
+    except Exception as error:  # the user's own code may fail in any way
         why = f"{component['_target_']} cannot be built: {type(error).__name__}: {error}"
         return None, [Problem(path, why, "mend it, or leave this part out")]
 
 
 def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], list[Problem]]:
-    """Callbacks by name, closed already, and the problems of those that cannot be built."""
+    """Callbacks by name, already closed again, and the problems of callbacks that cannot be built."""
     found, problems = {}, []
     for name, component in callbacks.items():
         callback, refused = built(component, f"callbacks.{name}")
         problems += refused
         if callback is not None:
             found[name] = callback
-            with contextlib.suppress(Exception):  # a part that cannot be closed shows when it is used
+            with contextlib.suppress(Exception):  # the check is about building; a failing close shows in the run
                 callback.close()
     return found, problems
 
 
 def check_values(component: Component) -> list[Problem]:
-    """Problems of the values that an optimizer is given."""
+    """Problems of the values in an optimizer's arguments."""
     target: str = component["_target_"]
     arguments = {key: value for key, value in component.items() if key != "_target_"}
     if not target.startswith(OWN_OPTIMIZERS):
@@ -65,7 +65,7 @@ def check_values(component: Component) -> list[Problem]:
 
 
 def _try_optimizer(component: Component) -> list[Problem]:
-    """Build it and make one step; what fails is put down to the arguments that fail alone."""
+    """Build an optimizer and make one step; a failure is attributed to the arguments that also fail alone."""
     import torch
 
     def attempt(arguments: Component) -> str:
@@ -80,7 +80,7 @@ def _try_optimizer(component: Component) -> list[Problem]:
 
     try:
         why = attempt(component)
-        if not why:  # what a run asks of it beside
+        if not why:  # the further demands of a run on an optimizer
             optimizer_factory(component)([("matrix", torch.nn.Parameter(torch.ones(4, 4)))])
             return []
         name = component["_target_"]
@@ -94,7 +94,7 @@ def _try_optimizer(component: Component) -> list[Problem]:
 
 
 def _step(optimizer: Any, parameters: list[Any]) -> str:
-    """Why one step is of no use; empty if it is."""
+    """Make one step; returns the reason if it fails or gives useless weights, else an empty text."""
     import torch
 
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -104,7 +104,7 @@ def _step(optimizer: Any, parameters: list[Any]) -> str:
     try:
         optimizer.step()
     except Exception as error:
-        if torch.cuda.is_available():  # it may be made for parameters on a GPU
+        if torch.cuda.is_available():  # the optimizer may only work on a GPU, and these parameters are on the CPU
             return ""
         return " ".join(f"{type(error).__name__}: {error}".split())
     return (
@@ -113,7 +113,7 @@ def _step(optimizer: Any, parameters: list[Any]) -> str:
 
 
 def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
-    """Every argument of the recipe with nothing but what is required beside it."""
+    """For every argument of the recipe, a component with this argument and the required ones only."""
     target: Callable[..., Any] = locate(component["_target_"])
     required = {"_target_": component["_target_"]}
     with contextlib.suppress(TypeError, ValueError):
@@ -126,8 +126,8 @@ def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
 
 
 def check_frozen(model: ModelConfig, task: Any) -> list[Problem]:
-    """Problems of ``model.frozen``: what its patterns match is asked of the model itself, built without memory. With
-    local weights that has been done already, when their tensors were looked at."""
+    """Problems of ``model.frozen``: its patterns are matched against a model that is built without memory. With local
+    weights the check of their tensors has already done this."""
     if not model.frozen or model.weights is not None:
         return []
     from ..models.build_model import HEADS, Vocabulary, build_on_meta

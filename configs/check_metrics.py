@@ -1,4 +1,4 @@
-"""Metrics that a recipe names: does anything compute them, and is it ever computed."""
+"""Check that the metrics named in a recipe exist, and that evaluations compute them before the run ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check_metrics(
     task: Any,
     callbacks: Mapping[str, Any],
 ) -> list[Problem]:
-    """Problems of what acts on evaluations: rotation of checkpoints, best model, early stopping.
+    """Problems of parts that act on evaluations: rotation of checkpoints, best model, early stopping.
 
     Args:
-        task, callbacks: built.
+        task, callbacks: instances, already built.
     """
     users = {"checkpoint.metric": checkpoint.metric} if checkpoint.keep_best else {}
     idle = _idle_rotation(checkpoint, trainer, callbacks)
@@ -51,7 +51,7 @@ _REMEDY = "set trainer.eval_every to a number of steps, or leave this out"
 
 
 def _never(trainer: TrainerConfig, data: DataConfig) -> str:
-    """Why there is no evaluation before the end; empty if there is one."""
+    """Reason why no evaluation runs before the end; empty if one does."""
     if data.eval_source is None and data.held_out == 0:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
@@ -62,7 +62,7 @@ def _never(trainer: TrainerConfig, data: DataConfig) -> str:
 
 
 def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbacks: Mapping[str, Any]) -> list[Problem]:
-    """``keep_best`` ranks checkpoints of evaluated steps: are there any before the end?"""
+    """The problem of ``keep_best`` if no checkpoint before the end is written at an evaluated step."""
     if not checkpoint.keep_best:
         return []
     why = ""
@@ -84,7 +84,7 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
 
 
 def _known(task: Any, callbacks: Mapping[str, Any]) -> set[str]:
-    """Names of an evaluation line; empty if they cannot be known, for a task or a callback of one's own may add any."""
+    """Names in an evaluation line; empty if they are unknown, since the user's own task or callback may add any."""
     names = getattr(task, "metric_names", None)
     if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):
         return set()

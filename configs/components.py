@@ -1,6 +1,6 @@
-"""Check the ``_target_`` nodes of a recipe before a run starts: does the target exist, do its arguments fit.
+"""Check the components (``_target_`` nodes) of a recipe before a run starts: targets must exist, arguments must fit.
 
-Without this a mistyped argument of a callback or data source shows up as a ``TypeError`` on every rank after the
+Without this check, a mistyped argument of a callback or data source shows as a ``TypeError`` on every rank after the
 model was built.
 """
 
@@ -18,25 +18,25 @@ from ..trainer.component import locate
 from .values import check_value, did_you_mean
 
 MISSING = "???"
-"""How YAML writes a value that must be given."""
+"""Value in YAML of a key that the user must set."""
 
 
 @dataclass(frozen=True)
 class Provided:
-    """Arguments that the engine passes to a component itself, beside those of the recipe."""
+    """Arguments that the engine itself passes to a component, in addition to those of the recipe."""
 
     positional: int = 0
-    """How many, by position."""
+    """Number of arguments passed by position."""
     names: frozenset[str] = frozenset()
-    """Which, by keyword."""
+    """Names of arguments passed by keyword."""
 
 
 def check_component(node: Any, path: str, provided: Provided = Provided()) -> list[Problem]:
     """Problems of one component and of all components inside its arguments.
 
     Args:
-        node: what the recipe holds at ``path``.
-        provided: arguments that the engine passes itself.
+        node: value of the recipe at ``path``.
+        provided: arguments that the engine itself passes.
     """
     if not isinstance(node, dict):
         fix = f"to leave it out write ~{path}" if node is None else "write _target_: package.module.Name"
@@ -54,12 +54,12 @@ def check_component(node: Any, path: str, provided: Provided = Provided()) -> li
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     if target is not None:
         problems += _check_arguments(target, name, arguments, path, provided)
-        node.update(arguments)  # a single value where a list belongs has become a list
+        node.update(arguments)  # the check turns a single value into a list where a list is expected
     return problems + nested_components(arguments, path)
 
 
 def nested_components(value: Any, path: str) -> list[Problem]:
-    """Problems of the components anywhere inside a plain value, and of values that must be given but are not."""
+    """Problems of components at any depth of a plain value, and of required values that are missing."""
     if isinstance(value, dict):
         items: Any = value.items()
     elif isinstance(value, list):
@@ -99,7 +99,7 @@ def _nearest_target(name: str, error: ImportError) -> str:
     module_name, _, attribute = name.rpartition(".")
     missing = getattr(error, "name", None)
     if missing and not f"{name}.".startswith(f"{missing}."):
-        return f"install {missing.split('.')[0]}"  # the target is there, something that it needs is not
+        return f"install {missing.split('.')[0]}"  # the target exists, but a module that it imports does not
     if not module_name:
         return "write it in full: package.module.Name"
     try:
@@ -130,7 +130,7 @@ def _check_arguments(
 ) -> list[Problem]:
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # some C functions have none
+    except (TypeError, ValueError):  # some C functions have no signature
         return []
     by_keyword = {
         key: parameter
@@ -160,7 +160,7 @@ def _check_arguments(
 
 
 def arguments_of(target: Callable[..., Any]) -> set[str] | None:
-    """Names of the arguments that a target takes; ``None`` where it takes any, or none can be told."""
+    """Names of the arguments of a target; None if it accepts any argument or has no signature."""
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
@@ -176,7 +176,7 @@ def _in_component(path: str, key: str, settable: list[str]) -> str:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Resolved annotations of what is called; an annotation that does not resolve is left out."""
+    """Resolved annotations of a target's arguments, without those that do not resolve."""
     function = target.__init__ if inspect.isclass(target) else target
     function = inspect.unwrap(function)
     if not hasattr(function, "__globals__"):
@@ -185,7 +185,7 @@ def _hints(target: Any) -> dict[str, Any]:
     for key, hint in getattr(function, "__annotations__", {}).items():
         try:
             hints[key] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
-        except Exception:  # names imported for type checkers only
+        except Exception:  # the annotation may use a name that is only imported for type checkers
             continue
     return hints
 

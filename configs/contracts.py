@@ -1,7 +1,7 @@
-"""What a run calls of a task, a callback and an optimizer, checked on the class that a recipe names.
+"""Check that the classes of task, callbacks and optimizer in a recipe have the methods that a run calls.
 
-Nothing is built here. What only shows at run time (what a task returns, what a constructor raises) is named there:
-``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
+Nothing is built here. Faults that only show at run time (return values of a task, exceptions of a constructor) are
+reported by ``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..trainer.component import locate
 from .values import nearest
 
 TASK = {"loss": ("outputs", "batch"), "evaluate": ("outputs", "batch"), "metrics": ("sums",)}
-"""Methods of a task -> what they are called with."""
+"""Methods of a task -> names of their arguments."""
 EVENTS = {
     name: tuple(inspect.signature(method).parameters)[1:]
     for name, method in vars(Callback).items()
     if inspect.isfunction(method)
 }
-"""Methods of a callback -> what they are called with."""
+"""Methods of a callback -> names of their arguments."""
 BASES = {"task": "trireme.trainer.tasks.task.Task", "callback": "trireme.trainer.callbacks.callback.Callback"}
 PAGE = "docs/extending.md has an example"
 
@@ -40,7 +40,7 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
         fix = f"derive it from {BASES['task']} and write {', '.join(f'{name}{_call(TASK[name])}' for name in missing)}"
         problems.append(_problem("task", task, why, f"{fix}; {PAGE}"))
     problems += _signatures("task", task, cls, {name: call for name, call in TASK.items() if name not in missing})
-    if not hasattr(cls, "head") and not inspect.isfunction(cls.__init__):  # a constructor may set it
+    if not hasattr(cls, "head") and not inspect.isfunction(cls.__init__):  # a constructor may set head
         fix = f'write head = "causal_lm" in the class; {PAGE}'
         problems.append(_problem("task", task, "does not say which head its model gets", fix))
     return problems
@@ -57,9 +57,9 @@ def check_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[Problem]:
 
 
 def check_optimizer(optimizer: dict[str, Any]) -> list[Problem]:
-    """Problems of the class that ``optimizer`` names; what a function returns is looked at when it is called."""
+    """Problems of the class that ``optimizer`` names. The result of a function is checked when it is called."""
     cls = _class_of(optimizer)
-    torch = sys.modules.get("torch")  # without it, no module of an optimizer has been imported
+    torch = sys.modules.get("torch")  # if torch was not imported, cls cannot be one of its optimizers
     if cls is None or (torch is not None and issubclass(cls, torch.optim.Optimizer)):
         return []
     why = "is a class, but no torch.optim.Optimizer"
@@ -81,7 +81,7 @@ def _check_callback(path: str, node: dict[str, Any], cls: type) -> list[Problem]
 
 
 def _mistyped(path: str, node: dict[str, Any], cls: type) -> Iterator[Problem]:
-    """Methods that look like an event and would never be called."""
+    """Problems of methods whose names resemble an event, but which a run never calls."""
     for name in vars(cls):
         near = nearest(name, EVENTS, cutoff=0.85) if name.startswith("on_") and name not in EVENTS else None
         if near:
@@ -90,7 +90,7 @@ def _mistyped(path: str, node: dict[str, Any], cls: type) -> Iterator[Problem]:
 
 
 def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tuple[str, ...]]) -> Iterator[Problem]:
-    """Methods that do not take what they are called with."""
+    """Problems of methods that do not accept the arguments that a run passes."""
     for name, call in calls.items():
         method: Callable[..., Any] = getattr(cls, name)
         try:
@@ -99,12 +99,12 @@ def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tup
         except TypeError:
             why = f"has {name}{inspect.signature(method)}, which a run calls as {name}{_call(call)}"
             yield _problem(path, node, why, f"write def {name}(self, {', '.join(call)})")
-        except ValueError:  # no signature can be told
+        except ValueError:  # the method has no signature
             continue
 
 
 def _class_of(node: Any) -> type | None:
-    """The class that a component names; None for functions, and where it cannot be imported (said already)."""
+    """The class that a component names; None for functions and for failed imports, which are reported elsewhere."""
     try:
         target = locate(node["_target_"])
     except Exception:

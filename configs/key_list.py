@@ -1,7 +1,7 @@
-"""Every key of a recipe with its type, default and meaning: for ``trireme keys`` and docs/keys.md.
+"""List every key of a recipe with its type, default and meaning, for ``trireme keys`` and docs/keys.md.
 
-Keys of the typed schema come from its dataclasses and the docstrings under their fields; keys of components (optimizer,
-source, callbacks ...) from the signatures and docstrings of what the files of each group name by ``_target_``.
+Keys of the typed schema are read from its dataclasses and the docstrings under their fields. Keys of components
+(optimizer, source, callbacks ...) are read from the signatures and docstrings of the targets in each group's files.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from .values import is_union, nearest
 FOLDER = Path(__file__).parent
 TYPES = {int: "int", float: "float", str: "str", bool: "bool", types.NoneType: "null", Any: "any"}
 WIDTH = 80
-TRACKER = "A callback that writes metrics for a viewer; it is added to callbacks."
+TRACKER = "Callback that writes metrics for a viewer; it is added to the callbacks."
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key."""
+    """One key of a recipe."""
 
     path: str
     type: str
     default: str
-    """As YAML writes it; ``required`` where a value must be given."""
+    """Default in YAML; ``required`` if the user must give a value."""
     about: str
     target: str = ""
-    """Of a component's argument: the component that takes it."""
+    """Name of the component, if the key is an argument of one."""
 
 
 def keys(prefix: str = "") -> list[Key]:
-    """Keys that are ``prefix`` or lie under it or begin with it, in the order of the schema.
+    """Keys at or under ``prefix``, or else keys that begin with it, in the order of the schema.
 
     Args:
-        prefix: dotted path, or the beginning of one; empty: all.
+        prefix: dotted path, or the beginning of one; empty gives all keys.
     """
     found: list[Key] = []
     for key in _schema(RecipeConfig, schema_defaults(RecipeConfig), ""):
@@ -85,7 +85,7 @@ def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
 
 
 def group_options(group: str) -> list[str]:
-    """Names of the files of a group; empty if there is none. Models are many: ``trireme models`` lists them."""
+    """Names of the files of a group. Models are left out, since they are many: ``trireme models`` lists them."""
     return [] if group == "model" else sorted(file.stem for file in (FOLDER / group).glob("*.yaml"))
 
 
@@ -105,7 +105,7 @@ def _group_default(path: str) -> str:
 
 
 def unknown_prefix(prefix: str) -> Problem:
-    """The refusal of a prefix that no key has."""
+    """The problem of a prefix with which no key begins."""
     known = [key.path for key in keys()]
     near = nearest_key(prefix.rpartition(".")[2], [], "", known) or nearest(prefix, known)
     fix = f"did you mean {near}?" if near else "see all: trireme keys"
@@ -116,7 +116,7 @@ def unknown_prefix(prefix: str) -> Problem:
 
 
 def _of_group(group: str, path: str) -> Callable[[], list[Key]]:
-    """Arguments of all components that the files of a group name, at ``path`` of the recipe."""
+    """A function that lists the arguments of all components in the files of a group, at ``path`` of the recipe."""
 
     def found() -> list[Key]:
         result: dict[tuple[str, str], Key] = {}
@@ -139,7 +139,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def component_keys(node: dict[str, Any], path: str) -> Iterator[Key]:
-    """Arguments of one component that a recipe can give; defaults are those of its file."""
+    """Arguments of one component that a recipe can give, with the defaults of its file."""
     target = locate(node["_target_"])
     name = node["_target_"].rpartition(".")[2]
     about, hints = argument_docs(target), _hints(target)
@@ -163,11 +163,11 @@ COMPONENTS: dict[str, Callable[[], list[Key]]] = {
     "collator": _of_group("collator", "collator"),
     "callbacks": lambda: [*_of_group("callbacks", "callbacks")(), *_of_group("tracker", "callbacks")()],
 }
-"""Key of the schema -> what its components take."""
+"""Key of the schema -> function that lists the arguments of its components."""
 
 
 def _is_factory(default: Any) -> bool:
-    return type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS"  # how a dataclass's signature marks one
+    return type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS"  # the mark of a factory in a dataclass's signature
 
 
 def _default_of_field(target: Any, name: str) -> Any:
@@ -176,7 +176,7 @@ def _default_of_field(target: Any, name: str) -> Any:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Annotations of the arguments; one that names what is imported for type checkers only is left out."""
+    """Resolved annotations of the arguments, without those whose names are only imported for type checkers."""
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     hints = {}
     for name, hint in getattr(function, "__annotations__", {}).items():
@@ -206,7 +206,7 @@ def _is_text(node: Any) -> bool:
 
 
 def argument_docs(target: Any) -> dict[str, str]:
-    """Argument -> what the docstring's ``Args`` say of it; for dataclasses the docstrings under fields."""
+    """Argument -> its text in the docstring's ``Args`` section; for dataclasses the docstring under the field."""
     if dataclasses.is_dataclass(target) and inspect.isclass(target):
         return field_docs(target)
     text = inspect.getdoc(target) or ""
@@ -224,11 +224,11 @@ def argument_docs(target: Any) -> dict[str, str]:
     return {name: text[:1].upper() + text[1:] for name, text in docs.items()}
 
 
-# -- how it is shown ----------------------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------------------------
 
 
 def type_name(hint: Any) -> str:
-    """``int | null``, ``fp32 | bf16``, ``list of str``."""
+    """A type annotation in words, such as ``int | null``, ``fp32 | bf16``, ``list of str``."""
     if hint in TYPES:
         return TYPES[hint]
     origin, inside = get_origin(hint), get_args(hint)
@@ -253,7 +253,7 @@ def _yaml(value: Any, nested: Any = None) -> str:
 
 
 def keys_text(found: list[Key]) -> str:
-    """For a terminal of 80 columns: the key and its type, then its meaning."""
+    """Keys for a terminal of 80 columns: each key with its type and default, then its meaning."""
     blocks = []
     for key in found:
         of = f"  [{key.target}]" if key.target else ""
@@ -267,7 +267,7 @@ def keys_text(found: list[Key]) -> str:
 
 
 def keys_page() -> str:
-    """The page docs/keys.md."""
+    """The text of docs/keys.md."""
     lines = [
         "# Keys of a recipe",
         "",

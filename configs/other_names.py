@@ -1,4 +1,4 @@
-"""Names that users know from other tools: what each is called here, for refusals and for docs/coming-from.md.
+"""Map names of other tools to trireme's own, for error messages and for docs/coming-from.md.
 
 ``other_names.yaml`` beside this file is the only place that lists them.
 """
@@ -25,17 +25,17 @@ class OtherName:
 
     tool: str
     name: str
-    """May end in ``*``."""
+    """The name, or a pattern that ends in ``*``."""
     ours: str
-    """Key, option or command; empty: not there."""
+    """Key, option or command of trireme; empty if there is none."""
     how: str
-    """How it is said here, or what to do instead; empty: the same value."""
+    """How to write it here, or an alternative; empty if the value stays the same."""
 
     def fix(self, value: Any = None) -> str:
-        """What to write in its place.
+        """The fix: what to write instead.
 
         Args:
-            value: theirs, if it is plain; it is repeated where ours takes the same.
+            value: the value that was given; a plain one is repeated if trireme's key takes the same values.
         """
         if value is False and self.how:
             return "leave it out: it is off"
@@ -50,7 +50,7 @@ class OtherName:
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool, as the file lists it."""
+    """One tool with its names."""
 
     name: str
     title: str
@@ -84,7 +84,7 @@ def _entry(tool: str, name: str, entry: Any, earlier: dict[str, OtherName]) -> O
 
 
 def find(name: str) -> OtherName | None:
-    """The entry of a name, without dashes before it; patterns come last."""
+    """The entry of a name (leading dashes are ignored): an exact one, else the first pattern that matches."""
     plain = name.strip().lstrip("-").replace("-", "_")
     names = list(_all())
     exact = (other for other in names if other.name == plain)
@@ -97,10 +97,10 @@ def _all() -> Iterator[OtherName]:
 
 
 def answer(field: str, value: Any = None) -> Problem | None:
-    """The refusal of a key that another tool has, at whatever place it stands; None if none has it.
+    """The problem of a key that belongs to another tool; None if no tool has it.
 
     Args:
-        field: dotted path where it was written.
+        field: dotted path of the key in the recipe; only its last part is looked up.
     """
     other = find(field.rpartition(".")[2])
     if other is None or other.ours == field:
@@ -109,7 +109,7 @@ def answer(field: str, value: Any = None) -> Problem | None:
 
 
 def value_fix(key: str, value: Any) -> str:
-    """What to write for another tool's value of a group or key; empty if it is none.
+    """What to write for another tool's value of a group or key; empty if no tool has this value.
 
     Args:
         key: group, or dotted path.
@@ -120,7 +120,7 @@ def value_fix(key: str, value: Any) -> str:
 
 
 def coming_from() -> str:
-    """The page docs/coming-from.md."""
+    """The text of docs/coming-from.md."""
     lines = [
         "# Coming from other tools",
         "",

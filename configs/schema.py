@@ -1,7 +1,7 @@
 """The typed root of a recipe, and the checks that need more than one of its parts.
 
-Every part is the dataclass of its owner; this file only puts them together. ``read_recipe`` gives the typed object or
-all problems: of single fields, of fields that do not go together, and of the plan with the number of processes.
+Every part is a dataclass of its own package; this file puts them together. ``read_recipe`` returns the typed object or
+all problems: of single fields, of fields that contradict each other, and of the plan with the number of processes.
 """
 
 from __future__ import annotations
@@ -41,53 +41,53 @@ PROVIDED = {
     "optimizer": Provided(positional=1),
     "collator": Provided(names=frozenset({"block_size", "pad_token_id", "micro_batch_size"})),
 }
-"""What ``trainer.build`` passes to components beside the recipe's own arguments."""
+"""Arguments that ``trainer.build`` passes to components, in addition to those of the recipe."""
 NPROC = "change --nproc"
 
 
 @dataclass
 class RecipeConfig:
-    """A run, completely described."""
+    """The complete description of a run."""
 
     run: RunConfig
-    """Where the run lives."""
+    """Folder, logging and limits of the run."""
     model: ModelConfig
-    """What is trained."""
+    """Model to train: its family, sizes and initial weights."""
     task: Component
-    """Head, loss and metrics."""
+    """Task of the model: its head, loss and metrics."""
     data: DataConfig
-    """What it is trained on."""
+    """Training and held-out data, and the tokenizer."""
     plan: Plan
-    """How it is spread over processes."""
+    """Parallelism of the run: how it is spread over processes."""
     trainer: TrainerConfig
-    """How long, how large, how often."""
+    """Length of training, batch sizes, and intervals of logging and evaluation."""
     optimizer: Component
-    """The optimizer; the engine gives it the parameter groups."""
+    """Optimizer; the engine passes the parameter groups to it."""
     scheduler: ScheduleConfig
-    """The learning rate over the run."""
+    """Schedule of the learning rate."""
     checkpoint: CheckpointConfig
     """When checkpoints are written and which are kept."""
     collator: Component | None = None
-    """Makes batches of samples; null takes the collator of next-token prediction."""
+    """Collator, which makes batches of samples; null takes the one for next-token prediction."""
     ema: EmaConfig | None = None
-    """An average of the weights over steps; null keeps none."""
+    """Exponential moving average of the weights; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)
-    """What happens around the steps, by a name of your choice, in this order."""
+    """Callbacks by a name of your choice; they are called in this order."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-    """Where ``trireme launch`` starts it."""
+    """Where ``trireme launch`` starts the run, and with which resources."""
     seed: int = 0
-    """Decides initial weights, sample order and noise."""
+    """Seed of initial weights, sample order and noise."""
 
 
 def read_recipe(
     raw: dict[str, Any], world_size: Callable[[Plan], int], remedy: str = NPROC, look_at_data: bool = False
 ) -> tuple[RecipeConfig | None, list[Problem]]:
-    """The typed recipe, or ``None`` and everything that is wrong with it.
+    """The typed recipe, or None and all its problems.
 
     Args:
-        raw: plain data.
-        world_size: how many processes a plan would be run with.
-        remedy: how the user gives another number of processes.
+        raw: the recipe as plain data.
+        world_size: gives the number of processes for a plan.
+        remedy: tells the user how to change the number of processes.
         look_at_data: open the sources, and read the head of every local file.
     """
     if problems := list(_unreadable(raw)):
@@ -103,7 +103,7 @@ def read_recipe(
 
 
 def _unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
-    """Texts that neither a file name nor a file of text can hold."""
+    """Problems of texts with characters that neither a file name nor a text file can hold."""
     items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in items:
         where = f"{path}.{key}" if path else str(key)
@@ -121,12 +121,12 @@ def _encodes(text: str) -> bool:
 
 
 def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:
-    """Everything that can be refused before a process starts and that no single field shows."""
+    """Problems between the parts of a typed recipe that are known before a process starts."""
     return _check_parts(vars(recipe), world_size)
 
 
 def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
-    """Problems that only building a part shows, of the parts that have none so far."""
+    """Problems that only show when a part is built, for parts without problems so far."""
 
     def sound(key: str) -> bool:
         return key.split(".")[0] in parts and not any(f"{field}.".startswith(f"{key}.") for field in refused)
@@ -148,7 +148,7 @@ def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
 
 
 def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
-    """Checks whose parts are usable; those of a part with problems of its own wait until it is mended."""
+    """Problems between parts. A check is skipped if one of its parts has problems of its own."""
     problems: list[Problem] = []
     rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
         (_check_folders, ("run", "data")),
@@ -164,7 +164,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
             lambda model, plan, launch: check_kernel(model, plan.precision, launch.kind == "local"),
             ("model", "plan", "launch"),
         ),
-        # Last: they may import transformers.
+        # These checks come last, since they may import transformers.
         (lambda model, data: check_model(model, data.block_size) or _check_tokenizer(data, model), ("model", "data")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
@@ -178,7 +178,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
 
 
 def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: str) -> list[Problem]:
-    """The plan fits the processes, and a step is a whole number of micro-batches on every data rank."""
+    """The problem if the plan does not fit the processes, or micro-batches do not divide a step evenly."""
     try:
         data = plan.degrees(world_size).data
     except ValueError as error:
@@ -200,10 +200,10 @@ def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: st
 
 
 def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) -> list[Problem]:
-    """The plan fits the model; what is wrong with the model itself, or with the number of processes, comes first.
+    """Problems between plan and model. Problems of the model itself, or of the number of processes, come first.
 
     Args:
-        found: problems so far.
+        found: problems found so far.
     """
     plan, model, data = parts["plan"], parts["model"], parts["data"]
     spreads = world_size > 1 or plan.data_parallel != "ddp"
@@ -219,11 +219,11 @@ def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) ->
 
 
 def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
-    """Whether the run folder can be written, and the cache made."""
+    """Problems of writing the run folder and of creating the cache."""
     found = [("run.dir", run.dir, folder_problem(Path(run.dir)))]
     variable = os.environ.get("TRIREME_CACHE")
     cache = Path(data.cache_dir or variable or "~/.cache/trireme").expanduser()
-    if not cache.is_dir():  # one that is there may be complete, and then it is only read
+    if not cache.is_dir():  # an existing cache may be complete, and is then only read
         field = "TRIREME_CACHE" if variable and not data.cache_dir else "data.cache_dir"
         found.append((field, str(cache), folder_problem(cache)))
     return [Problem(field, why, f"give another folder as {field}", path) for field, path, why in found if why]
@@ -265,7 +265,7 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
 
 
 def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
-    """The tokenizer that is named, or lies beside the weights, is there and gives no more tokens than the model has."""
+    """Problems of the named tokenizer, or of that beside the weights: it is missing, or too large for the model."""
     named = data.tokenizer.path
     if named is None and model.weights is None:
         return []
@@ -279,7 +279,7 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
 
 
 def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:
-    """A tokenizer that will be trained may not give tokens that the model has no embedding for."""
+    """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")
     if tokenizer.path is None and model.weights is None and isinstance(size, int) and tokenizer.vocab_size > size:
         return [

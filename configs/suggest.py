@@ -1,4 +1,4 @@
-"""The key that was meant by one that does not exist: a neighbour, a key elsewhere, or another tool's name for one."""
+"""Suggest a key for an unknown one: a sibling, a key elsewhere in the schema, or the key for another tool's name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .other_names import answer, find, value_fix
 from .values import likeness, nearest
 
 ELSEWHERE = 0.8
-"""How alike a name at another place must be."""
+"""Likeness from which a key elsewhere in the schema is suggested."""
 REFUSALS = ("unknown key", "unknown argument of trireme.", "unknown argument of torch.")
-"""How refusals begin that are answered here. Components of users may mean something else by the same name."""
+"""Beginnings of problems that get a suggestion. Users' components are left out, since a name may differ in meaning."""
 
 
 def nearest_key(key: str, siblings: Iterable[str], path: str, known: Sequence[str]) -> str | None:
-    """The dotted key that was meant by ``key`` at ``path``: a sibling, unless a key elsewhere is clearly nearer.
+    """The dotted key nearest to ``key`` at ``path``: a sibling, unless a key elsewhere is clearly nearer.
 
     Args:
         known: dotted paths of the whole schema.
@@ -31,7 +31,7 @@ def nearest_key(key: str, siblings: Iterable[str], path: str, known: Sequence[st
 
 
 def with_names_from_elsewhere(problems: Iterable[Problem], known: Sequence[str]) -> list[Problem]:
-    """Refusals of unknown keys; what another tool calls so, or trireme at another place, is named.
+    """Problems in which the fix of an unknown key names trireme's key for it, if it is another tool's or misplaced.
 
     Args:
         known: dotted paths of the whole schema.

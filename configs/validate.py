@@ -1,8 +1,9 @@
-"""Turn plain data (what YAML gave) into typed configuration objects, finding *all* problems at once.
+"""Turn plain data from YAML into typed configuration objects, and find *all* problems at once.
 
-Owners write ordinary dataclasses, with checks in ``__post_init__``; this module knows none of them. Unknown keys are
-refused at every depth with the nearest known key, wrong types are named with what was expected, a ``ValueError`` of
-``__post_init__`` becomes a problem at its field, and components are checked against the signature of their target.
+Configuration classes are ordinary dataclasses with checks in ``__post_init__``; this module knows none of them. Unknown
+keys are refused at every depth with the nearest known key. A wrong type is reported with the expected one. A
+``ValueError`` of ``__post_init__`` becomes a problem of its field, and components are checked against the signature of
+their target.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ T = TypeVar("T")
 
 
 class ComponentNode(dict[str, Any]):
-    """Stands for ``Component`` while annotations are resolved: the alias itself is any mapping to ``typing``."""
+    """Stand-in for ``Component`` in resolved annotations, since ``typing`` cannot tell the alias from any mapping."""
 
 
 LARGEST = 2.0**63
-"""Numbers of a recipe are below it: tensors and files count in 64 bits. Infinity and NaN are not."""
+"""Bound of all numbers in a recipe, since tensors and files count in 64 bits; it also excludes infinity and NaN."""
 _INVALID = object()
-"""Stands for a value that has a problem already, so that nothing is reported twice."""
+"""Mark of a value with a reported problem, so that nothing is reported twice."""
 
 
 def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None) -> tuple[T | None, list[Problem]]:
@@ -37,10 +38,10 @@ def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None)
     Args:
         raw: nested dicts, lists and scalars.
         cls: the root dataclass.
-        provided: for the dotted path of a component, the arguments that the engine passes itself.
+        provided: dotted path of a component -> arguments that the engine itself passes.
 
     Returns:
-        The object, or ``None`` where there are problems; and the problems, in the order of the schema.
+        The object, or None if there are problems; and the problems, in the order of the schema.
     """
     reader = _Reader(cls, provided or {})
     result = reader.dataclass(raw, cls, "")
@@ -50,9 +51,9 @@ def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None)
 def read_parts(
     raw: Any, cls: type, provided: Mapping[str, Provided] | None = None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Like ``read``, but gives every field of the root whose values are usable (unknown keys in it are left out).
+    """Like ``read``, but returns every field of the root with usable values, without unknown keys.
 
-    So checks across fields can speak up together with the problems of other parts.
+    Checks across fields can then be reported together with the problems of other parts.
     """
     reader = _Reader(cls, provided or {})
     parts = reader.fields(raw, cls, "")
@@ -69,7 +70,7 @@ def schema_paths(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def schema_alternatives(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted paths of the pairs that owners list in ``ALTERNATIVES``: of each, a recipe gives one or the other."""
+    """Pairs of dotted paths that exclude each other, which dataclasses list in ``ALTERNATIVES``."""
     for one, other in getattr(cls, "ALTERNATIVES", ()):
         yield f"{prefix}{one}", f"{prefix}{other}"
     for name, hint in _fields(cls).items():
@@ -78,7 +79,7 @@ def schema_alternatives(cls: type, prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def schema_defaults(cls: type) -> dict[str, Any]:
-    """Defaults of every field as plain data; ``???`` where a value must be given."""
+    """Defaults of every field as plain data; ``???`` for a field without one."""
     defaults: dict[str, Any] = {}
     hints = _fields(cls)
     for field in dataclasses.fields(cls):
@@ -101,7 +102,7 @@ def _plain_data(value: Any) -> Any:
 
 
 class _Reader:
-    """One reading: collects problems while it walks data and types side by side."""
+    """Walks data and types side by side for one reading, and collects the problems."""
 
     def __init__(self, root: type, provided: Mapping[str, Provided]) -> None:
         self.known = list(schema_paths(root))
@@ -114,17 +115,17 @@ class _Reader:
         try:
             made = cls(**{name: value for name, value in values.items() if name not in wrong})
             return _INVALID if wrong else made
-        except TypeError:  # a field without a default is among the wrong ones
+        except TypeError:  # expected if a wrong value belongs to a field without a default
             if not wrong:
                 raise
         except ValueError as error:
-            # What is said of a field that has a problem already is said of its default, and of no interest.
+            # A wrong field has its default here, so a message about it is not about the user's value.
             lines = [line for line in str(error).splitlines() if not wrong & set(re.findall(r"\w+", line))]
             self.problems += [problem_of(line, path, values) for line in lines]
         return _INVALID
 
     def fields(self, raw: Any, cls: type, path: str) -> dict[str, Any]:
-        """Values by field; ``_INVALID`` for those that are missing or do not fit."""
+        """Values by field; ``_INVALID`` for values that are missing or do not fit."""
         hints = _fields(cls)
         if not isinstance(raw, dict):
             self.problems.append(
@@ -168,7 +169,7 @@ class _Reader:
         return self._plain(raw, hint, path)
 
     def _union(self, raw: Any, hint: Any, path: str) -> Any:
-        """``X | None`` with a structured ``X`` is walked; unions of plain types are judged as a whole."""
+        """Read a union: ``X | None`` with a structured ``X`` is walked, plain types are checked as a whole."""
         members = [member for member in get_args(hint) if member is not types.NoneType]
         if raw is None and len(members) < len(get_args(hint)):
             return None
@@ -202,13 +203,13 @@ class _Reader:
 
 
 def _options_of(path: str, hints: Mapping[str, Any]) -> str:
-    """The fix for a single value in the place of a part."""
+    """The fix for a single value where a part of the recipe belongs."""
     example = next(iter(hints), "key")
     return f"write its options, for example {path}.{example}=..." if path else "write a mapping of keys"
 
 
 def _replaced(key: str, entry: tuple[str, str], path: str, value: Any) -> Problem:
-    """A key that users know from elsewhere: a class lists those in ``REPLACED``, with why and what to write instead."""
+    """The problem of a name from another tool; dataclasses list such names in ``REPLACED`` with reason and fix."""
     return Problem(f"{path}.{key}" if path else key, *entry, _shown(value))
 
 
@@ -223,7 +224,7 @@ def _whole(values: Any) -> Any:
 
 
 def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
-    """``field=value is wrong because ...; do ...`` (the form that ``__post_init__`` checks keep) as a problem."""
+    """The problem behind a message of ``__post_init__``, which has the form ``field=value is wrong ...; fix``."""
     why, _, fix = message.partition("; ")
     found = re.match(r"([A-Za-z_]\w*)(\.\w+)*", why)
     if found is None or found[1] not in values:

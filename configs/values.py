@@ -1,7 +1,7 @@
-"""Check one plain value against one type annotation, and say in words what was expected.
+"""Check one plain value against one type annotation, and describe the expected type in words.
 
-pydantic decides (strictly: ``"3"`` is not an integer, ``true`` is not a number); the sentences are ours, because a
-person who mistyped a recipe needs "expected an integer, got the string 'ten'", not a union of validator errors.
+pydantic judges strictly: ``"3"`` is not an integer, ``true`` is not a number. The messages are ours, since a user needs
+"expected an integer, got a string" rather than a union of validator errors.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like ``name``; ``None`` if none is near. Of equals the first counts."""
+    """The known name most like ``name``, the first of equals; None if none is near."""
     scored = [(likeness(name, candidate), candidate) for candidate in known]
     best = max(scored, key=lambda one: one[0], default=(0.0, ""))
     return best[1] if best[0] >= cutoff else None
 
 
 def likeness(name: str, known: str) -> float:
-    """From 0 to 1 (the same but for case and dashes). A name that is shorter than a known one is compared with its
-    beginning too, so that ``fsdpp`` finds ``fsdp_full_shard`` and not ``dp_tp``."""
+    """Likeness of two names from 0 to 1; case and dashes do not count. A shorter ``name`` is also compared with the
+    beginning of ``known``, so that ``fsdpp`` finds ``fsdp_full_shard`` and not ``dp_tp``."""
     a, b = _plain(name), _plain(known)
     whole = difflib.SequenceMatcher(None, a, b).ratio()
     if len(a) < 4 or len(b) <= len(a):
@@ -37,7 +37,7 @@ def likeness(name: str, known: str) -> float:
 
 
 def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
-    """The fix for a name that does not exist: its nearest neighbour, or the whole (short) list."""
+    """The fix for an unknown name: the nearest known name, or the list of known names if it is short."""
     near = nearest(name, known, cutoff)
     if near:
         return f"did you mean {near}?"
@@ -49,9 +49,10 @@ def is_union(hint: Any) -> bool:
 
 
 def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:
-    """Validate ``value`` (what YAML gave) as ``hint``; an integer becomes a float where a float is asked for.
+    """Validate a value from YAML against an annotation; returns the value, converted if needed, and its problems.
 
-    Hints that pydantic cannot judge on plain data (a tensor, a forward reference) accept everything.
+    An integer becomes a float where a float is expected. Annotations that pydantic cannot check on plain data (a
+    tensor, a forward reference) accept every value.
     """
     from pydantic import ValidationError
 
@@ -61,15 +62,15 @@ def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:
     if _list_of_one(value, hint):
         value = [value]
     try:
-        # The JSON mode of strict validation takes what YAML can write for an annotation: a list for a tuple, a string
-        # for a path; the Python mode would refuse those.
+        # The JSON mode of strict validation accepts a list for a tuple and a string for a path, as YAML writes them;
+        # the Python mode would refuse both.
         return adapter.validate_json(json.dumps(value, default=str), strict=True), []
     except ValidationError as error:
         return value, _problems(error, value, hint, path)
 
 
 def _list_of_one(value: Any, hint: Any) -> bool:
-    """Whether a single value stands where a list belongs that could hold it, and nothing but a list will do."""
+    """Whether a single value stands where only a list is allowed, and the list could hold it."""
     members = [member for member in (get_args(hint) if is_union(hint) else (hint,)) if member is not type(None)]
     if value is None or isinstance(value, (list, dict)) or not members:
         return False
@@ -80,7 +81,7 @@ def _list_of_one(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """What a person would call the values of a type annotation."""
+    """The values of a type annotation in plain words."""
     if hint in _NAMES:
         return _NAMES[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -97,7 +98,7 @@ def describe(hint: Any) -> str:
 
 
 def wrong_type(value: Any, hint: Any, path: str) -> Problem:
-    """The problem of a value that does not fit, with the fix where there is an evident one."""
+    """The problem of a value of the wrong type, with a fix where one is evident."""
     return Problem(path, f"expected {describe(hint)}, got {_kind(value)}", _fix(value, hint), value)
 
 
@@ -160,7 +161,7 @@ def _fix(value: Any, hint: Any) -> str:
 
 
 def _example(members: Sequence[Any]) -> str:
-    """How a value of a kind looks, where a person may not know how YAML writes it."""
+    """An example of a value in YAML, for types whose notation may be unknown to the user."""
     if bool in members:
         return "true or false"
     lists = [member for member in members if get_origin(member) in (list, tuple, set, Sequence)]

@@ -1,8 +1,8 @@
-"""What a configuration of ``accelerate`` chooses: its FSDP, DeepSpeed and parallelism sections become the plan.
+"""Turn a configuration of ``accelerate`` into a plan: its FSDP, DeepSpeed and parallelism sections become overrides.
 
-``accelerate launch`` tells ranks its configuration in environment variables. ``--accelerate-config FILE`` reads the
-same file without that launcher, through accelerate's own reader. Either way the sections become choices on the command
-line of the recipe, and what contradicts the recipe, or has no counterpart, is refused.
+``accelerate launch`` passes its configuration to ranks in environment variables. ``--accelerate-config FILE`` reads the
+same file without that launcher, through accelerate's own reader. Either way the sections become overrides of the
+recipe. Settings that contradict the recipe, or have no counterpart here, are refused.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FSDP_PLANS = {
 
 
 def settings_of_launcher() -> dict[str, str]:
-    """What ``accelerate launch`` told this rank; empty under another launcher."""
+    """Environment variables with the configuration of ``accelerate launch``; empty under another launcher."""
     return dict(os.environ) if "ACCELERATE_MIXED_PRECISION" in os.environ else {}
 
 
 def take_gpus(settings: Mapping[str, str]) -> None:
-    """See only the GPUs of ``gpu_ids``: for ranks that are started here.
+    """Restrict ranks that are started here to the GPUs of ``gpu_ids``.
 
     Raises:
         UserError: the environment says something else.
@@ -51,7 +51,7 @@ def take_gpus(settings: Mapping[str, str]) -> None:
 
 
 def not_here(settings: Mapping[str, str]) -> list[Problem]:
-    """What keeps ranks of these settings from being started by this command."""
+    """Reasons why this command cannot start ranks with these settings."""
     fix = "give this file to `accelerate launch` on each of them, or use launch=slurm"
     found = [
         Problem(name, f"{SOURCE} means several machines, and this command starts ranks on this one", fix, value)
@@ -68,10 +68,10 @@ def not_here(settings: Mapping[str, str]) -> list[Problem]:
 
 
 def take_choices(options: argparse.Namespace) -> None:
-    """Put what accelerate's configuration chooses into the command line; ``options.accelerate`` keeps the rest.
+    """Add the choices of accelerate's configuration to the overrides, and keep its settings in ``options.accelerate``.
 
     Raises:
-        UserError: it cannot be read, has no counterpart here, or contradicts the command line.
+        UserError: the configuration cannot be read, has no counterpart here, or contradicts the command line.
     """
     if options.accelerate_config:
         options.accelerate, processes = settings_of_file(options.accelerate_config)
@@ -82,7 +82,7 @@ def take_choices(options: argparse.Namespace) -> None:
     else:
         options.accelerate = settings_of_launcher()
         if options.accelerate and options.nproc is None and "RANK" not in os.environ:
-            options.nproc = 1  # its launcher of one process gives no rank
+            options.nproc = 1  # accelerate's launcher sets no RANK for a single process
             _say_one_rank(asked_processes())
     options.overrides = with_choices(options.overrides, options.accelerate)
     if _several_processes(options.accelerate) and _plan_is_left_open(options):
@@ -90,14 +90,14 @@ def take_choices(options: argparse.Namespace) -> None:
 
 
 def _several_processes(settings: Mapping[str, str]) -> bool:
-    """Whether it means plain data parallelism: several processes, and no engine (MULTI_GPU, MULTI_CPU)."""
+    """Whether the settings mean plain data parallelism: several processes, and no engine (MULTI_GPU, MULTI_CPU)."""
     processes = settings.get("num_processes") or os.environ.get("WORLD_SIZE", "1")
     engines = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
     return bool(settings) and int(processes) > 1 and not any(_true(settings, name) for name in engines)
 
 
 def _plan_is_left_open(options: argparse.Namespace) -> bool:
-    """Neither the command line nor the recipe has chosen a plan of several processes."""
+    """Whether neither the command line nor the recipe has chosen a plan of several processes."""
     from .compose import compose, without_choices
 
     if any(text.lstrip("+").startswith(("plan=", "plan.")) and "precision" not in text for text in options.overrides):
@@ -130,10 +130,10 @@ def _say_one_rank(asked: int) -> None:
 
 
 def with_choices(overrides: Sequence[str], settings: Mapping[str, str]) -> list[str]:
-    """The recipe's overrides with what accelerate's ``settings`` choose before them.
+    """Overrides that accelerate's ``settings`` stand for, followed by the recipe's own.
 
     Raises:
-        UserError: what has no counterpart here, and overrides that say something else.
+        UserError: a setting has no counterpart here, or an override says something else.
     """
     given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     problems, added = [], []
@@ -148,7 +148,7 @@ def with_choices(overrides: Sequence[str], settings: Mapping[str, str]) -> list[
 
 
 def contradictions(settings: Mapping[str, str], recipe: RecipeConfig, world_size: int) -> list[Problem]:
-    """Where accelerate's settings and the recipe say different things that no plan decides."""
+    """Differences between accelerate's settings and the recipe that no override can settle."""
     found, trainer = [], recipe.trainer
     data = recipe.plan.degrees(world_size).data
     accumulation = trainer.global_batch_size // (trainer.micro_batch_size * data)
@@ -161,7 +161,7 @@ def contradictions(settings: Mapping[str, str], recipe: RecipeConfig, world_size
 
 
 def _choices(settings: Mapping[str, str]) -> dict[str, str]:
-    """Key of the recipe -> value."""
+    """Overrides that the settings stand for: key of the recipe -> value."""
     if _true(settings, "ACCELERATE_USE_MEGATRON_LM"):
         raise UserError(Problem(SOURCE, "asks for Megatron-LM", "use plan=3d, tp or pp_1f1b of trireme", ""))
     chosen = {}
@@ -176,7 +176,7 @@ def _choices(settings: Mapping[str, str]) -> dict[str, str]:
     precision = settings.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision in ("bf16", "fp16"):
         chosen["plan.precision"] = precision
-    elif precision != "no":  # "no" is what it says when nobody chose
+    elif precision != "no":  # "no" is accelerate's default, so it does not count as a choice
         raise UserError(unknown_precision(precision))
     backend = settings.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()
     if backend == "INDUCTOR":
@@ -236,7 +236,7 @@ def _fsdp(settings: Mapping[str, str]) -> dict[str, str]:
         chosen["plan.fsdp.transformer_layer_cls_to_wrap"] = f"[{classes}]"
     prefetch = get("FSDP_BACKWARD_PREFETCH", "BACKWARD_PRE").lower()
     if prefetch not in ("backward_pre", "none"):
-        chosen["plan.fsdp.backward_prefetch"] = prefetch  # which the plan refuses by name
+        chosen["plan.fsdp.backward_prefetch"] = prefetch  # the plan refuses this value by its name
     if get("FSDP_IGNORED_MODULES"):
         fix = "freeze parameters instead: model.frozen=[...]"
         raise UserError(Problem("fsdp_ignored_modules", "is not supported by FSDP2", fix, get("FSDP_IGNORED_MODULES")))
@@ -267,13 +267,13 @@ def _deepspeed(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _say_once(text: str) -> None:
-    """On standard error, by one of several ranks."""
+    """Print a line on standard error, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
 
 
 def _degrees(settings: Mapping[str, str]) -> dict[str, str]:
-    """Of accelerate's ``parallelism_config``."""
+    """Degrees of the plan from accelerate's ``parallelism_config``."""
     if not _true(settings, "ACCELERATE_USE_PARALLELISM_CONFIG"):
         return {}
     sizes = {name: int(settings.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) for name in ("CP", "SP")}

@@ -1,4 +1,4 @@
-"""A configuration file of ``accelerate``, read through its own reader, as what its launcher would tell ranks."""
+"""Read a configuration file of ``accelerate`` with its own reader, into the variables that its launcher would set."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from ..errors import Problem, UserError
 
 SECTIONS = {"deepspeed_config": "", "fsdp_config": "fsdp_", "parallelism_config": "", "dynamo_config": "dynamo_"}
-"""Of the file -> what keys in it may leave out."""
+"""Sections of the file -> prefix that their keys may leave out."""
 HOSTS = ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter")
-"""Keys for DeepSpeed's own launcher."""
+"""Keys that only DeepSpeed's own launcher reads."""
 RENAMED = {"fsdp_backward_prefetch_policy": "fsdp_backward_prefetch"}
-"""Options of published files -> what accelerate calls them today."""
+"""Former names of options, in published files -> accelerate's current names."""
 SOURCE = "accelerate's configuration"
 
 
 def settings_of_file(path: str) -> tuple[dict[str, str], int]:
-    """What ``accelerate launch`` would tell ranks of a YAML file, and the number of processes.
+    """Variables that ``accelerate launch`` would set for ranks from a YAML file, and the number of processes.
 
     Raises:
         UserError: accelerate cannot read it.
@@ -31,21 +31,21 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
         told = _told(arguments, read)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # it may be any file, and accelerate falls over most things
+    except (Exception, SystemExit) as error:  # the file may be anything, and accelerate raises anything on it
         why = f"accelerate cannot read it: {type(error).__name__}: {error}"
         raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
     return told, int(arguments.num_processes or 1)
 
 
 def _read(path: str) -> tuple[argparse.Namespace, Any]:
-    """Arguments of ``accelerate launch`` that a file stands for, and what is in the file.
+    """Arguments of ``accelerate launch`` that a file stands for, and the content of the file.
 
     Raises:
-        UserError: it has keys that mean nothing, or a precision that has no counterpart.
+        UserError: the file has unknown keys, or a precision that has no counterpart.
     """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    # Port 0, so that no port is looked for; the file's own wins over what is not given here.
+    # Port 0 keeps accelerate from searching for a free port. The file's values count for all that is not given here.
     given = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "train"])
     known = set(vars(given))
     arguments, read, _ = _validate_launch_command(given)
@@ -67,16 +67,16 @@ def _read(path: str) -> tuple[argparse.Namespace, Any]:
 
 
 def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
-    """Environment that ``accelerate launch`` would give to ranks; and what it needs for itself, under its names."""
+    """Variables that ``accelerate launch`` would set for ranks, and settings of the launcher under their own names."""
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     arguments.deepspeed_fields_from_accelerate_config = ",".join(read.deepspeed_config or ())
     machines, arguments.num_machines = int(arguments.num_machines or 1), 1
-    # The file's own would not reach these arguments, which have a default.
+    # This argument has a default, so the reader does not replace it by the file's value.
     arguments.enable_cpu_affinity |= read.enable_cpu_affinity
     told = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
     for key, value in (read.deepspeed_config or {}).items():
-        if key.endswith("nvme_path"):  # the launcher leaves these to a variable that people set by hand
+        if key.endswith("nvme_path"):  # the launcher does not pass these; people set the variable by hand
             told.setdefault(f"ACCELERATE_DEEPSPEED_{key.upper()}", str(value))
         elif key in HOSTS and value:
             told[key] = str(value)

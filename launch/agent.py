@@ -1,8 +1,8 @@
-"""torch's elastic agent, with what it lacks: it passes signals on and waits for ranks to save, and it knows which
-failures are final.
+"""torch's elastic agent, extended: it relays signals, waits for ranks to save, and does not restart after a failure
+that would only recur.
 
-torch's own agent ends ranks some seconds after a signal, knows nothing of SIGUSR1, and starts ranks again whatever they
-failed with, ``--max-restarts`` times.
+torch's own agent kills ranks seconds after a signal, ignores SIGUSR1, and restarts ranks ``--max-restarts`` times after
+any failure.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from .error_report import DIVERGED, SAVED, USER_ERROR, Diverged, LeftEarly, Rank
 from .failures import raise_failure
 
 FINAL = (SAVED, USER_ERROR, DIVERGED)
-"""Exit codes of ranks that would only come again."""
+"""Exit codes after which ranks are not restarted: a new attempt would end in the same way."""
 SAVING_SECONDS = 1800.0
-"""How long ranks may take to finish their step and save after a signal; as long as they wait for each other."""
+"""Time after a signal for ranks to finish their step and save; equal to the timeout of their collectives."""
 AFTER_FAILURE = 10
-"""Seconds that the peers of a failed rank have to end; one that hangs in a collective never would."""
+"""Seconds after which the peers of a failed rank are killed, since a peer may hang in a collective."""
 
 
 _Agent: Any = LocalElasticAgent  # decorators hide its types
 
 
 class Agent(_Agent):
-    """Starts ranks, watches them, and tells them what signals this process gets."""
+    """Starts ranks, watches them, and relays signals of this process to them."""
 
     def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, log_of: Callable[[int], str]) -> None:
-        """``log_of``: the log file of a rank, empty for one that writes to the terminal."""
+        """``log_of``: gives the log file of a rank, empty for a rank that writes to the terminal."""
         super().__init__(spec, logs_specs)
         self.log_of = log_of
         self._failures: dict[int, Any] = {}
         self.received: signal.Signals | None = None
-        """The first signal that was passed on."""
+        """The first signal that was relayed."""
         self._received_at = 0.0
         self._ranks: list[int] = []
 
     def relaying(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, signals go to the ranks. Does nothing outside the main thread."""
+        """Context in which signals are relayed to the ranks. It does nothing outside the main thread."""
         return answered_by(self._relay)
 
     def _relay(self, number: int, frame: FrameType | None) -> None:
@@ -62,7 +62,7 @@ class Agent(_Agent):
             return
         if not self._ranks:
             raise SignalException(f"got {received.name} before there are ranks", sigval=received)
-        # To the ranks alone, not to their groups: what they have started (loaders) goes when they go.
+        # Signal the ranks only, not their process groups: data loader workers end with their rank.
         self._send(RELAYED_AS.get(received, received))
 
     def _send(self, number: signal.Signals) -> None:
@@ -71,11 +71,11 @@ class Agent(_Agent):
                 os.kill(rank, number)
 
     def leave_together(self, seconds: float) -> None:
-        """Wait until the agents of all machines have come here: one of them serves what the others ask all the time."""
+        """Wait for the agents of all machines: one of them serves the rendezvous, which the others need until then."""
         self._exit_barrier_timeout = seconds
         self._exit_barrier()
 
-    # -- what torch's agent calls -----------------------------------------------------------------------------
+    # -- methods that torch's agent calls ---------------------------------------------------------------------
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         ranks = super()._start_workers(worker_group)

@@ -1,10 +1,10 @@
-"""``trireme batch-size``: the largest micro-batch that fits, found by trying, under any plan.
+"""``trireme batch-size``: find the largest micro-batch that fits into memory by trying sizes, under any plan.
 
-A micro-batch is part of the global batch, so none larger than a rank's share of that is tried; where the share itself
-fits, it is said that the global batch is the limit.
+A micro-batch is part of the global batch, so no size above a rank's share of the global batch is tried. If the whole
+share fits, a message says that the global batch is the limit.
 
-accelerate's ``find_executable_batch_size`` does the search. Every try is a short run in processes of its own: after an
-out-of-memory error in one of several ranks, the others wait in a collective, and nobody can go on from there.
+accelerate's ``find_executable_batch_size`` does the search. Every try is a short run in new processes, because an
+out-of-memory error in one rank leaves the others waiting in a collective.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .error_report import RanksFailed
 from .train import checked, rank_arguments
 
 STEPS = 2
-"""Optimizer state is allocated in the first step, so the second has all of it beside its activations."""
+"""Optimizer state is allocated in the first step, so the second step shows the peak of state and activations."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "SIGKILL")
-"""What a failed run says: the GPU's and the CPU's allocator, C++, and the kernel's out-of-memory killer."""
+"""Words in the error of a run without memory: of the GPU's and CPU's allocators, C++, and the kernel's OOM killer."""
 
 ACTING = ("flow", "nonfinite")
-"""Callbacks of trireme without which a step would be another."""
+"""Callbacks of trireme that change how a step runs, so a try keeps them."""
 
 
 def find_batch_size(options: argparse.Namespace) -> tuple[int, int]:
-    """The largest ``trainer.micro_batch_size`` that fits, and the accumulation that goes with it.
+    """The largest ``trainer.micro_batch_size`` that fits, and the number of micro-batches per step that it needs.
 
     Raises:
         UserError: the recipe has problems, or not even one sample fits.
@@ -76,7 +76,7 @@ def _capped(size: int, batch: int, shares: int) -> str:
 
 
 def _try(options: argparse.Namespace, size: int) -> int:
-    """Train two steps with micro-batches of ``size``; a RuntimeError that accelerate understands if they don't fit."""
+    """Train two steps with micro-batches of ``size``; if they do not fit, raise the error that accelerate expects."""
     with tempfile.TemporaryDirectory(prefix="trireme_batch_size_") as folder:
         changes = [
             f"trainer.micro_batch_size={size}",
@@ -107,7 +107,7 @@ def _try(options: argparse.Namespace, size: int) -> int:
 
 
 def _silent(options: argparse.Namespace, changes: list[str]) -> Composed:
-    """The recipe of a try, which shows and writes nothing: of trireme's own callbacks those stay that act on a step."""
+    """The recipe of a try without callbacks that only show or write: a try prints nothing and writes no files."""
     given = [*options.overrides, *changes, "run.log_level=error", "run.log_level_replica=error"]
     callbacks = compose(options.recipe, given, options.recipe_dir).raw.get("callbacks") or {}
     dropped = [f"~callbacks.{name}" for name, made in callbacks.items() if _only_shows(made)]
@@ -120,6 +120,6 @@ def _only_shows(callback: Any) -> bool:
 
 
 def _does_not_run(size: int) -> int:
-    """A size that the plan cannot run (a pipeline needs several micro-batches) is passed over."""
+    """Skip a size that the plan cannot run: a pipeline, for example, needs several micro-batches."""
     print(f"micro-batches of {size}: not with this plan", flush=True)
     raise RuntimeError("CUDA out of memory.")

@@ -1,7 +1,7 @@
-"""Environment variables that trireme and its libraries read as numbers or names: nonsense in them is one message.
+"""Check environment variables that trireme and its libraries read, and refuse wrong values in one message.
 
-Launchers set most of them; what a person or a script exported by hand may be anything, and torch would answer with a
-traceback, wait for ranks that never come, or train on the CPU without a word.
+Launchers set most of them, but a variable exported by hand may hold anything. torch would then raise a traceback, wait
+for ranks that never start, or silently train on the CPU.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ LEAST = {
     "SLURM_STEP_ID": 0,
     "SLURM_RESTART_COUNT": 0,
 }
-"""Variables that hold a whole number -> the least."""
+"""Variables that hold a whole number -> smallest valid value."""
 BELOW = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE"}
-"""Numbers that count from 0 -> how many there are."""
+"""Variables that hold an index -> variable that holds the number of such indices."""
 CHOICES = {
     "TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL"),
     "DS_ACCELERATOR": ("cpu", "cuda", "xpu", "npu", "mps", "hpu", "mlu"),
 }
 DEVICE = re.compile(r"-?\d+|(GPU|MIG)-[\w/.-]+|NoDevFiles|none|void|all", re.IGNORECASE)
 LONGEST = 18
-"""Digits of a number that fits into 64 bits."""
+"""Most digits of a number that surely fits into 64 bits."""
 
 
 def check_environment() -> None:
-    """Refuse what cannot be meant.
+    """Refuse variables whose values are wrong.
 
     Raises:
         UserError: all problems, each under the name of its variable.
@@ -57,7 +57,7 @@ def check_environment() -> None:
 
 
 def environment_problems() -> list[Problem]:
-    """What is wrong with the variables that are set."""
+    """Problems of the variables that are set."""
     problems = [problem for name, least in LEAST.items() for problem in _number(name, least)]
     problems = problems or _ranks()
     for name, choices in CHOICES.items():
@@ -86,7 +86,7 @@ def _number(name: str, least: int) -> list[Problem]:
 
 
 def _ranks() -> list[Problem]:
-    """Whether what a launcher would say fits together."""
+    """Problems between the variables of a launcher: ranks and their numbers must agree."""
     numbers = {name: int(os.environ[name]) for name in (*BELOW, *BELOW.values()) if os.environ.get(name)}
     problems = [
         Problem(name, f"is not below {size}={numbers[size]}", "let the launcher set both, or unset them", numbers[name])
@@ -95,6 +95,6 @@ def _ranks() -> list[Problem]:
     ]
     for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if name in numbers and other not in numbers and numbers.get("WORLD_SIZE", 2) > 1:
-            why = f"is set without {other}: this is no rank of a launcher, and its peers would be waited for"
+            why = f"is set without {other}: no launcher started this process, so it would wait for peers in vain"
             problems.append(Problem(name, why, "unset it, or start with a launcher such as torchrun", numbers[name]))
     return problems

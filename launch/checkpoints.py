@@ -1,7 +1,7 @@
-"""``trireme checkpoints``: what checkpoints there are, how big, complete or not, under which plan, and whether intact.
+"""``trireme checkpoints``: list checkpoints with their size, plan and metric, and say which are incomplete or damaged.
 
 Without ``--verify`` only names and sizes of files are compared with the manifest; with it every file is read and its
-digest compared. What a killed save left behind is shown as incomplete: it is never loaded, and no damage.
+digest compared. A folder left behind by a killed save is listed as incomplete: it is never loaded, and is no damage.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ COLUMNS = ("checkpoint", "size", "files", "state", "plan", "metric", "written")
 
 @dataclass
 class Listed:
-    """One folder that is a checkpoint, or was going to be one."""
+    """The folder of one checkpoint, complete or not."""
 
     path: str
     step: int
     bytes: int
     files: int
     written: str
-    """Local time, ISO 8601."""
+    """Local time of the save, in ISO 8601."""
     complete: bool
-    """It was written to its end."""
+    """Whether the save has finished."""
     verified: bool = False
-    """Every file has been read."""
+    """Whether every file was read and its digest compared."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong with a complete one."""
+    """Damages of a complete checkpoint."""
     plan: str | None = None
     world_size: int | None = None
     metric: float | None = None
     not_finite: str | None = None
-    """What was not finite when it was written; such a checkpoint is never resumed from."""
+    """Values that were not finite at the save (loss, weights ...); a run never resumes from such a checkpoint."""
 
 
 def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
-    """List; returns 0 if all that is there is sound, 1 if something is damaged or not finite.
+    """Print the list; returns 0 if all checkpoints are sound, 1 if one is damaged or not finite.
 
     Raises:
         UserError: there is none.
@@ -57,7 +57,7 @@ def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
 
 
 def listed(path: Path, verify: bool = False) -> list[Listed]:
-    """The checkpoints at ``path``, oldest step first; complete ones before what is incomplete.
+    """The checkpoints at ``path``, complete ones first, each group by step.
 
     Raises:
         UserError: there is none.
@@ -82,7 +82,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
 
 
 def _folders(path: Path) -> list[Path]:
-    """Folders of checkpoints by step, hidden ones that a save or a rotation left last."""
+    """Folders of checkpoints by step; hidden folders, left by a killed save or rotation, come last."""
     if _step(path) is not None:
         return [path] if path.is_dir() else []
     for root in (path, path / "checkpoints"):
@@ -93,7 +93,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _step(folder: Path) -> int | None:
-    """Of a checkpoint's folder, or of a hidden one on its way to be one; else None."""
+    """Step of a checkpoint's folder, also of a hidden one of an unfinished save; None for other folders."""
     digits = folder.name.removeprefix(".").removeprefix("step_").split(".")[0]
     return int(digits) if digits.isdigit() and "step_" in folder.name else None
 
@@ -127,7 +127,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
     try:
         manifest = read_manifest(folder)
-    except ValueError:  # a problem of the checkpoint, found again by ``damages``
+    except ValueError:  # ``damages`` reports an unreadable manifest
         return {}
     keys = ("plan", "world_size", "metric", "not_finite")
     return {key: manifest.get(key) for key in keys} if isinstance(manifest, dict) else {}

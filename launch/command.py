@@ -1,7 +1,7 @@
-"""What a command of ``trireme`` consists of, and how it is called.
+"""The type of a command of ``trireme``, and its argument parser.
 
-A command is one small file in ``commands/``: its name, one line of help, its arguments, and what it runs. Nothing heavy
-is imported before it runs.
+Every command is a small file in ``commands/`` that holds its name, one line of help, its arguments and the function
+that it runs. Heavy imports happen inside that function, so that help is instant.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
-    """For commands that take none."""
+    """Add nothing: for commands without arguments."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Command:
 
     name: str
     usage: str
-    """Its arguments in short."""
+    """Summary of the arguments."""
     help: str
-    """What it does, in one line."""
+    """Description in one line."""
     run: Callable[[argparse.Namespace], Any]
-    """Do it; what it returns is the exit code, None: 0. Raises UserError for what the user can mend."""
+    """Function that does the work. It returns the exit code (None means 0) and raises UserError for users' mistakes."""
     arguments: Callable[[argparse.ArgumentParser], None] = no_arguments
-    """Add its arguments to a parser."""
+    """Function that adds the arguments to a parser."""
     description: str = ""
-    """Opens its own help; empty: ``help`` as a sentence."""
+    """First paragraph of ``trireme COMMAND --help``; empty takes ``help`` as a sentence."""
     examples: str = ""
-    """Ends its own help."""
+    """Last paragraph of ``trireme COMMAND --help``."""
     may_be_rank: bool = False
-    """It may run in a process that a launcher has started as one of several."""
+    """Whether the command may run in ranks that a launcher has started."""
 
     def parser(self, prog: str | None = None) -> argparse.ArgumentParser:
         parser = Parser(
@@ -54,8 +54,8 @@ class Command:
         """Parse, run, report; returns the exit code.
 
         Args:
-            given: words of the command line; None: those of this process.
-            prog: how this was called, if not by the name of the command.
+            given: words of the command line; None takes those of this process.
+            prog: name of the program in messages; None takes ``trireme COMMAND``.
         """
         words = list(sys.argv[1:] if given is None else given)
         codes: list[int | None] = []
@@ -75,7 +75,7 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong as argparse does, and what to write; of several ranks only one says it."""
+    """An argument parser whose errors suggest a fix, and which reports an error once for all ranks."""
 
     def error(self, message: str) -> NoReturn:
         from .elastic import launched
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def _hints(self, message: str) -> list[str]:
-        """Of options that do not exist: the nearest, or what another tool's option is here."""
+        """For each unknown option a suggestion: the nearest option, or the key for another tool's option."""
         if message == "the following arguments are required: RECIPE":
             return ["  see: trireme recipes"]
         if not message.startswith("unrecognized arguments: "):

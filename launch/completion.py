@@ -1,6 +1,6 @@
 """Tab completion: commands, recipe names, groups and their options, keys and values.
 
-The shell calls ``trireme __complete WORD ...``: the words typed so far, the last one being completed (maybe empty).
+The shell calls ``trireme __complete WORD ...`` with the words typed so far; the last one, maybe empty, is completed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ complete -c trireme -f -a '(__trireme_complete)'
 WITH_RECIPE = ("train", "launch", "check", "batch-size", "plans", "evaluate")
 
 OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
-"""Of every command that takes a recipe."""
+"""Options of every command that takes a recipe."""
 TRAINING = ("--accelerate-config", "--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun")
 OWN_OPTIONS = {
     "train": TRAINING,
@@ -69,7 +69,7 @@ def script(shell: str) -> str:
 
 
 def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
-    """What the last of ``words`` may become."""
+    """Completions of the last of ``words``."""
     *before, current = words or [""]
     if not before:
         return [command for command in commands if command.startswith(current) and not command.startswith("_")]
@@ -84,7 +84,7 @@ def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
         if not positional:
             return [name for name, _ in list_recipes(dirs) if name.startswith(current)]
         return _overrides(positional[0], positional[1:], current, dirs)
-    except Exception:  # a recipe that cannot be composed completes nothing; a traceback at a prompt helps nobody
+    except Exception:  # a recipe that cannot be composed gives no completions, rather than a traceback at the prompt
         return []
 
 

@@ -1,8 +1,7 @@
-"""Completion of keys and choices from a tree that Hydra composed before: an import of Hydra alone takes longer than a
-person likes to wait for a TAB.
+"""Complete keys and choices from a cached tree, because composing with Hydra takes too long for a TAB.
 
-The tree of a recipe lies in the cache folder as JSON, under a name made from everything that Hydra read: the recipe,
-the groups that are chosen, and the times of all files of configuration and of the typed schema.
+The tree of a recipe lies in the cache folder as JSON. Its name is a digest of all that Hydra read: the recipe, the
+chosen groups, and the modification times of all configuration files and of the typed schema.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from ..version import __version__
 from .find_recipes import PACKAGE, config_folders
 
 Tree = dict[str, Any]
-"""``config``: the composed recipe, lists as mappings from their index; ``groups``: group -> its options."""
+"""``config``: the composed recipe, with lists as mappings from index to item; ``groups``: group -> its options."""
 SCHEMA = ("configs", "launch", "models", "parallel", "trainer")
 """Folders whose Python files hold the dataclasses of the schema."""
 
 
 def tree_of(recipe: Path, before: Sequence[str], dirs: Sequence[str]) -> Tree:
-    """The tree of a recipe, from the cache or by Hydra.
+    """The tree of a recipe, from the cache or composed by Hydra.
 
     Args:
-        before: overrides that were typed already; only choices of groups matter for keys.
+        before: overrides that were typed already; only choices of groups change the keys.
     """
     choices = [word for word in before if "." not in word.partition("=")[0]]
     folders = config_folders(recipe, dirs)
@@ -41,8 +40,8 @@ def tree_of(recipe: Path, before: Sequence[str], dirs: Sequence[str]) -> Tree:
 
 
 def matches(tree: Tree, word: str) -> list[str]:
-    """What ``word`` may become, as Hydra's own completion has it: groups end in ``=``, mappings in ``.``, keys in
-    ``=``; after the ``=`` stand the options of a group or the value of a key."""
+    """Completions of ``word`` in the style of Hydra's own: groups and keys end in ``=``, mappings in ``.``; after the
+    ``=`` come the options of a group or the value of a key."""
     sign = word[: 1 if word[:1] in ("+", "~") else 0]
     key, equals, _ = word.removeprefix(sign).partition("=")
     if equals and key in tree["groups"]:
@@ -93,7 +92,7 @@ def _plain(node: Any, key: Any) -> Any:
         if OmegaConf.is_missing(node, key):
             return ""
         child = node[key]
-    except (OmegaConfBaseException, ValueError):  # interpolations of what only a run has
+    except (OmegaConfBaseException, ValueError):  # an interpolation that only a run can resolve
         return None
     if OmegaConf.is_dict(child):
         return {str(name): _plain(child, name) for name in child}
@@ -122,7 +121,7 @@ def _cache_file(recipe: Path, choices: Sequence[str], folders: Sequence[Path]) -
 
 
 def _keep(file: Path, tree: Tree) -> None:
-    """A folder that cannot be written keeps nothing; what is a month old goes."""
+    """Write a tree into the cache and remove files older than a month; a read-only folder is no error."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")

@@ -1,17 +1,17 @@
-"""When a part of a recipe changes its ``_target_``, the arguments of the old target go.
+"""Drop the arguments of a component's old ``_target_`` when a recipe or override names another one.
 
 Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: torch.optim.RAdam, lr: 1e-3}`` over
 /base's AdamW would hand RAdam the arguments of AdamW too. Two rules mend that:
 
-1. A file that names another ``_target_`` begins the component anew: what files before it wrote there is dropped, what
-   it and later files write stays. The same holds for ``optimizer._target_=...`` on the command line.
+1. A file that names another ``_target_`` begins the component anew: values of earlier files are dropped, values of this
+   and later files stay. The same holds for ``optimizer._target_=...`` on the command line.
 2. A choice on the command line (``data=hub``, ``callbacks=minimal``) replaces a group's file, but the recipe's own
-   values come later and were written for the choice that is gone. Those that the new target cannot take are left out,
-   and so is what configures a callback that is no longer there. Both are said.
+   values are merged later and were written for the old choice. Values that the new target does not accept are left
+   out, and so are values of a callback that is no longer chosen. Both are reported.
 
-The same merging decides between two keys that exclude each other: the later file's counts (``trainer.max_steps`` of a
-recipe over ``trainer.epochs`` of the file that it extends). And what a file leaves open (``???``) stays open although
-the typed schema has a default, for to OmegaConf a ``???`` that is merged over a value means nothing.
+The same merging decides between two keys that exclude each other: the later file's key counts (``trainer.max_steps`` of
+a recipe over ``trainer.epochs`` of the file that it extends). A key that a file leaves open (``???``) stays open even
+if the typed schema has a default; OmegaConf alone would ignore a ``???`` that is merged over a value.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ SCHEMA = "schema_defaults"
 
 @contextmanager
 def components_begin_anew() -> Iterator[list[str]]:
-    """Inside, Hydra merges files by rule 1. It has no public place for that, so one method of its loader is wrapped.
+    """Context in which Hydra merges files by rule 1. Hydra has no public hook for it, so a method of its loader is
+    wrapped.
 
     Yields:
-        the files of the last composition, in the order of their merge: ``callbacks/default``.
+        names of the files of the last composition (such as ``callbacks/default``), in the order of their merge.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
@@ -51,7 +52,7 @@ def components_begin_anew() -> Iterator[list[str]]:
 
 
 def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Any]:
-    """Loaded files in the order of their merge, without what a later one makes void."""
+    """Loaded files in the order of their merge, without the values that a later file makes void."""
     from omegaconf import DictConfig, OmegaConf
 
     plain: list[Any] = [
@@ -78,7 +79,7 @@ def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequ
 
 
 def _without(layer: Any, void: Sequence[str], null: Sequence[str]) -> Any:
-    """A copy of a loaded file without what lies at ``void``, and with null for ``null`` where it says something else.
+    """A copy of a loaded file without the keys ``void``, and with null for the keys ``null``.
     Files are cached, so none is changed in place."""
     import copy
 
@@ -113,7 +114,7 @@ def _targets(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _left_open(tree: Any, path: str = "") -> Iterator[str]:
-    """Paths that a file says must be given."""
+    """Paths of values that a file leaves open (``???``)."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         where = f"{path}.{key}" if path else str(key)
         if value == "???" and not where.startswith("hydra."):
@@ -122,12 +123,12 @@ def _left_open(tree: Any, path: str = "") -> Iterator[str]:
 
 
 def left_over(raw: dict[str, Any], as_written: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Keys that overrides of the command line made void, with why.
+    """Keys that overrides of the command line made void, each with the reason.
 
     Args:
         raw: the composed recipe.
         as_written: the recipe composed without overrides.
-        overrides: those of the command line.
+        overrides: overrides of the command line.
     """
     given = {key_of(text) for text in overrides} | set(_inside_values(overrides))
     void: dict[str, str] = {}
@@ -142,7 +143,7 @@ def left_over(raw: dict[str, Any], as_written: dict[str, Any], overrides: Sequen
         written = _at(as_written, path)
         mine = {key for key in node if any(_is_or_within(name, f"{path}.{key}") for name in given)}
         if target is None:
-            if not mine and "." in path:  # of a whole part, the check says that it lacks a target
+            if not mine and "." in path:  # for a whole part the check reports the missing target
                 void[path] = f"configures {before}, which is not among the {path.partition('.')[0]} now"
             continue
         named_here = f"{path}.{TARGET}" in given
@@ -153,7 +154,7 @@ def left_over(raw: dict[str, Any], as_written: dict[str, Any], overrides: Sequen
 
 
 def _inside_values(overrides: Sequence[str]) -> Iterator[str]:
-    """Keys inside mappings that are given as values: ``data.source={_target_: ..., paths: [...]}``."""
+    """Dotted keys inside values that are mappings: ``data.source={_target_: ..., paths: [...]}``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     def walk(value: Any, path: str) -> Iterator[str]:
@@ -174,7 +175,7 @@ def _is_or_within(name: str, path: str) -> bool:
 
 
 def _takes(target: Any, key: str) -> bool:
-    """Whether what ``target`` names has an argument ``key``; what cannot be imported is judged elsewhere."""
+    """Whether ``target`` accepts an argument ``key``; True if it cannot be imported, since the check reports that."""
     from ..configs.components import arguments_of
     from ..trainer.component import locate
 

@@ -1,9 +1,9 @@
-"""From a recipe's name and command line overrides to plain data, through Hydra.
+"""Compose a recipe's name and the overrides of the command line into plain data, through Hydra.
 
-Hydra composes the files. What it leaves to be wished for is done around it: files are looked at before it reads them
-(``recipe_file.py``), overrides before it parses them (``overrides.py``), arguments of a replaced ``_target_`` go
-(``component_layers.py``), its errors are reworded (``hydra_errors.py``), and its folders and log files are switched
-off. ``--cfg``, ``--info`` and ``--multirun`` go through the same ``hydra.main``.
+Hydra merges the files. The modules around it check recipe files (``recipe_file.py``) and overrides (``overrides.py``)
+before Hydra reads them, drop arguments of a replaced ``_target_`` (``component_layers.py``) and reword Hydra's errors
+(``hydra_errors.py``). Hydra's own folders and log files are switched off. ``--cfg``, ``--info`` and ``--multirun`` go
+through the same ``hydra.main``.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Composed:
     overrides: list[str]
     """Overrides that compose the same data again (in a rank, or for one job of a sweep)."""
     problems: list[Problem] = field(default_factory=list)
-    """Choices that do not exist; to be reported together with the problems of the data."""
+    """Choices that do not exist, to be reported together with the problems of the data."""
     job: str = ""
-    """Of a sweep's job: the choices that are its own, such as ``optimizer.lr=0.01,plan=ddp``."""
+    """In a sweep: the choices of this job, such as ``optimizer.lr=0.01,plan=ddp``."""
     notes: list[str] = field(default_factory=list)
-    """What was left out or added to make the overrides mean what they say; to be told once."""
+    """Notes on keys that were left out or added because of the overrides, to be printed once."""
 
 
 def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[str] = ()) -> Composed:
@@ -63,7 +63,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
     try:
         composed = given.compose(given.accepted)
         void = given.void(composed.raw)
-        if void:  # again, so that interpolations see it
+        if void:  # composed again, so that interpolations see the change
             composed = given.compose([*given.accepted, *(f"~{key}" for key in void)])
     except UserError as error:
         raise UserError(*given.problems, *error.problems) from error
@@ -71,7 +71,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
 
 
 class _Given:
-    """What one command was given: a recipe's file, folders, and overrides as Hydra shall see them."""
+    """Input of one command: a recipe's file, its folders, and overrides in the form that is passed to Hydra."""
 
     def __init__(self, recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], sweeps: bool = False) -> None:
         self.path = find_recipe(recipe, recipe_dirs)
@@ -95,8 +95,8 @@ class _Given:
 
     @cached_property
     def as_written(self) -> tuple[dict[str, Any], list[str]]:
-        """The recipe without overrides, interpolations unresolved, and the files it is made of; nothing where it does
-        not compose without them."""
+        """The recipe without overrides, interpolations unresolved, and the files that it is merged from. Both are empty
+        if the recipe does not compose without overrides."""
         from omegaconf import OmegaConf
 
         found: list[Any] = []
@@ -108,7 +108,7 @@ class _Given:
         return OmegaConf.to_container(found[0], resolve=False), files  # type: ignore[return-value]
 
     def void(self, raw: dict[str, Any]) -> dict[str, str]:
-        """Keys of a composed recipe that the overrides made void, with why."""
+        """Keys of a composed recipe that the overrides made void, each with the reason."""
         if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
             return {}
         return left_over(raw, self.as_written[0], self.accepted)
@@ -119,7 +119,7 @@ class _Given:
         return _hydra(self.path, self.recipe_dirs, flags, overrides, task, out)
 
     def _add_callbacks(self) -> None:
-        """A single callback (``callbacks=export``) is added to the recipe's; a set of them replaces those."""
+        """Rewrite ``callbacks=export`` so that a single callback is added to the recipe's; a set replaces them."""
         for index, text in enumerate(self.accepted):
             names = single_callbacks(text, self.folders)
             if not names:
@@ -131,7 +131,7 @@ class _Given:
             self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
 
     def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
-        """Problems with the override that makes them, where Hydra does not tell the key."""
+        """Problems, with the override that causes them as the field where Hydra does not tell the key."""
         (problem,) = error.problems
         if not isinstance(problem, Problem) or problem.field != UNKNOWN:
             return error.problems
@@ -150,7 +150,7 @@ class _Given:
 
 
 def _left_out(void: Mapping[str, str]) -> list[str]:
-    """One line for each reason."""
+    """Notes on keys that were left out, one for each reason."""
     by_reason: dict[str, list[str]] = {}
     for key in sorted(void):
         by_reason.setdefault(void[key], []).append(key)
@@ -167,13 +167,13 @@ def sweep(
 ) -> None:
     """Call ``job`` for every combination of the overrides' choices (``optimizer.lr=1e-3,1e-4``): ``--multirun``.
 
-    The run folder of each job gets the job's own choices as its last part. The first failure ends the sweep. What
-    ``job`` returns is what a sweeper that chooses by results is told.
+    The run folder of each job ends in the job's own choices. The first failure ends the sweep. The value that ``job``
+    returns is the objective for a sweeper that chooses by results.
 
     Args:
-        check: called first with all jobs, to refuse the sweep as a whole; not called for a sweeper that is not Hydra's
-            own, since those choose a job by the results of earlier ones.
-        check_folder: called before that with the folder that jobs get theirs in.
+        check: called with all jobs before the first one, to refuse the sweep as a whole. It is only called for Hydra's
+            own sweeper, since others choose a job by the results of earlier ones.
+        check_folder: called before ``check`` with the folder that holds the jobs' run folders.
     """
     given = _for_sweep(recipe, overrides, recipe_dirs)
     folder = sweep_folder(given.path, overrides, recipe_dirs)
@@ -185,7 +185,7 @@ def sweep(
             return None
         try:
             return job(_of_sweep(config, given))
-        except BaseException as error:  # Hydra would print a message of its own; raised again below
+        except BaseException as error:  # raised again below; Hydra would print a message of its own
             failures.append(error)
 
     if not chooses_by_results(overrides):
@@ -205,7 +205,7 @@ def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 
 
 def _of_sweep(config: Any, given: _Given) -> Composed:
-    """One job, without what its choices make void."""
+    """One job, without the keys that its choices make void."""
     composed = _composed(config, given.path, given.accepted)
     void = left_over(composed.raw, given.as_written[0], composed.overrides)
     for key in void:
@@ -220,12 +220,12 @@ def _of_sweep(config: Any, given: _Given) -> Composed:
 
 
 def runs_on(composed: Composed) -> str:
-    """What the recipe's ``launch`` part names: local or slurm."""
+    """Kind of the recipe's ``launch`` part: local or slurm."""
     return str((composed.raw.get("launch") or {}).get("kind", "local"))
 
 
 def chooses_by_results(overrides: Sequence[str]) -> bool:
-    """Whether a sweeper that is not Hydra's own makes the jobs: it chooses one by the results of earlier ones."""
+    """Whether the overrides name a sweeper other than Hydra's own: it chooses jobs by the results of earlier ones."""
     return any(text.lstrip("+").startswith("hydra/sweeper=") for text in overrides)
 
 
@@ -233,23 +233,23 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
     given = _Given(recipe, overrides, recipe_dirs, sweeps=True)
     if given.problems:
         raise UserError(*given.problems)
-    _ = given.as_written  # composed now: inside a job Hydra is at work already
+    _ = given.as_written  # composed and cached now, since Hydra cannot compose a second recipe inside a job
     return given
 
 
 def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str]) -> str:
-    """Where the folders of a sweep's jobs go; Hydra notes the sweep there, and cannot resolve it by itself."""
+    """The folder that holds the run folders of a sweep. Hydra needs it before it composes a job."""
     fixed = without_choices(overrides)
     try:
         run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"] or f"runs/{path.stem}"
-    except UserError:  # a choice that only the sweep makes
+    except UserError:  # the recipe is only complete with the choices of the sweep
         run_dir = f"runs/{path.stem}"
     return _sweep_root(run_dir, set(map(key_of, fixed)))
 
 
 def _sweep_root(run_dir: str, given: Collection[str]) -> str:
-    """The folder that was named for the sweep (``given``: keys on the command line), or one beside the recipe's own
-    run folder, in which a run of the same recipe lives."""
+    """The folder that the command line names for the sweep (``given``: its keys), else one beside the recipe's run
+    folder, which may hold a run of the same recipe."""
     return run_dir if "run.dir" in given else f"{run_dir}_sweep"
 
 
@@ -263,14 +263,14 @@ def without_choices(overrides: Sequence[str]) -> list[str]:
     def fixed(text: str) -> bool:
         try:
             return not parser.parse_override(text).is_sweep_override()
-        except HydraException:  # refused when it is composed
+        except HydraException:  # refused when the recipe is composed
             return True
 
     return [text for text in overrides if fixed(text)]
 
 
 def show(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], flags: Sequence[str]) -> None:
-    """Print what a Hydra flag asks for: ``--cfg job``, ``--info defaults`` ..."""
+    """Print the answer to a flag of Hydra: ``--cfg job``, ``--info defaults`` ..."""
     given = _Given(recipe, overrides, recipe_dirs)
     if given.problems:
         raise UserError(*given.problems)
@@ -287,7 +287,7 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
     overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
     name = ""
     if job.mode is RunMode.MULTIRUN:
-        # By key: a sweeper writes values in its own way (False for false).
+        # Compared by key, since a sweeper may spell values differently (False for false).
         fixed = {key_of(text) for text in without_choices(given)}
         chosen = [text for text in job.overrides.task if key_of(text) not in fixed]
         if problems := refuse_scalars(OmegaConf.to_container(config, resolve=False)):  # type: ignore[arg-type]
@@ -305,7 +305,7 @@ def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
 
 
 def _resolved(config: Any) -> Any:
-    """Plain data; what refers to a value that must be given must be given too."""
+    """A composed recipe as plain data. A reference to an open value (``???``) is open itself."""
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import InterpolationToMissingValueError
 
@@ -330,7 +330,7 @@ def _hydra(
     """Run ``hydra.main`` on a recipe file; Hydra writes nothing but ``multirun.yaml`` into a sweep's folder.
 
     Returns:
-        the files that were merged, without suffix: ``callbacks/default``.
+        names of the merged files without suffix, such as ``callbacks/default``.
     """
     import hydra
 
@@ -353,11 +353,11 @@ def _hydra(
         components_begin_anew() as files,
         warnings.catch_warnings(),
     ):
-        # Without _self_ a recipe's own values come last, which is what its author means.
+        # Without _self_ a recipe's own values come last, as its author expects, so Hydra's warning is not needed.
         warnings.filterwarnings("ignore", message=".*missing `_self_`")
         failures: list[Exception] = []
 
-        def quiet_task(config: Any) -> Any:  # of an exception in it, Hydra would print a line of its own
+        def quiet_task(config: Any) -> Any:  # keeps exceptions from Hydra, which would print a line of its own
             try:
                 return task(config)
             except Exception as error:
@@ -378,7 +378,7 @@ def _hydra(
 
 @contextmanager
 def _as_yaml(path: Path) -> Iterator[Path]:
-    """The recipe's file under a name that Hydra reads: it knows no suffix but .yaml."""
+    """The recipe's file under a name that ends in .yaml, the only suffix that Hydra reads."""
     if path.suffix == ".yaml":
         yield path.resolve().parent / path.name
         return
@@ -389,7 +389,7 @@ def _as_yaml(path: Path) -> Iterator[Path]:
 
 
 def register_schema() -> None:
-    """Make the defaults of all typed fields composable, so that ``--cfg job`` and interpolations see every key."""
+    """Register the defaults of all typed fields with Hydra, so that ``--cfg job`` and interpolations see every key."""
     from hydra.core.config_store import ConfigStore
 
     from ..configs.schema import RecipeConfig
@@ -400,7 +400,7 @@ def register_schema() -> None:
 
 @contextmanager
 def _arguments(arguments: Sequence[str]) -> Iterator[None]:
-    """``hydra.main`` reads ``sys.argv``, and without HYDRA_FULL_ERROR it would print errors and exit by itself."""
+    """Set ``sys.argv``, which ``hydra.main`` reads, and HYDRA_FULL_ERROR, without which it prints errors and exits."""
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *arguments], "1"
     try:

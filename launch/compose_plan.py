@@ -1,5 +1,5 @@
-"""Plans as Hydra composes them: what ``plan=NAME`` would give in a recipe, for whoever compares plans before one is
-chosen. The group is composed without a recipe, all its plans at once: composing a recipe thirty times takes seconds."""
+"""Compose plans without a recipe, as ``plan=NAME`` would in one, so that the planner can compare all of them. All plans
+are composed at once, since composing a recipe thirty times takes seconds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def compose_plan(name: str, options: Mapping[str, Any] | None = None) -> dict[st
     """A plan as plain data: defaults of the schema, its file, then ``options``.
 
     Args:
-        options: by dotted key (``{"fsdp.offload": True}``); those that the schema does not know are kept, for the
-            reader of the recipe to refuse.
+        options: by dotted key (``{"fsdp.offload": True}``). Unknown ones are kept, since the reader of the recipe
+            refuses them.
     """
     from omegaconf import OmegaConf
 
@@ -30,7 +30,7 @@ def compose_plan(name: str, options: Mapping[str, Any] | None = None) -> dict[st
 
 
 def options_of_file(name: str) -> dict[str, Any]:
-    """What a plan's file says by itself, by dotted key."""
+    """Options of a plan's file by dotted key, without the schema's defaults."""
     from omegaconf import OmegaConf
 
     data: Any = OmegaConf.to_container(_files()[name])
@@ -64,6 +64,6 @@ def _files() -> dict[str, DictConfig]:
     folder = (PACKAGE / "configs").resolve()
     names = group_options("plan", [folder])
     with initialize_config_dir(str(folder), version_base="1.3"):
-        # A key of Hydra begins with a letter, and a plan is called 3d.
+        # Keys of Hydra begin with a letter, but the name 3d does not; hence the prefix.
         composed = compose(overrides=[f"+plan@plan_{name}={name}" for name in names])
     return {name: composed[f"plan_{name}"] for name in names}

@@ -1,6 +1,6 @@
-"""``trireme doctor``: what this machine has, what each plan would need of it, and how to get what is missing.
+"""``trireme doctor``: report the software and hardware of this machine, what each plan lacks, and how to get it.
 
-Nothing is installed, compiled or changed; what can be asked of a library is asked there.
+Nothing is installed, compiled or changed. Libraries themselves are asked wherever they can tell.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LAUNCHERS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One examined item, its state, and how to mend it."""
 
     about: str
     name: str
@@ -59,7 +59,7 @@ class Finding:
 
 
 def show_findings(as_json: bool) -> None:
-    """Print what was found."""
+    """Examine this machine and print the findings."""
     found = examine()
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], indent=1))
@@ -68,7 +68,7 @@ def show_findings(as_json: bool) -> None:
 
 
 def examine() -> list[Finding]:
-    """Everything, in the order in which it is shown."""
+    """All findings, in the order in which they are shown."""
     parts: list[Callable[[], list[Finding]]] = [
         software, processors, accelerators, backends, network, disks, compilers, launchers, plans,
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def examine() -> list[Finding]:
 
 
 def show(found: Sequence[Finding]) -> None:
-    """A table for each subject, and what to do at the end."""
+    """Print a table for each subject; the last column says what to do."""
     from .listing import show_table
 
     marks = {"ok": "", "note": "-", "missing": "x"}
@@ -85,7 +85,7 @@ def show(found: Sequence[Finding]) -> None:
         show_table((about, "", "here", "what to do" if any(row[3] for row in rows) else ""), rows)
 
 
-# -- what there is --------------------------------------------------------------------------------------------
+# -- the examined parts of the machine ------------------------------------------------------------------------
 
 
 def software() -> list[Finding]:
@@ -242,12 +242,12 @@ def launchers() -> list[Finding]:
 
 
 def _program(name: str) -> str | None:
-    """Where a program is: beside this Python, or on the path."""
+    """Path of a program: beside this Python, or on PATH."""
     return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
 def _version(program: str) -> str:
-    """The line with a number in what a program says of its version; one that says "release" or "version" first."""
+    """The version line of a program's output: a line with a number, at best with "release" or "version" in it."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -257,11 +257,11 @@ def _version(program: str) -> str:
     return next(iter([*telling, *numbered]), program)
 
 
-# -- what plans need ------------------------------------------------------------------------------------------
+# -- requirements of plans ------------------------------------------------------------------------------------
 
 
 def plans() -> list[Finding]:
-    """Every plan of ``configs/plan``: how many processes, and what it lacks here."""
+    """Every plan of ``configs/plan``: its number of processes, and its requirements that are missing here."""
     found = []
     for file in sorted((PACKAGE / "configs" / "plan").glob("*.yaml")):
         plan: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
@@ -282,7 +282,7 @@ def _processes(plan: dict[str, Any]) -> str:
 
 
 def _lacks(plan: dict[str, Any]) -> list[str]:
-    """What would have to be installed."""
+    """Instructions for requirements of a plan that are not installed."""
     if plan.get("data_parallel") != "deepspeed":
         return []
     if importlib.util.find_spec("deepspeed") is None:

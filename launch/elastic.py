@@ -1,7 +1,7 @@
 """Start ranks on this machine through torch's elastic launcher, alone or together with other machines.
 
-Rank 0 keeps the terminal; the others write into the run folder's ``logs/``. A rank that fails ends them all; with
-``--max-restarts`` all are started again, and go on from the last checkpoint.
+Rank 0 keeps the terminal; other ranks write into the run folder's ``logs/``. The failure of one rank ends all ranks;
+with ``--max-restarts`` they are started again and resume from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 ENTRY = "trireme.launch.train"
 MEETING = 600
-"""Seconds that machines wait for each other at the beginning."""
+"""Seconds that machines wait for each other at the start."""
 LEAVING_TOGETHER = 60.0
-"""Seconds that a machine whose ranks have saved waits for the others, since one of them serves the rendezvous."""
+"""Seconds that a machine waits for the others after its ranks have saved, since one machine serves the rendezvous."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """Several machines, on each of which this launcher starts ranks; they meet through a c10d rendezvous."""
+    """Several machines that start ranks of one run. A launcher runs on each; they meet through a c10d rendezvous."""
 
     count: int
     index: int
-    """Of this machine; the first serves the rendezvous."""
+    """Index of this machine; machine 0 serves the rendezvous."""
     endpoint: str
     """``HOST:PORT`` on the first machine."""
     address: str
-    """By which the others reach this machine."""
+    """Address at which other machines reach this one."""
     run_id: str
-    """Names this start among others that may meet at the same endpoint; also the folder of logs."""
+    """Name of this start, which keeps it apart from others at the same endpoint; also the name of its log folder."""
 
 
 def launched() -> bool:
@@ -58,7 +58,7 @@ def launched() -> bool:
 
 
 def cores_per_rank(ranks: int) -> int:
-    """Share of the cores that this process may use."""
+    """Cores for each of ``ranks`` ranks, out of those that this process may use."""
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
@@ -75,19 +75,19 @@ def start_ranks(
 
     Args:
         ranks: processes on this machine.
-        run_dir: gets the ranks' output in ``logs``.
-        entry: module that is run instead.
+        run_dir: run folder; the ranks' output goes into its ``logs``.
+        entry: module to run.
         max_restarts: how often all ranks are started again after a failure that another attempt may mend.
-        machines: those that start ranks of the same run; None: this one alone.
-        started: when the run began (seconds since the epoch), if not with this process.
+        machines: machines that start ranks of the same run; None if this is the only one.
+        started: start of the run (seconds since the epoch); None takes the start of this process.
 
     Raises:
         UserError: a rank refused what the user gave.
         LeftEarly: the ranks were told to leave, by a signal or the wall-clock limit, and have saved.
         Diverged: the run ended with a loss or weights that are not finite.
-        RanksFailed: a rank failed otherwise.
-        KeyboardInterrupt: Ctrl-C; the ranks were told and have ended.
-        SystemExit: another signal ended the run; 128 plus its number.
+        RanksFailed: a rank failed in another way.
+        KeyboardInterrupt: Ctrl-C was pressed; the signal was relayed and the ranks have ended.
+        SystemExit: another signal ended the run; its code is 128 plus the signal's number.
     """
     with quick_imports():
         from torch.distributed.elastic.multiprocessing import SignalException
@@ -103,7 +103,7 @@ def start_ranks(
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores_per_rank(ranks)),
         STARTED: os.environ.get(STARTED) or str(started or run_started()),
         OWN_LAUNCH: str(os.getpid()),
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",  # by torch; the others by our agent
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",  # torch handles this one; our agent handles the others
     }
     try:
         with environment(told), agent.relaying():
@@ -131,7 +131,7 @@ def start_ranks(
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Inside, these are set for what is started; afterwards they are as they were."""
+    """Context with environment ``variables`` set for child processes; afterwards their old values are restored."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -145,7 +145,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _ended_together(result: Any) -> bool:
-    """Whether the ranks have come to an end of their own, which has a code: nobody failed."""
+    """Whether the ranks ended by themselves with a code of their own (saved, diverged) and none failed."""
     return any(failure.exitcode in (SAVED, DIVERGED) for failure in result.failures.values())
 
 
@@ -201,13 +201,13 @@ def _agent(
         max_restarts=max_restarts,
         monitor_interval=0.1,
         local_addr=at.address,
-        numa_options=LaunchConfig(1, 1, ranks, logs_specs=specs).numa_options,  # torch's own choice for as many GPUs
+        numa_options=LaunchConfig(1, 1, ranks, logs_specs=specs).numa_options,  # torch's default for this many GPUs
     )
     return Agent(spec, specs, log_of)
 
 
 def silence() -> None:
-    """torch announces every failure in its own words; ours are shown instead."""
+    """Switch off torch's own reports of failures, since trireme shows one readable message instead."""
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
@@ -218,7 +218,7 @@ def silence() -> None:
 
 
 def choose_world_size(plan: Plan, nproc: int | None) -> int:
-    """Ranks that exist, were asked for, or that the plan needs on this machine's GPUs."""
+    """Number of ranks: that of the launcher, else ``nproc``, else the number that the plan needs on these GPUs."""
     from ..parallel.plan import AXES
 
     if launched():

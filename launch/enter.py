@@ -1,4 +1,4 @@
-"""How a process of trireme begins: what torch reads once, and whether it is one of several ranks."""
+"""Start of every trireme process: set variables that torch reads only once, and find out whether it is a rank."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def enter(function: Callable[[], None], debug: bool) -> int:
 
 
 def prepare_process() -> None:
-    """What torch reads once, when it is imported or first sees a GPU; and what libraries say of notebooks."""
-    # Threads that wait by spinning make a step many times slower on a busy machine.
+    """Set variables that torch reads once (at import or at its first use of a GPU), and silence a warning of tqdm."""
+    # Threads that busy-wait make a step many times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
-    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm in a notebook without ipywidgets draws text
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm warns in notebooks without ipywidgets

@@ -1,8 +1,8 @@
-"""What a person sees when something goes wrong: one readable message, and an exit code that scripts can trust.
+"""Turn the end of a command into one readable message and an exit code that scripts can trust.
 
-0 done · 1 failed (a traceback, once) · 2 something the user can mend (no traceback unless ``--debug``) · 3 the run has
-ended with a loss or weights that are not finite · 75 left before the end with everything saved (a signal, the
-wall-clock limit): the same command goes on · 130 Ctrl-C, nothing saved.
+0 done · 1 failed (one traceback) · 2 the user's mistake (no traceback unless ``--debug``) · 3 the run ended with a loss
+or weights that are not finite · 75 stopped early with everything saved (by a signal or the wall-clock limit): the same
+command resumes · 130 Ctrl-C, nothing saved.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ FAILED, USER_ERROR, DIVERGED, SAVED, INTERRUPTED = 1, 2, 3, 75, 130  # 75: EX_TE
 
 
 class RanksFailed(Exception):
-    """A rank that was started here failed; the text is all that is to be shown."""
+    """A rank that this process started has failed; the text is the complete message."""
 
 
 class LeftEarly(Exception):
-    """A run left before its end and is saved; that has been said already."""
+    """A run stopped before its end and is saved; the log has reported it."""
 
 
 class Diverged(Exception):
-    """A run ended with a loss or weights that are not finite; that has been said already."""
+    """A run ended with a loss or weights that are not finite; the log has reported it."""
 
 
 def guard(function: Callable[[], Any], debug: bool = False) -> int:
-    """Call ``function`` and turn how it ends into an exit code, having shown what is to be shown."""
+    """Call ``function``, show its error if it fails, and return the exit code."""
     try:
         function()
     except UserError as error:
@@ -49,7 +49,7 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of a listing has seen enough
+    except BrokenPipeError:  # the reader of the output (head, less) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:
@@ -59,7 +59,7 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
 
 
 def show_problems(problems: Sequence[Problem | str], stream: TextIO | None = None) -> None:
-    """Number the problems and print them (standard error): field and value, why, fix."""
+    """Print problems on standard error, numbered if there are several: field and value, reason, fix."""
     out = stream or sys.stderr
     bold, plain = ("\033[1m", "\033[0m") if out.isatty() else ("", "")
     if len(problems) > 1:

@@ -33,13 +33,13 @@ ENTRY = "trireme.launch.evaluate"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = f"python -m {ENTRY}") -> int:
-    """For ranks and launchers; returns the exit code."""
+    """Entry point for ranks and launchers; returns the exit code."""
     command = Command("evaluate", "", EVALUATION, run, add_evaluation_arguments, "", EVALUATION_EXAMPLES, True)
     return command.call(argv, prog)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate as a rank that exists, in this process, or in processes that are started now.
+    """Evaluate: as a rank if a launcher started this process, else in this process or in new ranks.
 
     Raises:
         UserError: something the user can mend.
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
     composed = planned(composed, options.nproc, show=False)
     recipe, ranks = checked(composed, options.nproc)
-    if not launched():  # of several machines only one may hold the checkpoint
+    if not launched():  # ranks do not look for the checkpoint, since it may lie on one machine only
         weights_at(recipe, options.checkpoint, options.ema)
     if launched() or ranks == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _without_averaging(composed: Composed) -> Composed:
-    """Averages are not made here, so a plan that cannot make them will do."""
+    """The recipe without its ``ema`` part: evaluation makes no averages, so the plan need not support them."""
     return replace(composed, raw={**composed.raw, "ema": None})
 
 
@@ -89,7 +89,7 @@ def _start(ranks: int, composed: Composed, options: argparse.Namespace) -> None:
         try:
             start_ranks(ranks, arguments, Path(logs), ENTRY)
         except RanksFailed:
-            stack.pop_all()  # its message names the log file of a rank
+            stack.pop_all()  # keep the log files, since the error names one of them
             raise
 
 

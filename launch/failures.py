@@ -1,8 +1,8 @@
-"""How a failure in one of many ranks reaches the person, once.
+"""Report the failure of one of many ranks to the user, once.
 
-Every failing rank leaves an error file (torch elastic's format, so ``torchrun`` understands it too). Whoever started
-the ranks finds the one failure that the others followed from: when a rank dies, its peers fail a moment later with
-errors about closed connections, which would only hide the cause.
+Every failing rank writes an error file (in torch elastic's format, so ``torchrun`` understands it too). The process
+that started the ranks picks the failure that caused the others: when a rank dies, its peers fail a moment later with
+errors about closed connections, which would hide the cause.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 OWN_LAUNCH = "TRIREME_LAUNCHER_PID"
-"""Set in ranks that trireme started itself: their failures are shown by the parent, and they end with it."""
+"""Variable that trireme sets in ranks that it starts: the parent shows their failures, and they end with the parent."""
 GRACE_SECONDS = 3.0
-"""How long a rank other than 0 holds back a user error: if all ranks see it, the launcher ends this one before."""
+"""Delay of a user error in ranks other than 0: if all ranks have it, rank 0 reports it and the launcher ends them."""
 
 
 def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
@@ -63,14 +63,14 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         ours = OWN_LAUNCH in os.environ or (LOGS in os.environ and bool(os.environ.get(ERROR_FILE)))
         if user and rank > 0 and not ours:
             time.sleep(GRACE_SECONDS)
-        record(error, raised)  # before its peers see that it is gone: the wait does not count
+        record(error, raised)  # with the time of the error, not of the wait, so that it counts as the first failure
         if ours:
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
         elif user:
             if debug:
                 traceback.print_exc()
-            if _agent_would_restart() or not os.environ.get(ERROR_FILE):  # else torch's agent shows the file, last
+            if _agent_would_restart() or not os.environ.get(ERROR_FILE):  # else torch's agent prints the error file
                 show_problems(error.problems)
             _end_agent()
         elif not os.environ.get(ERROR_FILE):
@@ -80,8 +80,8 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process. A failed rank must not wait for its peers in the destructors of the process group; and one that
-    is done was seen to abort in destructors of C++ threads, rarely, on a busy machine."""
+    """End this process; a rank skips destructors. In a failed rank the process group's destructor would wait for peers;
+    in a finished one, destructors of C++ threads aborted in rare cases on a loaded machine."""
     if "RANK" in os.environ:
         if not code:
             atexit._run_exitfuncs()
@@ -92,9 +92,9 @@ def leave(code: int) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this rank when the process that started it dies.
+    """Have Linux kill this rank when its parent dies.
 
-    Else, after a ``kill -9`` of the command, its ranks would go on writing into the run folder of the next start.
+    Otherwise, after a ``kill -9`` of the command, ranks would go on writing into a run folder that a new start uses.
     """
     parent = os.environ.get(OWN_LAUNCH)
     if parent is None or sys.platform != "linux":
@@ -115,26 +115,26 @@ def _agent_would_restart() -> bool:
 
 
 def _end_agent() -> None:
-    """Keep torchrun from starting these ranks again: what they end with is final.
+    """Keep torchrun from restarting these ranks, since their exit code is final.
 
-    torch's agent starts ranks again after whatever they end with but 0, and 0 would tell a script that training is
-    done. A signal ends it without a new attempt. trireme's own launcher knows final exit codes.
+    torch's agent restarts ranks after every exit code but 0, and 0 would tell a script that training is done. A signal
+    ends the agent without a new attempt. trireme's own launcher knows final exit codes.
     """
     if _agent_would_restart():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent passes it on
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent relays the signal to this rank too
         os.kill(os.getppid(), signal.SIGTERM)
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """The rank and failure that the others followed from."""
+    """The rank and failure that caused the other failures."""
     return min(failures.items(), key=lambda item: precedence(item[1], failures))
 
 
 def precedence(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> tuple[int, float]:
-    """Smaller for what others followed from.
+    """Sort key of a failure: the smallest is the cause of the others.
 
-    A user error is never a consequence. A rank that ended without leaving an error file (killed, or a library called
-    exit) comes before the errors of its peers. Else the earliest error file counts.
+    A user error is never a consequence. A rank that ended without an error file (killed, or a library called exit)
+    comes before the errors of its peers. Otherwise the earliest error file counts.
     """
     data = failure.error_file_data["trireme"] if left_a_file(failure) else None
     if data and data["problems"] is not None:
@@ -145,11 +145,11 @@ def precedence(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) 
 
 
 def _ended_silently(failure: ProcessFailure, failures: Mapping[int, ProcessFailure]) -> bool:
-    """Whether a rank ended by something else than an exception or the launcher (SIGTERM; SIGKILL long after that)."""
+    """Whether a rank was ended neither by an exception nor by the launcher (SIGTERM, and SIGKILL long after it)."""
     if left_a_file(failure) or failure.exitcode == INTERRUPTED or failure.signal_name() in ("SIGTERM", "SIGINT"):
         return False
     if failure.signal_name() == "SIGABRT" and any(left_a_file(other) for other in failures.values()):
-        return False  # what C++ does when the connection to a dead peer breaks
+        return False  # C++ aborts when the connection to a dead peer breaks
     return failure.timestamp - min(other.timestamp for other in failures.values()) < 10
 
 
@@ -158,7 +158,7 @@ def left_a_file(failure: ProcessFailure) -> bool:
 
 
 def leave_word(folder: Path, machine: int, failures: Mapping[int, ProcessFailure], error: Exception) -> None:
-    """Note what this machine shows of its failed ranks, for who looks at all machines (``first_word``)."""
+    """Write this machine's message on its failed ranks to a file, from which ``first_word`` picks among machines."""
     order = precedence(first_failure(failures)[1], failures)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,19 +166,19 @@ def leave_word(folder: Path, machine: int, failures: Mapping[int, ProcessFailure
 
 
 def first_word(folder: Path) -> str | None:
-    """What the machine says whose rank failed first; None if none has left word."""
+    """The message of the machine whose rank failed first; None if no machine has written one."""
     words = [json.loads(file.read_text()) for file in folder.glob("machine_*.json")]
     return min(words, key=lambda word: word["order"])["text"] if words else None
 
 
 def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_of: Callable[[int], str]) -> None:
-    """Raise what is to be shown of failed ranks.
+    """Raise the error that describes failed ranks.
 
     Args:
-        failures: by rank.
-        log_of: the log file of a rank, empty for rank 0, which writes to the terminal.
+        failures: failures by rank.
+        log_of: gives the log file of a rank, empty for rank 0, which writes to the terminal.
     """
-    # All ranks have ended so, together; the launcher only ended those that were a moment slower.
+    # These endings are common to all ranks: the launcher only killed ranks that were a moment slower.
     for code, ending in ((SAVED, LeftEarly), (DIVERGED, Diverged)):
         if any(failure.exitcode == code for failure in failures.values()):
             raise ending

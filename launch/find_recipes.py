@@ -1,4 +1,4 @@
-"""Where recipes and configuration groups lie, and how a recipe is found by its name."""
+"""Find recipes by name or path, and list the folders of recipes and configuration groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def recipe_folders(recipe_dirs: Sequence[str] = ()) -> list[Path]:
-    """Folders that are searched for recipes: the user's own, ``./recipes``, those that come with the package."""
+    """Folders that are searched for recipes: ``recipe_dirs``, ``./recipes``, and the package's own."""
     own = [Path(folder).expanduser() for folder in recipe_dirs]
     missing = [folder for folder in own if not folder.is_dir()]
     if missing:
@@ -25,7 +25,7 @@ def recipe_folders(recipe_dirs: Sequence[str] = ()) -> list[Path]:
 
 
 def list_recipes(recipe_dirs: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
-    """All recipes as (name, file), sorted by name; of two with one name the first folder's counts."""
+    """All recipes as (name, file), sorted by name; if two have the same name, the one in the first folder counts."""
     found: dict[str, Path] = {}
     for folder in recipe_folders(recipe_dirs):
         for path in sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}")):
@@ -39,7 +39,7 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
     """The file of a recipe given by name or path.
 
     Raises:
-        UserError: there is none; the nearest name is told.
+        UserError: there is no such recipe; the message suggests the nearest name.
     """
     folders = recipe_folders(recipe_dirs)
     if not isinstance(recipe, (str, Path)) or not str(recipe).strip():
@@ -48,7 +48,7 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
     recipe = str(recipe)
     if recipe.lower().endswith(SUFFIXES):
         path = Path(recipe).expanduser()
-        if path.exists():  # a folder of such a name is refused when it is read
+        if path.exists():  # reading refuses a folder with such a name
             return path
         raise UserError(Problem("RECIPE", "no such file", _near_file(path) or "see: trireme recipes", recipe))
     for folder in folders:
@@ -66,7 +66,7 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
 
 
 def _near_file(path: Path) -> str:
-    """The fix for a file that does not exist: one beside it whose name is like it."""
+    """A fix for a path that does not exist: suggest a file in the same folder with a similar name."""
     if not path.parent.is_dir():
         return ""
     files = [file.name for suffix in SUFFIXES for file in path.parent.glob(f"*{suffix}") if file.is_file()]
@@ -75,7 +75,7 @@ def _near_file(path: Path) -> str:
 
 
 def _other_path(path: Path, recipe: str) -> Problem | None:
-    """What is wrong with a path that exists but does not end as recipes do."""
+    """The problem of a path that exists but lacks the suffix of recipes."""
     if path.is_file():
         return Problem("RECIPE", "is a file whose name does not end in .yaml", "name it NAME.yaml", recipe)
     here = next((f"{path}{suffix}" for suffix in SUFFIXES if Path(f"{path}{suffix}").is_file()), None)
@@ -93,13 +93,13 @@ def misnamed_option(group: str, name: str, folders: Sequence[Path]) -> Path | No
 
 
 def config_folders(recipe: Path, recipe_dirs: Sequence[str] = ()) -> list[Path]:
-    """Folders that hold configuration groups for a recipe, in the order of their search."""
+    """Folders that hold configuration groups for a recipe, in search order."""
     own = [Path(folder).expanduser() / "configs" for folder in recipe_dirs]
     return [recipe.parent, *(folder for folder in own if folder.is_dir()), PACKAGE / "configs"]
 
 
 def group_options(group: str, folders: Sequence[Path]) -> list[str]:
-    """Names that can be chosen in a group; empty when there is no such group."""
+    """Names that can be chosen in a group; empty if there is no such group."""
     if not group or "." in group:
         return []
     options = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
@@ -107,7 +107,7 @@ def group_options(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def first_comment(path: Path) -> str:
-    """The first comment line of a file: what a recipe does."""
+    """The first comment line of a file, which describes a recipe or plan."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("#") and not line.startswith("# @package"):

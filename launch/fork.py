@@ -1,7 +1,7 @@
-"""Ranks forked from a notebook or a script: classes defined in cells are theirs too.
+"""Train on ranks that are forked from a notebook or script, so that they have the classes defined in its cells.
 
-A notebook's stop button sends SIGINT, to its process alone or to the ranks as well. Either way the ranks save at the
-end of a step and leave; a second one ends them at once.
+A notebook's stop button sends SIGINT, to the notebook's process only or to the ranks as well. Either way the ranks save
+at the end of a step and leave; a second SIGINT ends them at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
 
 TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""torch's launcher answers these, and would leave its answers behind in the notebook."""
+"""Signals that torch's launcher handles; it would leave its handlers behind in the notebook."""
 
 
 def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
@@ -38,19 +38,19 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
 
     Raises:
         UserError: something the user can mend.
-        RanksFailed: the first failure.
-        KeyboardInterrupt: told to stop twice, or before there was anything to save.
+        RanksFailed: a rank failed; the error is that of the first failure.
+        KeyboardInterrupt: SIGINT came twice, or before there was anything to save.
     """
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import elastic_launch
 
-    # is_available() would not do: it wakes the driver, which does not survive a fork.
+    # torch.cuda.is_available() would initialise the driver, which does not survive a fork.
     if torch.cuda.is_initialized():
         fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
         raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
     silence()
-    # The last one is set by torch; what stands here is what the notebook had, afterwards.
+    # torch sets the last variable itself; listing it here restores the notebook's own value afterwards.
     told = {OWN_LAUNCH: str(os.getpid()), "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
     failures: dict[int, ProcessFailure] = {}
     with (
@@ -68,7 +68,7 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
     try:
         raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
     except (LeftEarly, Diverged):
-        return  # the log has said so
+        return  # the log has reported it
     except RanksFailed:
         if interrupts.first is not None:
             raise KeyboardInterrupt from None
@@ -76,7 +76,7 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
 
 
 def _configuration(ranks: int, folder: str) -> LaunchConfig:
-    """As accelerate's notebook launcher has it, which does not let one choose the signals, however."""
+    """The same configuration as accelerate's notebook launcher, which however does not let us choose the signals."""
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.utils.distributed import get_free_port
@@ -98,7 +98,7 @@ def _configuration(ranks: int, folder: str) -> LaunchConfig:
 
 
 def _failures(error: ChildFailedError, folder: str, ranks: int) -> dict[int, ProcessFailure]:
-    """Of functions, torch reports the rank whose end it saw first; all of them have left their errors."""
+    """Failures by rank, from error files. For functions, torch itself reports only the rank that it saw end first."""
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     files = {rank: _error_of(folder, rank) for rank in range(ranks)}
@@ -107,8 +107,8 @@ def _failures(error: ChildFailedError, folder: str, ranks: int) -> dict[int, Pro
 
 
 def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:
-    """One forked rank. OpenMP's threads do not survive a fork, and waiting for them would hang: one thread each, unless
-    there was none before."""
+    """Body of a forked rank. OpenMP's threads do not survive a fork, and waiting for them would hang; so a rank has one
+    thread if the notebook had several."""
     import torch
 
     from ..trainer.build import train
@@ -116,7 +116,7 @@ def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:
     rank = int(os.environ["RANK"])
     os.environ[ERROR_FILE] = str(_error_of(folder, rank))
     Path(folder, f"rank{rank}.pid").write_text(str(os.getpid()))
-    if rank:  # one rank speaks in the notebook
+    if rank:  # only rank 0 prints in the notebook
         log = _log_of(Path(recipe.run.dir), rank)
         log.parent.mkdir(exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -137,15 +137,15 @@ def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:
 
 
 class _Interrupts:
-    """Passes SIGINT on to ranks: they save and leave; at the second they are killed."""
+    """Handler that relays SIGINT to ranks: at the first one they save and leave, at the second they are killed."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.owner = Path(folder), os.getpid()
         self.first: float | None = None
-        """When the first one came (monotonic seconds)."""
+        """Time of the first SIGINT (monotonic seconds)."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.owner:  # a rank that is not training yet has inherited this
+        if os.getpid() != self.owner:  # a forked rank that is not training yet has inherited this handler
             signal.default_int_handler(number, frame)
         now = time.monotonic()
         if self.first is None:
@@ -163,7 +163,7 @@ class _Interrupts:
 
 @contextmanager
 def _interruptible(folder: str) -> Iterator[_Interrupts]:
-    """Inside, SIGINT is passed on; afterwards all signals do what they did before."""
+    """Context in which SIGINT is relayed to ranks; afterwards all signal handlers are restored."""
     interrupts = _Interrupts(folder)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

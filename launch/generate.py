@@ -1,4 +1,4 @@
-"""``trireme generate``: load an exported folder, a checkpoint or a run through plain transformers and let it write."""
+"""``trireme generate``: load an exported folder, a checkpoint or a run with transformers, and generate text."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def generate(
 
     Args:
         model: exported folder, checkpoint or run folder; the latter two are exported to a temporary folder first.
-        temperature: 0 takes the likeliest token each time.
-        top_k: draw from so many of the likeliest tokens; 0 draws from all.
+        temperature: 0 always takes the likeliest token.
+        top_k: number of likeliest tokens to sample from; 0 samples from all.
         seed: the same seed gives the same text.
         ema: use the averaged weights (checkpoints only).
         device_map: how accelerate spreads the model, as transformers' ``from_pretrained`` takes it: ``auto`` fills the
             GPUs, then CPU memory, then the disk. None loads it whole, on the GPU if there is one.
 
     Raises:
-        UserError: the folder is none of these, or a number is out of range.
+        UserError: ``model`` is no such folder, or a number is out of range.
     """
     _check_numbers(max_new_tokens, temperature, top_k)
     _check_device_map(device_map)
@@ -85,7 +85,7 @@ def _write(
     from transformers import set_seed
 
     tokenizer, model = _load(folder, device_map)
-    # What accelerate keeps elsewhere until it is needed shows as meta; it moves inputs to where that will be.
+    # An offloaded model is on the meta device; accelerate moves inputs to the right device itself.
     device = model.device if model.device.type != "meta" else _device()
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
     if inputs["input_ids"].shape[1] == 0:

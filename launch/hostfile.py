@@ -1,7 +1,7 @@
-"""DeepSpeed's launcher, given a hostfile that does not exist, trains on this host alone: here the ranks refuse that.
+"""Refuse a missing hostfile of DeepSpeed's launcher, which would silently train on this host alone.
 
-Nothing tells a rank which hostfile its launcher was given, but the launcher is one of its ancestors, with its command
-line.
+A rank is not told the hostfile of its launcher, but the launcher is one of its ancestors, and the hostfile stands in
+its command line.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from ..errors import Problem, UserError
 
 GENERATIONS = 3
-"""Between a rank and ``deepspeed`` lies DeepSpeed's starter of the ranks of one host, and maybe a shell."""
+"""Ancestors to search: between a rank and ``deepspeed`` are DeepSpeed's per-host launcher and maybe a shell."""
 
 
 def refuse_missing_hostfile() -> None:
-    """Refuse to train on one host where a hostfile was to name several.
+    """Refuse to train on one host if the hostfile that should name several does not exist.
 
     Raises:
         UserError: ``deepspeed --hostfile FILE`` started this rank, and there is no such file.
@@ -32,11 +32,11 @@ def refuse_missing_hostfile() -> None:
                 why = "there is no such file; DeepSpeed would train on this host alone"
                 raise UserError(Problem("--hostfile", why, "name one with lines like: HOST slots=8", file))
     except psutil.Error:
-        return  # not ours to look at
+        return  # the process is gone or may not be inspected
 
 
 def hostfile_of(command: Sequence[str]) -> str | None:
-    """The hostfile that this command line gives to DeepSpeed's launcher, if it is one and does."""
+    """The hostfile in a command line of DeepSpeed's launcher; None for other commands or without one."""
     names = [os.path.basename(word) for word in command[:3]]
     if not {"deepspeed", "ds", "deepspeed.launcher.runner"} & set(names):
         return None

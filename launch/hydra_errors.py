@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and YAML as problems that a person can mend."""
+"""Translate errors of Hydra, OmegaConf and YAML into problems with a key, a reason and a fix."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .find_recipes import PACKAGE
 GROUPS = sorted(folder.name for folder in (PACKAGE / "configs").iterdir() if any(folder.glob("*.yaml")))
 
 UNKNOWN = "recipe"
-"""The field of a problem whose key the library does not tell."""
+"""Field of a problem if the library does not name the key."""
 ADVICE = re.compile(
     r"^(to append|either remove|or add|set the environment|set env|at hydra|full_key|object_type)", re.I
 )
-"""Lines that tell how to mend it in Hydra's own terms, which do not hold here."""
+"""Beginnings of lines with Hydra's own advice, which does not hold here."""
 
 
 def explain(error: BaseException) -> Problem:
-    """The problem behind an exception of composition; with --debug its traceback is shown too."""
+    """The problem behind an exception that was raised while a recipe was composed."""
     import yaml
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
@@ -47,7 +47,7 @@ def explain(error: BaseException) -> Problem:
 
 
 def yaml_problem(error: object, file: str = "") -> Problem:
-    """Where a file is not YAML, and how that usually comes about."""
+    """The place where a file is not valid YAML, with the usual fix."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     why = ", ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     name = file or (mark.name.strip("<>") if mark else UNKNOWN)
@@ -117,7 +117,7 @@ def _hydra(error: BaseException) -> Problem:
 
 
 def _plain(error: object) -> str:
-    """The first lines of a message, without advice in the library's own terms."""
+    """The first line of a message that is not advice in the library's own terms."""
     lines = [line.strip() for line in (getattr(error, "msg", None) or str(error)).splitlines()]
     kept = [line for line in lines if line and not ADVICE.match(line)]
     text = kept[0] if kept else type(error).__name__

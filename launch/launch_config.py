@@ -1,7 +1,7 @@
-"""The ``launch`` part of a recipe: where ``trireme launch`` starts it, and with what.
+"""The ``launch`` part of a recipe: where ``trireme launch`` starts the run, and with which resources.
 
-Numbers and words only: the script of a job is made from it in ``slurm/script.py``. Nothing of ``launch`` is imported
-here, so that ``configs/schema.py`` can take the dataclass into the recipe.
+The dataclass only holds and checks values; ``slurm/job_script.py`` writes the script of a job from them. Nothing else
+of ``launch`` is imported here, so that ``configs/schema.py`` can import the dataclass.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ OWN_OPTIONS = {
     "signal": "signal_seconds", "requeue": "requeue", "no-requeue": "requeue", "mail-user": "mail_user",
     "mail-type": "mail_type", "output": "log", "array": "at_once",
 }  # fmt: skip
-"""Options of sbatch that have a field of their own here."""
+"""Options of sbatch -> field of ``LaunchConfig`` that replaces them."""
 FOR_RANKS = "the number of ranks follows from launch.nodes and launch.ranks_per_node (or launch.gpus_per_node)"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How ranks lie on machines."""
+    """Number of machines and of ranks on each."""
 
     nodes: int
     ranks_per_node: int
@@ -41,81 +41,81 @@ class Shape:
 
 @dataclass
 class LaunchConfig:
-    """Where a run is started by ``trireme launch``. ``trireme train`` trains where it is and reads none of it."""
+    """Where ``trireme launch`` starts a run. ``trireme train`` always trains on this machine and ignores these keys."""
 
     kind: Literal["local", "slurm"] = "local"
-    """local: on this machine, as ``trireme train`` does. slurm: in a job of a SLURM cluster."""
+    """Where the run is started. local: on this machine, as by ``trireme train``. slurm: in a job of a SLURM cluster."""
 
     nodes: int | None = None
-    """Machines; null takes as many as the plan's degrees need."""
+    """Number of machines; null takes as many as the plan's degrees need."""
     gpus_per_node: int = 0
-    """GPUs of each machine, a rank for each; 0 trains on the CPU."""
+    """GPUs per machine, with one rank on each; 0 trains on the CPU."""
     gpu_type: str | None = None
-    """Type of GPU to ask for, by the cluster's name for it (``a100``)."""
+    """Type of GPU to request, by the cluster's name for it (``a100``)."""
     ranks_per_node: int | None = None
-    """Ranks on each machine; null takes one per GPU, and without GPUs what the plan needs, shared by the machines."""
+    """Ranks per machine; null takes one per GPU, or without GPUs divides the plan's ranks among the machines."""
     tasks: Literal["node", "rank"] = "node"
-    """What SLURM starts. node: one launcher on each machine, torch's elastic agents that meet through a c10d rendezvous
-    and start the ranks there (and start them again after a failure, with ``--max-restarts``). rank: every rank."""
+    """Tasks that SLURM starts. node: one launcher per machine (torch's elastic agent), which starts the ranks there and
+    restarts them after a failure (``--max-restarts``). rank: every rank."""
     cpus_per_rank: int | None = None
-    """Cores of each rank; null leaves it to the cluster."""
+    """CPU cores per rank; null takes the cluster's default."""
     memory: str | int | None = None
-    """Memory of each machine, as SLURM writes it: ``64G``; 0 is all of it; null leaves it to the cluster."""
+    """Memory per machine in SLURM's notation (``64G``); 0 takes all of it; null takes the cluster's default."""
     time: str | None = None
-    """Time limit of the job, as SLURM writes it: "HH:MM:SS" or "D-HH:MM:SS", in YAML in quotes; null is the
-    partition's."""
+    """Time limit of the job: "HH:MM:SS" or "D-HH:MM:SS", quoted in YAML; null takes the partition's."""
 
     partition: str | None = None
-    """Partition, or several with commas."""
+    """Partition of the cluster, or several separated by commas; null takes the cluster's default."""
     account: str | None = None
-    """Account that pays."""
+    """Account that the job is charged to."""
     qos: str | None = None
-    """Quality of service."""
+    """Quality of service (QOS) of the job."""
     constraint: str | None = None
-    """Features that machines must have."""
+    """Features that the machines must have."""
     job_name: str | None = None
     """Name of the job; null takes the recipe's."""
     mail_user: str | None = None
-    """Who gets mail."""
+    """Address for mail about the job."""
     mail_type: str | None = None
-    """When: ``END,FAIL`` ..."""
+    """Events that send mail: ``END,FAIL`` ..."""
     sbatch: dict[str, str | int | bool] = field(default_factory=dict)
     """Further ``#SBATCH`` lines by the long name of the option: ``{reservation: mine, exclusive: true}``."""
     srun: list[str] = field(default_factory=list)
-    """Further options of srun, which starts the tasks: ``[--gpu-bind=none, --mpi=none]``."""
+    """Further options of srun, which starts the tasks, such as ``[--gpu-bind=none, --mpi=none]``."""
 
     signal_seconds: int | None = 120
-    """So long before the time limit SLURM sends SIGUSR1: ranks save and leave; null sends none."""
+    """Seconds before the time limit at which SLURM sends SIGUSR1, so that ranks save and leave; null sends none."""
     requeue: bool = True
-    """Queue the job again when it has left early and is saved, and after a preemption or the loss of a machine."""
+    """Queue the job again after an early stop with everything saved, a preemption, or the loss of a machine."""
     max_requeues: int = 100
-    """How often the job queues itself again (preemptions counted)."""
+    """How often the job is queued again; preemptions count."""
     at_once: int | None = None
-    """Jobs of a sweep that may run at the same time; null sets no limit."""
+    """Most jobs of a sweep that run at the same time; null sets no limit."""
 
     modules: list[str] = field(default_factory=list)
-    """Environment modules to load."""
+    """Environment modules that the job loads."""
     setup: list[str] = field(default_factory=list)
-    """Lines of shell before the tasks start, on the first machine."""
+    """Lines of shell that run on the first machine before the tasks start."""
     env: dict[str, str | int] = field(default_factory=dict)
     """Environment variables of the ranks."""
     python: str | None = None
-    """Python of the ranks; null takes the one that runs this command, in a container ``python``."""
+    """Python of the ranks; null takes the Python that runs this command, or ``python`` in a container."""
     container: str | None = None
-    """Image in which the ranks run."""
+    """Container image in which the ranks run."""
     container_engine: Literal["pyxis", "apptainer"] = "pyxis"
-    """pyxis: srun's plugin (``--container-image``). apptainer: ``apptainer exec``, also of singularity images."""
+    """How containers are run. pyxis: by srun's plugin (``--container-image``). apptainer: by ``apptainer exec``, which
+    also takes singularity images."""
     container_mounts: list[str] = field(default_factory=list)
-    """Further folders that the container sees, ``SOURCE:TARGET``; working and run folder are seen anyway."""
+    """Further folders to mount in the container, as ``SOURCE:TARGET``; working and run folder are always mounted."""
     wrap: list[str] = field(default_factory=list)
-    """A command in front of each task's: ``[numactl, --localalloc]``."""
+    """Command that wraps each task, such as ``[numactl, --localalloc]``."""
     node_storage: str | None = None
-    """Folder on a disk of each machine (``/scratch/$SLURM_JOB_ID``; variables are those of the machine). Prepared data
-    and compiled kernels go there, and ``$TRIREME_NODE_STORAGE`` names it, also in ``nvme_path`` of DeepSpeed."""
+    """Folder on a local disk of each machine, such as ``/scratch/$SLURM_JOB_ID`` (variables are expanded there). It
+    holds prepared data and compiled kernels; ``$TRIREME_NODE_STORAGE`` names it, also in DeepSpeed's ``nvme_path``."""
     port: int | None = None
-    """Port on the first machine where ranks meet; null takes one by the number of the job."""
+    """Port on the first machine for the rendezvous; null derives one from the number of the job."""
     log: str | None = None
-    """Output of the job, with SLURM's patterns; null is ``logs/slurm_%j.log`` in the run folder."""
+    """File for the output of the job, with SLURM's patterns; null takes ``logs/slurm_%j.log`` in the run folder."""
 
     REPLACED: ClassVar[dict[str, tuple[str, str]]] = {
         "cpus_per_task": ("would mean another thing with launch.tasks=rank", "write launch.cpus_per_rank"),
@@ -130,7 +130,7 @@ class LaunchConfig:
         "max_num_timeout": ("is called max_requeues", "write launch.max_requeues"),
         "additional_parameters": ("is called sbatch", "write launch.sbatch={name: value}"),
     }
-    """Names of sbatch and of other launchers."""
+    """Names from sbatch and other launchers -> reason against them, and what to write here."""
 
     def __post_init__(self) -> None:
         refuse([*self._numbers(), *self._texts(), *self._names(), *self._together()])
@@ -151,7 +151,7 @@ class LaunchConfig:
         return problems
 
     def _texts(self) -> list[str]:
-        """What would break a line of the script."""
+        """Problems of texts that would break the script or that SLURM would refuse."""
         problems = []
         for each in fields(self):
             value = getattr(self, each.name)
@@ -197,7 +197,7 @@ class LaunchConfig:
         return problems
 
     def shape(self, plan: Plan) -> Shape:
-        """Machines and ranks on each: what is given, and the rest from the plan. Whether they fit is checked later."""
+        """Machines and ranks per machine, as given or else derived from the plan. Whether they fit is checked later."""
         per_node = self.ranks_per_node or self.gpus_per_node or None
         if per_node is None:
             nodes = self.nodes or 1
@@ -206,7 +206,7 @@ class LaunchConfig:
 
 
 def option_lines(options: dict[str, Any]) -> list[str]:
-    """``{"time": "1:00", "exclusive": True}`` as sbatch writes it; what is null or false is left out."""
+    """Options such as ``{"time": "1:00", "exclusive": True}`` as words for sbatch, without those null or false."""
     given = {name.lstrip("-").replace("_", "-"): value for name, value in options.items()}
     return [
         f"--{name}" if value is True else f"--{name}={value}"

@@ -1,4 +1,4 @@
-"""What there is: recipes, plans, model families and presets; and what a checked recipe would do."""
+"""Print tables of recipes, plans, model families and presets, and the summary of a checked recipe."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def show_recipes(recipe_dirs: Sequence[str]) -> None:
-    """A table of recipe names and what they do."""
+    """Print a table of recipes and their descriptions."""
     show_table(("recipe", "what it does"), [(name, first_comment(path)) for name, path in list_recipes(recipe_dirs)])
 
 
 def show_models() -> None:
-    """Two tables: families, and presets of their sizes."""
+    """Print two tables: model families, and presets with their sizes."""
     from ..models.family import families
 
     print("Families that can be trained. The config.json of model.weights says which it is, as")
@@ -37,13 +37,13 @@ def show_models() -> None:
 
 
 def show_plans() -> None:
-    """A table of the plans that a recipe chooses with ``plan=NAME``."""
+    """Print a table of the plans that a recipe can choose with ``plan=NAME``."""
     paths = sorted((PACKAGE / "configs" / "plan").glob("*.yaml"))
     show_table(("plan", "how the run is spread"), [(path.stem, first_comment(path)) for path in paths])
 
 
 def describe_run(recipe: RecipeConfig, ranks: int) -> str:
-    """One paragraph on what ``trireme train`` would do."""
+    """A summary of what ``trireme train`` would do."""
     trainer, data = recipe.trainer, recipe.plan.degrees(ranks).data
     micro_batches = trainer.global_batch_size // (trainer.micro_batch_size * data)
     processes = f"{ranks} process{'es' if ranks > 1 else ''}"
@@ -66,7 +66,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
 
 
 def show_verdicts(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table whose last cell is a sentence: it stands below its row, or below several that share it."""
+    """Print a table whose last cell is a sentence: it is printed below its row, once for rows that share it."""
     from shutil import get_terminal_size
 
     widths = [max(len(cell) for cell in column) + 2 for column in zip(header, *(row[:-1] for row in rows), strict=True)]

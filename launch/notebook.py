@@ -1,4 +1,4 @@
-"""Train from a notebook cell or a script, and hold the result in hand.
+"""Train from a notebook cell or a script, and work with the result: its metrics, plots and model.
 
 ::
 
@@ -8,9 +8,10 @@
     run.plot()              # loss, learning rate, gradient norm, throughput
     run.model.generate(**run.tokenizer("def main(", return_tensors="pt"))
 
-Several processes are forked from the notebook's (``fork.py``), and one as well where there are GPUs: a process that has
-used one could not fork later. On the CPU one process trains in the notebook's own. DeepSpeed's plans run on one too.
-The stop button, or Ctrl-C, ends training after a step, with everything saved; the same call goes on.
+Several ranks are forked from the notebook's process (``fork.py``). A single rank is forked too if there are GPUs, since
+a process that has used a GPU can no longer fork; on the CPU it trains in the notebook's own process. DeepSpeed's plans
+also run with a single rank. The stop button, or Ctrl-C, ends training after a step, with everything saved; the same
+call resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A run that has been trained: where it lives, its metrics, its model."""
+    """A trained run: its folder, metrics, model and tokenizer."""
 
     dir: Path
     """The run folder."""
@@ -74,7 +75,7 @@ class Run:
 
     @property
     def _title(self) -> str:
-        """As on the picture in the run folder, if the run has got so far."""
+        """The title of the picture in the run folder; the folder's name if no recipe was saved yet."""
         import yaml
 
         from ..models.family import families
@@ -128,7 +129,7 @@ def train(
     Raises:
         UserError: everything that is wrong with the recipe, before anything starts.
         RanksFailed: one of several processes failed.
-        KeyboardInterrupt: told to stop twice, or before there was anything to save.
+        KeyboardInterrupt: training was interrupted twice, or before there was anything to save.
     """
     from ..trainer.build import train as train_here
     from ..trainer.run_folder import open_run_folder
@@ -147,7 +148,7 @@ def train(
     typed, ranks = checked(composed, nproc)
     run_dir = Path(typed.run.dir)
     open_run_folder(run_dir, fresh)
-    started = {STARTED: os.environ.get(STARTED) or str(time.time())}  # the notebook may be open for days
+    started = {STARTED: os.environ.get(STARTED) or str(time.time())}  # not the notebook's start, which may be days ago
     with environment(started), watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
         if ranks == 1 and not _gpu_to_leave_alone():
             with _own_group():
@@ -158,10 +159,10 @@ def train(
 
 
 def as_overrides(given: Any) -> list[str]:
-    """Overrides as on the command line, of what a caller may give: a mapping, strings, one string, nothing.
+    """Overrides in the form of the command line, from a mapping, a list of strings, one string or None.
 
     Raises:
-        UserError: it is something else.
+        UserError: ``given`` is something else.
     """
     if given is None:
         return []
@@ -182,7 +183,7 @@ def as_overrides(given: Any) -> list[str]:
 
 
 def refuse_arguments(nproc: Any, resume: Any, recipe_dirs: Any) -> None:
-    """Refuse what Python lets through and no command line would.
+    """Refuse arguments of a wrong type, which Python itself does not check.
 
     Raises:
         UserError: an argument is of a wrong type.
@@ -208,7 +209,7 @@ def _gpu_to_leave_alone() -> bool:
 
 @contextmanager
 def _own_group() -> Iterator[None]:
-    """Leave the process group that training here makes, for DeepSpeed: forked ranks would inherit it."""
+    """Context that destroys the process group of DeepSpeed's plans afterwards, since forked ranks would inherit it."""
     import torch.distributed as dist
 
     had_one = dist.is_initialized()
@@ -216,7 +217,7 @@ def _own_group() -> Iterator[None]:
         yield
     finally:
         if dist.is_initialized() and not had_one:
-            # DeepSpeed's own, where it is at work, also forgets what it keeps of the group.
+            # DeepSpeed's own function also clears what DeepSpeed keeps about the group.
             comm: Any = sys.modules.get("deepspeed.comm", dist)
             comm.destroy_process_group()
 

@@ -1,8 +1,8 @@
-"""Overrides of the command line, as Hydra shall see them.
+"""Check overrides of the command line, and put them into the form that is passed to Hydra.
 
-Hydra's ``+`` and ``++`` say whether a key may be new; here the typed schema judges that, for all keys at once, so plain
-values are always passed as ``++key=value``. Choices of groups (``plan=ddp``) are looked up before Hydra does, and what
-cannot be read becomes a problem that names its key.
+Hydra's ``+`` and ``++`` say whether a key may be new. Here the typed schema decides that for all keys at once, so plain
+values are always passed as ``++key=value``. Choices of groups (``plan=ddp``) are looked up before Hydra sees them, and
+an override that cannot be read becomes a problem that names its key.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .find_recipes import group_options, misnamed_option
 
 CALLBACKS = "callbacks"
 FLOW = "trireme.trainer.callbacks.flow.Flow"
-"""The callback that no run goes without: a file of callbacks that holds it is a set, not one to be added."""
+"""The callback that every run needs: a file with it is a set of callbacks, any other a single callback to be added."""
 MAY_BE_NULL = ("ema", "collator", CALLBACKS, "tracker")
-"""Groups that a run can go without."""
+"""Groups that a run can do without."""
 
 
 def prepare(overrides: Sequence[str], folders: Sequence[Path], sweeps: bool = False) -> tuple[list[str], list[Problem]]:
-    """Overrides for Hydra, and the problems of those that are left out.
+    """Overrides for Hydra, and the problems of overrides that were left out.
 
     Args:
-        overrides: as given.
-        folders: where groups lie.
-        sweeps: several values for one key mean several runs.
+        overrides: overrides as typed.
+        folders: folders of groups.
+        sweeps: whether several values for one key are allowed (they mean several runs).
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
@@ -78,7 +78,7 @@ def chooses(text: str, folders: Sequence[Path]) -> bool:
 
 
 def single_callbacks(text: str, folders: Sequence[Path]) -> list[str]:
-    """Names that ``callbacks=...`` chooses when none of them is a set: a file with ``flow``, or with ``defaults``."""
+    """Names that ``callbacks=...`` chooses, empty if one of them is a set (a file with ``flow`` or ``defaults``)."""
     if key_of(text) != CALLBACKS or text.startswith("~"):
         return []
     names = [name.strip("'\" ") for name in value_of(text).strip("[]").split(",")]
@@ -93,7 +93,7 @@ def _is_set(file: Path) -> bool:
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # said when it is composed
+    except (OSError, ValueError, yaml.YAMLError):  # reported when the file is composed
         return True
     content = content if isinstance(content, dict) else {}
     return "defaults" in content or FLOW in {
@@ -102,12 +102,12 @@ def _is_set(file: Path) -> bool:
 
 
 def quoted(value: str) -> str:
-    """A string as a value of an override, whatever characters it holds."""
+    """A string, quoted as a value of an override; it may hold any characters."""
     return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
 def _alternatives(accepted: Sequence[str]) -> Iterator[str]:
-    """Of two keys that exclude each other (``trainer.max_steps``, ``trainer.epochs``) the one given here counts."""
+    """Overrides that set a key to null if its alternative is given (``trainer.epochs`` for ``trainer.max_steps``)."""
     given = {key_of(text): value_of(text) for text in accepted if not text.startswith("~")}
     for pair in alternatives():
         for key, other in (pair, pair[::-1]):
@@ -116,7 +116,7 @@ def _alternatives(accepted: Sequence[str]) -> Iterator[str]:
 
 
 def alternatives() -> list[tuple[str, str]]:
-    """Dotted keys of which a recipe gives one or the other: owners list them in ``ALTERNATIVES``."""
+    """Pairs of dotted keys that exclude each other; dataclasses list them in ``ALTERNATIVES``."""
     from ..configs.schema import RecipeConfig
     from ..configs.validate import schema_alternatives
 
@@ -124,7 +124,7 @@ def alternatives() -> list[tuple[str, str]]:
 
 
 def _malformed(text: str) -> Problem | None:
-    """What is no override at all, in the words of a person who mistyped it."""
+    """The problem of a text that is not an override, worded for a typing mistake."""
     if text.startswith("~"):
         return None
     key, equals, value = text.partition("=")
@@ -143,7 +143,7 @@ def _malformed(text: str) -> Problem | None:
 
 
 def _unreadable(text: str, error: Exception) -> Problem:
-    """A value that Hydra's grammar does not take; quoting nearly always mends it."""
+    """The problem of a value that Hydra's grammar refuses; quoting nearly always mends it."""
     key, _, value = text.lstrip("+").partition("=")
     plain = value.strip("'\"")
     if text.startswith("~"):
@@ -165,7 +165,7 @@ def _several(key: str, text: str) -> Problem:
 
 
 def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str], list[Problem]]:
-    """A choice of a group as Hydra takes it, or why it is none."""
+    """A choice of a group in Hydra's form, or its problems."""
     group, options = override.key_or_group, group_options(override.key_or_group, folders)
     value = override.value()
     if (override.is_delete() or value is None) and group in MAY_BE_NULL:
@@ -197,7 +197,7 @@ def _names(value: Any) -> Iterable[Any]:
 
 
 def unknown_option(group: str, name: Any, options: Sequence[str], folders: Sequence[Path]) -> Problem | None:
-    """The problem of a name that is none of a group's files."""
+    """The problem of a name that is no option of a group; None if it is one."""
     name = str(name).lower() if isinstance(name, bool) else str(name)
     if name in options or "${" in name:
         return None

@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: ``python -m trireme.launch.pages docs`` (``make pages``)."""
+"""Write the pages of documentation that are generated from the code (``make pages``)."""
 
 from __future__ import annotations
 

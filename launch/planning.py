@@ -1,9 +1,9 @@
-"""``plan=auto``: before the start, put the planner's choice in its place.
+"""Replace ``plan=auto`` by the planner's choice before a run starts, and compare plans for ``trireme plans``.
 
-The recipe is composed with ``auto``; every other plan of ``configs/plan`` is filled with what the recipe says of plans
-(``plan.precision=bf16``), checked, and estimated (``parallel/planner.py``). The choice becomes overrides
-(``plan=dp_tp plan.tensor=4``), so that ranks and the run folder know it by name. Under a launcher every rank reckons by
-itself: from the recipe, WORLD_SIZE, LOCAL_WORLD_SIZE and the sizes of memory, which are the same on nodes of one kind.
+Every plan of ``configs/plan`` gets the recipe's own options of the plan (``plan.precision=bf16``), is checked, and its
+memory and traffic are estimated (``parallel/planner.py``). The choice becomes overrides (``plan=dp_tp plan.tensor=4``),
+so that ranks and the run folder know it by name. Under a launcher every rank chooses by itself, from the recipe,
+WORLD_SIZE, LOCAL_WORLD_SIZE and the sizes of memory, which are the same on nodes of one kind.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 AUTO = "auto"
 T = TypeVar("T")
 ENGINES = {"fsdp": "fsdp", "deepspeed": "deepspeed", "ddp": "ddp"}
-"""Options that mean an engine -> ``data_parallel``."""
+"""Groups of options that belong to one engine -> its value of ``data_parallel``."""
 
 
 def planned(composed: Composed, nproc: int | None, show: bool = True) -> Composed:
-    """The recipe with a plan of its own: itself, unless that is ``auto``.
+    """The recipe with the planner's choice in place of ``plan=auto``; unchanged if it names a plan.
 
     Args:
-        show: print what was compared, and the choice (the main process only).
+        show: print the comparison and the choice, on rank 0.
 
     Raises:
         UserError: the recipe has problems, or no plan fits.
@@ -70,13 +70,13 @@ def planned(composed: Composed, nproc: int | None, show: bool = True) -> Compose
 
 
 def fixed_overrides(options: argparse.Namespace, *changes: str) -> list[str]:
-    """Overrides of a command that starts several runs: all of them with the plan that is chosen under ``changes``."""
+    """Overrides for a command that starts several runs, with ``auto`` replaced by one plan, chosen with ``changes``."""
     composed = compose(options.recipe, [*options.overrides, *changes], options.recipe_dir)
     return options.overrides if composed.raw["plan"].get("name") != AUTO else planned(composed, options.nproc).overrides
 
 
 def compare_plans(options: argparse.Namespace) -> None:
-    """Print what the planner thinks of every plan for a recipe, whatever plan it names.
+    """Print the planner's judgement of every plan for a recipe, whatever plan the recipe names.
 
     Raises:
         UserError: the recipe has problems, or no plan fits.
@@ -86,7 +86,7 @@ def compare_plans(options: argparse.Namespace) -> None:
 
 
 def own_options(composed: Composed) -> dict[str, Any]:
-    """What recipe and overrides say of the plan, by dotted key: what differs from ``auto``'s defaults, or was named."""
+    """The recipe's own options of the plan by dotted key: those that differ from ``auto``'s defaults or were given."""
     defaults, given = dotted(compose_plan(AUTO)), dotted(composed.raw["plan"])
     named = {text.lstrip("+").partition("=")[0].removeprefix("plan.") for text in composed.overrides if "plan." in text}
     return {
@@ -97,7 +97,7 @@ def own_options(composed: Composed) -> dict[str, Any]:
 
 
 def show_decision(decision: Decision, machine: Machine) -> None:
-    """A table of all plans, then the choice in one line."""
+    """Print a table of all plans, then the choice in one line."""
     from ..parallel.planner import gibibytes, reason
 
     def row(one: Assessed, verdict: str) -> tuple[str, str, str, str]:
@@ -116,12 +116,12 @@ def show_decision(decision: Decision, machine: Machine) -> None:
 
 @dataclass
 class Planner:
-    """Candidates for one recipe, on any machine."""
+    """Makes and judges candidate plans for one recipe."""
 
     recipe: RecipeConfig
-    """With a plan that is of no interest."""
+    """The typed recipe; its plan is ignored."""
     own: dict[str, Any]
-    """``own_options``"""
+    """The recipe's own options of the plan (``own_options``)."""
     sizes: ModelSizes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class Planner:
         )
 
     def candidates(self, machine: Machine) -> Iterator[Candidate]:
-        """Every plan with every sensible degree; those that cannot run carry their flaw."""
+        """Every plan with every sensible degree; a candidate that cannot run carries the reason."""
         from ..parallel.plan import Degrees, Plan
         from ..parallel.planner import RUNGS, Candidate, degree_choices, no_degrees
 
@@ -166,7 +166,7 @@ class Planner:
                     yield self._candidate(name, changes, rung, machine)
 
     def nothing_fits(self, decision: Decision, machine: Machine) -> Problem:
-        """The refusal: how much the smallest needs, and what would make one fit."""
+        """The problem if no plan fits: the need of the smallest, and changes that would make one fit."""
         from ..parallel.planner import USABLE, gibibytes
 
         smallest = decision.smallest
@@ -184,7 +184,7 @@ class Planner:
         return Problem("plan", why, fix, AUTO)
 
     def _remedies(self, machine: Machine) -> Iterator[str]:
-        """Single changes that make a plan fit; two together only where neither is enough."""
+        """Single changes that make a plan fit; two changes together only if neither is enough."""
         trainer, full = self.recipe.trainer, {**self.own, "recompute": "full"}
         one = replace(trainer, micro_batch_size=1)
         recompute = self.own.get("recompute", "none") == "none"
@@ -236,7 +236,7 @@ class Planner:
         if trainer.global_batch_size % (trainer.micro_batch_size * degrees.data):
             unit = f"{trainer.micro_batch_size} x {degrees.data} data ranks"
             return f"trainer.global_batch_size={trainer.global_batch_size} is not a multiple of {unit}"
-        if plan.uses_deepspeed:  # checked if it would be chosen: importing DeepSpeed takes seconds
+        if plan.uses_deepspeed:  # fully checked only before it is chosen (_late_flaw), since importing takes seconds
             return "" if installed() else "needs deepspeed, which is not installed"
         return self._problem(plan, degrees)
 
@@ -254,7 +254,7 @@ class Planner:
 
 
 def this_machine(ranks: int) -> Machine:
-    """Memory of the smallest device, shared by the ranks that use it."""
+    """This machine with its memory per rank: that of the smallest device, divided among the ranks that share it."""
     import torch
 
     from ..parallel.planner import Machine
@@ -265,26 +265,26 @@ def this_machine(ranks: int) -> Machine:
     if count == 0:
         return Machine(ranks, per_node, host, host, accelerator=False)
     devices = _gpu_memory() if torch.cuda.is_initialized() else in_a_fork(_gpu_memory)
-    sharers = 1 if launched() and count == 1 else ceil(per_node / count)  # a rank that sees one has it for itself
+    sharers = 1 if launched() and count == 1 else ceil(per_node / count)  # a launched rank with one GPU has it alone
     return Machine(ranks, per_node, min(devices) / sharers, host)
 
 
 def _gpu_memory() -> list[int]:
-    """Bytes of each GPU. Asking wakes the driver, which takes memory on a GPU for as long as the process lives, and
-    after which a notebook cannot fork its ranks."""
+    """Bytes of each GPU. Asking initialises the driver, which holds GPU memory until the process ends, and after which
+    a notebook cannot fork its ranks."""
     import torch
 
     return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
 
 
 def in_a_fork(function: Callable[[], T]) -> T:
-    """What ``function`` returns, or raises, in a process that ends with it."""
+    """Call ``function`` in a forked process that ends afterwards; returns its result or raises its exception."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as fork:
         return fork.submit(function).result()
 
 
 def host_memory() -> int:
-    """Bytes that processes here may use. All of it, not what is free now: every rank must come to the same choice."""
+    """Bytes of memory that processes here may use. Free memory is not considered, since all ranks must agree."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
@@ -294,7 +294,7 @@ def host_memory() -> int:
 
 
 def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
-    """The typed recipe, with what it says of plans in general; its problems come before any planning."""
+    """The typed recipe with a stand-in plan that has its general options, so that its problems show before planning."""
     from ..configs.schema import read_recipe
     from ..parallel.plan import AXES
 
@@ -314,7 +314,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
 
 
 def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> str:
-    """Which of the recipe's own options a plan contradicts, or would ignore."""
+    """The first of the recipe's own options that a plan contradicts or would ignore; empty if there is none."""
     from ..parallel.plan import AXES
 
     itself = {**options_of_file(name), **changes}

@@ -1,7 +1,7 @@
-"""Files of ranks that are started on this machine: their output, and what they say of a failure.
+"""Name the output and error files of ranks that are started on this machine.
 
-Output of ranks but the first goes to ``RUN/logs/START/attempt_N/RANK``. Errors go to another folder, since the disk of
-the run may be what has failed: torch falls over a file that could only be begun.
+Output of ranks other than 0 goes to ``RUN/logs/START/attempt_N/RANK``. Error files go to another folder, since a full
+disk of the run may be the cause of the failure, and torch cannot read an error file that was cut off.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..trainer.run_folder import unwritable
 
 
 class RankLogs(LogsSpecs):
-    """torch's own counts ranks by machine: several machines with one disk would write the same files."""
+    """Log files by global rank. torch's own class uses local ranks, so machines with a common disk would collide."""
 
     def __init__(self, logs: Path, errors: Path) -> None:
         """
         Raises:
-            UserError: ``logs`` cannot be written; also when torch asks for a new attempt's files.
+            UserError: ``logs`` cannot be written; raised again when torch asks for the files of a new attempt.
         """
         self.logs, self.errors = logs, errors
         self.folders: list[Path] = []
-        """Of the ranks of this machine; other machines may be writing still."""
+        """Folders of this machine's ranks; other machines may still be writing to theirs."""
         self._prepare(logs)
 
     @property
@@ -48,14 +48,14 @@ class RankLogs(LogsSpecs):
         return files
 
     def drop_empty(self) -> None:
-        """Called when the ranks are gone. Most have said nothing: their empty files and folders go."""
+        """Remove empty log files and their folders after the ranks have ended; most ranks print nothing."""
         for folder in self.folders:
             for file in folder.glob("std*.log"):
                 if not file.stat().st_size:
                     file.unlink()
             _remove_if_empty(folder)
         attempts = {folder.parent for folder in self.folders}
-        if len(attempts) == 1:  # the folders of several tell how often ranks were started
+        if len(attempts) == 1:  # several folders are kept, since they show how often ranks were started
             _remove_if_empty(*attempts)
             _remove_if_empty(*(attempt.parent for attempt in attempts))
 
@@ -67,7 +67,7 @@ class RankLogs(LogsSpecs):
 
 
 def newest_output(logs: Path, rank: int) -> str:
-    """What a rank other than 0 has said last: errors, else its log file; empty for rank 0, which has the terminal."""
+    """The newest output file of a rank: its standard error, else its log file; empty for rank 0 (the terminal)."""
     files = [file for file in logs.glob(f"*/attempt_*/{rank}/stderr.log") if file.stat().st_size]
     own = logs / f"rank{rank}.log"
     newest = max(files, key=lambda path: path.stat().st_mtime, default=own)

@@ -25,14 +25,14 @@ EVALUATION_EXAMPLES = """examples:
 
 
 def count(text: str) -> int:
-    """A number of things, for argparse."""
+    """A whole number from 0, as a type for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
     return int(text)
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """What every command that reads a recipe takes."""
+    """Add the arguments of every command that reads a recipe."""
     about = "name (see: trireme recipes) or path of a .yaml file"
     parser.add_argument("recipe", metavar="RECIPE", nargs=None if required else "?", help=about)
     parser.add_argument(
@@ -60,10 +60,10 @@ def add_accelerate_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``train`` and ``launch`` take."""
+    """Add the arguments of ``train`` and ``launch``."""
     add_recipe_arguments(parser)
     add_accelerate_argument(parser)
-    # Some launchers, DeepSpeed's among them, tell it here too; LOCAL_RANK is what counts.
+    # Some launchers, such as DeepSpeed's, also pass the local rank here; it is ignored in favour of LOCAL_RANK.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
@@ -92,7 +92,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``evaluate`` takes."""
+    """Add the arguments of ``evaluate``."""
     add_recipe_arguments(parser)
     parser.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, or a run folder (its newest checkpoint)")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of the checkpoint")

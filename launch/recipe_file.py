@@ -1,6 +1,6 @@
-"""Look at a recipe's file before Hydra does, so that what is wrong with it is said of the file, with the line.
+"""Check a recipe's file before Hydra reads it, so that errors name the file and the line.
 
-Hydra and OmegaConf report an empty file, a list, a byte that is no text or a doubled key from deep inside, often
+Hydra and OmegaConf report an empty file, a list, a byte that is not text or a doubled key in their own terms, often
 without the name of the file.
 """
 
@@ -16,14 +16,14 @@ from .hydra_errors import yaml_problem
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
-"""What /base and the choices beside it give every recipe."""
+"""Parts that /base and the usual choices give to every recipe."""
 
 
 def check_recipe_file(path: Path) -> None:
     """Refuse a file that cannot be a recipe.
 
     Raises:
-        UserError: it cannot be read, is no YAML mapping, has a key twice, or has no ``defaults`` and lacks parts.
+        UserError: the file cannot be read, is no YAML mapping, has a key twice, or lacks parts and ``defaults``.
     """
     node = mapping_node(path)
     keys = [str(key.value) for key, _ in node.value]
@@ -36,7 +36,7 @@ def check_recipe_file(path: Path) -> None:
 
 
 def mapping_node(path: Path) -> Any:
-    """The top of a YAML file as PyYAML's node, which is a mapping.
+    """The top node of a YAML file, which must be a mapping.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
@@ -61,7 +61,7 @@ def mapping_node(path: Path) -> Any:
 
 
 def missing_base(raw: Any, path: Path) -> list[Problem]:
-    """The problem of a composed recipe whose defaults do not bring what /base brings."""
+    """The problem of a composed recipe whose defaults do not include /base."""
     missing = [part for part in PARTS if part not in raw]
     if not missing:
         return []
@@ -70,7 +70,7 @@ def missing_base(raw: Any, path: Path) -> list[Problem]:
 
 
 def hides_base(path: Path) -> Problem | None:
-    """A file beside the recipe that Hydra takes for the /base of trireme, so that a recipe includes itself."""
+    """The problem of a file beside the recipe that hides trireme's /base, so that a recipe includes itself."""
     for name in ("base", "schema_defaults"):
         if (file := path.parent / f"{name}.yaml").is_file():
             return Problem(str(file), f"hides trireme's own /{name} from the recipes beside it", "give it another name")
@@ -78,9 +78,9 @@ def hides_base(path: Path) -> Problem | None:
 
 
 def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
-    """Parts that hold a single value where a mapping of options belongs, such as ``plan: ddp`` beside ``defaults``."""
+    """Problems of parts that hold a single value instead of a mapping, such as ``plan: ddp`` beside ``defaults``."""
     problems = []
-    for part in ("run", "plan", "launch"):  # those that are looked at before the whole recipe is read
+    for part in ("run", "plan", "launch"):  # these parts are used before the whole recipe is read
         value = raw.get(part, {})
         if not isinstance(value, dict):
             fix = f"a choice stands in the defaults: `- override /{part}: {value}`"
@@ -90,7 +90,7 @@ def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
 
 
 def _defaults(node: Any, path: Path) -> list[Problem]:
-    """What is wrong with the shape of a list of defaults; Hydra knows the files that it may name."""
+    """Problems in the shape of a list of defaults. Hydra itself checks that the named files exist."""
     import yaml
 
     if not isinstance(node, yaml.SequenceNode):
@@ -114,7 +114,7 @@ def _defaults(node: Any, path: Path) -> list[Problem]:
 
 
 def _without_defaults(keys: list[str], path: Path) -> list[Problem]:
-    """Of a file that does not name its defaults; one that holds every part (a run's recipe.yaml) needs none."""
+    """Problems of a file without ``defaults``; a file that holds every part (a run's recipe.yaml) needs none."""
     if all(part in keys for part in PARTS):
         return []
     near = next((key for key in keys if nearest(key, ["defaults"], cutoff=0.75)), None)
@@ -144,7 +144,7 @@ def _text(path: Path) -> str:
 
 
 def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[Problem]:
-    """Keys that stand twice in one mapping, at any depth."""
+    """Problems of keys that stand twice in one mapping, at any depth."""
     import yaml
 
     if id(node) in seen:  # an anchor inside itself

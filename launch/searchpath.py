@@ -1,4 +1,4 @@
-"""Tell Hydra where configuration groups lie, without touching ``hydra.searchpath``, which stays the user's own."""
+"""Add trireme's folders of configuration groups to Hydra's search path; ``hydra.searchpath`` stays the user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class GroupFolders(SearchPathPlugin):
-    """Appends folders of groups after the folder of the recipe."""
+    """Plugin of Hydra that appends folders of groups after the recipe's folder."""
 
     folders: ClassVar[list[Path]] = []
 
@@ -24,7 +24,7 @@ class GroupFolders(SearchPathPlugin):
 
 @contextmanager
 def added_folders(folders: Sequence[Path]) -> Iterator[None]:
-    """Compositions inside see the groups in ``folders``; the first folder wins."""
+    """Context in which Hydra finds groups in ``folders``; the first folder with a file wins."""
     Plugins.instance().register(GroupFolders)
     GroupFolders.folders = list(folders)
     try:

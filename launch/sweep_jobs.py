@@ -1,4 +1,4 @@
-"""The jobs of a sweep (``--multirun``): how each ends, what it is judged by, and the table of them at the end."""
+"""Run the jobs of a sweep (``--multirun``), record how each ends and its metric, and print a table at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDINGS = {
 
 @dataclass
 class Job:
-    """One combination, and how it went."""
+    """One combination of a sweep: its run folder, metric and exit code."""
 
     folder: Path
     metric: str
@@ -45,16 +45,16 @@ class Job:
 
 @dataclass
 class Jobs:
-    """Those that have been started so far."""
+    """The jobs of a sweep that were started so far."""
 
     started: list[Job] = field(default_factory=list)
 
     def run(self, composed: Composed, train: Callable[[], None]) -> float | None:
-        """Call ``train``, and note how it ends. A job that diverges does not end the sweep.
+        """Call ``train`` and record how it ends. A job that diverges does not end the sweep.
 
         Returns:
-            What a sweeper may choose by: ``checkpoint.metric``, else the last training loss. Of a job that diverged the
-            worst there is.
+            The objective for a sweeper: ``checkpoint.metric``, else the last training loss; the worst possible value
+            for a job that diverged.
         """
         checkpoint: dict[str, Any] = composed.raw.get("checkpoint") or {}
         job = Job(
@@ -74,7 +74,7 @@ class Jobs:
         return job.value
 
     def show(self) -> None:
-        """Print the table; the job with the best value is the last word."""
+        """Print the table, then the job with the best value."""
         if not self.started:
             return
         best: Job | None = None
@@ -85,20 +85,20 @@ class Jobs:
             print(f"best: {best.folder.name} with {best.metric} {best.value:.4f} ({best.mode} is better)")
 
     def raise_diverged(self) -> None:
-        """After the last job.
+        """Report divergence after the last job.
 
         Raises:
-            Diverged: one of them has.
+            Diverged: at least one job has diverged.
         """
         if any(job.code == DIVERGED for job in self.started):
             raise Diverged
 
 
 def refuse_run_folder(folder: Path) -> None:
-    """A sweep's folders do not lie among the files of a run.
+    """Refuse a folder for a sweep that holds the files of a run.
 
     Raises:
-        UserError: ``folder`` is that of a run.
+        UserError: ``folder`` is a run folder.
     """
     if (folder / FILE_NAME).exists() or (folder / "checkpoints").exists():
         fix = "name another run.dir for the sweep; its jobs get folders in there"

@@ -1,7 +1,7 @@
-"""Train a recipe: compose, check, start ranks or go on as one of them.
+"""Train a recipe: compose it, check it, then start ranks or train as one of them.
 
-``trireme train RECIPE`` and, under a launcher, ``torchrun --nproc-per-node 2 -m trireme.launch.train RECIPE`` both end
-here. Everything is checked before a process starts and before anything is written.
+``trireme train RECIPE`` and, under a launcher, ``torchrun --nproc-per-node 2 -m trireme.launch.train RECIPE`` both run
+this module. The recipe is checked before a process starts and before anything is written.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
-    """For ranks and launchers; returns the exit code."""
+    """Entry point for ranks and launchers; returns the exit code."""
     about = "train a recipe; the same command resumes it"
     command = Command("train", "", about, run, add_training_arguments, "", TRAINING_EXAMPLES, True)
     return command.call(argv, prog)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what the options say.
+    """Train, sweep, or print the recipe, depending on the options.
 
     Raises:
         UserError: something the user can mend.
-        LeftEarly: told to leave, and everything is saved.
+        LeftEarly: the run stopped early by a signal or the wall-clock limit, and everything is saved.
         Diverged: the run ended with a loss or weights that are not finite.
         RanksFailed: a rank failed.
     """
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def hydra_flags(options: argparse.Namespace) -> list[str]:
-    """The flags that only print, for Hydra."""
+    """Hydra's flags that print the recipe instead of training it."""
     flags = ["--cfg", options.cfg] if options.cfg else []
     flags += ["--resolve"] if options.resolve else []
     flags += ["--package", options.package] if options.package else []
@@ -80,7 +80,7 @@ def checked(
     """The typed recipe and its number of processes.
 
     Args:
-        accelerate: settings of accelerate that must not contradict the recipe.
+        accelerate: settings of accelerate, which must not contradict the recipe.
 
     Raises:
         UserError: all problems of the recipe.
@@ -89,7 +89,7 @@ def checked(
     from .planning import planned
 
     tell(composed.notes)
-    composed = planned(composed, nproc, show=False)  # for commands that have not asked for it by themselves
+    composed = planned(composed, nproc, show=False)  # does nothing if the caller has planned already
     chosen: list[int] = []
 
     def world_size(plan: Plan) -> int:
@@ -115,7 +115,7 @@ _told: set[str] = set()
 
 
 def tell(notes: Sequence[str]) -> None:
-    """Print each note once; of several ranks one does."""
+    """Print each note once, on rank 0."""
     for note in notes:
         if note not in _told and os.environ.get("RANK", "0") == "0":
             print(f"note: {note}", file=sys.stderr, flush=True)
@@ -125,20 +125,20 @@ def tell(notes: Sequence[str]) -> None:
 def read(
     composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc"
 ) -> tuple[RecipeConfig | None, list[Problem]]:
-    """The typed recipe or None, and its problems; ``remedy``: how the user gives another number of processes."""
+    """The typed recipe or None, and its problems; ``remedy`` tells the user how to change the number of processes."""
     with quick_imports():
         from ..configs.schema import read_recipe
 
-    look = not launched()  # ranks read the data next, and each file's head once before they start is enough
+    look = not launched()  # ranks need not look at the data: the parent has, and they read it next anyway
     recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look)
-    # Where a choice does not exist, the recipe's own stands in for it: what is wrong with that is of no interest.
+    # A choice that does not exist was left out, so problems of the part that stands in for it are not the user's.
     unknown = tuple(problem.field for problem in composed.problems)
     problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
     return recipe, problems
 
 
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
-    """Check, then train: as a rank that exists, in this process, or in processes that are started now."""
+    """Check, then train: as a rank if a launcher started this process, else in this process or in new ranks."""
     from ..trainer.run_folder import open_run_folder
     from .accelerate import take_gpus
     from .planning import planned
@@ -156,19 +156,19 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     run_dir = Path(recipe.run.dir)
     if "SLURM_JOB_ID" not in os.environ and shutil.which("squeue"):
         refuse_going(run_dir)
-    open_run_folder(run_dir, options.fresh)  # so that ranks find it, and log files are not moved aside under them
+    open_run_folder(run_dir, options.fresh)  # before ranks start, so that their log files are not moved aside
     if ranks == 1 and not own_process and not options.max_restarts:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
         _go(recipe, options.resume, fresh=False)
     else:
-        started = time.time() if own_process else None  # of a sweep, each job has the time that it is given
+        started = time.time() if own_process else None  # the wall-clock limit holds for each job of a sweep
         arguments = rank_arguments(composed, options)
-        stop()  # rank 0 has the terminal now, and a spinner of its own
+        stop()  # the spinner, since rank 0 takes the terminal and has its own
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started)
 
 
 def _refuse_restarts(wanted: int) -> None:
-    """A rank cannot start its peers again; it is its launcher that would have to."""
+    """Refuse ``--max-restarts`` in launched ranks, since only their launcher could restart them."""
     if wanted and OWN_LAUNCH not in os.environ:
         fix = "give it to the launcher instead, as torchrun --max-restarts N"
         raise UserError(Problem("--max-restarts", "has no effect in ranks that a launcher has started", fix, wanted))
@@ -187,12 +187,12 @@ def _go(recipe: RecipeConfig, resume: str, fresh: bool) -> None:
 
 
 def own_rank_0() -> bool:
-    """Whether this is rank 0 of ranks that trireme has started: no other writes to the terminal."""
+    """Whether this is rank 0 of ranks that trireme started; no other rank writes to the terminal."""
     return OWN_LAUNCH in os.environ and os.environ["RANK"] == "0"
 
 
 def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]:
-    """The command line of a rank: it composes the same recipe again."""
+    """Arguments of a rank, which composes the same recipe again."""
     folders = [part for folder in options.recipe_dir for part in ("--recipe-dir", folder)]
     debug = ["--debug"] if options.debug else []
     resume = ["--resume", options.resume] if "resume" in options else []
@@ -200,7 +200,7 @@ def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    """Every job in processes of its own, one after the other; nothing starts when one of them has a problem."""
+    """Run the jobs of a sweep one after the other in new processes; none starts if one of them has a problem."""
     from .compose import sweep
     from .sweep_jobs import Jobs, refuse_run_folder
 
@@ -229,7 +229,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def check_sweep(options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
-    """Every job of a sweep, checked; none is started.
+    """Check every job of a sweep and start none.
 
     Raises:
         UserError: the problems of all jobs.
@@ -240,7 +240,7 @@ def check_sweep(options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
 
 
 def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
-    """Jobs with the same problem share one message, which names the first of them by its overrides."""
+    """Check all jobs. Jobs with the same problem share one message, which names the first job by its overrides."""
     from .planning import planned
 
     found: dict[str, tuple[Problem | str, list[str]]] = {}

@@ -1,7 +1,8 @@
-"""Live progress in a notebook: a bar and the newest metrics, drawn from the run's own ``metrics.jsonl``.
+"""Show live progress in a notebook: a bar and the newest metrics, read from the run's ``metrics.jsonl``.
 
-The ranks may be other processes, which cannot draw in the notebook; so the notebook reads what rank 0 writes. Nothing
-is drawn before the first line is there: by then all processes have been forked, and none inherits a display half drawn.
+The ranks may be other processes, which cannot draw in the notebook; so the notebook reads the file that rank 0 writes.
+Nothing is drawn before the file has a line: by then all ranks have been forked, and none inherits a display that is
+half drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def in_notebook() -> bool:
 
 
 def show_figures() -> None:
-    """Have this notebook, if it is one, draw matplotlib's figures, as it does by itself after pyplot is imported."""
+    """Make a notebook draw matplotlib's figures, as importing pyplot would; outside a notebook, do nothing."""
     if in_notebook():
         from IPython import get_ipython  # type: ignore[import-not-found]
         from IPython.core.pylabtools import select_figure_formats  # type: ignore[import-not-found]
@@ -40,10 +41,10 @@ def show_figures() -> None:
 
 @contextmanager
 def watched(run_dir: Path, steps: int | None) -> Iterator[None]:
-    """Show the progress of a run while the block is executed; outside a notebook, nothing.
+    """Show the progress of a run while the block runs; outside a notebook, do nothing.
 
     Args:
-        steps: at which the run ends; None if that is not known yet.
+        steps: last step of the run; None if it is not known yet.
     """
     if not in_notebook():
         yield

@@ -1,4 +1,4 @@
-"""``trireme batch-size``: the largest micro-batch that fits, by trying."""
+"""``trireme batch-size``: find the largest micro-batch that fits, by trying."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme check``: everything that is wrong with a recipe; nothing is started."""
+"""``trireme check``: report all problems of a recipe without training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         return
     composed = compose(options.recipe, options.overrides, options.recipe_dir)
     if runs_on(composed) == "slurm":
-        options.nproc = asked_for  # how many processes follows from the machines
+        options.nproc = asked_for  # the machines decide the number of processes, not accelerate's file
         recipe, shape = checked_job(composed, options)
         print(describe_run(recipe, shape.world_size))
         return

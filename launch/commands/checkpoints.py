@@ -1,4 +1,4 @@
-"""``trireme checkpoints``: what checkpoints there are, and whether they are whole."""
+"""``trireme checkpoints``: list the checkpoints of a run, and say whether they are intact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme completion``: a script for tab completion."""
+"""``trireme completion``: print a script for tab completion."""
 
 from __future__ import annotations
 

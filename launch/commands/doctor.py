@@ -1,4 +1,4 @@
-"""``trireme doctor``: what this machine has."""
+"""``trireme doctor``: report what this machine has, and what plans lack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme evaluate``: held-out metrics of a checkpoint, under any plan."""
+"""``trireme evaluate``: print held-out metrics of a checkpoint, under any plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme export``: a checkpoint as a folder that transformers loads."""
+"""``trireme export``: write a checkpoint as a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--{error}") from None
     folder = export(options.checkpoint, options.out, wanted, options.config)
     print(folder)
-    # Standard output is the folder alone, for scripts.
+    # Only the folder goes to standard output, for scripts.
     print(f"load it: AutoModelForCausalLM.from_pretrained({str(folder)!r})", file=sys.stderr)
     print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
 

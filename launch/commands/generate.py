@@ -1,4 +1,4 @@
-"""``trireme generate``: let a model write."""
+"""``trireme generate``: generate text with a model, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def run(options: argparse.Namespace) -> None:
 COMMAND = Command(
     "generate",
     "MODEL",
-    "let a model, checkpoint or run write",
+    "generate text with a model, checkpoint or run",
     run,
     arguments,
-    description="Let a model write: an exported folder, a checkpoint, or a run folder.",
+    description="Generate text with an exported folder, a checkpoint, or a run folder.",
     examples=EXAMPLES,
 )

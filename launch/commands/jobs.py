@@ -1,4 +1,4 @@
-"""``trireme jobs``: this user's jobs on a SLURM cluster."""
+"""``trireme jobs``: list this user's jobs on a SLURM cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme keys``: every key of a recipe, with type, default and meaning."""
+"""``trireme keys``: list the keys of a recipe with their type, default and meaning."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``trireme launch``: start a recipe where its ``launch`` part says: on this machine, or in a job of a cluster.
+"""``trireme launch``: start a recipe on this machine or in a SLURM job, as its ``launch`` part says.
 
-``launch=local`` (the default) does what ``trireme train`` does. ``launch=slurm`` checks everything that ``train`` would
-check, writes the script of a job into the run folder and submits it; with ``--multirun`` one job for each combination.
+``launch=local`` (the default) does the same as ``trireme train``. ``launch=slurm`` makes the same checks, writes the
+script of a job into the run folder and submits it; with ``--multirun`` it submits one job for each combination.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch(options: argparse.Namespace) -> None:
-    """Do what the options say.
+    """Train here, submit jobs, or print the script of a job, depending on recipe and options.
 
     Raises:
         UserError: something the user can mend; nothing was submitted.
@@ -44,13 +44,13 @@ def launch(options: argparse.Namespace) -> None:
         fixed = without_choices(options.overrides) if options.multirun else options.overrides
         jobs = [compose(options.recipe, fixed, options.recipe_dir)]
     if "slurm" in {runs_on(job) for job in jobs}:
-        options.nproc = asked_for  # how many processes follows from the machines, not from accelerate's file
+        options.nproc = asked_for  # the machines decide the number of processes, not accelerate's file
         return submit_runs(jobs, options)
     return _describe(jobs, options) if options.dry_run else run(options)
 
 
 def _describe(jobs: list, options: argparse.Namespace) -> None:
-    """Check, and say what would be trained here."""
+    """Check all jobs and print a summary of each."""
     from ..listing import describe_run
     from ..planning import planned
     from ..train import checked

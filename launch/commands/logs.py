@@ -1,4 +1,4 @@
-"""``trireme logs``: what a run says, as it says it."""
+"""``trireme logs``: print the log of a run, and follow it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--follow", "-f", action="store_true", help="go on as it grows, until the job is over")
-    parser.add_argument("--rank", type=count, metavar="N", help="of this rank (default: the job, with rank 0)")
+    parser.add_argument("--follow", "-f", action="store_true", help="print new lines until the job is over")
+    parser.add_argument("--rank", type=count, metavar="N", help="log of this rank (default: of the job, with rank 0)")
     parser.add_argument("--lines", "-n", type=count, metavar="N", help="only the last N lines")
 
 
@@ -27,4 +27,4 @@ def run(options: argparse.Namespace) -> None:
     show_logs(options.run, options.rank, options.follow, options.lines)
 
 
-COMMAND = Command("logs", "RUN", "show what a run says; -f follows it", run, arguments, examples=EXAMPLES)
+COMMAND = Command("logs", "RUN", "show the log of a run; -f follows it", run, arguments, examples=EXAMPLES)

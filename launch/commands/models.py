@@ -1,4 +1,4 @@
-"""``trireme models``: which model families and presets there are."""
+"""``trireme models``: list model families and presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme plans``: which plans there are; with a recipe, what each would need for it."""
+"""``trireme plans``: list plans; with a recipe, compare what each would need for it."""
 
 from __future__ import annotations
 

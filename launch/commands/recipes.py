@@ -1,4 +1,4 @@
-"""``trireme recipes``: which recipes there are."""
+"""``trireme recipes``: list recipes."""
 
 from __future__ import annotations
 

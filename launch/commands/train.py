@@ -1,4 +1,4 @@
-"""``trireme train``: train a recipe, here."""
+"""``trireme train``: train a recipe on this machine."""
 
 from __future__ import annotations
 
