@@ -1,4 +1,4 @@
-"""From a typed recipe to a trained model: the order in which a run is put together."""
+"""Build a run from a typed recipe and train it: data, model, plan, weights, optimizer, checkpoint, in this order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = logging.getLogger("trireme.trainer")
 
 
 def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) -> TrainResult:
-    """Run a recipe on the ranks that exist (RANK and WORLD_SIZE in the environment, or one process).
+    """Train a recipe on the existing ranks (RANK and WORLD_SIZE in the environment, or one process).
 
     Args:
         resume: ``auto``, ``never``, or a checkpoint or run folder.
@@ -88,8 +88,8 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
             with component_errors(f"callbacks.{name}", callback, "close"):
                 callback.close()
         tear_down_logging(handlers)
-    # Only after success: after a failure on one rank the others would wait here. And last: the first rank that is gone
-    # lets launchers end the others.
+    # Closed only after success, since after a failure of one rank the others would wait here. Closed last, since
+    # launchers end all ranks once the first one has left.
     mesh.close()
     return result
 
@@ -97,11 +97,12 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
 def build(
     recipe: RecipeConfig, mesh: Mesh, resume: str = "never", nodes: Nodes | None = None, restarted: bool = False
 ) -> Trainer:
-    """Everything but the training itself: data, model on the meta device, plan, weights, optimizer, checkpoint.
+    """Build the trainer: data, model on the meta device, plan, weights, optimizer, checkpoint.
 
     Args:
-        nodes: which ranks see the same run folder; None means all.
-        restarted: these ranks replace others of the same launch, which may have saved since they began from ``resume``.
+        nodes: groups of ranks that see the same run folder; None means that all do.
+        restarted: these ranks replace others of the same launch, which may have saved newer checkpoints than
+            ``resume``.
     """
     run_dir = Path(recipe.run.dir)
     store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
@@ -116,7 +117,7 @@ def build(
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if source is None:
             return weight_source(recipe.model, blueprint, recipe.seed)
-        with fitting("--resume", source.path, OTHER_RUN):  # so that none are drawn which it would overwrite
+        with fitting("--resume", source.path, OTHER_RUN):  # random weights would be overwritten, so none are drawn
             return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 
     with fitting("--resume", source.path if source else run_dir, OTHER_RUN):
@@ -215,7 +216,7 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
 
 
 def _introduce_average(trainer: Trainer) -> None:
-    """Evaluations are not those of the weights that are trained."""
+    """Log that evaluations use averaged weights, and warn if the run is too short for the decay."""
     assert trainer.ema is not None
     decay, steps = trainer.ema.config.decay, trainer.state.max_steps
     log.info("evaluations use the averaged weights (ema.decay=%g); ema.evaluate=false uses the trained ones", decay)

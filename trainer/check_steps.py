@@ -1,4 +1,4 @@
-"""Checks that need the number of steps of a run: before launch where the recipe tells it, else when the data does."""
+"""Checks that need the number of steps of a run, which is known from the recipe or only once the data is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .schedules import ScheduleConfig, build_schedule
 from .settings import TrainerConfig
 
 MOST_READ = 5000
-"""Steps at which a schedule is read; of a longer run so many, evenly spread, and the last ones."""
+"""Most steps at which a schedule is evaluated; in a longer run they are evenly spread, and the last steps added."""
 
 
 def check_steps(trainer: TrainerConfig, scheduler: ScheduleConfig, max_steps: int) -> list[Problem]:
-    """Whether what counts in steps fits into a run of ``max_steps``, and the schedule is usable over all of it."""
+    """Problems of options that count steps in a run of ``max_steps``, and of its schedule."""
     if trainer.max_steps is not None:
         run, raised = f"trainer.max_steps ({max_steps})", "raise trainer.max_steps"
     else:

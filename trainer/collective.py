@@ -1,4 +1,4 @@
-"""Steps that all ranks take together, and that fail on all of them when they fail on one."""
+"""Call functions on ranks such that a failure on one rank fails on all, so that no rank waits for another."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class AnyRankFailed(Exception):
 
 @dataclass(frozen=True)
 class Collective:
-    """Calls a function on all ranks, and the process group through which they tell each other what became of it."""
+    """Calls a function on all ranks, which exchange its results and errors through a process group."""
 
     mesh: Mesh
     group: dist.ProcessGroup | None = None
-    """One of all ranks that nothing else uses at the time; None is the group that training uses."""
+    """Process group of all ranks that nothing else uses meanwhile; None takes the group of training."""
 
     def __call__(self, function: Callable[[], T]) -> list[T]:
-        """Run ``function`` on every rank; what it gave on each, in rank order.
+        """Run ``function`` on every rank; returns the results of all ranks, in rank order.
 
         Raises:
-            AnyRankFailed: the first OSError of any rank, on every rank.
-            Exception: any other error where it happened, and a RuntimeError on the other ranks.
+            AnyRankFailed: on every rank, with the first OSError of any rank.
+            Exception: any other error is raised where it happened, and as a RuntimeError on the other ranks.
         """
         value, failed, bug = None, None, None
         try:
@@ -53,12 +53,12 @@ class Collective:
 
 
 def on_main(mesh: Mesh, function: Callable[[], object]) -> None:
-    """Run on rank 0; what it refuses, all ranks refuse."""
+    """Run on rank 0; its UserError is raised on all ranks."""
     on_ranks(mesh, mesh.is_main, function)
 
 
 def on_ranks(mesh: Mesh, here: bool, function: Callable[[], object]) -> None:
-    """Run on those ranks where ``here`` is true; what one refuses, all ranks refuse."""
+    """Run on the ranks where ``here`` is true; a UserError of one rank is raised on all ranks."""
     refused = None
     if here:
         try:

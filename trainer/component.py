@@ -17,19 +17,19 @@ Component = dict[str, Any]
 
 
 _own_folders: list[str] = []
-"""Where the user's own components lie: the recipe's folder and the current one."""
+"""Folders of the user's own components: the recipe's folder and the current one."""
 
 
 def import_from(*folders: Path) -> None:
-    """Find components in ``folders`` too, when they are not installed."""
+    """Also search ``folders`` for components that are not installed."""
     _own_folders[:] = dict.fromkeys([*map(str, folders), *_own_folders])
 
 
 def _import_module(name: str) -> Any:
-    """Import a module that is installed, or lies in a folder of the user's own.
+    """Import a module that is installed, or lies in one of the user's own folders.
 
-    Such a folder comes last on the path, and only once something was found in it: a folder ``wandb`` that a tracker has
-    left beside a recipe must not look like the package.
+    These folders come last on the path, and stay there only if the module was found in them: a folder ``wandb`` that a
+    tracker left beside a recipe must not be taken for the package.
     """
     try:
         return importlib.import_module(name)
@@ -48,7 +48,7 @@ def _import_module(name: str) -> Any:
 
 
 def locate(target: str) -> Any:
-    """Import what ``package.module.Name`` names.
+    """Import the class or function at the dotted path ``target``.
 
     Raises:
         ImportError: the module cannot be imported, or has no such attribute.
@@ -64,7 +64,7 @@ def locate(target: str) -> Any:
 
 
 def instantiate(component: Component, *args: Any, **extra: Any) -> Any:
-    """Call the target with its recipe arguments; ``args`` and ``extra`` are what the engine provides.
+    """Call the target with the recipe's arguments, and with ``args`` and ``extra`` from the engine.
 
     Unlike ``hydra.utils.instantiate`` it never copies or converts ``args`` (live parameters pass through here).
     """

@@ -1,7 +1,7 @@
-"""Exceptions from a component that the user wrote: named by its key in the recipe, with the place in the user's file.
+"""Turn exceptions of the user's own components into problems that name the recipe key and the line in the user's file.
 
-The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own
-components pass through: they are faults of ours.
+The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own components
+pass through, since they are faults of trireme.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log = logging.getLogger(SHOWN)
 
 
 class component_errors:
-    """Turns an exception inside into a problem of the component at ``path``.
+    """Context that turns an exception into a problem of the component at ``path``.
 
     Args:
         path: key of the recipe, such as ``callbacks.mine``.
         component: the component, or its class or function.
-        doing: what was called, such as ``on_step_end``.
+        doing: name of the called method, such as ``on_step_end``.
     """
 
     def __init__(self, path: str, component: Any, doing: str) -> None:
@@ -58,7 +58,7 @@ class component_errors:
         return self.component if hasattr(self.component, "__qualname__") else type(self.component)
 
     def _is_users(self, error: Exception) -> bool:
-        """Not ours, and neither memory that ran out nor a peer that is gone: those have messages of their own."""
+        """Whether the user's code is at fault: not trireme, not a lack of memory, not a lost peer."""
         import torch
 
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or self._target.__module__.startswith(OWN):
@@ -67,7 +67,7 @@ class component_errors:
         return "torch/distributed/" not in innermost
 
     def _place(self, error: Exception) -> str:
-        """The innermost line of the file that the component lies in."""
+        """The innermost line of the traceback in the component's own file."""
         try:
             file = inspect.getsourcefile(self._target)
         except TypeError:

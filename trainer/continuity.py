@@ -1,8 +1,8 @@
-"""What a recipe stands for: fingerprints of its documents, tokenizer and weights, compared when a run goes on.
+"""Compare fingerprints of documents, tokenizer and weights with those of the checkpoint when a run resumes.
 
-A recipe may say the same and mean something else: its files have grown, and the tokenizer that is trained on them is
-another. An automatic resume refuses other documents. A resume from a named checkpoint goes on with a warning, and
-with the tokenizer of the checkpoint, since the model knows no other.
+An unchanged recipe may stand for other data: its files may have grown, and a tokenizer trained on them changes too. An
+automatic resume refuses other documents. A resume from a named checkpoint goes on with a warning, and with the
+checkpoint's tokenizer, since the model was trained with that one.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ log = logging.getLogger("trireme.trainer")
 
 
 def made_of(recipe: RecipeConfig, corpus: Corpus, max_steps: int) -> dict[str, Any]:
-    """What checkpoints say of the data and weights of their run, and of its length."""
+    """Fingerprints of data and weights, and the length of the run, as checkpoints store them."""
     return {**corpus.prints(), "weights": _weights(recipe), "max_steps": max_steps}
 
 
 def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, automatic: bool) -> Corpus:
-    """The corpus of a run that goes on from ``source``. A collective call.
+    """The corpus of a run that resumes from ``source``. A collective call.
 
     Args:
-        automatic: nobody has named the checkpoint, so that only the same run may go on.
+        automatic: the user has not named the checkpoint, so only the same run may resume.
 
     Raises:
-        UserError: documents or tokens are others than the checkpoint's, and ``automatic``.
+        UserError: ``automatic``, and documents or tokens differ from the checkpoint's.
     """
     corpus = _open(recipe)
     if source is None:
@@ -66,7 +66,7 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
 
 
 def learning_rate_moves(recipe: RecipeConfig, source: Source, step: int, max_steps: int) -> str:
-    """How the learning rate of the next step moves when a run goes on with another length; empty if it does not."""
+    """A sentence on how the learning rate moves if a run resumes with another length; empty if it does not move."""
     file = source.path / RECIPE
     then: dict[str, Any] = yaml.safe_load(file.read_text()) if file.is_file() else {}
     saved = source.progress().trainer.get("made_of", {}).get("max_steps")
@@ -108,7 +108,7 @@ def _other_documents(saved: dict[str, Any], now: dict[str, Any], checkpoint: Pat
 
 
 def _other_tokens(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:
-    """The same documents and tokenizer give other tokens: the libraries between them have changed."""
+    """The problem if the same documents and tokenizer give other tokens, since library versions have changed."""
     same = all(saved.get(name) == now.get(name) for name in ("documents", "tokenizer"))
     if not same or saved.get("tokens") in (None, now.get("tokens")):
         return None
@@ -122,7 +122,7 @@ def _other_tokens(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) 
 def _with_its_tokenizer(
     recipe: RecipeConfig, corpus: Corpus, saved: dict[str, Any], source: Source
 ) -> tuple[Corpus, Problem | None]:
-    """The corpus in tokens of the checkpoint, where the recipe trains a tokenizer and would train another one now."""
+    """The corpus with the checkpoint's tokenizer, if the recipe trains a tokenizer and would train another one now."""
     now, folder = tokens_like(corpus.tokenizer), source.assets
     if saved.get("tokenizer") == now or not folder or not (folder / "tokenizer.json").is_file():
         return corpus, None
@@ -147,7 +147,7 @@ def _refuse(problems: list[Problem]) -> None:
 
 
 def _weights(recipe: RecipeConfig) -> str | None:
-    """A fingerprint of ``model.weights``: of a local folder by head and tail of its files, else by name."""
+    """A fingerprint of ``model.weights``: from head and tail of local files, else from the name."""
     if recipe.model.weights is None:
         return None
     path = Path(recipe.model.weights).expanduser()

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, as an option of any recipe."""
+"""Keep an exponential moving average (EMA) of the weights, under any plan."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .settings import EmaConfig
 
 
 class Ema:
-    """Averages this rank's own (possibly sharded) parameters; needs no communication."""
+    """Averages this rank's own (possibly sharded) parameters, without communication."""
 
     def __init__(self, config: EmaConfig, strategy: Strategy) -> None:
         self.config = config
         self.strategy = strategy
-        # As lists, not by name: under a pipeline a rank may hold a parameter and its copy on another stage.
+        # Lists, not dicts by name: a pipeline rank may hold both a parameter and its copy for another stage.
         named = list(strategy.named_parameters())
         self._names = [name for name, _ in named]
         self._average = [p.detach().clone() for _, p in named]
@@ -31,24 +31,24 @@ class Ema:
         torch._foreach_lerp_([local(p) for p in self._average], [p.detach() for p in live], 1.0 - self.config.decay)
 
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-        """What this rank writes into a checkpoint; a collective call. See ``Strategy.saved_tensors``."""
+        """Averages that this rank writes into a checkpoint. A collective call; see ``Strategy.saved_tensors``."""
         tensors = {f"ema.{name}": tensor for name, tensor, copied in self._tensors() if not copied}
         return tensors_to_write(tensors, self.strategy.mesh, copy)
 
     def load(self, read: Read) -> None:
-        """Take the averages back; a collective call."""
+        """Load the averages from a checkpoint; a collective call."""
         for wanted in (False, True):
             fill({f"ema.{name}": tensor for name, tensor, copied in self._tensors() if copied is wanted}, read)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
-        """(name in checkpoints, average, whether it is a copy that another stage saves)."""
+        """Triples (name in checkpoints, average, whether it is a copy that another stage saves)."""
         copies = self.strategy.copies()
         for name, tensor in zip(self._names, self._average, strict=True):
             yield self.strategy.checkpoint_name(name), tensor, name in copies
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Swap the average into the model for the time of an evaluation."""
+        """Context in which the model has the averaged weights, for an evaluation."""
         self._swap()
         try:
             yield

@@ -1,4 +1,4 @@
-"""How a rank leaves word of its failure for who started it: the error file of torch elastic, read by torchrun too."""
+"""Write a rank's failure into the error file of torch elastic, which trireme's launcher and torchrun read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 def record(error: Exception, when: float | None = None) -> None:
-    """Leave ``error`` in this rank's error file, if its launcher named one.
+    """Write ``error`` into this rank's error file, if its launcher has named one.
 
     Args:
-        when: it was raised (seconds since the epoch), if not now. torch's agent shows the earliest failure, counted in
-            whole seconds, and of those of one second the lowest rank's.
+        when: time of the error (seconds since the epoch); None is now. torch's agent shows the failure of the earliest
+            whole second, and among several in that second the lowest rank's.
     """
     path = os.environ.get(ERROR_FILE)
     if not path:
@@ -38,6 +38,6 @@ def record(error: Exception, when: float | None = None) -> None:
     }
     try:
         Path(path).write_text(json.dumps(data, default=str))
-    except OSError:  # a full disk must not hide the error itself, nor leave a file that nobody can read
+    except OSError:  # a full disk must neither hide the error itself nor leave a broken file
         Path(path).unlink(missing_ok=True)
         print(stack, file=sys.stderr)

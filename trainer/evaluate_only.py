@@ -1,4 +1,4 @@
-"""Evaluation only: a recipe's held-out metrics under any plan, without an optimizer and without a run folder.
+"""Evaluate a recipe's model on held-out data under any plan, without an optimizer and without a run folder.
 
 Under ZeRO-3 and FSDP every rank holds its shard of the weights and nothing else ("ZeRO inference").
 """
@@ -37,15 +37,15 @@ OTHER_MODEL = "evaluate with the model that wrote it"
 
 
 def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False) -> dict[str, Any]:
-    """Held-out metrics of a recipe on the ranks that exist (RANK and WORLD_SIZE in the environment, or one process).
+    """Held-out metrics of a recipe on the existing ranks (RANK and WORLD_SIZE in the environment, or one process).
 
     Args:
         checkpoint: a checkpoint or run folder; None takes the newest checkpoint of the recipe's run folder, or
-            ``model.weights`` where there is none.
-        ema: the averaged weights of the checkpoint.
+            ``model.weights`` if there is none.
+        ema: evaluate the averaged weights of the checkpoint.
 
     Returns:
-        Equal on all ranks: ``weights`` (where they come from), ``step`` of the checkpoint, ``eval_<metric>``.
+        Equal on all ranks: ``weights`` (their folder or hub id), ``step`` of the checkpoint, ``eval_<metric>``.
 
     Raises:
         UserError: something that the user can mend.
@@ -54,14 +54,14 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
         result = _evaluate(recipe, mesh, checkpoint, ema)
-        mesh.close()  # only after success: after a failure on one rank the others would wait here
+        mesh.close()  # only after success, since after a failure of one rank the others would wait here
         return result
     finally:
         tear_down_logging(handlers)
 
 
 def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
-    # What is asked for here, a stream must be able to give.
+    # A stream prepares held-out data only if an evaluation is due.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
     _complete_on_all_nodes(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
     found: list[Path | None] = []
@@ -95,7 +95,7 @@ def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float
 
 
 def _complete_on_all_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> None:
-    """Where machines have no common disk, and each holds a part: give all of them the newest whole checkpoint."""
+    """Copy the newest complete checkpoint to all machines, if they have no common disk and each holds a part."""
     here = checkpoints_at(folder)
     seen = mesh.gather_objects((here, bool(here) and verify(here[0], contents=False) is None))
     if all(entry == seen[0] for entry in seen) and (seen[0][1] or not here):
@@ -114,7 +114,7 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
         return None
     checkpoint = usable_checkpoint(folder, "--checkpoint" if named is not None else "run.dir")
     with fitting("--checkpoint", checkpoint, "name a whole one"):
-        stored_weights(open_source(checkpoint), ema)  # refuses --ema where there are no averages
+        stored_weights(open_source(checkpoint), ema)  # refuses --ema if the checkpoint has no averages
     own = (checkpoint / MANIFEST).is_file()
     changed = changed_keys(recipe, checkpoint, ("seed", "data")) if own else []
     if changed:
@@ -126,7 +126,7 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
 
 
 def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
-    """There is something to evaluate on, in the tokens that the model knows."""
+    """Refuse a corpus without held-out data, or with another tokenizer than the checkpoint's."""
     if not corpus.has_held_out:
         fix = "set data.held_out=0.05, or name a data.eval_source"
         raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))

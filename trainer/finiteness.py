@@ -1,12 +1,12 @@
-"""Whether loss, gradient and weights are still numbers: said at the first step where they are not, and at every save.
+"""Check that loss, gradient and weights stay finite: warn at the first step where they are not, and at every save.
 
-The norm of the gradient is there at every step, and equal on all ranks. Without a GPU it is looked at in every step.
-On a GPU reading it would hold up every step, so the first bad step is kept in a number on the device, which is read
-when a training line is written, at an evaluation and at a save.
+The norm of the gradient is known at every step, and equal on all ranks. Without a GPU it is checked in every step. On a
+GPU reading it would delay every step, so the first bad step is kept in a number on the device, which is read when a
+training line is written, at an evaluation and at a save.
 
-A step that was skipped leaves the weights as they were. In fp16 that is how a loss scale is found, and the callback
-``nonfinite`` speaks for itself; DeepSpeed's skips are said here. Many in a row are always said: nothing is trained any
-more.
+A skipped step leaves the weights unchanged. In fp16 skips are how a loss scale is found, and the callback ``nonfinite``
+reports its own skips; DeepSpeed's skips are reported here. Many skips in a row are always reported, since then nothing
+is trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.trainer")
 SKIPPED_IN_A_ROW = 20
-"""So many skipped steps are said. A loss scale that begins at 2**16 is at 1 after 16."""
+"""Number of skipped steps in a row that is reported. A loss scale that begins at 2**16 reaches 1 after 16 skips."""
 ADVICE = (
     "lower optimizer.lr, warm up longer or clip (trainer.max_grad_norm); the callback nonfinite skips such steps, "
     "stops or goes back (docs/faults.md)"
@@ -31,16 +31,16 @@ ADVICE = (
 
 
 class Finiteness:
-    """Watches one run. Ranks decide alike, since they look at numbers of all ranks."""
+    """Watches one run. All ranks decide alike, since they look at numbers of all ranks."""
 
     def __init__(self, mesh: Mesh, strategy: Strategy) -> None:
         self.mesh, self.strategy = mesh, strategy
         self.begin()
 
     def begin(self) -> None:
-        """At the start, and after going back to a checkpoint."""
+        """Reset at the start of training, and after a rollback."""
         self.since: int | None = None
-        """First step of those in a row whose loss or gradient was not finite."""
+        """First step of the current sequence of steps whose loss or gradient is not finite."""
         self._skipped = 0
         self._loss: StepLoss | None = None
         self._first_bad: Tensor | None = None  # step, on the device; 0: none
@@ -67,7 +67,7 @@ class Finiteness:
         self._first_bad = bad if self._first_bad is None else self._first_bad.where(self._first_bad > 0, bad)
 
     def look(self, step: int, loss: float | None = None) -> None:
-        """Read what the device has noted; ``loss``: the mean of the global batch at ``step``, where it is known."""
+        """Read the first bad step from the device; ``loss``: mean loss of the global batch at ``step``, if known."""
         if self._first_bad is not None:
             first = int(self._first_bad)
             self._judge(first, math.nan if first else 0.0, "the norm of the gradient")
@@ -76,7 +76,7 @@ class Finiteness:
             self._judge(step, loss, "the loss")
 
     def verdict(self, evaluated: float | None) -> str:
-        """What is not finite now, empty if all is; equal on all ranks, and a collective call.
+        """A description of values that are not finite now; empty if all are. Equal on all ranks; a collective call.
 
         Args:
             evaluated: the held-out loss of this step, if there is one.
@@ -86,7 +86,7 @@ class Finiteness:
             found = "the weights are not finite"
         elif evaluated is not None:
             found = "" if math.isfinite(evaluated) else f"the held-out loss is {evaluated}"
-        elif self._loss is None or self._skipped == 1:  # one bad batch says nothing of the weights
+        elif self._loss is None or self._skipped == 1:  # one bad batch does not mean bad weights
             found = ""
         else:
             mean = self.strategy.global_loss(self._loss)

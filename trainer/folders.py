@@ -1,4 +1,4 @@
-"""Folders that a recipe names: can they be made and written. Looks only; nothing is made."""
+"""Check that folders named in a recipe can be created and written, without creating anything."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import stat
 from pathlib import Path
 
 NAME_MAX, PATH_MAX = 255, 4095
-"""Bytes of one name and of a whole path that Linux and its file systems take."""
+"""Most bytes of one name and of a whole path on Linux."""
 FULL = 64 * 1024
-"""Bytes left on a disk at which nothing of a run fits any more."""
+"""Free bytes below which a disk counts as full."""
 
 
 def name_problem(path: str) -> str:
-    """What is wrong with a path as text, as ``why; fix``; empty if nothing is."""
+    """The problem of a path as a text, in the form ``why; fix``; empty if there is none."""
     if not path.strip():
         return "is empty; give a folder"
     if any(not character.isprintable() for character in path):
@@ -28,7 +28,7 @@ def name_problem(path: str) -> str:
 
 
 def folder_problem(path: Path) -> str:
-    """Why a folder cannot be made or written at ``path``, as far as looking tells; empty if it can."""
+    """The reason why a folder cannot be created or written at ``path``; empty if none is visible."""
     try:
         there = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
         if not stat.S_ISDIR(os.stat(there).st_mode):

@@ -1,4 +1,4 @@
-"""Options of a recipe that change nothing in this run: said by ``trireme check`` and at the start."""
+"""Find options of a recipe that have no effect in this run; ``trireme check`` and the start of a run list them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from ..parallel.plan import Plan
 
 NEEDS_HELD_OUT = ("early_stopping.EarlyStopping", "best_model.BestModel")
-"""Callbacks that act on evaluations alone."""
+"""Callbacks that only act on evaluations."""
 
 
 def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[str]:
     """A sentence for every option that has no effect.
 
     Args:
-        max_steps: of the run, where it is known; else ``trainer.max_steps``.
+        max_steps: steps of the run, if known; None takes ``trainer.max_steps``.
     """
     steps = max_steps or recipe.trainer.max_steps
     return [*_of_plan(recipe.plan), *_of_evaluation(recipe), *(_of_calendar(recipe, steps) if steps else ())]
 
 
 def _of_plan(plan: Plan) -> Iterator[str]:
-    """Each engine has a block of options, which the others do not read."""
+    """Options of engines that the plan does not use: each engine has a block of options that only it reads."""
     used = {
         "ddp": (plan.data_parallel == "ddp", "does not use DistributedDataParallel"),
         "fsdp": (plan.data_parallel == "fsdp", "does not use FSDP2"),

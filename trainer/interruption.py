@@ -1,11 +1,11 @@
-"""Leaving before the end, with everything saved: signals, and the wall-clock limit ``trainer.max_time``.
+"""Stop a run early with everything saved: on signals, and at the wall-clock limit ``trainer.max_time``.
 
-A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a
-job by SIGUSR1 (``--signal=USR1@120``), a person presses Ctrl-C, a broken connection hangs up its terminal (SIGHUP).
-Whatever rank hears of it only makes a note; all ranks agree at the end of the step, save, and leave by the normal way.
-It is part of the loop and not a callback, because a recipe without callbacks must not lose its work either.
+A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a job
+by SIGUSR1 (``--signal=USR1@120``), a user presses Ctrl-C, a lost connection hangs up its terminal (SIGHUP). A rank that
+receives a signal only notes it; all ranks agree at the end of the step, save, and leave in the normal way. This is part
+of the loop and not a callback, since a recipe without callbacks must not lose its work either.
 
-A second Ctrl-C ends at once. Handlers are there for the time of training only, and only in the main thread.
+A second Ctrl-C ends at once. Handlers are installed during training only, and only in the main thread.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from .trainer_state import Control
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 RELAYED_AS = {signal.SIGINT: signal.SIGUSR2}
-"""How trireme's launcher passes Ctrl-C on: before training SIGINT ends a rank with a traceback, SIGUSR2 without."""
+"""Signal that trireme's launcher sends for Ctrl-C: before training, SIGINT would end a rank with a traceback."""
 SAME_KEYSTROKE = 1.0
-"""Seconds within which a second SIGINT is taken for the first: a terminal sends one to every process of the command,
-and launchers pass theirs on."""
+"""Seconds within which a second SIGINT counts as the same keystroke: a terminal signals every process of the command,
+and launchers relay their signal as well."""
 STARTED = "TRIREME_STARTED"
-"""When the run was started, in seconds since the epoch: a launcher's queueing and imports count as well."""
+"""Variable with the start of the run in seconds since the epoch, so that a launcher's queueing and imports count."""
 
 
 class Signals:
     """Notes signals that ask this process to leave."""
 
     def __init__(self, speaks: bool = True) -> None:
-        """``speaks``: answer Ctrl-C on stderr at once."""
+        """``speaks``: whether to answer Ctrl-C on standard error at once."""
         self.speaks = speaks
         self.received = ""
         self._interrupted_at: float | None = None
 
     def noted(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, signals are noted; before and after they do what they did. Does nothing outside the main thread."""
+        """Context in which signals are noted; see ``answered_by``."""
         return answered_by(self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -60,16 +60,16 @@ class Signals:
             return
         keyboard = number in (signal.SIGINT, RELAYED_AS[signal.SIGINT])
         self.received = "SIGINT" if keyboard else signal.Signals(number).name
-        # A person waits for an answer. (SIGTERM may also come from a launcher, because another rank has failed.)
-        if self.speaks and keyboard:  # not by logging or print: this runs between any two instructions, theirs included
+        # Only the keyboard gets an answer; SIGTERM may come from a launcher because another rank has failed.
+        if self.speaks and keyboard:  # os.write, since a handler may interrupt logging or print themselves
             with contextlib.suppress(OSError):
                 os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
 
 
 @contextmanager
 def answered_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, ``handler`` answers ``SIGNALS``; before and after they do what they did. Does nothing outside the main
-    thread. Where SIGHUP is ignored (``nohup``) it stays so."""
+    """Context in which ``handler`` handles ``SIGNALS``; afterwards the old handlers are restored. It does nothing
+    outside the main thread. SIGHUP stays ignored if it was (``nohup``)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,12 +85,12 @@ def answered_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
         yield
     finally:
         for number, was in before.items():
-            if was is not None:  # None: not set from Python, so not to be set back from here
+            if was is not None:  # None means a handler of C code, which Python cannot restore
                 signal.signal(number, was)
 
 
 def _leave_terminal() -> None:
-    """It has hung up: what writes to it would fail, and the run with it, before it has saved."""
+    """Redirect output to /dev/null after a hang-up: writing to a closed terminal would fail before the run is saved."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         with contextlib.suppress(OSError):
@@ -100,11 +100,11 @@ def _leave_terminal() -> None:
 
 
 class TimeLimit:
-    """Knows when to stop so that the last save is done, and the process gone, before the limit.
+    """Decides when to stop so that the last save is done, and the process ended, before the limit.
 
-    It reckons with two saves (one may be due in the very next step) as long as the longest so far, three steps as long
-    as the longest of the last 20, and five seconds for leaving. Before a save was timed, one is taken for a tenth of
-    the limit, at most a minute.
+    The margin is two saves (one may be due in the next step) of the longest duration so far, three steps of the longest
+    duration among the last 20, and five seconds for leaving. Before the first save is timed, a tenth of the limit, at
+    most a minute, is assumed for it.
     """
 
     LEAVING = 5.0
@@ -112,8 +112,8 @@ class TimeLimit:
     def __init__(self, seconds: float | None, started: float) -> None:
         """
         Args:
-            seconds: of the whole run from ``started``; None is no limit.
-            started: seconds since the epoch.
+            seconds: limit of the whole run, counted from ``started``; None sets none.
+            started: start of the run, in seconds since the epoch.
         """
         self.seconds, self.started = seconds, started
         self.save = min(60.0, seconds / 10) if seconds else 0.0
@@ -123,7 +123,7 @@ class TimeLimit:
         self._then: float | None = None
 
     def step_done(self) -> None:
-        """Called once per step."""
+        """Measure a step; called once per step."""
         now = time.monotonic()
         if self._then is not None:
             self._steps.append(now - self._then)
@@ -138,12 +138,12 @@ class TimeLimit:
 
     @property
     def margin(self) -> float:
-        """Seconds that are kept for leaving; at most half of the limit."""
+        """Seconds that are reserved for saving and leaving, at most half of the limit."""
         needed = 2 * self.save + 3 * max(self._steps, default=0.0) + self.LEAVING
         return min(needed, (self.seconds or 0) / 2)
 
     def reached(self, evaluation_due: bool) -> bool:
-        """Whether to leave now; an evaluation that would not end in time is put off."""
+        """Whether to leave now; True too if a due evaluation would not end in time."""
         if self.seconds is None:
             return False
         ahead = self.margin + (self.evaluation if evaluation_due else 0.0)
@@ -151,26 +151,26 @@ class TimeLimit:
 
 
 class Leaving:
-    """Whether this run is asked to leave before its end, by a signal or by its time limit."""
+    """Tells whether a signal or the time limit asks this run to stop early."""
 
     def __init__(self, max_time: str | None, speaks: bool = True) -> None:
         """
         Args:
             max_time: ``trainer.max_time``.
-            speaks: as for ``Signals``.
+            speaks: see ``Signals``.
         """
         self.max_time, self.signals = max_time, Signals(speaks)
         self.limit = TimeLimit(parse_time(max_time) if max_time else None, run_started())
 
     def asked(self, evaluation_due: bool = False) -> str:
-        """The signal, or the time limit that is nearly over; empty if there is nothing. Ranks may hear differently."""
+        """The reason to leave: a signal, or the time limit; empty if there is none. It may differ between ranks."""
         if self.signals.received:
             return self.signals.received
         return f"trainer.max_time={self.max_time} is nearly over" if self.limit.reached(evaluation_due) else ""
 
     def heed(self, control: Control) -> None:
-        """Called once per step: ask to leave if a signal has come or the time is over, unless this step is the last
-        anyway."""
+        """Request an early stop if a signal has come or the time is nearly over, unless this step is the last anyway.
+        Called once per step."""
         self.limit.step_done()
         if control.stop and not control.evaluate:
             return
@@ -179,8 +179,8 @@ class Leaving:
 
 
 def run_started() -> float:
-    """When this run began, in seconds since the epoch: what a launcher says, else when torchrun's agent or this process
-    was started. A restarted attempt does not begin a new run."""
+    """Start of this run in seconds since the epoch: as the launcher says, else the start of torchrun's agent or of this
+    process. A restarted attempt belongs to the same run."""
     with contextlib.suppress(KeyError, ValueError):
         return float(os.environ[STARTED])
     process = psutil.Process()
@@ -191,10 +191,10 @@ def run_started() -> float:
 
 
 def parse_time(text: str) -> float:
-    """Seconds of a time as SLURM writes it: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.
+    """Seconds of a time in SLURM's notation: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.
 
     Raises:
-        ValueError: it is none of these, or zero.
+        ValueError: the text is none of these, or the time is zero.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:

@@ -1,4 +1,4 @@
-"""What a run says when it ends: where its files are, how good it is, and what to type next."""
+"""Log the last lines of a run: its result, the place of its files, and useful next commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None
     """Log the last lines of a run, on rank 0.
 
     Args:
-        named: the checkpoint to resume from was named on the command line.
+        named: whether the command line has named a checkpoint to resume from.
     """
     if not trainer.mesh.is_main:
         return
@@ -38,7 +38,7 @@ def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None
 
 
 def _compare(trainer: Trainer) -> None:
-    """The held-out loss beside those of simple models: worse than these, nothing has been learnt yet."""
+    """Log the held-out loss beside that of simple models, and warn if it is worse than theirs."""
     loss = trainer.metrics.get("eval_loss")
     if loss is None:
         return

@@ -1,8 +1,9 @@
-"""Where log lines go. Rank 0 speaks; the others are heard from warnings on, each line with its rank. Everything that
-any rank logs is kept in the run folder: ``log.txt`` of rank 0, ``logs/rankN.log`` of the others.
+"""Set up logging to the terminal and to files in the run folder.
 
-Training lines, evaluations and samples are shown by callbacks (a bar, a box), so they go to the logger ``SHOWN``, whose
-records reach the files and not the terminal. Libraries follow ``run.log_level`` too, and their warnings are kept.
+On the terminal, rank 0 logs from ``run.log_level`` on; other ranks log warnings, each line with its rank. All records
+are kept in the run folder: in ``log.txt`` for rank 0, in ``logs/rankN.log`` for the others. Callbacks show training
+lines, evaluations and samples in their own form (a bar, a box), so these go to the logger ``SHOWN``, whose records
+reach only the files. Libraries follow ``run.log_level`` too, and their warnings are kept.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from .settings import RunConfig
 
 SHOWN = "trireme.shown"
-"""Logger of what the terminal shows in another form."""
+"""Logger of lines that the terminal shows in another form."""
 LIBRARIES = ("transformers", "datasets", "DeepSpeed", "accelerate")
 """Loggers of the libraries that trireme runs on."""
 
 
 class Terminal(logging.StreamHandler):
-    """Writes to what standard error is at the time: a spinner or a bar puts a stream there that writes above it."""
+    """Handler that writes to the current ``sys.stderr``, which a spinner or bar replaces by a stream above itself."""
 
     @property
     def stream(self) -> Any:
@@ -32,14 +33,14 @@ class Terminal(logging.StreamHandler):
 
     @stream.setter
     def stream(self, stream: Any) -> None:
-        """The one that the base class is made with."""
+        """Ignore the stream that the base class sets."""
 
 
 def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[logging.Handler]:
     """Attach handlers to the ``trireme`` logger; give them to ``tear_down_logging`` at the end.
 
     Args:
-        run_dir: where files go; None writes none.
+        run_dir: folder for log files; None writes none.
     """
     logging.raiseExceptions = False  # a full disk must not end a run through its log file
     speaks = mesh.is_main or (config.log_on_each_node and os.environ.get("LOCAL_RANK") == "0")
@@ -63,14 +64,14 @@ def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[
 
 
 def library_level(level: int) -> int:
-    """The level of the libraries' loggers: the same, but that their information, which is much, needs ``debug``."""
+    """The level of the libraries' loggers: the same, except that ``info`` becomes ``warning``, since they log a lot."""
     return logging.WARNING if level == logging.INFO else level
 
 
 def _set_up_libraries(level: int, files: list[logging.Handler]) -> None:
     import transformers
 
-    # Each sets its own level when it is first used.
+    # transformers and datasets set their own level when they are first used.
     transformers.utils.logging.set_verbosity(level)
     os.environ["DATASETS_VERBOSITY"] = logging.getLevelName(level).lower()
     for name in LIBRARIES:
@@ -87,7 +88,7 @@ def tear_down_logging(handlers: list[logging.Handler]) -> None:
 
 
 def _file(path: Path) -> list[logging.Handler]:
-    """None on a disk that is full: the run goes on, and says so when it saves."""
+    """A handler that writes to ``path``; none if the file cannot be opened, since a full disk must not end a run."""
     try:
         path.parent.mkdir(exist_ok=True)
         handler = logging.FileHandler(path)

@@ -1,4 +1,4 @@
-"""The training loop. It knows no plan: what differs between plans sits behind ``Strategy``."""
+"""The training loop. It is the same for all plans; their differences are behind ``Strategy``."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ log = logging.getLogger("trireme.trainer")
 
 @dataclass
 class TrainResult:
-    """What a finished run gives back."""
+    """Result of a run that has ended."""
 
     run_dir: Path
     step: int
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last training line joined with the last evaluation."""
     interrupted: str = ""
-    """Why the run left before its end (a signal, the wall-clock limit); everything is saved, and a resume goes on."""
+    """Reason of an early stop (a signal, the wall-clock limit) with everything saved; empty if there was none."""
     not_finite: str = ""
-    """What of loss and weights is not finite at the end; empty if all is."""
+    """Description of a loss or weights that are not finite at the end; empty if they are."""
 
 
 @dataclass
 class Trainer:
-    """Everything one run is made of; built by ``trainer.build``."""
+    """All parts of one run, and its loop; built by ``trainer.build``."""
 
     recipe: RecipeConfig
     run_dir: Path
@@ -73,7 +73,7 @@ class Trainer:
     state: TrainerState
     control: Control
     go_back: Callable[[Trainer], Path]
-    """Takes the state of the newest whole checkpoint back (``rollback.roll_back``) and names it."""
+    """Restores the state of the newest complete checkpoint and returns its path (``rollback.roll_back``)."""
     callbacks: dict[str, Callback]
     store: Checkpoints
     ema: Ema | None = None
@@ -81,7 +81,7 @@ class Trainer:
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
     before_first_step: Callable[[], None] = lambda: None
-    """Called before the first step, when nothing refuses the run any more."""
+    """Called before the first step, after all checks have passed."""
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
@@ -94,7 +94,7 @@ class Trainer:
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
         self.evaluating = 0
-        """Number of the evaluation batch that is being looked at; 0 while nothing is evaluated."""
+        """Number of the current evaluation batch; 0 outside of evaluations."""
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
 
@@ -105,7 +105,7 @@ class Trainer:
             for batch in self.batches:
                 self._begin_step()
                 loss = self.strategy.forward_backward(batch, self.loss_function)
-                if self.batch is None:  # the first
+                if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
                 self.emit("on_pre_optimizer_step")
                 self.store.wait_for_copies()
@@ -132,7 +132,7 @@ class Trainer:
         return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted, self.not_finite())
 
     def log_step(self, loss: StepLoss, result: StepResult) -> None:
-        """Write the training line of this step; the loss is brought together over ranks only here."""
+        """Write the training line of this step. The loss is only summed over ranks here."""
         mean, norm = self.strategy.global_loss(loss), result.grad_norm.item()
         self.finiteness.look(self.state.step, mean)
         elapsed = self.clock.elapsed(self.state)
@@ -154,13 +154,13 @@ class Trainer:
         self.emit("on_log", line)
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics on held-out data, equal on all ranks; an evaluation line is written."""
+        """Compute metrics on held-out data, equal on all ranks, and write an evaluation line."""
         with self.clock.paused():
             return self._evaluate()
 
     def _evaluate(self) -> dict[str, float]:
         self._evaluated_at, began = self.state.step, time.monotonic()
-        self.store.wait_for_copies()  # averages are swapped in
+        self.store.wait_for_copies()  # before averages are swapped into the weights that are being copied
         averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
         self.strategy.set_training(False)
         with averaged:
@@ -170,7 +170,7 @@ class Trainer:
         metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
         line: dict[str, Any] = {"step": self.state.step, **metrics}
         if self.averaged:
-            line["averaged"] = True  # the weights that were judged
+            line["averaged"] = True  # the metrics are those of the averaged weights
         self.metrics.update(metrics)
         self._note(evaluation_parts(line))
         self.emit("on_evaluate", line)
@@ -180,7 +180,7 @@ class Trainer:
 
     @property
     def averaged(self) -> bool:
-        """Whether evaluations judge the averaged weights."""
+        """Whether evaluations use the averaged weights."""
         return self.ema is not None and self.ema.config.evaluate
 
     def save(self, wait: bool = False) -> None:
@@ -189,18 +189,18 @@ class Trainer:
             self.saving.save(wait)
 
     def metric_of_this_step(self) -> float | None:
-        """``checkpoint.metric`` if this step was evaluated."""
+        """The value of ``checkpoint.metric`` if this step was evaluated, else None."""
         return self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
 
     def not_finite(self) -> str:
-        """What is not finite after this step; empty if all is. A collective call."""
+        """A description of values that are not finite after this step; empty if all are. A collective call."""
         self.finiteness.look(self.state.step)
         evaluated = self.metrics.get("eval_loss") if self._evaluated_at == self.state.step else None
         return self.finiteness.verdict(evaluated)
 
     def roll_back(self) -> None:
-        """Go back to the newest whole checkpoint of this run, and on with the samples that come next: what was trained
-        on since is not seen again in this pass. Callbacks begin again from that step, but for what they have counted.
+        """Go back to the newest complete checkpoint of this run, and train on with the next samples: samples consumed
+        since then are not repeated in this pass. Callbacks restart from that step, but keep their counts.
 
         Raises:
             UserError: there is no checkpoint to go back to.
@@ -210,13 +210,13 @@ class Trainer:
         self.metrics.pop(self.checkpoints.metric, None)
         self.metrics |= {} if metric is None else {self.checkpoints.metric: metric}
         self.control.clear()
-        if not self.control.interrupted:  # what asked to stop, asked at a step that is no more
+        if not self.control.interrupted:  # a request to stop came from a step that is undone now
             self.control.stop, self.control.reason = False, ""
         self._evaluated_at = self.state.step
         self.batches.move()
         self.finiteness.begin()
         self.clock.restart(self.state)
-        self.save()  # so that a resume does not go through those samples again
+        self.save()  # so that a resume does not repeat those samples
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
@@ -224,10 +224,10 @@ class Trainer:
             with component_errors(f"callbacks.{name}", callback, event):
                 getattr(callback, event)(self, self.state, self.control, *details)
 
-    # -- the parts of a step ----------------------------------------------------------------------------------
+    # -- parts of a step --------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        # A step that was resumed from has been saved, and evaluated if that was due.
+        # The step of the loaded checkpoint is saved already, and was evaluated if that was due.
         self._evaluated_at = self.saving.saved_at = self.state.step or -1
         self.emit("on_train_begin")
         self.before_first_step()
@@ -237,7 +237,7 @@ class Trainer:
         if self.state.evaluation_due:
             self.state.evaluation_due = False
             self.evaluate()
-            self.save()  # again, now with the metric, and with what callbacks made of it
+            self.save()  # again, now with the metric, and with the callbacks' state after it
 
     def _begin_step(self) -> None:
         self._seed_step()
@@ -263,22 +263,22 @@ class Trainer:
             yield batch
 
     def _note(self, parts: list[str]) -> None:
-        """Into ``log.txt``, whatever a callback shows of it."""
+        """Write a line into ``log.txt``, independently of callbacks."""
         if self.mesh.is_main:
             shown = "  ".join([f"step {self.state.step}/{self.state.stop_at}", *parts])
             logging.getLogger(SHOWN).info("%s", shown)
 
     def _seed_step(self) -> None:
-        """Dropout is a function of (seed, step, data rank), so a resume needs no generator state."""
+        """Seed dropout from (seed, step, data rank), so that a resume needs no generator state."""
         key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-        # Not torch.manual_seed: without a GPU it queues the call, with its stack trace, at every step.
+        # torch.manual_seed is avoided: without a GPU it queues the call, with its stack trace, at every step.
         torch.default_generator.manual_seed(seed)
         if self.mesh.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _agree(self) -> None:
-        """What one rank asks for, all ranks do; a checkpoint is complete when no rank is writing any more."""
+        """Make the requests of any rank those of all ranks, and complete a checkpoint once no rank is writing it."""
         control = self.control
         self.leaving.heed(control)
         own = control.interrupted
@@ -288,7 +288,7 @@ class Trainer:
             control.request_stop("another rank asked to stop")
         control.save, control.evaluate, control.log, control.rollback, control.interrupted = asked[1:]
         if control.interrupted:
-            # Who asks may not wait for an evaluation: save now, evaluate after the resume.
+            # A scheduler may not wait for an evaluation: save now, evaluate after the resume.
             self.state.evaluation_due, control.evaluate, control.save = control.evaluate, False, True
             reasons = self.mesh.gather_objects(control.reason if own else "")
             control.reason = next((reason for reason in reasons if reason), control.reason)
@@ -305,7 +305,7 @@ class Trainer:
     def _finish_training(self) -> None:
         left_early = (
             self.state.step == self.state.stop_at < self.state.max_steps
-        )  # the whole run does not evaluate here
+        )  # an early stop is no end of training, so the uninterrupted run would not evaluate here
         if (
             self.settings.eval_at_end
             and self.corpus.has_held_out

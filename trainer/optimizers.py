@@ -1,10 +1,10 @@
-"""Optimizers by name, and the weight-decay groups.
+"""Define the optimizers that recipes choose by name, and the weight-decay groups.
 
-Every function here is the target of a file in ``configs/optimizer/``; any other optimizer takes part by its own
-``_target_`` (``torch.optim.RAdam``), called with parameter groups and its recipe arguments.
+Every optimizer here is the target of a file in ``configs/optimizer/``. Any other one can be named by its ``_target_``
+(``torch.optim.RAdam``); it is called with parameter groups and its recipe arguments.
 
-torch is imported by the functions that need it: ``trireme check`` looks at signatures and values here, and an import
-of torch alone would take half of its time.
+torch is imported inside the functions that need it: ``trireme check`` only reads signatures and values here, and an
+import of torch would take half of its time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Groups = list[dict[str, Any]]
 Implementation = Literal["auto", "fused", "foreach", "for_loop"]
-"""How torch steps: one kernel for all parameters (fused), batched operations (foreach), or parameter by parameter."""
+"""torch's implementation of a step: one kernel for all parameters (fused), batched operations (foreach), or a loop over
+parameters (for_loop)."""
 
 
 def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> Groups:
@@ -36,7 +37,7 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> Groups:
 
 
 def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]:
-    """A function that builds the recipe's optimizer over named parameters; schedules scale each ``initial_lr``."""
+    """A function that builds the recipe's optimizer over named parameters, with an ``initial_lr`` for schedules."""
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         import torch
@@ -59,13 +60,13 @@ def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Para
 
 
 def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:
-    """A checkpoint holds the state that the recipe's optimizer keeps, of every parameter or of none.
+    """Check that the optimizer states in a checkpoint are those of the recipe's optimizer; no states at all are fine.
 
     Args:
-        saved: parameter name -> state name -> anything.
+        saved: parameter name -> state name -> any value.
 
     Raises:
-        ValueError: it was written with another kind of optimizer, whose moments mean something else.
+        ValueError: another kind of optimizer has written the checkpoint, with states of another meaning.
     """
     held = {frozenset(states) - {"step"} for states in saved.values()}
     kinds = _kinds_of_state(component)
@@ -78,7 +79,7 @@ def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:
 
 
 def _kinds_of_state(component: Component) -> set[frozenset[str]]:
-    """Names of the state of a vector, a small and a large matrix (which 8-bit optimizers tell apart)."""
+    """Names of the states of a vector, a small and a large matrix, which 8-bit optimizers treat differently."""
     import torch
     from torch import nn
 
@@ -102,11 +103,11 @@ def adamw(
 
     Args:
         lr: base learning rate; the schedule scales it.
-        betas: decay of the two moments; null takes [0.9, 0.95].
+        betas: decay rates of the two moments; null takes [0.9, 0.95].
         eps: added to the root of the second moment.
-        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
-        implementation: how torch steps: one kernel for all parameters (fused), batched operations (foreach), or
-            parameter by parameter (for_loop); auto is fused.
+        weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
+        implementation: torch's implementation of a step: one kernel for all parameters (fused), batched operations
+            (foreach), or a loop over parameters (for_loop); auto takes fused.
     """
     import torch
 
@@ -128,11 +129,11 @@ def sgd(
 
     Args:
         lr: base learning rate; the schedule scales it.
-        momentum: share of the last update that is kept.
-        nesterov: look ahead by the momentum.
-        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
-        implementation: how torch steps: one kernel for all parameters (fused), batched operations (foreach), or
-            parameter by parameter (for_loop); auto is fused.
+        momentum: momentum factor: share of the last update that is kept.
+        nesterov: use Nesterov momentum.
+        weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
+        implementation: torch's implementation of a step: one kernel for all parameters (fused), batched operations
+            (foreach), or a loop over parameters (for_loop); auto takes fused.
     """
     import torch
 
@@ -152,9 +153,9 @@ def adafactor(
 
     Args:
         lr: base learning rate; the schedule scales it.
-        beta2_decay: exponent by which the memory of second moments grows with the step.
+        beta2_decay: exponent of the decay rate of second moments, which is 1 - step ** beta2_decay.
         clip_threshold: largest root mean square of an update.
-        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+        weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
     """
     import torch
 
@@ -168,8 +169,8 @@ def lion(
 
     Args:
         lr: base learning rate; the schedule scales it.
-        betas: decay of the two moments; null takes [0.9, 0.99].
-        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+        betas: decay rates of the update and of the momentum; null takes [0.9, 0.99].
+        weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
     """
     from lion_pytorch import Lion
 
@@ -188,9 +189,9 @@ def adamw_8bit(
 
     Args:
         lr: base learning rate; the schedule scales it.
-        betas: decay of the two moments; null takes [0.9, 0.95].
+        betas: decay rates of the two moments; null takes [0.9, 0.95].
         eps: added to the root of the second moment.
-        weight_decay: pulls matrices and embeddings to zero, times the learning rate.
+        weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
     """
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -206,14 +207,14 @@ def adamw_8bit(
 
 def _switches(implementation: Implementation) -> dict[str, bool]:
     if implementation == "auto":
-        return {"fused": True}  # seen faster than foreach on CPU and CUDA alike
+        return {"fused": True}  # measured faster than foreach on both CPU and CUDA
     return {"fused": implementation == "fused", "foreach": implementation == "foreach"}
 
 
 def value_problems(arguments: dict[str, Any]) -> list[str]:
-    """What is wrong with the values of the optimizers here, as ``field=value why; fix`` lines.
+    """Problems of argument values for the optimizers here, as lines ``field=value why; fix``.
 
-    They are declared and not found out by building, since building an optimizer makes torch import its compiler.
+    Valid ranges are declared instead of building an optimizer, since building one makes torch import its compiler.
     """
     problems = []
     for name, value in arguments.items():
@@ -237,4 +238,4 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "beta2_decay": (lambda value: value <= 0, "finite and not positive; use -0.8"),
     "clip_threshold": (lambda value: value >= 1, "finite and at least 1; use 1.0"),
 }
-"""Argument -> whether a value fits, and the words for those that do."""
+"""Argument -> (test of a value, valid values in words)."""

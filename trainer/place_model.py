@@ -1,4 +1,4 @@
-"""A recipe's model under its plan: what training and evaluation have in common."""
+"""Build a recipe's model and spread it over ranks by its plan, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Placed:
-    """A model spread over the ranks, with weights but no optimizer, and what it is measured on."""
+    """A model spread over the ranks, with weights but no optimizer, together with its task and corpus."""
 
     strategy: Strategy
     blueprint: PreTrainedModel
@@ -44,7 +44,7 @@ class Placed:
     task: Task
     corpus: Corpus
     state: TrainerState
-    """Of a run that has not begun."""
+    """State of a run that has not begun."""
 
 
 def place(
@@ -57,9 +57,9 @@ def place(
     """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
 
     Args:
-        weights: given the whole model on the meta device, where its weights come from.
-        batch: as ``TrainerState.batch``, of a run that trains; None where there is nothing but an evaluation.
-        corpus: None opens that of the recipe.
+        weights: returns the source of weights, given the whole model on the meta device.
+        batch: ``TrainerState.batch`` for a run that trains; None for an evaluation only.
+        corpus: the corpus, if it is open already; None opens the recipe's.
     """
     say("preparing data")
     with component_errors("task", locate(recipe.task["_target_"]), "its constructor"):
@@ -71,7 +71,7 @@ def place(
     if problems:
         raise UserError(*problems)
     model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
-    # A plan takes the model apart; what it looks like as a whole stays with this one.
+    # The plan changes the model in place, so an unchanged copy is kept.
     blueprint = copy.deepcopy(model)
     values = recipe_values(
         recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
@@ -82,14 +82,14 @@ def place(
 
 
 def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
-    """The corpus of ``recipe``, with ``data`` for its data."""
+    """The corpus of ``recipe``, with ``data`` in place of its own data part."""
     beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
     return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside)
 
 
 @contextmanager
 def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
-    """What does not fit ``checkpoint`` is something the user can mend: a problem of ``field``."""
+    """Context that turns errors of a checkpoint that does not fit the recipe into a problem of ``field``."""
     try:
         yield
     except (ValueError, KeyError) as error:
@@ -97,7 +97,7 @@ def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
 
 
 def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> WeightSource:
-    """``source``, of which a file may turn out unreadable when its turn comes."""
+    """``source`` inside ``fitting``, since its files are only read while weights are loaded."""
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         with fitting(field, checkpoint, fix):

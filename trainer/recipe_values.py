@@ -1,4 +1,4 @@
-"""What the engine of a plan must know of a recipe beside the plan itself."""
+"""Collect the values of a recipe that the engine of a plan needs besides the plan itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe_values(
 
     Args:
         config: the model's transformers configuration.
-        max_steps: optimizer steps of the run, where the recipe alone does not tell.
+        max_steps: optimizer steps of the run; None takes ``trainer.max_steps``.
     """
     steps = max_steps or trainer.max_steps
     warmup = scheduler.warmup_steps if steps is None else scheduler.warmup(steps)

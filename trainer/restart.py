@@ -1,8 +1,8 @@
-"""Ranks that are started again: by an elastic launcher after a failure (``--max-restarts``), maybe fewer of them, or by
-SLURM, which queues a job again after a preemption or when it asks for that itself.
+"""Recognise ranks that are restarted, so that ``--fresh`` and ``--resume PATH`` take effect once per launch.
 
-They run the same command line, so what it says of the beginning must not be done twice: ``--fresh`` moved the old run
-aside when the launch began, and ``--resume PATH`` was where it began from. What the launch has saved since is newer.
+An elastic launcher restarts ranks after a failure (``--max-restarts``), maybe fewer of them; SLURM queues a job again
+after a preemption or at the job's own request. Restarted ranks run the same command line. They must neither move the
+run aside again for ``--fresh`` nor go back to the checkpoint of ``--resume``, since the launch has saved newer ones.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from .checkpoint.layout import MANIFEST, complete_checkpoints
 from .checkpoint.store import Checkpoints
 
 MARK = ".launch"
-"""File in the run folder, on every node with a disk of its own. Its time says when the launch began (times of one file
-system can be compared), its text which launch it was."""
+"""File in the run folder, on every node with a disk of its own. Its modification time is the start of the launch (times
+of one file system can be compared), its text names the launch."""
 COUNTS = {"elastic": "TORCHELASTIC_RESTART_COUNT", "slurm": "SLURM_RESTART_COUNT"}
-"""Who starts ranks again, and where they say how often."""
+"""What restarts ranks -> variable with the number of restarts."""
 
 
 def attempt() -> int:
-    """How often the ranks of this launch have been started again."""
+    """Number of restarts of this launch so far."""
     return sum(int(os.environ.get(count, "0")) for count in COUNTS.values())
 
 
 def note_launch(run_dir: Path, resume: str, submitted: bool = False) -> None:
-    """Remember that a launch begins here; ``submitted``: as a job that has no number yet."""
+    """Write the mark of a launch that begins now; ``submitted``: it is a job that has no number yet."""
     names = {} if submitted else _names()
-    with contextlib.suppress(OSError):  # a full disk is another's news
+    with contextlib.suppress(OSError):  # a full disk is reported when the run folder or a checkpoint is written
         (run_dir / MARK).write_text(json.dumps({"resume": resume, **names}))
 
 
 def launch_is_noted(run_dir: Path) -> bool:
-    """Not if an earlier attempt ended before it came to that: then the mark is an earlier launch's, or missing."""
+    """Whether the mark is that of this launch. An attempt that ended too early leaves an older mark, or none."""
     try:
         noted, own = json.loads((run_dir / MARK).read_text()), _names()
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def launch_is_noted(run_dir: Path) -> bool:
 
 
 def saved_by_launch(store: Checkpoints, run_dir: Path) -> Path | None:
-    """The newest whole checkpoint that this launch has written, if there is one; a collective call."""
+    """The newest complete checkpoint that this launch has written, if there is one; a collective call."""
     return store.newest_of(lambda: _since(store.root, run_dir))
 
 
@@ -57,9 +57,9 @@ def _since(root: Path, run_dir: Path) -> list[Path]:
 
 
 def _names() -> dict[str, str]:
-    """By who starts ranks again, a name that is the same for all attempts of a launch."""
+    """What restarts ranks -> name of the launch, which is the same for all attempts."""
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if run == "none":  # torchrun without a rendezvous: this machine's agent is the one of all attempts
+    if run == "none":  # torchrun without a rendezvous: one agent on this machine starts all attempts
         started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]  # in ticks since boot
         run = f"agent {os.getppid()} {started}"
     return {"elastic": run, "slurm": os.environ.get("SLURM_JOB_ID", "")}

@@ -1,4 +1,4 @@
-"""Go on from a checkpoint: weights, optimizer, averages, position in the data, callbacks."""
+"""Load a checkpoint into a trainer: weights, optimizer, averages, position in the data, callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHER_RUN = "resume with the model and optimizer that wrote it, or start over wi
 
 
 def load(trainer: Trainer, source: Source) -> None:
-    """Take weights, optimizer, averages, positions and callbacks back from a checkpoint of any plan."""
+    """Load weights, optimizer, averages, positions and callbacks from a checkpoint of any plan."""
     distributed = trainer.mesh.world_size > 1
 
     def read(tensors: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def load(trainer: Trainer, source: Source) -> None:
         elif trainer.ema:
             log.warning("the checkpoint has no averaged weights: the average begins at its weights")
     for name, value in saved.trainer.items():
-        if name not in ("batch", "made_of"):  # describe the batch size, and the data, of the run that saved them
+        if name not in ("batch", "made_of"):  # these describe batch size and data of the run that saved them
             setattr(trainer.state, name, value)
     for note in saved.notes:
         log.info("%s: %s", source.path.name, note)

@@ -1,4 +1,4 @@
-"""Back to the last checkpoint in the middle of a run, and on with other samples than those that led astray."""
+"""Roll a run back to its last checkpoint, and train on with other samples than those before the failure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger("trireme.trainer")
 
 
 def roll_back(trainer: Trainer) -> Path:
-    """Take the newest whole checkpoint's state back, but not its place in the data; a collective call.
+    """Restore the newest complete checkpoint, but not its position in the data; a collective call.
 
-    Callbacks are closed, get their state back and begin again. One that must remember what happened since keeps it by
-    itself (``Callback.load_state_dict`` is called with what it had saved).
+    Callbacks are closed, get their saved state back (``Callback.load_state_dict``) and begin again. A callback that
+    must remember later events keeps them across ``load_state_dict`` itself.
 
     Returns:
         The checkpoint.
 
     Raises:
-        UserError: this run has no checkpoint yet, or none that is whole.
+        UserError: this run has no complete checkpoint yet.
     """
     left, samples, position = trainer.state.step, trainer.state.samples, trainer.batches.position()
     checkpoint = trainer.store.find("auto")

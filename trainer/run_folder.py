@@ -1,4 +1,4 @@
-"""The folder of a run: made once, shared by all ranks, and never mixed between different recipes."""
+"""Create the folder of a run, write its recipe, and refuse to resume it with a recipe that changes the losses."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ NOT_COMPARED = (
         )
     ),
 )
-"""What may change while a run goes on: where and how fast it runs, how long, what is reported. All else decides the
-losses, also what a later version adds; so a key that does not must be named here."""
+"""Keys that may change on a resume: where, how fast and how long a run trains, and its reports. All other keys decide
+the losses, also keys that later versions add; so a key that does not must be listed here."""
 
 
 def open_run_folder(path: Path, fresh: bool) -> None:
-    """Make the folder; with ``fresh``, an existing one is first moved aside (to ``NAME.1``, ``NAME.2`` ...).
+    """Create the folder; with ``fresh``, an existing one is first moved aside (to ``NAME.1``, ``NAME.2`` ...).
 
     Raises:
-        UserError: it cannot be made or written.
+        UserError: the folder cannot be created or written.
     """
     try:
         if fresh and path.exists():
@@ -68,10 +68,10 @@ def open_run_folder(path: Path, fresh: bool) -> None:
 
 
 def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] | None = None) -> None:
-    """The resolved recipe, which runs again as it is: ``trireme train FOLDER/recipe.yaml``.
+    """Write the resolved recipe, which can be trained as it is: ``trireme train FOLDER/recipe.yaml``.
 
     Args:
-        others: name -> text of files to write beside it.
+        others: name -> text of further files to write beside it.
 
     Raises:
         OSError: the folder cannot be written.
@@ -84,10 +84,10 @@ def write_recipe(recipe: RecipeConfig, folder: Path, others: Mapping[str, str] |
 
 
 def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
-    """An automatic resume continues the same trajectory, or says what has changed.
+    """Refuse an automatic resume that would not continue the same trajectory.
 
     Raises:
-        UserError: something the losses depend on differs from the recipe in ``checkpoint``.
+        UserError: keys that the losses depend on differ from the recipe in ``checkpoint``.
     """
     changed = changed_keys(recipe, checkpoint)
     if changed:
@@ -104,10 +104,10 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
 
 
 def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path | None:
-    """The checkpoint or run folder to evaluate; None means ``model.weights``. Nothing is read yet.
+    """The checkpoint or run folder to evaluate; None means ``model.weights``. No file is read yet.
 
     Raises:
-        UserError: there are no weights, or no averaged ones.
+        UserError: there are no weights, or no averaged weights for ``ema``.
     """
     folder = Path(checkpoint or recipe.run.dir).expanduser()
     if checkpoint is not None or checkpoints_at(folder):
@@ -125,7 +125,7 @@ def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | 
     """Keys that differ from the recipe in ``checkpoint``, without ``NOT_COMPARED``.
 
     Args:
-        parts: only keys of these; None means all.
+        parts: parts of the recipe to compare; None means all.
     """
     found = _differences(yaml.safe_load((checkpoint / RECIPE).read_text()), recipe, "")
     wanted = None if parts is None else tuple(parts)
@@ -133,7 +133,7 @@ def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | 
 
 
 def unwritable(path: Path, error: OSError) -> Problem:
-    """What to say when the run folder cannot be written."""
+    """The problem of a run folder that cannot be written."""
     return Problem(
         "run.dir",
         f"cannot be written: {error.strerror or error}",
@@ -147,7 +147,7 @@ def _within(key: str, parts: tuple[str, ...]) -> bool:
 
 
 def _differences(then: Any, now: Any, path: str) -> list[str]:
-    """Keys of which the values differ; one that an older recipe does not have stands for its default."""
+    """Keys whose values differ. A key that is missing in an older recipe counts as its default."""
     inside = _children(now)
     if not isinstance(then, dict) or inside is None:
         return [] if then == _plain(now) else [path]
@@ -178,7 +178,7 @@ def _defaults(value: Any) -> dict[str, Any]:
         return made | {field.name: field.default for field in dataclasses.fields(value) if field.name not in made}
     try:
         parameters = inspect.signature(locate(value["_target_"])).parameters
-    except (KeyError, ImportError, TypeError, ValueError):  # no component, or one whose arguments nobody can tell
+    except (KeyError, ImportError, TypeError, ValueError):  # no component, or one without a known signature
         return {}
     return {name: parameter.default for name, parameter in parameters.items()}
 

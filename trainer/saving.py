@@ -1,4 +1,4 @@
-"""Checkpoints as the loop asks for them: one at a time, written in the background where the recipe allows it."""
+"""Write checkpoints at the loop's request, one at a time, and in the background if the recipe allows it."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 
 class Saving:
-    """Collects what a checkpoint of this run holds, and hands it to the store."""
+    """Collects the contents of a checkpoint and hands them to the store."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.store = trainer, trainer.store
         self.saved_at = -1
-        """Step of the newest checkpoint that was asked for; -1 before the first."""
+        """Step of the newest requested checkpoint; -1 before the first."""
         self.failed = False
         """Whether the newest checkpoint could not be written."""
         self._began = 0.0
         self._assets: dict[str, bytes] = {}
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise; a failure is
-        reported and training goes on."""
-        self.end()  # one at a time
+        """Write a checkpoint of this step, in the background unless ``wait`` or the recipe says otherwise. A failure is
+        reported, and training goes on."""
+        self.end()  # waits for the previous checkpoint
         self.saved_at, self._began = self.trainer.state.step, time.monotonic()
         self.trainer.emit("on_pre_save")
         self.trainer.state.data = self.trainer.batches.position()
         native = self._write_native if self.trainer.checkpoints.deepspeed else None
-        background = self.store.asynchronous and not wait and native is None  # engines write between steps only
+        background = self.store.asynchronous and not wait and native is None  # engines can only write between steps
         copy = self.store.staging.copy_of if background else no_copy
         contents = Contents(
             self.trainer.state.step,
@@ -61,10 +61,10 @@ class Saving:
             self._ended(self.store.end())
 
     def tensors(self, copy: CopyTensor = no_copy) -> dict[str, torch.Tensor]:
-        """What this rank writes into a checkpoint, by the names of the common layout; a collective call.
+        """Tensors that this rank writes into a checkpoint, by their names in the common layout; a collective call.
 
         Args:
-            copy: as for ``Strategy.saved_tensors``.
+            copy: see ``Strategy.saved_tensors``.
         """
         ema = self.trainer.ema
         return self.trainer.strategy.saved_tensors(copy) | (ema.saved_tensors(copy) if ema else {})
@@ -84,10 +84,10 @@ class Saving:
         self.trainer.strategy.save_native(folder, self.trainer.state.step, self.trainer.state.samples)
 
     def _write_assets(self, folder: Path) -> None:
-        """Recipe, model configuration, tokenizer, and what the base says of generation.
+        """Write recipe, model configuration, tokenizer, and the base model's settings of generation.
 
-        All but the recipe never change, and a large tokenizer takes a second in which nothing else can run, so their
-        bytes are kept after the first time.
+        All but the recipe never change, and saving a large tokenizer blocks training for a second; so their bytes are
+        kept after the first time.
         """
         write_recipe(self.trainer.recipe, folder)
         model = folder / "model"
@@ -106,5 +106,5 @@ class Saving:
             write_base_assets(self.trainer.recipe.model, self.trainer.tokenizer.eos_token_id, folder)
         except OSError:
             raise
-        except Exception as error:  # tokenizers has no other error for a full disk
+        except Exception as error:  # tokenizers raises a bare Exception for a full disk
             raise OSError(f"the tokenizer cannot be saved: {error}") from error

@@ -1,7 +1,7 @@
-"""Learning rate schedules as pure functions of the step, so that nothing of them needs saving.
+"""Learning rate schedules as pure functions of the step, so that they have no state to save.
 
-The formulas are those of ``transformers.optimization``, to the bit. They are written out, since transformers hands
-them out inside schedulers of an optimizer only, and ``trireme check`` reads a schedule without torch.
+The formulas equal those of ``transformers.optimization`` to the bit. They are written out here, since transformers only
+offers them as schedulers of an optimizer, and ``trireme check`` evaluates a schedule without torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ OPTIONS = {
     "polynomial": {"min_lr_ratio", "power"},
     "warmup_stable_decay": {"min_lr_ratio", "decay_ratio", "decay_type"},
 }
-"""Options that a schedule takes beside warm-up."""
+"""Schedule -> options that it takes besides warm-up."""
 DECAY_RATIO = 0.1
-"""warmup_stable_decay: share of the final decay unless the recipe gives one."""
+"""Default of ``decay_ratio`` for warmup_stable_decay."""
 
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate over the run. Options that a schedule does not take must stay null."""
+    """Schedule of the learning rate. Options that a schedule does not take must stay null."""
 
     ALTERNATIVES: ClassVar = (("warmup_steps", "warmup_ratio"),)
     name: Literal[
@@ -42,21 +42,21 @@ class ScheduleConfig:
         "inverse_sqrt",
         "warmup_stable_decay",
     ] = "cosine"
-    """Shape after the warm-up."""
+    """Name of the schedule: the shape of the learning rate after the warm-up."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up; or give ``warmup_ratio``."""
+    """Steps of linear warm-up; or give ``warmup_ratio`` instead."""
     warmup_ratio: float | None = None
-    """Warm-up as a share of ``max_steps``."""
+    """Linear warm-up as a share of ``max_steps``."""
     min_lr_ratio: float | None = None
-    """Lowest learning rate as a share of the base one."""
+    """Lowest learning rate as a share of the base learning rate."""
     num_cycles: float | None = None
-    """cosine: waves after the warm-up (0.5 falls once); cosine_with_restarts: number of restarts."""
+    """Waves of ``cosine`` after the warm-up (0.5 falls once), or number of restarts of ``cosine_with_restarts``."""
     power: float | None = None
-    """polynomial: exponent (1 is linear)."""
+    """Exponent of ``polynomial`` (1 is linear)."""
     decay_ratio: float | None = None
-    """warmup_stable_decay: share of ``max_steps`` spent in the final decay."""
+    """Length of the final decay of ``warmup_stable_decay``, as a share of ``max_steps``; null takes 0.1."""
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
-    """warmup_stable_decay: shape of the final decay."""
+    """Shape of the final decay of ``warmup_stable_decay``; null takes linear."""
 
     def __post_init__(self) -> None:
         refuse([*self._unused(), *self._ranges(), *self._contradictions()])
@@ -68,7 +68,7 @@ class ScheduleConfig:
             yield "name='constant' has no warm-up; use constant_with_warmup"
 
     def _unused(self) -> list[str]:
-        """Options that the schedule does not take."""
+        """Problems of options that the schedule does not take."""
         problems = []
         for name in ("min_lr_ratio", "num_cycles", "power", "decay_ratio", "decay_type"):
             if getattr(self, name) is not None and name not in OPTIONS.get(self.name, set()):
@@ -103,21 +103,21 @@ class ScheduleConfig:
         return problems
 
     def warmup(self, max_steps: int) -> int:
-        """Warm-up in steps; a share is rounded up, as transformers does."""
+        """Warm-up in steps. A share is rounded up, as in transformers."""
         if self.warmup_steps is not None:
             return self.warmup_steps
         return math.ceil(max_steps * self.warmup_ratio) if self.warmup_ratio is not None else 0
 
     def decay(self, max_steps: int) -> int:
-        """warmup_stable_decay: steps of the final decay."""
+        """Steps of the final decay of ``warmup_stable_decay``."""
         return round((self.decay_ratio if self.decay_ratio is not None else DECAY_RATIO) * max_steps)
 
 
 def build_schedule(config: ScheduleConfig, max_steps: int) -> Schedule:
-    """The factor as a function of the step alone."""
+    """The factor of the learning rate as a function of the step."""
     warmup = config.warmup(max_steps)
     after = _AFTER_WARMUP[config.name](config, warmup, max_steps)
-    # The last one warms up from its lowest rate, the others from 0.
+    # warmup_stable_decay warms up from its lowest rate, the others from 0.
     floor = (config.min_lr_ratio or 0.0) if config.name == "warmup_stable_decay" else 0.0
 
     def factor(step: int) -> float:

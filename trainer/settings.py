@@ -1,4 +1,4 @@
-"""The ``run``, ``trainer`` and ``ema`` parts of a recipe: where, how long, how large, how often."""
+"""Dataclasses of the ``run``, ``trainer`` and ``ema`` parts of a recipe: run folder, length, batch sizes, intervals."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .folders import name_problem
 from .interruption import parse_time
 
 YEAR = 525_600
-"""In minutes."""
+"""Minutes of a year."""
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
 @dataclass
 class RunConfig:
-    """Where a run lives."""
+    """Folder, logging and placement of a run."""
 
     dir: str
-    """Run folder: recipe, metrics, logs and checkpoints. The same command finds the same folder and resumes there."""
+    """Run folder for recipe, metrics, logs and checkpoints. The same command uses the same folder and resumes there."""
     log_level: Level = "info"
-    """What rank 0 says on the terminal, from this level on; files keep everything from info on. transformers, datasets,
-    accelerate and DeepSpeed follow, from warning on at ``info``."""
+    """Lowest level that rank 0 logs to the terminal; files keep everything from info on. transformers, datasets,
+    accelerate and DeepSpeed use the same level, but ``warning`` if it is ``info``."""
     log_level_replica: Level = "warning"
-    """The same of the other ranks; their lines carry their rank."""
+    """Lowest level that other ranks log to the terminal; their lines begin with their rank."""
     log_on_each_node: bool = False
-    """Let the first rank of every node speak as rank 0 does."""
+    """Let the first rank of every node log at ``log_level`` too."""
     bind_cores: bool = False
-    """Keep each rank, its threads and its loader processes on cores of its own, those of one NUMA node if they fit."""
+    """Bind each rank, its threads and its loader processes to cores of its own, on one NUMA node if they fit."""
 
     def __post_init__(self) -> None:
         if wrong := name_problem(self.dir):
@@ -41,21 +41,21 @@ class RunConfig:
 
 @dataclass
 class TrainerConfig:
-    """The training loop."""
+    """Length of training, batch sizes, and intervals of logging and evaluation."""
 
     ALTERNATIVES: ClassVar = (("max_steps", "epochs"),)
     max_steps: int | None = None
-    """Optimizer steps; schedules reckon with it. Give this or ``epochs``."""
+    """Optimizer steps of the whole run, which also set the length of schedules. Give this or ``epochs``."""
     epochs: float | None = None
-    """Passes over the training data; ``max_steps`` follows from it."""
+    """Passes over the training data, from which ``max_steps`` follows."""
     stop_at: int | None = None
-    """Leave after this step, while schedules still reckon with ``max_steps``; the run can be resumed."""
+    """Stop after this step, while schedules still use ``max_steps``; the run can be resumed."""
     global_batch_size: int = 8
-    """Samples of one optimizer step, over all ranks. Accumulation is derived."""
+    """Samples of one optimizer step, over all ranks. Gradient accumulation follows from it."""
     micro_batch_size: int = 8
-    """Samples of one forward on one rank."""
+    """Samples of one forward pass on one rank."""
     max_grad_norm: float | None = 1.0
-    """Clip the gradient to this global norm; null only measures it."""
+    """Global norm to which the gradient is clipped; null does not clip."""
     log_every: int = 1
     """Steps between training lines."""
     eval_every: int | None = None
@@ -65,12 +65,12 @@ class TrainerConfig:
     eval_samples: int | None = None
     """Held-out samples per evaluation; null takes all (a stream needs a number)."""
     max_time: str | None = None
-    """Save and leave before so much time has passed since the start of the run, as SLURM writes it: "HH:MM:SS",
-    "D-HH:MM:SS", or "MM". In quotes: YAML reads 12:30:00 as the number 45000."""
+    """Wall-clock limit, counted from the start of the run, before which it saves and stops: "HH:MM:SS", "D-HH:MM:SS"
+    or "MM", in quotes (YAML reads 12:30:00 as the number 45000)."""
     timeout_minutes: float = 30.0
-    """How long a rank waits for its peers in a collective before the run is given up."""
+    """Minutes that a rank waits for its peers in a collective before the run fails."""
     join_minutes: float = 10.0
-    """How long ranks wait for all others to come at the start; hosts may be given to a job one by one."""
+    """Minutes that ranks wait for all others at the start, since a job may get its hosts one by one."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())
@@ -111,8 +111,8 @@ class TrainerConfig:
         """Optimizer steps of the whole run. Every sample is seen at least ``epochs`` times.
 
         Args:
-            train_size: training samples, None for a stream.
-            step, samples: those until the batch had its size of today.
+            train_size: number of training samples, None for a stream.
+            step, samples: steps and samples before the batch got its present size.
         """
         if self.max_steps is not None:
             return self.max_steps
@@ -123,7 +123,7 @@ class TrainerConfig:
 
 @dataclass
 class EmaConfig:
-    """Average of the weights over steps; saved in checkpoints as ``ema.<name>``, exported with ``--ema``."""
+    """Exponential moving average of the weights; saved in checkpoints as ``ema.<name>``, exported with ``--ema``."""
 
     decay: float = 0.999
     """Share of the old average that is kept per step."""

@@ -1,6 +1,7 @@
-"""A spinner on the terminal in the silent seconds at the start: imports, data, the model. None in files and pipes.
+"""Show a spinner on the terminal during the silent seconds of the start: imports, data, the model.
 
-A process has one terminal, so it has one spinner; where none was started, ``say`` and ``stop`` do nothing.
+A process has one terminal, so it has one spinner. Without a terminal there is none, and ``say`` and ``stop`` do
+nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _shown: list[Status] = []
-"""The spinner that turns now, if there is one."""
+"""The current spinner, if there is one."""
 
 
 @contextmanager
@@ -32,13 +33,13 @@ def spinning(text: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """What takes its time now."""
+    """Change the text of the spinner."""
     for status in _shown:
         status.update(text)
 
 
 def stop() -> None:
-    """Leave the terminal to others, as it was before."""
+    """Remove the spinner from the terminal."""
     while _shown:
         _shown.pop().stop()
 
@@ -54,7 +55,7 @@ def _on_terminal(text: str) -> Status | None:
 
 
 def _let_go() -> None:
-    """A forked worker writes to the terminal itself: a lock of the spinner's thread may be held for ever there."""
+    """Detach a forked process from the spinner, whose lock a thread of the parent may hold forever there."""
     if _shown:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)

@@ -1,7 +1,7 @@
-"""Whether a task's loss is a sum, as it must be: a mean would train too weakly by the number of labels, silently.
+"""Check that a task's loss is a sum: a mean would silently train too weakly, by a factor of the number of labels.
 
-At the first batch one sample is given to the loss twice. The loss of both is twice that of one if it is a sum, and
-equal to it if it is a mean, whatever the model and the data. That costs the loss of three samples, once.
+At the first batch, the loss of two copies of a sample is compared with the loss of one. It is twice as large if the
+loss is a sum, and equal if it is a mean, whatever the model and the data. The check costs the loss of three samples.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..parallel.strategy import MicroBatch
 from .tasks.task import Task
 
 TRIES = 8
-"""Micro-batches that are looked at until one tells: the loss of a sample without labels is zero."""
+"""Most micro-batches to examine: one whose sample has no labels tells nothing, since its loss is zero."""
 
 
 class SumCheck:
-    """``task.loss``, looked at in the first micro-batches of this rank."""
+    """Calls ``task.loss``, and checks it in the first micro-batches of this rank."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -37,10 +37,10 @@ class SumCheck:
         return self.task.loss(outputs, micro)
 
     def refuse_mean(self, mesh: Mesh) -> None:
-        """A collective call after the first batch: under a pipeline only the last stage has seen a loss.
+        """Refuse a mean after the first batch. A collective call, since only the last pipeline stage has a loss.
 
         Raises:
-            UserError: the loss is a mean; on all ranks.
+            UserError: the loss is a mean; raised on all ranks.
         """
         if mesh.any_flags([self._mean])[0]:
             name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
@@ -53,7 +53,7 @@ class SumCheck:
         try:
             with torch.no_grad(), torch.random.fork_rng(_gpus(micro)):
                 once, twice = (float(self._loss_of_copies(outputs, micro, copies)) for copies in (1, 2))
-        except Exception:  # outputs of a form that cannot be cut; what is wrong with the loss shows right after this
+        except Exception:  # outputs may have a form that cannot be cut; a faulty loss fails again right after this
             self._tries = 0
             return
         if math.isfinite(once) and math.isfinite(twice) and once != 0:
@@ -81,7 +81,7 @@ def _gpus(micro: MicroBatch) -> list[torch.device]:
 
 
 def _most_labels(micro: MicroBatch) -> int:
-    """The sample that says most of the loss."""
+    """Index of the sample with the most labels."""
     labels = micro.get("labels")
     if labels is None or labels.dim() < 2:
         return 0
@@ -89,7 +89,7 @@ def _most_labels(micro: MicroBatch) -> int:
 
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """``tree`` with other tensors: outputs of transformers, dicts, lists and tuples of tensors."""
+    """Apply ``function`` to all tensors in ``tree``: outputs of transformers, dicts, lists and tuples."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):  # outputs of transformers are dataclasses too, made by keyword

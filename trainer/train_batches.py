@@ -1,4 +1,4 @@
-"""The batches of a run in order, from the position that was resumed from to the step at which the run leaves."""
+"""Iterate over the batches of a run, from the position of the resume to the last step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("trireme.trainer")
 
 
 class RunBatches:
-    """This data rank's share of each step that is left."""
+    """This data rank's share of each remaining step."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -27,7 +27,7 @@ class RunBatches:
         self._begun = False
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """None if a callback asked to stop before the first step; after ``move``, from where the state is then."""
+        """Yield batches; none if a callback has asked to stop, and after ``move`` from the trainer's new state."""
         trainer = self.trainer
         while not trainer.control.stop:
             self._moved = False
@@ -47,7 +47,7 @@ class RunBatches:
                 return
 
     def move(self) -> None:
-        """Begin anew after this batch, from the position that the trainer's state has then (a rollback)."""
+        """Restart after this batch from the position in the trainer's state (after a rollback)."""
         self._moved = True
 
     def position(self) -> dict[str, Any]:
@@ -55,8 +55,8 @@ class RunBatches:
         return self.trainer.state.data if self._stream is None else self._stream.state()
 
     def close(self) -> None:
-        """Let go of the batches, which ends the worker processes of the data. A worker that outlives the run would keep
-        this process from ending."""
+        """Release the batches, which ends the worker processes of the data: a remaining worker would keep this process
+        from ending."""
         self._stream = None
 
     def _say_when_it_began(self) -> None:

@@ -1,4 +1,4 @@
-"""What the loop knows of itself (TrainerState) and what callbacks may ask of it (Control)."""
+"""The state of training (``TrainerState``), and the requests of callbacks to the loop (``Control``)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 @dataclass
 class TrainerState:
-    """Where training stands. All of it is saved in a checkpoint, and equal on all ranks."""
+    """The state of training, equal on all ranks and saved in checkpoints."""
 
     step: int = 0
     """Optimizer steps done."""
     samples: int = 0
     """Samples consumed, over all ranks."""
     tokens: int = 0
-    """Input tokens consumed, over all ranks, padding not counted."""
+    """Input tokens consumed, over all ranks, without padding."""
     best_metric: float | None = None
     """Best value so far of ``checkpoint.metric``."""
     best_step: int | None = None
-    """Step of that best value."""
+    """Step of the best value of ``checkpoint.metric``."""
     data: dict[str, Any] = field(default_factory=dict)
     """Position of a streaming source; empty for indexed data, whose position follows from ``samples``."""
     batch: dict[str, int] = field(default_factory=dict)
-    """``size``: samples of a step; ``step``, ``samples``: since when. See ``batch_since``."""
+    """``size``: samples of a step; ``step``, ``samples``: position since which steps have this size."""
     made_of: dict[str, Any] = field(default_factory=dict)
     """Fingerprints of documents, tokenizer and weights, and the length of the run. See ``continuity.made_of``."""
     evaluation_due: bool = False
-    """Set when a run had to leave before the evaluation of this step; a resume begins with it."""
+    """Whether a run had to stop before the evaluation of this step; a resume then begins with the evaluation."""
 
-    # Known from the recipe, not state: not saved.
+    # The fields below follow from the recipe and are not saved.
     max_steps: int = 0
-    """Steps that schedules and progress reckon with."""
+    """Optimizer steps of the whole run, on which schedules and progress are based."""
     stop_at: int = 0
-    """Step after which this run leaves; at most ``max_steps``."""
+    """Step after which this run stops; at most ``max_steps``."""
     train_size: int | None = None
     """Samples of one pass over the training data; None for a stream of unknown length."""
 
@@ -52,8 +52,8 @@ class TrainerState:
 
 
 def batch_since(saved: Mapping[str, Any], size: int) -> dict[str, int]:
-    """``TrainerState.batch`` of a run that goes on from ``saved`` with ``size`` samples a step: if they were others
-    then, passes over the data end at another step than ``size`` alone would tell."""
+    """``TrainerState.batch`` of a run that resumes from ``saved`` with ``size`` samples per step. If the size has
+    changed, passes over the data end at other steps than ``size`` alone would give."""
     step = saved.get("step", 0)
     samples = saved.get("samples", step * size)
     then = saved.get("batch") or {"size": samples / step if step else size, "step": 0, "samples": 0}
@@ -62,7 +62,7 @@ def batch_since(saved: Mapping[str, Any], size: int) -> dict[str, int]:
 
 @dataclass
 class Control:
-    """Requests of callbacks to the loop, looked at after each step. Every rank acts on them together."""
+    """Requests of callbacks to the loop, which all ranks act on together after each step."""
 
     stop: bool = False
     """End training after this step."""
@@ -75,18 +75,18 @@ class Control:
     interrupted: bool = False
     """Leave before the end because of a signal or the wall-clock limit: save now, evaluate after the resume."""
     rollback: bool = False
-    """Go back to the last checkpoint, and on with the samples that come next."""
+    """Go back to the last checkpoint, and train on with the next samples."""
     reason: str = ""
-    """Why training was asked to stop; logged."""
+    """Reason of the request to stop, which is logged."""
 
     def request_stop(self, reason: str) -> None:
         self.stop, self.reason = True, reason
 
     def interrupt(self, reason: str) -> None:
-        """Save and leave after this step; the same command goes on from there."""
+        """Save and stop after this step; the same command resumes there."""
         self.request_stop(reason)
         self.interrupted = True
 
     def clear(self) -> None:
-        """Forget one step's requests; a request to stop stays."""
+        """Clear the requests of one step; a request to stop remains."""
         self.save = self.evaluate = self.log = self.rollback = False

@@ -1,4 +1,4 @@
-"""The one clock for rates: how long the steps since the previous training line took, and what was trained in them."""
+"""Measure the time, steps, samples and tokens since the previous training line, for all rates."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """What has been done since the previous training line."""
+    """Time and amount of training since the previous training line."""
 
     seconds: float
-    """Time of training; never zero."""
+    """Training time, never zero."""
     steps: int
     samples: int
     tokens: int
 
 
 class TrainingClock:
-    """Runs while steps are taken. Evaluations and saves are not training: the clock stands still in them."""
+    """A clock that runs during steps and is paused during evaluations and saves."""
 
     def __init__(self) -> None:
         self._since = 0.0
         self._counts = (0, 0, 0)
 
     def restart(self, state: TrainerState) -> None:
-        """Count from here on: a training line was written, or training goes on from another step."""
+        """Start counting anew, after a training line or a change of the step (resume, rollback)."""
         self._since, self._counts = time.perf_counter(), (state.step, state.samples, state.tokens)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, the clock stands still."""
+        """Context in which the clock is paused."""
         began = time.perf_counter()
         try:
             yield
@@ -44,7 +44,7 @@ class TrainingClock:
             self._since += time.perf_counter() - began
 
     def elapsed(self, state: TrainerState) -> Elapsed:
-        """Since ``restart``."""
+        """Time and counts since ``restart``."""
         seconds = time.perf_counter() - self._since
         steps, samples, tokens = self._counts
         return Elapsed(max(seconds, 1e-9), state.step - steps, state.samples - samples, state.tokens - tokens)

@@ -1,4 +1,4 @@
-"""Next-token prediction. The loss is imported when it is first needed: a check of a recipe does not wait for torch."""
+"""The task of next-token prediction. The loss is imported on first use, so that checking a recipe needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task whose returns are looked at, so that a wrong one is named before it becomes an error of the engine."""
+"""Wrap a recipe's task and check its return values, so that a wrong one is reported before the engine fails on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .task import Sums, Task
 
 
 class CheckedTask(Task):
-    """Calls the recipe's task; what it raises or returns wrongly is a problem of the key ``task``."""
+    """Calls the recipe's task, and turns its exceptions and wrong return values into problems of the key ``task``."""
 
     def __init__(self, task: Any) -> None:
         missing = [name for name in ("loss", "evaluate", "metrics") if not callable(getattr(task, name, None))]

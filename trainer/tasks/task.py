@@ -1,4 +1,4 @@
-"""A task: the head a model gets, the loss it is trained with, and the metrics it is judged by."""
+"""The base class of tasks. A task chooses the model's head, and computes its loss and metrics."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from ...parallel.strategy import MicroBatch
 
 Sums = dict[str, "Tensor"]
-"""Metric sums of a micro-batch, scalars: added over micro-batches and ranks, then turned into metrics."""
+"""Scalar sums of a micro-batch, which are added over micro-batches and ranks and then turned into metrics."""
 
 
 class Task(ABC):
-    """Sums only: a mean over a micro-batch would depend on how the batch is cut."""
+    """Base of all tasks. Methods return sums, since a mean would depend on how a batch is cut into micro-batches."""
 
     head: ClassVar[str]
     """Key of the model factory in ``models/build_model.py``."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
-    """What ``metrics`` gives, so that a metric nobody computes is refused before launch; None: that is not known."""
+    """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
 
     @abstractmethod
     def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
-        """Sum of the label losses of a micro-batch, fp32 scalar."""
+        """Sum of the losses of all labels of a micro-batch, as an fp32 scalar."""
 
     @abstractmethod
     def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
@@ -32,4 +32,4 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Metrics from the sums over the whole evaluation set; ``loss`` is among them."""
+        """Metrics from the sums over the whole evaluation set, ``loss`` among them."""
