@@ -16,7 +16,7 @@ if the typed schema has a default; OmegaConf alone would ignore a ``???`` that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -122,35 +122,48 @@ def _left_open(tree: Any, path: str = "") -> Iterator[str]:
         yield from _left_open(value, where)
 
 
-def left_over(raw: dict[str, Any], as_written: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+def left_over(
+    raw: dict[str, Any], as_written: dict[str, Any], chosen: dict[str, Any], overrides: Sequence[str]
+) -> dict[str, str]:
     """Keys that overrides of the command line made void, each with the reason.
 
     Args:
         raw: the composed recipe.
         as_written: the recipe composed without overrides.
+        chosen: the recipe with the files that overrides choose (``data=hub``), and without their values.
         overrides: overrides of the command line.
     """
     given = {key_of(text) for text in overrides} | set(_inside_values(overrides))
     void: dict[str, str] = {}
-    old = dict(_targets(as_written))
-    for path, before in old.items():
-        node = _at(raw, path)
+    old, files = dict(_targets(as_written)), dict(_targets(chosen))
+    for path in {**old, **files}:
+        before, node = old.get(path, files.get(path)), _at(raw, path)
         if not isinstance(node, dict) or any(path.startswith(f"{gone}.") for gone in void):
             continue
         target = node.get(TARGET)
-        if target == before:
+        anew = f"{path}.{TARGET}" in given and target != files.get(path)  # another one than any file names
+        if target == before and not anew:
             continue
-        written = _at(as_written, path)
+        written = _at(chosen if anew else as_written, path) or {}
+        before = files.get(path, before) if anew else before
         mine = {key for key in node if any(_is_or_within(name, f"{path}.{key}") for name in given)}
         if target is None:
             if not mine and "." in path:  # for a whole part the check reports the missing target
                 void[path] = f"configures {before}, which is not among the {path.partition('.')[0]} now"
             continue
-        named_here = f"{path}.{TARGET}" in given
         for key in node.keys() - mine - {TARGET}:
-            if key in written and (named_here or not _takes(target, key)):
+            if key in written and (anew or not _takes(target, key)):
                 void[f"{path}.{key}"] = f"written for {before}; {path} is {target} now"
     return void
+
+
+def without(void: Iterable[str], raw: dict[str, Any]) -> list[str]:
+    """Overrides that leave ``void`` keys out. Hydra deletes no key without a value, so null and open ones get one."""
+    texts = []
+    for key in void:
+        texts += [f"++{key}=0"] if _at(raw, key) in (None, "???") else []
+        texts.append(f"~{key}")
+    return texts
 
 
 def _inside_values(overrides: Sequence[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from ..trainer.component import import_from
 from .check_environment import check_environment
-from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over
+from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over, without
 from .find_recipes import PACKAGE, config_folders, find_recipe
 from .hydra_errors import UNKNOWN, explain
 from .overrides import CALLBACKS, chooses, key_of, prepare, quoted, single_callbacks, value_of
@@ -64,7 +64,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
         composed = given.compose(given.accepted)
         void = given.void(composed.raw)
         if void:  # composed again, so that interpolations see the change
-            composed = given.compose([*given.accepted, *(f"~{key}" for key in void)])
+            composed = given.compose([*given.accepted, *without(void, composed.raw)])
     except UserError as error:
         raise UserError(*given.problems, *error.problems) from error
     return replace(composed, problems=given.problems, notes=[*given.notes, *_left_out(void)])
@@ -107,11 +107,27 @@ class _Given:
             return {}, []
         return OmegaConf.to_container(found[0], resolve=False), files  # type: ignore[return-value]
 
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        """The recipe with the files that overrides choose in every job, and without their values."""
+        from omegaconf import OmegaConf
+
+        texts = [text for text in without_choices(self.accepted) if chooses(text, self.folders)]
+        if not texts or not any(TARGET in text for text in self.accepted):
+            return self.as_written[0]
+        found: list[Any] = []
+        searchpath = [text for text in self.accepted if key_of(text) == "hydra.searchpath"]
+        try:
+            self.hydra([], [*searchpath, *texts], found.append)
+        except UserError:
+            return self.as_written[0]
+        return OmegaConf.to_container(found[0], resolve=False)  # type: ignore[return-value]
+
     def void(self, raw: dict[str, Any]) -> dict[str, str]:
         """Keys of a composed recipe that the overrides made void, each with the reason."""
         if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
             return {}
-        return left_over(raw, self.as_written[0], self.accepted)
+        return left_over(raw, self.as_written[0], self.chosen, self.accepted)
 
     def hydra(
         self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
@@ -207,16 +223,15 @@ def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 def _of_sweep(config: Any, given: _Given) -> Composed:
     """One job, without the keys that its choices make void."""
     composed = _composed(config, given.path, given.accepted)
-    void = left_over(composed.raw, given.as_written[0], composed.overrides)
+    void = left_over(composed.raw, given.as_written[0], given.chosen, composed.overrides)
+    texts = without(void, composed.raw)
     for key in void:
         *parents, last = key.split(".")
         node = composed.raw
         for parent in parents:
             node = node[parent]
         del node[last]
-    return replace(
-        composed, overrides=[*composed.overrides, *(f"~{key}" for key in void)], notes=[*given.notes, *_left_out(void)]
-    )
+    return replace(composed, overrides=[*composed.overrides, *texts], notes=[*given.notes, *_left_out(void)])
 
 
 def runs_on(composed: Composed) -> str:
@@ -233,7 +248,8 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
     given = _Given(recipe, overrides, recipe_dirs, sweeps=True)
     if given.problems:
         raise UserError(*given.problems)
-    _ = given.as_written  # composed and cached now, since Hydra cannot compose a second recipe inside a job
+    # Composed and cached now, since Hydra cannot compose a second recipe inside a job.
+    _ = given.as_written, given.chosen
     return given
 
 
@@ -274,8 +290,8 @@ def show(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], flag
     given = _Given(recipe, overrides, recipe_dirs)
     if given.problems:
         raise UserError(*given.problems)
-    void = given.void(given.compose(given.accepted).raw)
-    given.hydra(flags, [*given.accepted, *(f"~{key}" for key in void)], lambda config: None)
+    raw = given.compose(given.accepted).raw
+    given.hydra(flags, [*given.accepted, *without(given.void(raw), raw)], lambda config: None)
 
 
 def _composed(config: Any, path: Path, given: Sequence[str]) -> Composed:

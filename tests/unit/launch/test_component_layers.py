@@ -48,6 +48,22 @@ def test_a_choice_drops_what_the_new_target_does_not_take() -> None:
     assert compose(STDLIB, ["optimizer=sgd"]).raw["optimizer"]["lr"] == 2e-3  # which both take
 
 
+def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
+    """Null and open values go as well."""
+    source = "data.source._target_"
+    for given in (["data=files"], ["data=hub"], []):
+        composed = compose(STDLIB, [*given, f"{source}=mine.Own", "+data.source.count=3"])
+        assert composed.raw["data"]["source"] == {"_target_": "mine.Own", "count": 3}
+        assert compose(STDLIB, composed.overrides).raw == composed.raw  # as a rank composes it
+    same = compose(STDLIB, ["data=files", f"{source}=trireme.trainer.data.sources.Files", "data.source.paths=[a]"])
+    assert same.raw["data"]["source"]["split_text"] == "file"
+    back = compose(STDLIB, ["data=files", f"{source}=trireme.trainer.data.sources.PythonSources"])
+    assert set(back.raw["data"]["source"]) == {"_target_"}
+    jobs = sweep_jobs(STDLIB, ["data=files", f"{source}=mine.Own,mine.Other"], [])
+    assert [set(job.raw["data"]["source"]) for job in jobs] == [{"_target_"}] * 2
+    assert compose(STDLIB, jobs[0].overrides).raw == jobs[0].raw
+
+
 def test_a_mistyped_argument_is_still_a_problem() -> None:
     composed = compose(STDLIB, ["data=hub", "data.source.pth=x"])
     assert composed.raw["data"]["source"]["pth"] == "x"
