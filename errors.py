@@ -1,4 +1,4 @@
-"""What is shown to people: a problem in four parts, and the one exception that carries problems.
+"""What is shown to people: a problem in four parts, and the exceptions that carry problems.
 
 Every folder raises it, so this file imports nothing of the package.
 """
@@ -58,3 +58,14 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in the place of a traceback."""
         return str(self).splitlines()
+
+
+class ComponentFailed(Exception):
+    """Code of the user's own failed while it ran: shown as one message that names it, exit code 1.
+
+    It may be the network or a disk, so that a restart may help; a broken contract is a ``UserError``.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem)

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
 from ..trainer.component import Component, instantiate, locate
-from ..trainer.optimizers import optimizer_factory, value_problems
+from ..trainer.optimizers import refuse_no_optimizer, value_problems
 from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
@@ -76,12 +76,12 @@ def _try_optimizer(component: Component) -> list[Problem]:
             raise
         except Exception as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
             return " ".join(f"{type(error).__name__}: {error}".split())
+        refuse_no_optimizer(optimizer, component["_target_"])
         return _step(optimizer, parameters)
 
     try:
         why = attempt(component)
-        if not why:  # the further demands of a run on an optimizer
-            optimizer_factory(component)([("matrix", torch.nn.Parameter(torch.ones(4, 4)))])
+        if not why:
             return []
         name = component["_target_"]
         alone = [(key, attempt(part)) for key, part in _one_by_one(component)]
@@ -97,8 +97,6 @@ def _step(optimizer: Any, parameters: list[Any]) -> str:
     """Make one step; returns the reason if it fails or gives useless weights, else an empty text."""
     import torch
 
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        return f"a {type(optimizer).__name__} is not a torch.optim.Optimizer"
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     try:

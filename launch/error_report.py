@@ -1,8 +1,8 @@
 """Turn the end of a command into one readable message and an exit code that scripts can trust.
 
-0 done · 1 failed (one traceback) · 2 the user's mistake (no traceback unless ``--debug``) · 3 the run ended with a loss
-or weights that are not finite · 75 stopped early with everything saved (by a signal or the wall-clock limit): the same
-command resumes · 130 Ctrl-C, nothing saved.
+0 done · 1 failed (one traceback; for a component of the user's own, its name and place) · 2 the user's mistake (no
+traceback unless ``--debug``) · 3 the run ended with a loss or weights that are not finite · 75 stopped early with
+everything saved (by a signal or the wall-clock limit): the same command resumes · 130 Ctrl-C, nothing saved.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from ..errors import Problem, UserError
+from ..errors import ComponentFailed, Problem, UserError
 
 FAILED, USER_ERROR, DIVERGED, SAVED, INTERRUPTED = 1, 2, 3, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
 
@@ -52,10 +52,18 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
     except BrokenPipeError:  # the reader of the output (head, less) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        show_crash(error, debug)
         return FAILED
     return 0
+
+
+def show_crash(error: Exception, debug: bool = False) -> None:
+    """A traceback on standard error; of a component of the user's own the message, unless ``debug``."""
+    if debug or not isinstance(error, ComponentFailed):
+        traceback.print_exception(error)
+    else:
+        show_problems([error.problem])
 
 
 def show_problems(problems: Sequence[Problem | str], stream: TextIO | None = None) -> None:

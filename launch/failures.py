@@ -30,6 +30,7 @@ from .error_report import (
     Diverged,
     LeftEarly,
     RanksFailed,
+    show_crash,
     show_problems,
 )
 from .slurm.job_task import LOGS
@@ -63,7 +64,8 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
         ours = OWN_LAUNCH in os.environ or (LOGS in os.environ and bool(os.environ.get(ERROR_FILE)))
         if user and rank > 0 and not ours:
             time.sleep(GRACE_SECONDS)
-        record(error, raised)  # with the time of the error, not of the wait, so that it counts as the first failure
+        # With the time of the error, not of the wait, so that it counts as the first failure.
+        record(error, raised, debug)
         if ours:
             if rank > 0:
                 traceback.print_exc()  # into the log file of this rank
@@ -74,7 +76,7 @@ def run_rank(function: Callable[[], Any], debug: bool = False) -> int:
                 show_problems(error.problems)
             _end_agent()
         elif not os.environ.get(ERROR_FILE):
-            traceback.print_exc()
+            show_crash(error, debug)
         return USER_ERROR if user else FAILED
     return 0
 

@@ -21,7 +21,7 @@ from .checkpoint.nodes.find_nodes import Nodes, find_nodes
 from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate, locate
-from .component_errors import component_errors
+from .component_errors import CONSTRUCTOR, component_errors
 from .continuity import continued_corpus, learning_rate_moves, made_of
 from .ema import Ema
 from .ignored_options import ignored_options
@@ -167,7 +167,7 @@ def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str])
 def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
     callbacks: dict[str, Callback] = {}
     for name, component in recipe.callbacks.items():
-        with component_errors(f"callbacks.{name}", locate(component["_target_"]), "its constructor"):
+        with component_errors(f"callbacks.{name}", locate(component["_target_"]), CONSTRUCTOR):
             callbacks[name] = instantiate(component)
         if not isinstance(callbacks[name], Callback):
             why = f"gives a {type(callbacks[name]).__name__}, which is no callback"

@@ -1,7 +1,10 @@
 """Turn exceptions of the user's own components into problems that name the recipe key and the line in the user's file.
 
-The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own components
-pass through, since they are faults of trireme.
+What fails while it runs is a crash (``ComponentFailed``, exit code 1): it may be the network, and ranks may be started
+again. A constructor is called with what the recipe says, by ``trireme check`` too, so its exceptions are user errors.
+
+The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own
+components pass through, since they are faults of trireme.
 """
 
 from __future__ import annotations
@@ -13,24 +16,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import Problem, UserError
+from ..errors import ComponentFailed, Problem, UserError
 from .log_files import SHOWN
 
 OWN = "trireme."
+CONSTRUCTOR = "its constructor"
 log = logging.getLogger(SHOWN)
 
 
 class component_errors:
-    """Context that turns an exception into a problem of the component at ``path``.
+    """Context that turns an exception into one that names the component at ``path``.
 
     Args:
         path: key of the recipe, such as ``callbacks.mine``.
         component: the component, or its class or function.
         doing: name of the called method, such as ``on_step_end``.
+        only_its_file: others' code is called inside too, so only what passes through the component's file is its own.
+
+    Raises:
+        UserError: its constructor has raised.
+        ComponentFailed: it has raised elsewhere.
     """
 
-    def __init__(self, path: str, component: Any, doing: str) -> None:
-        self.path, self.component, self.doing = path, component, doing
+    def __init__(self, path: str, component: Any, doing: str, only_its_file: bool = False) -> None:
+        self.path, self.component, self.doing, self.only_its_file = path, component, doing, only_its_file
 
     def __enter__(self) -> None:
         pass
@@ -38,15 +47,17 @@ class component_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, UserError) or not self._is_users(error):
+        if not isinstance(error, Exception) or isinstance(error, UserError | ComponentFailed):
+            return
+        place = self._place(error)
+        if not self._is_users(error) or (self.only_its_file and not place):
             return
         text = " ".join(str(error).split())
-        why = (
-            f"{self.name} raises {type(error).__name__}{': ' if text else ''}{text} in {self.doing}{self._place(error)}"
-        )
+        why = f"{self.name} raises {type(error).__name__}{': ' if text else ''}{text} in {self.doing}{place}"
         log.error("%s", "".join(traceback.format_exception(error)))
         fix = "mend it there; the traceback is in the log file, and shown with --debug"
-        raise UserError(Problem(self.path, why, fix)) from error
+        problem = Problem(self.path, why, fix)
+        raise (UserError if self.doing == CONSTRUCTOR else ComponentFailed)(problem) from error
 
     @property
     def name(self) -> str:

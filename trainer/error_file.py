@@ -9,25 +9,27 @@ import time
 import traceback
 from pathlib import Path
 
-from ..errors import Problem, UserError
+from ..errors import ComponentFailed, Problem, UserError
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable with the path of this rank's error file; set by the launcher."""
 
 
-def record(error: Exception, when: float | None = None) -> None:
+def record(error: Exception, when: float | None = None, debug: bool = False) -> None:
     """Write ``error`` into this rank's error file, if its launcher has named one.
 
     Args:
         when: time of the error (seconds since the epoch); None is now. torch's agent shows the failure of the earliest
             whole second, and among several in that second the lowest rank's.
+        debug: write the traceback of a failed component too.
     """
     path = os.environ.get(ERROR_FILE)
     if not path:
         return
     when = time.time() if when is None else when
     user = isinstance(error, UserError)
-    stack = str(error) if user else "".join(traceback.format_exception(error))
+    short = user or (isinstance(error, ComponentFailed) and not debug)
+    stack = str(error) if short else "".join(traceback.format_exception(error))
     extra = {"py_callstack": stack, "timestamp": str(int(when))}
     problems = (
         [vars(problem) if isinstance(problem, Problem) else problem for problem in error.problems] if user else None

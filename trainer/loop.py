@@ -16,6 +16,7 @@ import torch
 from ..parallel.strategy import StepBatch, StepLoss, StepResult
 from .callbacks.line_text import evaluation_parts, training_parts
 from .checkpoint.layout import metric_of
+from .component import locate
 from .component_errors import component_errors
 from .finiteness import Finiteness
 from .interruption import Leaving
@@ -97,6 +98,7 @@ class Trainer:
         """Number of the current evaluation batch; 0 outside of evaluations."""
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
+        self.optimizer = locate(self.recipe.optimizer["_target_"])
 
     def fit(self) -> TrainResult:
         """Train to ``stop_at``, until a callback asks to stop, or until a signal or the time limit asks to leave."""
@@ -109,7 +111,8 @@ class Trainer:
                     self.loss_function.refuse_mean(self.mesh)
                 self.emit("on_pre_optimizer_step")
                 self.store.wait_for_copies()
-                result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
+                with component_errors("optimizer", self.optimizer, "step", only_its_file=True):
+                    result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
                 if self.ema and not result.skipped:
                     self.ema.update()
                 self._end_step(batch, loss, result)

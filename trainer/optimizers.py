@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import Problem, UserError
 from .component import Component, instantiate, locate
-from .component_errors import component_errors
+from .component_errors import CONSTRUCTOR, component_errors
 
 if TYPE_CHECKING:
     import torch
@@ -40,23 +40,32 @@ def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Para
     """A function that builds the recipe's optimizer over named parameters, with an ``initial_lr`` for schedules."""
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        import torch
-
-        with component_errors("optimizer", locate(component["_target_"]), "its constructor"):
+        with component_errors("optimizer", locate(component["_target_"]), CONSTRUCTOR):
             optimizer = instantiate(component, decay_groups(parameters))
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            why = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
-            fix = "derive it from torch.optim.Optimizer; docs/extending.md has an example"
-            raise UserError(Problem("optimizer._target_", why, fix, component["_target_"]))
-        if any("lr" not in group for group in optimizer.param_groups):
-            why = "has no learning rate, which schedules scale"
-            fix = 'give its groups an "lr": super().__init__(params, {"lr": lr, ...})'
-            raise UserError(Problem("optimizer._target_", why, fix, component["_target_"]))
+        refuse_no_optimizer(optimizer, component["_target_"])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
 
     return build
+
+
+def refuse_no_optimizer(optimizer: Any, target: str) -> None:
+    """Hold what ``target`` gave to the contract of an optimizer.
+
+    Raises:
+        UserError: it is none, or has no learning rate.
+    """
+    import torch
+
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        why = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+        fix = "derive it from torch.optim.Optimizer; docs/extending.md has an example"
+        raise UserError(Problem("optimizer._target_", why, fix, target))
+    if any("lr" not in group for group in optimizer.param_groups):
+        why = "has no learning rate, which schedules scale"
+        fix = 'give its groups an "lr": super().__init__(params, {"lr": lr, ...})'
+        raise UserError(Problem("optimizer._target_", why, fix, target))
 
 
 def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:

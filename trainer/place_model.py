@@ -20,7 +20,7 @@ from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
 from .check_steps import check_steps
 from .component import instantiate, locate
-from .component_errors import component_errors
+from .component_errors import CONSTRUCTOR, component_errors
 from .data.corpus import Corpus
 from .data.data_config import DataConfig
 from .data.open_corpus import open_corpus
@@ -62,7 +62,7 @@ def place(
         corpus: the corpus, if it is open already; None opens the recipe's.
     """
     say("preparing data")
-    with component_errors("task", locate(recipe.task["_target_"]), "its constructor"):
+    with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
         task = CheckedTask(instantiate(recipe.task))
     corpus = corpus or recipe_corpus(recipe, recipe.data)
     say("building the model")

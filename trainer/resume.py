@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..parallel.checkpoint_state import state_shapes
 from .checkpoint.source import Source
+from .component_errors import component_errors
 from .optimizers import check_state
 from .place_model import fitting
 
@@ -50,4 +51,5 @@ def load(trainer: Trainer, source: Source) -> None:
         )
     for name, state in saved.callbacks.items():
         if name in trainer.callbacks:
-            trainer.callbacks[name].load_state_dict(state)
+            with component_errors(f"callbacks.{name}", trainer.callbacks[name], "load_state_dict"):
+                trainer.callbacks[name].load_state_dict(state)

@@ -12,6 +12,7 @@ from ..models.base_assets import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
+from .component_errors import component_errors
 from .run_folder import write_recipe
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ class Saving:
 
     def _json_state(self) -> dict[str, Any]:
         trainer = self.trainer
-        callbacks = {name: callback.state_dict() for name, callback in trainer.callbacks.items()}
+        callbacks = {}
+        for name, callback in trainer.callbacks.items():
+            with component_errors(f"callbacks.{name}", callback, "state_dict"):
+                callbacks[name] = callback.state_dict()
         return {"trainer": trainer.state.to_json(), "callbacks": callbacks, "scalars": trainer.strategy.scalars()}
 
     def _write_native(self, folder: Path) -> None:

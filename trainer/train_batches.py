@@ -57,7 +57,8 @@ class RunBatches:
     def close(self) -> None:
         """Release the batches, which ends the worker processes of the data: a remaining worker would keep this process
         from ending."""
-        self._stream = None
+        if self._stream is not None:
+            self._stream.close()
 
     def _say_when_it_began(self) -> None:
         if not self._begun:

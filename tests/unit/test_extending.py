@@ -15,7 +15,7 @@ from trireme.launch.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE))
-OURS = {"Task", "Callback", "Optimizer"}
+OURS = {"Task", "Callback", "Optimizer", "Source", "Collator"}
 
 
 def write(folder: Path, code: str, recipe: str) -> str:
@@ -40,7 +40,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(recipe: str, folder: Path, *overrides: str) -> int:
-    return main(["train", recipe, ROOTS, f"run.dir={folder / 'run'}", "trainer.max_steps=2", *overrides])
+    return main(["train", recipe, f"run.dir={folder / 'run'}", "trainer.max_steps=2", *overrides])
 
 
 @pytest.mark.parametrize("section", sorted(OURS))
@@ -48,8 +48,9 @@ def test_the_examples_of_the_page(section: str, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL)
     (recipe,) = re.findall(r"```yaml\n(.*?)```", SECTIONS[section], re.DOTALL)
     path = write(tmp_path, code, recipe)
-    assert main(["check", path, ROOTS]) == 0
-    assert train(path, tmp_path) == 0
+    roots = [] if section == "Source" else [ROOTS]
+    assert main(["check", path, *roots]) == 0
+    assert train(path, tmp_path, *roots) == 0
     assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -58,6 +59,7 @@ import torch
 from transformers import TrainerCallback
 
 from trireme.trainer.callbacks.callback import Callback
+from trireme.trainer.data.collator import CausalLMCollator
 from trireme.trainer.tasks.causal_lm import CausalLM
 from trireme.trainer.tasks.task import Task
 
@@ -131,6 +133,31 @@ class BadStart(Callback):
 class Raises(Callback):
     def on_step_end(self, trainer, state, control):
         {}["gone"]
+
+class RaisesSaving(Callback):
+    def state_dict(self):
+        {}["gone"]
+
+class RaisesStepping(torch.optim.SGD):
+    steps = 0
+    def step(self, closure=None):
+        self.steps += 1
+        if self.steps > 1:  # the check makes one
+            {}["gone"]
+
+class RaisingCollator(CausalLMCollator):
+    def __call__(self, samples):
+        {}["gone"]
+
+class DictCollator(CausalLMCollator):
+    def __call__(self, samples):
+        return self.micro_batch(samples)
+
+class RaisingSource:
+    def fingerprint(self):
+        return "1"
+    def load(self, cache_dir):
+        {}["gone"]
 """
 
 
@@ -187,25 +214,68 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.NoneLoss", "NoneLoss.loss returns None"),
         ("task._target_=mine.broken.FloatLoss", "FloatLoss.loss returns a float"),
         ("task._target_=mine.broken.VectorLoss", "VectorLoss.loss returns a tensor of shape (2, 32)"),
-        ("task._target_=mine.broken.RaisingLoss", "RaisingLoss raises KeyError: 'nothing' in loss"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
         ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
         (
             "+callbacks.x._target_=mine.broken.BadStart",
-            "callbacks.x\n  mine.broken.BadStart raises RuntimeError: not today",
+            "callbacks.x\n  mine.broken.BadStart cannot be built: RuntimeError: not today",
         ),
-        ("+callbacks.x._target_=mine.broken.Raises", "Raises raises KeyError: 'gone' in on_step_end"),
         ("optimizer._target_=mine.broken.none", "gives a NoneType, not a torch.optim.Optimizer"),
         ("optimizer._target_=mine.broken.NoRate", "has no learning rate"),
     ],
 )
-def test_what_shows_while_it_runs(broken: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_contract_that_is_broken_while_it_runs(
+    broken: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ["optimizer.lr=0.1"] if override.startswith("optimizer") else []
-    assert train(str(TINY), broken, override, *more) == 2
+    assert train(str(TINY), broken, ROOTS, override, *more) == 2
     message = capsys.readouterr().err
     assert words in message
     assert "Traceback" not in message
-    if "raises" in words and "BadStart" not in words:
-        assert f"{broken / 'mine' / 'broken.py'}, line " in message
-        assert "Traceback" in (broken / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "words"),
+    [
+        ("task", "RaisingLoss", "KeyError: 'nothing' in loss"),
+        ("callbacks.x", "Raises", "KeyError: 'gone' in on_step_end"),
+        ("callbacks.x", "RaisesSaving", "KeyError: 'gone' in state_dict"),
+        ("optimizer", "RaisesStepping", "KeyError: 'gone' in step"),
+        ("collator", "RaisingCollator", "KeyError: 'gone' in a call"),
+        ("data.source", "RaisingSource", "KeyError: 'gone' in load"),
+    ],
+)
+def test_a_crash_of_own_code_names_it_and_may_be_tried_again(
+    broken: Path, key: str, name: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, which ``--max-restarts`` starts again: it may have been the network."""
+    roots = [] if key == "data.source" else [ROOTS]
+    more = ["optimizer.lr=0.1"] if key == "optimizer" else []
+    plus = "+" if key in ("callbacks.x", "collator") else ""
+    assert train(str(TINY), broken, *roots, f"{plus}{key}._target_=mine.broken.{name}", *more) == 1
+    message = capsys.readouterr().err
+    assert f"{key}\n  mine.broken.{name} raises {words} ({broken / 'mine' / 'broken.py'}, line " in message
+    assert "Traceback" not in message
+    assert "Traceback" in (broken / "run" / "log.txt").read_text()
+
+
+def test_the_traceback_is_shown_with_debug(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(str(TINY), broken, ROOTS, "+callbacks.x._target_=mine.broken.Raises", "--debug") == 1
+    assert "in on_step_end\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("RaisingCollator", 1, "raises KeyError: 'gone' in a call"),
+        ("DictCollator", 2, "gives dict when it is called, not a StepBatch"),
+    ],
+)
+def test_data_workers_hand_messages_on(
+    broken: Path, name: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collator = f"+collator._target_=mine.broken.{name}"
+    assert train(str(TINY), broken, ROOTS, collator, "data.num_workers=1") == code
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message

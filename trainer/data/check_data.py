@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import Problem, UserError
+from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
@@ -26,6 +26,8 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
             texts[key] = source.look()
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
+        except ComponentFailed as error:
+            problems.append(error.problem)
         except Exception as error:  # a user's own class may fail in any way when it is made
             why = f"fails when it is made or looked at: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "mend it; --debug shows where", component.get("_target_")))

@@ -38,6 +38,9 @@ class TrainBatches(Iterator[StepBatch], ABC):
     def state(self) -> dict[str, Any]:
         """Position after the batch last handed out, as JSON, equal on all ranks; to be given back on resume."""
 
+    def close(self) -> None:
+        """End what fetches ahead."""
+
 
 class Corpus(ABC):
     """Train and held-out samples, their tokenizer, and the batches that the recipe asks for."""
@@ -195,11 +198,22 @@ class IndexedCorpus(Corpus):
 class IndexedBatches(TrainBatches):
     """Batches whose position follows from the samples consumed, so that there is no state."""
 
-    def __init__(self, batches: Iterator[StepBatch]) -> None:
+    def __init__(self, batches: Iterator[StepBatch | Exception]) -> None:
+        """``batches``: where one is an exception, it is raised in its turn (``loader.step_batches``)."""
         self.batches = batches
 
     def __next__(self) -> StepBatch:
-        return next(self.batches)
+        batch = next(self.batches)
+        if not isinstance(batch, Exception):
+            return batch
+        try:
+            raise batch
+        finally:
+            del batch  # else the error holds this frame, and the frame the error
 
     def state(self) -> dict[str, Any]:
         return {}
+
+    def close(self) -> None:
+        """Workers end with the loader's iterator, of which this holds the only reference."""
+        self.batches = iter(())

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
-from ..component import Component, instantiate
+from ..component import Component, instantiate, locate
+from ..component_errors import CONSTRUCTOR, component_errors
 from .arrow_texts import write_texts
 from .document_files import kind_of, not_string
 
@@ -38,7 +39,8 @@ class DocumentSource:
             UserError: it cannot be made from its arguments.
         """
         self.key, self.name = key, component["_target_"]
-        with self._named():
+        self.source = locate(self.name)
+        with self._named(CONSTRUCTOR):
             self.source = instantiate(component)
 
     def check(self, streaming: bool) -> None:
@@ -66,7 +68,7 @@ class DocumentSource:
 
     def fingerprint(self) -> str:
         """Names the documents in the cache."""
-        with self._named():
+        with self._named("fingerprint"):
             found = self.source.fingerprint()
         if not isinstance(found, str):
             raise UserError(self._wrong(f"gives a fingerprint that is {kind_of(found)}, not a string"))
@@ -90,7 +92,7 @@ class DocumentSource:
         """All documents as a data set with a column ``text``; a list of texts or rows is taken as well."""
         from datasets import Dataset
 
-        with self._named():
+        with self._named("load"):
             found = self.source.load(cache_dir)
             if isinstance(found, Dataset):
                 self._check_columns(found, "load")
@@ -101,7 +103,7 @@ class DocumentSource:
         """The same documents, read as they are asked for; a list or generator of them is taken as well."""
         from datasets import Dataset, Features, IterableDataset, Value
 
-        with self._named():
+        with self._named("stream"):
             found = self.source.stream()
             if isinstance(found, Dataset):
                 found = found.to_iterable_dataset()
@@ -125,7 +127,7 @@ class DocumentSource:
 
     def rows(self, rows: Iterator[Any]) -> Iterator[str]:
         """Texts of a stream's rows; what goes wrong while it is read is named too."""
-        with self._named():
+        with self._named("stream"):
             for row in rows:
                 yield self.text(row)
 
@@ -152,24 +154,22 @@ class DocumentSource:
         method = getattr(self.source, name, None)
         if not callable(method) or not _takes(method, OPTIONAL[name]):
             return default
-        with self._named():
+        with self._named(name):
             return method()
 
     def _wrong(self, why: str) -> Problem:
         return Problem(self.key, why, CONTRACT, self.name)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Problems name the key of the recipe; other errors of a user's own class say whose they are."""
+    def _named(self, doing: str) -> Iterator[None]:
+        """Problems name the key of the recipe, and so do other errors of a user's own class."""
         try:
-            yield
+            with component_errors(self.key, self.source, doing):
+                yield
         except UserError as error:
             if self.key == SOURCE:
                 raise
             raise UserError(*(_renamed(problem, self.key) for problem in error.problems)) from error
-        except Exception as error:
-            error.add_note(f"raised in {self.key}, {self.name}")
-            raise
 
 
 _ABSENT = object()

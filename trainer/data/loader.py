@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from ...errors import ComponentFailed, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
 from ..interruption import SIGNALS
 from .collator import Sample, without_labels
@@ -82,8 +84,8 @@ def step_batches(
     data_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[StepBatch]:
-    """This data rank's share of the next ``steps`` steps.
+) -> Iterator[StepBatch | Exception]:
+    """This data rank's share of the next ``steps`` steps; an error of a worker stands for the batch that it made.
 
     Args:
         samples: consumed so far, over all ranks and passes.
@@ -105,13 +107,21 @@ def step_batches(
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collator,
+        collate_fn=partial(_collated_or_error, collator) if num_workers else collator,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),  # else every start would draw from the global generator and shift dropout
         **workers,
     )
     return iter(loader)
+
+
+def _collated_or_error(collator: Collator, samples: Sequence[Sample]) -> StepBatch | Exception:
+    """In a worker: an error that has a message of its own comes back whole, since torch would hand on a traceback."""
+    try:
+        return collator(samples)
+    except (UserError, ComponentFailed) as error:
+        return error
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

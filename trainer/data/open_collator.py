@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import Problem, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
 from ..component import Component, instantiate, locate
+from ..component_errors import CONSTRUCTOR, component_errors
 from .collator import IGNORE, CausalLMCollator, Sample
 from .loader import Collator
 
@@ -35,7 +36,8 @@ def open_collator(component: Component | None, **given: int) -> Collator:
     problems = collator_problems(component)
     if problems:
         raise UserError(*problems)
-    collator = instantiate(component, **given)
+    with component_errors("collator", locate(component["_target_"]), CONSTRUCTOR):
+        collator = instantiate(component, **given)
     if component["_target_"] == DEFAULT:
         return collator
     for method in ("__call__", "micro_batch"):
@@ -64,13 +66,15 @@ class CheckedCollator:
         self.seen: set[str] = set()
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch:
-        batch = self.collator(samples)
+        with component_errors("collator", self.collator, "a call"):
+            batch = self.collator(samples)
         if self._first("a call"):
             self._check_step(batch, len(samples))
         return batch
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        batch = self.collator.micro_batch(samples)
+        with component_errors("collator", self.collator, "micro_batch"):
+            batch = self.collator.micro_batch(samples)
         if self._first("micro_batch"):
             self._check(batch, "micro_batch", len(samples))
         return batch

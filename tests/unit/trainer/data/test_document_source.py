@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.errors import UserError
+from trireme.errors import ComponentFailed, UserError
 from trireme.trainer.data.document_source import DocumentSource, sources
 
 TEXTS = ["one", "two"]
@@ -117,6 +117,6 @@ def test_errors_of_own_code_say_where(own: Any, tmp_path: Path) -> None:
     def broken(self: Any, cache_dir: str) -> None:
         raise KeyError("mine")
 
-    with pytest.raises(KeyError) as caught:
+    with pytest.raises(ComponentFailed) as caught:
         load(own(load=broken, fingerprint=give("1")), tmp_path)
-    assert caught.value.__notes__ == ["raised in data.source, mine_data.Own"]
+    assert ".Own raises KeyError: 'mine' in load (" in str(caught.value)
