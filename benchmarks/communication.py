@@ -42,7 +42,7 @@ from states import OTHER, STATES, most_held, swapped
 from theory import Sizes, expected_states, expected_traffic, formula
 from traffic import BOOKKEEPING, KINDS, Traffic
 from trireme.parallel.mesh import build_mesh
-from trireme.parallel.pipeline.check_pipeline import runs
+from trireme.parallel.pipeline.check_pipeline import can_run
 from trireme.trainer.build import build
 
 SENT_BOUND, HELD_BOUND = 0.02, 0.05
@@ -213,7 +213,7 @@ def idle_table() -> tuple[Table, list[str]]:
     failures = []
     for ranks, micro_batches in PIPELINES:
         theory = (ranks - 1) / (micro_batches + ranks - 1)
-        possible = {name: runs(name, ranks, micro_batches) for name in schedules}
+        possible = {name: can_run(name, ranks, micro_batches) for name in schedules}
         found = {name: idle_fraction(name, ranks, micro_batches) for name in schedules if possible[name]}
         cells = [f"{found[name]:.4f}" if name in found else "-" for name in schedules]
         table.add_row(str(ranks), str(micro_batches), f"{theory:.4f}", *cells)

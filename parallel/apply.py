@@ -1,12 +1,12 @@
-"""The apply sequence: what is done to a model, in which order, and why in that order.
+"""Apply a plan to a model. The order of the steps matters, for the reasons given here.
 
-1. pipeline    first: what a rank does not hold needs nothing else (``pipeline/cut.py``, before this)
-2. tensor      before anything wraps the matrices: wrappers must see the split parameters
-3. recompute   before compile, so that the compiled block holds the recomputation
-4. compile     per block: one graph serves all blocks, and comes before a wrapper hooks into the blocks
-5. FSDP        shards what is left of each parameter on this rank, still without memory behind it
-6. materialise the module leaves the meta device and takes its part of the weights, one tensor at a time
-7. DDP         last: it registers hooks on the parameters that exist then
+1. pipeline    first, because a rank need not process blocks of other ranks (``pipeline/cut.py``, before this file)
+2. tensor      before any wrapper, because wrappers must see the split parameters
+3. recompute   before compile, so that the compiled block contains the recomputation
+4. compile     per block, so that one graph serves all blocks; before FSDP, which adds hooks to the blocks
+5. FSDP        shards this rank's part of each parameter, while it is on the meta device and takes no memory
+6. materialise moves the module off the meta device and loads this rank's part of the weights, one tensor at a time
+7. DDP         last, because it registers hooks on the final parameters
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .tensor import parallelize_tensor, tie
 from .tensor_shards import copy_part
 
 
-def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
-    """Steps 2 to 5, in place, on the meta device.
+def parallelize(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
+    """Apply steps 2 to 5 in place, on the meta device.
 
     Args:
-        root: what a forward pass is called on: ``part`` itself, or a pipeline stage around it.
+        root: the module that forward passes call: ``part`` itself, or the pipeline stage around it.
         part: the model, or this stage's part of it.
     """
     if mesh.degrees.tensor > 1:
@@ -49,10 +49,10 @@ def spread(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Pl
 def materialise(
     part: PreTrainedModel, device: torch.device, weights: WeightSource, sources: dict[str, str] | None = None
 ) -> None:
-    """Allocate ``part`` on ``device`` and fill this rank's piece of every tensor from ``weights``.
+    """Allocate ``part`` on ``device`` and fill this rank's shard of every tensor from ``weights``.
 
     Args:
-        sources: for tensors of ``part`` that are called otherwise in the whole model, their name there.
+        sources: name in the whole model of each tensor that has another name in ``part``.
 
     Raises:
         RuntimeError: a tensor of the model is not among ``weights``.
@@ -72,7 +72,7 @@ def materialise(
 
 
 def replicate(model: nn.Module, plan: Plan, mesh: Mesh) -> DistributedDataParallel:
-    """One copy per replicate rank. Nothing is broadcast at the start: every rank computed the same weights."""
+    """Wrap the model in DDP. Weights are not broadcast at the start, since every rank has computed the same ones."""
     return DistributedDataParallel(
         model,
         device_ids=[mesh.device] if mesh.device.type == "cuda" else None,

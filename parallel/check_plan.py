@@ -17,11 +17,11 @@ from .zero.optimizer_rules import name_of, needs_whole_tensors
 def check_plan(
     plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, recipe: RecipeValues, block_size: int
 ) -> list[Problem]:
-    """What forbids running a model under ``plan``.
+    """Problems that keep a model from running under ``plan``.
 
     Args:
         config: the model's transformers configuration.
-        block_size: longest sequence.
+        block_size: greatest sequence length.
     """
     micro_batches = max(recipe.global_batch_size // (recipe.micro_batch_size * degrees.data), 1)
     return [
@@ -33,12 +33,10 @@ def check_plan(
 
 
 def _check_optimizer(plan: Plan, degrees: Degrees, recipe: RecipeValues) -> list[Problem]:
-    """Optimizers that look at whole tensors would be others on a shard."""
+    """Refuse optimizers that need whole tensors, since they would compute other updates from a shard."""
     name = name_of(recipe.optimizer)
     split = degrees.tensor > 1 or (degrees.shard > 1 and not plan.uses_deepspeed)
     if not (split and needs_whole_tensors(name)):
         return []
-    why = (
-        f"{name} looks at whole tensors, and plan {plan.name} gives each rank a part of them: it would train otherwise"
-    )
+    why = f"{name} needs whole tensors, but plan {plan.name} gives each rank a part, which would change its updates"
     return [Problem("optimizer", why, "use optimizer=adamw, or a plan that keeps whole copies (ddp, pp_1f1b)")]

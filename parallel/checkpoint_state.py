@@ -1,7 +1,8 @@
 """Turn training state into tensors that a checkpoint can store, and back.
 
-Distributed checkpoints store rectangular pieces of a tensor. A fused projection under tensor parallelism is not one:
-a rank holds some columns of the query, of the key and of the value. Such tensors are brought together, one by one.
+Distributed checkpoints store rectangular shards of a tensor. A rank's part of a fused projection under tensor
+parallelism is not rectangular, since it holds some columns of the query, of the key and of the value. Such tensors are
+gathered, one at a time.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from .mesh import Mesh
 from .plan import AXES
 from .strategy import CopyTensor, Read, Shapes, no_copy
-from .tensor_shards import copy_part, whole
+from .tensor_shards import copy_part, full_tensor
 
 
 def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-    """What this rank writes of its tensors; a collective call.
+    """The tensors that this rank writes; a collective call.
 
-    Replicated tensors are written by one rank; choosing it here spares the others a copy. A tensor whose pieces are
-    rectangles goes through ``copy``; any other is gathered first, which makes a new one anyway.
+    Replicated tensors are written by one rank; choosing it here spares the others a copy. A tensor with rectangular
+    shards goes through ``copy``. Any other is gathered, which makes a copy already.
 
     Args:
-        tensors: by name; ranks that differ in no axis but the data and tensor ones have the same names.
+        tensors: the rank's tensors by name; all ranks of a pipeline stage have the same names.
     """
     own, written = own_names(tensors, mesh), {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor) and _in_pieces(tensor):
-            joined = whole(tensor)  # on every rank: all of them have a part
+        if isinstance(tensor, DTensor) and _not_rectangular(tensor):
+            joined = full_tensor(tensor)  # a collective call, so every rank makes it
             if name in own:
                 written[name] = joined.cpu()
         elif name in own:
@@ -40,7 +41,7 @@ def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = 
 
 
 def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
-    """Names that this rank writes; every rank chooses by the same rule."""
+    """Names of the tensors that this rank writes; every rank computes the same division of the work."""
     alike: dict[tuple[str, ...], dict[str, int]] = {}
     for name, tensor in tensors.items():
         alike.setdefault(_replicated(tensor), {})[name] = tensor.nbytes
@@ -55,7 +56,10 @@ def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
 
 
 def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
-    """Rank that keeps each tensor: the next largest tensor goes to the rank that holds least; equal on every rank."""
+    """The rank that keeps each tensor. Tensors are taken by falling size, and each goes to the rank with least bytes.
+
+    The result is the same on every rank.
+    """
     loads = [0] * ranks
     chosen = {}
     for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
@@ -65,8 +69,8 @@ def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
 
 
 def _replicated(tensor: Tensor) -> tuple[str, ...]:
-    """Axes of the mesh along which all ranks write the same of ``tensor``."""
-    if not isinstance(tensor, DTensor) or _in_pieces(tensor):
+    """Mesh axes along which all ranks hold the same values of ``tensor``, or will after it is gathered."""
+    if not isinstance(tensor, DTensor) or _not_rectangular(tensor):
         return AXES[1:]  # stages hold different tensors
     placements = dict(zip(tensor.device_mesh.mesh_dim_names or (), tensor.placements, strict=True))
     return tuple(axis for axis in AXES[1:] if axis not in placements or placements[axis].is_replicate())
@@ -74,7 +78,7 @@ def _replicated(tensor: Tensor) -> tuple[str, ...]:
 
 def fill(tensors: dict[str, Tensor], read: Read) -> None:
     """Fill ``tensors`` in place from a checkpoint; a collective call."""
-    joined = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor) and _in_pieces(tensor)}
+    joined = {n: tensor for n, tensor in tensors.items() if isinstance(tensor, DTensor) and _not_rectangular(tensor)}
     direct = {name: tensor for name, tensor in tensors.items() if name not in joined}
     wholes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in joined.items()}
     read({**direct, **wholes})
@@ -83,7 +87,7 @@ def fill(tensors: dict[str, Tensor], read: Read) -> None:
 
 
 def state_shapes(shapes: Shapes) -> dict[str, dict[str, Any]]:
-    """Optimizer state in a checkpoint: parameter name -> state name -> (shape, type)."""
+    """(shape, type) of the optimizer state in a checkpoint, by parameter name and state name."""
     found: dict[str, dict[str, Any]] = {}
     for name, entry in shapes.items():
         if name.startswith("optim."):
@@ -92,9 +96,10 @@ def state_shapes(shapes: Shapes) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _in_pieces(tensor: DTensor) -> bool:
+def _not_rectangular(tensor: DTensor) -> bool:
+    """Whether a rank's part of ``tensor`` consists of several rectangles, as in fused projections."""
     names = tensor.device_mesh.mesh_dim_names or ()
-    # FSDP over tensor parallelism marks its own axes so too, but its pieces are rectangles.
+    # FSDP over tensor parallelism uses _StridedShard on its own axes too, but there the parts are rectangles.
     return any(
         isinstance(placement, _StridedShard) and name == "tensor"
         for name, placement in zip(names, tensor.placements, strict=True)

@@ -10,12 +10,12 @@ from .strategy_inputs import RecipeValues
 
 
 def build_strategy(plan: Plan, mesh: Mesh, family: ModelFamily, recipe: RecipeValues) -> Strategy:
-    """The engine of ``plan``; only that one is imported."""
+    """The strategy of ``plan``. The modules of other strategies are not imported."""
     if plan.uses_deepspeed:
         from .zero.deepspeed_json import deepspeed_config
         from .zero.zero_strategy import DeepSpeedStrategy
 
-        config, _ = deepspeed_config(plan, recipe, mesh.data_size)  # its problems were refused before the start
+        config, _ = deepspeed_config(plan, recipe, mesh.data_size)  # its problems are reported before launch
         return DeepSpeedStrategy(plan, mesh, family, config)
     if mesh.degrees.pipeline > 1:
         from .pipeline.pipeline_strategy import PipelineStrategy

@@ -1,8 +1,8 @@
-"""Norm of the global gradient, and clipping by it, for every way in which ranks share the parameters.
+"""Compute the norm of the global gradient, and clip by it, under every kind of sharding.
 
-``torch.nn.utils.clip_grad_norm_`` refuses mixtures of tensors and DTensors, and DTensors on different meshes, which is
-what tensor parallelism with FSDP and pipeline stages gives. Here each rank adds up the squares of its own parts, and
-one number per kind of sharding is summed over the ranks.
+``torch.nn.utils.clip_grad_norm_`` refuses mixtures of tensors and DTensors, and DTensors on different meshes. Tensor
+parallelism with FSDP and pipeline stages gives both. Here each rank adds up the squares of its own shards, and one
+number per kind of sharding is summed over the ranks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .mesh import Mesh
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, sharing memory."""
+    """This rank's shard of a tensor, sharing memory with it."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_axes(tensor: Tensor) -> tuple[str, ...]:
-    """Mesh axes over which the parts of ``tensor`` differ."""
+    """Mesh axes over which ``tensor`` is sharded."""
     if not isinstance(tensor, DTensor):
         return ()
     names = tensor.device_mesh.mesh_dim_names or ()
@@ -38,8 +38,8 @@ def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
     """Euclidean norm of the gradient of the whole model; a collective call.
 
     Args:
-        gradients: of this rank's parameters, each counted once over the stages of a pipeline. DTensors may be sharded
-            or replicated; partial sums must have been brought together.
+        gradients: gradients of this rank's parameters; one that two stages share must be listed on one of them only.
+            DTensors may be sharded or replicated, but not partial sums.
 
     Returns:
         fp32 scalar on the mesh's device, equal on all ranks.
@@ -47,10 +47,10 @@ def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
     kinds: dict[tuple[str, ...], list[Tensor]] = defaultdict(list)
     for gradient in gradients:
         kinds[sharded_axes(gradient)].append(local(gradient))
-    # On the CPU torch adds squares one after the other: in fp32 half a million of them are off by 1e-4.
+    # The CPU adds squares one after the other, so that in fp32 the sum of half a million is wrong by 1e-4.
     dtype = torch.float64 if mesh.device.type == "cpu" else torch.float32
     total = torch.zeros((), device=mesh.device, dtype=dtype)
-    for axes in sorted(kinds):  # ranks along these axes hold the same parameters, so they agree on the order
+    for axes in sorted(kinds):  # ranks along these axes have the same parameters, and so the same order of calls
         norms = torch._foreach_norm(kinds[axes], 2, dtype)
         squares = torch.stack(norms).square().sum().to(mesh.device)
         for axis in axes:
@@ -65,7 +65,7 @@ def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
 
 @torch.no_grad()
 def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply in place by a scalar."""
+    """Multiply gradients in place by a scalar."""
     by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
     for gradient in gradients:
         by_device[gradient.device].append(local(gradient))
@@ -74,5 +74,5 @@ def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:
 
 
 def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """What gradients of this norm are multiplied by, as in ``torch.nn.utils.clip_grads_with_norm_``."""
+    """Factor that clips gradients of this norm, as in ``torch.nn.utils.clip_grads_with_norm_``."""
     return torch.clamp(max_norm / (norm + 1e-6), max=1.0)

@@ -1,7 +1,7 @@
-"""FSDP2: parameters, gradients and optimizer state sharded over the shard axis, reduced over the replicate axis.
+"""Apply FSDP2: shard parameters, gradients and optimizer state over the shard axis, reduce over the replicate axis.
 
-Gradients are sums (the loss is divided by the label tokens of the global batch before the backward pass), so FSDP's
-averaging is switched off.
+FSDP's averaging of gradients is switched off, because the loss is divided by the label tokens of the global batch
+before the backward pass, so that gradients must be summed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .precision import DTYPES
 
 
 def shard(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
-    """Apply FSDP2 in place: each wrapped module gathers and frees its parameters by itself, the root the rest.
+    """Apply FSDP2 in place. Each wrapped module gathers and frees its own parameters; ``root`` does so for the rest.
 
     Args:
-        root: what a forward pass is called on.
+        root: the module that forward passes call.
         part: the model (or a pipeline stage of it) inside ``root``, on the meta device.
     """
     wrap = _wrapper(plan, mesh)
     wrapped = _modules_to_wrap(part, family, plan.fsdp)
     for module in wrapped:
         wrap(module)
-    # The head is used last in the forward pass and first in the backward pass: freeing it between would be waste.
-    for module, reshard in ((_own(part, family.embedding), None), (_own(part, family.head), False)):
+    # The head stays gathered, because it is used last in the forward pass and first in the backward pass.
+    for module, reshard in ((_wrappable(part, family.embedding), None), (_wrappable(part, family.head), False)):
         if module is not None:
             wrap(module, reshard_after_forward=reshard)
     wrap(root)
@@ -49,10 +49,10 @@ def shard(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Pla
 
 
 def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
-    """Before a micro-batch: whether its backward reduces gradients and frees gathered parameters.
+    """Set, before a micro-batch, whether its backward pass reduces gradients and frees gathered parameters.
 
-    Both happen with the last micro-batch in any case. Before it, gradients wait if they are reduced once per step, and
-    parameters stay gathered if the plan does not free them after a forward either.
+    The last micro-batch of a step does both. Earlier ones skip the reduction if the plan reduces once per step, and
+    then keep parameters gathered unless the plan frees them after a forward pass.
     """
     if isinstance(root, FSDPModule):
         root.set_requires_gradient_sync(last or options.reduce_every_micro_batch)
@@ -60,7 +60,7 @@ def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
 
 
 def reshard(root: nn.Module) -> None:
-    """Free gathered parameters after an evaluation; otherwise old values would stay past the next optimizer step."""
+    """Free gathered parameters after an evaluation, since they would be outdated after the next optimizer step."""
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -72,7 +72,7 @@ def _wrapper(plan: Plan, mesh: Mesh) -> Callable[..., Any]:
     options = plan.fsdp
     policies = {"mp_policy": _precision(plan), "offload_policy": _offload(options)}
     if mesh.degrees.shard == 1 and mesh.degrees.replicate > 1:
-        # Whole copies: there is nothing to free after a forward.
+        # Every rank keeps whole parameters, so none are freed after a forward pass.
         copies: DeviceMesh = mesh.axes["replicate"]
         return lambda module, reshard_after_forward=None: replicate(module, mesh=copies, **policies)
     names = ("replicate", "shard") if mesh.degrees.replicate > 1 else ("shard",)
@@ -121,16 +121,17 @@ def _modules_to_wrap(part: PreTrainedModel, family: ModelFamily, options: FSDPOp
 
 
 def _large(part: nn.Module, least: int) -> list[nn.Module]:
-    """Innermost modules with at least ``least`` parameters that no module inside them has taken.
+    """Modules to wrap, innermost first: each has at least ``least`` parameters outside the ones wrapped inside it.
 
-    Tied parameters are left to the root: all modules that use them must find them gathered.
+    Tied parameters are left to the root, so that they are gathered for all modules that use them.
     """
     taken: list[nn.Module] = []
     tied = _tied(part)
 
-    def left(module: nn.Module) -> int:
+    def unwrapped(module: nn.Module) -> int:
+        """Wrap inside ``module``, and count its parameters that stay outside of wrapped modules."""
         own = list(module.parameters(recurse=False))
-        count = sum(parameter.numel() for parameter in own) + sum(left(child) for child in module.children())
+        count = sum(parameter.numel() for parameter in own) + sum(unwrapped(child) for child in module.children())
         if any(id(parameter) in tied for parameter in module.parameters()):
             return count
         if count >= least and module is not part and not isinstance(module, nn.ModuleList):
@@ -138,12 +139,12 @@ def _large(part: nn.Module, least: int) -> list[nn.Module]:
             return 0
         return count
 
-    left(part)
+    unwrapped(part)
     return taken
 
 
-def _own(part: PreTrainedModel, path: str) -> nn.Module | None:
-    """Whether a module lies on this stage, is not wrapped yet, and shares no parameters with another module."""
+def _wrappable(part: PreTrainedModel, path: str) -> nn.Module | None:
+    """The module at ``path``; None if it is on another stage, is wrapped already, or has tied parameters."""
     try:
         module = part.get_submodule(path)
     except AttributeError:
@@ -153,7 +154,7 @@ def _own(part: PreTrainedModel, path: str) -> nn.Module | None:
 
 
 def _tied(part: nn.Module) -> set[int]:
-    """Parameters that several modules use."""
+    """Identities of the parameters that several modules use."""
     uses = Counter(id(parameter) for module in part.modules() for parameter in module.parameters(recurse=False))
     return {parameter for parameter, count in uses.items() if count > 1}
 

@@ -1,4 +1,4 @@
-"""Estimate the memory that a rank of a plan needs, by formulas: nothing is run, and no accelerator is needed.
+"""Estimate the memory of a rank under a plan by formulas, without running the model or needing an accelerator.
 
 P is the number of parameters that pipeline and tensor parallelism leave on a rank, N the ranks they are sharded over,
 c the bytes of the compute type (2 or 4), k the bytes of optimizer state per parameter. Weights and optimizer state
@@ -17,8 +17,8 @@ ZeRO-2                 cP          4P/N        (k + 4)P/N  two buckets
 ZeRO-3                 cP/N        4P/N        (k + 4)P/N  c x (2 blocks + head)
 =====================  ==========  ==========  ==========  ===========================================================
 
-The states are those of ZeRO (https://arxiv.org/abs/1910.02054, section 3.1), with gradients in fp32. What offload moves
-is counted as memory of the host. Activations: ``activation_bytes``.
+The states are those of ZeRO (https://arxiv.org/abs/1910.02054, section 3.1), with gradients in fp32. Offloaded state
+counts as memory of the host. ``activation_bytes`` has the formulas for activations.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OPTIMIZER_BYTES = {
     "adamw": 8, "adam": 8, "radam": 8, "nadam": 8, "adamax": 8, "adadelta": 8, "adamw_8bit": 2,
     "lion": 4, "rmsprop": 4, "adagrad": 4, "adafactor": 0,
 }  # fmt: skip
-"""Bytes of state per parameter; Adafactor's rows and columns are nothing beside it."""
+"""Bytes of optimizer state per parameter. Adafactor's row and column statistics are too small to count."""
 WRITTEN_OUT = ("gelu_new", "gelu_fast", "quick_gelu")
 """Activation functions that transformers computes in several operations."""
 INNER = ("intermediate_size", "n_inner", "ffn_dim")
@@ -55,9 +55,9 @@ class ModelSizes:
     blocks: int
     """Parameters of all blocks."""
     head: int
-    """Parameters of the head; of the embedding, where it is tied."""
+    """Parameters of the head; if it is tied, these are the parameters of the embedding."""
     rest: int
-    """Final norm, position embeddings ..."""
+    """All other parameters: final norm, position embeddings ..."""
     layers: int
     hidden: int
     heads: int
@@ -70,9 +70,10 @@ class ModelSizes:
     tied: bool = False
     dropout: bool = False
     written_out: bool = False
-    """Whether the activation function is several operations that each keep a result, not one kernel."""
+    """Whether the activation function consists of several operations, each of which keeps its result for the backward
+    pass."""
     trained: float = 1.0
-    """Share of the parameters that have gradients."""
+    """Share of the parameters that are trained."""
 
     @property
     def total(self) -> int:
@@ -86,26 +87,29 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step is made of, on one data rank."""
+    """Sizes of one optimizer step on one data rank."""
 
     micro_batch: int
+    """Samples in a micro-batch."""
     length: int
+    """Tokens in a sample."""
     micro_batches: int
+    """Micro-batches in a step."""
     state_bytes: int = 8
-    """Of the optimizer, per trained parameter (an average of the weights counts as well)."""
+    """Bytes of optimizer state per trained parameter, averaged weights included."""
     eager: bool = False
     """Whether attention keeps its scores (length x length per head)."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one rank: the one that needs most."""
+    """Bytes of memory, by use, on the rank that needs most."""
 
     parameters: float
     gradients: float
     optimizer: float
     gathered: float
-    """What is whole for a while: gathered parameters, their copies in the compute type, unreduced gradients."""
+    """Temporary bytes: gathered parameters, copies in the compute type, gradients before their reduction."""
     activations: float
     logits: float
     host: float = 0.0
@@ -113,18 +117,19 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """On the device."""
+        """Bytes on the device."""
         return sum(getattr(self, part.name) for part in fields(self) if part.name != "host")
 
 
 @dataclass(frozen=True)
-class _Held:
-    """Parameters of one rank, after pipeline and tensor parallelism."""
+class _RankParameters:
+    """Numbers of parameters on one rank, after pipeline and tensor parallelism."""
 
     parameters: float
     block: float
+    """Parameters of one block."""
     ends: float
-    """The larger of embedding and head, where they are here."""
+    """Parameters of the embedding or the head, whichever is larger on this rank; 0 on middle stages."""
 
 
 def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
@@ -157,11 +162,11 @@ def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
 
 
 def state_bytes(optimizer: dict[str, Any], averaged: bool = False) -> int:
-    """Bytes of optimizer state per parameter, by the optimizer's name; 8, as AdamW, where it is not known.
+    """Bytes of optimizer state per parameter, by the optimizer's name; an unknown one counts 8, as AdamW does.
 
     Args:
         optimizer: ``_target_`` and its arguments.
-        averaged: whether an average of the weights is kept beside it.
+        averaged: whether the run also keeps averaged weights.
     """
     name = str(optimizer.get("_target_", "")).rpartition(".")[2].lower()
     state = (4 if optimizer.get("momentum") else 0) if name == "sgd" else OPTIMIZER_BYTES.get(name, 8)
@@ -169,8 +174,10 @@ def state_bytes(optimizer: dict[str, Any], averaged: bool = False) -> int:
 
 
 def estimate(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> MemoryEstimate:
-    """Bytes of the rank that needs most: that with the first stage (most micro-batches in flight) or the last one
-    (logits)."""
+    """Bytes of the rank that needs most.
+
+    Under a pipeline it has the first stage, which keeps most micro-batches in flight, or the last, which keeps logits.
+    """
     ends = [(True, True)]
     if degrees.pipeline > 1 and plan.pipelining.schedule not in plan.pipelining.V_SHAPED:
         ends = [(True, False), (False, True)]
@@ -179,16 +186,16 @@ def estimate(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> Mem
 
 
 def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> tuple[float, float]:
-    """Bytes that one block keeps of one micro-batch: (for the backward pass, while its own backward runs).
+    """Bytes of a block's activations for one micro-batch: (kept until the backward pass, recomputed during it).
 
     Korthikanti et al. (https://arxiv.org/abs/2205.05198, table 2) count s b h (34 + 5 a s / h) bytes in half precision
     for a block of GPT: 2 norms, attention with its input, query, key, value and output, and a feed-forward part of
-    inner size 4h with its input; 2 masks of dropout. Here the same with grouped heads, any inner size, gates and fp32.
-    Activation functions of several operations keep 3 more results; scores (5 a s / h) are kept by eager attention only.
-    Tensor ranks share all but norms, inputs and masks (10 + 24 / t), with sequence parallel all (34 / t).
+    inner size 4h with its input; 2 masks of dropout. The formula here adds grouped heads, any inner size, gates and
+    fp32. Activation functions of several operations keep 3 more results. Scores (5 a s / h) are kept by eager attention
+    only. Tensor ranks divide all but norms, inputs and masks (10 + 24 / t); with sequence parallel they divide all
+    (34 / t).
 
-    ``recompute: full`` keeps the block's input; ``selective`` keeps that and the results of matrix products and
-    attention.
+    ``recompute: full`` keeps the block's input; ``selective`` also keeps the results of matrix products and attention.
     """
     width, tokens = WIDTH[plan.precision], step.micro_batch * step.length
     key_value = 2 * sizes.key_value_heads / sizes.heads
@@ -213,11 +220,11 @@ def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step
 
 
 def in_flight(plan: Plan, degrees: Degrees, micro_batches: int, first: bool = True) -> float:
-    """Micro-batches whose activations a rank keeps at once, in units of all its blocks.
+    """Number of micro-batches whose activations a rank keeps at once, for all of its blocks.
 
-    1F1B: p on the first stage, 1 on the last; interleaved with v stages per rank: p (1 + (p - 1) / (p v))
-    (https://arxiv.org/abs/2104.04473, section 2.2; https://arxiv.org/abs/2205.05198, section 4.2.3); in a V as many as
-    1F1B on every rank (https://arxiv.org/abs/2401.10241, section 6); GPipe and breadth first: all.
+    For p ranks the schedules give: 1F1B, p on the first stage and 1 on the last; interleaved with v stages per rank,
+    p (1 + (p - 1) / (p v)) (https://arxiv.org/abs/2104.04473, section 2.2; https://arxiv.org/abs/2205.05198, section
+    4.2.3); V-shaped, p on every rank (https://arxiv.org/abs/2401.10241, section 6); GPipe and breadth-first, all.
     """
     ranks, options = degrees.pipeline, plan.pipelining
     if ranks == 1:
@@ -238,17 +245,20 @@ def _rank(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, first: bo
     if last and not (sizes.tied and first):
         here.append(sizes.head)
     elements = layers * sizes.block + sum(here) + sizes.rest
-    held = _Held(elements / degrees.tensor, sizes.block / degrees.tensor, max(here, default=0) / degrees.tensor)
+    held = _RankParameters(
+        elements / degrees.tensor, sizes.block / degrees.tensor, max(here, default=0) / degrees.tensor
+    )
     kept, again = activation_bytes(plan, degrees, sizes, step)
     activations = layers * kept * in_flight(plan, degrees, step.micro_batches, first) + again
-    # Logits, then in fp32 their logarithms and gradients; a copy in fp32, and gradients, of those in half precision.
+    # Logits, and their log-probabilities and gradients in fp32. Logits in half precision also need a copy in fp32, and
+    # gradients of their own.
     each = 12 if plan.precision == "fp32" else 14
     logits = each * step.micro_batch * step.length * sizes.vocabulary / degrees.tensor if last else 0.0
     states = {"ddp": _copies, "fsdp": _fsdp, "deepspeed": _deepspeed}[plan.data_parallel]
     return MemoryEstimate(**states(plan, degrees, sizes, step, held), activations=activations, logits=logits)
 
 
-def _copies(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+def _copies(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _RankParameters) -> dict[str, float]:
     bytes_, trained = MASTER * held.parameters, sizes.trained
     buckets = degrees.data > 1 and not plan.ddp.gradient_as_bucket_view
     return {
@@ -259,12 +269,12 @@ def _copies(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _
     }
 
 
-def _fsdp(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+def _fsdp(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _RankParameters) -> dict[str, float]:
     options, ranks = plan.fsdp, degrees.shard
     width = WIDTH[options.param_dtype or plan.precision]
     part, state = MASTER * held.parameters / ranks, step.state_bytes * held.parameters * sizes.trained / ranks
     block = min(2 * held.block + held.ends, held.parameters)
-    if ranks == 1:  # what is whole is gathered only where its type changes
+    if ranks == 1:  # parameters are whole already, and are copied only to change their type
         gathered = 0 if width == MASTER else width * (held.parameters if degrees.replicate > 1 else block)
     else:
         gathered = width * (block if options.reshard_after_forward else held.parameters)
@@ -278,7 +288,7 @@ def _fsdp(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _He
     return {"parameters": 0, "gradients": 0, "optimizer": 0, "gathered": gathered, "host": host}
 
 
-def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _Held) -> dict[str, float]:
+def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held: _RankParameters) -> dict[str, float]:
     options, ranks, width = plan.deepspeed, degrees.data, WIDTH[plan.precision]
     assert not isinstance(options, str)
     stage, trained = options.stage, sizes.trained
@@ -288,7 +298,7 @@ def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held
     whole = width if stage == 0 else MASTER
     gradients = whole * held.parameters * trained / (ranks if stage >= 2 else 1)
     gathered = width * min(2 * held.block + held.ends, held.parameters) if stage == 3 else 0
-    gathered += 2 * width * min(sizes.hidden**2, held.parameters)  # a bucket that fills, and one that is sent
+    gathered += 2 * width * min(sizes.hidden**2, held.parameters)  # one bucket is filled while another is sent
     host = 0.0
     if options.offload_optimizer.device != "none":
         share = options.offload_optimizer.ratio
@@ -303,5 +313,5 @@ def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held
 
 
 def _cast(plan: Plan) -> int:
-    """Bytes per parameter of what autocast keeps in the compute type from forward to backward."""
+    """Bytes per parameter of the copies in the compute type that autocast keeps from forward to backward."""
     return 0 if plan.precision == "fp32" else WIDTH[plan.precision]

@@ -1,6 +1,6 @@
-"""The mesh: the place of this process among all ranks, and the collectives that every part uses.
+"""The mesh: the position of this process among all ranks, and the collectives that all parts of a run share.
 
-It is passed explicitly; there is no global."""
+The mesh is passed explicitly; no global variable holds it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .device import backend_of, identity_of, local_device
 from .plan import AXES, Degrees, Plan
-from .rendezvous import join
+from .rendezvous import join_process_group
 
 
 class Sums:
-    """Integers that are being summed over ranks while something else is done."""
+    """Integers that are summed over ranks in the background."""
 
     def __init__(self, values: Iterable[int], group: dist.ProcessGroup | None) -> None:
         self._tensor = torch.tensor(list(values), dtype=torch.int64)
         self._work = None if group is None else dist.all_reduce(self._tensor, group=group, async_op=True)
 
     def result(self) -> list[int]:
-        """The sums; waits for them the first time."""
+        """The sums; the first call waits for them."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -36,7 +36,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Degrees, rank and device of this process, and the collectives that every part needs."""
+    """Degrees, rank and device of this process, and the shared collectives."""
 
     degrees: Degrees
     rank: int
@@ -44,9 +44,9 @@ class Mesh:
     axes: DeviceMesh | None
     """torch's device mesh with the axes pipeline, replicate, shard, tensor; None on one process."""
     data_group: dist.ProcessGroup | None
-    """Ranks that see different samples of the same batch; None when there is one."""
+    """Ranks that see different samples of the same batch; None if this rank is the only one."""
     pipeline_group: dist.ProcessGroup | None = None
-    """Ranks that hold the stages of one copy of the model; None when there is one."""
+    """Ranks that hold the stages of one copy of the model; None if this rank is the only one."""
     timeout: datetime.timedelta = datetime.timedelta(minutes=30)
     """How long a rank waits for the others."""
 
@@ -56,7 +56,7 @@ class Mesh:
 
     @property
     def is_main(self) -> bool:
-        """The one rank that speaks and writes."""
+        """Whether this is rank 0, which alone logs and writes shared files."""
         return self.rank == 0
 
     @property
@@ -72,23 +72,23 @@ class Mesh:
         return self.index("pipeline")
 
     def index(self, axis: str) -> int:
-        """This rank's place along ``axis`` (row-major over AXES)."""
+        """This rank's index along ``axis`` (row-major over AXES)."""
         return self.degrees.index(self.rank, axis)
 
     def group(self, axis: str) -> dist.ProcessGroup | None:
-        """Ranks that differ from this one along ``axis`` only; None when there is one."""
+        """Ranks that differ from this one along ``axis`` only; None if this rank is the only one."""
         return self.axes[axis].get_group() if self.axes is not None and getattr(self.degrees, axis) > 1 else None
 
     def sum_integers(self, values: Iterable[int]) -> list[int]:
-        """Sums over the data ranks; on the CPU, so that a GPU is not waited for."""
+        """Sums over the data ranks, computed on the CPU so that they do not wait for a GPU."""
         return self.begin_sums(values).result()
 
     def begin_sums(self, values: Iterable[int]) -> Sums:
-        """Start ``sum_integers`` without waiting: even a small message takes long when ranks are not quite in step."""
+        """Start ``sum_integers`` without waiting, since even a small message waits for the slowest rank."""
         return Sums(values, self.data_group)
 
     def any_flags(self, flags: Iterable[bool]) -> list[bool]:
-        """Logical or over *all* ranks: what one rank asks for, every rank does."""
+        """Logical or over *all* ranks, so that every rank acts on a request of any."""
         group = dist.group.WORLD if self.world_size > 1 else None
         return [bool(flag) for flag in self._reduce(flags, group, dist.ReduceOp.MAX)]
 
@@ -108,7 +108,11 @@ class Mesh:
         return box[0]
 
     def gather_objects(self, value: object, group: dist.ProcessGroup | None = None) -> list:
-        """Every rank's ``value``, in rank order, on every rank; ``group`` is one of all ranks (``new_group``)."""
+        """Every rank's ``value``, in rank order, on every rank.
+
+        Args:
+            group: a group of all ranks to use in place of the default one, as ``new_group`` makes it.
+        """
         if self.world_size == 1:
             return [value]
         gathered: list = [None] * self.world_size
@@ -116,9 +120,14 @@ class Mesh:
         return gathered
 
     def new_group(self, ranks: list[int] | None = None) -> dist.ProcessGroup | None:
-        """Another group (of all ranks) on the CPU, for a thread that talks while training does; a collective call.
+        """A further CPU group, so that a thread can communicate beside training; a collective call.
 
-        None on one process, and on ranks that are not in it."""
+        Args:
+            ranks: members of the group; None takes all ranks.
+
+        Returns:
+            None on a single process, and on ranks outside the group.
+        """
         if self.world_size == 1:
             return None
         group = dist.new_group(ranks, timeout=self.timeout, backend="gloo")
@@ -126,11 +135,11 @@ class Mesh:
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            # An all-reduce on the CPU rather than dist.barrier(), which would need a GPU with NCCL.
+            # An all-reduce on the CPU replaces dist.barrier(), which would run on the GPU with NCCL.
             self._reduce([0], dist.group.WORLD, dist.ReduceOp.SUM)
 
     def close(self) -> None:
-        """Wait for all ranks, then leave: a rank that ends while its peers still communicate makes them abort."""
+        """Wait for all ranks, then leave the group, since a rank that ends early makes communicating peers abort."""
         if self.axes is not None and dist.is_initialized():
             self.barrier()
             dist.destroy_process_group()
@@ -145,15 +154,15 @@ class Mesh:
 
 
 def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 10.0) -> Mesh:
-    """Join the process group that the launcher described in the environment (RANK, WORLD_SIZE ...) and lay the mesh.
+    """Join the process group that the environment describes (RANK, WORLD_SIZE ...) and arrange its ranks in a mesh.
 
     Args:
         timeout_minutes: how long a rank waits for the others in training.
-        join_minutes: how long it waits for them here.
+        join_minutes: how long a rank waits for the others while joining.
 
     Raises:
         ValueError: the plan's degrees do not multiply to WORLD_SIZE.
-        UserError: the ranks do not meet.
+        UserError: the ranks cannot form a group.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     degrees = plan.degrees(world_size)
@@ -163,10 +172,11 @@ def build_mesh(plan: Plan, timeout_minutes: float = 30.0, join_minutes: float = 
     timeout = datetime.timedelta(minutes=timeout_minutes)
     if not dist.is_initialized():
         backend = backend_of(device)
-        if world_size == 1:  # FSDP casts and offloads on one process, too, and needs a group for it; nobody is to meet
+        if world_size == 1:  # FSDP needs a group even on one process, where it casts and offloads
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            join(rank, world_size, backend, timeout, datetime.timedelta(minutes=join_minutes), identity_of(device))
+            patience = datetime.timedelta(minutes=join_minutes)
+            join_process_group(rank, world_size, backend, timeout, patience, identity_of(device))
     shape = tuple(getattr(degrees, axis) for axis in AXES)
     axes = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     data_group = axes["replicate", "shard"]._flatten("data").get_group() if degrees.data > 1 else None

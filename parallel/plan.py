@@ -1,6 +1,6 @@
-"""The plan: how a run is spread over its processes. It holds numbers and switches only; no torch is imported here.
+"""The plan: how a run is spread over its processes, as numbers and switches. This file does not import torch.
 
-``configs/plan/*.yaml`` are instances of it. Degrees multiply to the world size; one of them may be ``auto``.
+Each file of ``configs/plan/`` is a plan. Degrees multiply to the world size; one of them may be ``auto``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import refuse
 from .zero.options import DeepSpeedOptions
 
 AXES = ("pipeline", "replicate", "shard", "tensor")
-"""Mesh axes, outermost first: tensor ranks are neighbours, pipeline stages furthest apart."""
+"""Mesh axes, outermost first: tensor ranks are neighbours, and pipeline stages are furthest apart."""
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
@@ -37,7 +37,7 @@ class Degrees:
         return self.replicate * self.shard
 
     def index(self, rank: int, axis: str) -> int:
-        """Place of ``rank`` along ``axis`` (row-major over AXES)."""
+        """Index of ``rank`` along ``axis`` (row-major over AXES)."""
         within = prod(getattr(self, later) for later in AXES[AXES.index(axis) + 1 :])
         return rank // within % getattr(self, axis)
 
@@ -48,14 +48,14 @@ class Degrees:
 
 @dataclass
 class DDPOptions:
-    """Options of ``torch.nn.parallel.DistributedDataParallel``, by its own names."""
+    """Options of ``torch.nn.parallel.DistributedDataParallel``, under torch's names."""
 
     bucket_cap_mb: int = 25
-    """Gradient bucket size in MiB; smaller buckets overlap sooner, larger ones send fewer messages."""
+    """Gradient bucket size in MiB. Smaller buckets start to communicate sooner; larger ones send fewer messages."""
     gradient_as_bucket_view: bool = True
-    """Let gradients live in the communication buckets: saves one copy of the gradients in memory."""
+    """Keep gradients in the communication buckets, which saves one copy of the gradients in memory."""
     find_unused_parameters: bool = False
-    """Walk the graph for parameters without gradient; needed only if a family leaves some unused."""
+    """Search the graph for parameters without gradient; needed only if the model leaves some unused."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())
@@ -67,33 +67,34 @@ class DDPOptions:
 
 @dataclass
 class FSDPOptions:
-    """Options of FSDP2 (``torch.distributed.fsdp.fully_shard``). Where FSDP1 has the same option, its name is used."""
+    """Options of FSDP2 (``torch.distributed.fsdp.fully_shard``), under the names of FSDP1 where it has them."""
 
     reshard_after_forward: bool = True
-    """Free the gathered parameters of a block after its forward and gather them again for its backward (ZeRO-3);
-    false keeps them until the backward is done: more memory, less traffic (ZeRO-2)."""
+    """Free the gathered parameters of a block after its forward pass and gather them again for its backward pass
+    (ZeRO-3); false keeps them until the backward pass is done, with more memory and less traffic (ZeRO-2)."""
     reduce_every_micro_batch: bool = True
     """Reduce gradients with every micro-batch, so that only a shard of them is kept; false keeps whole gradients and
-    reduces once per step (ZeRO-1 in what it sends)."""
+    reduces once per step, with the traffic of ZeRO-1."""
     transformer_layer_cls_to_wrap: list[str] = field(default_factory=list)
-    """Classes of the modules that are wrapped by themselves; empty takes the blocks of the family."""
+    """Classes of the modules to wrap; an empty list wraps the blocks of the family."""
     min_num_params: int | None = None
-    """Wrap modules of at least so many parameters, instead of blocks."""
+    """Wrap modules with at least this many parameters, instead of blocks."""
     forward_prefetch: int | bool = 0
-    """Blocks whose parameters are gathered ahead in the forward pass, beside the one that torch overlaps by itself;
-    true is 1."""
+    """Number of blocks to gather ahead in the forward pass, beyond the one that torch always gathers ahead; true is
+    1."""
     backward_prefetch: int | Literal["backward_pre", "backward_post", "no_prefetch"] = 0
-    """The same for the backward pass; backward_pre is 0, since torch then gathers the next block by itself."""
+    """Number of blocks to gather ahead in the backward pass, beyond the one that torch always gathers ahead;
+    backward_pre is 0."""
     offload: bool = False
-    """Keep parameters, gradients and optimizer state in CPU memory and step there."""
+    """Keep parameters, gradients and optimizer state in CPU memory, and run the optimizer there."""
     pin_memory: bool = True
-    """With ``offload``: page-locked memory (ignored where there is no accelerator)."""
+    """Use page-locked memory for ``offload``; ignored without an accelerator."""
     param_dtype: Dtype | None = None
     """Type in which parameters are gathered and used; null follows ``plan.precision``."""
     reduce_dtype: Dtype = "fp32"
     """Type in which gradients are reduced."""
     output_dtype: Dtype | None = None
-    """Type of a wrapped module's outputs; null leaves them."""
+    """Type of a wrapped module's outputs; null does not change it."""
     cast_forward_inputs: bool = True
     """Cast the inputs of wrapped modules to ``param_dtype``."""
 
@@ -106,17 +107,20 @@ class FSDPOptions:
         "cpu_offload": ("is called offload", "write plan.fsdp.offload=true, or plan=fsdp_offload"),
         "offload_params": ("is called offload", "write plan.fsdp.offload=true, or plan=fsdp_offload"),
         "auto_wrap_policy": (
-            "is chosen by what is wrapped",
+            "is replaced by options that say which modules are wrapped",
             "give plan.fsdp.transformer_layer_cls_to_wrap, or plan.fsdp.min_num_params; the default wraps each block",
         ),
-        "mixed_precision": ("follows from types", "write plan.precision=bf16, or plan.fsdp.param_dtype, reduce_dtype"),
+        "mixed_precision": (
+            "is replaced by options for each type",
+            "write plan.precision=bf16, or plan.fsdp.param_dtype, reduce_dtype",
+        ),
         "buffer_dtype": ("is not changed by FSDP2", "leave it out: buffers keep their type"),
         "use_orig_params": ("is always true in FSDP2", "leave it out: parameters keep their names and shapes"),
         "limit_all_gathers": ("is always true in FSDP2", "leave it out: gathers wait for memory by themselves"),
         "sync_module_states": ("is never needed", "leave it out: every rank fills its shard from the seed or the file"),
-        "cpu_ram_efficient_loading": ("is always so", "leave it out: a rank reads one tensor at a time"),
+        "cpu_ram_efficient_loading": ("is always on", "leave it out: a rank reads one tensor at a time"),
         "activation_checkpointing": ("is an option of every plan", "write plan.recompute=full or selective"),
-        "ignored_modules": ("is not supported by FSDP2 by module", "freeze parameters instead: model.frozen=[...]"),
+        "ignored_modules": ("is not supported by FSDP2", "freeze parameters instead: model.frozen=[...]"),
         "ignored_parameters": ("is not supported", "freeze parameters instead: model.frozen=[...]"),
         "state_dict_type": ("is not a choice", "leave it out: checkpoints are sharded, `trireme export` joins them"),
         "xla": ("is for TPUs, which trireme does not run on", "remove it"),
@@ -124,7 +128,7 @@ class FSDPOptions:
         "xla_fsdp_grad_ckpt": ("is for TPUs, which trireme does not run on", "remove it"),
         "min_params": ("is called min_num_params", "write plan.fsdp.min_num_params"),
     }
-    """Options that users of FSDP1 and of its launchers know: why they are not here, and what to write instead."""
+    """Options of FSDP1 and its launchers that do not exist here, each with the reason and its replacement."""
 
     def __post_init__(self) -> None:
         self.forward_prefetch = int(self.forward_prefetch)
@@ -160,12 +164,12 @@ class PipelineOptions:
     """How micro-batches pass through the stages (``torch.distributed.pipelining``)."""
 
     schedule: Schedule = "1f1b"
-    """Order of forwards and backwards. interleaved_1f1b, looped_bfs and interleaved_zero_bubble give each rank several
-    stages; zbv_zero_bubble and dualpipev give each rank two, laid out as a V."""
+    """Order of forward and backward passes. interleaved_1f1b, looped_bfs and interleaved_zero_bubble give each rank
+    several stages; zbv_zero_bubble and dualpipev give each rank two, in the shape of a V."""
     stages_per_rank: int | None = None
-    """Stages on each rank; null takes 1 for gpipe and 1f1b, 2 for the others."""
+    """Stages on each rank; null means 1 for gpipe and 1f1b, and 2 for the others."""
     split: list[int] | None = None
-    """Blocks of each stage, first to last; null balances the estimated cost, head and embedding counted."""
+    """Number of blocks of each stage, first to last; null balances the estimated cost, head included."""
 
     V_SHAPED: ClassVar[tuple[str, ...]] = ("zbv_zero_bubble", "dualpipev")
     SINGLE: ClassVar[tuple[str, ...]] = ("gpipe", "1f1b")
@@ -179,11 +183,11 @@ class PipelineOptions:
             yield f"stages_per_rank={wanted} must be at least 1"
         elif wanted not in (None, 1) and self.schedule in self.SINGLE:
             yield (
-                f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs one; "
+                f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which takes one; "
                 "use interleaved_1f1b"
             )
         elif wanted not in (None, 2) and self.schedule in self.V_SHAPED:
-            yield f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which runs 2; use 2"
+            yield f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which takes 2; use 2"
         elif wanted == 1 and self.schedule not in self.SINGLE:
             yield f"stages_per_rank=1 does not go with schedule {self.schedule}; use at least 2, or 1f1b"
         if self.split is not None and any(blocks < 1 for blocks in self.split):
@@ -200,30 +204,30 @@ class Plan:
     """The parallelism of a run."""
 
     name: str = "single"
-    """Shown in logs and checkpoints."""
+    """Name in logs and checkpoints."""
     pipeline: int | Literal["auto"] = 1
-    """Pipeline stages (ranks; a rank may hold several stages)."""
+    """Ranks over which the blocks are distributed as pipeline stages; a rank may hold several stages."""
     replicate: int | Literal["auto"] = 1
-    """Whole copies of the model, each seeing other samples."""
+    """Copies of the model, each trained on different samples."""
     shard: int | Literal["auto"] = 1
-    """Ranks over which parameters, gradients and optimizer state are sharded, each seeing other samples."""
+    """Ranks over which parameters, gradients and optimizer state are sharded, each with different samples."""
     tensor: int | Literal["auto"] = 1
-    """Ranks over which every layer's matrices are split."""
+    """Ranks over which the matrices of every layer are split."""
     sequence_parallel: bool = False
-    """Between the matrices of a block, split activations over the tensor ranks by sequence position."""
+    """Split the activations between the matrices of a block over the tensor ranks, by sequence position."""
     data_parallel: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
-    """What brings gradients of data ranks together: DistributedDataParallel, FSDP2, or DeepSpeed ZeRO."""
+    """Engine that reduces gradients over data ranks: DistributedDataParallel, FSDP2, or DeepSpeed ZeRO."""
     precision: Dtype = "fp32"
     """Compute type; weights and optimizer state stay fp32. fp16 scales the loss dynamically."""
     tf32: bool = False
     """Allow TensorFloat-32 in fp32 matrix products (CUDA only)."""
     deterministic: bool = False
-    """Ask torch for deterministic kernels only (slower on CUDA)."""
+    """Use deterministic kernels only (slower on CUDA)."""
     compile: bool = False
     """Compile each block with ``torch.compile``."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again instead of keeping it: nothing; all but matrix products and attention;
-    everything in a block but its input."""
+    """Activations that are recomputed in the backward pass instead of being kept: ``none`` of them, all but matrix
+    products and attention (``selective``), or everything in a block but its input (``full``)."""
     ddp: DDPOptions = field(default_factory=DDPOptions)
     """Options of DistributedDataParallel."""
     fsdp: FSDPOptions = field(default_factory=FSDPOptions)
@@ -231,7 +235,7 @@ class Plan:
     pipelining: PipelineOptions = field(default_factory=PipelineOptions)
     """Options of pipeline stages."""
     deepspeed: DeepSpeedOptions | str = field(default_factory=DeepSpeedOptions)
-    """Options of DeepSpeed ZeRO, or the path of a DeepSpeed JSON file, which makes DeepSpeed the engine."""
+    """Options of DeepSpeed ZeRO, or the path of a DeepSpeed JSON file, which also sets ``data_parallel: deepspeed``."""
 
     def __post_init__(self) -> None:
         sizes = {axis: getattr(self, axis) for axis in AXES}
@@ -261,7 +265,7 @@ class Plan:
             if self.pipeline != 1:
                 problems.append(
                     f"pipeline={self.pipeline} does not go with data_parallel=deepspeed: ZeRO 2 and 3 would reduce "
-                    "gradients, and gather parameters, with every micro-batch; use plan=3d_zero1, which "
+                    "gradients and gather parameters with every micro-batch; use plan=3d_zero1, which "
                     "shards the optimizer state and reduces once per step"
                 )
             if self.tensor != 1:
@@ -313,7 +317,8 @@ class Plan:
         return degrees
 
     def default_world_size(self, devices: int) -> int:
-        """Processes to start when none are asked for: all ``devices`` if a degree is auto, else what the plan needs."""
+        """Number of processes to start if the user gives none: all ``devices`` for an auto degree, else what the plan
+        needs."""
         sizes = [getattr(self, axis) for axis in AXES]
         fixed = prod(size for size in sizes if size != "auto")
         return max(devices // fixed, 1) * fixed if "auto" in sizes else fixed

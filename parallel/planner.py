@@ -1,9 +1,9 @@
-"""The planner behind ``plan=auto``: it chooses a plan and says why, and why it rejects the others.
+"""The planner behind ``plan=auto``: it chooses a plan, and gives reasons for it and against the others.
 
-Plans stand on ``RUNGS``, in the order in which people give up simplicity for memory: whole copies; sharded gradients
-and optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The lowest rung with
-a plan that fits is taken, and on it the plan with the quickest estimated step. Estimates are good for an order, not as
-a forecast: communication is taken not to overlap with anything.
+Plans are grouped in ``RUNGS``, from the simplest to those that save most memory: whole copies; sharded gradients and
+optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The planner takes the
+first rung with a plan that fits, and on it the plan with the shortest estimated step. Estimates serve to order plans,
+not to forecast times, since they assume that communication overlaps with nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from .memory import WIDTH, MemoryEstimate, ModelSizes, Step, estimate
 from .plan import Degrees, Plan
 
 USABLE = 0.9
-"""Share of a device's memory that is planned with: the rest is for the context, fragmentation and small things."""
+"""Share of a device's memory that a plan may use; the rest is for the CUDA context, fragmentation and small tensors."""
 GIB = 2**30
 
 
 class Speeds(NamedTuple):
-    """Speeds by which plans are ordered: one rank of a usual training node (A100 class, NVLink, InfiniBand)."""
+    """Speeds of one rank that order the plans, typical of a training node (A100 class, NVLink, InfiniBand)."""
 
     half: float = 150e12
     """Operations per second in bf16 or fp16."""
     single: float = 50e12
-    """In fp32."""
+    """Operations per second in fp32."""
     node: float = 200e9
     """Bytes per second between ranks of one node."""
     network: float = 20e9
-    """Between nodes, per rank."""
+    """Bytes per second between nodes, per rank."""
     host: float = 12e9
-    """Between a rank's device and CPU memory; an optimizer on the CPU is not quicker."""
+    """Bytes per second between a rank's device and CPU memory, also taken as the speed of an optimizer on the CPU."""
 
 
 SPEEDS = Speeds()
@@ -44,26 +44,27 @@ class Machine:
 
     ranks: int
     per_node: int
-    """Ranks of one node."""
+    """Ranks on one node."""
     memory: float
-    """Bytes of one device; of the share of one rank, where the CPU is the device."""
+    """Bytes of memory of one device; if the CPU is the device, a rank's share of CPU memory."""
     host: float
     """Bytes of CPU memory for one rank."""
     accelerator: bool = True
-    """False where the CPU is the device."""
+    """Whether the device is an accelerator, not the CPU."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan with the degrees that it would run with."""
+    """A plan with resolved degrees."""
 
     plan: Plan
     degrees: Degrees
     changes: dict[str, int]
-    """Degrees that are not the plan's own: ``{"tensor": 4}``."""
+    """Degrees that differ from the plan's file, such as ``{"tensor": 4}``."""
     rung: int
+    """Index in ``RUNGS``."""
     flaw: str = ""
-    """Why it cannot run at all."""
+    """Reason why the plan cannot run; empty if it can."""
 
     @property
     def name(self) -> str:
@@ -72,26 +73,27 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Assessed:
-    """A candidate with its memory, traffic and time, and the verdict on it."""
+    """A candidate with its estimates, and the verdict on it."""
 
     candidate: Candidate
     memory: MemoryEstimate | None = None
     traffic: float = 0.0
     """Bytes that a rank sends in a step."""
     seconds: float = 0.0
-    """Estimated step; good for comparison only."""
+    """Estimated time of a step, for comparison only."""
     verdict: str = ""
+    """Reason against the candidate, as a clause; empty if it fits."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What ``choose`` has found."""
+    """The result of ``choose``."""
 
     chosen: Assessed | None
     others: list[Assessed]
-    """The best degrees of every other plan, in the order of preference."""
+    """Every other plan with its best degrees, in the order of preference."""
     smallest: Assessed | None
-    """What needs least memory; where nothing fits, how far away it is."""
+    """The candidate that needs least memory; if no plan fits, it shows how much memory is missing."""
 
 
 RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -105,13 +107,13 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("offloads to CPU memory", ("fsdp_offload", "zero1_offload", "zero2_offload", "zero3_offload", "zero3_nvme")),
 )
-"""What the plans of a rung do, and their names; of equally quick ones the first is taken."""
+"""(effect, names) of the plans of each rung. The order of names decides between plans with equal estimates."""
 UNPLANNED = {"zero3_nvme": "needs a folder on a fast disk: choose it yourself, with its nvme_path"}
-"""Plans that are never chosen, and why."""
+"""Plans that are never chosen automatically, with the reason."""
 
 
 def degree_choices(name: str, machine: Machine) -> Iterator[dict[str, int]]:
-    """Degrees to try for a plan of ``configs/plan``, beside its ``auto`` one; none where it makes no sense."""
+    """Degrees to try for a plan of ``configs/plan``, beside its ``auto`` one; none if it does not suit the machine."""
     ranks, node = machine.ranks, machine.per_node
 
     def divisors(least: int, most: int) -> list[int]:
@@ -138,7 +140,7 @@ def degree_choices(name: str, machine: Machine) -> Iterator[dict[str, int]]:
 
 
 def no_degrees(name: str, machine: Machine) -> str:
-    """Why ``degree_choices`` gave none."""
+    """Reason why ``degree_choices`` yields nothing for a plan."""
     if name in UNPLANNED:
         return UNPLANNED[name]
     if name.endswith("offload") and not machine.accelerator:
@@ -161,11 +163,12 @@ def choose(
     machine: Machine,
     flaw_of: Callable[[Candidate], str] = lambda candidate: "",
 ) -> Decision:
-    """The best candidate, and what is wrong with the others.
+    """The best candidate, and the verdicts on the others.
 
     Args:
-        step_of: the step of a data rank under some degrees.
-        flaw_of: why a candidate cannot run, or nothing; asked only of what would be chosen, so it may take its time.
+        step_of: gives the step of a data rank under some degrees.
+        flaw_of: gives the reason why a candidate cannot run, or an empty string. It may be slow, because it is called
+            only for a candidate that would be chosen.
     """
     assessed = [_assess(candidate, sizes, step_of, machine) for candidate in candidates]
     assessed.sort(key=lambda one: (one.candidate.rung, bool(one.verdict), one.memory is None, _rank_of(one)))
@@ -173,38 +176,40 @@ def choose(
     for index, one in enumerate(assessed):
         if chosen is None and not one.verdict:
             flaw = flaw_of(one.candidate)
-            assessed[index] = _with(one, flaw)
+            assessed[index] = _with_verdict(one, flaw)
             chosen = None if flaw else one
     best: dict[str, Assessed] = {}
     for one in assessed:
         name = one.candidate.plan.name
-        if (chosen is None or name != chosen.candidate.plan.name) and (name not in best or _nearer(one, best[name])):
+        if chosen is not None and name == chosen.candidate.plan.name:
+            continue
+        if name not in best or _fits_better(one, best[name]):
             best[name] = one
-    others = [_with(one, one.verdict or _why_not(one, chosen)) for one in best.values()]
+    others = [_with_verdict(one, one.verdict or _why_not(one, chosen)) for one in best.values()]
     within = [one for one in assessed if one.memory is not None and not one.candidate.flaw]
     return Decision(chosen, others, min(within, key=_total, default=None))
 
 
 def reason(chosen: Assessed, machine: Machine) -> str:
-    """Why it was chosen, as a clause."""
+    """Reason for the choice, as a clause."""
     why = "the simplest plan there is" if chosen.candidate.rung == 0 else "the simplest that fits and can run"
     return f"{why}; needs {gibibytes(_total(chosen))} of {gibibytes(USABLE * machine.memory)} per rank"
 
 
 def gibibytes(size: float) -> str:
-    """For people: ``41 GiB``, ``2.5 GiB``, ``1.5 MiB``."""
+    """A size as text, such as ``41 GiB``, ``2.5 GiB`` or ``1.5 MiB``."""
     if size < GIB / 10:
         return f"{size / 2**20:.1f} MiB"
     return f"{size / GIB:.1f} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"
 
 
 def traffic_bytes(candidate: Candidate, sizes: ModelSizes, step: Step, machine: Machine) -> tuple[float, float]:
-    """Bytes that a rank sends in a step within a node, and across nodes.
+    """Bytes that a rank sends in a step: (within a node, across nodes).
 
-    ZeRO (https://arxiv.org/abs/1910.02054, section 7): an all-reduce over N ranks sends 2 (N-1)/N P, a gather or a
-    reduction to shards (N-1)/N P. Megatron-LM (https://arxiv.org/abs/1909.08053): tensor ranks all-reduce the hidden
-    states 4 times per block and micro-batch; sequence parallel sends as much. Stages send hidden states
-    (https://arxiv.org/abs/2104.04473). Rings that leave a node are as slow as its link to the network.
+    An all-reduce over N ranks sends 2 (N-1)/N P, and an all-gather or reduce-scatter sends (N-1)/N P (ZeRO,
+    https://arxiv.org/abs/1910.02054, section 7). Tensor ranks all-reduce the hidden states 4 times per block and
+    micro-batch (Megatron-LM, https://arxiv.org/abs/1909.08053); sequence parallel sends as much. Stages send hidden
+    states (https://arxiv.org/abs/2104.04473). A ring over several nodes is as slow as the network between them.
     """
     plan, degrees, width = candidate.plan, candidate.degrees, WIDTH[candidate.plan.precision]
     sent = {True: 0.0, False: 0.0}
@@ -221,7 +226,7 @@ def traffic_bytes(candidate: Candidate, sizes: ModelSizes, step: Step, machine: 
 
 
 def _data_traffic(plan: Plan, degrees: Degrees, held: float, width: int, step: Step) -> Iterator[tuple[int, float]]:
-    """(ranks from the first to the last of a ring, bytes sent in it)."""
+    """(number of neighbouring ranks that a ring spans, bytes sent in the ring)."""
     across = degrees.data * degrees.tensor
     if plan.uses_deepspeed:
         assert not isinstance(plan.deepspeed, str)
@@ -256,30 +261,30 @@ def _assess(candidate: Candidate, sizes: ModelSizes, step_of: Callable[[Degrees]
 
 
 def _compute(candidate: Candidate, sizes: ModelSizes, step: Step) -> float:
-    """Seconds of matrix products, and of waiting for other stages (https://arxiv.org/abs/2104.04473, section 2.2)."""
+    """Seconds of matrix products and of waiting for other stages (https://arxiv.org/abs/2104.04473, section 2.2)."""
     plan, degrees = candidate.plan, candidate.degrees
     tokens = step.micro_batches * step.micro_batch * step.length
     operations = 6 * (sizes.blocks + sizes.head) + 12 * sizes.layers * sizes.hidden * step.length
     operations *= tokens / (degrees.pipeline * degrees.tensor) * (4 / 3 if plan.recompute == "full" else 1)
     waits = (degrees.pipeline - 1) / step.micro_batches
     if plan.pipelining.schedule == "zbv_zero_bubble":
-        waits /= 3  # a third of a backward pass and a forward remain: https://arxiv.org/abs/2401.10241, section 2
+        waits /= 3  # a third of the idle time remains: https://arxiv.org/abs/2401.10241, section 2
     else:
         waits /= plan.pipelining.per_rank
     return operations / (SPEEDS.single if plan.precision == "fp32" else SPEEDS.half) * (1 + waits)
 
 
 def _why_not(one: Assessed, chosen: Assessed | None) -> str:
-    """What a plan that fits lacks beside the chosen one."""
+    """Reason why a plan that fits is not the chosen one."""
     assert chosen is not None
     what, wins = one.candidate, chosen.candidate
     if what.rung != wins.rung:
-        return f"fits, but {RUNGS[what.rung][0]}, for which there is no need"
+        return f"fits, but {RUNGS[what.rung][0]}, which is not needed"
     if what.plan.uses_deepspeed and not wins.plan.uses_deepspeed:
         less = (
             f", and sends {chosen.traffic / one.traffic:.1f}x less" if 0 < 1.05 * one.traffic < chosen.traffic else ""
         )
-        return f"fits{less}, but DeepSpeed comes after what torch does itself ({wins.plan.name})"
+        return f"fits{less}, but torch's own plans come before DeepSpeed's ({wins.plan.name})"
     if one.traffic > 1.05 * chosen.traffic > 0:
         return f"fits, but sends {one.traffic / chosen.traffic:.1f}x the bytes of {wins.plan.name}"
     if one.seconds > 1.02 * chosen.seconds:
@@ -288,19 +293,19 @@ def _why_not(one: Assessed, chosen: Assessed | None) -> str:
 
 
 def _rank_of(one: Assessed) -> tuple[bool, float, int]:
-    """Order on a rung: torch's own, then the quickest (to two digits), then the order of ``RUNGS``."""
+    """Sort key within a rung: torch's own plans first, then the shorter step (to two digits), then ``RUNGS``."""
     plan = one.candidate.plan
     return plan.uses_deepspeed, float(f"{one.seconds:.1e}"), RUNGS[one.candidate.rung][1].index(plan.name)
 
 
-def _nearer(one: Assessed, other: Assessed) -> bool:
-    """Whether ``one`` says better than ``other`` why a plan does not fit: it is estimated, and needs less memory."""
+def _fits_better(one: Assessed, other: Assessed) -> bool:
+    """Whether ``one`` should stand for its plan instead of ``other``, which does not fit: it needs less memory."""
     if not other.verdict or one.memory is None:
         return False
     return other.memory is None or _total(one) < _total(other)
 
 
-def _with(one: Assessed, verdict: str) -> Assessed:
+def _with_verdict(one: Assessed, verdict: str) -> Assessed:
     return Assessed(one.candidate, one.memory, one.traffic, one.seconds, verdict)
 
 

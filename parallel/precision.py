@@ -1,4 +1,4 @@
-"""Compute precision of a plan: autocast, loss scaling, and the switches of the backend."""
+"""Set up the compute precision of a plan: autocast, loss scaling, and torch's global switches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def autocast(plan: Plan, device: torch.device) -> AbstractContextManager:
     """Run matrix products in the plan's type; weights and reductions stay fp32.
 
-    FSDP casts parameters and inputs itself, before it gathers them: half the bytes on the wire.
+    FSDP casts parameters and inputs itself, before it gathers them, which halves its traffic.
     """
     if plan.precision == "fp32" or plan.data_parallel == "fsdp":
         return nullcontext()
@@ -26,8 +26,8 @@ def autocast(plan: Plan, device: torch.device) -> AbstractContextManager:
 class LossScale:
     """Dynamic loss scale for fp16, whose small gradients underflow (https://arxiv.org/abs/1710.03740).
 
-    The scale halves when the norm of the *global* gradient is not finite. Every rank knows that norm, so all of them
-    skip the same steps under any plan; ``torch.amp.GradScaler`` looks at the gradients of its own rank only.
+    The scale halves when the norm of the *global* gradient is not finite. Every rank knows this norm, so all ranks skip
+    the same steps under any plan. ``torch.amp.GradScaler`` would look at the gradients of its own rank only.
     """
 
     GROWTH_INTERVAL = 2000
@@ -38,7 +38,7 @@ class LossScale:
         self.good_steps = 0
 
     def update(self, overflow: bool) -> None:
-        """After a step: halve on overflow, double after many steps without. Other precisions have no scale to move."""
+        """Halve the scale after an overflow, or double it after ``GROWTH_INTERVAL`` steps without one (fp16 only)."""
         if not self.enabled:
             return
         if overflow:
@@ -57,7 +57,7 @@ class LossScale:
 
 
 def set_backend(plan: Plan) -> None:
-    """Process-wide switches; set before the first kernel runs."""
+    """Set torch's process-wide switches; must be called before the first kernel runs."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32
     if plan.deterministic:
         os.environ.setdefault(

@@ -20,11 +20,11 @@ KEPT = {
     _aten._scaled_dot_product_cudnn_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
-"""What ``selective`` keeps: operations that cost much more to compute than to store; the cheap rest is recomputed."""
+"""Operations whose results ``selective`` keeps, because they cost much more to compute than to store."""
 
 
 def recompute(blocks: Iterable[nn.Module], how: str) -> None:
-    """Wrap the forward of every block.
+    """Wrap the forward of every block, so that its activations are recomputed.
 
     Args:
         how: ``full`` keeps a block's input only; ``selective`` keeps matrix products and attention as well.

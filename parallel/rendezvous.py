@@ -1,7 +1,7 @@
-"""Join the process group that a launcher described in the environment, and explain a meeting that fails.
+"""Join the process group that the environment describes, and explain failures to do so.
 
-torch would wait as long as in training, and then show a traceback of C++; ranks that disagree on their number would
-wait for ever. So the ranks first meet in the store alone, for a shorter time, and compare what they were told.
+torch alone would wait as long as in training and then show a C++ traceback; ranks that disagree on their number would
+wait for ever. Here the ranks first use only the store, with a shorter timeout, to compare their settings.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..errors import Problem, UserError
 
 GO = "go"
 LAST_WORD = datetime.timedelta(seconds=30)
-"""How long rank 0 waits for the others to have heard why they cannot train together."""
+"""How long rank 0, which serves the store, waits for the others to read why they cannot train together."""
 
 
-def join(
+def join_process_group(
     rank: int,
     world_size: int,
     backend: str,
@@ -29,25 +29,24 @@ def join(
     patience: datetime.timedelta,
     accelerator: str = "",
 ) -> None:
-    """Make the process group of all ranks; MASTER_ADDR and MASTER_PORT say where they meet.
+    """Create the process group of all ranks, through the store at MASTER_ADDR and MASTER_PORT.
 
     Args:
-        timeout: how long a rank waits for the others later, in training.
-        patience: how long it waits here.
-        accelerator: identity of this rank's; empty on the CPU.
+        timeout: how long a rank waits for the others in training.
+        patience: how long a rank waits for the others here.
+        accelerator: identity of this rank's accelerator; empty on the CPU.
 
     Raises:
-        UserError: nobody answers there, the port is taken, ranks are missing, they disagree on their number, or two
-            have the same accelerator.
+        UserError: the address does not answer, the port is taken, ranks are missing, ranks disagree on their number, or
+            two have the same accelerator.
     """
     try:
         store, _, _ = next(iter(rendezvous("env://", rank, world_size, timeout=patience)))
-        # torch's elastic agent lends one store to all attempts, where keys of ranks that are gone would be taken for
-        # peers'.
+        # torch's elastic agent uses one store for all attempts, so keys of an earlier attempt must not be read here.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt_{attempt}", store)
         store.set_timeout(patience)
-        refusal = _meet(store, rank, world_size, accelerator)
+        refusal = _compare_settings(store, rank, world_size, accelerator)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
         _explain(error, rank, world_size, patience)
     if refusal:
@@ -57,13 +56,13 @@ def join(
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
 
 
-def _meet(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:
-    """Rank 0 compares what all ranks were told, and tells them: empty, or why they cannot train together."""
+def _compare_settings(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:
+    """Let rank 0 compare the settings of all ranks and share the result: why they cannot train together, or empty."""
     store.set(f"rank/{rank}", f"{world_size} {accelerator}")
     if rank == 0:
         said = _why_not([store.get(f"rank/{peer}").decode() for peer in range(world_size)])
         store.set(GO, said or GO)
-        if said:  # this process serves the store, and is about to end
+        if said:  # the store ends with this process, so the others must read from it first
             with suppress(dist.DistError):
                 store.wait([f"heard/{peer}" for peer in range(1, world_size)], LAST_WORD)
         return said
@@ -74,13 +73,13 @@ def _meet(store: dist.Store, rank: int, world_size: int, accelerator: str) -> st
 
 
 def _why_not(told: list[str]) -> str:
-    """Why ranks cannot train together, from ``WORLD_SIZE ACCELERATOR`` of each; empty if these agree."""
+    """Why ranks cannot train together, from ``WORLD_SIZE ACCELERATOR`` of each rank; empty if they can."""
     first_with: dict[str, int] = {}
     for rank, (size, _, accelerator) in enumerate(text.partition(" ") for text in told):
         if int(size) != len(told):
             return f"ranks disagree: {len(told)} on rank 0, {size} on rank {rank}"
         if accelerator and first_with.setdefault(accelerator, rank) != rank:
-            return f"ranks {first_with[accelerator]} and {rank} both have {accelerator}: each wants its own"
+            return f"ranks {first_with[accelerator]} and {rank} both have {accelerator}: each needs its own"
     return ""
 
 
@@ -92,13 +91,15 @@ def _explain(error: Exception, rank: int, world_size: int, patience: datetime.ti
         missing = "MASTER_PORT" if host else "MASTER_ADDR"
         problem = Problem(missing, "is not set, though RANK and WORLD_SIZE are", "use a launcher, or set it", "")
     elif "EADDRINUSE" in text or "already in use" in text:
-        problem = Problem("MASTER_PORT", "is in use on this host", "choose another, or end what uses it", port)
+        problem = Problem(
+            "MASTER_PORT", "is in use on this host", "choose another, or end the process that uses it", port
+        )
     elif rank == 0 or "wait timeout" in text:
-        why = f"not all {world_size} ranks came {within}"
+        why = f"not all {world_size} ranks joined {within}"
         fix = f"start the other hosts too, with MASTER_ADDR={host} MASTER_PORT={port}, each rank once"
         problem = Problem("WORLD_SIZE", why, fix, world_size)
     else:
         why = f"does not answer on port {port} {within}"
-        fix = "start rank 0 there; let its name lead to an address, and its firewall let the port through"
+        fix = "start rank 0 there; check that its host name resolves and that its firewall lets the port through"
         problem = Problem("MASTER_ADDR", why, fix, host)
     raise UserError(problem) from error

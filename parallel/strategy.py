@@ -1,7 +1,8 @@
-"""``Strategy``: the one interface between the training loop and a way of spreading a model over processes.
+"""``Strategy``: the interface between the training loop and every way of spreading a model over processes.
 
-The loop knows only this class: a plan that owns its own micro-batch schedule (a pipeline), its own optimizer step
-(DeepSpeed) or plain modules (one process, DDP, FSDP, tensor parallel) each implement it, and the loop has no branch.
+The loop uses only this class and never asks which plan runs. It is implemented for pipelines, which have their own
+schedule of micro-batches; for DeepSpeed, which has its own optimizer step; and for plain modules (one process, DDP,
+FSDP, tensor parallel).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from .mesh import Mesh
 from .plan import Plan
 
-if TYPE_CHECKING:  # transformers' models take seconds to import; checking a recipe goes without
+if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a recipe does not need them
     from transformers import PreTrainedModel
 
     from ..models.build_model import WeightSource
 
 MicroBatch = dict[str, Tensor]
-"""What one forward sees: model inputs by keyword, plus ``labels``; first dimension is the sample."""
+"""Inputs of one forward pass: model inputs by keyword, and ``labels``. The first dimension is the sample."""
 LossFunction = Callable[[Any, MicroBatch], Tensor]
 """(model outputs, micro-batch) -> scalar *sum* of label losses in fp32."""
 SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
@@ -33,11 +34,11 @@ SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """(trainable parameters by plain name) -> optimizer with ``initial_lr`` in each group."""
 CopyTensor = Callable[[str, Tensor], Tensor]
-"""(name in checkpoints, a tensor of the training state) -> what is written of it: itself, or a copy."""
+"""(name in checkpoints, a tensor of the training state) -> the tensor to write: the same one, or a copy."""
 Read = Callable[[dict[str, Tensor]], None]
-"""Fill tensors in place from a checkpoint, by their names in it."""
+"""Fills tensors in place from a checkpoint, by their names in the checkpoint."""
 Shapes = dict[str, tuple[torch.Size, torch.dtype]]
-"""Global shape and type of the tensors in a checkpoint."""
+"""Global shape and type of each tensor in a checkpoint."""
 
 
 @dataclass
@@ -53,17 +54,17 @@ class StepBatch:
     """Dataset indices of this share, in order."""
 
     def pin_memory(self) -> StepBatch:
-        """Called by the data loader when it pins; keeps transfers to a GPU asynchronous."""
+        """Copy into page-locked memory, so that transfers to a GPU are asynchronous; the data loader calls this."""
         self.micro_batches = [{k: v.pin_memory() for k, v in micro.items()} for micro in self.micro_batches]
         return self
 
 
 @dataclass
 class StepLoss:
-    """This rank's part of the loss of one global batch. It is summed over ranks only when a line is logged."""
+    """This rank's part of the loss of one global batch. The sum over ranks is taken only when a line is logged."""
 
     total: Tensor
-    """This rank's sum of label losses (scalar, on device); zero on pipeline ranks that do not hold the last stage."""
+    """This rank's sum of label losses (scalar, on device); zero on pipeline ranks without the last stage."""
     labels: int
     """Label tokens in the *global* batch."""
     tokens: int
@@ -72,25 +73,25 @@ class StepLoss:
 
 @dataclass
 class StepResult:
-    """What one optimizer step did."""
+    """The outcome of one optimizer step."""
 
     grad_norm: Tensor
     """Norm of the global gradient before clipping (scalar), equal on all ranks."""
     lr: float
     """Learning rate of the first parameter group."""
     skipped: bool = False
-    """True when the gradient was not finite and weights and moments were left as they were: under a loss scale, with
-    ``skip_nonfinite``, and always where DeepSpeed does so by itself (stages 1 to 3)."""
+    """Whether weights and moments were left unchanged because the gradient was not finite. This happens under a loss
+    scale, with ``skip_nonfinite``, and always in DeepSpeed's stages 1 to 3."""
 
 
 def inputs_of(micro: MicroBatch) -> MicroBatch:
-    """What the model takes: labels stay with the loss, which the engine normalises."""
+    """Inputs of the model: all of ``micro`` but the labels, because the loss is computed outside of the model."""
     return {key: value for key, value in micro.items() if key != "labels"}
 
 
 def whole_scalar(value: Tensor) -> Tensor:
-    """The value of a loss; one taken of logits that are split over tensor ranks is a replicated DTensor."""
-    from torch.distributed.tensor import DTensor  # a second of importing, which checking a recipe goes without
+    """A loss as a plain tensor. Logits that are split over tensor ranks give a loss that is a replicated DTensor."""
+    from torch.distributed.tensor import DTensor  # imported here because it takes a second, which a check need not pay
 
     return value.full_tensor() if isinstance(value, DTensor) else value
 
@@ -102,7 +103,7 @@ def add_sums(totals: dict[str, Tensor], sums: Mapping[str, Tensor]) -> None:
 
 
 def no_copy(name: str, tensor: Tensor) -> Tensor:
-    """Save the tensor itself, which shares memory with the training state."""
+    """The ``CopyTensor`` that copies nothing: the tensor shares memory with the training state."""
     return tensor
 
 
@@ -117,7 +118,7 @@ class Strategy(ABC):
     """Places a model on a mesh and steps it. One instance serves one run."""
 
     skip_nonfinite = False
-    """Take no step from a gradient whose norm is not finite. On a GPU every step then waits for its norm."""
+    """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
 
     def __init__(self, plan: Plan, mesh: Mesh) -> None:
         self.plan = plan
@@ -126,7 +127,7 @@ class Strategy(ABC):
     @property
     @abstractmethod
     def module(self) -> PreTrainedModel:
-        """The model as its family defines it, without wrappers; under a pipeline, the first of this rank's parts."""
+        """The model without wrappers; under a pipeline, the first of this rank's stages."""
 
     @abstractmethod
     def place(self, model: PreTrainedModel, weights: WeightSource) -> None:
@@ -138,18 +139,18 @@ class Strategy(ABC):
 
     @abstractmethod
     def set_training(self, mode: bool) -> None:
-        """Training mode (dropout) on or off."""
+        """Switch training mode, and so dropout, on or off."""
 
     @abstractmethod
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        """Gradient of (sum of label losses / label tokens of the global batch), accumulated over micro-batches."""
+        """Accumulate the gradient of (sum of label losses / label tokens of the global batch) over micro-batches."""
 
     @abstractmethod
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
-        """Clip by the norm of the global gradient, step with ``initial_lr * lr_scale``, drop the gradients."""
+        """Clip by the norm of the global gradient, step with ``initial_lr * lr_scale``, and free the gradients."""
 
     def to_device(self, micro: MicroBatch) -> MicroBatch:
-        """``micro`` on this rank's device; from pinned memory the copy goes on while the caller does."""
+        """``micro`` on this rank's device. A copy from pinned memory runs in the background."""
         return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
 
     def global_loss(self, loss: StepLoss) -> float:
@@ -158,7 +159,7 @@ class Strategy(ABC):
 
     def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
         """Sums of ``function(outputs, micro_batch)`` over all batches and data ranks, without gradient, in the plan's
-        precision; a collective call, equal on all ranks. Every data rank gives equally many batches."""
+        precision; a collective call, equal on all ranks. Every data rank must give the same number of batches."""
         model = self.inference_model()
         totals: dict[str, Tensor] = {}
         for micro in map(self.to_device, batches):
@@ -177,19 +178,19 @@ class Strategy(ABC):
 
     @abstractmethod
     def inference_model(self) -> nn.Module:
-        """What a forward without gradient is called on."""
+        """The module that a forward pass without gradient calls."""
 
     def inference_context(self) -> AbstractContextManager:
-        """What a forward without gradient runs in, for the plan's precision."""
+        """The context of a forward pass without gradient, which sets the plan's precision."""
         return nullcontext()
 
     @abstractmethod
     def free_gathered(self) -> None:
-        """Drop whole parameters that a forward has gathered and that this rank still holds."""
+        """Free the whole parameters that a forward pass has gathered on this rank."""
 
     @property
     def in_step(self) -> bool:
-        """Whether a forward of the model is a collective call, so that all ranks must generate together."""
+        """Whether a forward pass is a collective call, so that all ranks must generate together."""
         return False
 
     @property
@@ -202,29 +203,28 @@ class Strategy(ABC):
         return self.module.generate(**arguments)  # type: ignore[operator]
 
     def weights_are_finite(self) -> bool:
-        """Whether this rank's part of the weights holds no NaN and no infinity; on a GPU, waits for it once."""
+        """Whether this rank's part of the weights has no NaN and no infinity. A GPU is waited for only once."""
         found = [part.isfinite().all() for part in self.local_weights()]
         return all(bool(torch.stack(parts).all()) for parts in _by_device(found))
 
     def local_weights(self) -> Iterator[Tensor]:
-        """This rank's parts of its parameters, as they are in memory."""
-        from .clip import local  # imports DTensor, a second that checking a recipe goes without
+        """This rank's shards of its parameters, as they are in memory."""
+        from .clip import local  # imported here because it imports DTensor, which takes a second
 
         return (local(parameter.detach()) for _, parameter in self.named_parameters())
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters by plain name; tied ones once."""
+        """This rank's parameters by plain name; a tied one comes once."""
 
     # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 
     @abstractmethod
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-        """What this rank writes into a checkpoint: whole tensors, or DTensors of which it holds a part; a collective
-        call.
+        """Tensors that this rank writes into a checkpoint: whole ones, or DTensors with its shard; a collective call.
 
         Args:
-            copy: what is made of a tensor that shares memory with the training state; new ones do not go through it.
+            copy: applied to every tensor that shares memory with the training state.
         """
 
     @abstractmethod
@@ -232,29 +232,31 @@ class Strategy(ABC):
         """Restore weights and optimizer state; a collective call.
 
         Args:
-            read: fills tensors by checkpoint name; DTensors are filled with this rank's part.
-            shapes: of everything in the checkpoint, by checkpoint name.
-            scalars: as ``scalars()`` gave them; of others' checkpoints, ``optimizer`` and perhaps ``loss_scale``.
+            read: fills tensors by checkpoint name; a DTensor is filled with this rank's shard.
+            shapes: shapes and types of all tensors in the checkpoint.
+            scalars: the result of ``scalars()``; checkpoints of other tools have ``optimizer`` and perhaps
+                ``loss_scale``.
         """
 
     def save_native(self, folder: Path, step: int, samples: int) -> None:
-        """Write the engine's own checkpoint files into ``folder``; a collective call. Only engines that have such.
+        """Write the checkpoint files of the engine's own format into ``folder``; a collective call.
 
         Raises:
+            NotImplementedError: the engine has no format of its own.
             OSError: this rank could not write.
         """
         raise NotImplementedError(f"{type(self).__name__} has no checkpoint format of its own")
 
     def run_files(self) -> dict[str, str]:
-        """Name -> text of what the run folder keeps of the engine's own configuration."""
+        """Text files, by name, that keep the engine's configuration in the run folder."""
         return {}
 
     def copies(self) -> set[str]:
-        """Parameters of this rank that another stage of a pipeline holds too: counted and saved there."""
+        """Names of this rank's parameters that are copies from another pipeline stage, which counts and saves them."""
         return set()
 
     def checkpoint_name(self, name: str) -> str:
-        """Name in checkpoints of a parameter of this rank: its own, but for ``copies``."""
+        """Name in checkpoints of a parameter of this rank; it differs from ``name`` only for ``copies``."""
         return name
 
     @abstractmethod

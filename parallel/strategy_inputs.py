@@ -1,4 +1,4 @@
-"""What a strategy must know of a recipe beside the plan: batch sizes, clipping, optimizer, schedule."""
+"""Values of a recipe, beside the plan, that strategies need: batch sizes, clipping, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RecipeValues:
-    """What DeepSpeed's JSON repeats of a recipe."""
+    """Values of a recipe that are repeated in DeepSpeed's JSON and checked against the plan."""
 
     global_batch_size: int
     """``trainer.global_batch_size``"""
@@ -17,16 +17,16 @@ class RecipeValues:
     max_grad_norm: float | None
     """``trainer.max_grad_norm``"""
     max_steps: int | None
-    """Optimizer steps of the run; None as long as ``trainer.epochs`` has not been turned into steps."""
+    """Optimizer steps of the run; None until ``trainer.epochs`` has been converted into steps."""
     optimizer: dict[str, Any]
     """The recipe's optimizer: ``_target_`` and its arguments."""
     schedule: str
     """``scheduler.name``"""
     warmup_steps: int | None
-    """Steps of warm-up; None as long as ``max_steps`` is unknown and the warm-up a share of it."""
+    """Steps of warm-up; None if the warm-up is a share of ``max_steps``, which is still unknown."""
     min_lr_ratio: float
     """Lowest learning rate as a share of the base one."""
     hidden_size: int
-    """Of the model's configuration."""
+    """``hidden_size`` of the model's configuration."""
     ema: bool = False
     """Whether the recipe averages weights."""

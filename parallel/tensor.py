@@ -1,12 +1,12 @@
-"""Tensor parallelism: every block's matrices split over the tensor ranks, by the family's plan.
+"""Tensor parallelism: split the matrices of every block over the tensor ranks, by the family's tensor plan.
 
-After Megatron-LM (https://arxiv.org/abs/1909.08053), with the vocabulary split in embedding and head, and optionally
-sequence parallelism (https://arxiv.org/abs/2205.05198). A block sums its activations twice in the forward and twice in
-the backward pass, whatever the number of its projections.
+The method is that of Megatron-LM (https://arxiv.org/abs/1909.08053), with the vocabulary split in embedding and head,
+and optionally sequence parallelism (https://arxiv.org/abs/2205.05198). A block sums its activations twice in the
+forward and twice in the backward pass, for any number of projections.
 
-Under sequence parallelism only blocks see a part of the sequence: stock models compute positions and masks from the
-length of the embeddings, so hidden states are split at the entry of a part's first block and joined at the exit of its
-last one. What travels between pipeline stages is therefore whole.
+Under sequence parallelism only blocks see a part of the sequence, because stock models compute positions and masks from
+the length of the embeddings. Hidden states are split before the first block of a model or stage, and joined after its
+last one. Pipeline stages therefore exchange whole hidden states.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from transformers import PreTrainedModel
 from ..models.family import ModelFamily, TensorPlan
 from .tensor_styles import (
     Border,
-    keep_whole,
-    own,
+    own_parameters,
+    replicate_parameters,
     split_by_input,
     split_by_output,
     split_vocabulary_in,
@@ -57,14 +57,14 @@ def parallelize_tensor(
         _split_block(block, family.tensor, part.config, inside)
     in_blocks = {id(module) for block in blocks for module in block.modules()}
     for path, module in part.named_modules():
-        if id(module) in in_blocks or not own(module):
+        if id(module) in in_blocks or not own_parameters(module):
             continue
         if path == family.embedding:
             split_vocabulary_in(module, outside)  # type: ignore[arg-type]
         elif path == family.head:
             split_vocabulary_out(module, outside)  # type: ignore[arg-type]
         else:
-            keep_whole(module, mesh)
+            replicate_parameters(module, mesh)
     if sequence_parallel and blocks:
         blocks[0].register_forward_pre_hook(partial(_split_sequence, inside))
         blocks[-1].register_forward_hook(partial(_join_sequence, inside))
@@ -78,7 +78,7 @@ def tie(part: PreTrainedModel) -> None:
         try:
             parameter = part.get_parameter(source)
             part.get_parameter(target)
-        except AttributeError:  # the other one lies on another pipeline stage
+        except AttributeError:  # the other parameter lies on another pipeline stage
             continue
         _set(part, target, parameter)
 
@@ -87,8 +87,8 @@ def tie(part: PreTrainedModel) -> None:
 def sum_partial_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum gradients that are partial sums (norms under sequence parallelism, weights shared by all heads), in place.
 
-    Once per step, after the last backward pass and before anything reads a gradient; a collective call over the tensor
-    ranks, one message for all parameters of a type.
+    Must be called once per step, after the last backward pass and before gradients are read. It is a collective call
+    over the tensor ranks, with one message for all parameters of a type.
     """
     waiting: dict[tuple[torch.dtype, torch.device, int, int], list[tuple[Tensor, DTensor, int]]] = {}
     for parameter in parameters:
@@ -100,10 +100,10 @@ def sum_partial_gradients(parameters: Iterable[Tensor]) -> None:
                     key = (local.dtype, local.device, id(gradient.device_mesh), axis)
                     waiting.setdefault(key, []).append((parameter, gradient, axis))
     for group in waiting.values():
-        _sum_together(group)
+        _sum_in_one_message(group)
 
 
-def _sum_together(group: list[tuple[Tensor, DTensor, int]]) -> None:
+def _sum_in_one_message(group: list[tuple[Tensor, DTensor, int]]) -> None:
     locals_ = [gradient._local_tensor for _, gradient, _ in group]
     message = torch.cat([local.reshape(-1) for local in locals_])
     _, first, axis = group[0]
@@ -129,17 +129,17 @@ def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border
     divided = (*plan.divided, plan.groups) if one_key_head and plan.groups else plan.divided
     named: set[int] = set()
     for path, module in block.named_modules():
-        if own(module):
+        if own_parameters(module):
             if path in column:
                 split_by_output(module, border.mesh, parts.get(path, 1))
             elif path in plan.row:
                 split_by_input(module, border, parts.get(path, 1))
             elif path in plan.norms:
-                keep_whole(module, border.mesh, lambda: border.outside_gradient)
+                replicate_parameters(module, border.mesh, lambda: border.outside_gradient)
             elif path in per_head:
-                keep_whole(module, border.mesh, Partial)
+                replicate_parameters(module, border.mesh, Partial)
             else:
-                raise RuntimeError(f"the tensor plan does not say what becomes of {path} in {type(block).__name__}")
+                raise RuntimeError(f"the tensor plan does not name {path} of {type(block).__name__}")
         named.add(id(module))
         if path in plan.inputs:
             module.register_forward_pre_hook(partial(_enter, border), with_kwargs=True)
@@ -163,7 +163,7 @@ def _enter(border: Border, module: nn.Module, args: tuple, kwargs: dict[str, Any
 
 def _split_sequence(border: Border, module: nn.Module, args: tuple) -> tuple:
     length, ranks = args[0].shape[1], border.mesh.size()
-    # Generation has prompts of any length, and steps of one token: those run on whole sequences.
+    # Prompts of any length and steps of one token, as in generation, run on whole sequences.
     border.sequence = length % ranks == 0
     if border.sequence:
         return (border.split(args[0]), *args[1:])
@@ -181,11 +181,15 @@ def _join_sequence(border: Border, module: nn.Module, args: tuple, output: Any) 
 
 
 def _untie(part: PreTrainedModel) -> dict[str, str]:
-    """Untie parameters until ``tie`` by giving each copy a tensor; returns name of the copy -> name of its source."""
+    """Give each tied parameter a tensor of its own, until it is tied again.
+
+    Returns:
+        Name of the source of each copy, by the name of the copy.
+    """
     found: dict[str, str] = {}
     first: dict[int, str] = {}
     for path, module in part.named_modules():
-        for name, parameter in own(module):
+        for name, parameter in own_parameters(module):
             full = f"{path}.{name}" if path else name
             source = first.setdefault(id(parameter), full)
             if source != full:

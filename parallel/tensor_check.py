@@ -1,4 +1,4 @@
-"""Check a tensor parallel plan before launch. No torch is imported here."""
+"""Check a tensor parallel plan before launch, without importing torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ..errors import Problem
 from ..models.family import ModelFamily, TensorPlan, families
 
 LARGEST = 256
-"""Tensor ranks beyond which no other degree is proposed."""
+"""Largest number of tensor ranks that a fix proposes."""
 
 
 def check_tensor(
     family: ModelFamily, config: Any, tensor: int, block_size: int, sequence_parallel: bool
 ) -> list[Problem]:
-    """What forbids splitting a model of ``family`` over ``tensor`` ranks.
+    """Problems that keep a model of ``family`` from being split over ``tensor`` ranks.
 
-    A vocabulary of any size may be split: the last ranks hold fewer rows.
+    A vocabulary of any size can be split, since the last ranks may hold fewer rows.
 
     Args:
         config: the model's transformers configuration.

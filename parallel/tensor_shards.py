@@ -1,9 +1,9 @@
-"""Convert between a whole tensor and the pieces that ranks hold, for every placement that occurs in trireme.
+"""Convert between a whole tensor and the shards that ranks hold, for every placement that occurs in trireme.
 
-torch's own arithmetic does not fit here. Tensor parallelism splits first and FSDP2 shards what is left, but the mesh
-lists the tensor axis last; FSDP2 marks that by a ``_StridedShard``, which on the tensor axis itself means something
-else: a fused projection (query, key and value one after the other), of which each rank holds a piece of every part.
-Here the axis decides: a mesh is undone from its last axis to its first.
+torch's own conversion is wrong for some of them, because ``_StridedShard`` has two meanings. On the axes of FSDP2 it
+says that tensor parallelism has split the tensor first, although the mesh lists the tensor axis last. On the tensor
+axis it marks a fused projection (query, key and value one after the other), of which each rank holds a shard of every
+matrix. Here the name of the axis decides, and axes are split from the last to the first.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ TENSOR_AXIS = "tensor"
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How one mesh axis cuts a tensor: ``parts`` equal runs of ``dim``, each cut over ``ranks`` as torch.chunk does."""
+class AxisSplit:
+    """Split of a tensor over one mesh axis.
+
+    Dimension ``dim`` has ``parts`` equal matrices one after the other, each split over ``ranks`` as torch.chunk does.
+    """
 
     dim: int
     ranks: int
     rank: int
     parts: int = 1
 
-    def piece(self, tensor: Tensor) -> Tensor:
-        """What ``rank`` holds of ``tensor``; a view unless there are several parts.
+    def shard(self, tensor: Tensor) -> Tensor:
+        """The shard of ``tensor`` on ``rank``; it is a view if ``parts`` is 1.
 
         Raises:
-            ValueError: several parts, and the dimension does not divide by parts x ranks.
+            ValueError: there are several parts, and the dimension is not a multiple of parts x ranks.
         """
         size = tensor.shape[self.dim]
         if self.parts == 1:
@@ -44,7 +47,7 @@ class Cut:
         return torch.cat(pieces[self.rank :: self.ranks], self.dim)
 
     def gather(self, local: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
-        """All ranks' pieces put together along ``dim``, ``size`` long; a collective call."""
+        """The shards of all ranks, joined along ``dim`` to length ``size``; a collective call."""
         longest = -(-size // self.ranks)
         padded = local.new_zeros([*local.shape[: self.dim], longest, *local.shape[self.dim + 1 :]])
         padded.narrow(self.dim, 0, local.shape[self.dim]).copy_(local)
@@ -63,20 +66,20 @@ class Cut:
 
 
 def local_part(full: Tensor, like: DTensor) -> Tensor:
-    """This rank's piece of ``full``, as ``like`` is spread; no communication.
+    """This rank's shard of ``full`` under the placements of ``like``; no communication.
 
     Args:
-        full: the whole tensor, on any device, of the global shape of ``like``.
+        full: the whole tensor, on any device, with the global shape of ``like``.
     """
     piece = full
     for cut in reversed(_cuts(like)):
-        piece = piece if cut is None else cut.piece(piece)
+        piece = piece if cut is None else cut.shard(piece)
     return piece
 
 
 @torch.no_grad()
 def copy_part(full: Tensor, target: Tensor) -> None:
-    """Fill ``target`` from the whole tensor ``full``: a DTensor takes this rank's piece; no communication."""
+    """Fill ``target`` from the whole tensor ``full``; a DTensor takes this rank's shard. No communication."""
     if isinstance(target, DTensor):
         target._local_tensor.copy_(local_part(full, target))
     else:
@@ -84,12 +87,12 @@ def copy_part(full: Tensor, target: Tensor) -> None:
 
 
 @torch.no_grad()
-def whole(tensor: DTensor) -> Tensor:
-    """The whole of a sharded, replicated or partially summed tensor, on every rank; a collective call."""
+def full_tensor(tensor: DTensor) -> Tensor:
+    """The whole tensor, on every rank, of a sharded, replicated or partially summed one; a collective call."""
     cuts, mesh = _cuts(tensor), tensor.device_mesh
-    shapes = [torch.empty(tensor.shape, device="meta")]  # what is left after cutting from the last axis to the first
+    shapes = [torch.empty(tensor.shape, device="meta")]  # shapes after each split, from the last axis to the first
     for cut in reversed(cuts):
-        shapes.append(shapes[-1] if cut is None else cut.piece(shapes[-1]))
+        shapes.append(shapes[-1] if cut is None else cut.shard(shapes[-1]))
     result = tensor._local_tensor.detach()
     for axis, (cut, placement, before) in enumerate(zip(cuts, tensor.placements, shapes[-2::-1], strict=True)):
         if cut is not None:
@@ -101,12 +104,12 @@ def whole(tensor: DTensor) -> Tensor:
 
 
 def split_like(full: Tensor, mesh_axis: Placement, ranks: int, rank: int) -> Tensor:
-    """This rank's contiguous piece of ``full`` under one placement on the tensor axis."""
+    """This rank's contiguous shard of ``full`` under one placement on the tensor axis."""
     cut = _cut(mesh_axis, ranks, rank, TENSOR_AXIS)
-    return full if cut is None else cut.piece(full).contiguous()
+    return full if cut is None else cut.shard(full).contiguous()
 
 
-def _cuts(tensor: DTensor) -> list[Cut | None]:
+def _cuts(tensor: DTensor) -> list[AxisSplit | None]:
     mesh = tensor.device_mesh
     names = mesh.mesh_dim_names or ("",) * mesh.ndim
     return [
@@ -115,8 +118,8 @@ def _cuts(tensor: DTensor) -> list[Cut | None]:
     ]
 
 
-def _cut(placement: Placement, ranks: int, rank: int, axis: str) -> Cut | None:
+def _cut(placement: Placement, ranks: int, rank: int, axis: str) -> AxisSplit | None:
     if isinstance(placement, _StridedShard):
         parts = int(placement.split_factor) if axis == TENSOR_AXIS else 1
-        return Cut(placement.dim, ranks, rank, parts)
-    return Cut(placement.dim, ranks, rank) if isinstance(placement, Shard) else None
+        return AxisSplit(placement.dim, ranks, rank, parts)
+    return AxisSplit(placement.dim, ranks, rank) if isinstance(placement, Shard) else None

@@ -1,9 +1,9 @@
-"""The styles of tensor parallelism: how each kind of module computes with its piece of the weights.
+"""The styles of tensor parallelism: how each kind of module computes with its shard of the weights.
 
-Parameters are DTensors on the tensor axis, so that everything else (FSDP2, optimizers, checkpoints) sees what each rank
-holds. The computation runs on local tensors: a DTensor for every operation would cost more time than small matrices
-themselves. DTensors serve only at the borders of the split part, where they carry the collectives of forward and
-backward. Methods are bound to their module, so that a copy of the module does not refer to the original.
+Parameters are DTensors on the tensor axis, so that FSDP2, optimizers and checkpoints know each rank's shard. The
+computation runs on local tensors, because DTensor operations would take longer than small matrix products. Activations
+are DTensors only at the borders of the split part, where the collectives of forward and backward run. Methods are bound
+to their module, so that a copy of the module does not refer to the original.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .tensor_shards import split_like
 
 
 class Border:
-    """The collectives between whole hidden states (or parts of the sequence) and the split part of a block."""
+    """Collectives at the border between the split part of a block and the hidden states outside of it."""
 
     def __init__(self, mesh: DeviceMesh, sequence: bool) -> None:
         self.mesh = mesh
         self.sequence = sequence
-        """Whether hidden states outside of the split part are split by position, at this moment."""
+        """Whether hidden states outside of the split part are now split by sequence position."""
 
     def enter(self, hidden: Tensor) -> Tensor:
-        """Whole hidden states, whose gradient is summed over ranks on its way back."""
+        """Hidden states for the split part: whole sequences, whose gradient is summed over ranks."""
         if self.sequence:
             entering = self._at(hidden, Shard(hidden.ndim - 2)).redistribute(placements=[Replicate()])
         else:
@@ -39,21 +39,21 @@ class Border:
         return entering.to_local(grad_placements=[Partial()])
 
     def leave(self, partial: Tensor) -> Tensor:
-        """The sum of what the ranks computed: whole, or this rank's part of the sequence."""
+        """The sum of the ranks' partial results: whole, or this rank's part of the sequence."""
         target = Shard(partial.ndim - 2) if self.sequence else Replicate()
         return self._at(partial, Partial()).redistribute(placements=[target]).to_local()
 
     def split(self, hidden: Tensor) -> Tensor:
-        """This rank's part of a whole sequence; the gradient is put together."""
+        """This rank's part of a whole sequence; the backward pass gathers the gradient."""
         return self._at(hidden, Replicate()).redistribute(placements=[Shard(1)]).to_local()
 
     def join(self, hidden: Tensor) -> Tensor:
-        """The whole of a split sequence; of the gradient, which all ranks have whole, each takes its part."""
+        """The whole sequence; the backward pass gives each rank its part of the gradient, which all ranks have."""
         return self._at(hidden, Shard(1)).redistribute(placements=[Replicate()]).to_local()
 
     @property
     def outside_gradient(self) -> Placement:
-        """Gradients of weights that are used outside of the split part: of a part of the sequence, they are partial."""
+        """Placement of the gradients of weights outside of the split part: partial sums if the sequence is split."""
         return Partial() if self.sequence else Replicate()
 
     def _at(self, tensor: Tensor, placement: Placement) -> DTensor:
@@ -61,7 +61,7 @@ class Border:
 
 
 def distribute(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
-    """Make the parameter ``name`` of ``module`` (on the meta device) a DTensor with this rank's piece."""
+    """Make the parameter ``name`` of ``module`` (on the meta device) a DTensor with this rank's shard."""
     full = module._parameters[name]
     assert full is not None
     local = split_like(full.detach(), placement, mesh.size(), mesh.get_local_rank())
@@ -72,8 +72,8 @@ def distribute(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placem
 
 
 def split_by_output(module: nn.Module, mesh: DeviceMesh, parts: int = 1) -> None:
-    """Column style: every parameter is split along the outputs; the stock forward computes this rank's outputs."""
-    for name, parameter in own(module):
+    """Column style: split every parameter along the outputs; the stock forward computes this rank's outputs."""
+    for name, parameter in own_parameters(module):
         dim = 1 if isinstance(module, Conv1D) and name == "weight" else 0
         distribute(module, name, mesh, _shard(dim, parts, parameter.shape[dim], mesh))
     if isinstance(module, Conv1D):
@@ -82,7 +82,7 @@ def split_by_output(module: nn.Module, mesh: DeviceMesh, parts: int = 1) -> None
 
 
 def split_by_input(module: nn.Module, border: Border, parts: int = 1) -> None:
-    """Row style: the weight is split along the inputs, the ranks' products are summed, the bias is added once."""
+    """Row style: split the weight along the inputs; the ranks' products are summed, and the bias is added once."""
     dim = 0 if isinstance(module, Conv1D) else 1
     weight = module.get_parameter("weight")
     distribute(module, "weight", border.mesh, _shard(dim, parts, weight.shape[dim], border.mesh))
@@ -100,7 +100,7 @@ def split_by_input(module: nn.Module, border: Border, parts: int = 1) -> None:
 
 
 def split_vocabulary_in(module: nn.Embedding, border: Border) -> None:
-    """Token embedding with rows split over ranks: each looks up the tokens that it holds, and the rest adds zero."""
+    """Split the rows of the token embedding; each rank looks up its own tokens and gives zero for the others."""
     distribute(module, "weight", border.mesh, Shard(0))
     longest = -(-module.num_embeddings // border.mesh.size())
     first = longest * border.mesh.get_local_rank()
@@ -118,8 +118,8 @@ def split_vocabulary_in(module: nn.Embedding, border: Border) -> None:
 
 
 def split_vocabulary_out(module: nn.Linear, border: Border) -> None:
-    """Head with rows split over ranks; the logits stay split, as a DTensor, and are never brought together."""
-    for name, _ in own(module):
+    """Split the rows of the head; the logits stay split, as a DTensor, and are never gathered."""
+    for name, _ in own_parameters(module):
         distribute(module, name, border.mesh, Shard(0))
     vocabulary = module.out_features
 
@@ -135,15 +135,15 @@ def split_vocabulary_out(module: nn.Linear, border: Border) -> None:
     module.forward = MethodType(forward, module)
 
 
-def keep_whole(module: nn.Module, mesh: DeviceMesh, gradient: Callable[[], Placement] = Replicate) -> None:
-    """Every rank holds the whole parameters; ``gradient`` says whether their gradients are whole or partial sums."""
-    for name, _ in own(module):
+def replicate_parameters(module: nn.Module, mesh: DeviceMesh, gradient: Callable[[], Placement] = Replicate) -> None:
+    """Keep whole parameters on every rank; ``gradient`` says whether their gradients are whole or partial sums."""
+    for name, _ in own_parameters(module):
         distribute(module, name, mesh, Replicate())
     compute_locally(module, gradient)
 
 
 def compute_locally(module: nn.Module, gradient: Callable[[], Placement] | None = None) -> None:
-    """Run the stock forward on local tensors. While it runs, they stand in place of the DTensor parameters."""
+    """Run the stock forward on local tensors, which replace the DTensor parameters for as long as it runs."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         spread = self._parameters
@@ -157,8 +157,8 @@ def compute_locally(module: nn.Module, gradient: Callable[[], Placement] | None 
     module.forward = MethodType(forward, module)
 
 
-def own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters that belong to this very module."""
+def own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters of the module itself, without those of its children."""
     return list(module.named_parameters(recurse=False))
 
 

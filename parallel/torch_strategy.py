@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
-from .apply import materialise, replicate, spread
+from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
 from .fsdp import gather_once, reshard
@@ -58,7 +58,7 @@ class TorchStrategy(Strategy):
         self.roots = [self.stage_root(part) for part in self.parts]
         device = torch.device("cpu") if self.plan.fsdp.offload else self.mesh.device
         for root, part in zip(self.roots, self.parts, strict=True):
-            spread(root, part, self.family, self.plan, self.mesh)
+            parallelize(root, part, self.family, self.plan, self.mesh)
             materialise(part, device, weights, self.source_names(part))
         self.after_placing()
 
@@ -67,16 +67,12 @@ class TorchStrategy(Strategy):
         return [model]
 
     def stage_root(self, part: PreTrainedModel) -> nn.Module:
-        """What a forward of ``part`` is called on."""
+        """The module that a forward pass of ``part`` calls."""
         return part
 
     def source_names(self, part: PreTrainedModel) -> dict[str, str]:
-        """For tensors of ``part`` that are called otherwise in the whole model: their name there."""
+        """Name in the whole model of each tensor that has another name in ``part``."""
         return {}
-
-    def copies(self) -> set[str]:
-        """Parameters of this rank that another stage holds too: counted and saved there."""
-        return set()
 
     def after_placing(self) -> None:
         """Called when the parts hold their weights."""
@@ -104,7 +100,7 @@ class TorchStrategy(Strategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the forward computes
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # summed while the forward pass runs
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             with self._reduction(last=position == len(batch.micro_batches)), self.loss_context():
@@ -114,8 +110,8 @@ class TorchStrategy(Strategy):
         return StepLoss(total, *counts.result())
 
     def loss_weight(self, labels: int) -> float:
-        """Factor of a sum of label losses before its backward: gradients become those of the global mean loss."""
-        # DistributedDataParallel averages over its ranks, everything else sums.
+        """Factor by which a sum of label losses is multiplied, so that gradients are those of the global mean loss."""
+        # DistributedDataParallel averages gradients over its ranks; all other engines sum them.
         averaged = self.mesh.data_size if self.plan.data_parallel == "ddp" else 1
         return self.scale.value * averaged / max(labels, 1)
 
@@ -138,7 +134,7 @@ class TorchStrategy(Strategy):
         return StepResult(norm, self.optimizer.param_groups[0]["lr"], skipped)
 
     def reduce_gradients(self) -> None:
-        """Sum gradients that the backward pass left as partial sums on ranks."""
+        """Sum gradients that are partial sums after the backward pass."""
         if self.mesh.degrees.tensor > 1:
             sum_partial_gradients(self.parameters)
 
@@ -167,7 +163,7 @@ class TorchStrategy(Strategy):
             return self.module.generate(**arguments)  # type: ignore[operator]
 
     def loss_context(self) -> AbstractContextManager:
-        """Under tensor parallelism the loss is taken of logits that are split over the vocabulary."""
+        """The context in which losses are computed: tensor parallelism splits logits over the vocabulary."""
         return loss_parallel() if self.mesh.degrees.tensor > 1 else nullcontext()
 
     def _forward(self, micro: MicroBatch, loss_function: LossFunction) -> Tensor:
@@ -176,7 +172,7 @@ class TorchStrategy(Strategy):
             return whole_scalar(loss_function(self.roots[0](**inputs_of(micro)), micro))
 
     def _reduction(self, last: bool) -> AbstractContextManager:
-        """Gradients of whole copies are sent once per step: with the last micro-batch."""
+        """The context of one micro-batch's passes; DDP sends gradients only with the last one of a step."""
         root = self.roots[0]
         if isinstance(root, DistributedDataParallel):
             return nullcontext() if last else root.no_sync()
@@ -188,7 +184,7 @@ class TorchStrategy(Strategy):
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
-        # Buffers are cloned: a forward pass changes them, while parameters stay until the next optimizer step.
+        # Buffers are cloned, because a forward pass changes them; parameters change only in the next optimizer step.
         tensors |= {f"model.{name}": buffer.clone() for name, buffer in self._buffers()}
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):
@@ -202,7 +198,7 @@ class TorchStrategy(Strategy):
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
         copies, sources, available = self.copies(), self._sources(), state_shapes(shapes)
         state: dict[str, dict[str, Any]] = {}
-        # Copies of another stage's parameters are read by themselves: one rank may hold both, under one name.
+        # Copies are read separately, because a rank may hold both a parameter and its copy, under one name.
         for ours in (lambda name: name not in copies, lambda name: name in copies):
             tensors = {f"model.{sources.get(n, n)}": t for n, t in self._model_state() if ours(n)}
             for name, parameter in self.named_parameters():
@@ -252,7 +248,7 @@ class TorchStrategy(Strategy):
 
 
 def _empty_state(parameter: nn.Parameter, shapes: Shapes) -> dict[str, Tensor]:
-    """Room for the optimizer state of a parameter, spread as the parameter is."""
+    """Empty tensors for the optimizer state of a parameter, sharded like the parameter."""
     state: dict[str, Tensor] = {}
     for key, (shape, dtype) in shapes.items():
         if shape == parameter.shape:

@@ -29,19 +29,18 @@ def balanced_split(
 def block_costs(model: PreTrainedModel, family: ModelFamily) -> tuple[list[int], int]:
     """Multiply-adds per token of each block, and of the head.
 
-    A matrix of n elements costs n multiply-adds per token in the forward pass and 2n in the backward pass, so its
-    number of elements stands for all three (https://arxiv.org/abs/2001.08361, section 2.1). The embedding is a lookup
-    and costs nothing; attention scores depend on the length and are nearly equal in all blocks; vectors (norms, biases)
-    are not counted.
+    A matrix of n elements costs n multiply-adds per token in the forward pass and 2n in the backward pass, so costs are
+    compared by n (https://arxiv.org/abs/2001.08361, section 2.1). The embedding is a look-up and costs nothing.
+    Attention scores are left out, since they are nearly equal in all blocks, and so are vectors (norms, biases).
     """
     blocks = [_matrices(block) for block in model.get_submodule(family.blocks).children()]
     return blocks, _matrices(model.get_submodule(family.head))
 
 
 def balance(costs: list[int], stages: int) -> list[int]:
-    """Cut ``costs`` into ``stages`` contiguous, non-empty runs whose largest sum is smallest; exact.
+    """Lengths of the ``stages`` contiguous, non-empty runs of ``costs`` whose largest sum is smallest; exact.
 
-    Of several such cuts, the most even one: the least sum of squares.
+    Of several solutions it takes the most even one, with the least sum of squares.
 
     Raises:
         ValueError: more stages than costs.
@@ -51,7 +50,7 @@ def balance(costs: list[int], stages: int) -> list[int]:
     ends = [0, *accumulate(costs)]
 
     def cuts(start: int, left: int) -> range:
-        """Where the first of ``left`` stages that begin at ``start`` may end."""
+        """Possible ends of the first stage, if ``left`` stages remain from ``start`` on."""
         return range(start + 1, len(costs) - left + 2)
 
     @cache

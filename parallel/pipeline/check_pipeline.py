@@ -1,4 +1,4 @@
-"""Check a pipeline plan before any process starts. No torch is imported here."""
+"""Check a pipeline plan before any process starts, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ...models.family import ModelFamily
 from ..plan import Degrees, PipelineOptions, Plan
 
 ZERO_BUBBLE = ("interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev")
-"""Schedules that take the backward pass apart, into gradients of inputs and gradients of weights."""
+"""Schedules that split the backward pass into gradients of inputs and gradients of weights."""
 
 
 def check_pipeline(plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, micro_batches: int) -> list[Problem]:
-    """Everything that is wrong with the pipeline of ``plan``.
+    """Problems of the pipeline of ``plan``.
 
     Args:
         config: the model's transformers configuration.
-        micro_batches: of one step on one data rank.
+        micro_batches: number of micro-batches in a step on one data rank.
     """
     if degrees.pipeline == 1:
         return []
@@ -30,13 +30,13 @@ def check_pipeline(plan: Plan, degrees: Degrees, family: ModelFamily, config: An
     ]
 
 
-def runs(schedule: str, ranks: int, micro_batches: int) -> bool:
-    """Whether torch's schedule can be laid out for so many micro-batches."""
+def can_run(schedule: str, ranks: int, micro_batches: int) -> bool:
+    """Whether torch's schedule accepts this number of micro-batches."""
     if schedule == "1f1b":
         return micro_batches >= ranks
-    if schedule == "dualpipev":  # needs as many as there are stages, of which each rank has two
+    if schedule == "dualpipev":  # needs one per stage, and each rank has two stages
         return micro_batches >= 2 * ranks
-    if schedule in ("interleaved_1f1b", "interleaved_zero_bubble"):  # whole rounds of at least ``ranks``
+    if schedule in ("interleaved_1f1b", "interleaved_zero_bubble"):  # need equal rounds of at least ``ranks``
         return micro_batches % max(1, micro_batches // ranks) == 0
     return True
 
@@ -62,20 +62,20 @@ def _check_split(options: PipelineOptions, ranks: int, layers: int) -> list[Prob
         why = f"names {len(split)} stages, but the plan has {stages}"
         problems.append(Problem("plan.pipelining.split", why, f"give {stages} numbers, or {fix}", split))
     if sum(split) != layers:
-        why = f"gives out {sum(split)} blocks, but the model has {layers}"
+        why = f"distributes {sum(split)} blocks, but the model has {layers}"
         problems.append(Problem("plan.pipelining.split", why, f"make it add up to {layers}, or {fix}", split))
     return problems
 
 
 def _check_micro_batches(options: PipelineOptions, ranks: int, micro_batches: int) -> list[Problem]:
-    if runs(options.schedule, ranks, micro_batches):
+    if can_run(options.schedule, ranks, micro_batches):
         return []
     needs = {"1f1b": f"at least {ranks}", "dualpipev": f"at least {2 * ranks}"}.get(
         options.schedule, f"a multiple of {ranks}, or fewer than {2 * ranks}"
     )
-    factor = next(k for k in range(2, 2 * ranks + 1) if runs(options.schedule, ranks, k * micro_batches))
+    factor = next(k for k in range(2, 2 * ranks + 1) if can_run(options.schedule, ranks, k * micro_batches))
     fix = (
-        f"divide trainer.micro_batch_size by {factor}, or multiply trainer.global_batch_size by {factor}: that makes "
+        f"divide trainer.micro_batch_size by {factor}, or multiply trainer.global_batch_size by {factor}, which makes "
         f"{factor * micro_batches}; or write plan.pipelining.schedule=gpipe, which takes any number"
     )
     why = f"cuts a step into {micro_batches} micro-batches, but {options.schedule} on {ranks} ranks needs {needs}"
@@ -88,12 +88,13 @@ def _check_options(plan: Plan) -> list[Problem]:
         return []
     problems = []
     if plan.compile:
-        why = f"does not go with {schedule}: compiled blocks cannot take their backward pass apart"
+        why = f"does not go with {schedule}: compiled blocks cannot split their backward pass"
         problems.append(
             Problem("plan.compile", why, "set it to false, or use plan.pipelining.schedule=interleaved_1f1b", True)
         )
     if plan.recompute != "none":
-        # Measured: up to 11 forward passes of each block where one-piece backwards need 2; selective fails in torch.
+        # Measured: up to 11 forward passes of each block, where undivided backward passes need 2. Selective
+        # recomputation fails inside torch.
         why = f"does not go with {schedule}: every part of the backward pass would recompute its block again"
         problems.append(
             Problem(

@@ -1,8 +1,9 @@
 """Cut a stock transformers decoder into pipeline stages.
 
-A stage is a copy of the whole causal language model in which what belongs to other stages is gone or does nothing. The
-stock forward therefore runs unchanged on every stage: it takes token ids on the first and hidden states
-(``inputs_embeds``) on the others, and its ``logits`` are hidden states on all but the last. Names stay as they were.
+A stage is a copy of the whole causal language model. Blocks of other stages are removed, and other modules that it does
+not need are replaced by ones that do nothing. The stock forward runs unchanged on every stage: the first stage takes
+token ids, the others take hidden states (``inputs_embeds``), and ``logits`` are hidden states on all but the last.
+Parameters keep their names.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...models.family import ModelFamily
 
 
 class Blocks(nn.ModuleList):
-    """Blocks of one stage, registered under their numbers in the whole model; indexing counts within the stage."""
+    """Blocks of one stage. They are named by their numbers in the whole model, and indexed from 0 within the stage."""
 
     def __init__(self, blocks: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class Blocks(nn.ModuleList):
 
 
 class Zero(nn.Module):
-    """Stands for what is added to the embeddings: a zero that broadcasts, whatever the arguments."""
+    """Replaces a module whose output is added to the embeddings: gives a zero that broadcasts."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         device = next((a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
@@ -43,7 +44,7 @@ class Zero(nn.Module):
 
 
 class PassThrough(nn.Module):
-    """Stands for what is applied to hidden states: gives back the first argument, whatever the others."""
+    """Replaces a module that is applied to hidden states: returns its first argument."""
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden
@@ -52,14 +53,16 @@ class PassThrough(nn.Module):
 STAND_INS: dict[str, type[nn.Module]] = {"zero": Zero, "identity": PassThrough}
 
 
-def cut(model: PreTrainedModel, family: ModelFamily, stage: int, stages: int, split: list[int]) -> PreTrainedModel:
-    """This stage's part of ``model`` (on the meta device), with a configuration of its own.
+def cut_stage(
+    model: PreTrainedModel, family: ModelFamily, stage: int, stages: int, split: list[int]
+) -> PreTrainedModel:
+    """The given stage of ``model`` (on the meta device), with a configuration of its own.
+
+    A head that is tied to the embedding becomes a parameter of its own on the last stage, under the head's name.
 
     Args:
         stage: number of the stage, from 0.
-        split: blocks of each stage, first to last.
-
-    A head that is tied to the embedding becomes a parameter of its own on the last stage, under the head's name.
+        split: number of blocks of each stage, first to last.
     """
     assert len(split) == stages, (split, stages)
     start = sum(split[:stage])
@@ -103,7 +106,7 @@ def _without_exit(part: PreTrainedModel, family: ModelFamily) -> None:
 
 
 def _set(part: PreTrainedModel, path: str, attribute: str, value: object) -> None:
-    """Set an attribute of a module or of the configuration; a buffer becomes a plain number, not to be loaded."""
+    """Set an attribute of a module or of the configuration; a buffer becomes a plain attribute, so it is not loaded."""
     owner = reduce(getattr, path.split("."), part) if path else part
     if isinstance(owner, nn.Module) and attribute in owner._buffers:
         owner.__delattr__(attribute)
@@ -112,7 +115,7 @@ def _set(part: PreTrainedModel, path: str, attribute: str, value: object) -> Non
 
 
 def _keep_layer_types(config: Any, layers: int, kept: slice) -> None:
-    """Keep the types of this stage's blocks only: stock code looks up a type by a block's position in its list."""
+    """Keep only the types of this stage's blocks, because stock code looks them up by a block's index in the stage."""
     for name in ("layer_types", "layers_block_type"):
         types = config.__dict__.get(name)
         if isinstance(types, list) and len(types) == layers:

@@ -1,4 +1,4 @@
-"""Pad the micro-batches of a step to one shape: a pipeline stage allocates its receive buffers before they arrive."""
+"""Pad the micro-batches of a step to one shape, because pipeline stages allocate their receive buffers beforehand."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..strategy import MicroBatch, inputs_of
 def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
     """Pad ``micro_batches`` on the right to one length and to the same keys; sums of label losses do not change.
 
-    Padding has no labels and is masked where there is a mask. Where there is none it needs none: it comes last, and
-    attention is causal; a mask would even switch off transformers' recognition of packed documents by their positions.
+    Padding has no labels. It is masked if any micro-batch has a mask. Without one, none is added: padding comes last
+    and attention is causal, and a mask would keep transformers from recognising packed documents by their positions.
 
     Raises:
-        ValueError: the micro-batches differ in the number of samples, in keys other than the mask, or hold something
-            else than [batch, length] that would have to be padded.
+        ValueError: the micro-batches differ in the number of samples or in keys other than the mask, or a tensor to be
+            padded is not of shape [batch, length].
     """
     rows = {micro["input_ids"].shape[0] for micro in micro_batches}
     if len(rows) > 1:
@@ -35,7 +35,7 @@ def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[Micro
 
 
 def concatenated(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
-    """Model inputs of all micro-batches, one after the other; the schedule cuts them apart again in equal pieces."""
+    """Model inputs of all micro-batches, one after the other; torch's schedule divides them again into equal parts."""
     return {name: torch.cat([micro[name] for micro in micro_batches]) for name in inputs_of(micro_batches[0])}
 
 
@@ -57,6 +57,6 @@ def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, pad_token: i
         raise ValueError(
             f"{name} of {tuple(value.shape)} cannot be padded; give micro-batches of one length (pad_step=true)"
         )
-    if name == "position_ids":  # a document of its own: positions stay inside the model's range
+    if name == "position_ids":  # padding counts as a further document, so that positions stay in the model's range
         return torch.cat([value, torch.arange(missing, device=value.device).expand(len(value), missing)], dim=1)
     return F.pad(value, (0, missing), value={"input_ids": pad_token, "labels": IGNORE}.get(name, 0))

@@ -1,7 +1,7 @@
 """Evaluate under a pipeline: batches of any shape follow each other through the stages without waiting.
 
-Time is cut into turns. In a turn every rank runs at most one stage on one batch, and then passes on what it has
-computed. All ranks work out all turns, so that each knows what to expect from whom; nothing else is exchanged.
+Time is divided into turns. In a turn every rank runs at most one stage on one batch, and then sends the hidden states
+to the next stage. Every rank computes the turns of all ranks, and so knows which messages to expect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .schedule import Pipeline
 
 
 class Turns:
-    """Which rank runs which stage next, worked out alike on every rank."""
+    """The order in which ranks run stages, computed alike on every rank."""
 
     def __init__(self, rank_of: dict[int, int]) -> None:
         self.rank_of, self.stages = rank_of, len(rank_of)
@@ -28,7 +28,8 @@ class Turns:
     def next(self, arrived: int) -> list[int]:
         """Stages that run in this turn, at most one per rank, when ``arrived`` batches have been read.
 
-        The last stage that can run goes first on its rank, and only so many batches are under way, to bound memory.
+        On each rank the latest stage that can run goes first. The number of batches under way is limited, to bound
+        memory.
         """
         taken: dict[int, int] = {}
         for stage in reversed(range(self.stages)):
@@ -44,7 +45,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
     """Sums of ``function(outputs, batch)`` in double precision on the rank with the last stage; empty elsewhere.
 
     Args:
-        batches: on the device of the stages.
+        batches: micro-batches on the device of the stages.
     """
     source, turns = iter(batches), Turns(pipeline.rank_of)
     under_way: dict[int, MicroBatch] = {}
@@ -84,13 +85,13 @@ def _pass_on(
     under_way: dict[int, MicroBatch],
     inbox: dict[tuple[int, int], Tensor],
 ) -> None:
-    """Hidden states of this turn, from each stage to the next; both sides post the same messages in the same order."""
+    """Send this turn's hidden states to the next stages; sender and receiver post messages in the same order."""
     messages: list[dist.P2POp] = []
     for stage in stages:
         number, after = done[stage], stage + 1
         if after == pipeline.stages:
             continue
-        if stage in outputs and after in pipeline.roots:  # the bottom of a V
+        if stage in outputs and after in pipeline.roots:  # both stages are on this rank, at the bottom of a V
             inbox[after, number] = outputs[stage]
         elif stage in outputs:
             messages.append(_message(dist.isend, outputs[stage].contiguous(), pipeline, after))

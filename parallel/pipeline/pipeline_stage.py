@@ -1,4 +1,4 @@
-"""Wrap a part of the model as torch's pipeline schedules call it: hidden states by position, the rest by keyword."""
+"""Wrap a stage for torch's pipeline schedules, which pass hidden states by position and other inputs by keyword."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..precision import DTYPES, autocast
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """What travels between stages: tensors of [batch, length, size]."""
+    """Size and type of the tensors [batch, length, size] that stages send to each other."""
 
     size: int
     dtype: torch.dtype
 
 
 class Stage(nn.Module):
-    """A part of a model (``cut``) under the calling convention of ``torch.distributed.pipelining``.
+    """A part of a model (``cut_stage``) with the calling convention of ``torch.distributed.pipelining``.
 
-    It is what FSDP takes as its root, because the schedules steer gradient reduction on the module that they call.
+    It is also the root module of FSDP, because the schedules control gradient reduction on the module that they call.
     """
 
     def __init__(self, part: PreTrainedModel, first: bool, last: bool, hidden: HiddenStates, plan: Plan) -> None:
@@ -39,7 +39,7 @@ class Stage(nn.Module):
 
         Args:
             received: token ids [batch, length] on the first stage, hidden states on the others.
-            inputs: what else the model takes: attention mask, positions.
+            inputs: other inputs of the model, such as attention mask and positions.
         """
         name = "input_ids" if self.first else "inputs_embeds"
         with autocast(self.plan, received.device):
@@ -50,16 +50,16 @@ class Stage(nn.Module):
             output = output.full_tensor()
         expected = (*received.shape[:2], self.hidden.size)
         assert tuple(output.shape) == expected, f"hidden states of {tuple(output.shape)} where {expected} are expected"
-        # Receivers have made room for this type. Stock code slices before the head, and zero-bubble schedules detach
-        # what they have sent, which torch refuses for views.
+        # Receive buffers have this type. Stock code slices hidden states before the head, which gives a view, and torch
+        # refuses to detach a view in place, as zero-bubble schedules do with sent tensors.
         output = output.to(self.hidden.dtype)
         return output.clone() if output._is_view() else output
 
 
 def hidden_dtype(plan: Plan) -> torch.dtype:
-    """Type in which hidden states travel, wide enough to lose nothing.
+    """Type in which hidden states are sent, wide enough to lose nothing.
 
-    Under autocast the residual stream is fp32; FSDP casts whole blocks, residual stream included.
+    The residual stream is fp32 under autocast. FSDP casts whole blocks, residual stream included.
     """
     if plan.data_parallel != "fsdp":
         return torch.float32

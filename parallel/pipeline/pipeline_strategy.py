@@ -1,4 +1,4 @@
-"""The strategy for pipeline plans: blocks lie on stages, and micro-batches follow each other through them."""
+"""The strategy for pipeline plans: stages hold the blocks, and micro-batches follow each other through the stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..precision import autocast
 from ..strategy import LossFunction, MicroBatch, StepBatch, StepLoss, SumsFunction, whole_scalar
 from ..torch_strategy import TorchStrategy
 from .balance import balanced_split
-from .cut import cut, tied_head
+from .cut import cut_stage, tied_head
 from .forward_only import evaluate
 from .pipeline_stage import HiddenStates, Stage, hidden_dtype
 from .schedule import Pipeline, stages_of
@@ -36,7 +36,7 @@ class PipelineStrategy(TorchStrategy):
         config = model.config.get_text_config()
         self.hidden = HiddenStates(config.hidden_size, hidden_dtype(self.plan))
         self.pad_token = max(config.pad_token_id or 0, 0)
-        return [cut(model, self.family, stage, count, sizes) for stage in self.stages]
+        return [cut_stage(model, self.family, stage, count, sizes) for stage in self.stages]
 
     def stage_root(self, part: PreTrainedModel) -> nn.Module:
         stage = self.stages[self.parts.index(part)]
@@ -62,7 +62,7 @@ class PipelineStrategy(TorchStrategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the first forwards compute
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # summed while the first forward passes run
         total = torch.zeros((), device=self.mesh.device)
 
         def weighted(outputs: Any, micro: MicroBatch) -> Tensor:
@@ -82,16 +82,16 @@ class PipelineStrategy(TorchStrategy):
 
     @torch.no_grad()
     def _sum_tied_gradients(self) -> None:
-        """Embedding and head are two copies of one parameter: both take the sum of the gradients of both.
+        """Give embedding and head, which are copies of one parameter, the sum of the gradients of both.
 
-        Sums of two numbers do not depend on their order, so the copies stay equal bit for bit.
+        The sum of two numbers does not depend on their order, so the copies stay equal bit for bit.
         """
         ours = dict(self.named_parameters())
         here = [ours[name] for name in (self._embedding, self._head) if name in ours]
         if not here or not here[0].requires_grad:
             return
         gradients = [local(_gradient(parameter)) for parameter in here]
-        if len(here) == 2:  # a V brings the last stage back to the first rank
+        if len(here) == 2:  # in a V the first rank also holds the last stage
             total = gradients[0] + gradients[1]
         else:
             other = self.pipeline.rank_of[self.last if self.pipeline.holds_first else 0]
@@ -134,14 +134,14 @@ class PipelineStrategy(TorchStrategy):
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter's gradient; zero where the step gave none."""
+    """A parameter's gradient, which is set to zero if the step gave none."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
 
 
 def _swap(tensor: Tensor, other: int, group: dist.ProcessGroup | None) -> Tensor:
-    """Give ``tensor`` to a rank of ``group`` and take its own, of the same shape."""
+    """Exchange ``tensor`` for the tensor of the same shape on another rank of ``group``."""
     tensor = tensor.contiguous()
     received = torch.empty_like(tensor)
     messages = [

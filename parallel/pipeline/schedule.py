@@ -1,7 +1,7 @@
 """Run torch's pipeline schedules over the stages of this rank, one whole step of micro-batches at a time.
 
-Every rank of a pipeline knows all micro-batches; only hidden states and their gradients travel. Shapes are given to the
-stages (static mode), so that nothing is run to find them out; when they change, stages and schedule are built anew.
+Every rank of a pipeline has all micro-batches, so ranks exchange only hidden states and their gradients. Stages are
+told their shapes (static mode), which spares a trial run. When shapes change, stages and schedule are built anew.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
 
 
 def stages_of(rank: int, ranks: int, options: PipelineOptions) -> list[int]:
-    """Stages on ``rank``, ascending: every ``ranks``-th in loops; down and up again in a V."""
+    """Stages on ``rank``, ascending: every ``ranks``-th one, or in a V the ``rank``-th from each end."""
     if options.schedule in options.V_SHAPED:
         return [rank, 2 * ranks - 1 - rank]
     return [rank + loop * ranks for loop in range(options.per_rank)]
@@ -51,11 +51,11 @@ class Pipeline:
     """This rank's stages, and one training step over them.
 
     Args:
-        roots: what a forward is called on, by number of the stage.
-        ranks: ranks of the pipeline.
-        group: these ranks; None takes all.
-        hidden: what travels between stages.
-        pad_token: what padding positions hold.
+        roots: the module that a forward pass calls, by number of the stage.
+        ranks: number of ranks of the pipeline.
+        group: process group of these ranks; None takes all ranks of the run.
+        hidden: size and type of the hidden states that stages exchange.
+        pad_token: token id at padding positions.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class Pipeline:
         """Forward and backward of all micro-batches; gradients are summed into the parameters.
 
         Args:
-            loss_function: called on the last stage only, with outputs that have logits and the micro-batch (padded to
-                the longest of the step); its result is what the backward starts from.
+            loss_function: called on the last stage only, with outputs that have logits, and with the micro-batch, which
+                is padded to the longest of the step. The backward pass starts from its result.
         """
         micro_batches = pad_alike(micro_batches, self.pad_token)
         shape = (len(micro_batches), *micro_batches[0]["input_ids"].shape)
         if shape != self._shape:
-            self._schedule = None  # frees the old buffers before there are new ones
+            self._schedule = None  # free the old buffers before new ones are allocated
             self._schedule, self._shape = self._build(*shape), shape
         self._micro_batches, self._loss_function = micro_batches, loss_function
         inputs = concatenated(micro_batches)
         ids = inputs.pop("input_ids")
-        numbers = torch.arange(len(micro_batches))  # the targets: each tells the loss which micro-batch it is of
+        numbers = torch.arange(len(micro_batches))  # as targets, they tell the loss function which micro-batch it gets
         self._schedule.step(*([ids] if self.holds_first else []), target=numbers, return_outputs=False, **inputs)
         self._micro_batches, self._loss_function = [], None
 
@@ -117,7 +117,7 @@ class Pipeline:
                 self.stages,
                 self.device,
                 input_args=states if stage else ids,
-                output_args=states,  # of the last stage nothing is sent, so its shape does not matter
+                output_args=states,  # wrong for the last stage, whose output is not sent
                 group=self.group,
             )
             for stage, root in self.roots.items()

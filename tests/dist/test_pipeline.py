@@ -106,7 +106,7 @@ class Traffic(TorchDispatchMode):
 
 
 def whole(tensor: Tensor) -> np.ndarray:
-    return (tensor_shards.whole(tensor) if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
+    return (tensor_shards.full_tensor(tensor) if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
 
 
 def build(config: ModelConfig, plan: Plan) -> TorchStrategy:

@@ -50,7 +50,7 @@ def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp
         ):
             ended(busy, "MASTER_PORT", "is in use", str(in_use))
             ended(nobody, "MASTER_ADDR", "does not answer", "127.0.0.1")
-            ended(alone, "WORLD_SIZE", "not all 2 ranks came", "6 s")
+            ended(alone, "WORLD_SIZE", "not all 2 ranks joined", "6 s")
         assert time.monotonic() - began < START + 2 * PATIENCE
 
 

@@ -24,10 +24,10 @@ from trireme.models.family import families
 from trireme.models.initial_weights import initial_weights
 from trireme.models.loss import causal_lm_loss
 from trireme.models.model_config import ModelConfig
-from trireme.parallel.pipeline.cut import cut
+from trireme.parallel.pipeline.cut import cut_stage
 from trireme.parallel.recompute import recompute
 from trireme.parallel.tensor import parallelize_tensor, sum_partial_gradients, tie
-from trireme.parallel.tensor_shards import local_part, whole
+from trireme.parallel.tensor_shards import full_tensor, local_part
 from trireme.trainer.tasks.causal_lm import CausalLM
 
 FAMILIES = [name for name, family in families().items() if family.tensor is not None]
@@ -99,7 +99,7 @@ def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> lis
             total += loss.item() / count
         sum_partial_gradients(model.parameters())
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        whole_ones = {n: whole(g) if isinstance(g, DTensor) else g.clone() for n, g in gradients.items()}
+        whole_ones = {n: full_tensor(g) if isinstance(g, DTensor) else g.clone() for n, g in gradients.items()}
         history.append((total, whole_ones))
         optimizer.step()
         optimizer.zero_grad()
@@ -193,7 +193,7 @@ def _with_fsdp(config: ModelConfig, sequence: bool) -> tuple[tuple[float, float,
         block.set_force_sum_reduction_for_comms(True)  # type: ignore[attr-defined]
         block.set_gradient_divide_factor(2.0)  # type: ignore[attr-defined]
     _fill(model, config)
-    wrong = [n for n, p in model.named_parameters() if not torch.equal(whole(p), names[n])]  # type: ignore[arg-type]
+    wrong = [n for n, p in model.named_parameters() if not torch.equal(full_tensor(p), names[n])]  # type: ignore[arg-type]
     return _worst(one, _steps(model, _batches(config.config["vocab_size"]), split=True)), wrong
 
 
@@ -288,7 +288,7 @@ def _staged(config: ModelConfig, sequence: bool) -> tuple[float, float, str]:
     one = _fill(_model(config), config)
     parts = []
     for stage in range(2):
-        part = cut(_model(config), config.spec, stage, 2, [1, layers - 1])
+        part = cut_stage(_model(config), config.spec, stage, 2, [1, layers - 1])
         parallelize_tensor(part, config.spec, mesh, sequence)
         part.to_empty(device="cpu")
         whole_ones = dict([*one.named_parameters(remove_duplicate=False), *one.named_buffers()])

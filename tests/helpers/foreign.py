@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from trireme.models.build_model import build_on_meta, weight_source
 from trireme.parallel.mesh import build_mesh
-from trireme.parallel.tensor_shards import whole
+from trireme.parallel.tensor_shards import full_tensor
 from trireme.trainer.build import build, train
 from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.place_model import vocabulary
@@ -85,7 +85,7 @@ def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, A
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh, str(folder))
     held = trainer.saving.tensors()
-    tensors = arrays({name: whole(t) if isinstance(t, DTensor) else t for name, t in held.items()})
+    tensors = arrays({name: full_tensor(t) if isinstance(t, DTensor) else t for name, t in held.items()})
     state = trainer.state.to_json()
     mesh.close()
     return tensors, state

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.ranks import run_ranks
 from trireme.parallel import device
-from trireme.parallel.device import backend_of, bind_cores, by_numa_node, share
+from trireme.parallel.device import backend_of, bind_cores, by_numa_node, core_share
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
 from trireme.parallel.rendezvous import _why_not
@@ -26,7 +26,7 @@ from trireme.parallel.rendezvous import _why_not
     ],
 )
 def test_every_rank_has_as_many_cores(cores: list[int], ranks: int, shares: list[list[int]]) -> None:
-    assert [share(cores, rank, ranks) for rank in range(ranks)] == shares
+    assert [core_share(cores, rank, ranks) for rank in range(ranks)] == shares
 
 
 def test_cores_of_one_numa_node_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +71,5 @@ def test_no_two_ranks_have_the_same_gpu() -> None:
     assert not _why_not(["2 ", "2 "])
     one, other = "3 cuda:0 of a (GPU-1; visible: 0)", "3 cuda:0 of b (GPU-2; visible: 0)"
     refusal = _why_not([one, other, one])
-    assert refusal == "ranks 0 and 2 both have cuda:0 of a (GPU-1; visible: 0): each wants its own"
+    assert refusal == "ranks 0 and 2 both have cuda:0 of a (GPU-1; visible: 0): each needs its own"
     assert _why_not(["2 ", "3 "]) == "ranks disagree: 2 on rank 0, 3 on rank 1"

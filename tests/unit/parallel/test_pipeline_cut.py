@@ -16,8 +16,8 @@ from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.apply import materialise
 from trireme.parallel.pipeline.balance import balance, balanced_split, block_costs
-from trireme.parallel.pipeline.check_pipeline import check_pipeline, runs
-from trireme.parallel.pipeline.cut import cut, tied_head
+from trireme.parallel.pipeline.check_pipeline import can_run, check_pipeline
+from trireme.parallel.pipeline.cut import cut_stage, tied_head
 from trireme.parallel.pipeline.equal_shapes import concatenated, pad_alike
 from trireme.parallel.pipeline.forward_only import Turns
 from trireme.parallel.pipeline.pipeline_stage import HiddenStates, Stage
@@ -55,7 +55,7 @@ def _parts(model: PreTrainedModel, config: ModelConfig, split: list[int]) -> lis
     tied = tied_head(model, config.spec)
     hidden = HiddenStates(model.config.hidden_size, torch.float32)
     for stage in range(len(split)):
-        part, last = cut(model, config.spec, stage, len(split), split), stage == len(split) - 1
+        part, last = cut_stage(model, config.spec, stage, len(split), split), stage == len(split) - 1
         sources = {f"{config.spec.head}.weight": f"{config.spec.embedding}.weight"} if tied and last else {}
         materialise(part, torch.device("cpu"), weight_source(config, model, 0), sources)
         parts.append(Stage(part, stage == 0, last, hidden, PLAN).train(stage > 0 and not last))
@@ -87,7 +87,7 @@ def test_every_parameter_is_on_one_stage_under_its_name(family: str) -> None:
     whole = {name: parameter.shape for name, parameter in model.named_parameters()}
     found: dict[str, torch.Size] = {}
     for stage in range(3):
-        part = cut(model, config.spec, stage, 3, SPLIT)
+        part = cut_stage(model, config.spec, stage, 3, SPLIT)
         for name, parameter in part.named_parameters():
             assert name not in found
             found[name] = parameter.shape
@@ -99,7 +99,7 @@ def test_every_parameter_is_on_one_stage_under_its_name(family: str) -> None:
 def test_the_whole_model_stays_as_it_was() -> None:
     model, config = _model("gpt2")
     before = [name for name, _ in model.named_parameters()]
-    cut(model, config.spec, 1, 2, [2, 2])
+    cut_stage(model, config.spec, 1, 2, [2, 2])
     assert [name for name, _ in model.named_parameters()] == before
     assert tied_head(model, config.spec)
 
@@ -108,7 +108,7 @@ def test_types_of_blocks_are_looked_up_within_the_stage() -> None:
     """Stock code takes ``config.layer_types[i]`` for the i-th block of the list it runs over."""
     model, config = _model("llama")
     model.config.__dict__["layer_types"] = ["a", "b", "c", "d"]
-    assert cut(model, config.spec, 1, 3, SPLIT).config.layer_types == ["b", "c"]
+    assert cut_stage(model, config.spec, 1, 3, SPLIT).config.layer_types == ["b", "c"]
     assert model.config.layer_types == ["a", "b", "c", "d"]
 
 
@@ -188,7 +188,7 @@ def test_the_check_needs_no_torch() -> None:
 def test_the_check_agrees_with_torch(schedule: str) -> None:
     """What is let through can be laid out by torch, and does not wait for itself; what is refused cannot."""
     for ranks, micro_batches in itertools.product((2, 3), range(1, 9)):
-        if runs(schedule, ranks, micro_batches):
+        if can_run(schedule, ranks, micro_batches):
             assert 0 <= idle_fraction(schedule, ranks, micro_batches) < 1
         else:
             with pytest.raises(ValueError):

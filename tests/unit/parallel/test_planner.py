@@ -64,8 +64,8 @@ def test_reasons() -> None:
     decision = choose([candidate(name, 8) for name in PLANS], SIZES, lambda degrees: STEP, machine(9))
     verdicts = {one.candidate.plan.name: one.verdict for one in decision.others}
     assert verdicts["ddp"] == "needs 15 GiB of 8.1 GiB per rank"
-    assert "DeepSpeed comes after what torch does itself (fsdp_shard_grad_op)" in verdicts["zero2"]
-    assert verdicts["tp"] == "fits, but splits layers within a node, for which there is no need"
+    assert "torch's own plans come before DeepSpeed's (fsdp_shard_grad_op)" in verdicts["zero2"]
+    assert verdicts["tp"] == "fits, but splits layers within a node, which is not needed"
     assert set(verdicts) == PLANS.keys() - {"fsdp_shard_grad_op"} and all(verdicts.values())
 
 
