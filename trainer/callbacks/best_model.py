@@ -1,7 +1,7 @@
-"""Best model: remembers the best evaluation and asks for a checkpoint of its step, which ``keep_best`` then keeps.
+"""Best model: remember the best evaluation and request a checkpoint of its step, which ``keep_best`` then keeps.
 
-Which metric decides is said in one place only, ``checkpoint.metric`` and ``checkpoint.mode``: the rotation of
-checkpoints ranks by the same two, and a callback with its own metric would save what the rotation throws away.
+The metric is set in one place only, ``checkpoint.metric`` and ``checkpoint.mode``. The rotation of checkpoints uses the
+same two; with a metric of its own, this callback would save checkpoints that the rotation deletes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BestModel(Callback):
-    """Keeps ``state.best_metric`` and ``state.best_step``, and saves when they improve."""
+    """Tracks ``state.best_metric`` and ``state.best_step``, and saves when they improve."""
 
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         checkpoints = trainer.checkpoints

@@ -1,8 +1,8 @@
-"""The callback base class: override the events you need.
+"""The base class of callbacks, with one method per event; override those that you need.
 
-Events run on every rank, in the order the callbacks stand in the recipe. A callback that writes checks
-``trainer.mesh.is_main``. What it must remember across a resume goes through ``state_dict``/``load_state_dict`` (JSON).
-Metrics it wants in the next training line go into ``trainer.extra_metrics[name] = value``.
+Events are called on every rank, in the order of the callbacks in the recipe. A callback that writes files checks
+``trainer.mesh.is_main``. State that must survive a resume goes through ``state_dict`` and ``load_state_dict`` (JSON).
+Metrics for the next training line are set by ``trainer.extra_metrics[name] = value``.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ class Callback:
     """Base of all callbacks."""
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """After build and resume, before the first step."""
+        """Called after build and resume, before the first step."""
 
     def on_epoch_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Before the first step of a pass over the data (never for streams of unknown length)."""
+        """Called before the first step of a pass over the data; never for streams of unknown length."""
 
     def on_step_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Before the forward of a global batch."""
+        """Called before the forward pass of a global batch."""
 
     def on_pre_optimizer_step(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Gradients of the global batch are ready, not yet clipped."""
+        """Called when the gradients of the global batch are ready but not yet clipped."""
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """After the optimizer step; ``state.step`` counts it already."""
+        """Called after the optimizer step, which ``state.step`` already counts."""
 
     def on_epoch_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """After the last step of a pass over the data."""
+        """Called after the last step of a pass over the data."""
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
-        """A line is written: a training line, or an evaluation line (keys ``eval_*``)."""
+        """Called for every training line, and for every evaluation line (keys ``eval_*``)."""
 
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
-        """After an evaluation, before its line is written."""
+        """Called after an evaluation, before its line is written."""
 
     def on_pre_save(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Before a checkpoint is written, on all ranks; an exception keeps it from being written."""
+        """Called on all ranks before a checkpoint is written; an exception prevents it."""
 
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
-        """A checkpoint is complete at ``path``; written in the background, it may be one of some steps ago."""
+        """Called when a checkpoint is complete at ``path``; if written in the background, it is some steps old."""
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """After the last step and the last save; not called when training fails."""
+        """Called after the last step and the last save; not called if training fails."""
 
     def on_wait(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Again and again while a callback has all ranks wait at the end, for an export that runs beside them."""
+        """Called repeatedly while all ranks wait at the end for a callback, such as an export in a thread."""
 
     def close(self) -> None:
-        """Always called last, also after a failure: undo what was set up."""
+        """Release resources; always called last, also after a failure."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs, as JSON."""
+        """State that a resume needs, as values that JSON can hold."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` returned."""

@@ -1,4 +1,4 @@
-"""Reading and comparing a watched metric, for the callbacks that act on "better than before"."""
+"""Read and compare a watched metric, for callbacks that act when it improves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def watched(metrics: Metrics, name: str, field: str) -> float:
 
     Args:
         metrics: an evaluation's metrics.
-        name: the metric that is watched, such as ``eval_loss``.
-        field: recipe key that chose it, for the message.
+        name: name of the metric, such as ``eval_loss``.
+        field: recipe key that names the metric, for the message.
 
     Raises:
         UserError: the evaluation did not give this metric.

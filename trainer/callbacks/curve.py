@@ -1,6 +1,6 @@
-"""Curve: the loss of a run as one picture, ``<run folder>/curve.png``, kept current while the run goes on.
+"""Curve: plot the metrics of a run into ``<run folder>/curve.png``, and update the picture during the run.
 
-After a resume the earlier part comes from ``metrics.jsonl``, so the picture always shows the whole run.
+After a resume the earlier part is read from ``metrics.jsonl``, so the picture always shows the whole run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 INK, GREY, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#2b6cb0", "#dd6b20", "#c53030"
 SMOOTHED_FROM = 20
-"""Training lines; fewer are drawn as they are."""
+"""Number of training lines from which a smoothed curve is drawn too."""
 
 
 class Curve(Callback):
     """Draws the curve after evaluations and at the end, on the main rank.
 
     Args:
-        every_seconds: draw at most this often before the end; a picture takes about half a second.
+        every_seconds: shortest time in seconds between two pictures during the run; drawing takes about half a second.
     """
 
     def __init__(self, every_seconds: float = 30.0) -> None:
@@ -77,12 +77,12 @@ class Curve(Callback):
 
 
 def curve_title(run: str, model: str, plan: str) -> str:
-    """Which run this is, of what."""
+    """The heading of a picture: run, model and plan."""
     return f"{run}: {model}, plan {plan}"
 
 
 def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[str, float] | None = None) -> None:
-    """Draw ``curve_figure`` into a PNG at ``path``, replaced in one move, so that a viewer never meets half of it.
+    """Draw ``curve_figure`` into a PNG that replaces ``path`` atomically, so that a viewer never reads half a picture.
 
     Raises:
         OSError: the picture cannot be written.
@@ -139,7 +139,7 @@ def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -
 
 
 def _draw_evaluations(axes: Axes, steps: list[int], losses: list[float]) -> list[tuple[float, str, str]]:
-    """Held-out losses, the best of them marked; the label of the last."""
+    """Draw held-out losses and mark the best one; returns the label of the last."""
     axes.plot(steps, losses, color=ORANGE, linewidth=1.6, marker="o", markersize=5, markeredgecolor="white")
     if not losses:
         return []
@@ -153,7 +153,7 @@ def _draw_evaluations(axes: Axes, steps: list[int], losses: list[float]) -> list
 
 
 def _end_on_gridlines(axes: Axes) -> None:
-    """Let the loss begin and end at a gridline, so that no curve floats above the last one."""
+    """Let the axis of the loss begin and end at a gridline, so that no curve lies above the last one."""
     low, high = axes.get_ylim()
     ticks = axes.yaxis.get_major_locator().tick_values(low, high)
     axes.set_ylim(max((tick for tick in ticks if tick <= low), default=low),
@@ -161,7 +161,7 @@ def _end_on_gridlines(axes: Axes) -> None:
 
 
 def _mark_not_finite(axes: Axes, lines: list[Metrics]) -> None:
-    """Where the loss is no number there is nothing to draw, which would look like the end of the run."""
+    """Mark the first step whose loss is not finite, since the curve ends there as if the run had."""
     first = next((line["step"] for line in lines if "loss" in line and not _is_finite(line["loss"])), None)
     if first is not None:
         axes.axvline(first, color=RED, linewidth=1.2)

@@ -1,6 +1,6 @@
-"""Early stopping: end training when the watched metric has not improved for some evaluations.
+"""Early stopping: end training when a metric has not improved for some evaluations.
 
-The metric is reduced over all ranks before callbacks see it, so every rank takes the same decision at the same step.
+The metric is reduced over all ranks before callbacks see it, so all ranks decide alike at the same step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class EarlyStopping(Callback):
     """Stops after ``patience`` evaluations in a row without improvement.
 
     Args:
-        metric: key of the evaluation line to watch.
-        mode: ``min`` if smaller is better, ``max`` if larger is.
-        patience: evaluations without improvement that are borne.
-        min_delta: an improvement must be larger than this.
+        metric: name of the watched metric in the evaluation line.
+        mode: ``min`` if smaller values are better, ``max`` if larger ones are.
+        patience: number of evaluations in a row without improvement after which training stops.
+        min_delta: a change counts as an improvement only if it is larger than this.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EarlyStopping(Callback):
         self.waited = 0
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """A run that had stopped early stays stopped when resumed, unless ``patience`` was raised."""
+        """Keep a run stopped that had stopped early before it was resumed, unless ``patience`` was raised."""
         if self.waited >= self.patience:
             again = "raise callbacks.early_stopping.patience to go on, or start over with --fresh"
             control.request_stop(f"it has stopped early: {self._reason()}; {again}")

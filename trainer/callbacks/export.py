@@ -1,9 +1,9 @@
-"""Export: turns checkpoints into a folder that ``transformers`` loads, while training goes on.
+"""Export: write checkpoints as a folder that ``transformers`` loads, while training goes on.
 
-Rank 0 exports in a thread, one checkpoint at a time; copying files needs no other rank. A checkpoint may be rotated
-away meanwhile, so the thread reads hard links to its files. At the end the ranks wait together, in one short collective
-after the other, so that none runs into its time limit however long an export takes. An export that fails is reported
-and stops nothing.
+Rank 0 exports in a thread, one checkpoint at a time; copying files needs no other rank. The rotation may delete the
+checkpoint meanwhile, so the thread reads hard links to its files. At the end all ranks wait in a sequence of short
+collectives, so that none runs into its timeout however long an export takes. A failed export is reported, and training
+goes on.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.5
-"""Far below any time limit of collectives."""
+"""Seconds between two collectives of the waiting ranks, far below any timeout of collectives."""
 
 
 GIVING_UP_SECONDS = 10.0
-"""How long an export that is dropped may take to notice; an upload never does."""
+"""Seconds that a cancelled export gets to end; an upload cannot be cancelled."""
 
 
 NOTES, NOTING = ".exported.json", threading.Lock()
-"""File in the run folder that says what was exported where; one callback at a time writes it."""
+"""File in the run folder with the exported checkpoint of every target, and the lock of the callbacks that write it."""
 
 
 class Cancelled(Exception):
-    """Training has failed or was interrupted; nobody waits for this export."""
+    """The export is cancelled, since training has failed or was interrupted."""
 
 
 class Export(Callback):
-    """Keeps ``out`` a whole model: that of the newest checkpoint, or of the last one.
+    """Keeps a complete model in ``out``: that of the newest checkpoint, or of the last one.
 
     Args:
-        at: ``end`` exports the last checkpoint, ``every_save`` each one; while an export runs, only the newest waits.
-        dtype: fp32, bf16 or fp16.
-        ema: the averaged weights.
-        max_shard_size: largest weight file, as ``500MB`` or ``5GB``.
-        memory: most memory that is used, above the largest tensor.
-        out: folder to write; null is ``exported`` in the run folder. It is replaced when a new one is complete.
+        at: ``end`` exports the last checkpoint, ``every_save`` every one; while an export runs, only the newest waits.
+        dtype: data type of the exported weights: fp32, bf16 or fp16.
+        ema: export the averaged weights.
+        max_shard_size: size of the largest weight file, such as ``500MB`` or ``5GB``.
+        memory: largest memory of the export, in addition to the largest tensor.
+        out: folder of the export, replaced once a new export is complete; null takes ``exported`` in the run folder.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Export(Callback):
         self._notes = trainer.run_dir / NOTES
         self._stop.clear()  # after a rollback
         if self._main:
-            shutil.rmtree(self.links, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(self.links, ignore_errors=True)  # left by a run that was killed
 
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
         if not trainer.mesh.is_main:
@@ -99,7 +99,7 @@ class Export(Callback):
             self._enqueue(path)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if control.interrupted:  # what ended the run will not wait; the resumed run exports
+        if control.interrupted:  # a scheduler does not wait for an export; the resumed run exports
             return
         if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
             self._export_last(trainer)
@@ -108,12 +108,12 @@ class Export(Callback):
             busy, leave = trainer.mesh.any_flags([self._busy(), bool(reason)])
             if not busy:
                 return
-            if leave:  # everything is saved; the same command makes up for the export
+            if leave:  # everything is saved; the same command exports later
                 return control.interrupt(reason or "another rank was asked to leave")
             trainer.emit("on_wait")
 
     def close(self) -> None:
-        """An export that still runs is dropped: training has failed, or was interrupted."""
+        """Cancel a running export: training has failed, or was interrupted."""
         self._stop.set()
         with self._lock:
             thread, self._waiting = self._thread, []
@@ -125,19 +125,19 @@ class Export(Callback):
 
     @property
     def place(self) -> str:
-        """Where the model goes, as notes call it."""
+        """Name of the export's target in the notes."""
         return str(self.folder)
 
     def exported(self, checkpoint: Path) -> bool:
-        """``self.folder`` now holds the model of ``checkpoint``; called in the thread.
+        """Called in the thread when ``self.folder`` holds the model of ``checkpoint``.
 
         Returns:
-            Whether it is where it should be.
+            Whether the model has reached its target.
         """
         return True
 
     def _export_last(self, trainer: Trainer) -> None:
-        """A run that had nothing left to train has saved nothing, and may have been exported before."""
+        """Export the last checkpoint, unless this run saved none and an earlier one has exported it."""
         finite = (path for path in complete_checkpoints(trainer.store.root) if not_finite(path) is None)
         path = self._saved or next(finite, None)
         noted = self._noted().get(self.place) if self._saved is None and self.folder.exists() else None
@@ -166,7 +166,7 @@ class Export(Callback):
             self._forget(folder)
 
     def _link(self, path: Path) -> Path:
-        """The files of a checkpoint under a second name; the checkpoint itself where the file system has no links."""
+        """A folder of hard links to a checkpoint's files; the checkpoint itself if the file system has no links."""
         linked = self.links / path.name
         shutil.rmtree(linked, ignore_errors=True)
         try:
@@ -200,16 +200,16 @@ class Export(Callback):
 
     def _export(self, checkpoint: Path) -> None:
         self._check()
-        reason = verify(checkpoint, contents=False)  # that all is here: nodes may keep their own shards
+        reason = verify(checkpoint, contents=False)  # nodes may keep their own shards, so some may be missing here
         if reason:
             raise UserError(f"The checkpoint {reason}.")
         export_source(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
         if self.exported(checkpoint):
-            with NOTING, suppress(OSError):  # what is not noted is exported once more at the next start
+            with NOTING, suppress(OSError):  # without a note the checkpoint is exported again at the next start
                 self._notes.write_text(json.dumps({**self._noted(), self.place: checkpoint.name}, indent=1))
 
     def _noted(self) -> dict[str, str]:
-        """By place, the checkpoint whose model was brought there last."""
+        """Target -> name of the checkpoint that was exported to it last."""
         try:
             return json.loads(self._notes.read_text())
         except (OSError, ValueError):

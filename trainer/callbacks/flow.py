@@ -1,12 +1,12 @@
-"""Flow: turns the numbers of the recipe (log, evaluate, save, stop) into requests to the loop.
+"""Flow: request logging, evaluation, saving and the end of training at the steps that the recipe sets.
 
-It is the only callback that knows the calendar of a run, so it stands first: callbacks after it see in
-``on_step_end`` whether this step is logged, evaluated and saved. Requests are flags that the loop looks at once per
-step, in the order log, evaluate, save; asking twice (a regular save that is also the last one) still acts once.
+It must come first, so that later callbacks see in ``on_step_end`` whether this step is logged, evaluated and saved.
+Requests are flags that the loop handles once per step, in the order log, evaluate, save; a repeated request (a regular
+save that is also the last one) acts once.
 
-Only step 1 and the step at which the run leaves are logged beside the regular ones, and the evaluation at the end
-belongs to the end of *training* (``max_steps``): leaving early at ``stop_at`` must not show early stopping or
-best-model keeping a value that the uninterrupted run never sees.
+Besides the regular steps, step 1 and the last step are logged. The evaluation at the end belongs to the end of
+*training* (``max_steps``): at an early ``stop_at``, early stopping and best model must not see a value that the
+uninterrupted run never computes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Flow(Callback):
         control.save |= _due(step, checkpoints.every) or (checkpoints.at_end and control.stop)
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
-        """An evaluation may have ended training (early stopping): then this step is the last, and is saved."""
+        """Save the last step if an evaluation has ended training (early stopping)."""
         control.save |= control.stop and trainer.checkpoints.at_end
 
 

@@ -1,4 +1,4 @@
-"""A training line and an evaluation as a person reads them: on the terminal, in ``log.txt``, in answers of commands."""
+"""Format training lines and evaluations as text, for the terminal, ``log.txt`` and the output of commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def evaluation_parts(metrics: Metrics) -> list[str]:
 
 
 def number(value: Any) -> str:
-    """Four decimals, so that values of one metric stand under each other; another form where these would not do."""
+    """A number with four decimals, so that values of a metric align; six significant digits if these do not suffice."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.6g}"

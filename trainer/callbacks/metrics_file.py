@@ -1,11 +1,10 @@
-"""Metrics file: every training and evaluation line as one JSON object per line in ``<run folder>/metrics.jsonl``.
+"""Metrics file: write every training and evaluation line as a JSON object into ``<run folder>/metrics.jsonl``.
 
-The file is the record of a run, so it must survive what runs meet: it is written line by line without buffering (a
-killed process loses nothing that was logged), a resume cuts off what was logged after the checkpoint it resumes from,
-and a full disk delays lines but does not lose them.
+The file is the record of a run. Lines are written without buffering, so a killed process loses none. A resume removes
+the lines after its checkpoint. A full disk delays lines but does not lose them.
 
-JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf": strict parsers read the file,
-``float("nan")`` gives the value back (``read_metrics`` does so), and a diverged value differs from a missing one.
+JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf": strict parsers can read the
+file, ``float("nan")`` gives the value back (``read_metrics`` does so), and a diverged value differs from a missing one.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def read_metrics(path: Path, last_step: int | None = None) -> list[Metrics]:
-    """The lines of a metrics file, in order; a torn line is left out, and so are lines after ``last_step``.
+    """The lines of a metrics file in order, without lines that were cut off and lines after ``last_step``.
 
     Raises:
         OSError: the file cannot be read.
@@ -40,7 +39,7 @@ def read_metrics(path: Path, last_step: int | None = None) -> list[Metrics]:
     for raw in path.read_bytes().splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:  # torn by a kill or a lost machine; UnicodeDecodeError is one too
+        except ValueError:  # the line was cut off by a kill or a lost machine; covers UnicodeDecodeError
             continue
         if isinstance(line, dict) and (last_step is None or line.get("step", 0) <= last_step):
             lines.append({k: float(v) if isinstance(v, str) and v in NOT_FINITE else v for k, v in line.items()})
@@ -65,14 +64,14 @@ class MetricsFile(Callback):
     """Writes ``metrics.jsonl`` on the main rank.
 
     Raises:
-        UserError: in ``on_train_begin`` when the file cannot be written; in ``on_train_end`` when lines are still
-            waiting for a disk that takes them.
+        UserError: in ``on_train_begin`` if the file cannot be written; in ``on_train_end`` if lines still wait for free
+            space on the disk.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None  # stays None on the other ranks
         self._size = 0  # bytes of complete lines in the file
-        self._pending: list[bytes] = []  # lines the disk has not taken yet
+        self._pending: list[bytes] = []  # lines that are not written yet
         self._warned = False
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
@@ -107,11 +106,11 @@ class MetricsFile(Callback):
             )
 
     def close(self) -> None:
-        if self._path is not None and self._pending:  # training failed meanwhile: a last try, the failure is the news
+        if self._path is not None and self._pending:  # a last try; training has failed, and its error is reported
             self._write(self._path)
 
     def _write(self, path: Path) -> None:
-        """Append what is pending, whole or not at all."""
+        """Append all pending lines or none."""
         try:
             self._size = _append(path, self._size, b"".join(self._pending))
         except OSError as error:
@@ -134,7 +133,7 @@ def _append(path: Path, size: int, data: bytes) -> int:
         os.lseek(descriptor, size, os.SEEK_SET)
         rest = memoryview(data)
         try:
-            while rest:  # a disk that fills up takes a part without an error, then fails
+            while rest:  # on a full disk a write may first take a part without an error
                 rest = rest[os.write(descriptor, rest) :]
         except OSError:
             with contextlib.suppress(OSError):

@@ -1,16 +1,16 @@
-"""NaN guard: what to do when the gradient is no longer finite.
+"""NaN guard: skip the step, stop the run or roll back when the gradient is not finite.
 
-``skip``: the step is not taken; weights and moments stay as they were. Whether to skip must be known before the step,
-so on a GPU each step waits for its norm (as fp16 does for its loss scale).
+``skip``: the step is not taken; weights and moments stay unchanged. The decision must be made before the step, so on a
+GPU each step waits for its norm (as fp16 does for its loss scale).
 
 ``stop``: the run ends with exit code 2 and a message that names the step and its samples; damaged weights are never
-saved. ``rollback``: back to the last checkpoint, and on with the samples after the step at which it was noticed. Both
-look at the norm every ``every`` steps and before each evaluation and save; in between, the first bad step is kept in a
-number on the device, so nothing waits for a GPU.
+saved. ``rollback``: the run goes back to the last checkpoint, and on with the samples after the step at which the
+gradient was examined. Both examine the norm every ``every`` steps and before each evaluation and save; in between, the
+first bad step is kept in a number on the device, so no step waits for the GPU.
 
-The norm is that of the *global* gradient, which every rank knows, so all of them decide alike. DeepSpeed's ZeRO skips
-such steps by itself, whatever is chosen here; then ``stop`` and ``rollback`` act on weights that are still sound. In
-fp16 overflows are how the loss scale is found: they are skipped whatever is chosen, ``patience`` in a row at most.
+The norm is that of the *global* gradient, which every rank knows, so all ranks decide alike. DeepSpeed's ZeRO always
+skips such steps itself; then ``stop`` and ``rollback`` act on weights that are still sound. In fp16, overflows are how
+the loss scale is found, so they are skipped under every action, at most ``patience`` in a row.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class NonFinite(Callback):
 
     Args:
         action: skip the step, stop the run, or roll back to the last checkpoint.
-        patience: skip, and in fp16: steps in a row that may be skipped before the run stops.
-        every: stop, rollback: steps between looks at the norm.
-        max_rollbacks: rollback: how often before the run stops.
+        patience: number of steps in a row that may be skipped before the run stops (for ``skip``, and in fp16).
+        every: steps between two checks of the norm (for ``stop`` and ``rollback``).
+        max_rollbacks: number of rollbacks before the run stops (for ``rollback``).
     """
 
     def __init__(self, action: Action = "skip", patience: int = 10, every: int = 10, max_rollbacks: int = 3) -> None:
@@ -73,7 +73,7 @@ class NonFinite(Callback):
             self._look(trainer, control)
 
     def on_pre_save(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """A save that was not foreseen at the end of the step (a signal) meets what was not looked at yet."""
+        """Prevent a save of bad weights, if it was requested after the last check of the norm (by a signal)."""
         step = 0 if self._first_bad is None else int(self._first_bad)
         if step:
             raise self._refusal(trainer, step, "the checkpoint is not written, those before it are untouched")
@@ -84,7 +84,7 @@ class NonFinite(Callback):
             return
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         trainer.extra_metrics["skipped_steps"] = self.skipped
-        fp16 = trainer.recipe.plan.precision == "fp16"  # there it is how a loss scale is found
+        fp16 = trainer.recipe.plan.precision == "fp16"  # in fp16 skips are how a loss scale is found
         log.log(logging.INFO if fp16 else logging.WARNING, "step %d is skipped: gradient norm %s", step, norm.item())
         if self.in_a_row > self.patience:
             raise self._refusal(trainer, step, f"{self.in_a_row} steps in a row were skipped")
@@ -108,7 +108,7 @@ class NonFinite(Callback):
         return UserError(Problem("callbacks.nonfinite", why, fix))
 
     def _whose(self, trainer: Trainer, step: int) -> str:
-        """The samples of ``step`` on ranks whose own loss was not finite (of all, if none was); a collective call."""
+        """The samples of ``step`` on ranks whose own loss was not finite (else of all ranks); a collective call."""
         own = next(((samples, total) for at, samples, total in self._recent if at == step), None)
         mine = (own[0], math.isfinite(float(own[1]))) if own else ([], True)
         shares = trainer.mesh.gather_objects(mine)
@@ -123,6 +123,6 @@ class NonFinite(Callback):
         return {"skipped": self.skipped, "rollbacks": self.rollbacks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The larger: a rollback restores what was saved before it was counted.
+        # The larger value counts, since a rollback loads a state from before that rollback was counted.
         self.skipped = max(self.skipped, state["skipped"])
         self.rollbacks = max(self.rollbacks, state["rollbacks"])

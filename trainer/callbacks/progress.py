@@ -1,7 +1,7 @@
-"""Progress: what a person watches, on the main rank. A live bar on a terminal, plain lines in a file or a pipe.
+"""Progress: show training on rank 0, as a live bar on a terminal or as plain lines in a file or pipe.
 
-Other output must stay readable while the bar is live, so it passes above the bar: ``print`` through rich's
-redirection, log records by pointing the handlers that write to the terminal at the bar's console until ``close``.
+Other output must stay readable while the bar is live, so it is printed above the bar: ``print`` is redirected by rich,
+and log handlers that write to the terminal use the bar's console until ``close``.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 WATCHED = "TRIREME_WATCHED"
-"""Set where somebody else shows the progress of the run, as in a notebook."""
+"""Variable that is set if something else shows the progress of the run, such as a notebook."""
 
 
 class Progress(Callback):
     """Shows step, loss, learning rate, tokens per second, memory, remaining time, and every evaluation.
 
     Args:
-        plain_every: without a terminal, seconds between two plain lines; the first and the last line always show.
-        refresh_per_second: how often the live bar is drawn.
+        plain_every: seconds between two plain lines without a terminal; the first and the last line are always shown.
+        refresh_per_second: how often the live bar is drawn per second.
     """
 
     def __init__(self, plain_every: float = 10.0, refresh_per_second: float = 4.0) -> None:
@@ -89,8 +89,8 @@ class Progress(Callback):
             self._show_waiting(now)
 
     def _show_loss(self, trainer: Trainer, bar: Bar) -> None:
-        """This step's loss, where one rank has all of it: of several it would have to be brought together. On a GPU
-        reading it waits for the step, so there once a second is enough."""
+        """Show the loss of this step if there is a single rank; over several ranks it would have to be summed. On a GPU
+        reading it waits for the step, so it is read once a second."""
         now = time.monotonic()
         pause = 0.0 if trainer.mesh.device.type == "cpu" else 1.0
         if trainer.mesh.world_size > 1 or trainer.loss is None or not self._status or now - self._loss_at < pause:
@@ -101,7 +101,7 @@ class Progress(Callback):
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         self._show_waiting(time.monotonic())
-        self._stop_bar()  # leaves it on the screen in its last state, above what later callbacks print
+        self._stop_bar()  # the bar stays on the screen, above the output of later callbacks
 
     def close(self) -> None:
         self._stop_bar()
@@ -153,15 +153,15 @@ def _terminal() -> Console | None:
 
 
 def _evaluating(trainer: Trainer) -> str:
-    """What the second line says during an evaluation; asked at every drawing, from another thread."""
+    """The second line during an evaluation; rich's thread calls this at every drawing."""
     return f"evaluating, batch {trainer.evaluating}" if trainer.evaluating else ""
 
 
 def _make_bar(console: Console, refresh_per_second: float, instead: Callable[[], str]) -> Bar:
-    """A bar of two lines, which fits 80 columns: where training is, and how it is.
+    """A bar of two lines that fits 80 columns: the position of training, and its metrics.
 
     Args:
-        instead: what the second line says now in place of the status; empty for nothing.
+        instead: gives a text that replaces the metrics in the second line; empty keeps them.
     """
     from rich.console import RenderableType
     from rich.progress import (
@@ -193,7 +193,7 @@ def _make_bar(console: Console, refresh_per_second: float, instead: Callable[[],
         console=console,
         expand=True,
         refresh_per_second=refresh_per_second,
-        # A stream that goes into a file or a pipe is left alone: only what would disturb the bar passes above it.
+        # Only streams to a terminal are redirected; those to a file or pipe do not disturb the bar.
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=sys.stderr.isatty(),
     )

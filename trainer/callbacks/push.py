@@ -1,8 +1,8 @@
-"""Push: uploads what a run exports to a repository on the Hugging Face Hub, while training goes on.
+"""Push: upload the exports of a run to a repository on the Hugging Face Hub, while training goes on.
 
-The strategies are those of ``transformers``' ``hub_strategy``. Uploads happen in the thread that exports, so a push
-that is slower than the saves skips to the newest one. The library's own login is used (``hf auth login`` or
-``HF_TOKEN``): a token does not belong into a recipe.
+The strategies are those of ``transformers``' ``hub_strategy``. Uploads happen in the thread that exports; if they are
+slower than the saves, only the newest save is pushed. The library's own login is used (``hf auth login`` or
+``HF_TOKEN``), since a token does not belong in a recipe.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ NOT_ALLOWED = (400, 401, 403, 404)
 
 
 class Push(Export):
-    """Exports as ``Export`` does, then uploads.
+    """Exports like ``Export``, then uploads the export.
 
     Args:
-        hub_id: repository, as ``owner/name``; it is made if there is none.
-        strategy: ``end`` pushes the last model, ``every_save`` the model at each save; ``checkpoint`` pushes also the
-            newest checkpoint, as ``last-checkpoint``, and ``all_checkpoints`` all of them, as ``checkpoints/step_*``:
-            a run can be resumed from either folder.
-        private: of a repository that is made; null leaves it to the owner's default.
-        dtype: of the weights: fp32, bf16 or fp16.
-        ema: the averaged weights.
-        max_shard_size: largest weight file, as ``500MB`` or ``5GB``.
-        memory: most memory that is used, above the largest tensor.
-        out: folder of the export that is pushed; null is ``exported`` in the run folder.
+        hub_id: repository ``owner/name``, which is created if it does not exist.
+        strategy: ``end`` pushes the last model, ``every_save`` the model at each save; ``checkpoint`` also pushes the
+            newest checkpoint, as ``last-checkpoint``, and ``all_checkpoints`` all of them, as ``checkpoints/step_*``.
+            A run can be resumed from these folders.
+        private: whether a new repository is private; null takes the owner's default.
+        dtype: data type of the exported weights: fp32, bf16 or fp16.
+        ema: export the averaged weights.
+        max_shard_size: size of the largest weight file, such as ``500MB`` or ``5GB``.
+        memory: largest memory of the export, in addition to the largest tensor.
+        out: folder of the export that is pushed; null takes ``exported`` in the run folder.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Push(Export):
         self.keeps_all = strategy == "all_checkpoints"
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Make the repository, so that what the user can mend is said before training.
+        """Create the repository, so that problems with it are reported before training.
 
         Raises:
-            UserError: on all ranks: there is no login, or it may not write there.
+            UserError: there is no login, or it may not write there; raised on all ranks.
         """
         from huggingface_hub.utils import disable_progress_bars
 
         super().on_train_begin(trainer, state, control)
-        disable_progress_bars()  # of uploads, in the middle of the run's own
+        disable_progress_bars()  # bars of uploads would disturb the run's own
         refused = trainer.mesh.broadcast_object(self._refused() if trainer.mesh.is_main else None)
         if refused:
             fix = "log in with `hf auth login` or set HF_TOKEN, and name a repository you may write to"
@@ -78,7 +78,7 @@ class Push(Export):
     def exported(self, checkpoint: Path) -> bool:
         try:
             self._push(checkpoint)
-        except Exception as error:  # of the client, or of the HTTP library under it
+        except Exception as error:  # the client and the HTTP library below it raise errors of many types
             log.error("%s was not pushed; training goes on. %s", checkpoint.name, error)
             return False
         return True
@@ -94,7 +94,8 @@ class Push(Export):
         log.info("pushed %s to %s", checkpoint.name, self.hub_id)
 
     def _refused(self) -> str | None:
-        """Why nothing can be pushed, if that is certain: a network that is down may be up at the first push."""
+        """The reason why pushing is impossible, if it is certain. A network failure is not, since it may be over at the
+        first push."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:
@@ -115,7 +116,7 @@ class Push(Export):
         HfApi().create_repo(self.hub_id, private=self.private, exist_ok=True)
 
     def _upload(self, folder: Path, where: str | None, message: str) -> None:
-        """What an earlier push left in a folder of its own, and this one does not have, is deleted."""
+        """Upload a folder; in a subfolder of the repository, files of an earlier push that it lacks are deleted."""
         from huggingface_hub import HfApi
 
         HfApi().upload_folder(

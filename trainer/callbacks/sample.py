@@ -1,7 +1,7 @@
-"""Sample: shows what the model writes, at the end of training and, if asked, after each evaluation.
+"""Sample: generate text from prompts at the end of training and, on request, after each evaluation.
 
-Training must not notice: generation draws from a forked random generator seeded by (seed, step), and every module is
-put back into the mode it was in.
+Training must not be affected: generation uses a forked random generator seeded by (seed, step), and every module is
+put back into its previous mode.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Sample(Callback):
     """Continues ``prompts`` on the main rank, prints them, and appends them to ``<run folder>/samples.txt``.
 
     Args:
-        prompts: texts to continue; an empty text starts from the tokenizer's first token.
-        max_new_tokens: tokens to generate per prompt, less where the model's context ends.
-        temperature: 0 takes the most likely token each time.
-        top_k: sample among this many tokens; 0 for all.
-        every_evaluation: also after each evaluation.
+        prompts: texts to continue; an empty text starts from the tokenizer's first special token.
+        max_new_tokens: number of tokens to generate per prompt, fewer if the model's context is shorter.
+        temperature: sampling temperature; 0 always takes the likeliest token.
+        top_k: number of likeliest tokens to sample from; 0 samples from all.
+        every_evaluation: also generate after each evaluation.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Sample(Callback):
             self._sample(trainer, state)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if control.interrupted:  # training goes on later, and whoever interrupted it may not wait
+        if control.interrupted:  # training goes on later, and a scheduler may not wait
             return
         nothing_new = state.step == self._first_step and _written_at(trainer.run_dir / FILE_NAME, state.step)
         if not trainer.mesh.any_flags([trainer.mesh.is_main and nothing_new])[0]:
@@ -134,7 +134,7 @@ class Sample(Callback):
 
 
 def _written_at(file: Path, step: int) -> bool:
-    """Whether the samples of this step are there: the run had ended before."""
+    """Whether the file holds the samples of this step, since the run had ended before."""
     return file.is_file() and f"--- step {step}\n" in file.read_text(encoding="utf-8", errors="replace")
 
 
@@ -145,7 +145,7 @@ def _show(prompts: list[str], texts: list[str], step: int) -> None:
 
     console = Console(highlight=False)
     for prompt, text in zip(prompts, texts, strict=True):
-        # A model may write terminal escapes, and characters that this terminal has not: neither reaches the screen.
+        # A model may generate terminal escapes, or characters that the terminal cannot show; neither is printed.
         shown = "".join(char for char in text if char.isprintable() or char in "\n\t")
         shown = shown.encode(console.encoding, "replace").decode(console.encoding)
         body = Text(shown)

@@ -1,8 +1,8 @@
-"""TensorBoard tracker: training and evaluation scalars in ``<run folder>/tensorboard``.
+"""TensorBoard tracker: write training and evaluation scalars into ``<run folder>/tensorboard``.
 
-How to look: ``tensorboard --logdir runs``. A tracker watches training and must never end it: when it cannot write, it
-says so once and stays silent from then on. That is why events are written here and now, with TensorBoard's own record
-format, and not by ``torch.utils.tensorboard``: its writer has a thread, in which a full disk ends in a traceback.
+View them with ``tensorboard --logdir runs``. A tracker must never end a run: if it cannot write, it warns once and
+writes no more. So events are written directly, in TensorBoard's record format, and not by
+``torch.utils.tensorboard``, whose writer has a thread in which a full disk ends in a traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self) -> None:
-        # Looked for on every rank, so that all of them leave together, and before the model is built.
+        # Every rank looks for the library, so that all fail together, and before the model is built.
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 Problem("tracker", "the tensorboard library is not installed", "pip install tensorboard", "tensorboard")
@@ -61,19 +61,19 @@ class TensorBoard(Callback):
     def close(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            with contextlib.suppress(OSError):  # closing tries once more to write what failed
+            with contextlib.suppress(OSError):  # closing tries the failed write again
                 writer.close()
 
 
 class EventFile:
-    """One file of TensorBoard events; every line is on its way to the disk when ``write`` returns.
+    """One file of TensorBoard events, which is flushed at every ``write``.
 
     Args:
-        folder: created if it is not there; a resumed run adds a file to those of its first part.
-        last_step: what earlier files hold of later steps is hidden: after a resume those steps come again.
+        folder: folder of the file, created if needed; a resumed run adds a file to the earlier ones.
+        last_step: step of the resume; TensorBoard hides later steps of earlier files, since they are logged again.
 
     Raises:
-        OSError: here and in each method, when the file cannot be written.
+        OSError: in the constructor and in each method, if the file cannot be written.
     """
 
     def __init__(self, folder: Path, last_step: int = 0) -> None:
@@ -84,7 +84,7 @@ class EventFile:
         # TensorBoard reads the files of a folder in the order of their names.
         self._file = open(folder / f"events.out.tfevents.{time.time_ns()}", "xb")  # noqa: SIM115 - open as long as the run
         self._records = RecordWriter(self._file)
-        # Any: protocol buffers make their classes when they are imported, which a type checker cannot see.
+        # Typed as Any: protocol buffers create their classes at import, which a type checker cannot see.
         self._event: Any = event_pb2
         self._summary: Any = summary_pb2
         self._add(file_version="brain.Event:2")

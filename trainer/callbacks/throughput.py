@@ -1,11 +1,11 @@
-"""Throughput: samples per second, seconds per step, memory, and model FLOPs utilisation (MFU) of each logged step.
+"""Throughput: add samples per second, seconds per step, memory, and model FLOPs utilisation (MFU) to training lines.
 
-MFU is the share of the hardware's peak that the arithmetic of the model alone uses (PaLM, Chowdhery et al. 2022,
+MFU is the share of the hardware's peak that the arithmetic of the model itself uses (PaLM, Chowdhery et al. 2022,
 appendix B): floating-point operations per token x tokens per second / (peak of one device x number of devices).
-Recomputed activations do not count. Peaks are the vendors' figures for dense matrices; a CPU has no such figure, so
-its peak is what a short matrix product reaches on the very cores this process may use.
+Recomputed activations do not count. Peaks are the vendors' figures for dense matrices. A CPU has no such figure, so its
+peak is measured by a short matrix product on the cores that this process may use.
 
-Rates are over the training time since the previous line (``Trainer.clock``). It stands after ``flow``.
+Rates refer to the training time since the previous line (``Trainer.clock``). This callback must come after ``flow``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-# TFLOP/s of dense matrices: (bf16 and fp16, tf32, fp32). From the vendors' data sheets; where those give the figure
-# with sparsity it is halved. Keys are whole words of the name that the driver reports; the longest match counts.
+# TFLOP/s of dense matrices: (bf16 and fp16, tf32, fp32), from the vendors' data sheets; figures with sparsity are
+# halved. Keys are whole words of the name that the driver reports; the longest match counts.
 PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
     "B200": (2250, 1125, 75),
     "GH200": (989, 495, 67),
@@ -61,7 +61,7 @@ class Throughput(Callback):
     """Adds ``samples_per_second``, ``step_seconds``, ``memory_mib`` and, where it is known, ``mfu`` to training lines.
 
     Args:
-        peak_flops: FLOP/s of one device, for MFU; None takes it from the table of GPUs, or measures the CPU.
+        peak_flops: peak FLOP/s of one device, for MFU; null looks the GPU up in a table, or measures the CPU.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
@@ -71,7 +71,7 @@ class Throughput(Callback):
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if self.peak_flops is None and trainer.flops_per_token:
-            # On every rank at once: ranks that share cores find the peak of their share.
+            # Measured on all ranks at once, so that ranks that share cores find the peak of their share.
             self.peak_flops = find_peak_flops(trainer.mesh.device, trainer.strategy.plan)
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
@@ -95,7 +95,7 @@ def memory_mib(device: torch.device) -> float:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize() / MIB
-    except OSError:  # no /proc: the peak is the next best; macOS counts bytes, others KiB
+    except OSError:  # without /proc the peak is used instead; macOS counts bytes, other systems KiB
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / MIB if sys.platform == "darwin" else peak / 1024
 
@@ -121,7 +121,7 @@ def gpu_peak_flops(name: str, plan: Plan) -> float | None:
 
 
 def measure_cpu_flops(dtype: torch.dtype, seconds: float = 0.15, size: int = 512) -> float:
-    """FLOP/s of the fastest of some ``size`` x ``size`` matrix products within ``seconds``; draws no random number."""
+    """FLOP/s of the fastest ``size`` x ``size`` matrix product within ``seconds``; uses no random numbers."""
     import torch
 
     matrix = torch.ones(size, size, dtype=dtype)

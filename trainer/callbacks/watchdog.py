@@ -1,13 +1,13 @@
-"""Hang watchdog: when no step ends any more, say which rank holds the others up, and where.
+"""Hang watchdog: when a run hangs, report which rank holds the others up, and where.
 
-Ranks train in lockstep, so when one of them stops (a loader that waits for a dead disk, a callback that never returns,
-a collective that one rank does not enter), all of them stop, each in its next collective, and whoever looks at one
-process sees a rank that waits. A thread in every rank writes every few seconds into the store of the process group
-where its main thread is. When no step, evaluation or save has ended for ``timeout`` seconds, each rank writes the
-stacks of its threads into ``logs/stacks_rank_N.txt``, and the lowest rank that still answers reports what all wrote.
+Ranks train in lockstep. When one of them stops (a loader waits for a dead disk, a callback never returns, a rank does
+not enter a collective), all others wait in their next collective, so a single process does not show the cause. A thread
+in every rank writes the position of its main thread into the store of the process group every few seconds. When no
+step, evaluation or save has ended for ``timeout`` seconds, each rank writes the stacks of its threads into
+``logs/stacks_rank_N.txt``, and the lowest rank that still answers reports the positions of all.
 
-It costs a thread that wakes every five seconds and walks one stack, and a few small messages to the store; nothing on
-the path of a step. ``timeout`` must be longer than the slowest step, evaluation and save.
+The cost is a thread that wakes every five seconds and walks one stack, and a few small messages to the store; steps
+themselves are not affected. ``timeout`` must be longer than the slowest step, evaluation and save.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.watchdog")
 Place = dict[str, Any]
-"""``waits``: a collective, or empty; ``at``: file, line, function; ``step``: steps done; ``count``: of the beat."""
+"""Position of a rank. ``waits``: collective or empty; ``at``: file, line, function; ``step``: steps done; ``count``:
+number of the message."""
 
 
 class Hang(Exception):
-    """No step ends any more; the text says who holds the others up."""
+    """The run hangs; the text names the rank that holds the others up."""
 
 
 class Watchdog(Callback):
     """Reports a run that no longer advances, and ends it if told to.
 
     Args:
-        timeout: seconds without an end of a step, evaluation or save.
-        action: ``report`` says it once per standstill; ``end`` then ends all ranks, which a launcher with
-            ``--max-restarts`` answers by starting them again from the last checkpoint.
+        timeout: seconds without the end of a step, evaluation or save after which a run counts as hanging.
+        action: ``report`` reports each hang once; ``end`` also ends all ranks, which a launcher with ``--max-restarts``
+            then starts again from the last checkpoint.
     """
 
     def __init__(self, timeout: float = 600.0, action: Literal["report", "end"] = "report") -> None:
@@ -67,7 +68,7 @@ class Watchdog(Callback):
         self._logs, self._watched = trainer.run_dir / "logs", threading.get_ident()
         import torch.distributed as dist
 
-        # A connection of its own: a collective that waits for a key holds that of the process group.
+        # A second connection, since a collective that waits for a key blocks that of the process group.
         store: Any = dist.distributed_c10d._get_default_store() if self._ranks > 1 else None
         self._store: Any = store.clone() if store is not None else None
         self._stop = threading.Event()
@@ -104,7 +105,7 @@ class Watchdog(Callback):
                 count += 1
                 self._beat(count, look_inside=False)
                 advanced_at = self._advanced_at
-                if advanced_at == handled:  # this standstill was dealt with
+                if advanced_at == handled:  # this hang was reported already
                     continue
                 stalled = time.monotonic() - advanced_at > self.timeout
                 if stalled and self._store:
@@ -113,20 +114,20 @@ class Watchdog(Callback):
                 if stalled or seen != stalls:
                     handled, stalls = advanced_at, seen
                     self._look_around(count, advanced_at)
-        except (RuntimeError, OSError) as error:  # the store is gone, and with it the launcher
+        except (RuntimeError, OSError) as error:  # the store has ended together with the launcher
             log.debug("the watchdog has ended: %s", error)
 
     def _look_around(self, count: int, advanced_at: float) -> None:
-        """Write stacks; if this is the lowest rank that answers, report; end if that is wanted."""
+        """Write stacks; report if this is the lowest rank that answers; end the rank if ``action`` is ``end``."""
         self._write_stacks()
         before = self._beats()
-        for _ in range(3):  # meanwhile peers notice, and write where they are
+        for _ in range(3):  # peers notice meanwhile, and write their positions
             if self._stop.wait(self.interval):
                 return
             count += 1
             self._beat(count, look_inside=True)
         beats = self._beats()
-        if self._advanced_at != advanced_at:  # it was only slow
+        if self._advanced_at != advanced_at:  # the run was only slow
             return
         silent = [rank for rank in range(self._ranks) if rank not in beats or beats[rank] == before.get(rank)]
         seconds = time.monotonic() - advanced_at
@@ -142,7 +143,7 @@ class Watchdog(Callback):
             self._end(self._get("report") if self._has("report") else f"no step for {seconds:.0f} s")
 
     def _end(self, report: str) -> None:
-        """Leave without the main thread, which does not come back."""
+        """End this process from the thread, since the main thread does not return."""
         record(Hang(report))
         self._put("report", report)
         logging.shutdown()
@@ -166,7 +167,7 @@ class Watchdog(Callback):
         return {**place, "step": self._step, "count": count}
 
     def _beats(self) -> dict[int, Place]:
-        """What ranks wrote last, by rank."""
+        """The last message of every rank, by rank."""
         if self._store is None:
             return {0: self._place(time.monotonic_ns(), True)}
         return {rank: self._get(f"beat/{rank}") for rank in range(self._ranks) if self._has(f"beat/{rank}")}
@@ -183,15 +184,15 @@ class Watchdog(Callback):
 
 
 def place_of(frame: FrameType | None, look_inside: bool = True) -> Place:
-    """Where a thread is: the collective it waits in, if it does, and the innermost line that is no library's.
+    """Position of a thread: the collective it waits in, if any, and the innermost line outside of libraries.
 
     Args:
-        look_inside: also find collectives that C++ waits for (backward passes); it takes tens of milliseconds.
+        look_inside: also find collectives that C++ waits for (in backward passes), which takes tens of milliseconds.
     """
     waits, inner = "", frame
     while frame is not None and (library := _library(frame)):
         if library == "distributed" and frame.f_code.co_name != "wrapper":  # a decorator that logs
-            waits = frame.f_code.co_name  # the outermost: what was called from outside torch.distributed
+            waits = frame.f_code.co_name  # ends as the outermost frame: the function that was called from outside
         elif frame.f_code.co_name == "_engine_run_backward":
             waits = (look_inside and pending_collective()) or "backward"
         frame = frame.f_back
@@ -204,7 +205,7 @@ def place_of(frame: FrameType | None, look_inside: bool = True) -> Place:
 
 
 def pending_collective() -> str:
-    """The oldest collective that this process began and has not finished, from torch's flight recorder; else empty."""
+    """The oldest unfinished collective of this process, from torch's flight recorder; empty if there is none."""
     try:
         from torch._C import _distributed_c10d as c10d
 
@@ -217,7 +218,7 @@ def pending_collective() -> str:
 
 
 def describe(beats: dict[int, Place], silent: list[int], seconds: float, logs: Path) -> str:
-    """One sentence of who holds whom up."""
+    """One sentence on the positions of all ranks, those that hold others up first."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank, place in sorted(beats.items()):
         if rank not in silent:
@@ -236,7 +237,7 @@ def _ranks(ranks: list[int], one: str = "is", many: str = "are") -> str:
 
 
 def _library(frame: FrameType) -> str:
-    """``distributed`` or ``torch`` for code of those libraries; empty for anybody else's."""
+    """``distributed`` or ``torch`` for code of these libraries; empty for other code."""
     path = frame.f_code.co_filename.replace(os.sep, "/")
     if "/torch/distributed/" in path or "/deepspeed/comm/" in path:
         return "" if "/torch/distributed/elastic/" in path else "distributed"

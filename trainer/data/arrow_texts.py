@@ -1,4 +1,4 @@
-"""Texts written into an Arrow file as they come, and opened as a memory-mapped data set."""
+"""Write a stream of texts into an Arrow file, and open it as a memory-mapped data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BYTES_AT_ONCE, TEXTS_AT_ONCE = 1 << 23, 10_000
 
 
 def write_texts(texts: Iterable[str], cache_dir: str) -> Dataset:
-    """A data set with the column ``text``; holds a few MiB in memory."""
+    """Write texts into a data set with the column ``text``, with a few MiB of memory."""
     import pyarrow as pa
     from datasets import Dataset
 

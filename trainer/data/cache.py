@@ -1,7 +1,7 @@
-"""The cache folder: things that are built once, by one process, and found by all others.
+"""The cache folder, whose entries are built once by one process and then used by all others.
 
-What is built under ``<name>.partial`` is renamed to ``<name>`` when complete, under a file lock: many processes may ask
-at once, and an interrupted build leaves nothing that could be mistaken for a finished one.
+An entry is built under ``<name>.partial`` and renamed to ``<name>`` when complete, under a file lock. So many processes
+may ask for it at once, and an interrupted build is never mistaken for a finished one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTHER_FOLDER = "set data.cache_dir or TRIREME_CACHE to a folder you may write to
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """The folder that a recipe's ``data.cache_dir`` means; created if it is not there."""
+    """The cache folder of a recipe's ``data.cache_dir``, created if needed."""
     root = Path(cache_dir or os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def cache_root(cache_dir: str | None) -> Path:
 
 @contextlib.contextmanager
 def built_once(folder: Path) -> Iterator[Path | None]:
-    """Gives an empty folder to build in, which becomes ``folder``; or None when ``folder`` is there.
+    """Context with an empty folder to build in, which then becomes ``folder``; with None if ``folder`` exists.
 
     Raises:
         UserError: the cache cannot be written, or its disk is full.
@@ -47,7 +47,7 @@ def built_once(folder: Path) -> Iterator[Path | None]:
             yield None
             return
         scratch = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: the lock says nobody works in it
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process, since this process holds the lock
         try:
             scratch.mkdir()
             yield scratch
@@ -91,5 +91,5 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """`tokenizers` raises a bare Exception with the system's message, all others an OSError."""
+    """Whether an error means a full disk: `tokenizers` raises a bare Exception with the system's message for it."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error)

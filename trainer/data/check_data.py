@@ -1,6 +1,6 @@
-"""What can be known of a recipe's data without preparing it: sources keep their contract, files are there and readable.
+"""Check a recipe's data without preparing it: sources must keep their contract, files must exist and be readable.
 
-Nothing of torch or datasets is imported, so that ``trireme check`` can look at the data and still answer at once.
+Neither torch nor datasets is imported, so that ``trireme check`` answers at once.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         except ComponentFailed as error:
             problems.append(error.problem)
-        except Exception as error:  # a user's own class may fail in any way when it is made
+        except Exception as error:  # the constructor of a user's own class may fail in any way
             why = f"fails when it is made or looked at: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "mend it; --debug shows where", component.get("_target_")))
     if not problems:
         problems += _check_texts(config, texts)
     if collator is not None:
-        from .open_collator import collator_problems  # whose module needs torch, as any collator does
+        from .open_collator import collator_problems  # imported here, since collators need torch
 
         problems += collator_problems(collator)
     return problems
 
 
 def _check_texts(config: DataConfig, found: dict[str, list[str] | None]) -> list[Problem]:
-    """Whether there are documents for both splits, where all of them were read."""
+    """Problems of empty splits, if all documents were read."""
     from .split_corpus import no_documents, one_sided
 
     texts = {key: [text for text in all_of_it if text] for key, all_of_it in found.items() if all_of_it is not None}
@@ -55,7 +55,7 @@ def _check_texts(config: DataConfig, found: dict[str, list[str] | None]) -> list
 
 
 def _splits(config: DataConfig, texts: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Train and held-out texts, as preparation or a stream would part them."""
+    """Train and held-out texts, split as preparation or a stream would split them."""
     import numpy as np
 
     from .held_out import is_held_out, split_documents, text_hash
@@ -75,7 +75,7 @@ def _splits(config: DataConfig, texts: dict[str, list[str]]) -> tuple[list[str],
 
 
 def _check_sizes(config: DataConfig, train: list[str], held_out: list[str]) -> list[Problem]:
-    """A block is longer than a whole split, even if every byte became a token, with marks before and after it."""
+    """Problems of splits that cannot fill one block, even if every byte became a token and documents had two marks."""
     if config.tokenizer.path is not None or not config.packing:
         return []
     problems = []

@@ -1,6 +1,6 @@
-"""What can be known of a pretrained tokenizer from its files: whether it is there, what it needs, how large it is.
+"""Check a pretrained tokenizer by its files: whether it exists, which packages it needs, and its number of tokens.
 
-Nothing of transformers or tokenizers is imported, so that ``trireme check`` can ask in milliseconds.
+Neither transformers nor tokenizers is imported, so that ``trireme check`` takes milliseconds here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ...models.hub import local_path
 FIELD = "data.tokenizer.path"
 FAST = "tokenizer.json"
 PACKAGES = {".model": "sentencepiece", ".tiktoken": "tiktoken"}
-"""Suffix of a vocabulary that is not in ``tokenizer.json`` -> the package that reads it."""
+"""Suffix of a vocabulary file other than ``tokenizer.json`` -> package that reads it."""
 
 
 def check_tokenizer(path: str, field: str = FIELD) -> tuple[list[Problem], int | None]:
-    """What is wrong with the tokenizer at ``path`` (a folder, or a hub id), and how many tokens it has, if known."""
+    """Problems of the tokenizer at ``path`` (a folder or hub id), and its number of tokens, if known."""
     try:
         folder = tokenizer_folder(path, field)
     except UserError as error:
@@ -35,10 +35,10 @@ def check_tokenizer(path: str, field: str = FIELD) -> tuple[list[Problem], int |
 
 
 def tokenizer_folder(path: str, field: str = FIELD) -> Path:
-    """The local folder of a tokenizer; of a hub id, its files are fetched.
+    """The local folder of a tokenizer; the files of a hub id are downloaded.
 
     Raises:
-        UserError: there is none, it holds no tokenizer, or it needs a package that is not installed.
+        UserError: there is no such folder, it holds no tokenizer, or the tokenizer needs a package that is missing.
     """
     folder = local_path(path, field=field)
     if folder.is_file():  # tokenizer.json itself
@@ -49,7 +49,7 @@ def tokenizer_folder(path: str, field: str = FIELD) -> Path:
 
 
 def lacks_tokenizer(folder: Path, field: str, value: str) -> Problem | None:
-    """What is wrong with a folder that should hold a tokenizer."""
+    """The problem of a folder that should hold a tokenizer; None if it does."""
     if (folder / FAST).is_file() or all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
         return None
     fix = "name the tokenizer that the weights were trained with in data.tokenizer.path"
@@ -65,7 +65,7 @@ def lacks_tokenizer(folder: Path, field: str, value: str) -> Problem | None:
 
 
 def unloadable(error: Exception, field: str, path: str) -> Problem:
-    """What to say when transformers cannot load a tokenizer that is there."""
+    """The problem of an existing tokenizer that transformers cannot load."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     fix = "give a folder with tokenizer.json or a name on the hub, or null to train one"
     if isinstance(error, ImportError):

@@ -1,7 +1,7 @@
-"""Collators: from samples to what one forward sees, and to one rank's share of a step.
+"""Collate samples into micro-batches, and into one rank's share of a step.
 
-Labels follow the convention of Hugging Face: aligned with the inputs, ``-100`` where there is none, and shifted by the
-loss. So the first position of a sample never counts as a label, and ``StepBatch.labels`` counts ``labels[1:]``.
+Labels follow the convention of Hugging Face: they are aligned with the inputs, ``-100`` means no label, and the loss
+shifts them. So the first position of a sample never counts as a label, and ``StepBatch.labels`` counts ``labels[1:]``.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ Sample = dict[str, Any]
 class CausalLMCollator:
     """Collates token samples for next-token prediction.
 
-    Blocks that are all ``block_size`` long need no attention mask and get none; shorter samples are padded on the
-    right.
+    Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right.
     """
 
     block_size: int
-    """Longest sample in tokens; given by the engine from ``data.block_size``."""
+    """Length of the longest sample in tokens; given by the engine from ``data.block_size``."""
     pad_token_id: int
-    """What padding positions hold; given by the engine from the tokenizer."""
+    """Token id of padding positions; given by the engine from the tokenizer."""
     micro_batch_size: int
-    """Samples of one forward; given by the engine from ``trainer.micro_batch_size``."""
+    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
     pad_to_multiple_of: int = 8
-    """Round the padded length up to a multiple (never above ``block_size``): matrix units like multiples of 8."""
+    """Padded lengths are multiples of this (but at most ``block_size``); matrix units are fastest at multiples of 8."""
     pad_step: bool = True
-    """Pad all micro-batches of a step to one length, which pipeline stages need; false pads each for itself."""
+    """Pad all micro-batches of a step to the same length, which pipeline stages need; false pads each on its own."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "micro_batch_size", "pad_to_multiple_of"):
@@ -56,7 +55,7 @@ class CausalLMCollator:
         )
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        """``input_ids`` and ``labels`` (samples x length, int64), and ``attention_mask`` where something is padding."""
+        """``input_ids`` and ``labels`` (samples x length, int64), and ``attention_mask`` if there is padding."""
         return self._collate(samples, None, None)
 
     def _shape(self, samples: Sequence[Sample]) -> tuple[int, bool]:
@@ -108,5 +107,5 @@ def count_labels(sample: Sample) -> int:
 
 
 def without_labels(sample: Sample) -> Sample:
-    """A sample that adds nothing to a loss: it fills a place where a micro-batch must have one."""
+    """A copy of a sample without labels, which fills up a micro-batch and adds nothing to the loss."""
     return {**sample, "labels": np.full(len(sample["input_ids"]), IGNORE, dtype=np.int64)}

@@ -1,4 +1,4 @@
-"""Short strings that change when files change: for naming cached work, and for comparing data after a resume."""
+"""Compute stamps that change when files change, to name cache entries and to compare data after a resume."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 ENDS = 1 << 16
-"""Bytes of the head and of the tail that stand for a file's content."""
+"""Bytes of a file's head and tail that represent its content."""
 
 
 def hash_json(value: Any) -> str:
-    """32 hexadecimal digits of a value that JSON can hold."""
+    """A hash of 32 hexadecimal digits of a value that JSON can hold."""
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def time_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change: a content check that costs one system call, and no longer holds for a copy."""
+    """Size and modification time: costs one system call, but differs for a copy."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 def content_stamp(path: Path) -> tuple[int, str]:
-    """Size, and a hash of head and tail: equal for a copy, and still cheap for a file of any size."""
+    """Size, and a hash of head and tail: equal for a copy, and cheap for files of any size."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         ends = file.read(ENDS)

@@ -1,7 +1,7 @@
-"""The corpus of a run: what the trainer asks for batches, whether documents were prepared beforehand or are streamed.
+"""The corpus of a run, which gives the trainer its batches: the base class, and the corpus of prepared documents.
 
-``prepare`` may be called by all ranks at once. Training batches are iterated from a step on; an indexed
-corpus needs nothing else to resume, a streamed one also the JSON that its batches gave as ``state()``.
+Training batches are iterated from a given number of samples on. A prepared (indexed) corpus needs nothing else to
+resume; a streamed one also needs the JSON that its batches returned as ``state()``.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class TrainBatches(Iterator[StepBatch], ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Position after the batch last handed out, as JSON, equal on all ranks; to be given back on resume."""
+        """Position after the last returned batch, as JSON, equal on all ranks; a resume passes it back."""
 
     def close(self) -> None:
         """End what fetches ahead."""
 
 
 class Corpus(ABC):
-    """Train and held-out samples, their tokenizer, and the batches that the recipe asks for."""
+    """Train and held-out samples, their tokenizer, and batches of them."""
 
     train_size: int | None
-    """Samples of one epoch; None for a stream, whose length nobody knows."""
+    """Samples of one epoch; None for a stream, whose length is unknown."""
     has_held_out: bool
-    """Whether ``eval_batches`` has anything to give."""
+    """Whether ``eval_batches`` gives any batches."""
     stats: Stats
-    """What is known of the documents and tokens."""
+    """Statistics of documents and tokens."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Corpus(ABC):
         )
 
     def prints(self) -> dict[str, Any]:
-        """What the data is, for a resume to compare: equal for equal documents and tokens, wherever they lie."""
+        """Fingerprints that a resume compares: equal for equal documents and tokens, in whatever folder they lie."""
         return {"tokenizer": tokens_like(self.tokenizer), "versions": versions()}
 
     @abstractmethod
@@ -78,16 +78,16 @@ class Corpus(ABC):
         self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
     ) -> TrainBatches:
         """This data rank's share of the next ``steps`` steps after ``samples`` consumed ones (over all ranks);
-        ``state`` is what ``TrainBatches.state`` gave there, under whatever number of data ranks and batch size."""
+        ``state`` is the value of ``TrainBatches.state`` there, from any number of data ranks and any batch size."""
 
     @abstractmethod
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
-        """The first ``limit`` held-out samples (None: all; a stream needs a number), the same number of micro-batches
-        on every data rank; labels are -100 where a sample only fills a place."""
+        """The first ``limit`` held-out samples (None means all; a stream needs a number), in the same number of
+        micro-batches on every data rank; samples that only fill up a micro-batch have the labels -100."""
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """What padding holds; it is masked and has no labels, so any id serves if the tokenizer has none."""
+    """Token id for padding. Padding is masked and has no labels, so any id will do if the tokenizer has none."""
     known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(token, int))
     return next(known, 0)
 
@@ -127,7 +127,7 @@ class IndexedCorpus(Corpus):
         return {**super().prints(), **content, "counts": counts}
 
     def _left_out(self) -> Iterator[str]:
-        """Lines about text that is in no sample, and about a step that takes more samples than there are."""
+        """Lines on text that is in no sample, and on a step that takes more samples than one epoch has."""
         if line := self.stats.left_out():
             yield line
         size, stats = self.config.block_size, self.stats
@@ -196,7 +196,7 @@ class IndexedCorpus(Corpus):
 
 
 class IndexedBatches(TrainBatches):
-    """Batches whose position follows from the samples consumed, so that there is no state."""
+    """Batches without state, since their position follows from the number of consumed samples."""
 
     def __init__(self, batches: Iterator[StepBatch | Exception]) -> None:
         """``batches``: where one is an exception, it is raised in its turn (``loader.step_batches``)."""

@@ -1,4 +1,4 @@
-"""What is known of a corpus: how many documents and tokens, what was left out, and what tells it from another."""
+"""Statistics of a corpus: its documents, tokens and left-out text, and the digests that identify it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .file_formats import listed
 
 @dataclass
 class Stats:
-    """What is known of a corpus. Of a stream most is not: None."""
+    """Statistics of a corpus. Most are None for a stream."""
 
     documents: int | None = None
-    """Documents of the sources, empty and repeated ones not counted."""
+    """Documents of the sources, without empty and repeated ones."""
     duplicates_dropped: int | None = None
     """Documents that repeat another one."""
     undecodable_skipped: int | None = None
@@ -24,11 +24,11 @@ class Stats:
     empty_documents: int | None = None
     """Documents without text (null, or an empty string)."""
     without_text: list[str] = field(default_factory=list)
-    """Files that gave no document."""
+    """Names of files that gave no document."""
     documents_digest: str | None = None
-    """Equal for the same train and held-out documents in the same order."""
+    """Digest that is equal for the same train and held-out documents in the same order."""
     tokens_digest: str | None = None
-    """Equal for the same tokens."""
+    """Digest that is equal for the same tokens."""
     train_documents: int | None = None
     held_out_documents: int | None = None
     train_tokens: int | None = None
@@ -41,10 +41,10 @@ class Stats:
     bytes_per_token: float | None = None
     """UTF-8 bytes per token of the held-out documents (of the train documents, if none are held out)."""
     unigram_entropy: float | None = None
-    """Entropy in nats of the held-out tokens' own frequencies: a model that knows no context cannot get below it."""
+    """Entropy in nats of the frequencies of held-out tokens: the lowest loss of a model without context."""
 
     def left_out(self) -> str:
-        """What of the sources is in neither split, in one line; empty if nothing is known to be."""
+        """One line on documents that are in neither split; empty if none are known."""
         parts = [
             f"{count} {what}"
             for count, what in (
@@ -60,10 +60,11 @@ class Stats:
 
 
 def cut_line(name: str, cut: tuple[int, int], of: tuple[int, int], block_size: int) -> str:
-    """How much of a split ``data.packing=false`` cuts off; empty if nothing.
+    """One line on the part of a split that ``data.packing=false`` cuts off; empty if there is none.
 
     Args:
-        cut, of: documents and tokens, those beyond the block size and all.
+        cut: documents beyond the block size, and their tokens beyond it.
+        of: all documents and tokens.
     """
     if not cut[0]:
         return ""
@@ -75,7 +76,7 @@ def cut_line(name: str, cut: tuple[int, int], of: tuple[int, int], block_size: i
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
-    """32 hexadecimal digits of the numbers in ``arrays``, in order."""
+    """A hash of 32 hexadecimal digits of the numbers in ``arrays``, in order."""
     state = hashlib.blake2b(digest_size=16)
     for array in arrays:
         state.update(np.ascontiguousarray(array).data)

@@ -1,4 +1,4 @@
-"""What a recipe says about its data (group ``data``). Plain values only: imports nothing heavy."""
+"""The dataclass of a recipe's ``data`` part. It imports nothing heavy, since every command reads it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from .tokenizer import TokenizerConfig
 
 @dataclass
 class DataConfig:
-    """Where documents come from and how they become samples."""
+    """Source of the documents, and how they become samples."""
 
     source: Component
-    """The source of documents (``_target_`` of ``trireme.trainer.data.sources`` or your own class)."""
+    """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own."""
     eval_source: Component | None = None
-    """A source of its own for evaluation; null holds out a share of ``source``. With it, ``held_out`` is not used."""
+    """Separate source of held-out documents, which replaces ``held_out``; null holds out a share of ``source``."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """A pretrained tokenizer, or how to train one."""
+    """Pretrained tokenizer, or options to train one."""
     block_size: int = 512
-    """Tokens of a sample: all of them have so many with packing, at most so many without."""
+    """Tokens per sample: exactly this number with packing, at most this number without."""
     packing: bool = True
-    """Lay documents end to end and cut blocks; false makes each document one sample, cut off after a block."""
+    """Concatenate documents and cut them into blocks; false makes each document a sample, truncated to a block."""
     held_out: float = 0.05
     """Share of documents kept for evaluation, chosen by a hash of their text; 0 keeps none."""
     deduplicate: bool = True
-    """Drop documents that repeat an earlier one, and train documents that stand in ``eval_source``."""
+    """Drop documents that repeat an earlier one, and train documents that also occur in ``eval_source``."""
     shuffle: bool = True
-    """Visit samples in an order that depends on the seed and the epoch; false keeps the order of the source."""
+    """Shuffle samples in an order that depends on seed and epoch; false keeps the order of the source."""
     streaming: bool = False
-    """Read documents as training goes instead of preparing them all before it."""
+    """Read documents during training instead of preparing all of them before it."""
     shuffle_window: int = 1024
-    """Blocks that a stream is shuffled within."""
+    """Number of consecutive blocks among which a stream is shuffled."""
     append_eos: bool = True
     """End every document with the tokenizer's end-of-sequence token."""
     num_workers: int = 0
-    """Loader processes per rank; memory-mapped blocks are read in microseconds, so 0 is rarely slower."""
+    """Loader processes per rank. Memory-mapped blocks are read in microseconds, so 0 is rarely slower."""
     num_proc: int = 1
-    """Processes that tokenize; the tokenizer itself runs threads, so 1 uses all cores too."""
+    """Processes that tokenize. The tokenizer itself runs threads, so 1 uses all cores too."""
     cache_dir: str | None = None
-    """Where prepared data is kept; null is $TRIREME_CACHE, or ~/.cache/trireme."""
+    """Folder for prepared data; null takes $TRIREME_CACHE, or ~/.cache/trireme."""
 
     def __post_init__(self) -> None:
         refuse(self._problems())

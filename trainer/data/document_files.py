@@ -1,7 +1,7 @@
-"""Reads documents out of local files, one at a time, with messages that name the file, the place and the fix.
+"""Read documents from local files, one at a time, with errors that name the file, the line and a fix.
 
-Files are decoded and parsed here rather than by a `datasets` builder: its errors name neither byte nor line, and
-a reader that yields text serves the indexed way and the streaming way alike. Nothing here touches the network.
+Files are decoded and parsed here rather than by a builder of `datasets`, whose errors name neither byte nor line. The
+same reader serves prepared and streamed corpora. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ SplitText = Literal["file", "line", "paragraph"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a recipe says about all of its files."""
+    """Options of a recipe for reading its files."""
 
     text_column: str = "text"
     split_text: SplitText = "file"
     encoding: str = "utf-8"
     delimiter: str | None = None
-    """Between the cells of csv and tsv files; None is a comma, or a tab."""
+    """Character between the cells of csv and tsv files; None takes a comma or a tab."""
 
 
 def read_documents(path: str, format: Format, options: ReadOptions) -> Iterator[str]:
     """The documents of one file.
 
     Raises:
-        UserError: undecodable bytes, a malformed line or row, a missing column or one that is not text.
+        UserError: bytes cannot be decoded, a line or row is malformed, or the text column is missing or not text.
     """
     if format == "txt":
         yield from _split(decoded(path, options.encoding), options.split_text)
@@ -50,10 +50,10 @@ def read_documents(path: str, format: Format, options: ReadOptions) -> Iterator[
 
 
 def column_problem(place: str, text_column: str, columns: Mapping[str, str | None]) -> Problem:
-    """The text column is not there: name those that are, and the nearest that holds text.
+    """The problem of a missing text column, which lists the existing columns and suggests one.
 
     Args:
-        columns: name -> what it holds, None for text.
+        columns: name -> kind of its values, None for text.
     """
     texts = [name for name, kind in columns.items() if kind is None]
     nearest = difflib.get_close_matches(text_column, texts, n=1, cutoff=0.5) or texts[: len(texts) == 1]
@@ -65,7 +65,7 @@ def column_problem(place: str, text_column: str, columns: Mapping[str, str | Non
 
 
 def not_text(place: str, text_column: str, kind: str) -> Problem:
-    """The column is there, but holds something else."""
+    """The problem of a text column that holds other values than text."""
     return Problem(
         "data.source.text_column",
         f"in {place} the column holds {kind}, not text",
@@ -100,7 +100,7 @@ def _text(row: Any, text_column: str, place: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a person would call a value of JSON."""
+    """The kind of a JSON value in plain words."""
     if isinstance(value, list):
         inside = sorted({kind_of(item) for item in value[:10]})
         return f"a list of {' and '.join(inside)}" if inside else "an empty list"
@@ -109,7 +109,7 @@ def kind_of(value: Any) -> str:
 
 
 def encodable(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which no encoding can hold: it becomes U+FFFD."""
+    """Replace lone surrogates, which JSON can spell but no encoding can hold, by U+FFFD."""
     try:
         text.encode()
         return text
@@ -135,7 +135,7 @@ def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
 
 
 def _json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of JSON lines, or of a file that is one JSON array."""
+    """Pairs (place, row) of JSON lines, or of a file that is one JSON array."""
     name = Path(path).name
     numbered = enumerate(lines(decoded(path, encoding)), start=1)
     for number, line in numbered:
@@ -228,7 +228,7 @@ def _table_texts(path: str, format: Format, text_column: str) -> Iterator[str]:
         for batch in _record_batches(path, format, text_column):
             yield from (value or "" for value in batch.column(0).to_pylist())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno:  # the file system's word; Arrow's own has no number
+        if isinstance(error, OSError) and error.errno:  # an error of the file system; Arrow's own have no number
             raise
         raise UserError(
             Problem(
@@ -240,7 +240,7 @@ def _table_texts(path: str, format: Format, text_column: str) -> Iterator[str]:
 
 
 def _record_batches(path: str, format: Format, text_column: str) -> Iterator[Any]:
-    """Record batches with the text column only, without holding the whole file in memory."""
+    """Record batches of the text column, read without holding the whole file in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,7 +250,7 @@ def _record_batches(path: str, format: Format, text_column: str) -> Iterator[Any
             yield from file.iter_batches(batch_size=1024, columns=[text_column])
         return
     with pa.memory_map(path) as source:
-        is_file = source.read(6) == b"ARROW1"  # else the stream layout, which `datasets` writes
+        is_file = source.read(6) == b"ARROW1"  # otherwise the stream layout, which `datasets` writes
         source.seek(0)
         reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         check_column(Path(path).name, text_column, reader.schema)
@@ -270,7 +270,7 @@ def check_column(place: str, text_column: str, schema: Any) -> None:
 
 
 def not_string(type: Any) -> str | None:
-    """None for an Arrow type of strings (or of nothing but nulls), else its name."""
+    """None for an Arrow type of strings (or of nulls only), else the name of the type."""
     import pyarrow.types as pt
 
     inside = type.value_type if pt.is_dictionary(type) else type

@@ -1,4 +1,4 @@
-"""A recipe's source of documents, held to its contract: what it lacks, or gives wrongly, is one message by its key.
+"""Wrap a recipe's source of documents and check its contract, so that a fault becomes one message with its key.
 
 Sources raise problems of ``data.source``; the same class may stand at ``data.eval_source``, so problems are renamed
 here to the key that the recipe uses.
@@ -27,16 +27,16 @@ log = logging.getLogger("trireme.data")
 SOURCE, EVAL_SOURCE = "data.source", "data.eval_source"
 CONTRACT = "see docs/extending.md: a source has load(cache_dir), stream() and fingerprint()"
 OPTIONAL = {"look": [], "content": [], "notes": []}
-"""Methods that a source may have beside those, and what they are called with."""
+"""Optional methods of a source -> their arguments."""
 
 
 class DocumentSource:
-    """What the recipe names at ``key``, called with care."""
+    """The source at ``key`` of the recipe, with checked arguments and return values."""
 
     def __init__(self, component: Component, key: str = SOURCE) -> None:
         """
         Raises:
-            UserError: it cannot be made from its arguments.
+            UserError: the source cannot be constructed from its arguments.
         """
         self.key, self.name = key, component["_target_"]
         self.source = locate(self.name)
@@ -44,7 +44,7 @@ class DocumentSource:
             self.source = instantiate(component)
 
     def check(self, streaming: bool) -> None:
-        """Refuse an object that is no source, before anything is asked of it."""
+        """Refuse an object that lacks the methods of a source."""
         needed = {"stream" if streaming else "load": [] if streaming else [""], "fingerprint": []}
         problems = []
         for name, arguments in needed.items():
@@ -59,15 +59,15 @@ class DocumentSource:
             raise UserError(*problems)
 
     def look(self) -> list[str] | None:
-        """Refuse what a glance shows; the documents if the source could read all of them quickly."""
+        """Refuse problems that show quickly; returns the documents if the source could read all of them quickly."""
         return self._optional("look", None)
 
     def notes(self) -> list[str]:
-        """Lines for people about what was found."""
+        """Lines for the log on the documents that were found."""
         return list(self._optional("notes", []))
 
     def fingerprint(self) -> str:
-        """Names the documents in the cache."""
+        """A string that names the documents in the cache."""
         with self._named("fingerprint"):
             found = self.source.fingerprint()
         if not isinstance(found, str):
@@ -75,7 +75,7 @@ class DocumentSource:
         return found
 
     def content(self) -> str:
-        """As ``fingerprint``; equal for a copy of the documents elsewhere, where the source knows how to tell."""
+        """Like ``fingerprint``, but equal for a copy of the documents elsewhere, if the source supports it."""
         return self._optional("content", None) or self.fingerprint()
 
     @property
@@ -89,7 +89,7 @@ class DocumentSource:
         return list(getattr(self.source, "without_text", []))
 
     def load(self, cache_dir: str) -> Dataset:
-        """All documents as a data set with a column ``text``; a list of texts or rows is taken as well."""
+        """All documents as a data set with a column ``text``; the source may also return a list of texts or rows."""
         from datasets import Dataset
 
         with self._named("load"):
@@ -100,7 +100,7 @@ class DocumentSource:
             return write_texts(self._texts(found, "load"), cache_dir)
 
     def stream(self) -> IterableDataset:
-        """The same documents, read as they are asked for; a list or generator of them is taken as well."""
+        """The same documents, read on demand; the source may also return a list or generator of them."""
         from datasets import Dataset, Features, IterableDataset, Value
 
         with self._named("stream"):
@@ -126,13 +126,13 @@ class DocumentSource:
         return value or ""
 
     def rows(self, rows: Iterator[Any]) -> Iterator[str]:
-        """Texts of a stream's rows; what goes wrong while it is read is named too."""
+        """Texts of a stream's rows; errors while they are read also name the source."""
         with self._named("stream"):
             for row in rows:
                 yield self.text(row)
 
     def _check_columns(self, data: Dataset | IterableDataset, method: str) -> None:
-        """A stream may not know its columns before its first row, which ``text`` looks at."""
+        """Check the columns, if they are known; a stream may only know them at its first row, which ``text`` checks."""
         if data.features is None:
             return
         if "text" not in data.features:
@@ -162,7 +162,7 @@ class DocumentSource:
 
     @contextmanager
     def _named(self, doing: str) -> Iterator[None]:
-        """Problems name the key of the recipe, and so do other errors of a user's own class."""
+        """Context in which problems, and other errors of a user's own class, name the recipe's key."""
         try:
             with component_errors(self.key, self.source, doing):
                 yield
@@ -176,10 +176,10 @@ _ABSENT = object()
 
 
 def sources(source: Component, eval_source: Component | None, streaming: bool) -> list[DocumentSource]:
-    """The train source and, where there is one, the evaluation source.
+    """The train source and, if there is one, the evaluation source.
 
     Raises:
-        UserError: all problems of both.
+        UserError: a source does not keep its contract; with the problems of both.
     """
     opened, problems = [], []
     for key, component in ((SOURCE, source), (EVAL_SOURCE, eval_source)):

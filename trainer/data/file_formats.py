@@ -1,7 +1,7 @@
-"""Which local files a recipe means, and what each of them holds.
+"""Find the local files that a recipe names, and tell the format of each.
 
-A file's format follows from its suffix (``.jsonl.gz`` is JSON lines) or from ``data.source.format``. A suffix that is
-not known is never taken for text: a file named by the recipe is refused, a file of a folder is passed over and named.
+A file's format follows from its suffix (``.jsonl.gz`` is JSON lines) or from ``data.source.format``. A file with an
+unknown suffix is never read as text: if the recipe names it, it is refused; in a folder, it is skipped and reported.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ SUFFIXES: dict[str, Format] = {
     ".ipc": "arrow",
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes that say nothing of the format: the one before them does."""
+"""Suffixes of compression; the suffix before them tells the format."""
 ABOUT_THE_DATA = {"readme", "license", "licence", "changelog", "citation", "notice", "contributing", "authors"}
-"""Names (without suffix, in lower case) of texts that lie beside tables in a folder and are no documents."""
+"""Names (without suffix, in lower case) of texts about a data set, which are no documents of it."""
 OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-"""What ``datasets`` writes beside the tables of a folder."""
+"""Files that ``datasets`` writes beside the tables of a folder."""
 MOST_NAMES = 5
-"""Files named in one line."""
+"""Most files that are named in one line."""
 
 
 @dataclass
 class ChosenFiles:
-    """The files that paths stand for."""
+    """The files that a recipe's paths stand for."""
 
     files: dict[str, Format] = field(default_factory=dict)
     """Absolute path and format, in the order of the paths, each file once."""
     notes: list[str] = field(default_factory=list)
-    """For people: which files were taken from folders, and which were passed over."""
+    """Lines for the log: files that were taken from folders, and files that were skipped."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -60,7 +60,7 @@ def choose_files(paths: list[str], format: Format | None) -> ChosenFiles:
     """Files of ``paths`` (files, folders, glob patterns); problems are collected, not raised.
 
     Args:
-        format: of all files; None goes by their suffixes.
+        format: format of all files; None goes by their suffixes.
     """
     chosen = ChosenFiles()
     if not paths:
@@ -83,7 +83,7 @@ def choose_files(paths: list[str], format: Format | None) -> ChosenFiles:
 
 
 def format_of(path: Path) -> Format | None:
-    """What the suffix says, a suffix of compression left aside; None if it says nothing."""
+    """Format by the suffix, without a suffix of compression; None if the suffix is unknown."""
     name = path.name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -91,14 +91,14 @@ def format_of(path: Path) -> Format | None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """``a, b, c, d, e and 7 more``."""
+    """A list of names in one line, such as ``a, b, c, d, e and 7 more``."""
     names = list(names)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _take_folder(chosen: ChosenFiles, path: str, folder: Path, format: Format | None) -> None:
-    """All files under a folder whose suffix fits ``format``; hidden ones are left out."""
+    """Choose all files under a folder whose suffix fits ``format``, without hidden ones."""
     files: dict[Path, Format | None] = {file: format_of(file) for file in _files_under(folder)}
     tables = format is None and any(known not in (None, "txt") for known in files.values())
     taken: dict[Path, Format] = {}
@@ -127,7 +127,7 @@ def _take_folder(chosen: ChosenFiles, path: str, folder: Path, format: Format | 
 
 
 def _kept(known: Format | None, format: Format) -> Format | None:
-    """``format``, or None for a file of a folder whose suffix says something else."""
+    """``format``, or None for a file whose suffix means another format."""
     alike = (known == "json" and format == "jsonl") or (known == "jsonl" and format == "json")
     return format if known is None or known == format or alike else None
 

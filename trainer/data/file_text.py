@@ -1,6 +1,7 @@
-"""The text of a local file, decompressed and decoded a piece at a time, with the place of what cannot be decoded.
+"""Read the text of a local file, decompressed and decoded in chunks, with errors that name the undecodable byte.
 
-Compression is told by the first bytes, not by the name: downloads are decompressed on the way more often than renamed.
+Compression is recognised by the first bytes, not by the name, since downloads may be decompressed on the way without
+being renamed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def decoded(path: str, encoding: str) -> Iterator[str]:
     """Text of the file in chunks; newlines stay as they are, a byte order mark is dropped.
 
     Raises:
-        UserError: it is not text in this encoding, or its compression is damaged.
+        UserError: the file is not text in this encoding, or its compressed data is damaged.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
     position, first, head = 0, True, b""
@@ -69,7 +70,7 @@ def decoded(path: str, encoding: str) -> Iterator[str]:
 
 
 def lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their line ends; only ``\\n`` ends a line (a text may hold the rarer separators)."""
+    """Lines with their line ends; only ``\\n`` ends a line, since texts may hold rarer separators."""
     rest: list[str] = []
     for chunk in chunks:
         *whole, last = chunk.split("\n")
@@ -94,7 +95,7 @@ def _opened(path: str) -> Iterator[IO[bytes] | Any]:
         with readers[kind](path, "rb") as file:
             yield file
     except (EOFError, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the file system's word; that of decompression has no number
+        if isinstance(error, OSError) and error.errno:  # an error of the file system; those of decompression have none
             raise
         raise UserError(
             Problem(path, f"cannot be decompressed ({kind}): {error}", "get the file anew: it is damaged or cut short")

@@ -1,7 +1,7 @@
-"""Which documents are held out, and which are repeats: both follow from a hash of a document's text.
+"""Decide by a hash of a document's text whether it is held out, and whether it repeats another one.
 
-So the split is stable: adding, dropping or reordering documents moves no other document from one side to the
-other, the streaming way and the indexed way agree, and a repeated document can never stand on both sides.
+So the split is stable: adding, dropping or reordering documents moves no other document to the other split, prepared
+and streamed corpora agree, and a repeated document is never in both splits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b over the UTF-8 text (a chance repeat among 10^8 documents: 3 in 10^4)."""
+    """64 bits of BLAKE2b over the UTF-8 text (probability of a collision among 10^8 documents: 3 in 10^4)."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -25,8 +25,8 @@ def is_held_out(hashes: np.ndarray | int, share: float) -> Any:
 def split_documents(hashes: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Positions (ascending) of train and held-out documents.
 
-    Few documents may leave a side empty by chance; then the one with the smallest or greatest hash fills it, which
-    is as independent of the order as the rule itself.
+    With few documents a split may be empty by chance. Then it gets the document with the smallest or greatest hash,
+    which does not depend on the order either.
     """
     chosen = np.asarray(is_held_out(hashes, share))
     if share > 0 and len(np.unique(hashes)) > 1:

@@ -1,4 +1,4 @@
-"""Documents of a data set on the Hugging Face hub. The only source that may touch the network."""
+"""Read documents from a data set on the Hugging Face hub. This is the only source that may use the network."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Hub:
     name: str | None = None
     """Configuration of the data set."""
     split: str = "train"
-    """Split, also a slice such as ``train[:10%]``."""
+    """Split, or a slice of one such as ``train[:10%]``."""
     text_column: str = "text"
     """Column that holds the document."""
     revision: str | None = None
-    """Commit, tag or branch; with a commit nothing needs to be asked from the hub once it is prepared."""
+    """Commit, tag or branch; with a commit, prepared data is used without asking the hub."""
 
     def load(self, cache_dir: str) -> Dataset:
-        """Downloads go to the cache of `datasets` (``HF_HOME``), not to ``cache_dir``: other projects share them."""
+        """All documents. Downloads go to the cache of `datasets` (``HF_HOME``), which other projects share."""
         return self._text_only(self._load(streaming=False))
 
     def stream(self) -> IterableDataset:
         return self._text_only(self._load(streaming=True))
 
     def look(self) -> None:
-        """Refuse a path that can only be a local folder and is none; the hub is not asked."""
+        """Refuse a path that can only be a local folder but does not exist; the hub is not asked."""
         folder = Path(self.path).expanduser()
         if folder.is_dir():
             return
@@ -54,7 +54,7 @@ class Hub:
         return self._print(time_stamp)
 
     def content(self) -> str:
-        """As ``fingerprint``, but equal for copies of a local folder."""
+        """Like ``fingerprint``, but equal for copies of a local folder."""
         return self._print(content_stamp)
 
     def _print(self, stamp: Callable[[Path], Any]) -> str:
@@ -68,7 +68,7 @@ class Hub:
         return hash_json([self.path if stamp is time_stamp else "", self.name, self.split, self.text_column, content])
 
     def _commit(self) -> str:
-        """The commit that the revision stands for; without a network, the newest that is in the local cache."""
+        """The commit that the revision stands for; without a network, the newest commit in the local cache."""
         revision = self.revision
         if revision and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
             return revision
@@ -80,19 +80,19 @@ class Hub:
         try:
             cached = snapshot_download(self.path, repo_type="dataset", revision=revision, local_files_only=True)
             return Path(cached).name
-        except Exception:  # nothing cached there; `datasets` may still have the set in a cache of its own
+        except Exception:  # nothing is cached there, but `datasets` may have the data set in its own cache
             return "unknown"
 
     def _ask_hub(self) -> str | None:
-        """The newest commit; None where the hub does not answer."""
+        """The newest commit; None if the hub does not answer."""
         from huggingface_hub import HfApi
         from huggingface_hub.utils import HfHubHTTPError
 
         try:
             return HfApi().dataset_info(self.path, revision=self.revision, timeout=10).sha or "unknown"
-        except HfHubHTTPError:  # an answer: no such data set, no access; loading says so
+        except HfHubHTTPError:  # the hub answers that there is no such data set or no access; loading reports it
             return "unknown"
-        except Exception as error:  # the clients below the hub's change, and with them what they raise
+        except Exception as error:  # the HTTP clients below raise errors of many types
             log.info("the hub does not answer for %s (%s): going by the local cache", self.path, type(error).__name__)
             return None
 
@@ -126,7 +126,7 @@ class Hub:
             ) from error
 
     def _text_only(self, data: Any) -> Any:
-        """The text column alone, as ``text``; a stream that does not know its columns is refused at its first row."""
+        """The text column only, renamed to ``text``. A stream with unknown columns is checked at its first row."""
         place = f"data set {self.path!r}"
         if data.features is not None:
             check_column(place, self.text_column, data.features.arrow_schema)
@@ -138,7 +138,8 @@ class Hub:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Go by the caches at once: the libraries would ask each file five times more, for half a minute each."""
+    """Context in which only caches are used; otherwise the libraries would retry each file five times, for half a
+    minute each."""
     from datasets import config
     from huggingface_hub import constants
 

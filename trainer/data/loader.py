@@ -1,8 +1,8 @@
-"""From an indexed data set to the batches of the steps to come, one data rank's share of each.
+"""Load batches from an indexed data set: one data rank's share of each step.
 
-After p consumed samples a step takes the global positions ``[p, p + G)``, whatever the epoch they fall in, so batches
-straddle epoch borders and nothing is dropped. Data rank r of D takes the contiguous part r: joined in rank order, the
-shares are the batch that one rank would see. There is no state: resuming is another p, also under another G.
+After p consumed samples a step takes the global positions ``[p, p + G)``, in whatever epoch they are, so batches may
+span two epochs and nothing is dropped. Data rank r of D takes the contiguous part r; joined in rank order, the shares
+are the batch of a single rank. There is no state: a resume starts at another p, also with another G.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 POSITIONS_AT_ONCE = 1024
-"""Positions mapped together: the cost of a call is spread over several steps."""
+"""Positions that are mapped in one call, so that its cost is spread over several steps."""
 
 
 class Collator(Protocol):
-    """What collators offer: a share of a step, or one micro-batch."""
+    """The interface of collators: make a share of a step, or one micro-batch."""
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch: ...
 
@@ -88,10 +88,10 @@ def step_batches(
     """This data rank's share of the next ``steps`` steps; an error of a worker stands for the batch that it made.
 
     Args:
-        samples: consumed so far, over all ranks and passes.
-        dataset: gives samples by index (``__getitems__`` is used where it is there).
-        num_workers: processes that fetch and collate ahead; 0 does it in this process.
-        pin_memory: put batches in page-locked memory (ignored where there is no accelerator).
+        samples: samples consumed so far, over all ranks and passes.
+        dataset: gives samples by index (``__getitems__`` is used if it exists).
+        num_workers: processes that load and collate ahead; 0 does it in this process.
+        pin_memory: put batches in page-locked memory (ignored without an accelerator).
     """
     sampler = StepSampler(
         order,
@@ -110,7 +110,7 @@ def step_batches(
         collate_fn=partial(_collated_or_error, collator) if num_workers else collator,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.accelerator.is_available(),
-        generator=torch.Generator(),  # else every start would draw from the global generator and shift dropout
+        generator=torch.Generator(),  # otherwise every start would draw from the global generator and change dropout
         **workers,
     )
     return iter(loader)
@@ -125,8 +125,8 @@ def _collated_or_error(collator: Collator, samples: Sequence[Sample]) -> StepBat
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    """Terminals, SLURM and torchrun signal groups of processes; the rank still needs its workers to save, and ends
-    them itself (they also end when it is gone)."""
+    """Ignore signals in a loader process: terminals, SLURM and torchrun signal groups of processes, but the rank needs
+    its workers until it has saved, and then ends them itself (they also end if it dies)."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -142,8 +142,8 @@ def evaluation_batches(
 ) -> Iterator[MicroBatch]:
     """The first ``limit`` samples in order, each on one data rank only.
 
-    Every data rank gets the same number of micro-batches of the same number of samples, because a forward of a sharded
-    model is a collective; what is missing is filled with samples whose labels are all -100.
+    Every data rank gets equally many micro-batches of the same size, since a forward pass of a sharded model is a
+    collective; missing samples are filled up with samples whose labels are all -100.
     """
     size = len(dataset)  # type: ignore[arg-type]
     count = size if limit is None else min(limit, size)

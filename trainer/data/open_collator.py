@@ -1,4 +1,4 @@
-"""A recipe's collator, held to its contract: its arguments when it is made, what it gives at its first batch."""
+"""Open a recipe's collator and check its contract: its arguments at once, its results at the first batch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .loader import Collator
 
 DEFAULT = f"{CausalLMCollator.__module__}.{CausalLMCollator.__name__}"
 GIVEN = ("block_size", "pad_token_id", "micro_batch_size")
-"""Arguments that the engine gives every collator."""
+"""Arguments that the engine passes to every collator."""
 CONTRACT = "see docs/extending.md: a collator is made with block_size, pad_token_id and micro_batch_size, gives a "
 CONTRACT += "StepBatch when called with samples, and has micro_batch(samples)"
 
 
 def open_collator(component: Component | None, **given: int) -> Collator:
-    """The collator of a recipe; None takes the one of next-token prediction.
+    """The collator of a recipe; None takes the one for next-token prediction.
 
     Args:
         given: values of ``GIVEN``.
 
     Raises:
-        UserError: it does not keep the contract.
+        UserError: the collator does not keep its contract.
     """
     component = component or {"_target_": DEFAULT}
     problems = collator_problems(component)
@@ -47,10 +47,10 @@ def open_collator(component: Component | None, **given: int) -> Collator:
 
 
 def collator_problems(component: Component) -> list[Problem]:
-    """Arguments of the engine that a collator does not take."""
+    """The problem of a collator that does not take the engine's arguments."""
     try:
         parameters = inspect.signature(locate(component["_target_"])).parameters
-    except (ImportError, TypeError, ValueError):  # reported where components are checked; or nothing is known of it
+    except (ImportError, TypeError, ValueError):  # reported by the check of components, or there is no signature
         return []
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return []
@@ -59,7 +59,7 @@ def collator_problems(component: Component) -> list[Problem]:
 
 
 class CheckedCollator:
-    """Passes everything on to a user's collator, and looks at what it gives first."""
+    """Calls a user's collator, and checks its first results."""
 
     def __init__(self, collator: Collator, name: str, micro_batch_size: int) -> None:
         self.collator, self.name, self.micro_batch_size = collator, name, micro_batch_size

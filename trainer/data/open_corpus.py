@@ -1,4 +1,4 @@
-"""Open the corpus of a run: prepare its documents, find them prepared, or begin a stream."""
+"""Open the corpus of a run: prepare its documents, use prepared ones from the cache, or begin a stream."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def open_corpus(
     collator: Component | None = None,
     tokenizer_folder: str | None = None,
 ) -> Corpus:
-    """Prepare the corpus, or find it prepared; every rank may call this at once.
+    """Open the corpus of a recipe, and prepare it if needed; all ranks may call this at once.
 
     Args:
-        seed: names the order of samples.
-        settings: gives the batch sizes (and, for a stream, how many held-out samples to collect).
-        collator: the recipe's; None takes the one of next-token prediction.
-        tokenizer_folder: what lies beside the model's weights; its tokenizer is used unless the recipe names another.
+        seed: seed of the order of samples.
+        settings: settings with the batch sizes (and, for a stream, the number of held-out samples to collect).
+        collator: the recipe's collator; None takes the one for next-token prediction.
+        tokenizer_folder: folder of the model's weights, whose tokenizer is used unless the recipe names another.
 
     Raises:
-        UserError: the documents, the tokenizer or the cache folder are not usable; says what to change.
+        UserError: the documents, the tokenizer or the cache folder are not usable.
     """
     config = _with_tokenizer(config, tokenizer_folder)
     if config.streaming:
@@ -52,7 +52,7 @@ def open_corpus(
 
 
 def _with_tokenizer(config: DataConfig, tokenizer_folder: str | None) -> DataConfig:
-    """Weights understand only the tokens they were trained on: training another tokenizer for them is never meant."""
+    """Use the weights' own tokenizer unless the recipe names one, since weights only fit the tokens they know."""
     if tokenizer_folder is None or config.tokenizer.path is not None:
         return config
     if problem := lacks_tokenizer(Path(tokenizer_folder), "model.weights", tokenizer_folder):

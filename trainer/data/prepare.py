@@ -1,6 +1,6 @@
-"""Prepares an indexed corpus once: load, hash, deduplicate, split, train the tokenizer, tokenize, write.
+"""Prepare a corpus once: load, hash, deduplicate, split, train the tokenizer, tokenize, write.
 
-The result lies in ``cache_dir/<fingerprint>`` (see ``cache.py``): the first process that asks works, others find it.
+The result lies in ``cache_dir/<fingerprint>`` (see ``cache.py``): the first process builds it, all others use it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.data")
 VERSION = 2
-"""Counts up when preparation changes, so that older caches are left alone."""
+"""Version of the preparation, raised when it changes, so that older caches are not used."""
 
 
 def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
-    """The folder of the prepared corpus and its tokenizer; prepares them if no one has.
+    """The folder of the prepared corpus, and its tokenizer; both are built if they are not in the cache.
 
     Raises:
-        UserError: bad input, no documents, everything in one split, or no room for the cache.
+        UserError: bad input, no documents, an empty split, or no space for the cache.
     """
     root = cache_root(config.cache_dir)
     source, *others = sources(config.source, config.eval_source, streaming=False)
@@ -146,7 +146,7 @@ def _texts(documents: Dataset) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _progress_bars() -> Iterator[None]:
-    """Bars of `datasets` for people only: in a log file they are noise."""
+    """Context in which `datasets` shows progress bars only on a terminal, not in a log file."""
     import datasets
 
     disabled = datasets.are_progress_bars_disabled()

@@ -1,4 +1,4 @@
-"""The order of samples: a keyed permutation per epoch, computed and never stored.
+"""Compute the order of samples: a keyed permutation for each epoch, which is never stored.
 
 A shuffled index list costs 8 bytes per sample and ties the order to one library's generator. Here the index at a
 position is *computed*: a Feistel network over a x b >= size (Black and Rogaway, "Ciphers with Arbitrary Finite
@@ -23,8 +23,8 @@ class EpochOrder:
     def __init__(self, size: int, seed: int, shuffle: bool = True) -> None:
         """
         Args:
-            size: samples in one epoch, at least 1.
-            seed: names the order; any integer.
+            size: samples of one epoch, at least 1.
+            seed: any integer; each gives another order.
             shuffle: False gives ``position % size``.
         """
         if size < 1:
@@ -45,7 +45,7 @@ class EpochOrder:
 
 
 def permute(indices: np.ndarray, size: int, *key: int) -> np.ndarray:
-    """Where ``indices`` (int64, 1-D, below ``size``) go in the permutation of ``range(size)`` that ``key`` names."""
+    """Images of ``indices`` (int64, 1-D, below ``size``) under the permutation of ``range(size)`` with this key."""
     left_size = max(isqrt(size - 1) + 1, 1)  # ceil(sqrt(size))
     right_size = -(-size // left_size)
     round_keys = _round_keys(key)

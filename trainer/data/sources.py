@@ -1,9 +1,9 @@
-"""Where documents come from. A recipe chooses a source by ``_target_`` in ``data.source``.
+"""Sources of documents: Python files, local files, and the hub. A recipe names one by ``_target_`` in ``data.source``.
 
-A source is a dataclass with ``load`` (all documents as an Arrow data set with a column ``text``), ``stream`` (the
-same, read as it goes) and ``fingerprint`` (a string that changes with the content and names the cached work).
-A user's own class with these three takes part by its import path (docs/extending.md); ``open_source.py`` holds it to
-the contract. Only ``Hub`` may touch the network.
+A source is a dataclass with ``load`` (all documents as an Arrow data set with a column ``text``), ``stream`` (the same,
+read on demand) and ``fingerprint`` (a string that changes with the content and names the cache entry). A recipe may
+name the user's own class with these three (docs/extending.md); ``document_source.py`` checks its contract. Only ``Hub``
+may use the network.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 __all__ = ["Files", "Hub", "PythonSources", "Source"]
 log = logging.getLogger("trireme.data")
 MOST_PROBLEMS = 20
-"""Bad files reported together; after so many there is one cause behind them."""
+"""Most bad files that are reported together; more have probably the same cause."""
 SMALL = 8 << 20
-"""Bytes of files that a check reads to the end."""
+"""Total bytes up to which a check reads all files completely."""
 HEAD = 20
 """Documents that a check reads of a larger file."""
 CHECK_SECONDS = 1.0
-"""How long a check reads heads of files; of the rest it has seen that they exist."""
+"""Time limit of a check for reading heads of files; for the remaining files it only checks that they exist."""
 
 
 class Source(Protocol):
-    """What ``data.source`` must offer."""
+    """The interface of ``data.source``."""
 
     def load(self, cache_dir: str) -> Dataset:
         """All documents, with a column ``text``; ``cache_dir`` is scratch space that is deleted after preparation."""
         ...
 
     def stream(self) -> IterableDataset:
-        """The same documents in the same order, read as they are asked for."""
+        """The same documents in the same order, read on demand."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes when the documents change."""
+        """A string that changes when the documents change."""
         ...
 
     # Optional, beside these: ``look() -> list[str] | None``, which refuses what a glance shows and gives the documents
@@ -67,9 +67,9 @@ class PythonSources:
     """Python source files: by default the standard library of the running Python, which every machine has."""
 
     roots: list[str] | None = None
-    """Folders to search; null is the standard library."""
+    """Folders to search; null takes the standard library."""
     exclude: list[str] = field(default_factory=lambda: ["site-packages", "dist-packages", "__pycache__"])
-    """Names of folders that are left out."""
+    """Names of folders to leave out."""
 
     def __post_init__(self) -> None:
         self.roots = [self.roots] if isinstance(self.roots, str) else self.roots
@@ -77,7 +77,7 @@ class PythonSources:
         self.skipped = 0  # files of the last load that could not be decoded
 
     def load(self, cache_dir: str) -> Dataset:
-        """One document per file, decoded as PEP 263 says; files that cannot be decoded are skipped and counted."""
+        """One document per file, decoded by PEP 263; files that cannot be decoded are skipped and counted."""
         self.skipped = 0
         return write_texts(self._documents(), cache_dir)
 
@@ -95,7 +95,7 @@ class PythonSources:
         return hash_json([(name, *time_stamp(path)) for name, path in self._files()])
 
     def look(self) -> None:
-        """Refuse folders that are not there, or hold no Python."""
+        """Refuse folders that do not exist, or hold no Python files."""
         if not self._files():
             where = ", ".join(self.roots or ["the standard library"])
             raise UserError(
@@ -106,7 +106,7 @@ class PythonSources:
         return hash_json([(name, *content_stamp(path)) for name, path in self._files()])
 
     def _files(self) -> list[tuple[str, Path]]:
-        """(path under its root, path), sorted, so that the order is the same on every file system."""
+        """Pairs (path under its root, path), sorted, so that the order is the same on every file system."""
         roots = self.roots if self.roots is not None else [sysconfig.get_paths()["stdlib"]]
         missing = [root for root in roots if not Path(root).expanduser().is_dir()]
         if missing:
@@ -141,15 +141,15 @@ class Files:
     paths: list[str]
     """Files, folders (all files under them), or glob patterns (``**`` for any depth)."""
     format: Literal["auto", "txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
-    """What the files are; auto goes by the suffix, and refuses one that it does not know."""
+    """Format of the files; auto goes by the suffix, and refuses unknown ones."""
     text_column: str = "text"
     """Column that holds the document (not for txt)."""
     split_text: Literal["file", "line", "paragraph"] = "file"
-    """What one document is in a txt file; paragraphs are parted by blank lines."""
+    """Part of a txt file that is one document; paragraphs are separated by blank lines."""
     encoding: str = "utf-8"
-    """Encoding of text, JSON and CSV files, by Python's name for it."""
+    """Encoding of text, JSON and CSV files, by its name in Python."""
     delimiter: str | None = None
-    """One character between the cells of a row; null is a comma in csv files, a tab (``\\t``) in tsv files."""
+    """Character between the cells of a row; null takes a comma in csv files, a tab (``\\t``) in tsv files."""
 
     def __post_init__(self) -> None:
         self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
@@ -187,15 +187,15 @@ class Files:
         return hash_json([self._reading(), files])
 
     def content(self) -> str:
-        """As ``fingerprint``, but equal for copies of the files in another folder."""
+        """Like ``fingerprint``, but equal for copies of the files in another folder."""
         return hash_json([self._reading(), [(form, *content_stamp(Path(path))) for path, form in self._files()]])
 
     def notes(self) -> list[str]:
-        """What was taken from folders, and what was passed over."""
+        """Lines on files that were taken from folders, and files that were skipped."""
         return [f"data: {note}" for note in self._chosen().notes]
 
     def look(self) -> list[str] | None:
-        """The documents, if all files together are small; else the head of every file is read."""
+        """Read all files and return the documents if they are small together; otherwise read the head of every file."""
         files = self._files()
         if sum(Path(path).stat().st_size for path, _ in files) <= SMALL:
             return list(self._documents())
@@ -205,7 +205,7 @@ class Files:
         return None
 
     def _head(self, path: str, format: Format) -> Iterator[str]:
-        """The first documents of a file; of one that is read as a whole, the first piece."""
+        """The first documents of a file; the first chunk if the whole file is one document or one JSON array."""
         whole = (format == "txt" and self.split_text == "file") or (
             format == "json" and Path(path).stat().st_size > SMALL
         )
@@ -224,7 +224,7 @@ class Files:
         return ReadOptions(self.text_column, self.split_text, self.encoding, self.delimiter)
 
     def _reading(self) -> list[str]:
-        """What of the options decides about the documents; a delimiter only if one is set, as older caches know."""
+        """Options that change the documents; a delimiter only if it is set, so that older caches stay valid."""
         return [self.text_column, self.split_text, self.encoding, *([self.delimiter] if self.delimiter else [])]
 
     def _read(self, path: str, format: Format) -> Iterator[str]:
@@ -236,7 +236,7 @@ class Files:
 
 
 def _together(files: Iterable[tuple[str, Iterator[str]]], without_text: list[str] | None = None) -> Iterator[str]:
-    """Documents of all files; problems are raised at the end, those of all files together."""
+    """Documents of all files; the problems of all files are raised together at the end."""
     problems: list[Any] = []
     for path, documents in files:
         some = False

@@ -1,4 +1,4 @@
-"""Loads the documents of a recipe and parts them: repeats and empty ones go, the rest is train or held out."""
+"""Load the documents of a recipe, drop repeated and empty ones, and split the rest into train and held-out ones."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = logging.getLogger("trireme.data")
 
 @dataclass
 class Documents:
-    """Documents that count, with what is known of each."""
+    """Documents with their hashes and sizes."""
 
     data: Dataset
     hashes: np.ndarray
-    """uint64."""
+    """Hash of every text (uint64)."""
     sizes: np.ndarray
-    """Bytes, int64."""
+    """Bytes of every text (int64)."""
     repeats: int = 0
     """Documents dropped because they repeat another one."""
     empty: int = 0
@@ -48,10 +48,10 @@ class Documents:
 def split(
     config: DataConfig, source: DocumentSource, eval_source: DocumentSource | None, temporary: Path
 ) -> tuple[Dataset, Dataset, Stats]:
-    """Train and held-out documents, and what the stats say so far (``bytes_per_token`` still holds bytes).
+    """Train and held-out documents, and the statistics so far (``bytes_per_token`` still holds bytes).
 
     Raises:
-        UserError: bad input, no documents, or nothing for one of the two.
+        UserError: bad input, no documents, or an empty split.
     """
     start = time.perf_counter()
     every = [_documents(config, source, temporary / "source")]
@@ -87,7 +87,7 @@ def split(
 
 
 def one_sided(config: DataConfig, documents: int, all_in_train: bool) -> Problem:
-    """One of the two splits would be empty."""
+    """The problem of a split that would be empty."""
     if config.eval_source:
         return Problem(
             "data.eval_source",
@@ -131,7 +131,7 @@ def _documents(config: DataConfig, source: DocumentSource, temporary: Path) -> D
 
 
 def no_documents(key: str, empty: int, without_text: list[str]) -> Problem:
-    """A source without a single text."""
+    """The problem of a source without any text."""
     found = f" ({empty} found, all of them empty)" if empty else ""
     files = f" (nothing in {listed(without_text)})" if without_text else ""
     return Problem(key, f"gives no documents{found}{files}", "point it at text")
@@ -146,7 +146,7 @@ def _measure(batch: dict[str, list[str | None]]) -> dict[str, np.ndarray]:
 
 
 def map_into(data: Dataset, function: Any, features: Any, target: Path, num_proc: int) -> Dataset:
-    """``Dataset.map`` in batches into one place of our own; its own cache is of no use here, so nothing is hashed."""
+    """``Dataset.map`` in batches into the file ``target``. Its own cache is not needed here, so nothing is hashed."""
     return data.map(
         function,
         batched=True,

@@ -1,4 +1,4 @@
-"""Streaming: documents become blocks while training goes, with exact resume.
+"""Stream a corpus: turn documents into blocks during training, with exact resume.
 
 documents -> held-out filter -> tokenized 16 at a time -> blocks -> shuffled in windows -> one global row of blocks,
 of which each data rank takes its part of every step. *Every rank reads and tokenizes the whole stream*, so that the
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.data")
 DOCUMENTS_AT_ONCE = 16
-"""Tokenized together: enough to keep the tokenizer busy, few enough to read again on resume."""
+"""Documents that are tokenized together: enough to keep the tokenizer busy, few enough to read again on resume."""
 _NO_LIMIT = Problem(
     "trainer.eval_samples", "an evaluation of a stream needs an end", "set a number such as trainer.eval_samples=512"
 )
@@ -62,7 +62,7 @@ class BlockReader(Iterator[np.ndarray]):
         packing: bool,
         position: dict[str, Any] | None = None,
     ) -> None:
-        """``position``: what ``position()`` gave; None starts at the first document."""
+        """``position``: a value of ``position()``; None starts at the first document."""
         self.stream, self.tokenize, self.keep = source.stream(), tokenize, keep
         self.block_size, self.packing = block_size, packing
         self.source_state: dict[str, Any] | None = position["source"] if position else None
@@ -78,7 +78,7 @@ class BlockReader(Iterator[np.ndarray]):
             self.used = position["used"]
 
     def position(self) -> dict[str, Any]:
-        """Where the next block begins: source state before its first batch of documents, and what of that is used."""
+        """Position of the next block: source state before its first batch of documents, and the used part of it."""
         if not self.segments:
             return {"source": self.source_state, "used": 0}
         return {"source": self.segments[0][0], "used": self.used}
@@ -106,7 +106,7 @@ class BlockReader(Iterator[np.ndarray]):
         return True
 
     def left_out(self) -> Iterator[str]:
-        """What of the documents read so far is in no block, in lines for people."""
+        """Lines for the log on text of the documents read so far that is in no block."""
         counts = self.counts
         if counts["empty"]:
             yield f"{counts['empty']} document(s) of the stream hold no text (null or empty)"
@@ -118,7 +118,7 @@ class BlockReader(Iterator[np.ndarray]):
         return self._next_packed() if self.packing else self._next_document()
 
     def _next_packed(self) -> np.ndarray:
-        """``used`` counts tokens of the first segment."""
+        """The next block of concatenated documents; ``used`` counts tokens of the first segment."""
         while sum(len(documents[0]) for _, documents in self.segments) - self.used < self.block_size:
             if not self._fetch():
                 raise StopIteration
@@ -135,7 +135,7 @@ class BlockReader(Iterator[np.ndarray]):
         return np.concatenate(pieces)
 
     def _next_document(self) -> np.ndarray:
-        """``used`` counts documents of the first segment."""
+        """The next document as a block; ``used`` counts documents of the first segment."""
         while not self.segments:
             if not self._fetch():
                 raise StopIteration
@@ -231,7 +231,7 @@ class ShuffledBlocks(Iterator[Sample]):
     def _fill(self) -> int:
         self.start = self.reader.position()
         blocks = list(islice(self.reader, self.config.shuffle_window))
-        if self.epoch == 0 and (self.window == 0 or not blocks):  # early, and once more when all of it is known
+        if self.epoch == 0 and (self.window == 0 or not blocks):  # early, and again at the end of the first pass
             for line in self.reader.left_out():
                 log.info("so far, %s" if blocks else "%s", line)
         order = np.arange(len(blocks))
@@ -280,14 +280,14 @@ class StreamBatches(TrainBatches):
 
 
 class StreamingCorpus(Corpus):
-    """Documents that are read as training goes."""
+    """A corpus whose documents are read during training."""
 
     train_size = None
 
     def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None) -> None:
         self.stats = Stats()
         self.has_held_out = bool(config.eval_source or config.held_out)
-        # Without a source of its own for evaluation, documents are held out by the rule of the indexed way.
+        # Without a separate evaluation source, documents are held out by the same rule as in a prepared corpus.
         self._share = 0.0 if config.eval_source else config.held_out
         if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
             raise UserError(_NO_LIMIT)
@@ -356,7 +356,7 @@ class StreamingCorpus(Corpus):
         )
 
     def _collect(self, limit: int) -> None:
-        """Hold the first ``limit`` held-out blocks in memory; they are the same on every rank and after a resume."""
+        """Read the first ``limit`` held-out blocks into memory; they are equal on all ranks and after a resume."""
         if self._eval_source:
             reader = self._reader(self._eval_source, lambda text: True)
         else:

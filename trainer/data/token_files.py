@@ -1,8 +1,8 @@
-"""Tokens on disk, and the data sets that cut samples from them without copying.
+"""Store tokens on disk, and cut samples from them without copying.
 
-All documents lie end to end in one Arrow file: a single integer column in record batches of equal length. It is
-memory-mapped, so opening it costs nothing, ranks share its pages, and a block is a numpy view (a copy only where it
-crosses a record batch). Block size and packing are not in the file: changing them prepares nothing anew.
+All documents are concatenated in one Arrow file: a single integer column in record batches of equal length. The file is
+memory-mapped, so opening it costs nothing, ranks share its pages, and a block is a numpy view (copied only if it spans
+two record batches). Block size and packing are not part of the file, so changing them needs no new preparation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BATCH = 1 << 22
 
 
 def write_column(path: str, arrays: Iterable[np.ndarray], dtype: np.dtype | type, batch: int = BATCH) -> int:
-    """Write 1-D arrays end to end as an Arrow file; returns the number of values. Holds one record batch in memory."""
+    """Write concatenated 1-D arrays as an Arrow file, with one record batch in memory; returns the number of values."""
     import pyarrow as pa
 
     schema = pa.schema([("values", pa.from_numpy_dtype(np.dtype(dtype)))])
@@ -39,7 +39,7 @@ def write_column(path: str, arrays: Iterable[np.ndarray], dtype: np.dtype | type
 
 
 class Column:
-    """A column that ``write_column`` wrote, memory-mapped; slices like an array. Pickles as its path."""
+    """A memory-mapped column that ``write_column`` has written. It is pickled as its path."""
 
     def __init__(self, path: str) -> None:
         import pyarrow as pa
@@ -59,7 +59,7 @@ class Column:
         return Column, (self.path,)
 
     def cut(self, start: int, stop: int) -> np.ndarray:
-        """Values ``[start, stop)``, read-only: a view unless they cross a record batch."""
+        """Values ``[start, stop)``, read-only; a view unless they span several record batches."""
         stop = min(stop, self.length)
         first, last = start // self.batch, (stop - 1) // self.batch
         if first >= last:
@@ -72,7 +72,7 @@ _EMPTY = np.empty(0, np.int32)
 
 
 class _Samples(Dataset[Sample]):
-    """Samples by index; ``__getitems__`` spares the loader a call per sample."""
+    """Base of data sets with samples by index; ``__getitems__`` saves the loader a call per sample."""
 
     def cut(self, index: int) -> np.ndarray:
         raise NotImplementedError
@@ -90,7 +90,7 @@ class _Samples(Dataset[Sample]):
 
 
 class PackedBlocks(_Samples):
-    """Blocks of ``block_size`` consecutive tokens; what is left at the very end is dropped."""
+    """Blocks of ``block_size`` consecutive tokens; the remainder at the end is dropped."""
 
     def __init__(self, tokens: Column, block_size: int) -> None:
         self.tokens, self.block_size = tokens, block_size
@@ -103,7 +103,7 @@ class PackedBlocks(_Samples):
 
 
 class DocumentBlocks(_Samples):
-    """One document per sample, cut off after ``block_size`` tokens."""
+    """One document per sample, truncated to ``block_size`` tokens."""
 
     def __init__(self, tokens: Column, ends: Column, block_size: int) -> None:
         """``ends[i]`` is the position in ``tokens`` after document i."""
@@ -113,7 +113,7 @@ class DocumentBlocks(_Samples):
         return len(self.ends)
 
     def beyond(self) -> tuple[int, int]:
-        """Documents longer than a block, and their tokens after it."""
+        """Number of documents longer than a block, and of their tokens beyond it."""
         documents, tokens, end = 0, 0, 0
         for ends in self.ends.parts:
             lengths = np.diff(ends, prepend=end)
@@ -129,7 +129,7 @@ class DocumentBlocks(_Samples):
 
 
 class MemoryBlocks(_Samples):
-    """A few blocks held in memory: the held-out part of a stream."""
+    """Blocks held in memory, for the held-out part of a stream."""
 
     def __init__(self, blocks: list[np.ndarray]) -> None:
         self.blocks = blocks

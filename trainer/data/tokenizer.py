@@ -1,6 +1,6 @@
-"""The tokenizer of a run: a pretrained one, or a byte-level BPE trained on the train documents and cached.
+"""Load a pretrained tokenizer, or train a byte-level BPE on the train documents and cache it.
 
-Byte-level BPE (Radford et al., 2019) covers every byte, so any text comes back exactly and there is no unknown token.
+Byte-level BPE (Radford et al., 2019) covers every byte, so any text decodes exactly and there is no unknown token.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.data")
 LONGEST_WORD = 1000
-"""Characters of a word that a tokenizer is trained on: the time that training takes grows with the cube of them."""
+"""Most characters of a word in the training of a tokenizer, whose time grows with the cube of this length."""
 END, PAD = "<|endoftext|>", "<|pad|>"
 SMALLEST_VOCABULARY = 256 + 2
-"""All bytes and the two special tokens."""
+"""Smallest vocabulary: all bytes and the two special tokens."""
 
 
 @dataclass
 class TokenizerConfig:
-    """Which tokenizer turns documents into tokens."""
+    """Tokenizer that turns documents into tokens."""
 
     path: str | None = None
     """Local folder or hub name of a pretrained fast tokenizer; null trains one on the train documents."""
     vocab_size: int = 4096
-    """Tokens of a trained tokenizer, special ones included; a small corpus may fill fewer."""
+    """Tokens of a trained tokenizer, special ones included; a small corpus may give fewer."""
     sample_documents: int | None = None
-    """Train on the first so many train documents; null takes all of them."""
+    """Number of train documents, from the first on, to train the tokenizer on; null takes all of them."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())
@@ -67,12 +67,12 @@ class TokenizerConfig:
 def load_or_train(
     config: TokenizerConfig, texts: Callable[[], Iterable[str]], fingerprint: str, cache_dir: str
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of ``config``; training is done once per fingerprint, by one process, while others wait.
+    """The tokenizer of ``config``. It is trained once per fingerprint by one process, while others wait.
 
     Args:
-        texts: gives the train documents; called only when a tokenizer must be trained.
-        fingerprint: names the train documents.
-        cache_dir: trained tokenizers lie in ``cache_dir/tokenizers``.
+        texts: gives the train documents; only called if a tokenizer must be trained.
+        fingerprint: identifies the train documents.
+        cache_dir: folder of trained tokenizers (``cache_dir/tokenizers``).
 
     Raises:
         UserError: there is no such tokenizer, or it is not a fast one.
@@ -91,20 +91,20 @@ def load_or_train(
 
 
 def content_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Equal for tokenizers that give equal tokens."""
+    """A hash that is equal for tokenizers that give equal tokens."""
     content = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token_id)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def tokens_like(tokenizer: PreTrainedTokenizerFast) -> str:
-    """As ``content_hash``, without what saving and loading again may change and no document's tokens depend on."""
+    """Like ``content_hash``, without settings that saving may change and that do not affect tokens."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = [content.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")]
     return hash_json([parts, tokenizer.eos_token_id])
 
 
 def versions() -> dict[str, str]:
-    """What turns documents into tokens, with its version."""
+    """Versions of the libraries that turn documents into tokens."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("tokenizers", "transformers", "datasets")} | {"trireme": __version__}
@@ -113,7 +113,7 @@ def versions() -> dict[str, str]:
 def train_byte_level_bpe(
     texts: Iterable[str], vocab_size: int, sample_documents: int | None
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE. Special tokens are never read from text: a document that spells one out stays plain text."""
+    """Train a byte-level BPE. Special tokens in documents are treated as plain text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -128,7 +128,7 @@ def train_byte_level_bpe(
     )
     cut = WordCutter()
     batches = _batched(cut(islice(texts, sample_documents)))
-    # In a thread, because the library does not listen for Ctrl-C while it trains; a daemon, so that leaving is leaving.
+    # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.
     training: Future[None] = Future()
     Thread(
         target=_fulfil, args=(training, partial(tokenizer.train_from_iterator, batches, trainer)), daemon=True
@@ -156,7 +156,7 @@ def train_byte_level_bpe(
 
 
 class WordCutter:
-    """Cuts words that are too long to train a tokenizer on, and counts them; all other text passes unchanged."""
+    """Cuts and counts words that are too long for the training of a tokenizer; other text stays unchanged."""
 
     def __init__(self) -> None:
         self.words, self.longest = 0, 0
@@ -168,7 +168,7 @@ class WordCutter:
     def _pieces(self, text: str) -> Iterator[str]:
         import regex
 
-        # What byte-level BPE takes for a word: a run of letters, of digits, of other marks, or of white space.
+        # A word of byte-level BPE is a run of letters, of digits, of other marks, or of white space.
         classes = (r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"\s")
         runs = "|".join(f"{characters}{{{LONGEST_WORD + 1},}}+" for characters in classes)
         end = 0
@@ -183,7 +183,7 @@ class WordCutter:
 def _fulfil(future: Future[None], function: Callable[[], None]) -> None:
     try:
         future.set_result(function())
-    except BaseException as error:  # handed to the thread that waits
+    except BaseException as error:  # passed to the waiting thread
         future.set_exception(error)
 
 
@@ -197,7 +197,7 @@ def load_tokenizer(path: str, field: str = FIELD) -> PreTrainedTokenizerFast:
     """A pretrained fast tokenizer from a local folder, or from the hub if there is no such folder.
 
     Args:
-        field: the key that the user wrote.
+        field: the recipe key that names the tokenizer.
 
     Raises:
         UserError: there is no such tokenizer, it needs a package that is not installed, or it is not a fast one.
@@ -207,7 +207,7 @@ def load_tokenizer(path: str, field: str = FIELD) -> PreTrainedTokenizerFast:
     folder = tokenizer_folder(path, field)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # of any kind; an ImportError where a package is not installed
+    except Exception as error:  # errors of many types, such as ImportError for a missing package
         raise UserError(unloadable(error, field, path)) from error
     if not tokenizer.is_fast:
         raise UserError(
@@ -222,7 +222,7 @@ def load_tokenizer(path: str, field: str = FIELD) -> PreTrainedTokenizerFast:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], append_eos: bool) -> list[list[int]]:
-    """Token ids of each document, with no special token but the end of sequence if asked for."""
+    """Token ids of each document, without special tokens except the end of sequence for ``append_eos``."""
     if not texts:
         return []
     documents = tokenizer(
