@@ -1,8 +1,8 @@
-"""The step that a user of DeepSpeed, FSDP2 or DTensor writes without trireme, on the model and batches of a trainer.
+"""Training steps written directly on DeepSpeed, FSDP2 or DTensor, to compare with steps of trireme.
 
-Same weights, batches, optimizer and clipping; the loss is looked at every ten steps. Each function takes a trainer, for
-its recipe and process groups, and gives a function that trains on one batch. Losses are means over a micro-batch, as
-users write them: with labels on every token that is what trireme computes.
+Weights, batches, optimizer and clipping are the same; the loss is read every ten steps. Each function takes a trainer,
+for its recipe and process groups, and returns a function that trains on one batch. Losses are means over a micro-batch,
+as users write them; with labels on every token these equal trireme's losses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Step = Callable[[StepBatch], None]
 
 
 class Look:
-    """Brings the loss together over the data ranks and reads it, every ``LOG_EVERY`` steps."""
+    """Sums the loss over the data ranks and reads it, every ``LOG_EVERY`` steps."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group, self.steps, self.losses = group, 0, []

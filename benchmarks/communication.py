@@ -1,4 +1,4 @@
-"""Bytes that each plan sends, bytes that it keeps, and how long its pipeline waits, beside their formulas.
+"""Compare the bytes that each plan sends and holds, and the idle time of its pipeline, with their formulas.
 
     python benchmarks/communication.py                       # every plan, some minutes on two cores
     python benchmarks/communication.py --plans ddp,zero2,tp --micro-batches 2

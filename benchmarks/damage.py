@@ -1,8 +1,8 @@
-"""What can happen to a run: the faults of ``benchmarks/faults.py``, each at a random moment of a real command.
+"""The faults that ``benchmarks/faults.py`` injects at random moments of a real command.
 
-A fault watches a running command from outside, through its processes and files only, and does its harm when its moment
-has come: while the command starts, in a random step, or inside a save. Some have to be taken back once the command has
-ended (a full disk, a read-only folder), as whoever looks after the machine would do.
+A fault watches a running command from outside, through its processes and files only, and strikes while the command
+starts, in a random step, or inside a save. Some faults are removed once the command has ended (a full disk, a read-only
+folder), as an administrator would do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 from trireme.trainer.checkpoint.layout import complete_checkpoints
 
 MARK = "damaged_by_the_campaign"
-"""A file in a checkpoint that was damaged; whoever writes the checkpoint anew replaces the folder, and the mark."""
+"""File that marks a damaged checkpoint; writing the checkpoint again replaces the folder and with it the mark."""
 POLL_SECONDS = 0.003
 
 

@@ -1,8 +1,8 @@
-"""What the engine costs: a step through trireme over the same step written directly in PyTorch.
+"""Measure the overhead of the engine: the time of a step of trireme over that of the same step in plain PyTorch.
 
-Both train the same model on the same batches with the same optimizer, clipping and logging cadence; they take turns in
-one process, in blocks of steps, so that a machine whose speed drifts slows both. The ratio of the medians is the
-figure.
+Both train the same model on the same batches with the same optimizer, clipping and logging interval. They take turns in
+one process, in blocks of steps, so that changes in the machine's speed affect both. The result is the ratio of the
+medians.
 
     python benchmarks/engine_overhead.py            # steps of about 50 ms on a laptop core
     python benchmarks/engine_overhead.py --hidden 512 --rounds 20

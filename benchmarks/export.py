@@ -1,4 +1,4 @@
-"""What an export costs: its time beside ``cp`` of the same files, its memory beside DeepSpeed's ``zero_to_fp32.py``.
+"""Compare the time of an export with ``cp`` of the same files, and its memory with DeepSpeed's ``zero_to_fp32.py``.
 
 A checkpoint in trireme's layout, as two FSDP ranks write it, and a DeepSpeed ZeRO-2 folder are made in a temporary
 folder and removed at the end. Every export runs in a process of its own, which imports everything first and measures

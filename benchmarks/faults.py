@@ -1,4 +1,4 @@
-"""Fault campaign: short runs through the real command are hurt at random moments; the same command must finish them.
+"""Fault campaign: faults strike short runs of the real command at random moments; the same command must finish them.
 
 A trial draws one to three faults (kills, also inside a save; damage to the newest checkpoint; a full disk; a
 read-only folder). Each strikes a start of the same command; then it is started until it finishes. A trial counts as
@@ -52,7 +52,7 @@ from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
 
 STEPS, SAVE_EVERY = 60, 4
 STARTS_AFTER = 3
-"""How often the same command is tried after the last fault before its run counts as lost."""
+"""Attempts of the same command after the last fault before its run counts as lost."""
 LONGEST_SECONDS = 300.0
 """A start that takes longer hangs."""
 DISK = "24m"

@@ -1,7 +1,7 @@
-"""How much of the time the ranks of a pipeline wait: the order of torch's own schedules, timed with unit costs.
+"""Compute the idle time of a pipeline's ranks: the actions of torch's own schedules, timed with unit costs.
 
-The schedules are run as they are, one rank after the other, on stages that only write down what they are asked to do.
-The recorded actions are then laid out in time: each starts when its rank is free and what it needs is there.
+The schedules run unchanged, one rank after the other, on stages that only record their calls. The recorded actions are
+then laid out in time: each starts when its rank is free and its inputs are ready.
 For p ranks and m micro-batches, 1F1B should give (p - 1) / (m + p - 1) (https://arxiv.org/abs/2104.04473, section 2.2).
 """
 

@@ -1,10 +1,9 @@
-"""How long training stands still for a checkpoint: written while it waits, and written in the background.
+"""Measure how long a checkpoint delays training, if it is written synchronously and in the background.
 
-One run of a model whose state takes a while to write. In turn: plain steps; a synchronous save; plain steps; an
-asynchronous save, and the steps until it is complete. *Stall* is the time that the loop waits: in the call, and before
-the next optimizer step for copies that are not there yet. *Slow-down* is what the steps took longer than as many plain
-ones while the checkpoint was written: on a CPU the writing thread works on the cores that train, and it is their work
-that is seen there.
+One run of a model with a large state takes in turn: plain steps; a synchronous save; plain steps; an asynchronous save,
+and the steps until it is complete. *Stall* is the time that the loop waits: in the call, and before the next optimizer
+step for copies that are not finished. *Slow-down* is the additional time of the steps during the writing, compared with
+equally many plain steps: on a CPU the writing thread uses the cores that train.
 
     python benchmarks/saving.py                           # one process and two ranks, minutes
     python benchmarks/saving.py --plans single --rounds 9 --folder /scratch

@@ -1,9 +1,9 @@
-"""How long a start takes: whole commands around a single step, beside the bare libraries doing the same.
+"""Measure the time of a start: whole commands with a single step, compared with the libraries alone.
 
-``check`` stands beside importing torch and transformers. ``train`` of one step, on one process and on two ranks, stands
-beside a script of the usual kind (the same small model, AdamW, a batch from ``datasets``; DDP under torchrun). Our
-command checks the recipe first, and opens a run folder; the data were prepared by an earlier start. Commands take
-turns, so that a machine whose speed drifts slows all; the figures are medians and ratios of medians.
+``check`` is compared with importing torch and transformers. ``train`` of one step, on one process and on two ranks, is
+compared with a usual script (the same small model, AdamW, a batch from ``datasets``; DDP under torchrun). trireme's
+command also checks the recipe and opens a run folder; the data were prepared by an earlier start. Commands take turns,
+so that changes in the machine's speed affect all; the results are medians and ratios of medians.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --rounds 9

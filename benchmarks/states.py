@@ -1,7 +1,7 @@
-"""What a rank holds: a census of live tensors, and which of them are parameters, gradients and optimizer state.
+"""Count the memory of a rank's live tensors, by parameters, gradients, optimizer state and others.
 
-Memory is counted once, however many tensors look at it. What is neither of the three (communication buffers, copies
-that DeepSpeed makes for offload, batches) is counted too, by itself.
+Memory that several tensors share is counted once. Tensors of the last kind are communication buffers, DeepSpeed's
+copies for offload, and batches.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Time of a step through trireme over the same step written directly on DeepSpeed, FSDP2 and DTensor.
+"""Measure the time of a step of trireme over that of the same step written directly on DeepSpeed, FSDP2 or DTensor.
 
-Both train the same model on the same batches with the same optimizer, clipping and logging cadence, on two gloo ranks.
-They take turns in one run, in blocks of steps, so that a machine whose speed drifts slows both; trireme's steps are
-those of ``Trainer.fit``, with data, schedule, record and the agreement of ranks. The figure is the median of the ratio
-over pairs of neighbouring blocks; quartiles show the noise. On a busy machine two others say more: the ratio of the
-quickest tenths of the blocks, which nothing else disturbed, and that of the time on the processor. Because the engine's
-own work does not grow with the model, the difference is also measured on a model of almost no work (quickest tenths).
+Both train the same model on the same batches with the same optimizer, clipping and logging interval, on two gloo ranks.
+They take turns in one run, in blocks of steps, so that changes in the machine's speed affect both. trireme's steps are
+those of ``Trainer.fit``, with data, schedule, metrics and the agreement of ranks. The result is the median ratio over
+pairs of neighbouring blocks, with quartiles for the noise. On a busy machine two other ratios are more reliable: that
+of the fastest tenth of the blocks, which other load has not disturbed, and that of the processor time. The engine's own
+work does not grow with the model, so the difference is also measured on a tiny model (fastest tenth).
 
     python benchmarks/step_time.py                                   # all three, about ten minutes on two cores
     python benchmarks/step_time.py --plans fsdp_full_shard --rounds 20

@@ -1,4 +1,4 @@
-"""What each plan should send and hold, from its degrees and the sizes of the model.
+"""Formulas of the bytes that each plan should send and hold, from its degrees and the sizes of the model.
 
 N ranks of an axis; P bytes of the parameters that a rank of that axis holds whole (what pipeline and tensor parallelism
 leave of the model); A = batch x length x hidden x 4 bytes of hidden states of one micro-batch; m micro-batches.

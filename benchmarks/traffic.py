@@ -1,11 +1,11 @@
-"""What a rank sends: a counter of collectives.
+"""Count the bytes that a rank sends, by collective.
 
-It stands between torch and its communication operators, so it sees DistributedDataParallel's reducer, FSDP2, DTensors,
-pipeline schedules and DeepSpeed alike; on the CPU the backward pass runs in the thread that called it. Bytes are those
+The counter intercepts torch's communication operators, so it covers DistributedDataParallel's reducer, FSDP2, DTensors,
+pipeline schedules and DeepSpeed; on the CPU the backward pass runs in the thread that called it. Bytes are those
 of ring algorithms, which send the least that is possible (Patarasu and Yuan 2009,
 https://doi.org/10.1016/j.jpdc.2008.09.002): all-reduce 2 (N-1)/N of the message; reduce-scatter and all-to-all (N-1)/N
-of the input; all-gather (N-1)/N of the output; reduce and broadcast (N-1)/N on the average of the ranks. What gloo
-itself puts on the wire is not looked at.
+of the input; all-gather (N-1)/N of the output; reduce and broadcast (N-1)/N on the average of the ranks. The bytes that
+gloo itself transfers are not measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 BOOKKEEPING = "bookkeeping"
 FEW = 64
-"""Messages of at most so many numbers, and those of integers, are bookkeeping: label counts, norms, overflow flags."""
+"""Most elements of a bookkeeping message (label counts, norms, overflow flags); integers always count as such."""
 OPERATORS = {
     "all-reduce": ("allreduce_", "allreduce_coalesced_", "all_reduce", "all_reduce_", "all_reduce_coalesced_"),
     "reduce-scatter": (
