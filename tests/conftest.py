@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,7 +23,18 @@ def _nothing_is_left():
     """Ranks forked later would inherit a process group; benchmarks silence logging, which later tests read."""
     yield
     logging.disable(logging.NOTSET)
+    _forget_closed_streams()
     assert not torch.distributed.is_initialized(), "this test left a process group behind"
+
+
+def _forget_closed_streams() -> None:
+    """A library that is imported within a test makes a handler that keeps that test's standard error (transformers its
+    ``flush`` too). Written to after the test, it prints "Logging error" with a traceback into a later test's output."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    for handler in {handler for logger in loggers for handler in getattr(logger, "handlers", ())}:
+        if getattr(getattr(handler, "stream", None), "closed", False):
+            handler.stream = sys.__stderr__
+            vars(handler).pop("flush", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

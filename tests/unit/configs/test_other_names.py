@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import subprocess
 from collections.abc import Callable
 
@@ -23,10 +22,7 @@ GROUPS = ("optimizer", "scheduler", "plan", "tracker", "data", "callbacks")
 
 
 @pytest.fixture
-def check(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    monkeypatch.setattr(logging, "raiseExceptions", False)  # handlers of earlier tests hold streams that are closed
+def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     return lambda *overrides: trireme_here(capsys, "check", str(TINY), *overrides)
 
 
