@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..trainer.callbacks.best_model import BestModel
+from ..trainer.callbacks.callback import Callback, no_average
 from ..trainer.callbacks.early_stopping import EarlyStopping
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.data.data_config import DataConfig
@@ -45,6 +46,12 @@ def check_metrics(
         if known and metric not in known
     ]
     return [*unknown, *idle]
+
+
+def check_averages(averages: bool, callbacks: Mapping[str, Any]) -> list[Problem]:
+    """Problems of callbacks that need averaged weights, in a run that keeps none (``averages`` is false)."""
+    needing = [name for name, each in callbacks.items() if isinstance(each, Callback) and each.needs_average]
+    return [] if averages else [no_average(f"callbacks.{name}.ema") for name in needing]
 
 
 _REMEDY = "set trainer.eval_every to a number of steps, or leave this out"

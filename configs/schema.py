@@ -31,7 +31,7 @@ from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from .build_parts import build_callbacks, built, check_frozen, check_values
-from .check_metrics import check_metrics
+from .check_metrics import check_averages, check_metrics
 from .components import Provided
 from .contracts import check_callbacks, check_optimizer, check_task
 from .suggest import with_names_from_elsewhere
@@ -142,6 +142,8 @@ def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         problems += built(parts["collator"], "collator", pad_token_id=0, **sizes)[1]
     if task is not None and sound("model"):
         problems += check_frozen(parts["model"], task)
+    if sound("ema"):
+        problems += check_averages(parts.get("ema") is not None, callbacks)
     if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):
         problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks)
     return problems

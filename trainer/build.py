@@ -197,7 +197,7 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         settings.micro_batch_size,
         mesh.data_size,
     )
-    for note in model_notes(recipe.model, recipe.plan.precision):
+    for note in model_notes(recipe.model, recipe.plan.precision) if mesh.is_main else ():
         log.warning(note)
     for note in ignored_options(recipe, trainer.state.max_steps) if mesh.is_main else ():
         log.warning(note)

@@ -84,10 +84,13 @@ class ScheduleConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 problems.append(f"{name}={value} must lie between 0 and 1; it is a share")
-        for name in ("num_cycles", "power"):
+        for name, usual in (("num_cycles", 0.5 if self.name == "cosine" else 1), ("power", 1)):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                problems.append(f"{name}={value} must be positive; scheduler=constant_with_warmup keeps the rate")
+                problems.append(
+                    f"{name}={value} must be positive and finite; set scheduler.{name}={usual}, or use "
+                    "scheduler=constant_with_warmup for a rate that stays"
+                )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             problems.append(f"warmup_steps={self.warmup_steps} must not be negative; 0 is no warm-up")
         restarts = self.num_cycles if self.name == "cosine_with_restarts" else None

@@ -291,9 +291,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_run_folder_is_refused(tmp_path: Path) -> None:
+    """Also when that only shows after the check, which looks at it too."""
+    recipe = tiny_recipe(tmp_path / "file" / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.dir"):
-        _train(tmp_path / "file" / "run")
+        train(recipe)
 
 
 def test_the_loss_scale_and_average_are_restored(tmp_path: Path) -> None:

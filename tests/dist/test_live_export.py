@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,8 +88,9 @@ def test_at_the_end_and_again(tmp_path: Path) -> None:
     written = (out / "model.safetensors").stat().st_mtime_ns
     _train(tmp_path / "run", *overrides)
     assert (out / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="keeps no average"):
-        _train(tmp_path / "other", EXPORT, "+callbacks.export.ema=true")
+    recipe = tiny_recipe(tmp_path / "other", EXPORT, "+callbacks.export.ema=true", "+ema.decay=0.5")
+    with pytest.raises(UserError, match="keeps none"):  # the check refuses it before
+        train(replace(recipe, ema=None))
 
 
 def test_a_model_that_is_older_than_the_checkpoint_is_exported_again(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ BAD: list[tuple[list[str], list[str]]] = [
      ["callbacks.early_stopping.metric"]),
     (["callbacks=[minimal,best_model]"], ["callbacks.best_model"]),
     # callbacks, collator
+    (["callbacks=[minimal,export]", "callbacks.export.ema=true"], ["callbacks.export.ema"]),
+    (["callbacks=[minimal,push]", "callbacks.push.hub_id=own/mine", "callbacks.push.ema=true"], ["callbacks.push.ema"]),
     (["callbacks=[minimal,early_stopping]", "trainer.eval_every=2", "callbacks.early_stopping.patience=0"],
      ["callbacks.early_stopping.patience"]),
     (["callbacks=[default]", "callbacks.progress.plain_every=-1", "callbacks.watchdog.timeout=0"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import Problem
 from ..trainer_state import Control, TrainerState
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ Metrics = dict[str, Any]
 
 class Callback:
     """Base of all callbacks."""
+
+    needs_average = False
+    """Whether it works on averaged weights, which a recipe without ``ema`` does not keep."""
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called after build and resume, before the first step."""
@@ -66,3 +70,9 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that ``state_dict`` returned."""
+
+
+def no_average(field: str) -> Problem:
+    """The problem of a callback that needs averaged weights in a run that keeps none."""
+    fix = "train with ema=average, or leave this out"
+    return Problem(field, "asks for averaged weights, and this run keeps none", fix, True)

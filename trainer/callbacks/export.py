@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import Problem, UserError
+from ...errors import UserError
 from ..checkpoint.export.export_folder import ExportOptions, export_source
 from ..checkpoint.layout import complete_checkpoints, not_finite, verify
 from ..checkpoint.load.own_checkpoint import Checkpoint
-from .callback import Callback
+from .callback import Callback, no_average
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -68,6 +68,7 @@ class Export(Callback):
         if at not in ("end", "every_save"):
             raise ValueError(f"at={at!r} is not known; use end or every_save")
         self.at, self.out = at, out
+        self.needs_average = ema
         self.options = ExportOptions(dtype, ema, max_shard_size, memory)
         self.keeps_all = False
         self._main = False
@@ -78,8 +79,8 @@ class Export(Callback):
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if self.options.ema and trainer.ema is None:
-            fix = "train with `ema=average`, or leave ema out of this callback"
-            raise UserError(Problem("callbacks.export.ema", "this run keeps no average of the weights", fix))
+            own = next((name for name, each in trainer.callbacks.items() if each is self), "export")
+            raise UserError(no_average(f"callbacks.{own}.ema"))
         self.folder = Path(self.out).expanduser() if self.out else trainer.run_dir / "exported"
         self.links = trainer.run_dir / ".exporting"
         self._main = trainer.mesh.is_main
