@@ -21,7 +21,7 @@ def check_deepspeed(plan: Plan, recipe: RecipeValues, data_ranks: int) -> list[P
         return []
     config, problems = deepspeed_config(plan, recipe, data_ranks)
     if recipe.ema:
-        why = "averages weights that DeepSpeed keeps in shards of its own"
+        why = "cannot average weights that DeepSpeed keeps in shards of its own"
         problems.append(Problem("ema", why, "write ema: null, or use a plan without DeepSpeed (fsdp_full_shard)"))
     if installed() and config:
         problems += nvme_problems(plan, config) + _compiler_problems(config)
@@ -29,13 +29,13 @@ def check_deepspeed(plan: Plan, recipe: RecipeValues, data_ranks: int) -> list[P
 
 
 def nvme_problems(plan: Plan, config: dict[str, Any]) -> list[Problem]:
-    """Whether the disk of nvme offload can be written, and libaio is there to do it."""
+    """Problems of nvme offload: its folder cannot be written, or libaio is missing."""
     place = "plan.deepspeed:zero_optimization" if isinstance(plan.deepspeed, str) else "plan.deepspeed"
     problems = []
     parts = [name for name in ("offload_optimizer", "offload_param") if offload_device(config, name) == "nvme"]
     for name in parts:
         path = zero_block(config)[name].get("nvme_path")
-        if path and "$" not in path and not _writable(Path(path)):  # a variable of the machine that will train
+        if path and "$" not in path and not _writable(Path(path)):  # variables are known only where training runs
             why = "cannot be written"
             problems.append(Problem(f"{place}.{name}.nvme_path", why, "give a folder on a fast local disk", str(path)))
     if uses_nvme(config) and not aio_compatible():
@@ -46,7 +46,7 @@ def nvme_problems(plan: Plan, config: dict[str, Any]) -> list[Problem]:
 
 
 def _compiler_problems(config: dict[str, Any]) -> list[Problem]:
-    """Operators are compiled at first use: those of offload, and on the CPU one for communication."""
+    """Problems of compiling operators at first use, as offload does, and communication on the CPU."""
     from deepspeed.git_version_info import installed_ops
 
     needed = current_accelerator().device_name() == "cpu" or offload_device(config, "offload_optimizer") != "none"
@@ -58,7 +58,7 @@ def _compiler_problems(config: dict[str, Any]) -> list[Problem]:
 
 
 def _writable(folder: Path) -> bool:
-    """DeepSpeed makes folders below; a missing parent is more likely a disk that is not mounted."""
+    """Whether DeepSpeed can create or write ``folder``. A missing parent counts as a disk that is not mounted."""
     if not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Build the DeepSpeed engine of a strategy, with its optimizer and fp32 weights, and read what it does not report."""
+"""Build the DeepSpeed engine with its optimizer and fp32 weights, and read its gradient norm and loss scale."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .json_fill import offload_device, zero_block
 from .library import import_deepspeed, quiet
 from .operators import load_operator
 from .optimizer_rules import SCHEDULES
-from .zero3_placement import stand_ins
+from .zero3_placement import full_shapes
 
 
 def build_engine(model: PreTrainedModel, config: dict[str, Any], factory: OptimizerFactory | None) -> Any:
-    """``deepspeed.initialize`` with the recipe's optimizer, or with that of the JSON over the recipe's groups.
+    """The engine of ``deepspeed.initialize`` with the recipe's optimizer, or the JSON's over the recipe's groups.
 
     Args:
         factory: None builds an engine that only evaluates (stage 3).
@@ -32,7 +32,7 @@ def build_engine(model: PreTrainedModel, config: dict[str, Any], factory: Optimi
                 block.pop(name, None)
         with quiet():
             return deepspeed.initialize(model=model, config=config, dist_init_required=False)[0]
-    optimizer = _over_parameters(model, factory)
+    optimizer = _build_optimizer(model, factory)
     arguments: dict[str, Any] = {"optimizer": optimizer}
     if "optimizer" in config:
         _load_kernels(config)
@@ -47,7 +47,7 @@ def build_engine(model: PreTrainedModel, config: dict[str, Any], factory: Optimi
 
 
 def _load_kernels(config: dict[str, Any]) -> None:
-    """Operators of an optimizer that DeepSpeed builds itself, compiled by one rank at a time."""
+    """Compile the operators of an optimizer that DeepSpeed builds itself, one rank at a time."""
     kind = str(config["optimizer"].get("type", "")).lower().removesuffix("w")
     where = "CPU" if offload_device(config, "offload_optimizer") != "none" else "Fused"
     builders = {"adam": f"{where}AdamBuilder", "lion": f"{where}LionBuilder", "lamb": "FusedLambBuilder"}
@@ -56,7 +56,7 @@ def _load_kernels(config: dict[str, Any]) -> None:
 
 
 def on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """DeepSpeed's CPU kernels for the same update, over the same groups."""
+    """DeepSpeed's CPU optimizer with the same update rule and parameter groups as ``optimizer``."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.ops.lion import DeepSpeedCPULion
 
@@ -72,8 +72,8 @@ def on_cpu(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def set_masters(state: EngineState, parameters: dict[str, nn.Parameter], masters: dict[str, Tensor]) -> None:
     """Give the optimizer the fp32 weights from before the rounding to the compute type.
 
-    Some of DeepSpeed's optimizers also step once on zero gradients to make their state, which decays weights and
-    counts; both are undone.
+    Some of DeepSpeed's optimizers create their state by a step on zero gradients, which decays weights and advances
+    step counters. Both are undone here.
     """
     if not masters:
         return
@@ -91,14 +91,13 @@ def set_masters(state: EngineState, parameters: dict[str, nn.Parameter], masters
 
 
 def gradient_norm(engine: Any) -> Tensor:
-    """Norm of the reduced gradient in stage 0, where DeepSpeed clips by it and forgets it; summed in fp64 like those of
-    the other stages."""
+    """Norm of the reduced gradient in stage 0, where DeepSpeed does not keep it; summed in fp64, as in other stages."""
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
     return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]).norm().float()
 
 
 class LossScaleState:
-    """The dynamic loss scale of fp16, in the form in which every engine of trireme saves it."""
+    """The dynamic loss scale of fp16, saved in the format that all strategies share."""
 
     def __init__(self, engine: Any) -> None:
         optimizer = engine.optimizer
@@ -108,7 +107,8 @@ class LossScaleState:
 
     @property
     def missing(self) -> float:
-        """Stage 0: DeepSpeed divides gradients by the scale but does not multiply the loss by it; 1 otherwise."""
+        """Factor that DeepSpeed leaves out: in stage 0 it divides gradients by the scale without multiplying the loss
+        by it. The factor is 1 in other stages."""
         return float(self._scaler.cur_scale) if self.enabled and self._unscaled else 1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,17 +125,18 @@ class LossScaleState:
         if not self.enabled:
             return
         self._scaler.cur_scale = state["value"]
-        # Only the distance of the two matters.
+        # Only the difference of the two matters.
         self._scaler.cur_iter, self._scaler.last_overflow_iter = state["good_steps"], -1
         if "hysteresis" in state and hasattr(self._scaler, "cur_hysteresis"):
             self._scaler.cur_hysteresis = state["hysteresis"]
 
 
-def _over_parameters(model: PreTrainedModel, factory: OptimizerFactory) -> torch.optim.Optimizer:
+def _build_optimizer(model: PreTrainedModel, factory: OptimizerFactory) -> torch.optim.Optimizer:
+    """The recipe's optimizer; stage 3 gives the factory parameters of full shape, replaced by the real ones after."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not hasattr(named[0][1], "ds_id"):
         return factory(named)
-    shapes = list(stand_ins(named))
+    shapes = list(full_shapes(named))
     optimizer = factory(shapes)
     real = {id(stand_in): p for (_, stand_in), (_, p) in zip(shapes, named, strict=True)}
     for group in optimizer.param_groups:
@@ -144,6 +145,6 @@ def _over_parameters(model: PreTrainedModel, factory: OptimizerFactory) -> torch
 
 
 def _begin_schedule(engine: Any, config: dict[str, Any]) -> None:
-    """DeepSpeed's warm-up schedulers spend two steps at their first rate; the recipe's schedules spend one."""
+    """Advance DeepSpeed's warm-up schedulers by one step: they take two at the first rate, and recipes take one."""
     if config.get("scheduler", {}).get("type") in SCHEDULES:
         engine.lr_scheduler.step()

@@ -1,8 +1,8 @@
-"""Make DeepSpeed's JSON from the typed recipe, or complete and check a file that the user already has.
+"""Make DeepSpeed's JSON from the typed recipe, or complete and check the user's own JSON file.
 
-``auto`` values are filled by the published rules, keys that a file leaves out are filled where the recipe decides them,
-explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process group
-is needed.
+``auto`` values are filled by the published rules, and missing keys are filled from the recipe if it decides them.
+Explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process group is
+needed.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from ...errors import Problem
 from ..plan import Dtype, Plan
 from ..strategy_inputs import RecipeValues
 from . import json_keys
-from .json_fill import Filler, offload_device, zero_block
+from .json_fill import JsonFiller, offload_device, zero_block
 from .library import import_deepspeed, installed
 from .optimizer_rules import optimizer_and_scheduler
 from .options import DeepSpeedOptions, offload_problems
 
 KEPT_AUTO = {
-    "data_types.keep_in_fp32_modules",  # DeepSpeed's own
-    "scheduler.params.total_num_steps",  # known when epochs have been turned into steps
+    "data_types.keep_in_fp32_modules",  # DeepSpeed itself accepts auto here
+    "scheduler.params.total_num_steps",  # filled when epochs have been converted into steps
     "scheduler.params.warmup_num_steps",
 }
+"""Keys that may still be ``auto`` after filling."""
 NOT_INSTALLED = Problem("plan", "needs deepspeed, which is not installed", "pip install 'trireme-train[deepspeed]'")
 
 
 def deepspeed_config(plan: Plan, recipe: RecipeValues, data_ranks: int) -> tuple[dict[str, Any], list[Problem]]:
-    """The JSON for ``deepspeed.initialize``, and everything that is wrong with it.
+    """The JSON for ``deepspeed.initialize``, and its problems.
 
     Args:
-        data_ranks: ranks that see different samples.
+        data_ranks: number of ranks that see different samples.
     """
     if not installed():
         return {}, [NOT_INSTALLED]
@@ -48,22 +49,22 @@ def deepspeed_config(plan: Plan, recipe: RecipeValues, data_ranks: int) -> tuple
         problems = json_keys.unknown_keys(config, json_keys.known_keys()) + json_keys.elsewhere(config)
     else:
         config = typed_json(plan.deepspeed, plan.precision)
-    filler = Filler(config, json_keys.FILE if isinstance(plan.deepspeed, str) else "plan.deepspeed.")
+    filler = JsonFiller(config, json_keys.FILE if isinstance(plan.deepspeed, str) else "plan.deepspeed.")
     filler.problems += problems
     _batch(filler, recipe, data_ranks)
     _precision(filler, plan.precision)
     _hidden_size(filler, recipe.hidden_size)
     optimizer_and_scheduler(filler, recipe)
-    _kept_promises(filler)
+    _refuse_unsupported_switches(filler)
     if isinstance(plan.deepspeed, str):
         _offload(filler)
-        _left_over(filler, config)
+        _refuse_unfilled(filler, config)
         _types(filler)
-    return config, _once(filler.problems)
+    return config, _first_of_each_key(filler.problems)
 
 
 def read_file(path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """A JSON file; duplicate keys, which JSON readers silently drop, are refused."""
+    """Content of a JSON file. Duplicate keys, which JSON readers silently drop, are refused."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
@@ -78,11 +79,11 @@ def read_file(path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
     try:
         config = json.loads(Path(path).read_text(), object_pairs_hook=unique)
     except FileNotFoundError:
-        return refused("does not exist", "give the path of a DeepSpeed JSON file, from where the command is started")
+        return refused("does not exist", "give the path of a DeepSpeed JSON file, relative to the current folder")
     except OSError as error:
         return refused(f"cannot be read: {error.strerror}", "give the path of a DeepSpeed JSON file")
     except json.JSONDecodeError as error:
-        return refused(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", "mend it there")
+        return refused(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", "correct it there")
     except ValueError as error:
         return refused(str(error), "keep one of the two")
     if not isinstance(config, dict):
@@ -91,7 +92,7 @@ def read_file(path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
 
 
 def typed_json(options: DeepSpeedOptions, precision: Dtype) -> dict[str, Any]:
-    """DeepSpeed's names for the typed options; what the recipe decides is still ``auto``."""
+    """The typed options under DeepSpeed's names; values that the recipe decides are still ``auto``."""
     stage = options.stage
     zero: dict[str, Any] = {
         "stage": stage,
@@ -132,7 +133,7 @@ def typed_json(options: DeepSpeedOptions, precision: Dtype) -> dict[str, Any]:
     return config
 
 
-def _batch(filler: Filler, recipe: RecipeValues, data_ranks: int) -> None:
+def _batch(filler: JsonFiller, recipe: RecipeValues, data_ranks: int) -> None:
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     batch, micro, steps = (filler.config.get(name, "auto") for name in names)
     numbers = all(isinstance(value, int) for value in (batch, micro, steps))
@@ -149,7 +150,7 @@ def _batch(filler: Filler, recipe: RecipeValues, data_ranks: int) -> None:
     filler.set("gradient_clipping", recipe.max_grad_norm or 0.0, "trainer.max_grad_norm", str(recipe.max_grad_norm))
 
 
-def _precision(filler: Filler, precision: Dtype) -> None:
+def _precision(filler: JsonFiller, precision: Dtype) -> None:
     half = "bfloat16" if "bfloat16" in filler.config else "bf16"
     for block, dtype in (("fp16", "fp16"), (half, "bf16")):
         if block in filler.config or precision == dtype:
@@ -158,21 +159,21 @@ def _precision(filler: Filler, precision: Dtype) -> None:
     if isinstance(autocast, dict) and autocast.get("enabled"):
         filler.refuse(
             "torch_autocast.enabled",
-            "computes in another way than plan.precision, which turns bf16 or fp16 on",
+            "would replace plan.precision, which switches bf16 or fp16 on",
             "remove the block",
             autocast["enabled"],
         )
 
 
-def _hidden_size(filler: Filler, hidden: int) -> None:
-    """The published rules, as in transformers' DeepSpeed integration."""
+def _hidden_size(filler: JsonFiller, hidden: int) -> None:
+    """Fill ``auto`` sizes from the hidden size, by the rules of transformers' DeepSpeed integration."""
     filler.auto("zero_optimization.reduce_bucket_size", hidden * hidden)
     filler.auto("zero_optimization.stage3_prefetch_bucket_size", int(0.9 * hidden * hidden))
     filler.auto("zero_optimization.stage3_param_persistence_threshold", 10 * hidden)
 
 
-def _kept_promises(filler: Filler) -> None:
-    """Switches whose other position breaks the loss, the gradient norm or the step."""
+def _refuse_unsupported_switches(filler: JsonFiller) -> None:
+    """Refuse values of switches that would change the loss, the gradient norm or the step."""
     reasons = {
         "gradient_allreduce_op": ("mean", "the loss is normalised for a mean over ranks"),
         "managed_gradient_accumulation": (True, "micro-batches are counted by the engine"),
@@ -188,8 +189,8 @@ def _kept_promises(filler: Filler) -> None:
             filler.refuse(path, f"does not go with trireme: {why}", "remove it", value)
 
 
-def _offload(filler: Filler) -> None:
-    """Contradictions inside a user's own ``zero_optimization``; typed options have been checked as such."""
+def _offload(filler: JsonFiller) -> None:
+    """Refuse contradictions inside ``zero_optimization`` of a user's file; typed options check themselves."""
     zero = zero_block(filler.config)
     stage = zero.get("stage", 0)
     if not isinstance(stage, int) or isinstance(stage, bool):
@@ -209,18 +210,18 @@ def _offload(filler: Filler) -> None:
             )
 
 
-def _left_over(filler: Filler, block: dict[str, Any], path: str = "") -> None:
-    """Refuse ``auto`` where no rule fills it: DeepSpeed would take its default, or fail."""
+def _refuse_unfilled(filler: JsonFiller, block: dict[str, Any], path: str = "") -> None:
+    """Refuse each ``auto`` that no rule has filled, since DeepSpeed would take its default, or fail."""
     for key, value in block.items():
         where = f"{path}{key}"
         if isinstance(value, dict) and not any(problem.field == json_keys.FILE + where for problem in filler.problems):
-            _left_over(filler, value, f"{where}.")
+            _refuse_unfilled(filler, value, f"{where}.")
         elif value == "auto" and where not in KEPT_AUTO:
             filler.refuse(where, "has no rule for auto", "write a value, or remove the key", value)
 
 
-def _types(filler: Filler) -> None:
-    """Wrong types and ranges, as DeepSpeed's own models see them."""
+def _types(filler: JsonFiller) -> None:
+    """Refuse wrong types and ranges, which DeepSpeed's own pydantic models find."""
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
@@ -246,8 +247,8 @@ def _types(filler: Filler) -> None:
             filler.refuse(name, f"is refused by DeepSpeed: {error}", "")
 
 
-def _once(problems: list[Problem]) -> list[Problem]:
-    """Keep the first problem of each key: a wrong value need not be reported again as a contradiction."""
+def _first_of_each_key(problems: list[Problem]) -> list[Problem]:
+    """Keep the first problem of each key, so that a wrong value is not reported again as a contradiction."""
     seen: dict[str, Problem] = {}
     for problem in problems:
         seen.setdefault(problem.field, problem)

@@ -1,8 +1,8 @@
-"""Weights and optimizer state of a DeepSpeed engine as full tensors by plain name, one at a time, and back.
+"""Read and write weights and optimizer state of a DeepSpeed engine as full tensors by plain name, one at a time.
 
-DeepSpeed keeps fp32 weights and moments in flat pieces that cut across parameters, in other classes for other stages.
-Its public access functions gather and scatter one parameter; what they leave out is here: weights of stage 0, step
-counters, and state that does not exist before the first step.
+DeepSpeed keeps fp32 weights and moments in flat pieces that hold parts of several parameters, in classes that differ
+between stages. Its public functions gather and scatter one parameter. This file adds the cases that they leave out:
+weights of stage 0, step counters, and state that does not exist before the first step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EngineState:
         self._linked = False
 
     def weight(self, parameter: nn.Parameter) -> Tensor:
-        """The full parameter in fp32: its optimizer's copy, or itself if frozen."""
+        """The full parameter in fp32: the optimizer's copy, or for a frozen parameter its own value."""
         if self.stage == 0:
             return self.pieces.get(id(parameter), parameter).detach().float()
         if parameter.requires_grad:
@@ -47,7 +47,7 @@ class EngineState:
             return parameter.detach().float().clone()
 
     def load_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
-        """Set the optimizer's copy and the one that computes; call ``loaded`` after the last."""
+        """Set the optimizer's copy of a parameter and the model's; call ``loaded`` after the last parameter."""
         with torch.no_grad():
             if self.stage == 0 and id(parameter) in self.pieces:
                 self.pieces[id(parameter)].copy_(value)
@@ -58,7 +58,7 @@ class EngineState:
                     parameter.copy_(value)
 
     def loaded(self) -> None:
-        """Stages 1 and 2 compute with weights gathered from the optimizer's copies."""
+        """Update the model from the optimizer's copies in stages 1 and 2; ``load_weight`` sets only the copies."""
         if self.stage in (1, 2):
             self.wrapper.update_lp_params()
 
@@ -69,7 +69,7 @@ class EngineState:
             if value is None:
                 continue
             if not isinstance(value, Tensor) or value.dim() == 0:
-                # torch's optimizers count in fp32 scalars, DeepSpeed's in integers: one form in checkpoints
+                # checkpoints hold fp32 scalars, as torch's optimizers do; those of DeepSpeed count in integers
                 yield key, torch.as_tensor(value, dtype=torch.float32).clone()
             elif self.stage == 0:
                 yield key, value
@@ -79,7 +79,7 @@ class EngineState:
                 yield key, full
 
     def load_state(self, parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
-        """The reverse of ``state``; entries must exist (``create``)."""
+        """Set the optimizer state of ``parameter``, as ``state`` gives it; entries must exist (``create``)."""
         self._link()
         entries = self._entries(parameter)
         for key, value in state.items():
@@ -93,8 +93,10 @@ class EngineState:
                 entries[key] = type(present)(value.item())
 
     def create(self) -> None:
-        """Make the state that optimizers otherwise make in their first step: one step on zero gradients at rate zero,
-        which leaves the weights as they are."""
+        """Create the state that optimizers else create in their first step.
+
+        This takes one step with zero gradients and a learning rate of zero, which does not change the weights.
+        """
         rates = [group["lr"] for group in self.base.param_groups]
         for group in self.base.param_groups:
             group["lr"] = 0.0
@@ -116,7 +118,7 @@ class EngineState:
         return any(self.base.state.get(flat) for _, flat in self._groups())
 
     def clear_counters(self) -> None:
-        """Back to before the first step; the weights must be set again."""
+        """Reset all optimizer state to zero, as before the first step. The weights must be set again."""
         for _, flat in self._groups():
             for key, value in self.base.state.get(flat, {}).items():
                 if isinstance(value, Tensor):
@@ -124,10 +126,10 @@ class EngineState:
                 else:
                     self.base.state[flat][key] = 0
 
-    # -- what differs between stages --------------------------------------------------------------------------
+    # -- differences between stages ---------------------------------------------------------------------------
 
     def _groups(self) -> list[tuple[list[nn.Parameter], Tensor]]:
-        """(parameters, this rank's piece of their fp32 weights), in the order in which the optimizer steps them."""
+        """(parameters, this rank's flat piece of their fp32 weights), in the order of the optimizer's steps."""
         wrapper = self.wrapper
         if self.stage == 3:
             return list(zip(wrapper.fp16_groups, wrapper.fp32_partitioned_groups_flat, strict=True))
@@ -145,7 +147,7 @@ class EngineState:
         return {} if flat is None else self.base.state.get(flat, {})
 
     def _link(self) -> None:
-        """Stages 1 and 2 find moments through a link that DeepSpeed makes for the first group only."""
+        """Link parameters to their moments in stages 1 and 2; DeepSpeed does so for the first group only."""
         if self._linked or self.stage not in (1, 2) or not self.exists:
             return
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
@@ -163,7 +165,7 @@ class EngineState:
             if hasattr(wrapper, "_optimizer_step"):
                 wrapper._optimizer_step(number)
             else:
-                self.base.step()  # steps pieces that have a gradient: this one
+                self.base.step()  # steps only pieces that have a gradient, which is this one
         if swapped:
             wrapper._optimizer_states_and_gradient_swap_out(number)
 
@@ -180,7 +182,7 @@ class EngineState:
 
 @contextlib.contextmanager
 def _zero_gradient(flat: Tensor) -> Iterator[None]:
-    """Offload keeps a gradient buffer of its own, which must stay."""
+    """Give ``flat`` a zero gradient for a while. A gradient buffer that offload has put there stays in use."""
     kept = flat.grad
     if kept is None:
         flat.grad = torch.zeros_like(flat)

@@ -1,4 +1,4 @@
-"""Fill a DeepSpeed JSON with the recipe's values, and note what contradicts them."""
+"""Fill a DeepSpeed JSON with the recipe's values, and collect contradictions to them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ...errors import Problem
 from . import json_keys
 
 
-class Filler:
-    """Writes the recipe's values into a JSON and notes what contradicts them."""
+class JsonFiller:
+    """Writes the recipe's values into a JSON and collects contradictions to them."""
 
     def __init__(self, config: dict[str, Any], prefix: str = json_keys.FILE) -> None:
         self.config = config
@@ -17,29 +17,29 @@ class Filler:
         self.problems: list[Problem] = []
 
     def set(self, path: str, value: Any, source: str, label: str | None = None) -> None:
-        """Put ``value`` at ``path`` if nothing or ``auto`` is there; refuse anything else.
+        """Write ``value`` at ``path`` if the key is missing or ``auto``; refuse any other value there.
 
         Args:
-            source: the recipe key that decides, for the message.
-            label: its value there, if it reads otherwise.
+            source: the recipe key that decides the value, for the message.
+            label: how the recipe writes the value, if it differs from the JSON.
         """
         *parents, key = path.split(".")
         block = self.config
         for parent in parents:
             block = block.setdefault(parent, {})
             if not isinstance(block, dict):
-                return  # reported as a block of the wrong form
+                return  # ``unknown_keys`` reports it as a wrong form
         given = block.get(key, "auto")
         if given == "auto":
             block[key] = value
-        elif not same(given, value):
+        elif not equal_as_json(given, value):
             label = value if label is None else label
             self.refuse(
                 path, f"contradicts {source} = {label}", f'write "auto", or change {source} to agree with it', given
             )
 
     def auto(self, path: str, value: Any) -> None:
-        """Replace ``auto`` at ``path``; what is missing stays missing."""
+        """Replace ``auto`` at ``path``; a missing key stays missing."""
         *parents, key = path.split(".")
         block: Any = self.config
         for parent in parents:
@@ -58,15 +58,15 @@ def zero_block(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def offload_device(config: dict[str, Any], name: str) -> str:
-    """``none``, ``cpu`` or ``nvme`` of ``offload_optimizer`` or ``offload_param``."""
+    """Device of ``offload_optimizer`` or ``offload_param``: ``none``, ``cpu`` or ``nvme``."""
     block = zero_block(config).get(name) or {}
     return block.get("device", "none") if isinstance(block, dict) else "none"
 
 
-def same(given: Any, value: Any) -> bool:
-    """Equal as JSON: 1 and 1.0 are the same number, true is none."""
+def equal_as_json(given: Any, value: Any) -> bool:
+    """Whether two values are equal in JSON, where 1 equals 1.0 but not true."""
     if isinstance(given, (list, tuple)) and isinstance(value, (list, tuple)):
-        return len(given) == len(value) and all(same(a, b) for a, b in zip(given, value, strict=True))
+        return len(given) == len(value) and all(equal_as_json(a, b) for a, b in zip(given, value, strict=True))
     if isinstance(given, bool) or isinstance(value, bool):
         return given is value
     return given == value

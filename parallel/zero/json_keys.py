@@ -1,7 +1,7 @@
-"""The keys that DeepSpeed knows at each depth of its JSON, and those that trireme does another way.
+"""The keys that DeepSpeed knows at each depth of its JSON, and those that trireme replaces by its own features.
 
-DeepSpeed ignores unknown top-level keys. Blocks that it reads through pydantic models are taken from those models in
-the installed package, the rest is listed here from its sources.
+DeepSpeed itself ignores unknown top-level keys, so they are found here. Keys of blocks that it reads through pydantic
+models come from those models in the installed package; all other keys are listed here from its sources.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, get_args
 from ...errors import Problem
 
 Tree = dict[str, Any]
-"""Key -> tree of its block, or None where a value of any form may stand."""
+"""Each key with the tree of its block, or with None if its value may have any form."""
 
 FILE = "plan.deepspeed:"
-"""How problems of the user's own file name their place."""
+"""Prefix of the field in problems of the user's own JSON file."""
 
 SCALARS = [
     "train_batch_size",
@@ -74,10 +74,10 @@ RENAMED = {"aio.thread_count": "intra_op_parallelism"}
 """Keys of published examples that the installed DeepSpeed reads under another name."""
 ELSEWHERE = {
     "tensor_parallel": ("is tensor parallelism of DeepSpeed", "remove it; plan=tp splits matrices"),
-    "pipeline": ("configures DeepSpeed's own pipeline engine", "remove it; plan=pp_1f1b cuts models"),
+    "pipeline": ("configures DeepSpeed's own pipeline engine", "remove it; plan=pp_1f1b uses pipeline stages"),
     "hybrid_engine": ("belongs to DeepSpeed-Chat", "remove it"),
     "expert_parallel": ("is expert parallelism of DeepSpeed", "remove it"),
-    "data_efficiency": ("changes the samples and their order", "remove it; data and collator say what is trained on"),
+    "data_efficiency": ("changes the samples and their order", "remove it; data and collator choose the samples"),
     "autotuning": (
         "starts runs by itself",
         "remove it; `trireme batch-size` finds the micro-batch",
@@ -85,14 +85,14 @@ ELSEWHERE = {
     "compile": ("compiles DeepSpeed's graph", "remove it; plan.compile compiles blocks of other plans"),
     "weight_quantization": ("is for inference", "remove it"),
     "sequence_parallel_size": ("splits sequences over ranks", "remove it; plan=tp_sp does so"),
-    "data_parallel_size": ("belongs to sequence_parallel_size", "remove it; the plan's degrees say it"),
-    "datastates_ckpt": ("is a checkpoint engine of DeepSpeed", "remove it; checkpoint says how trireme saves"),
+    "data_parallel_size": ("belongs to sequence_parallel_size", "remove it; the plan sets the degrees"),
+    "datastates_ckpt": ("is a checkpoint engine of DeepSpeed", "remove it; checkpoint configures how trireme saves"),
     "activation_checkpointing": (
         "has no effect on models of transformers",
         "remove it; plan.recompute=full recomputes activations",
     ),
 }
-"""Blocks that DeepSpeed knows and that would silently do nothing, or something else than the recipe says."""
+"""Blocks of DeepSpeed that would have no effect, or contradict the recipe: (reason, fix) for each."""
 
 
 def known_keys() -> Tree:
@@ -116,7 +116,7 @@ def known_keys() -> Tree:
 
 
 def model_tree(model: Any) -> Tree:
-    """Keys of one of DeepSpeed's pydantic models: published names, and the plain ones that it takes as well."""
+    """Keys of one of DeepSpeed's pydantic models: published aliases, and field names, which it accepts too."""
     tree: Tree = {}
     for name, info in model.model_fields.items():
         tree[info.alias or name] = tree[name] = _nested(info.annotation)
@@ -131,19 +131,19 @@ def _nested(annotation: Any) -> Tree | None:
 
 
 def unknown_keys(block: dict[str, Any], tree: Tree, path: str = "", whole: Tree | None = None) -> list[Problem]:
-    """Keys at any depth that DeepSpeed does not know, with the place where it knows them, or the nearest at this one.
+    """Problems of keys that DeepSpeed does not know. The fix is the block where it knows the key, or a similar key.
 
     Args:
-        tree: what it knows at this depth.
-        path: of the block, with a dot at its end.
-        whole: what it knows at the top level; None if that is ``tree``.
+        tree: keys that DeepSpeed knows in this block.
+        path: path of the block, ending with a dot; empty at the top level.
+        whole: keys of the whole file; None if ``tree`` is the top level.
     """
     problems = []
     removed = _removed(path)
     for key, value in block.items():
         where = f"{path}{key}"
         if key in removed:
-            problems.append(Problem(FILE + where, f"is gone from DeepSpeed: {removed[key]}", "remove it"))
+            problems.append(Problem(FILE + where, f"was removed from DeepSpeed: {removed[key]}", "remove it"))
         elif key not in tree:
             place = f"in {path[:-1]}" if path else "at the top level"
             shown = None if isinstance(value, dict) else value
@@ -157,7 +157,7 @@ def unknown_keys(block: dict[str, Any], tree: Tree, path: str = "", whole: Tree 
 
 
 def moved(key: str, path: str, tree: Tree) -> str:
-    """The fix for a key that DeepSpeed knows at another depth, and at one only; empty if it does not."""
+    """The fix for a key that DeepSpeed knows in exactly one other block; empty for other keys."""
     places = [place for place in _places(key, tree) if place != path]
     if len(places) != 1:
         return ""
@@ -165,16 +165,16 @@ def moved(key: str, path: str, tree: Tree) -> str:
 
 
 def _places(key: str, tree: Tree, path: str = "") -> Iterator[str]:
-    """Blocks that hold a key, with a dot at their end; empty: the top level."""
+    """Paths of the blocks that have ``key``, each ending with a dot; the empty path is the top level."""
     if key in tree:
         yield path
     for name, inner in tree.items():
-        if isinstance(inner, dict) and name != "bfloat16":  # an older name of bf16
+        if isinstance(inner, dict) and name != "bfloat16":  # skips the older name of bf16
             yield from _places(key, inner, f"{path}{name}.")
 
 
 def elsewhere(config: dict[str, Any]) -> list[Problem]:
-    """Blocks of DeepSpeed that trireme does another way; one that says ``"enabled": false`` may stay."""
+    """Problems of blocks that trireme replaces; one with ``"enabled": false`` is accepted."""
     return [
         Problem(f"{FILE}{key}", why, fix)
         for key, (why, fix) in ELSEWHERE.items()
@@ -183,7 +183,7 @@ def elsewhere(config: dict[str, Any]) -> list[Problem]:
 
 
 def unknown_arguments(given: dict[str, Any], taken: Iterable[str], path: str, owner: str) -> list[Problem]:
-    """Arguments that a class does not take."""
+    """Problems of arguments that a class does not take."""
     taken = list(taken)
     problems = []
     for key, value in given.items():
@@ -194,7 +194,7 @@ def unknown_arguments(given: dict[str, Any], taken: Iterable[str], path: str, ow
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The fix for a name that does not exist."""
+    """The fix for an unknown name: the most similar known one, or a list of all if they are few."""
     known = list(known)
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {found[0]}?" if found else f"known here: {', '.join(known)}" if len(known) <= 40 else ""
@@ -209,7 +209,7 @@ def rename(config: dict[str, Any]) -> None:
 
 
 def _removed(path: str) -> dict[str, str]:
-    """What DeepSpeed says of keys that it has dropped."""
+    """DeepSpeed's explanations of the keys that it has removed from a block."""
     from deepspeed.runtime import config
 
     if path == "":

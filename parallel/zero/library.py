@@ -1,6 +1,6 @@
-"""Import the DeepSpeed package: only when needed, for the right accelerator, and without its messages.
+"""Import the DeepSpeed package when it is needed, for the right accelerator, and without its messages.
 
-Checks of a recipe ask whether it is installed, so torch is imported late too.
+Checks of a recipe import this file to ask whether DeepSpeed is installed, so torch is imported late too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def installed() -> bool:
 
 
 def import_deepspeed() -> Any:
-    """The package, with the CPU as its accelerator where CUDA is missing."""
+    """The package; its accelerator is the CPU if there is no CUDA."""
     import torch
 
     logger = logging.getLogger("DeepSpeed")
-    level = logger.level or logging.WARNING  # of the recipe; the import sets its own
+    level = logger.level or logging.WARNING  # set again after the import, which changes it
     chosen = os.environ.get("DS_ACCELERATOR")
     if chosen is None and not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -40,20 +40,20 @@ def import_deepspeed() -> Any:
 
             accelerator = current_accelerator()
     finally:
-        if chosen is None:  # ranks that are started from here may have the GPU that this process lacks
+        if chosen is None:  # child processes inherit the environment, and may have a GPU that this process lacks
             os.environ.pop("DS_ACCELERATOR", None)
     if accelerator.device_name() == "cpu":
-        # DeepSpeed asks for oneDNN's kernels; torch computes fp16 without them as well, only slowly.
+        # DeepSpeed requires oneDNN's kernels for fp16; torch also computes fp16 without them, only slowly.
         accelerator.is_fp16_supported = lambda: True
-        _look_at_cores_once()
+        _cache_numa_cores()
     logger.setLevel(level)
-    for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed's collectives, at every call
+    for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed calls these deprecated collectives
         warnings.filterwarnings("ignore", f"`torch.distributed.{name}` is deprecated", FutureWarning)
     return deepspeed
 
 
-def _look_at_cores_once() -> None:
-    """DeepSpeed starts ``numactl`` whenever it counts the devices of a CPU, which ZeRO-3 does for every gradient."""
+def _cache_numa_cores() -> None:
+    """Cache the list of CPU cores, since DeepSpeed else starts ``numactl`` for every gradient of ZeRO-3."""
     from deepspeed.utils import numa
 
     if not hasattr(numa.get_numa_cores, "cache_info"):
@@ -61,19 +61,19 @@ def _look_at_cores_once() -> None:
 
 
 def current_accelerator() -> Any:
-    """DeepSpeed's view of the device."""
+    """DeepSpeed's accelerator object for the device."""
     from deepspeed.accelerator import get_accelerator
 
     return get_accelerator()
 
 
 def ensure_process_group(device: torch.device) -> None:
-    """DeepSpeed wants a process group, even of one; ranks of a larger run have theirs already."""
+    """Create a process group of one rank if there is none, because DeepSpeed always needs one."""
     import torch.distributed as dist
 
     from ..device import backend_of
 
-    # By this it takes its GPU, which need not be the rank's number on the machine: each may see only its own.
+    # DeepSpeed chooses its GPU by LOCAL_RANK, which differs from the device's index if each rank sees only its own GPU.
     os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", "0") if device.index is None else str(device.index)
     if not dist.is_initialized():
         dist.init_process_group(backend_of(device), store=dist.HashStore(), rank=0, world_size=1)
@@ -81,10 +81,10 @@ def ensure_process_group(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def no_linker_errors() -> Iterator[None]:
-    """Without ``/usr/bin/ld: cannot find -laio`` in a notebook.
+    """Hide messages such as ``/usr/bin/ld: cannot find -laio`` in a notebook.
 
-    DeepSpeed tries to link a program against the libraries of its operators, and hides what the linker says by sending
-    the file behind ``sys.stderr`` to nowhere. In a notebook that is another file than the one that programs write to.
+    DeepSpeed tries to link a program against the libraries of its operators, and hides the linker's messages by
+    redirecting the file of ``sys.stderr``. In a notebook this is not the file to which the linker writes.
     """
     if _file_of_stderr() == 2:
         yield
@@ -109,12 +109,12 @@ def _file_of_stderr() -> int | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what DeepSpeed and the compiler of its operators print; the logger still warns."""
+    """Hide the output of DeepSpeed and of the compiler of its operators; errors are still logged."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(
         max(level, logging.ERROR)
-    )  # starting, it warns of schedulers that have not begun and of timers it lacks
+    )  # at its start DeepSpeed warns about schedulers that have not begun and about missing timers
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), no_linker_errors():
             warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
-"""Write DeepSpeed's own checkpoint files for its tools. A resume reads the common layout, which lies beside them.
+"""Write DeepSpeed's own checkpoint files for its tools. A resume reads trireme's files, which lie beside them.
 
-``engine.save_checkpoint`` waits for all ranks several times. A rank whose disk is full must not leave the others there,
-so a failed write is kept until all ranks are through.
+``engine.save_checkpoint`` waits for all ranks several times. A rank that fails to write must not leave the others
+waiting, so its error is raised only after all of these calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def save_native(engine: Any, folder: Path, step: int, samples: int) -> None:
     """Write ``folder/global_stepN``, ``folder/latest`` and DeepSpeed's scripts; a collective call.
 
     Args:
-        step, samples: where training stands; the engine has counted since its own start only.
+        step, samples: counts since the beginning of training; the engine's own counters begin at its start.
 
     Raises:
         OSError: this rank could not write.
@@ -33,12 +33,12 @@ def save_native(engine: Any, folder: Path, step: int, samples: int) -> None:
     try:
         with quiet():
             engine.save_checkpoint(str(folder), tag=f"global_step{step}")
-    except OSError as error:  # ``latest``, which rank 0 writes last: the others wait at the end
+    except OSError as error:  # rank 0 could not write ``latest``, its last file, and the others wait in a barrier
         writer.failures.append(error)
         dist.barrier()
     finally:
         engine.checkpoint_engine = kept
-        del engine._copy_recovery_script  # the method of its class again
+        del engine._copy_recovery_script  # uncovers the method of the class
     if writer.failures:
         raise OSError(f"DeepSpeed's files: {writer.failures[0]}")
 
@@ -47,7 +47,7 @@ def _writer() -> Any:
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
     class Writer(TorchCheckpointEngine):
-        """Writes at once, in files that can be mapped into memory, and remembers what failed."""
+        """Writes synchronously, in files that can be mapped into memory, and collects errors."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -60,13 +60,13 @@ def _writer() -> Any:
             self.remembering(os.makedirs)(path, exist_ok=exist_ok)
 
         def remembering(self, function: Callable[..., Any]) -> Callable[..., None]:
-            """Wrap ``function`` so that it remembers an error instead of raising: other ranks wait for this one in the
-            collectives that follow."""
+            """Wrap ``function`` so that it records an error instead of raising it, because other ranks wait for this
+            one in later collectives."""
 
             def called(*arguments: Any, **options: Any) -> None:
                 try:
                     function(*arguments, **options)
-                except (OSError, RuntimeError) as error:  # torch's own writer raises the latter when the disk is full
+                except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
                     self.failures.append(error)
 
             return called

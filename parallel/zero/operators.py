@@ -1,10 +1,10 @@
-"""DeepSpeed's C++ operators: compiled at first use, by one rank at a time.
+"""Compile DeepSpeed's C++ operators at first use, one rank at a time.
 
 torch guards a build with a lock *file*. A rank that is killed while it compiles leaves the file behind, and every later
-run waits for it without end. Here a lock of the operating system, which dies with its holder, goes around the build;
-whoever holds it may remove a file that nobody touches any more.
+run would wait for it without end. Builds here also take a lock of the operating system, which ends with its process.
+The holder of this lock removes a lock file that has not changed for a while.
 
-``python -m trireme.parallel.zero.operators`` compiles ahead of time what CPU ranks use.
+``python -m trireme.parallel.zero.operators`` compiles the operators of CPU ranks ahead of time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .library import current_accelerator, import_deepspeed, quiet
 
 log = logging.getLogger("trireme.deepspeed")
 PATIENCE = 300.0
-"""Seconds for which another program may hold torch's lock file; an operator compiles in one to three minutes."""
+"""Age in seconds at which torch's lock file is removed; an operator compiles in one to three minutes."""
 
 
 def load_operator(builder: str) -> None:
@@ -46,7 +46,7 @@ def _is_built(name: str) -> bool:
 
 
 def load_operators(config: dict[str, Any]) -> None:
-    """What the JSON needs whatever the optimizer is."""
+    """Load the operators that the JSON needs under any optimizer."""
     if current_accelerator().device_name() == "cpu":
         load_operator("ShareMemCommBuilder")
     if uses_nvme(config):
@@ -55,7 +55,11 @@ def load_operators(config: dict[str, Any]) -> None:
 
 
 def compile_all() -> list[str]:
-    """Compile what CPU ranks use, and say what was left out and why."""
+    """Compile the operators of CPU ranks.
+
+    Returns:
+        Lines that say which operators were left out, and why.
+    """
     import_deepspeed()
     missing = missing_tools()
     if missing:
@@ -72,7 +76,7 @@ def compile_all() -> list[str]:
 
 
 def aio_compatible() -> bool:
-    """Whether libaio is there for the operator that swaps to disk."""
+    """Whether libaio is installed, which the operator for nvme offload needs."""
     from deepspeed.ops.op_builder import AsyncIOBuilder  # type: ignore[attr-defined]
 
     with quiet():
@@ -84,7 +88,7 @@ def uses_nvme(config: dict[str, Any]) -> bool:
 
 
 def missing_tools() -> list[str]:
-    """What is needed to compile operators and is not there."""
+    """Names of the tools for compiling operators that are not installed."""
     compiler = os.environ.get("CXX", "g++")
     missing = [] if shutil.which(compiler) else [compiler]
     try:
@@ -111,9 +115,9 @@ def one_at_a_time(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_ninja() -> Iterator[None]:
-    """Put this environment's ``ninja`` first, whether or not the environment is activated.
+    """Put the ``ninja`` of this Python environment first in PATH, even if the environment is not activated.
 
-    Another version of it, a system's perhaps, takes no other's log for its own, and compiles everything again.
+    Another version of ninja, such as the system's, would not accept the log of earlier builds and compile all again.
     """
     before = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])

@@ -1,4 +1,6 @@
-"""Check which optimizer and schedule go with a ZeRO stage and offload, and write them into DeepSpeed's JSON.
+"""Check that optimizer and schedule suit the ZeRO stage and offload, and write them into DeepSpeed's JSON.
+
+These combinations of optimizer and schedule are possible:
 
 =====================  ================  ===================
                        recipe schedule   DeepSpeed scheduler
@@ -15,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem
 from . import json_keys
-from .json_fill import Filler, offload_device, zero_block
+from .json_fill import JsonFiller, offload_device, zero_block
 
 if TYPE_CHECKING:
     from ..strategy_inputs import RecipeValues
 
 LISTED = {"adamw", "adam"}
-"""Recipe optimizers that DeepSpeed itself lists as tested with ZeRO."""
+"""Recipe optimizers that DeepSpeed lists as tested with ZeRO."""
 ELEMENTWISE = LISTED | {"sgd", "lion", "radam", "nadam", "adamax", "adadelta", "rmsprop"}
-"""Optimizers that treat every element by itself: stepping a shard is stepping a part."""
+"""Optimizers that update every element independently, so that a shard gets the same update as the whole tensor."""
 CPU_KERNELS = {"adamw", "adam", "lion"}
-"""Optimizers for which DeepSpeed has CPU kernels that take the recipe's place under offload."""
+"""Optimizers that DeepSpeed's CPU kernels can replace under offload."""
 SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
-"""DeepSpeed scheduler -> the recipe's name for it."""
+"""The recipe's name for each scheduler of DeepSpeed."""
 SHARED = ("lr", "betas", "eps", "weight_decay")
-"""Optimizer arguments that recipe and JSON both name."""
+"""Optimizer arguments that both recipe and JSON may set."""
 
 
-def optimizer_and_scheduler(filler: Filler, recipe: RecipeValues) -> None:
-    """Fill and check the ``optimizer`` and ``scheduler`` blocks and the two switches about foreign optimizers."""
+def optimizer_and_scheduler(filler: JsonFiller, recipe: RecipeValues) -> None:
+    """Fill and check the ``optimizer`` and ``scheduler`` blocks, and the two switches about optimizers of others."""
     config = filler.config
     optimizer, scheduler = config.get("optimizer"), config.get("scheduler")
     _recipe_optimizer(filler, name_of(recipe.optimizer))
@@ -51,20 +53,20 @@ def optimizer_and_scheduler(filler: Filler, recipe: RecipeValues) -> None:
 
 
 def name_of(component: dict[str, Any]) -> str:
-    """``adamw`` of ``{"_target_": "torch.optim.AdamW"}``."""
+    """Lower-case class name of a component: ``adamw`` for ``{"_target_": "torch.optim.AdamW"}``."""
     return str(component.get("_target_", "")).rpartition(".")[2].lower()
 
 
 GROUPS = ("adamw", "lion", "sgd")
-"""Files of configs/optimizer that are optimizers of DeepSpeed too."""
+"""Files of configs/optimizer whose optimizers DeepSpeed has too."""
 
 
 def needs_whole_tensors(name: str) -> bool:
-    """Whether an optimizer looks at a tensor as a whole, so that stepping shards of it is another optimizer."""
+    """Whether an optimizer computes updates from whole tensors, so that updates of shards would differ."""
     return any(part in name for part in ("8bit", "adafactor", "lamb", "lars", "muon", "shampoo", "soap"))
 
 
-def _recipe_optimizer(filler: Filler, name: str) -> None:
+def _recipe_optimizer(filler: JsonFiller, name: str) -> None:
     config = filler.config
     stage, device = zero_block(config).get("stage", 0), offload_device(config, "offload_optimizer")
     untested = config.get("zero_allow_untested_optimizer", "auto")
@@ -72,15 +74,15 @@ def _recipe_optimizer(filler: Filler, name: str) -> None:
         problem = Problem("optimizer", f"{name} has no CPU implementation, which offload needs", "use optimizer=adamw")
         filler.problems.append(problem)
     elif stage in (1, 2, 3) and needs_whole_tensors(name):
-        why = f"{name} looks at whole tensors, and ZeRO stage {stage} steps shards of them: it would train otherwise"
+        why = f"{name} needs whole tensors, but ZeRO stage {stage} steps shards of them, which would change its updates"
         filler.problems.append(Problem("optimizer", why, "use optimizer=adamw, or plan=zero0"))
     elif stage in (1, 2, 3) and untested is False and name not in LISTED:
         filler.refuse(
             "zero_allow_untested_optimizer", f"keeps DeepSpeed from using {name}", 'write true, or "auto"', False
         )
     elif stage in (1, 2, 3) and untested == "auto" and name not in ELEMENTWISE:
-        why = f"{name} is not known to treat every element by itself, and ZeRO stage {stage} steps shards of tensors"
-        fix = "use optimizer=adamw, or say that it does: plan.deepspeed.zero_allow_untested_optimizer=true"
+        why = f"{name} may not update every element independently, and ZeRO stage {stage} steps shards of tensors"
+        fix = "use optimizer=adamw, or, if it does, set plan.deepspeed.zero_allow_untested_optimizer=true"
         filler.problems.append(Problem("optimizer", why, fix))
     if untested == "auto":
         config["zero_allow_untested_optimizer"] = name not in LISTED
@@ -90,7 +92,7 @@ def _recipe_optimizer(filler: Filler, name: str) -> None:
     elif forced is True and device != "none" and name not in CPU_KERNELS and "optimizer" not in config:
         filler.refuse(
             "zero_force_ds_cpu_optimizer",
-            f"asks for DeepSpeed's CPU optimizer, and it has none for {name}",
+            f"asks for a CPU optimizer of DeepSpeed, which has none for {name}",
             'write false, or "auto"',
             True,
         )
@@ -99,7 +101,7 @@ def _recipe_optimizer(filler: Filler, name: str) -> None:
         filler.problems.append(Problem("optimizer", why, "use optimizer=adamw, or offload to cpu"))
 
 
-def _optimizer_block(filler: Filler, block: dict[str, Any], recipe: RecipeValues) -> None:
+def _optimizer_block(filler: JsonFiller, block: dict[str, Any], recipe: RecipeValues) -> None:
     kind, name = block.get("type"), name_of(recipe.optimizer)
     arguments = _arguments_of(str(kind)) if isinstance(kind, str) else None
     if arguments is None:
@@ -124,7 +126,7 @@ def _optimizer_block(filler: Filler, block: dict[str, Any], recipe: RecipeValues
 
 
 def _recipe_for(kind: str) -> str:
-    """How a recipe asks for an optimizer of DeepSpeed, as the beginning of a fix; empty if it cannot."""
+    """Beginning of a fix that sets the recipe's optimizer to ``kind``; empty if recipes do not have it."""
     import torch
 
     if kind.lower() in GROUPS:
@@ -133,7 +135,7 @@ def _recipe_for(kind: str) -> str:
 
 
 def _arguments_of(kind: str) -> list[str] | None:
-    """What ``optimizer.params`` may hold; None for a type that DeepSpeed cannot build."""
+    """Arguments that ``optimizer.params`` may have; None for a type that DeepSpeed cannot build."""
     import torch
     from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
@@ -158,7 +160,7 @@ def _arguments_of(kind: str) -> list[str] | None:
     return list(dict.fromkeys([*(name for name in taken if name not in ("params", "model_params")), *extra]))
 
 
-def _scheduler_block(filler: Filler, block: dict[str, Any], recipe: RecipeValues) -> None:
+def _scheduler_block(filler: JsonFiller, block: dict[str, Any], recipe: RecipeValues) -> None:
     from deepspeed.runtime import lr_schedules
     from torch.optim import lr_scheduler
 
@@ -173,21 +175,21 @@ def _scheduler_block(filler: Filler, block: dict[str, Any], recipe: RecipeValues
     filler.problems += json_keys.unknown_arguments(params, taken, "scheduler.params", kind)
     stands_for = SCHEDULES.get(kind)
     if stands_for is None:
-        return  # OneCycle, LRRangeTest and torch's drive the rate by themselves
+        return  # OneCycle, LRRangeTest and torch's schedulers have no counterpart in recipes
     if recipe.schedule != stands_for:
         fix = f"set scheduler={stands_for}, or remove the block: the recipe's schedule is used"
         filler.refuse(
-            "scheduler.type", f"stands for {stands_for}, and contradicts scheduler.name = {recipe.schedule}", fix, kind
+            "scheduler.type", f"means {stands_for}, which contradicts scheduler.name = {recipe.schedule}", fix, kind
         )
         return
     if recipe.warmup_steps is not None and recipe.warmup_steps < 2:
-        why = f"warms up over at least two steps, and scheduler.warmup_steps = {recipe.warmup_steps}"
+        why = f"warms up over at least two steps, but scheduler.warmup_steps = {recipe.warmup_steps}"
         filler.refuse("scheduler.type", why, "set scheduler.warmup_steps=2 or more, or remove the block", kind)
         return
     _scheduler_params(filler, kind, recipe)
 
 
-def _scheduler_params(filler: Filler, kind: str, recipe: RecipeValues) -> None:
+def _scheduler_params(filler: JsonFiller, kind: str, recipe: RecipeValues) -> None:
     lr = recipe.optimizer.get("lr")
     values: dict[str, tuple[Any, str]] = {"warmup_num_steps": (recipe.warmup_steps, "scheduler.warmup_steps")}
     if kind == "WarmupCosineLR":
@@ -201,5 +203,5 @@ def _scheduler_params(filler: Filler, kind: str, recipe: RecipeValues) -> None:
     for key, (value, source) in values.items():
         if value is not None:
             filler.set(f"scheduler.params.{key}", value, source)
-    # DeepSpeed's own default warms up by the logarithm of the step; schedules of recipes are linear.
+    # The warm-up of recipes is linear; DeepSpeed's default follows the logarithm of the step.
     filler.set("scheduler.params.warmup_type", "linear", f"the warm-up of scheduler.name = {recipe.schedule}")

@@ -1,7 +1,7 @@
 """Options of DeepSpeed ZeRO under DeepSpeed's own names; ``deepspeed_json.py`` turns them into DeepSpeed's JSON.
 
-No torch and no DeepSpeed is imported here: recipes are checked where neither is needed. What the recipe already says
-(batch, clipping, precision, optimizer, schedule) is not repeated: the JSON takes it from there.
+Values that the recipe sets elsewhere (batch, clipping, precision, optimizer, schedule) are not options here; the JSON
+takes them from the recipe. Neither torch nor DeepSpeed is imported, because checking a recipe needs neither.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Auto = Literal["auto"]
 
 @dataclass
 class OffloadOptimizer:
-    """Where optimizer state and fp32 weights live, and where the optimizer steps."""
+    """Where optimizer state and fp32 weights are kept, and where the optimizer steps."""
 
     device: Literal["none", "cpu", "nvme"] = "none"
-    """none keeps it on the accelerator; cpu needs stage 1 or more, nvme stage 3."""
+    """Device of the optimizer state: none keeps it on the accelerator, cpu needs stage 1 or more, nvme stage 3."""
     nvme_path: str | None = None
     """Folder on a fast local disk, for nvme; variables (``$TMPDIR``) are those of the machine that trains."""
     pin_memory: bool = True
     """Page-locked CPU memory: faster transfers, memory that nothing else can use."""
     buffer_count: int = 4
-    """nvme: buffers in flight; at least one per state tensor and weight and gradient (4 for AdamW)."""
+    """nvme: buffers in flight; at least one for each state tensor, the weight and the gradient (4 for AdamW)."""
     pipeline_read: bool = False
     """nvme: read the next tile while this one is computed."""
     pipeline_write: bool = False
@@ -47,10 +47,10 @@ class OffloadOptimizer:
 
 @dataclass
 class OffloadParam:
-    """Where parameters live between their uses (stage 3)."""
+    """Where parameters are kept between their uses (stage 3)."""
 
     device: Literal["none", "cpu", "nvme"] = "none"
-    """none keeps them on the accelerator."""
+    """Device of the parameters; none keeps them on the accelerator."""
     nvme_path: str | None = None
     """Folder on a fast local disk, for nvme; variables (``$TMPDIR``) are those of the machine that trains."""
     pin_memory: bool = True
@@ -82,11 +82,11 @@ class Aio:
     intra_op_parallelism: int = 1
     """Threads per request; ``thread_count`` in older versions of DeepSpeed."""
     single_submit: bool = False
-    """Submit requests one by one instead of by the queue."""
+    """Submit requests one at a time instead of in batches."""
     overlap_events: bool = True
-    """Submit and complete at the same time."""
+    """Submit new requests while earlier ones complete."""
     use_gds: bool = False
-    """GPUDirect Storage: between disk and GPU without the CPU."""
+    """GPUDirect Storage: transfer between disk and GPU without the CPU."""
 
     def __post_init__(self) -> None:
         refuse(_positive(self, "block_size", "queue_depth", "intra_op_parallelism"))
@@ -97,7 +97,7 @@ class Fp16:
     """Dynamic loss scale of ``plan.precision=fp16``."""
 
     loss_scale: float = 0.0
-    """A fixed scale; 0 adapts it."""
+    """A fixed scale; 0 makes the scale dynamic."""
     initial_scale_power: int = 16
     """The first scale is 2 to this power; raise it when the log shows overflows at scale 1."""
     loss_scale_window: int = 1000
@@ -105,9 +105,9 @@ class Fp16:
     hysteresis: int = 2
     """Overflows before the scale halves."""
     consecutive_hysteresis: bool = False
-    """Count only overflows one after the other."""
+    """Count only consecutive overflows for ``hysteresis``."""
     min_loss_scale: int = 1
-    """The scale never falls below this."""
+    """Lowest value of the scale."""
 
     def __post_init__(self) -> None:
         problems = _positive(self, "loss_scale_window", "hysteresis", "min_loss_scale")
@@ -123,36 +123,36 @@ class DeepSpeedOptions:
     """ZeRO (https://arxiv.org/abs/1910.02054) by DeepSpeed. ``auto`` follows the model's hidden size h."""
 
     stage: Literal[0, 1, 2, 3] = 2
-    """What is sharded over data ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    """State that is sharded over data ranks: 0 none, 1 optimizer state, 2 gradients too, 3 parameters too."""
     offload_optimizer: OffloadOptimizer = field(default_factory=OffloadOptimizer)
-    """ZeRO-Offload (https://arxiv.org/abs/2101.06840): the optimizer steps on the CPU."""
+    """ZeRO-Offload (https://arxiv.org/abs/2101.06840): keep optimizer state off the accelerator and step there."""
     offload_param: OffloadParam = field(default_factory=OffloadParam)
-    """ZeRO-Infinity (https://arxiv.org/abs/2104.07857): parameters wait in CPU memory or on disk."""
+    """ZeRO-Infinity (https://arxiv.org/abs/2104.07857): keep parameters in CPU memory or on disk."""
     reduce_bucket_size: int | Auto = "auto"
     """Elements of one gradient reduction; auto is h * h."""
     allgather_bucket_size: int = 500_000_000
-    """Stages 1 and 2: elements of one gather of updated weights."""
+    """Stages 1 and 2: elements of one all-gather of updated weights."""
     stage3_prefetch_bucket_size: int | Auto = "auto"
     """Stage 3: elements fetched ahead of their use; auto is 0.9 * h * h."""
     stage3_param_persistence_threshold: int | Auto = "auto"
     """Stage 3: parameters smaller than this stay on every rank; auto is 10 * h."""
     stage3_max_live_parameters: int = 1_000_000_000
-    """Stage 3: parameters that may be whole on a rank at once; lower it when memory runs out."""
+    """Stage 3: most parameters that may be gathered on a rank at once; lower it if memory runs out."""
     stage3_max_reuse_distance: int = 1_000_000_000
-    """Stage 3: keep a parameter that is used again within so many."""
+    """Stage 3: keep a parameter gathered if it is used again within this many parameters."""
     sub_group_size: int = 1_000_000_000
-    """Stage 3: parameters stepped at once; with nvme, what must fit in CPU memory."""
+    """Stage 3: parameters that are stepped at once; with nvme, their state must fit in CPU memory."""
     overlap_comm: bool | Auto = "auto"
-    """Reduce gradients while the backward pass goes on; costs 4.5 times the buckets. auto: with stage 3 only."""
+    """Reduce gradients during the backward pass, which needs 4.5 times the buckets; auto does so in stage 3 only."""
     contiguous_gradients: bool = True
-    """Copy gradients into one buffer: less fragmentation."""
+    """Copy gradients into one buffer, which reduces fragmentation."""
     reduce_scatter: bool = True
-    """Reduce each gradient to its owner instead of to all (stages 1 and 2)."""
+    """Stages 1 and 2: reduce each gradient to its owner instead of to all ranks."""
     use_multi_rank_bucket_allreduce: bool = False
-    """Stages 1 and 2: reduce whole buckets to all ranks, and let each take its part: fewer messages, but half as many
-    bytes again as ZeRO needs (DeepSpeed's own default is true)."""
+    """Stages 1 and 2: reduce whole buckets to all ranks, of which each takes its part. This needs fewer messages, but
+    sends half as many bytes again as ZeRO needs (DeepSpeed's own default is true)."""
     allgather_partitions: bool = True
-    """Gather updated weights at once instead of by broadcasts (stages 1 and 2)."""
+    """Stages 1 and 2: gather updated weights by one all-gather instead of broadcasts."""
     round_robin_gradients: bool = False
     """Stages 1 and 2 with offload: let ranks copy their gradients in parallel."""
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
@@ -162,12 +162,13 @@ class DeepSpeedOptions:
     fp16: Fp16 = field(default_factory=Fp16)
     """Loss scale of ``plan.precision=fp16``."""
     zero_allow_untested_optimizer: bool | Auto = "auto"
-    """Allow optimizers that DeepSpeed does not list; auto: those that treat every element by itself (SGD, Lion ...),
-    for which shards change nothing."""
+    """Allow optimizers that DeepSpeed does not list; auto allows those that update every element independently (SGD,
+    Lion ...), because shards do not change their updates."""
     zero_force_ds_cpu_optimizer: bool | Auto = "auto"
-    """With ``offload_optimizer``: step by DeepSpeed's CPU kernels; auto: where it has one (AdamW, Adam, Lion)."""
+    """Step by DeepSpeed's CPU kernels under ``offload_optimizer``; auto does so for AdamW, Adam and Lion, which have
+    one."""
     use_node_local_storage: bool = False
-    """Nodes share no file system: DeepSpeed writes what it writes itself on every node."""
+    """Let DeepSpeed write its own files on every node, for nodes without a shared file system."""
     aio: Aio = field(default_factory=Aio)
     """Asynchronous file access of nvme offload."""
 
@@ -187,14 +188,14 @@ class DeepSpeedOptions:
         )
         if self.stage == 0 and self.grad_accum_dtype == "fp32":
             problems.append(
-                "grad_accum_dtype=fp32 needs stage 1 or more: without a ZeRO optimizer DeepSpeed adds gradients up in "
-                "the compute type; write auto"
+                "grad_accum_dtype=fp32 needs stage 1 or more: without a ZeRO optimizer DeepSpeed accumulates gradients "
+                "in the compute type; write auto"
             )
         refuse(problems)
 
 
 def offload_problems(stage: int, optimizer: str, param: str, ratio: float = 1.0) -> list[str]:
-    """What a stage cannot offload, as ``field=value why; fix`` lines; also used for a user's own JSON."""
+    """Problems of offload in a stage, as ``field=value why; fix`` lines; also used for a user's own JSON."""
     problems = []
     if optimizer != "none" and stage < 1:
         problems.append(

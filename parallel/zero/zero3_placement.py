@@ -1,7 +1,7 @@
 """Turn a model on the meta device into ZeRO-3 shards, one tensor at a time.
 
-``deepspeed.zero.Init`` is given each parameter as soon as its weights arrive, so that a rank never holds more than one
-whole tensor beside its shards, whether weights are drawn from the seed or read from files.
+``deepspeed.zero.Init`` gets each parameter as soon as its weights arrive, from the seed or from files. A rank therefore
+never holds more than one whole tensor beside its shards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def place_shards(
     """Replace every parameter of ``model`` by a ZeRO-3 parameter, and every buffer by its value on ``device``.
 
     Args:
-        dtype: compute type, in which shards are kept.
+        dtype: compute type, which the shards have.
 
     Returns:
-        This rank's fp32 shard of each trainable parameter by name, where ``dtype`` is another type: the optimizer's
-        weights must not be made from rounded ones.
+        This rank's fp32 shard of each trainable parameter by name, because the optimizer's weights must not be made
+        from rounded ones; empty if ``dtype`` is fp32.
 
     Raises:
         RuntimeError: a tensor of the model is not among ``weights``.
@@ -55,7 +55,7 @@ def place_shards(
 
 
 def tensor_homes(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """For each parameter and buffer by plain name, tied ones once: the modules and attributes that hold it."""
+    """The (module, attribute) pairs that hold each parameter and buffer, by plain name; tied ones share a name."""
     names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     homes: dict[str, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
@@ -66,7 +66,7 @@ def tensor_homes(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 
 def own_part(full: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This rank's shard of ``full``, as long as that of the ZeRO-3 ``parameter``: the last one is padded with zeros."""
+    """This rank's shard of ``full``, with the length of the shards of ``parameter``; the last is padded with zeros."""
     group = parameter.ds_process_group  # type: ignore[attr-defined]
     length = parameter.partition_numel()  # type: ignore[attr-defined]
     flat = full.flatten()
@@ -74,16 +74,22 @@ def own_part(full: Tensor, parameter: nn.Parameter) -> Tensor:
     return nn.functional.pad(part, (0, length - part.numel())).clone()
 
 
-def stand_ins(named: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of the full shape, without memory, for the optimizer factory: it tells matrices from vectors by shape,
-    and a ZeRO-3 parameter shows an empty one."""
+def full_shapes(named: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of full shape that take no memory, for the optimizer factory.
+
+    The factory tells matrices from vectors by shape, and a ZeRO-3 parameter has an empty one.
+    """
     for name, parameter in named:
         shape = parameter.ds_shape  # type: ignore[attr-defined]
         yield name, nn.Parameter(torch.zeros((), device=parameter.device).expand(shape))
 
 
 def _shard(parameter: nn.Parameter, config: dict[str, Any], swapper: Any) -> Any:
-    """Partition one parameter in place; returns the swapper to disk, which all parameters share."""
+    """Partition one parameter in place.
+
+    Returns:
+        The object that swaps parameters to disk, which all parameters share.
+    """
     import deepspeed
 
     holder = nn.Module()

@@ -1,8 +1,8 @@
 """The strategy for DeepSpeed ZeRO: stages 0 to 3, with offload to CPU memory and to disk.
 
-DeepSpeed reduces gradients, clips, steps and scales the loss; trireme decides what is summed and when: the loss is
-divided by the label tokens of the global batch, micro-batches are told which of them is the last, and the learning
-rate follows the recipe's schedule unless the JSON holds a scheduler of DeepSpeed.
+DeepSpeed reduces gradients, clips, steps and scales the loss. trireme divides the loss by the label tokens of the
+global batch, tells the engine which micro-batch is the last, and sets the learning rate by the recipe's schedule,
+unless the JSON has a scheduler of DeepSpeed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .operators import load_operators
 from .zero3_placement import place_shards
 
 READ_AT_ONCE = 256 * 2**20
-"""Bytes of state that are read from a checkpoint in one go."""
+"""Bytes of state that are read from a checkpoint at once."""
 
 
 class DeepSpeedStrategy(Strategy):
@@ -83,7 +83,8 @@ class DeepSpeedStrategy(Strategy):
         if self.stage == 3:
             self._masters = place_shards(model, weights, self.config, self.mesh.device, self.dtype)
             return
-        # DeepSpeed rounds parameters to the compute type and makes the optimizer's weights from rounded ones.
+        # DeepSpeed makes the optimizer's fp32 weights from parameters that it has rounded to the compute type, so the
+        # unrounded ones are kept for ``set_masters``.
         rounded = self.dtype != torch.float32
         materialise(model, torch.device("cpu") if rounded else self.mesh.device, weights)
         trainable = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
@@ -91,7 +92,7 @@ class DeepSpeedStrategy(Strategy):
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         if self.engine is not None:
-            raise RuntimeError("attach the optimizer before the first evaluation: DeepSpeed's engine is built with it")
+            raise RuntimeError("attach the optimizer before the first evaluation, which builds DeepSpeed's engine")
         self.engine = build_engine(self._module, self.config, factory)
         self.trains = True
         self.state = EngineState(self.engine)
@@ -107,7 +108,7 @@ class DeepSpeedStrategy(Strategy):
         self._module.train(mode)
 
     def local_weights(self) -> Iterator[Tensor]:
-        """Of stage 3 this rank's parts, but those that lie on a disk now."""
+        """This rank's weights. In stage 3 they are its shards, without those that are swapped to disk."""
         for _, parameter in self.named_parameters():
             part = getattr(parameter, "ds_tensor", None)
             if part is None:
@@ -121,24 +122,23 @@ class DeepSpeedStrategy(Strategy):
     # -- one step ---------------------------------------------------------------------------------------------
 
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
-        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # on its way while the forward computes
+        counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # summed while the forward pass runs
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
             micro = self.to_device(micro)
             loss = loss_function(self.engine(**inputs_of(micro)), micro)
-            # DeepSpeed averages over ranks; the loss is divided by the labels of all of them.
+            # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
             weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
             self.engine.backward(loss * weight, scale_wrt_gas=False)
             total += loss.detach()
         return StepLoss(total, *counts.result())
 
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
-        """As the interface says; the norm to clip by is ``gradient_clipping`` of the JSON, which is checked to be
-        ``max_norm``."""
+        """Step; DeepSpeed clips by ``gradient_clipping`` of the JSON, which is checked to equal ``max_norm``."""
         groups = self.state.base.param_groups
         if self.engine.lr_scheduler is None:
-            # With a partial offload (``ratio``) this one steps what stays on the device.
+            # Under partial offload (``ratio``) the backup optimizer steps the parameters that stay on the device.
             backup = getattr(self.engine.optimizer, "backup_optimizer", None)
             for group in [*groups, *(backup.param_groups if backup is not None else ())]:
                 group["lr"] = group.get("initial_lr", groups[0]["initial_lr"]) * lr_scale
@@ -152,9 +152,11 @@ class DeepSpeedStrategy(Strategy):
         return StepResult(norm, lr, skipped=not self.engine.was_step_applied())
 
     def _drop_nonfinite(self, norm: Tensor | None) -> None:
-        """Have the engine skip a step whose gradient is not finite. Stage 3, and every engine in fp16, do so by
-        themselves, stages 1 and 2 in bf16 only when told to, stage 0 in fp32 never: there the step is taken for one
-        that only accumulates, of nothing.
+        """Make the engine skip a step whose gradient is not finite.
+
+        Stage 3, and every engine in fp16, skip such steps anyway. Stages 1 and 2 in bf16 do so after
+        ``check_grad_overflow`` is set. Stage 0 in fp32 never does, so its gradients are dropped, and the engine is told
+        that this is not the last micro-batch.
         """
         if hasattr(self.engine.optimizer, "check_grad_overflow"):
             self.engine.optimizer.check_grad_overflow = True
@@ -168,10 +170,11 @@ class DeepSpeedStrategy(Strategy):
         return self.stage == 3 and self.mesh.data_size > 1
 
     def generate(self, **arguments: Any) -> Tensor:
-        """Tokens by transformers' ``generate``; under stage 3 all ranks call it, and a rank that has finished goes on
-        running the model until the last one has: the others need its shards.
+        """Tokens by transformers' ``generate``.
 
-        transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
+        Under stage 3 all ranks call it. A rank that has finished keeps running the model until all have finished,
+        because the others need its shards. transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows
+        the mask of a rank that has finished.
         """
         self.inference_model()
         with self.inference_context(), torch.no_grad():
@@ -191,31 +194,35 @@ class DeepSpeedStrategy(Strategy):
         self._ranks_at_work(1)
 
     def _ranks_at_work(self, mine: int) -> int:
-        """How many ranks are about to run the model for tokens of their own; asked before every forward."""
+        """Number of ranks that are about to run the model for their own tokens; called before every forward pass."""
         return self.mesh.sum_integers([mine])[0]
 
     def inference_model(self) -> nn.Module:
-        """What a forward is called on; stage 3 without optimizer gets an engine that only gathers (ZeRO inference)."""
+        """The module that a forward pass calls. Stage 3 without optimizer gets an engine that only gathers (ZeRO
+        inference)."""
         if self.engine is None and self.stage == 3:
             self.engine = build_engine(self._module, self.config, None)
         elif self.engine is None:
-            nn.Module.to(self._module, self.mesh.device)  # where the engine of another type than fp32 would have put it
+            nn.Module.to(self._module, self.mesh.device)  # without fp32, only the engine would move it there
         return self._module if self.engine is None else self.engine
 
     def inference_context(self) -> AbstractContextManager:
-        """An engine holds parameters in the compute type; before it is built (stages 0 to 2) they are fp32."""
+        """The context of a forward pass: autocast before the engine is built (stages 0 to 2), since parameters are
+        fp32 then. Later they have the compute type."""
         return autocast(self.plan, self.mesh.device) if self.engine is None else nullcontext()
 
     def free_gathered(self) -> None:
-        """Drop parameters that stage 3 still holds whole."""
+        """Free the parameters that stage 3 has gathered."""
         if self.stage == 3:
             self.engine.empty_partition_cache()
 
     # -- state ------------------------------------------------------------------------------------------------
 
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-        """Each full tensor on one rank only, so that a rank holds one part in N of the state; nothing is shared with
-        the training state."""
+        """Full tensors, each on one rank only, so that each of N ranks holds 1/N of the state.
+
+        All of them are copies, so ``copy`` is not used.
+        """
         parameters = dict(self.named_parameters())
         owner = owners({name: _numel(p) for name, p in parameters.items()}, self.mesh.data_size)
         tensors: dict[str, Tensor] = {}
@@ -277,7 +284,7 @@ class DeepSpeedStrategy(Strategy):
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of the whole parameter; a ZeRO-3 parameter itself shows an empty shape."""
+    """Shape of the whole parameter, since a ZeRO-3 parameter itself has an empty shape."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
@@ -291,7 +298,7 @@ def _keep(tensors: dict[str, Tensor], kept: bool, name: str, value: Tensor) -> N
 
 
 def _in_portions(parameters: dict[str, nn.Parameter]) -> Iterator[list[str]]:
-    """Names whose weights and moments fit into ``READ_AT_ONCE``, in the same order on every rank."""
+    """Lists of names whose weights and moments fit into ``READ_AT_ONCE``, in the same order on every rank."""
     portion, size = [], 0
     for name, parameter in parameters.items():
         needed = 3 * 4 * _numel(parameter)
