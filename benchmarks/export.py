@@ -195,11 +195,11 @@ def warm(files: list[Path]) -> None:
 
 def beside_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """trireme's layout: exports under the cap, and cp of the files that hold the weights, in turn."""
-    from trireme.trainer.checkpoint.load.block_reader import Pieces
+    from trireme.trainer.checkpoint.load.block_reader import StoredShards
 
     checkpoint = folder / "checkpoint"
     run_ranks(write_checkpoint, 2, checkpoint, options.gib, timeout=1800)
-    pieces = Pieces(checkpoint / "tensors")
+    pieces = StoredShards(checkpoint / "tensors")
     weights = [name for name in pieces.shapes if name.startswith("model.")]
     sizes = {name: pieces.shapes[name][0].numel() * pieces.shapes[name][1].itemsize for name in weights}
     files, largest = sorted(pieces.files(weights)), max(sizes.values())

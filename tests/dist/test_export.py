@@ -156,7 +156,7 @@ def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
         export(str(folder), str(tmp_path / "out"))
     one.write_bytes(whole)
     one.with_name(one.name.replace("shard-00002", "shard-00001")).unlink()  # what is left begins in the middle
-    with pytest.raises(UserError, match="not there completely"):
+    with pytest.raises(UserError, match="is incomplete"):
         export_source(Checkpoint(folder), tmp_path / "out", ExportOptions(), verify=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

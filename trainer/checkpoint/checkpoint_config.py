@@ -16,23 +16,23 @@ class CheckpointConfig:
     every: int | None = None
     """Steps between checkpoints; null writes only at the end."""
     at_end: bool = True
-    """Write one after the last step."""
+    """Write a checkpoint after the last step."""
     keep_last: int | None = 2
-    """How many of the newest to keep; null keeps all."""
+    """Number of newest checkpoints to keep; null keeps all."""
     keep_best: int = 0
-    """How many of the best by ``metric`` to keep beside the newest (only checkpoints of evaluated steps count)."""
+    """Number of checkpoints with the best ``metric`` to keep beside the newest; only evaluated steps count."""
     metric: str = "eval_loss"
-    """What "best" means."""
+    """Metric by which checkpoints are compared."""
     mode: Literal["min", "max"] = "min"
     """Whether a smaller or a larger ``metric`` is better."""
 
     asynchronous: bool = True
-    """Go on training while a checkpoint is written (one at most): only a copy into CPU memory is waited for."""
+    """Go on training while a checkpoint is written (one at a time); training waits only for a copy into CPU memory."""
     shared: bool | None = None
-    """Whether all machines see the same run folder. null finds out when a run starts; true believes it (where a file
-    takes its time to show on other machines); false refuses to start if two machines do see the same folder."""
+    """Whether all machines see the same run folder. null finds out when a run starts; true skips this test, for disks
+    on which new files appear late on other machines; false refuses to start if two machines see the same folder."""
     deepspeed: bool = False
-    """Under a plan ``zero*``: also write DeepSpeed's own files (``deepspeed/`` in each checkpoint), for its tools."""
+    """Also write DeepSpeed's own files (``deepspeed/`` in each checkpoint) for its tools, under a plan ``zero*``."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())

@@ -1,4 +1,4 @@
-"""What a checkpoint looks like on disk, and how to know that it is whole.
+"""The files of a checkpoint, and the checks that they are complete and unchanged.
 
 ::
 
@@ -8,14 +8,14 @@
         recipe.yaml             the resolved recipe that wrote it
         model/                  config.json and tokenizer, as transformers reads them
         deepspeed/              with checkpoint.deepspeed: DeepSpeed's own files, for its tools
-        manifest.json           written last: step, plan, and size and XXH3-128 of every file; "not_finite" says that
-                                weights or loss were no numbers any more; "nodes" says which of
-                                several nodes without a common disk holds a file that not all of them hold
+        manifest.json           written last: step, plan, and size and XXH3-128 of every file; "not_finite" says what
+                                was not finite, weights or loss; "nodes" names the node that holds a file, if nodes have
+                                no common disk and not all of them hold it
 
-A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete; the
-digests, a tenth of the work of SHA-256, tell whether it is still what was written (against accidents, not against
-forgery: whoever can change a file can change the manifest). Nothing that is read back is pickled (DeepSpeed's own files
-are, and stay unread here).
+A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete. Digests
+tell whether files have changed since; they cost a tenth of the work of SHA-256. They protect against accidents, not
+against forgery, since anyone who can change a file can also change the manifest. Files that are read back contain no
+pickles; DeepSpeed's own files do, and are not read here.
 """
 
 from __future__ import annotations
@@ -44,30 +44,33 @@ def step_folder(root: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's name tells; -1 for any other name."""
+    """The step in a checkpoint's name; -1 for any other name."""
     return int(path.name[5:]) if re.fullmatch(r"step_\d+", path.name) else -1
 
 
 def checkpoints_under(root: Path) -> list[Path]:
-    """Folders of checkpoints under ``root``, newest first. One without a manifest was complete once: damaged."""
+    """Folders of checkpoints under ``root``, newest first. One without a manifest is damaged, since it was complete."""
     folders = [path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
     return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
-    """Those that still have their manifest, newest first."""
+    """Checkpoints under ``root`` that have a manifest, newest first."""
     return [path for path in checkpoints_under(root) if (path / MANIFEST).is_file()]
 
 
 def checkpoints_at(path: Path) -> list[Path]:
-    """``path`` as a checkpoint, or the newest first of a run folder or its ``checkpoints``; damaged ones too."""
+    """The checkpoint at ``path``, or those of the run folder or ``checkpoints`` folder there, newest first.
+
+    Damaged ones are included.
+    """
     if (path / MANIFEST).is_file():
         return [path]
     return checkpoints_under(path) or checkpoints_under(path / "checkpoints")
 
 
 def files_of(folder: Path) -> list[str]:
-    """Relative paths of everything in a checkpoint but its manifest, sorted."""
+    """Relative paths of all files in a checkpoint but its manifest, sorted."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(folder)) for path in found if path.name != MANIFEST)
 
@@ -79,16 +82,20 @@ def describe_file(path: Path) -> dict[str, Any]:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             size += count
-    return described(size, digest)
+    return manifest_entry(size, digest)
 
 
-def described(size: int, digest: Digest) -> dict[str, Any]:
-    """What a manifest says of a file."""
+def manifest_entry(size: int, digest: Digest) -> dict[str, Any]:
+    """The description of a file in a manifest."""
     return {"bytes": size, "xxh3_128": digest.hexdigest()}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError when there is none, or it cannot be read."""
+    """The manifest of a checkpoint.
+
+    Raises:
+        ValueError: it is missing or cannot be read.
+    """
     try:
         return json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -96,23 +103,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """The last file of a checkpoint; afterwards its folders are on the disk too."""
+    """Write the manifest, which is the last file of a checkpoint, and flush it and all folders to the disk."""
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush(path)
 
 
 def metric_of(folder: Path) -> float | None:
-    """The metric that a checkpoint was saved with; None if there is none, or no number."""
+    """The metric that a checkpoint was saved with; None if it has none, or one that is not finite."""
     try:
         metric = float(read_manifest(folder)["metric"])
-    except (ValueError, KeyError, TypeError):  # also of a damaged manifest, which is another's to report
+    except (ValueError, KeyError, TypeError):  # a damaged manifest is reported by ``damages``
         return None
     return metric if math.isfinite(metric) else None
 
 
 def not_finite(folder: Path) -> str | None:
-    """What was not finite when a checkpoint was written, so that nobody goes on from it; None if all was."""
+    """Description of what was not finite when a checkpoint was written, which then must not be resumed; else None."""
     try:
         return read_manifest(folder).get("not_finite") or None
     except (ValueError, AttributeError):  # a damaged manifest is reported by ``damages``
@@ -120,17 +127,17 @@ def not_finite(folder: Path) -> str | None:
 
 
 def sound_first(folders: Iterable[Path]) -> list[Path]:
-    """In the same order, but those with weights that are not finite last."""
+    """``folders`` in the same order, except that those with weights or losses that are not finite come last."""
     return sorted(folders, key=lambda folder: not_finite(folder) is not None)
 
 
 def verify(folder: Path, contents: bool = True, only: Collection[str] | None = None) -> str | None:
-    """Why a checkpoint cannot be trusted, or None when every file is what was written; arguments as for ``damages``."""
+    """The first damage of a checkpoint; None if every file is unchanged. Arguments as for ``damages``."""
     return next(damages(folder, contents, only=only), None)
 
 
 def other_format(manifest: dict[str, Any]) -> str | None:
-    """Why this version cannot read what ``manifest`` describes, or None."""
+    """Why this version cannot read the checkpoint of ``manifest``; None if it can."""
     if manifest["format"] == FORMAT:
         return None
     age = "a newer" if manifest["format"] > FORMAT else "an older"
@@ -143,12 +150,12 @@ def damages(
     checked: Callable[[int], None] = lambda size: None,
     only: Collection[str] | None = None,
 ) -> Iterator[str]:
-    """Everything that is wrong with a checkpoint, as it is found.
+    """All damages of a checkpoint, one after the other.
 
     Args:
         digests: read every file; else only names and sizes are compared.
-        checked: called with the bytes of each file that has been looked at.
-        only: relative paths of the files to look at; None means all.
+        checked: called with the size of each file after its check.
+        only: relative paths of the files to check; None checks all.
     """
     if not (folder / MANIFEST).is_file():
         yield f"{MANIFEST} is missing"
@@ -161,7 +168,7 @@ def damages(
         for name, written in manifest["files"].items():
             if only is not None and name not in only:
                 continue
-            reason = fault(folder, name, written, digests)
+            reason = file_damage(folder, name, written, digests)
             checked(written["bytes"])
             if reason:
                 node = manifest.get("nodes", {}).get(name)
@@ -170,8 +177,8 @@ def damages(
         yield f"cannot be read: {error}"
 
 
-def fault(folder: Path, name: str, written: dict[str, Any], digest: bool = True) -> str | None:
-    """What is wrong with one file, which the manifest describes as ``written``; None when nothing is."""
+def file_damage(folder: Path, name: str, written: dict[str, Any], digest: bool = True) -> str | None:
+    """The damage of one file, which the manifest describes as ``written``; None if it is unchanged."""
     path = folder / name
     if not path.is_file():
         return f"{name} is missing"
@@ -183,15 +190,18 @@ def fault(folder: Path, name: str, written: dict[str, Any], digest: bool = True)
 
 
 def write_all(file: RawIOBase, data: bytes | memoryview) -> None:
-    """Write everything, in pieces: of writes of many megabytes, the kernel was seen to spend five to ten times as long
-    on finding as large pages for its cache."""
+    """Write ``data`` in chunks of ``WRITE_BYTES``.
+
+    Writes of many megabytes were measured to take five to ten times as long, because the kernel looks for large pages
+    for its cache.
+    """
     view = memoryview(data).cast("B")
     while view:
         view = view[file.write(view[:WRITE_BYTES]) :]
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change names in one step (Linux's ``renameat2``); False where that is not possible."""
+def swap_names(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step, by Linux's ``renameat2``; False if the system cannot do so."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -201,7 +211,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Ask the system to put a file's, or a folder's, contents on the disk."""
+    """Make the system write the contents of a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest and the best of them, and those that a run has gone back from."""
+"""Remove old checkpoints of a run, except the newest and the best, and rename those of steps that a resume abandons."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger("trireme.checkpoint")
 
 
 def remove_old(root: Path, config: CheckpointConfig, step: int) -> None:
-    """Remove what ``keep_last`` and ``keep_best`` do not keep, after a checkpoint of ``step`` was written."""
+    """After a checkpoint of ``step`` was written, remove those that ``keep_last`` and ``keep_best`` do not keep."""
     if config.keep_last is None:
         return
-    # Later ones were damaged and passed over, or gone back from: they must not push out what is written now.
+    # Checkpoints of later steps are damaged or abandoned, and must not count against the one that was just written.
     folders = [folder for folder in complete_checkpoints(root) if step_of(folder) <= step]
-    # One that is not finite pushes out none that is; the newest of them is kept, to look at.
+    # Checkpoints that are not finite do not count either. The newest checkpoint is always kept, for inspection.
     sound = [folder for folder in folders if not_finite(folder) is None]
     best = best_first(sound, config.mode)[: config.keep_best] if config.keep_best else []
     keep = {*sound[: config.keep_last], *best, folders[0]}
@@ -30,22 +30,22 @@ def remove_old(root: Path, config: CheckpointConfig, step: int) -> None:
 
 
 def best_first(folders: Iterable[Path], mode: str) -> list[Path]:
-    """Those with a metric that is a number, the best first; ``mode`` is ``min`` or ``max``."""
+    """Checkpoints with a finite metric, the best first; ``mode`` is ``min`` or ``max``."""
     metrics = {folder: metric_of(folder) for folder in folders}
     judged = {folder: metric for folder, metric in metrics.items() if metric is not None}
     return sorted(judged, key=judged.__getitem__, reverse=mode == "max")
 
 
 def set_later_aside(root: Path, resumed: Path | None) -> None:
-    """Rename checkpoints of steps after ``resumed``, from which a run goes on.
+    """Rename the checkpoints of steps after ``resumed``, from which a run goes on.
 
-    They belong to a branch that the run has left, and the next start would go on from the newest of them.
+    The run has abandoned these steps, but the next start would resume from the newest checkpoint among them.
 
     Args:
-        resumed: None, or a checkpoint of another run, sets all of this run's aside.
+        resumed: the checkpoint to go on from; if it is None or of another run, all checkpoints here are renamed.
 
     Raises:
-        OSError: one cannot be renamed.
+        OSError: a checkpoint cannot be renamed.
     """
     own = checkpoints_under(root)
     if resumed is not None and resumed.resolve().parent == root.resolve():
@@ -55,11 +55,11 @@ def set_later_aside(root: Path, resumed: Path | None) -> None:
         names = (f"{folder.name}.abandoned{f'.{number}' if number else ''}" for number in range(10_000))
         target = next(path for name in names if not (path := folder.with_name(name)).exists())
         os.replace(folder, target)
-        log.warning("%s is kept as %s: the run goes on from before it", folder.name, target)
+        log.warning("%s is kept as %s: the run goes on from an earlier step", folder.name, target)
 
 
 def _remove(folder: Path) -> None:
-    # Renamed first: a process killed while deleting must not leave half a checkpoint under its name.
+    # Renamed first, so that a process killed while deleting leaves no partial checkpoint under the name.
     doomed = folder.with_name(f".{folder.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     try:

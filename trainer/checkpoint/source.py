@@ -1,8 +1,8 @@
-"""Training state to go on from, whoever wrote it.
+"""``Source``: the interface through which resume, evaluation and export read training state of any format.
 
-Resume, evaluation and export know this interface only: tensors by the names of the common layout, filled one by one or
-in groups wherever a plan wants them, and where training stood. ``load/own_checkpoint.py`` implements it for what
-trireme writes; every format of somebody else is one small class in ``foreign/``.
+It gives tensors under trireme's names, fills them one by one or in groups, and reports the progress of training.
+``load/own_checkpoint.py`` implements it for trireme's checkpoints, and ``foreign/`` has one small class for each format
+of other tools.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from .tensors import split_by_bytes
 
 @dataclass
 class Progress:
-    """Where training stood."""
+    """The progress of training in a checkpoint: all state that is not a tensor."""
 
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Fields of ``TrainerState`` by name; what is absent keeps its value of a run that has not begun."""
+    """Fields of ``TrainerState`` by name; missing ones keep their initial values."""
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """State of callbacks by their names in the recipe."""
     scalars: dict[str, Any] = field(default_factory=dict)
-    """What ``Strategy.load`` takes beside tensors: ``loss_scale``, ``optimizer``."""
+    """State for ``Strategy.load`` that is not a tensor: ``loss_scale``, ``optimizer``."""
     notes: list[str] = field(default_factory=list)
-    """How this was found out, where it is not simply written; logged on resume."""
+    """Sentences on how inferred values were found; logged on resume."""
 
 
 class Source(ABC):
-    """State in one folder (or file). Names are ``model.<name>``, ``optim.<parameter>.<state>``, ``ema.<name>``."""
+    """Training state in one folder or file.
+
+    Tensors are named ``model.<name>``, ``optim.<parameter>.<state>`` and ``ema.<name>``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def fit(self, model: PreTrainedModel) -> None:  # noqa: B027 (most formats need not know it)
-        """Called once before anything is read, where the model is known: others name and number its tensors otherwise.
+    def fit(self, model: PreTrainedModel) -> None:  # noqa: B027 (most formats do not need the model)
+        """Prepare to translate names and numbers of tensors to those of ``model``; called before anything is read.
 
         Args:
             model: the whole model on the meta device.
@@ -56,7 +59,7 @@ class Source(ABC):
 
     @abstractmethod
     def read_shapes(self) -> Shapes:
-        """As ``shapes``; reads no tensor.
+        """Compute ``shapes`` without reading any tensor.
 
         Raises:
             ValueError: a file cannot be read.
@@ -64,39 +67,43 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
-        """Fill ``tensors`` in place; DTensors with this rank's part.
+        """Fill ``tensors`` in place; a DTensor is filled with this rank's shard.
 
         Args:
-            distributed: all ranks call it together; they may ask for different names.
+            distributed: whether all ranks make this call together; they may ask for different names.
 
         Raises:
             ValueError: a tensor is missing or has another shape, or a file cannot be read.
         """
 
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
-        """The tensors one after the other, flat, each in one or more blocks; a block holds until the next is asked for.
+        """The elements of the tensors in order, as flat blocks. A block is valid until the next one is requested.
+
+        Each tensor gives one or more blocks.
 
         Args:
-            limit: most bytes in memory at a time, or the largest tensor where whole ones have to be read.
+            limit: most bytes in memory at a time; a format that reads whole tensors may exceed it for a larger one.
 
         Raises:
-            ValueError: as ``read``.
+            ValueError: ``read`` fails.
         """
         sizes = {name: self.shapes[name][0].numel() * self.shapes[name][1].itemsize for name in names}
         for group in split_by_bytes(sizes, limit):
             tensors = {name: torch.empty(self.shapes[name][0], dtype=self.shapes[name][1]) for name in group}
             self.read(tensors)
-            while tensors:  # hand each tensor over and let go of it
+            while tensors:  # free each tensor after it was used
                 yield tensors.pop(next(iter(tensors))).flatten()
 
     def damage(self, names: list[str]) -> str | None:
-        """Why what the files say of these tensors (and of the model) is not what was written; None if it is, or if the
-        format has no means to know. Reads the files."""
+        """The damage of the files that hold these tensors and the model's configuration; this reads the files.
+
+        None if they are unchanged, or if the format has no digests.
+        """
         return None
 
     @abstractmethod
     def progress(self) -> Progress:
-        """Where training stood.
+        """The progress of training.
 
         Raises:
             ValueError: it cannot be read.

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are written, by whom, which are kept, and which one to go on from."""
+"""Write the checkpoints of a run, also in the background, remove old ones, and find the one to resume from."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ log = logging.getLogger("trireme.checkpoint")
 class Checkpoints:
     """The folder ``checkpoints/`` of a run.
 
-    ``save`` writes while the caller waits. ``begin`` has a thread write, which talks to the other ranks' threads
-    through a process group of its own; ``end`` waits for it. Tensors must be copies (``staging``), which the thread
-    makes; until ``wait_for_copies`` has returned, what they are copies of may not change.
+    ``save`` writes while the caller waits. ``begin`` starts a thread that writes; it communicates with the threads of
+    other ranks through a process group of its own. ``end`` waits for the thread. The thread writes copies of tensors
+    (``staging``), which it makes itself, so the originals may not change before ``wait_for_copies`` has returned.
     """
 
     def __init__(self, root: Path, config: CheckpointConfig, mesh: Mesh, nodes: Nodes | None = None) -> None:
-        """A collective call."""
+        """This is a collective call.
+
+        Args:
+            root: the folder ``checkpoints/`` of the run.
+            nodes: which ranks share a disk; None means that all do.
+        """
         self.root, self.config, self.mesh = root, config, mesh
         one = Nodes((0,) * mesh.world_size, mesh.rank)
         self.nodes = NodeFiles(Collective(mesh), nodes or one)
@@ -48,10 +53,10 @@ class Checkpoints:
         self._written: Future[Path | None] | None = None
 
     def save(self, contents: Contents) -> Path | None:
-        """Write a checkpoint. A collective call; none is in flight.
+        """Write a checkpoint; a collective call. No checkpoint may be in flight.
 
         Returns:
-            Its folder; None when writing failed, in which case nothing that was there before is touched.
+            The checkpoint's folder; None if writing failed, which leaves earlier checkpoints untouched.
         """
         path = self._writer.write(contents)
         if path is not None and self.nodes.leads:
@@ -59,9 +64,9 @@ class Checkpoints:
         return path
 
     def staged(self) -> bool:
-        """Whether all ranks had room for their copies; a collective call.
+        """Whether all ranks have memory for their copies; a collective call.
 
-        If not, what was taken can be saved while the caller waits, and ``asynchronous`` is off from now on.
+        If not, the state must be written by ``save``, and ``asynchronous`` is off from now on.
         """
         self.staging.wait_for_gpu()
         if self.mesh.any_flags([self.staging.full])[0]:
@@ -73,25 +78,26 @@ class Checkpoints:
         return self.asynchronous
 
     def begin(self, contents: Contents) -> None:
-        """Write a checkpoint in the background; all ranks call it, and none is in flight."""
+        """Write a checkpoint in the background; a collective call. No checkpoint may be in flight."""
         assert self._written is None, "a checkpoint is in flight"
-        # A thread for each: one that has given way cannot take that back, and the next copies are waited for.
+        # Every checkpoint has a new thread, because a thread cannot raise its priority again after it was lowered, and
+        # training waits for the thread's copies.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self.staging.begin()
         self._written = self._thread.submit(self._copy_and_save, replace(contents, state=copy.deepcopy(contents.state)))
 
     def _copy_and_save(self, contents: Contents) -> Path | None:
         self.staging.make_copies()
-        _give_way()
+        _lower_priority()
         return self.save(contents)
 
     def wait_for_copies(self) -> None:
-        """Until the training state may change again."""
+        """Wait until the training state may change again."""
         self.staging.wait_for_copies()
 
     @property
     def in_flight(self) -> bool:
-        """Whether a checkpoint was begun and not ended; equal on all ranks."""
+        """Whether a checkpoint was begun and has not ended; equal on all ranks."""
         return self._written is not None
 
     @property
@@ -100,7 +106,7 @@ class Checkpoints:
         return self._written is not None and not self._written.done()
 
     def end(self) -> Path | None:
-        """Wait for the checkpoint in flight; what ``save`` would have given, or raised."""
+        """Wait for the checkpoint in flight; returns and raises as ``save`` does."""
         assert self._written is not None, "no checkpoint is in flight"
         self.staging.wait_for_copies()
         written, self._written = self._written, None
@@ -110,7 +116,7 @@ class Checkpoints:
             self._stop()
 
     def close(self) -> None:
-        """After a failure elsewhere: let the checkpoint in flight be completed, if the other ranks still can."""
+        """Complete the checkpoint in flight, if the other ranks still can. Called after failures too."""
         if self._written is not None:
             try:
                 self.end()
@@ -124,11 +130,11 @@ class Checkpoints:
             self._thread = None
 
     def find(self, resume: str) -> Path | None:
-        """The checkpoint to resume from; see ``find.find``. A collective call."""
+        """The checkpoint to resume from (``find_checkpoint.find``); a collective call."""
         return find(self.root, resume, self.nodes)
 
     def newest_of(self, candidates: Callable[[], list[Path]]) -> Path | None:
-        """The newest whole one of ``candidates``, which nodes may know different ones of. A collective call."""
+        """The newest undamaged one of ``candidates``, which may differ between nodes; a collective call."""
         return newest_usable(by_step(self.nodes.on_each(candidates)), self.nodes, "--resume")[0]
 
     def set_later_aside(self, resumed: Path | None) -> None:
@@ -144,7 +150,7 @@ class Checkpoints:
             raise UserError(Problem("run.dir", why, "choose another run.dir", str(self.root.parent))) from None
 
 
-def _give_way() -> None:
-    """Where cores are short, training goes first from now on. Linux counts the niceness of each thread by itself."""
+def _lower_priority() -> None:
+    """Let training run first if cores are short. On Linux each thread has a priority of its own."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

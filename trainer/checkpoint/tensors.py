@@ -1,4 +1,4 @@
-"""What reading and writing tensors have in common: groups of bounded size, and torch's distributed checkpoint (DCP)."""
+"""Helpers to read and write tensors: groups of bounded size, and errors of torch's distributed checkpoint (DCP)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """One process is meant here; DCP warns about it each time."""
+    """Hide DCP's warning about a call on one process, which is intended here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Names in order, in groups of at most ``limit`` bytes; what is larger by itself has a group of its own."""
+    """Names in order, in groups of at most ``limit`` bytes; a larger tensor has a group of its own."""
     groups: list[list[str]] = []
     filled = limit + 1
     for name, size in sizes.items():
@@ -37,6 +37,6 @@ def failed_with(failure: CheckpointException) -> tuple[int, BaseException]:
 
 
 def failure_message(failure: CheckpointException) -> str:
-    """What went wrong, and on which rank."""
+    """The error of the first rank that failed, with the rank's number."""
     rank, error = failed_with(failure)
     return f"{error} (rank {rank})" if rank else str(error)

@@ -1,7 +1,7 @@
-"""Which tensors of somebody else's checkpoint the model's class expects in a file.
+"""Choose the tensors of another tool's checkpoint that an export contains: those that the model's class loads.
 
-Engines save what their modules hold: tied parameters under every name, sometimes buffers that are computed anew.
-``transformers`` wants tied tensors once and non-persistent ones never, and would warn of all others.
+Other tools may save tied parameters under every name, and buffers that are computed when a model is built.
+``transformers`` loads tied tensors once and non-persistent buffers never, and would warn about all others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..source import Source
 
 
 def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
-    """Name to write -> name in ``source``, for what the model described in ``assets`` loads.
+    """Name in ``source`` of each tensor that the model described in ``assets`` loads, by the name to write.
 
-    None for a model whose class transformers does not have: then everything is kept.
+    None if transformers does not have the model's class; then all tensors are exported.
 
     Raises:
         UserError: a tensor of the model is missing, or has another shape.
@@ -39,13 +39,13 @@ def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
     kept = {name: stored for name, stored in found.items() if stored is not None}
     for name, stored in kept.items():
         if shapes[stored] != wanted[name]:
-            why = f"{stored} has shape {tuple(shapes[stored])}, the model wants {tuple(wanted[name])}"
+            why = f"{stored} has shape {tuple(shapes[stored])}, the model has {tuple(wanted[name])}"
             raise UserError(Problem("CHECKPOINT", why, _fix(assets)))
     return kept
 
 
 def _stored_name(name: str, tied: dict[str, str], shapes: dict[str, torch.Size]) -> str | None:
-    """``name``, or one that it is tied to."""
+    """The stored one of ``name`` and the names that are tied to it; None if none is stored."""
     return next((key for key in (name, *(t for t, s in tied.items() if s == name)) if key in shapes), None)
 
 
@@ -54,15 +54,15 @@ def _fix(assets: Path) -> str:
 
 
 def model_class(folder: Path) -> tuple[Any, Any]:
-    """The configuration in ``folder`` and the class it is for; None and None where transformers has none.
+    """The configuration in ``folder`` and its model class; each is None if transformers does not have it.
 
-    A config.json that was saved without its model does not name a class; its decoder is taken.
+    If config.json names no class, as one saved without its model, the causal language model is taken.
     """
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
-    except ValueError:  # a type that this version of transformers does not know
+    except ValueError:  # this version of transformers does not have the model type
         return None, None
     if config.architectures:
         return config, getattr(transformers, config.architectures[0], None)

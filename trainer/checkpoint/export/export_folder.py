@@ -1,8 +1,8 @@
-"""From a checkpoint to a folder that ``transformers`` loads: safetensors, sharded, streamed block by block.
+"""Export a checkpoint as a folder that ``transformers`` loads, in sharded safetensors files.
 
-Safetensors files are a length, a JSON header and raw bytes, so each block goes from the source to its place in the
-output without the model, or even a large tensor, ever being in memory. The folder appears under its name when it is
-complete, and whatever interrupts an export leaves nothing behind.
+Weights are copied block by block, so neither the model nor a large tensor is ever in memory. This is possible because a
+safetensors file is a length, a JSON header and raw bytes. The folder gets its name when it is complete, and an
+interrupted export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ LEAST_MEMORY = 64 * 2**20
 
 @dataclass
 class ExportOptions:
-    """What an export looks like."""
+    """Types and sizes of an export."""
 
     dtype: str = "fp32"
-    """fp32, bf16 or fp16; tensors of whole numbers keep their type."""
+    """Type of the weights: fp32, bf16 or fp16; tensors of integers keep theirs."""
     ema: bool = False
-    """The averaged weights instead of the current ones."""
+    """Export the averaged weights instead of the current ones."""
     max_shard_size: str = "5GB"
     """Largest weight file, as ``500MB`` or ``5GB``; a larger tensor has a file of its own."""
     memory: str = "1GiB"
-    """Most memory that is used for tensors, above the largest one."""
+    """Most memory for tensors, beyond the size of the largest one."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -66,11 +66,11 @@ def export(
 
     Args:
         config: folder with config.json and tokenizer, for checkpoints without them.
-        replace: put the new folder in the place of what is at ``out``.
+        replace: replace the folder that is at ``out``.
 
     Raises:
-        UserError: no usable checkpoint, no averaged weights, no configuration, ``out`` holds something already, or it
-            cannot be written; nothing is left behind then.
+        UserError: there is no usable checkpoint, no averaged weights or no configuration, ``out`` is not empty, or it
+            cannot be written. Nothing is left behind then.
     """
     path = Path(checkpoint).expanduser()
     source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
@@ -86,11 +86,11 @@ def export_source(
     verify: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """As ``export``, of state that is open already.
+    """Export an open source, as ``export`` does.
 
     Args:
-        verify: compare what is read with its digests, while it is copied.
-        check: called between blocks; what it raises ends the export.
+        verify: compare the files with their digests while they are copied.
+        check: called between blocks; an exception that it raises ends the export.
     """
     assets = _assets(source, config)
     shapes, stored = _wanted(source, options.ema, assets)
@@ -100,8 +100,8 @@ def export_source(
     shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
     with _complete_or_nothing(target, replace, sum(sizes.values())) as folder:
         copy_assets(assets, folder, dtype)
-        # In a thread: who reads the files a second time need not be waited for.
-        damage = _beside(partial(source.damage, list(stored.values()))) if verify else lambda: None
+        # Checking digests reads every file again, so a thread does it while the files are copied.
+        damage = _in_thread(partial(source.damage, list(stored.values()))) if verify else lambda: None
         try:
             blocks = (
                 source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
@@ -124,11 +124,11 @@ def export_source(
     return target
 
 
-def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
-    """Call ``function`` in a thread.
+def _in_thread(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Call ``function`` in a daemon thread, which does not delay the end of an export that fails.
 
     Returns:
-        What waits for its result. Nobody waits when the export fails before.
+        A function that waits for the result and returns it.
     """
     results: list[str | None] = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
@@ -142,10 +142,10 @@ def _beside(function: Callable[[], str | None]) -> Callable[[], str | None]:
 
 
 def size_in_bytes(size: str) -> int:
-    """``500MB`` is 500 * 1000**2, ``1GiB`` is 1024**3.
+    """Number of bytes: ``500MB`` is 500 * 1000**2, ``1GiB`` is 1024**3.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: the text is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", str(size).strip().upper())
     if not match:
@@ -155,7 +155,7 @@ def size_in_bytes(size: str) -> int:
 
 
 def _assets(source: Source, config: str | None) -> Path:
-    """The folder with config.json; the one that the user names wins."""
+    """The folder with config.json: the one that the user names, else the source's."""
     folder = Path(config).expanduser() if config else source.assets
     if folder is None or not (folder / "config.json").is_file():
         where, value = ("--config", config) if config else ("CHECKPOINT", str(source.path))
@@ -165,9 +165,9 @@ def _assets(source: Source, config: str | None) -> Path:
 
 
 def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
-    """Shapes by the names to write, and the names to read."""
+    """Shapes and types, and names in the source, both by the names to write."""
     try:
-        # What trireme wrote is the model's own state: tied tensors once, and no others.
+        # trireme's own checkpoints hold exactly the model's tensors, with tied ones once.
         names = None if isinstance(source, Checkpoint) else known_weights(source, assets)
         shapes, stored = stored_weights(source, ema)
     except ValueError as error:
@@ -179,7 +179,7 @@ def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, 
 
 @contextmanager
 def _complete_or_nothing(target: Path, replace: bool, size: int) -> Iterator[Path]:
-    """A hidden folder that gets the name ``target`` at the end, or is removed with all it holds."""
+    """A hidden folder that is renamed to ``target`` at the end, or removed after an error."""
     if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
         raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
     begun, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")

@@ -1,4 +1,4 @@
-"""What stands beside the weights of an exported model: configuration, generation settings, tokenizer."""
+"""Copy the files beside the weights of an exported model: configuration, generation settings, tokenizer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ....models.check_model import QUANTISATION_FILES
 from .expected_tensors import model_class
 
 KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
-"""Files of configurations and tokenizers; weights and optimizers of a folder that holds these too stay behind."""
+"""Suffixes of the files of configurations and tokenizers, so that weights and optimizer state are not copied."""
 TEMPLATES = "additional_chat_templates"
-"""Folder of a tokenizer that has several."""
+"""Folder of a tokenizer with several chat templates."""
 NOT_OURS = (
     *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
-    *("adapter_config.json", *QUANTISATION_FILES),  # of other weights than those that are written
+    *("adapter_config.json", *QUANTISATION_FILES),  # describe other weights than the exported ones
 )
+"""Files that are not copied, though their suffix is in ``KINDS``."""
 
 
 def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
-    """Copy them from ``folder``, with the type of the weights in config.json.
+    """Copy the assets from ``folder`` to ``out``, and set the type of the weights in config.json.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -35,17 +36,18 @@ def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
         (out / TEMPLATES).mkdir(exist_ok=True)
         shutil.copyfile(file, out / TEMPLATES / file.name)
     values = json.loads((out / "config.json").read_text())
-    for untrue in ("torch_dtype", "quantization_config", "compression_config"):  # the older name; of stored weights
+    # The first is an older name of dtype; the others describe the weights before the export.
+    for untrue in ("torch_dtype", "quantization_config", "compression_config"):
         values.pop(untrue, None)
     values["dtype"] = str(dtype).removeprefix("torch.")
-    values["use_cache"] = True  # off while training
+    values["use_cache"] = True  # training had switched it off
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     if not (out / "generation_config.json").exists():
         _write_generation_config(out)
 
 
 def _write_generation_config(folder: Path) -> None:
-    """As ``save_pretrained`` would: what config.json says of writing text."""
+    """Write the generation settings of config.json to a file of their own, as ``save_pretrained`` does."""
     from transformers import GenerationConfig
 
     config, built = model_class(folder)

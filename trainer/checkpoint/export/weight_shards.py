@@ -1,4 +1,7 @@
-"""Weight files as ``transformers`` names them, written block by block: a length, a JSON header, raw bytes."""
+"""Write safetensors files under the names that ``transformers`` expects, block by block.
+
+Each file is a length, a JSON header and raw bytes.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ def write_shards(
     """Write one file for each of ``shards``, and the index if there are several.
 
     Args:
-        shards: shape and type to write of each tensor, in order.
-        blocks: for each file the elements of its tensors, flat and in order, in any number of blocks of one tensor.
+        shards: for each file, shape and type to write of its tensors, in order.
+        blocks: for each file, the elements of its tensors in order, as flat blocks; no block spans two tensors.
         check: called between blocks.
 
     Raises:
-        ValueError: there are fewer or more elements than ``shards`` says.
+        ValueError: a tensor has fewer or more elements than its shape in ``shards``.
         OSError: a file cannot be written.
     """
     count = len(shards)
@@ -46,7 +49,7 @@ def write_shards(
 
 
 def _write(path: Path, tensors: Shapes, blocks: Iterable[Tensor], check: Callable[[], None]) -> int:
-    """Returns the bytes of the tensors."""
+    """Write one file and return the bytes of its tensors."""
     header, expected = _header(tensors)
     with path.open("wb", buffering=0) as stream:
         write_all(stream, header)
@@ -60,7 +63,7 @@ def _write(path: Path, tensors: Shapes, blocks: Iterable[Tensor], check: Callabl
                 left -= len(block)
                 for part in block.split(BLOCK_BYTES // block.element_size()):
                     check()
-                    write_all(stream, raw_bytes(_as(part, dtype, name)))
+                    write_all(stream, raw_bytes(_converted(part, dtype, name)))
     return expected
 
 
@@ -76,7 +79,7 @@ def _header(tensors: Shapes) -> tuple[bytes, int]:
     return struct.pack("<Q", len(encoded)) + encoded, offset
 
 
-def _as(part: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+def _converted(part: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     converted = part.to(dtype)
     if dtype == torch.float16 and part.dtype != dtype and not converted.isfinite().all() and part.isfinite().all():
         log.warning("%s holds values beyond the range of fp16, which become infinite; use bf16 or fp32", name)

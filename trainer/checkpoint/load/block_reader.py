@@ -1,9 +1,9 @@
-"""Tensors of the common layout read straight from its files, block by block.
+"""Read the tensors of a trireme checkpoint from its files, block by block.
 
-torch's reader maps whole files into memory and fills whole tensors. Copying weights from one file into another needs
-neither: safetensors files are a length, a JSON header and raw bytes, and ranks that held a part of a tensor wrote where
-it begins into the header. So a block of rows is gathered from the pieces with plain reads into one buffer, whatever the
-plan that wrote them, and memory does not depend on the size of a tensor, a file or the model.
+torch's reader maps whole files into memory and fills whole tensors, which copying weights between files does not need.
+A safetensors file is a length, a JSON header and raw bytes, and the header gives the position of each shard in its
+tensor. A block of rows is therefore read from the shards into one buffer, for shards of any plan. Memory does not
+depend on the size of a tensor, a file or the model.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from ....models.weight_files import DTYPES
 from ....parallel.strategy import Shapes
 
 BLOCK_BYTES = 16 * 2**20
-"""Larger blocks are no faster: the disk reads ahead by itself, and these stay in the processor's caches longer."""
+"""Bytes of a block. Larger ones are no faster, since the system reads ahead, and smaller ones stay in CPU caches."""
 MOST_HEADER = 100 * 2**20
-"""The limit of the safetensors library."""
+"""Bytes of the largest header that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A rectangle of a tensor, in one file."""
+class StoredShard:
+    """A rectangular shard of a tensor in a file."""
 
     file: Path
     start: int
-    """Byte in the file."""
+    """Byte in the file at which it begins."""
     offsets: tuple[int, ...]
-    """Where it begins in the whole tensor."""
+    """Index in the whole tensor at which it begins."""
     shape: tuple[int, ...]
 
 
-class Pieces:
-    """Every tensor in the safetensors files of a folder; only headers are read at first.
+class StoredShards:
+    """The shards of all tensors in the safetensors files of a folder. The constructor reads only headers.
 
     Raises:
-        ValueError: a file is no safetensors file, or a tensor is not there completely.
+        ValueError: a file is not in the safetensors format, or shards of a tensor are missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.pieces: dict[str, list[Piece]] = {}
+        self.pieces: dict[str, list[StoredShard]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._buffer = torch.empty(0, dtype=torch.uint8)
         for file in sorted(folder.glob("*.safetensors")):
@@ -56,14 +56,14 @@ class Pieces:
         self.shapes: Shapes = {name: (self._whole(name), self.dtypes[name]) for name in self.pieces}
 
     def files(self, names: list[str]) -> set[Path]:
-        """Files that these tensors lie in."""
+        """Files that hold shards of these tensors."""
         return {piece.file for name in names for piece in self.pieces[name]}
 
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
-        """The tensors one after the other, flat, in blocks of whole rows; a block holds until the next is asked for.
+        """The elements of the tensors in order, as flat blocks of whole rows. A block is valid until the next request.
 
         Args:
-            limit: most bytes of a block; a row that is longer comes whole.
+            limit: most bytes of a block; a longer row is not divided.
 
         Raises:
             ValueError: a file ends too early or cannot be read.
@@ -75,13 +75,13 @@ class Pieces:
             count = max(min(limit, BLOCK_BYTES) // max(row_bytes, 1), 1)
             for first in range(0, rows if row_bytes else 0, count):
                 last = min(first + count, rows)
-                block = self._room((last - first) * row_bytes).view(dtype).view(last - first, *row)
+                block = self._memory((last - first) * row_bytes).view(dtype).view(last - first, *row)
                 for piece in self.pieces[name]:
                     _fill(block, piece, first, last)
                 yield block.flatten()
 
-    def _room(self, size: int) -> Tensor:
-        """Memory for a block, used again for the next one: fresh pages cost as much as the copy."""
+    def _memory(self, size: int) -> Tensor:
+        """Memory for a block. All blocks share it, because new pages would cost as much time as the copy."""
         if self._buffer.numel() < size:
             self._buffer = torch.empty(size, dtype=torch.uint8)
         return self._buffer[:size]
@@ -91,20 +91,20 @@ class Pieces:
         offsets = json.loads(header.pop("__metadata__", {}).get("DCP_SHARDING_INFO", "{}"))
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{name} in {file.name} has a type that is not known here ({entry['dtype']})")
+                raise ValueError(f"{name} in {file.name} has a type that is not supported ({entry['dtype']})")
             shape = tuple(entry["shape"])
             start = offsets[name]["saved_offsets"] if name in offsets else [0] * len(shape)
             self.dtypes[name] = DTYPES[entry["dtype"]]
-            piece = Piece(file, begin + entry["data_offsets"][0], tuple(start), shape)
+            piece = StoredShard(file, begin + entry["data_offsets"][0], tuple(start), shape)
             self.pieces.setdefault(name, []).append(piece)
 
     def _whole(self, name: str) -> torch.Size:
-        """Shape of the tensor that the pieces make up together."""
+        """Shape of the whole tensor; its shards must cover it."""
         pieces = self.pieces[name]
         ends = [[start + size for start, size in zip(p.offsets, p.shape, strict=True)] for p in pieces]
         shape = torch.Size(max(sizes) for sizes in zip(*ends, strict=True))
         if sum(math.prod(piece.shape) for piece in pieces) != shape.numel():
-            raise ValueError(f"{name} is not there completely: some of its pieces are missing")
+            raise ValueError(f"{name} is incomplete: some of its shards are missing")
         return shape
 
 
@@ -112,7 +112,7 @@ def read_header(file: Path) -> tuple[dict, int]:
     """The JSON header of a safetensors file, and the byte at which its data begins.
 
     Raises:
-        ValueError: it is no safetensors file, or cannot be read.
+        ValueError: it is not in the safetensors format, or cannot be read.
     """
     try:
         with file.open("rb") as stream:
@@ -124,8 +124,8 @@ def read_header(file: Path) -> tuple[dict, int]:
         raise ValueError(f"{file.name} cannot be read: {error}") from None
 
 
-def _fill(block: Tensor, piece: Piece, first: int, last: int) -> None:
-    """Copy what ``piece`` has of rows ``first`` to ``last`` (exclusive) into ``block`` (rows, *rest)."""
+def _fill(block: Tensor, piece: StoredShard, first: int, last: int) -> None:
+    """Copy the part of ``piece`` in rows ``first`` to ``last`` (exclusive) into ``block`` [rows, *rest]."""
     begin, *rest = piece.offsets or (0,)
     rows, *row = piece.shape or (1,)
     low, high = max(first, begin), min(last, begin + rows)
@@ -135,7 +135,7 @@ def _fill(block: Tensor, piece: Piece, first: int, last: int) -> None:
     target = block[low - first : high - first]
     if list(target.shape[1:]) == row:
         _read(target, piece.file, start)
-    else:  # split along another dimension: its rows lie side by side in the file, not in the tensor
+    else:  # the tensor is split along another dimension, so rows are contiguous in the file but not in the block
         part = torch.empty((high - low, *row), dtype=block.dtype)
         _read(part, piece.file, start)
         target[(slice(None), *(slice(at, at + size) for at, size in zip(rest, row, strict=True)))] = part

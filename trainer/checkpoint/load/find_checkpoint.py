@@ -1,6 +1,6 @@
-"""Find the checkpoint to go on from: the newest in which every file is what was written; all ranks find the same.
+"""Find the checkpoint to resume from: the newest one whose files are all unchanged. All ranks find the same.
 
-Where nodes have no common disk, every node holds the whole of it afterwards (``nodes/node_files.py``).
+If nodes have no common disk, the checkpoint is then completed on every node (``nodes/node_files.py``).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def find(root: Path, resume: str, nodes: NodeFiles) -> Path | None:
     """The checkpoint to resume from, verified; equal on all ranks. A collective call.
 
     Args:
-        resume: ``auto`` (the newest whole one under ``root``, if any), ``never``, or a checkpoint or run folder.
+        resume: ``auto`` (the newest undamaged one under ``root``, if any), ``never``, or a checkpoint or run folder.
 
     Raises:
-        UserError: the named checkpoint is missing or damaged, or every checkpoint of the run is; or a node has no room
-            for what it lacks of one.
+        UserError: the named checkpoint is missing or damaged, all checkpoints of the run are damaged, or a node has no
+            disk space for the files that it lacks.
     """
     if resume == "never":
         return None
     named = None if resume == "auto" else Path(resume).expanduser()
     candidates = by_step(nodes.on_each(lambda: _candidates(root, named)))
     if named is not None and not candidates:
-        return _elsewhere(root, named, nodes)
+        return _find_foreign(root, named, nodes)
     usable, reason = newest_usable(candidates, nodes, "--resume")
     if candidates and usable is None:
         raise UserError(
@@ -47,16 +47,21 @@ def find(root: Path, resume: str, nodes: NodeFiles) -> Path | None:
 
 
 def by_step(found: Iterable[list[Path]]) -> list[Path]:
-    """All of what nodes have found, the newest first. A checkpoint that is named itself may have any name."""
+    """The checkpoints that any node has found, by falling step. One that the user names may have any folder name."""
     return sorted({path for paths in found for path in paths}, key=step_of, reverse=True)
 
 
 def newest_usable(candidates: Sequence[Path], nodes: NodeFiles, field: str) -> tuple[Path | None, str | None]:
-    """The first of ``candidates`` in which every file is what was written, on some node: afterwards on every node; or
-    None, and what is wrong with the last of them. A collective call.
+    """The first undamaged one of ``candidates``, completed on every node; a collective call.
+
+    Args:
+        field: the key or option that the user wrote.
+
+    Returns:
+        The checkpoint and None, or None and the damage of the last candidate.
 
     Raises:
-        UserError: a node has no room for what it lacks; ``field`` is what the user gave.
+        UserError: a node has no disk space for the files that it lacks.
     """
     reason = None
     for folder in candidates:
@@ -68,23 +73,23 @@ def newest_usable(candidates: Sequence[Path], nodes: NodeFiles, field: str) -> t
     return None, reason
 
 
-def _elsewhere(root: Path, named: Path, nodes: NodeFiles) -> Path:
-    """A checkpoint that trireme did not write: where a run begins, never where it silently begins again."""
+def _find_foreign(root: Path, named: Path, nodes: NodeFiles) -> Path:
+    """The checkpoint of another tool at ``named``. A new run may begin there, but one with checkpoints may not."""
     collective = nodes.collective
-    problem, path = collective(lambda: _look(root, named) if collective.mesh.is_main else (None, named))[0]
+    problem, path = collective(lambda: _check_foreign(root, named) if collective.mesh.is_main else (None, named))[0]
     if problem is not None:
         raise UserError(problem)
     return path
 
 
-def _look(root: Path, named: Path) -> tuple[Problem | None, Path]:
+def _check_foreign(root: Path, named: Path) -> tuple[Problem | None, Path]:
     fix = "name a folder such as RUN/checkpoints/step_00000100"
     if not named.exists():
         return Problem("--resume", "does not exist", fix, str(named)), named
     try:
         source = open_source(named)
-        source.progress()  # refuses files of weights alone
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the latter: files that hold something else
+        source.progress()  # fails for files that hold weights only
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last three: files of unexpected form
         return Problem("--resume", str(error), fix, str(named)), named
     own = checkpoints_under(root)
     if own:

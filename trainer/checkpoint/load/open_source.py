@@ -1,4 +1,4 @@
-"""Open the state at a path: a checkpoint of trireme, or of somebody else."""
+"""Open the training state at a path: a checkpoint of trireme or of another tool."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NONE_THERE = (
 
 
 def open_source(path: Path) -> Source:
-    """The state at ``path``, which ``store.find`` or ``usable_checkpoint`` has chosen: trireme's, or of somebody else.
+    """The training state at ``path``, which ``find`` or ``usable_checkpoint`` has chosen.
 
     Raises:
-        ValueError: nobody is known to write such a folder or file, or it cannot be read.
+        ValueError: the folder or file has no known format, or cannot be read.
     """
     if (path / MANIFEST).is_file():
         return Checkpoint(path)

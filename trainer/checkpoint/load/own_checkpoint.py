@@ -1,4 +1,4 @@
-"""Read what trireme itself has written, as ``Source`` asks for it."""
+"""Read trireme's own checkpoints, through the interface ``Source``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ....parallel.strategy import Shapes
 from ..layout import MODEL, STATE, TENSORS, files_of, verify
 from ..source import Progress, Source
-from .block_reader import Pieces
+from .block_reader import StoredShards
 from .read_tensors import read_tensors
 
 
@@ -20,20 +20,20 @@ class Checkpoint(Source):
     """A checkpoint that trireme wrote."""
 
     @cached_property
-    def _pieces(self) -> Pieces:
-        return Pieces(self.path / TENSORS)
+    def _shards(self) -> StoredShards:
+        return StoredShards(self.path / TENSORS)
 
     def read_shapes(self) -> Shapes:
-        return self._pieces.shapes
+        return self._shards.shapes
 
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
         read_tensors(tensors, self.path / TENSORS, distributed)
 
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
-        return self._pieces.blocks(names, limit)
+        return self._shards.blocks(names, limit)
 
     def damage(self, names: list[str]) -> str | None:
-        files = {f"{TENSORS}/{file.name}" for file in self._pieces.files(names)}
+        files = {f"{TENSORS}/{file.name}" for file in self._shards.files(names)}
         return verify(self.path, only=files | {name for name in files_of(self.path) if name.startswith(f"{MODEL}/")})
 
     def progress(self) -> Progress:

@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint through torch's distributed checkpoint (DCP): each rank what it holds."""
+"""Read the tensors of a checkpoint through torch's distributed checkpoint (DCP); each rank reads its own shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tensors import failure_message, quiet
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:
-    """Fill ``tensors`` in place by name, each rank reading only what it holds.
+    """Fill ``tensors`` in place by name; each rank reads only its own shards.
 
     Raises:
         ValueError: a tensor is missing or has another shape, or a file cannot be read.

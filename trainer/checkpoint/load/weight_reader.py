@@ -1,4 +1,4 @@
-"""Weights of a model out of a checkpoint: whole tensors, one bounded group at a time, without a word between ranks."""
+"""Read a model's weights from a checkpoint as whole tensors, in groups of bounded size, without communication."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from .open_source import NONE_THERE, open_source
 
 log = logging.getLogger("trireme.checkpoint")
 GROUP_BYTES = 256 * 2**20
-"""Tensors are read in groups of at most this size."""
+"""Most bytes of a group of tensors that are read at once."""
 
 
 def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
-    """The newest checkpoint at ``path`` (a checkpoint or run folder) in which every file is what was written; or
-    ``path`` itself, if somebody else wrote it. One whose weights were not finite is taken if there is no other.
+    """The newest undamaged checkpoint at ``path`` (a checkpoint or run folder); one of another tool is ``path`` itself.
+
+    A checkpoint with weights that were not finite is taken only if there is no other.
 
     Args:
-        contents: read every file to know; else trust names and sizes.
+        field: the key or option that the user wrote.
+        contents: read every file to compare digests; else only names and sizes are compared.
 
     Raises:
-        UserError: there is none; ``field`` is what the user gave.
+        UserError: there is no undamaged checkpoint.
     """
     reason = NONE_THERE
     here = checkpoints_at(path)
@@ -48,7 +50,7 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
     if path.exists() and not checkpoints_at(path):
         try:
             source = open_source(path)
-            source.read_shapes()  # what cannot be read is refused here, by the file's name
+            source.read_shapes()  # refuses files that cannot be read, and names them
             return source.path
         except ValueError as error:
             reason = str(error)
@@ -58,12 +60,13 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
 
 
 def stored_weights(source: Source, ema: bool) -> tuple[Shapes, dict[str, str]]:
-    """By plain name: shape and type of the model's tensors, and their names in the checkpoint.
+    """Shapes and types of the model's tensors, and their names in the checkpoint, both by plain name.
 
-    Averaged parameters come with the model's own buffers.
+    Args:
+        ema: take averaged parameters; buffers are the model's own.
 
     Raises:
-        UserError: ``ema``, and the checkpoint has no averaged weights.
+        UserError: ``ema`` is set, and the checkpoint has no averaged weights.
     """
     model = {name.removeprefix("model."): entry for name, entry in source.shapes.items() if name.startswith("model.")}
     averaged = {name.removeprefix("ema.") for name in source.shapes if name.startswith("ema.")} if ema else set()
@@ -82,22 +85,22 @@ def read_in_groups(
     for group in split_by_bytes(sizes, limit):
         tensors = {sources[name]: torch.empty(shapes[name][0], dtype=shapes[name][1]) for name in group}
         source.read(tensors)
-        while tensors:  # hand each tensor over and let go of it
+        while tensors:  # free each tensor after it was used
             yield tensors.pop(next(iter(tensors)))
 
 
 def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False) -> WeightSource:
-    """The weights of ``model`` as a checkpoint of any plan holds them: a function of the names that are wanted.
+    """The function that yields the requested weights of ``model`` from a checkpoint of any plan.
 
-    Reading is local, so ranks may ask for different names; all ranks get theirs in the same order, that of the model.
+    Reading needs no communication, so ranks may request different names. All ranks get them in the order of the model.
 
     Args:
-        model: on the meta device, and left alone: the source looks at its modules whenever it is asked.
-        ema: averaged weights.
+        model: on the meta device; it must not change later, because every call of the function looks at its modules.
+        ema: yield averaged weights.
 
     Raises:
-        ValueError: a tensor of the model is missing, or has another shape; said at once, before anything is read.
-        UserError: no averaged weights.
+        ValueError: a tensor of the model is missing or has another shape; this is known before any tensor is read.
+        UserError: the checkpoint has no averaged weights.
     """
     source.fit(model)
     shapes, sources = stored_weights(source, ema)
@@ -107,21 +110,21 @@ def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False
             raise ValueError(f"{name} is not in the checkpoint")
         if shapes[name][0] != tensor.shape:
             raise ValueError(
-                f"{name} has shape {tuple(shapes[name][0])} in the checkpoint, the model wants {tuple(tensor.shape)}"
+                f"{name} has shape {tuple(shapes[name][0])} in the checkpoint, the model has {tuple(tensor.shape)}"
             )
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         stored = [name for name in persistent if name in names]
         for name, tensor in zip(stored, read_in_groups(source, shapes, stored, sources), strict=True):
             yield name, tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        # What checkpoints never hold (rotary frequencies and other buffers outside the state dict) is computed.
+        # Buffers outside the state dict, such as rotary frequencies, are in no checkpoint and are computed.
         yield from initial_weights(model, 0, set(names) - set(stored))
 
     return weights
 
 
 def _persistent(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Parameters, tied ones once, and the buffers that a state dict holds."""
+    """Parameters, with tied ones once, and the buffers of the state dict."""
     kept = model.state_dict()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
     return {**dict(model.named_parameters()), **buffers}

@@ -1,6 +1,6 @@
-"""Which ranks see the same files. Machines need not share a disk: then each keeps its own part of a checkpoint.
+"""Find out which ranks see the same files, since machines without a common disk each keep a part of a checkpoint.
 
-A *node* is here a set of ranks that see the same run folder. One machine is one; so are a hundred on a network disk.
+A *node* is here a set of ranks that see the same run folder: one machine, or a hundred with a common network disk.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ....parallel.mesh import Mesh
 
 @dataclass(frozen=True)
 class Nodes:
-    """The ranks of all nodes, and this rank's place among them."""
+    """The node of every rank."""
 
     of_rank: tuple[int, ...]
-    """Node of each rank."""
+    """Number of the node of each rank."""
     rank: int
+    """Number of this rank."""
     group: dist.ProcessGroup | None = None
-    """The first ranks of all nodes; None on other ranks, and where there is one node."""
+    """Process group of the first ranks of all nodes; None on other ranks, and if there is only one node."""
 
     @property
     def count(self) -> int:
@@ -37,7 +38,7 @@ class Nodes:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank is the first of its node: the one that makes, renames and removes folders there."""
+        """Whether this rank is the first of its node, which creates, renames and removes folders there."""
         return self.leader(self.here) == self.rank
 
     def leader(self, node: int) -> int:
@@ -46,15 +47,15 @@ class Nodes:
 
 
 def find_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> Nodes:
-    """Find out who sees the same ``folder``, which is made where it is missing; a collective call.
+    """Find out which ranks see the same ``folder``, which is created if it is missing; a collective call.
 
-    The first rank of each machine (LOCAL_RANK 0) leaves a file there, and all ranks look whose they see.
+    The first rank of each machine (LOCAL_RANK 0) writes a file there, and all ranks test which of these files they see.
 
     Args:
-        shared: as ``checkpoint.shared``.
+        shared: the value of ``checkpoint.shared``.
 
     Raises:
-        UserError: a machine cannot write there, or ranks of one machine see different folders, or ``shared`` is wrong.
+        UserError: a machine cannot write there, ranks of one machine see different folders, or ``shared`` is wrong.
     """
     one = Nodes((0,) * mesh.world_size, mesh.rank)
     if mesh.world_size == 1 or shared:
@@ -62,7 +63,7 @@ def find_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> Nodes:
     first = [local == 0 for local in mesh.gather_objects(int(os.environ.get("LOCAL_RANK", mesh.rank)))]
     if sum(first) < 2:
         return one
-    seen = _look(folder, mesh, first[mesh.rank])
+    seen = _probe(folder, mesh, first[mesh.rank])
     of_rank = tuple(sorted(set(seen)).index(rank) for rank in seen)
     leaders = sorted(set(seen))
     if shared is False and len(leaders) < sum(first):
@@ -72,7 +73,7 @@ def find_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> Nodes:
     return Nodes(of_rank, mesh.rank, mesh.new_group(leaders)) if len(leaders) > 1 else one
 
 
-def _look(folder: Path, mesh: Mesh, first: bool) -> list[int]:
+def _probe(folder: Path, mesh: Mesh, first: bool) -> list[int]:
     """For each rank, the lowest rank whose file it sees."""
     token, error = secrets.token_hex(8), None
     probe = folder / f".probe.{token}"
@@ -83,15 +84,15 @@ def _look(folder: Path, mesh: Mesh, first: bool) -> list[int]:
     except OSError as failure:
         error = f"cannot be written on every machine: {failure.strerror or failure}"
     tokens, errors = zip(*mesh.gather_objects((token if first else None, error)), strict=True)
-    # By name, not by listing the folder: network disks remember listings for a while.
+    # Files are looked up by name, because network disks cache the listing of a folder.
     found = next((rank for rank, name in enumerate(tokens) if name and (folder / f".probe.{name}").exists()), None)
     seen = mesh.gather_objects(found)
     if first and error is None:
         probe.unlink(missing_ok=True)
-    mesh.barrier()  # before anyone moves the folder aside
+    mesh.barrier()  # the folder may be renamed only after all ranks have looked
     problem = next(filter(None, errors), None)
     if problem is None and None in seen:
-        problem = f"is not the same folder for all ranks of a machine (rank {seen.index(None)} sees none of theirs)"
+        problem = f"is not the same folder for all ranks of a machine (rank {seen.index(None)} sees no file of others)"
     if problem:
         raise UserError(Problem("run.dir", problem, "choose a folder that exists on every machine", str(folder)))
     return seen

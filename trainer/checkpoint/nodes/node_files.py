@@ -1,8 +1,8 @@
-"""The checkpoints of a run on all nodes: folders are made and renamed once on each, and each gets what it lacks.
+"""Manage the checkpoint files of a run on all nodes.
 
-Where all ranks see one run folder there is one node, and nothing is sent. Where machines have no common disk, a node
-keeps the shards of its own ranks and everything that is not a shard. To be loaded, a checkpoint is completed on every
-node first: then any plan on any ranks can read it.
+Folders are created and renamed once on each node. If all ranks see one run folder, there is one node, and nothing is
+sent. Otherwise a node keeps the shards of its own ranks, and all files that are not shards. Before a checkpoint is
+loaded, every node receives the files that it lacks, so that any plan on any ranks can read it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from typing import Any, TypeVar
 
 from ....errors import Problem, UserError
 from ...collective import AnyRankFailed, Collective
-from ..layout import fault, not_finite, other_format, read_manifest, verify, write_manifest
+from ..layout import file_damage, not_finite, other_format, read_manifest, verify, write_manifest
 from .find_nodes import Nodes
 from .send_file import send_file
 
 log = logging.getLogger("trireme.checkpoint")
 T = TypeVar("T")
 Held = tuple[dict[str, Any], set[str]] | str
-"""A node's manifest of a checkpoint and the files of it that are whole there; or why it has none."""
+"""A node's manifest of a checkpoint and the names of its undamaged files there; or the reason why it has none."""
 
 
 class NodeFiles:
-    """What is done with files on all nodes; every method is a collective call but for ``holders``."""
+    """File operations on all nodes; every method but ``holders`` is a collective call."""
 
     def __init__(self, collective: Collective, nodes: Nodes) -> None:
         self.collective, self.nodes = collective, nodes
 
     @property
     def leads(self) -> bool:
-        """Whether this rank makes, renames and removes folders on its node."""
+        """Whether this rank creates, renames and removes folders on its node."""
         return self.nodes.leads
 
     def on_each(self, function: Callable[[], T]) -> list[T]:
-        """Run ``function`` on the first rank of every node; what it gave, by node. Raises as ``Collective`` does."""
+        """Run ``function`` on the first rank of every node and return the results by node; raises as ``Collective``."""
         results: list[Any] = self.collective(lambda: function() if self.leads else None)
         return [results[self.nodes.leader(node)] for node in range(self.nodes.count)]
 
     def distribute(self, folder: Path, files: dict[str, Any]) -> None:
-        """Send files that the first node has written, described as in a manifest, to the other nodes.
+        """Send files that the first node has written to the other nodes.
+
+        Args:
+            files: the files' entries in the manifest.
 
         Raises:
             AnyRankFailed: a node could not read or write.
@@ -53,7 +56,7 @@ class NodeFiles:
                 self._send(0, folder / name, written, receives=self.nodes.here > 0)
 
     def holders(self, parts: Iterable[Iterable[str]]) -> dict[str, int]:
-        """The node of each file that one node alone holds; empty where there is one node.
+        """The node of each file that only one node holds; empty if there is a single node.
 
         Args:
             parts: names of the files that each rank has written.
@@ -63,13 +66,16 @@ class NodeFiles:
         return {name: node for node, part in zip(self.nodes.of_rank, parts, strict=True) for name in part}
 
     def complete(self, folder: Path, field: str) -> str | None:
-        """Verify a checkpoint, of which every file counts that some node holds, and send what other nodes lack of it.
+        """Verify a checkpoint, whose files may lie on different nodes, and send to every node the files that it lacks.
+
+        Args:
+            field: the key or option that the user wrote.
 
         Returns:
-            Why it cannot be used; None when it can, and then every node holds it.
+            The reason why the checkpoint cannot be used; None if it can, and then every node has all files.
 
         Raises:
-            UserError: a node has no room for what it lacks; ``field`` is what the user gave.
+            UserError: a node has no disk space for the files that it lacks.
         """
         if reason := next(filter(None, self.on_each(lambda: _not_finite(folder))), None):
             return reason
@@ -89,9 +95,11 @@ class NodeFiles:
     def _send_missing(
         self, folder: Path, manifest: dict[str, Any], whole: Sequence[set[str] | None], field: str
     ) -> None:
-        """Args:
-        whole: for each node, the files it holds; None where it has no such checkpoint (another of the same name makes
-            way for it).
+        """Send the files of a checkpoint to the nodes that lack them.
+
+        Args:
+            whole: for each node, the undamaged files that it has; None if it lacks the checkpoint. A different one of
+                the same name on that node is replaced.
         """
         mine = whole[self.nodes.here]
         anew = self.leads and mine is None
@@ -100,7 +108,7 @@ class NodeFiles:
         if sent:
             log.info("sending %d file(s) of %s to nodes that lack them", len(sent), folder)
         try:
-            self.collective(lambda: _make_room(place) if anew else None)
+            self.collective(lambda: _make_folder(place) if anew else None)
             for name in sent:
                 source = next(node for node, names in enumerate(whole) if names and name in names)
                 lacks = mine is None or name not in mine
@@ -109,7 +117,7 @@ class NodeFiles:
         except AnyRankFailed as failure:
             if anew:
                 shutil.rmtree(place, ignore_errors=True)
-            fix = "make room on every node, or copy the files there by hand"
+            fix = "free disk space on every node, or copy the files there by hand"
             raise UserError(Problem(field, f"cannot be completed on every node: {failure}", fix, str(folder))) from None
 
     def _send(self, source: int, path: Path, written: dict[str, Any], receives: bool) -> None:
@@ -126,13 +134,13 @@ def _held(folder: Path) -> Held:
         manifest = read_manifest(folder)
         if reason := other_format(manifest):
             return reason
-        faults = {name: fault(folder, name, written) for name, written in manifest["files"].items()}
+        damages = {name: file_damage(folder, name, written) for name, written in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, OSError) as error:
         return f"cannot be read: {error}"
-    return manifest, {name for name, reason in faults.items() if reason is None}
+    return manifest, {name for name, reason in damages.items() if reason is None}
 
 
-def _make_room(place: Path) -> None:
+def _make_folder(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
 

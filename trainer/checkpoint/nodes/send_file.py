@@ -1,4 +1,4 @@
-"""Files that pass from one node to others, where nodes have no common disk: in bounded pieces, checked on arrival."""
+"""Send a file from one node to others that have no common disk, in bounded chunks, and check its digest on arrival."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..layout import Digest, described, flush
+from ..layout import Digest, flush, manifest_entry
 from .find_nodes import Nodes
 
 PIECE_BYTES = 16 * 2**20
 
 
 def send_file(nodes: Nodes, source: int, path: Path, written: dict[str, Any], receives: bool) -> None:
-    """Bring one file from the node ``source`` to others; a collective call of the first ranks of all nodes.
+    """Send one file from the node ``source`` to others; a collective call of the first ranks of all nodes.
 
     Args:
-        path: where it is, or, where ``receives``, where it goes.
-        written: its size and digest.
+        path: the file to send, or to write if ``receives``.
+        written: size and digest of the file.
+        receives: whether this node receives the file.
 
     Raises:
-        OSError: it could not be read or written here, or what arrived is something else.
+        OSError: the file could not be read or written here, or arrived with another digest.
     """
     if not nodes.leads:
         return
@@ -37,7 +38,7 @@ def send_file(nodes: Nodes, source: int, path: Path, written: dict[str, Any], re
         piece = buffer[: written["bytes"] - start]
         if sends and file is not None:
             work(lambda piece=piece: file.readinto(piece.numpy()))
-        # Also after an error: the other nodes wait for their pieces, and the digest tells them.
+        # Sent even after an error, because the other nodes wait for it; they see the error by the digest.
         dist.broadcast(piece, src=nodes.leader(source), group=nodes.group)
         if receives and file is not None:
             digest.update(piece.numpy().data)
@@ -45,13 +46,13 @@ def send_file(nodes: Nodes, source: int, path: Path, written: dict[str, Any], re
     if file is not None:
         work(file.close)
     if receives:
-        work(lambda: _arrived(partial, path, described(written["bytes"], digest) == written))
+        work(lambda: _finish(partial, path, manifest_entry(written["bytes"], digest) == written))
     if work.error:
         raise work.error
 
 
 class _Attempt:
-    """Calls functions until one fails; the first error is kept."""
+    """Calls functions until one fails, and keeps the error."""
 
     error: OSError | None = None
 
@@ -70,9 +71,9 @@ def _open(path: Path, receives: bool) -> Any:
     return path.open("wb" if receives else "rb")
 
 
-def _arrived(partial: Path, path: Path, whole: bool) -> None:
+def _finish(partial: Path, path: Path, whole: bool) -> None:
     if not whole:
         partial.unlink()
-        raise OSError(f"{path} did not arrive as it was written")
+        raise OSError(f"{path} was damaged on its way to this node")
     flush(partial)
     os.replace(partial, path)

@@ -1,8 +1,8 @@
-"""Write the files of a distributed checkpoint from where their tensors lie.
+"""Write the safetensors files of a distributed checkpoint directly from the memory of their tensors.
 
-DCP's own writer for safetensors joins a file in memory before it is written: three times its bytes, and the last copy
-keeps Python's lock, so that training stands still however many cores are free. Here each tensor goes to its file by
-itself, without a copy and without the lock. The files are the same: a length, a JSON header, raw bytes.
+DCP's own writer assembles each file in memory first. This takes three times its bytes, and the last copy holds Python's
+global lock, so that training waits even if cores are free. Here each tensor is written to its file without a copy and
+without the lock. The files have the same format: a length, a JSON header and raw bytes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from ....models.weight_files import DTYPES
-from ..layout import Digest, described, write_all
+from ..layout import Digest, manifest_entry, write_all
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-"""Names of types in a safetensors header."""
+"""The name in safetensors headers of each torch type."""
 
 
 class StreamingWriter(HuggingFaceStorageWriter):
-    """DCP's storage of safetensors, every rank its own shards, without memory of its own."""
+    """DCP's storage of safetensors, in which every rank writes its own shards without further memory."""
 
     def __init__(self, folder: Path, file_numbers: dict[str, int]) -> None:
         super().__init__(str(folder), fqn_to_index_mapping=file_numbers, save_distributed=True)
         self.written: dict[str, Any] = {}
-        """The files written so far, described for the manifest."""
+        """Manifest entries of the files written so far."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         results, numbers = [], self.fqn_to_index_mapping or {}
@@ -58,7 +58,7 @@ class StreamingWriter(HuggingFaceStorageWriter):
 
 
 Shards = dict[str, tuple[WriteItem, Tensor]]
-"""What goes into one file, by the tensors' names, in this order."""
+"""The shards of one file, by the tensors' names and in the order of the file."""
 
 
 def _shards(items: list[WriteItem], planner: SavePlanner) -> Shards:
@@ -66,12 +66,12 @@ def _shards(items: list[WriteItem], planner: SavePlanner) -> Shards:
         item.index.fqn: (item, planner.resolve_data(item).detach())  # type: ignore[union-attr]
         for item in items
     }
-    # Wide types first, as the library orders them: so all are aligned.
+    # Wide types first, as in the safetensors library, so that all tensors are aligned.
     return {fqn: shards[fqn] for fqn in sorted(shards, key=lambda fqn: (-shards[fqn][1].itemsize, fqn))}
 
 
 def _write_file(path: Path, shards: Shards) -> dict[str, Any]:
-    """Write a file; its description is of what was meant to be written."""
+    """Write a file and return its manifest entry, computed from the data in memory."""
     digest, size = Digest(), 0
     with path.open("wb", buffering=0) as file:
         for part in chain([_header(shards)], (raw_bytes(tensor) for _, tensor in shards.values())):
@@ -79,7 +79,7 @@ def _write_file(path: Path, shards: Shards) -> dict[str, Any]:
             digest.update(part)
             size += len(part)
         os.fsync(file.fileno())
-    return described(size, digest)
+    return manifest_entry(size, digest)
 
 
 def _header(shards: Shards) -> bytes:
@@ -96,5 +96,5 @@ def _header(shards: Shards) -> bytes:
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The elements of a tensor as bytes; copied only if it lies on a GPU or in pieces."""
+    """The elements of a tensor as bytes; copied only if it is on a GPU or not contiguous."""
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data

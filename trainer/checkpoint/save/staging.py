@@ -1,7 +1,7 @@
-"""Copies of this rank's state in CPU memory: training goes on with the tensors while their copies are written.
+"""Copy this rank's training state into CPU memory, so that training can go on while the copies are written.
 
-Nothing of the state changes until the next optimizer step, so the copies need not be there before: another thread makes
-them during the forward and backward passes, and who needs them finished helps with what is left.
+The state does not change before the next optimizer step. A background thread therefore makes the copies during the
+forward and backward passes, and the training thread makes the rest when it needs them finished.
 """
 
 from __future__ import annotations
@@ -19,30 +19,29 @@ from torch.distributed.tensor import DTensor
 
 
 class Staging:
-    """Buffers by name, made at the first save and used again by every later one: one copy of the state at most."""
+    """Buffers by name, allocated at the first save and used by all later ones, so that there is one copy at most."""
 
     def __init__(self, reserve: int | None = None) -> None:
         """
         Args:
-            reserve: bytes of memory that stay free; None is a twentieth of the machine's.
+            reserve: bytes of memory that stay free; None means a twentieth of the machine's memory.
         """
         self.reserve = psutil.virtual_memory().total // 20 if reserve is None else reserve
         self.full = False
-        """There was no room for a copy: ``copy_of`` gave a tensor as it is."""
+        """Whether memory was too short for a copy, so that ``copy_of`` returned a tensor itself."""
         self._buffers: dict[str, Tensor] = {}
         self._room: int | None = None
-        """Bytes left for new buffers. Asked for once a save: a buffer takes no memory before something is copied into
-        it, so that what is free would not tell of those that were just made, here and on the other ranks."""
+        """Bytes left for new buffers. Free memory is measured once per save, because a new buffer takes no memory
+        before it is filled, so later measurements would not count new buffers of this and other ranks."""
         self._left: deque[tuple[Tensor, Tensor]] = deque()
-        """Copies to be made: (to, from)."""
+        """Copies that are still to be made: (destination, original)."""
         self._begun = False
         self._copied = threading.Event()
 
     def copy_of(self, name: str, tensor: Tensor) -> Tensor:
-        """Room for a copy of ``tensor``, on the CPU; of a DTensor, of this rank's part.
+        """The CPU copy of ``tensor``, or ``tensor`` itself if memory is short. Only this rank's shard of it is copied.
 
-        The values are there after ``make_copies``, those of a GPU's tensor after ``wait_for_gpu``. Where there is no
-        room, ``tensor`` itself.
+        The copy has its values after ``make_copies``; that of a tensor on a GPU has them after ``wait_for_gpu``.
         """
         local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
         buffer = self._buffers.get(name)
@@ -56,11 +55,11 @@ class Staging:
             buffer.copy_(local.detach(), non_blocking=True)
         else:
             self._left.append((buffer, local.detach()))
-        # Not DTensor.from_local, which would move the copy to the device of the mesh.
+        # DTensor.from_local is not used, because it would move the copy to the device of the mesh.
         return DTensor(buffer, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else buffer
 
     def _new(self, local: Tensor) -> Tensor | None:
-        """None where there is no room."""
+        """A new buffer; None if memory is short."""
         room = self._room
         if room is None:
             ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
@@ -70,26 +69,26 @@ class Staging:
         if room < 0:
             return None
         try:
-            # Pinned memory is what a GPU copies into at full speed.
+            # A GPU copies into pinned memory at full speed.
             return torch.empty(local.shape, dtype=local.dtype, pin_memory=local.is_cuda)
-        except RuntimeError:  # a limit that nothing here knows of
+        except RuntimeError:  # the system has a limit that ``available_memory`` does not know
             return None
 
     def begin(self) -> None:
-        """From now on, until ``wait_for_copies`` has returned, tensors that were taken may not change."""
+        """Begin a save: the originals may not change until ``wait_for_copies`` has returned."""
         self._begun = True
         self._copied.clear()
 
     def make_copies(self) -> None:
-        """Make the copies that no thread has begun; in the thread that writes."""
+        """Make all copies that are left; called in the background thread."""
         try:
             self._copy_left()
-        finally:  # also after an error, which the save reports: the thread that trains must not wait for ever
+        finally:  # after an error too, so that the training thread does not wait for ever; the save reports the error
             self._room = None
             self._copied.set()
 
     def wait_for_copies(self) -> None:
-        """Until all copies are there, so that the tensors may change; in the thread that trains."""
+        """Wait until all copies are made, so that the originals may change; called in the training thread."""
         if self._begun:
             self._copy_left()
             self._copied.wait()
@@ -99,22 +98,22 @@ class Staging:
         while self._left:
             try:
                 buffer, tensor = self._left.popleft()
-            except IndexError:  # the other thread was quicker
+            except IndexError:  # the other thread took the last one
                 return
             buffer.copy_(tensor)
 
     def wait_for_gpu(self) -> None:
-        """Until the copies of a GPU's tensors are there."""
+        """Wait until the copies of tensors on a GPU are made."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.current_stream().synchronize()
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Free the buffers."""
         self._buffers.clear()
 
 
 def available_memory() -> int:
-    """Bytes that processes here may still take: of the machine's, and of its control groups' (SLURM, containers)."""
+    """Bytes that this process may still allocate, by the machine and by its control groups (SLURM, containers)."""
     least = psutil.virtual_memory().available
     with suppress(OSError, StopIteration):
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
@@ -123,7 +122,7 @@ def available_memory() -> int:
         for folder in (group, *group.parents):
             if folder != root and root not in folder.parents:
                 break
-            with suppress(OSError, ValueError):  # the latter: "max"
+            with suppress(OSError, ValueError):  # a group without limit has "max" in place of a number
                 limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
                 files = (folder / "memory.stat").read_text().split()
                 reclaimable = int(files[files.index("inactive_file") + 1])

@@ -1,7 +1,7 @@
-"""The steps of writing one checkpoint, which all ranks take together; in the thread of the caller, whichever it is.
+"""Write one checkpoint, in steps that all ranks take together, in the training thread or a background thread.
 
-A folder is written under a hidden name, flushed, given its manifest and renamed. Nodes without a common disk each keep
-a folder of the same name: with the shards of their ranks, and everything that is not a shard.
+A folder is written under a hidden name, flushed, given its manifest and renamed. Each of several nodes without a common
+disk has a folder of the same name, with the shards of its ranks and all files that are not shards.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..layout import (
     STATE,
     TENSORS,
     describe_file,
-    exchange,
     files_of,
     flush,
     step_folder,
+    swap_names,
     write_manifest,
 )
 from ..nodes.node_files import NodeFiles
@@ -39,22 +39,23 @@ log = logging.getLogger("trireme.checkpoint")
 
 @dataclass
 class Contents:
-    """What goes into one checkpoint."""
+    """The contents of one checkpoint."""
 
     step: int
     tensors: dict[str, Tensor]
     """This rank's tensors by global name."""
     state: dict[str, Any]
-    """JSON, equal on all ranks."""
+    """Content of ``state.json``, equal on all ranks."""
     assets: Callable[[Path], None]
-    """Writes recipe, model configuration and tokenizer into a folder (called on rank 0)."""
+    """Writes recipe, model configuration and tokenizer into a folder; called on rank 0."""
     plan: str
+    """Name of the plan."""
     native: Callable[[Path], None] | None = None
-    """Writes the engine's own files into a folder (called on every rank)."""
+    """Writes the engine's own files into a folder; called on every rank."""
     metric: float | None = None
     """Value of ``checkpoint.metric`` at this step, if it was evaluated."""
     not_finite: str = ""
-    """What is not finite; empty if weights and loss are numbers."""
+    """Description of what is not finite; empty if weights and loss are."""
 
 
 class Writer:
@@ -63,16 +64,16 @@ class Writer:
     def __init__(self, root: Path, nodes: NodeFiles) -> None:
         """
         Args:
-            nodes: with a process group of its own, if ``write`` is called in another thread than training.
+            nodes: needs a process group of its own if ``write`` is called outside of the training thread.
         """
         self.root, self.nodes, self.collective = root, nodes, nodes.collective
         self.mesh = nodes.collective.mesh
 
     def write(self, contents: Contents) -> Path | None:
-        """Write a checkpoint. A collective call.
+        """Write a checkpoint; a collective call.
 
         Returns:
-            Its folder; None when writing failed, in which case nothing that was there before is touched.
+            The checkpoint's folder; None if writing failed, which leaves earlier checkpoints untouched.
         """
         collective, nodes, target = self.collective, self.nodes, step_folder(self.root, contents.step)
         partial = self.root / f".{target.name}.partial"
@@ -100,18 +101,18 @@ class Writer:
         return target
 
     def _start(self, partial: Path) -> None:
-        for left in self.root.glob(".step_*"):  # by a process that was killed while it saved or deleted
+        for left in self.root.glob(".step_*"):  # left by a process that was killed while it saved or deleted
             shutil.rmtree(left, ignore_errors=True)
         (partial / TENSORS).mkdir(parents=True)
 
     def _write_tensors(self, partial: Path, contents: Contents) -> dict[str, Any]:
-        """This rank's files, described."""
+        """Write this rank's shards and return their manifest entries."""
         distributed, group = self.mesh.world_size > 1, self.collective.group
         written = write_tensors(contents.tensors, partial / TENSORS, distributed, group)
         return {f"{TENSORS}/{name}": description for name, description in written.items()}
 
     def _write_native(self, partial: Path, contents: Contents) -> dict[str, Any]:
-        """The engine's own files on this node, described."""
+        """Write the engine's own files and return the manifest entries of this node."""
         if contents.native is None:
             return {}
         contents.native(partial / NATIVE)
@@ -121,7 +122,7 @@ class Writer:
         return {name: describe_file(partial / name) for name in names}
 
     def _write_rest(self, partial: Path, contents: Contents) -> dict[str, Any]:
-        """What is not a shard, described."""
+        """Write every file that is not a shard and return their manifest entries."""
         if not self.mesh.is_main:
             return {}
         (partial / STATE).write_text(json.dumps(contents.state, indent=1))
@@ -148,11 +149,11 @@ class Writer:
         return manifest
 
     def _rename(self, partial: Path, target: Path) -> None:
-        if target.exists():  # resumed from an earlier step: this step is written a second time
+        if target.exists():  # the run was resumed from an earlier step, and writes this step again
             shutil.rmtree(_replaced(target), ignore_errors=True)
-            if exchange(partial, target):
+            if swap_names(partial, target):
                 os.replace(partial, _replaced(target))
-            else:  # a kill in between loses this step
+            else:  # a kill between the two renames loses this step
                 os.replace(target, _replaced(target))
                 os.replace(partial, target)
         else:
@@ -161,7 +162,7 @@ class Writer:
         flush(self.root)
 
     def _undo(self, partial: Path, target: Path) -> None:
-        """Drop the attempt, also where only another node could not complete it."""
+        """Remove the attempt on this node, and restore the checkpoint that it replaced."""
         if not self.nodes.leads:
             return
         shutil.rmtree(target if self._renamed else partial, ignore_errors=True)
@@ -170,5 +171,5 @@ class Writer:
 
 
 def _replaced(target: Path) -> Path:
-    """Where a checkpoint stays until the one of the same step is complete."""
+    """Path of the old checkpoint of a step until the new one of the same step is complete."""
     return target.with_name(f".{target.name}.replaced")

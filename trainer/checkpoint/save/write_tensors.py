@@ -1,7 +1,7 @@
 """Write the tensors of a checkpoint through torch's distributed checkpoint (DCP), stored as safetensors.
 
-DCP's own file format keeps its metadata in a pickle; its Hugging Face storage does not, holds the same plain names,
-and can be opened by anything that reads safetensors.
+DCP's own file format keeps its metadata in a pickle. Its Hugging Face storage does not; it has the same plain names and
+can be opened by every tool that reads safetensors.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ FILE_BYTES = 512 * 2**20
 def write_tensors(
     tensors: dict[str, Tensor], folder: Path, distributed: bool, group: dist.ProcessGroup | None = None
 ) -> dict[str, Any]:
-    """Write this rank's part; replicated tensors are written once. A collective call when ``distributed``.
+    """Write this rank's shards; replicated tensors are written once. A collective call if ``distributed``.
 
     Args:
-        group: all ranks, for what they say to each other meanwhile; None takes the group that training uses.
+        group: process group of all ranks for the communication; None takes the one that training uses.
 
     Returns:
-        The files that this rank wrote, described for the manifest.
+        Manifest entries of the files that this rank wrote.
 
     Raises:
-        OSError: the first failed write of any rank, on every rank.
+        OSError: a rank could not write; every rank raises the first error.
     """
     writer = StreamingWriter(folder, _file_numbers(_all_sizes(tensors, distributed, group)))
     try:
@@ -46,7 +46,7 @@ def write_tensors(
 
 
 def _all_sizes(tensors: dict[str, Tensor], distributed: bool, group: dist.ProcessGroup | None) -> dict[str, int]:
-    """Bytes by name over all ranks: stages of a pipeline hold different tensors, and one numbering serves all."""
+    """Bytes of the tensors of all ranks by name. Pipeline stages have different tensors, but share file numbers."""
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     if not distributed:
         return sizes
