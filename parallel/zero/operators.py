@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +31,31 @@ PATIENCE = 300.0
 
 
 def load_operator(builder: str) -> None:
-    """Compile (once per machine) and load an operator by the name of its builder."""
+    """Compile (once per environment of this machine) and load an operator by the name of its builder."""
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder()))
     made = current_accelerator().create_op_builder(builder)
     if made is None:
         return
     if not _is_built(made.name):
-        log.info("compiling DeepSpeed's operator %s: once per machine, a minute or more", made.name)
+        log.info("compiling DeepSpeed's operator %s: once per environment, a minute or more", made.name)
     with quiet(), one_at_a_time(made.name), own_ninja():
         made.load(verbose=False)
+
+
+def own_folder() -> Path:
+    """The folder, below torch's own root, in which this environment builds.
+
+    torch has one folder for all environments of a user. Their versions and the paths that the compiler is given differ,
+    so that two environments which take turns, or one that is reached by two paths, would each compile everything again.
+    """
+    import deepspeed
+    import torch
+    from torch.utils.cpp_extension import get_default_build_root
+
+    packages = [str(Path(module.__file__).parent) for module in (torch, deepspeed)]
+    made_with = [torch.__version__, deepspeed.__version__, sys.version, sysconfig.get_path("include"), *packages]
+    name = hashlib.blake2b("\n".join(made_with).encode(), digest_size=8).hexdigest()
+    return Path(get_default_build_root()) / f"trireme_{name}"
 
 
 def _is_built(name: str) -> bool:

@@ -19,7 +19,7 @@ from trireme.parallel.zero.check_zero import check_deepspeed
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.json_keys import model_tree
 from trireme.parallel.zero.library import installed
-from trireme.parallel.zero.operators import PATIENCE, aio_compatible, one_at_a_time
+from trireme.parallel.zero.operators import PATIENCE, aio_compatible, load_operator, one_at_a_time, own_folder
 from trireme.parallel.zero.options import Aio, DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
 
 pytestmark = pytest.mark.skipif(not installed(), reason="deepspeed is not installed")
@@ -432,6 +432,44 @@ def test_steps_that_are_not_known_yet_are_filled_later(tmp_path: Path) -> None:
     config, problems = _file(tmp_path, PUBLISHED, replace(RECIPE, max_steps=None, warmup_steps=None))
     assert not problems
     assert config["scheduler"]["params"]["total_num_steps"] == "auto"
+
+
+def test_each_environment_builds_operators_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal in every process of one environment; another version, or another path to it, has another folder."""
+    import deepspeed
+    import torch
+    from torch.utils.cpp_extension import get_default_build_root
+
+    folder = own_folder()
+    assert own_folder() == folder and folder.parent == Path(get_default_build_root())
+    found = {folder}
+    for module, name, value in (
+        (torch, "__version__", "9.9"),
+        (deepspeed, "__version__", "9.9"),
+        (deepspeed, "__file__", "/elsewhere/deepspeed/__init__.py"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            found.add(own_folder())
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_folder_for_operators_that_is_named_is_kept(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trireme.parallel.zero.operators.current_accelerator", lambda: NoBuilder)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    if not named:
+        monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    load_operator("CPUAdamBuilder")
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path if named else own_folder())
+
+
+class NoBuilder:
+    @staticmethod
+    def create_op_builder(name: str) -> None:
+        return None
 
 
 def test_a_build_lock_that_a_killed_rank_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
