@@ -9,6 +9,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST = 300
+"""Characters of a value that are shown."""
+
+
+def short(value: Any) -> str:
+    """A value as Python writes it, its middle left out if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -24,7 +37,7 @@ class Problem:
     """The offending value; ``None`` is not shown."""
 
     def __str__(self) -> str:
-        head = self.field if self.value is None else f"{self.field} = {self.value!r}"
+        head = self.field if self.value is None else f"{self.field} = {short(self.value)}"
         lines = [head, f"  {self.why}"]
         if self.fix:
             lines.append(f"  fix: {self.fix}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from .model_config import ModelConfig, given_fields, hf_config
 
-RULES = ("check_model.py", "head_arithmetic.py")
+RULES = ("check_model.py", "config_errors.py", "head_arithmetic.py")
 """Files whose checks a configuration also passed; when they change, every configuration is checked again."""
 
 
@@ -79,5 +79,5 @@ def _file(model: ModelConfig) -> Path:
     """
     rules = [(Path(__file__).with_name(name)).stat().st_mtime_ns for name in RULES]
     key = json.dumps([version("transformers"), rules, model.spec.model_type, given_fields(model)], sort_keys=True)
-    root = Path(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()
+    root = Path(os.path.expanduser(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme"))
     return root / "configs" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from .accepted_configs import recall, remember
+from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
-from .model_config import ModelConfig, config_values, family_of, hf_config, weights_path
+from .model_config import ModelConfig, config_values, family_of, given_fields, hf_config, weights_path
 
 if TYPE_CHECKING:
     from .pretrained import Matched
@@ -43,15 +44,24 @@ def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
         return known, []
     if problems := _unknown_fields(model):
         return None, problems
+    fields = given_fields(model)
+    if problems := beyond(fields, model.config, model.weights):
+        return None, problems
     try:
         config = hf_config(model)
         problems = check_arithmetic(config, model)
-    except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
-        why = " ".join(str(error).split()) or type(error).__name__
-        return None, [Problem("model.config", why, "change the fields named in this message")]
+    except Exception:  # of many kinds
+        return None, blame(lambda values: _made(model, values), fields, model.config, model.weights)
     if not problems:
         remember(model, config)
     return (None, problems) if problems else (config, [])
+
+
+def _made(model: ModelConfig, values: dict[str, Any]) -> None:
+    """Go through all that a configuration of ``values`` would be taken through."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    check_arithmetic(CONFIG_MAPPING[model.spec.model_type](**values), model)
 
 
 def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[Problem]:

@@ -100,11 +100,11 @@ def test_problems_are_found_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "word"), [({"hidden_size": "big"}, "hidden_size"), ({"hidden_size": 30}, "multiple")]
+    ("config", "word"), [({"hidden_size": "big"}, "a whole number"), ({"hidden_size": 30}, "multiple")]
 )
 def test_wrong_values_become_problems(config: dict, word: str) -> None:
     (problem,) = check_model(ModelConfig("llama", {"num_attention_heads": 4, **config}), 8)
-    assert problem.field == "model.config" and word in problem.why
+    assert problem.field == "model.config.hidden_size" and word in problem.why
 
 
 def test_recipe_fields_win_over_the_folder(tmp_path: Path) -> None:

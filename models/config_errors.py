@@ -1,0 +1,109 @@
+"""Which field of a configuration transformers does not take: its errors name it in words of their own, or not at all.
+
+Whatever it raises, the fields that are to blame are found by leaving them out one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import Problem, short
+
+LARGEST = 2**63
+"""Sizes are below it: tensors count in 64 bits."""
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+    "NoneType": "null",
+}
+MOST = 20
+"""Fields that are blamed in one message."""
+
+
+def blame(
+    accepted: Callable[[dict[str, Any]], Any], values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None
+) -> list[Problem]:
+    """A problem for every field without which the others are accepted; of none, what is raised.
+
+    Args:
+        accepted: makes the configuration of fields; raises what transformers raises.
+        values: all fields.
+        own: those of them that the recipe gives; the others are those of the weights' config.json.
+        weights: as the recipe names them.
+    """
+    left, problems = dict(values), []
+    while len(problems) < MOST:
+        try:
+            accepted(left)
+            return problems
+        except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
+            name = _named(error, left) or _by_leaving_out(accepted, left, own)
+            if name is None:
+                return [*problems, _of_none(error, left, own, weights)]
+            problems.append(_problem(name, _reason(error), left.pop(name), own, weights))
+    return problems
+
+
+def beyond(values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> list[Problem]:
+    """Numbers that no field can hold."""
+    wrong = {name: value for name, value in values.items() if isinstance(value, int | float) and not _fits(value)}
+    why = "is infinite, no number, or beyond 64 bits"
+    return [_problem(name, why, value, own, weights, "write a smaller number") for name, value in wrong.items()]
+
+
+def _fits(value: float) -> bool:
+    return isinstance(value, bool) or (math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST)
+
+
+def _named(error: Exception, values: Mapping[str, Any]) -> str | None:
+    """The field that the error of a strict dataclass names."""
+    found = re.search(r"[Ff]ield '(\w+)'", str(error))
+    return found[1] if found and found[1] in values else None
+
+
+def _by_leaving_out(
+    accepted: Callable[[dict[str, Any]], Any], values: Mapping[str, Any], own: Mapping[str, Any]
+) -> str | None:
+    """The field without which the others are accepted; those of the recipe are tried first."""
+    for name in sorted(values, key=lambda name: name not in own):
+        try:
+            accepted({other: value for other, value in values.items() if other != name})
+            return name
+        except Exception:
+            continue
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the library's way to say whose field it is."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if found := re.search(r"Field '\w+' with value .* doesn't match any type in \((.*?)\)\.", text):
+        kinds = [KINDS.get(kind, kind) for kind in re.findall(r"(\w+)'>", found[1])]
+        return f"must be {' or '.join(kinds) or 'of another type'}"
+    if found := re.search(r"Field '\w+' expected (\w+), got (\w+)", text):
+        return f"must be {KINDS.get(found[1], found[1])}"
+    return f"is not accepted: {text}"
+
+
+def _problem(
+    name: str, why: str, value: Any, own: Mapping[str, Any], weights: str | None, fix: str = "write another value"
+) -> Problem:
+    if name in own or weights is None:
+        return Problem(f"model.config.{name}", why, fix, value)
+    why = f"has a config.json whose field {name} = {short(value)} {why}"
+    return Problem("model.weights", why, f"mend it there, or set model.config.{name}", weights)
+
+
+def _of_none(error: Exception, values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> Problem:
+    why = " ".join(str(error).split()) or type(error).__name__
+    if own or weights is None:
+        named = ", ".join(name for name in own if name in values)
+        return Problem("model.config", f"{why} (fields given: {named})", "change the fields named in this message")
+    return Problem("model.weights", f"has a config.json that is not accepted: {why}", "fetch it again", weights)
