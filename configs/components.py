@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..trainer.component import locate
-from .values import check_value, did_you_mean
+from .values import beyond, check_value, did_you_mean
 
 MISSING = "???"
 """Value in YAML of a key that the user must set."""
@@ -152,7 +152,7 @@ def _check_arguments(
                 problems.append(Problem(where, why, _in_component(path, key, settable), value))
         elif value != MISSING and not _has_component(value):
             fitted, found = check_value(value, hints.get(key, Any), where)
-            problems += found
+            problems += found or (beyond(value, where) if key in hints else [])
             if isinstance(fitted, list) and not isinstance(value, list):
                 arguments[key] = fitted
     missing = [key for key in settable if by_keyword[key].default is inspect.Parameter.empty and key not in arguments]

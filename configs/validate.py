@@ -17,7 +17,7 @@ from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 from ..errors import Problem
 from .components import MISSING, Provided, check_component, nested_components, required
 from .suggest import nearest_key
-from .values import check_value, is_union, wrong_type
+from .values import beyond, check_value, is_union, wrong_type
 
 T = TypeVar("T")
 
@@ -26,8 +26,6 @@ class ComponentNode(dict[str, Any]):
     """Stand-in for ``Component`` in resolved annotations, since ``typing`` cannot tell the alias from any mapping."""
 
 
-LARGEST = 2.0**63
-"""Bound of all numbers in a recipe, since tensors and files count in 64 bits; it also excludes infinity and NaN."""
 _INVALID = object()
 """Mark of a value with a reported problem, so that nothing is reported twice."""
 
@@ -185,11 +183,8 @@ class _Reader:
         return self._plain(raw, hint, path)
 
     def _plain(self, raw: Any, hint: Any, path: str) -> Any:
-        if isinstance(raw, int | float) and not abs(raw) < LARGEST:
-            self.problems.append(Problem(path, "is infinite, or beyond 64 bits", "write a smaller number", raw))
-            return _INVALID
         value, problems = check_value(raw, hint, path)
-        if problems:
+        if problems := beyond(raw, path) or problems:
             self.problems += problems
             return _INVALID
         self.problems += nested_components(raw, path)

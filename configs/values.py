@@ -15,6 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from ..errors import Problem
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
+LARGEST = 2.0**63
+"""Numbers of a recipe are below it: tensors and files count in 64 bits."""
 _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
 
 
@@ -46,6 +48,15 @@ def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
 
 def is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
+
+
+def beyond(value: Any, path: str) -> list[Problem]:
+    """The problem of a number that 64 bits do not hold, or that is none, anywhere in a list."""
+    if isinstance(value, list):
+        return [problem for index, item in enumerate(value) for problem in beyond(item, f"{path}.{index}")]
+    if not isinstance(value, int | float) or abs(value) < LARGEST:
+        return []
+    return [Problem(path, "is infinite, no number, or beyond 64 bits", "write a smaller number", value)]
 
 
 def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:

@@ -8,6 +8,9 @@ from ...errors import refuse
 from ..component import Component
 from .tokenizer import TokenizerConfig
 
+MOST_PROCESSES = 1024
+"""More than any machine runs beside its training."""
+
 
 @dataclass
 class DataConfig:
@@ -50,6 +53,9 @@ class DataConfig:
         for name, least in (("block_size", 2), ("shuffle_window", 1), ("num_workers", 0), ("num_proc", 1)):
             if (value := getattr(self, name)) < least:
                 found.append(f"{name}={value} is wrong because it is below {least}; set it to at least {least}")
+        for name in ("num_workers", "num_proc"):
+            if (value := getattr(self, name)) > MOST_PROCESSES:
+                found.append(f"{name}={value} is wrong because it is above {MOST_PROCESSES} processes; use fewer")
         if not 0 <= self.held_out < 1:
             found.append(
                 f"held_out={self.held_out} is wrong because it is a share of the documents; set it to at "
