@@ -26,7 +26,7 @@ from ..trainer.component import Component
 from ..trainer.data.check_data import check_data
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
-from ..trainer.folders import folder_problem
+from ..trainer.folders import folder_problem, name_problem
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
@@ -224,10 +224,11 @@ def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
     """Problems of writing the run folder and of creating the cache."""
     found = [("run.dir", run.dir, folder_problem(Path(run.dir)))]
     variable = os.environ.get("TRIREME_CACHE")
-    cache = Path(data.cache_dir or variable or "~/.cache/trireme").expanduser()
-    if not cache.is_dir():  # an existing cache may be complete, and is then only read
+    cache = Path(os.path.expanduser(data.cache_dir or variable or "~/.cache/trireme"))
+    if not os.path.isdir(cache):  # an existing cache may be complete, and is then only read
         field = "TRIREME_CACHE" if variable and not data.cache_dir else "data.cache_dir"
-        found.append((field, str(cache), folder_problem(cache)))
+        why = name_problem(str(cache)).partition("; ")[0] or folder_problem(cache)
+        found.append((field, str(cache), why))
     return [Problem(field, why, f"give another folder as {field}", path) for field, path, why in found if why]
 
 

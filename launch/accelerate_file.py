@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from pathlib import Path
+import os
 from typing import Any
 
 from ..errors import Problem, UserError
@@ -24,7 +24,7 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     Raises:
         UserError: accelerate cannot read it.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
     try:
         arguments, read = _read(path)

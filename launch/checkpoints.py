@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ def show_checkpoints(run: str, verify: bool, as_json: bool) -> int:
     Raises:
         UserError: there is none.
     """
-    found = listed(Path(run).expanduser(), verify)
+    found = listed(Path(os.path.expanduser(run)), verify)
     if as_json:
         print(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
     else:
@@ -64,7 +65,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
     """
     folders = _folders(path)
     if not folders:
-        reason = "holds no checkpoint" if path.is_dir() else "is no folder"
+        reason = "holds no checkpoint" if os.path.isdir(path) else "is no folder"
         raise UserError(Problem("RUN", reason, "name a run folder, such as runs/persimmon_stdlib", str(path)))
     if not verify:
         return [_look(folder, digests=False) for folder in folders]
@@ -84,7 +85,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
 def _folders(path: Path) -> list[Path]:
     """Folders of checkpoints by step; hidden folders, left by a killed save or rotation, come last."""
     if _step(path) is not None:
-        return [path] if path.is_dir() else []
+        return [path] if os.path.isdir(path) else []
     for root in (path, path / "checkpoints"):
         folders = [folder for folder in root.glob("*step_*") if folder.is_dir() and _step(folder) is not None]
         if folders:

@@ -116,7 +116,7 @@ def _cache_file(recipe: Path, choices: Sequence[str], folders: Sequence[Path]) -
     read += [file for folder in SCHEMA for file in (PACKAGE / folder).rglob("*.py")]
     state = [(str(file), file.stat().st_mtime_ns) for file in sorted(set(read)) if file.exists()]
     key = json.dumps([1, __version__, str(recipe.resolve()), list(choices), state])
-    root = Path(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()
+    root = Path(os.path.expanduser(os.environ.get("TRIREME_CACHE") or "~/.cache/trireme"))
     return root / "completion" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"
 
 

@@ -23,7 +23,7 @@ from ..errors import Problem, UserError
 from ..trainer.component import import_from
 from .check_environment import check_environment
 from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over, without
-from .find_recipes import PACKAGE, config_folders, find_recipe
+from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base
 from .hydra_errors import UNKNOWN, explain
 from .overrides import CALLBACKS, chooses, key_of, prepare, quoted, single_callbacks, value_of
 from .recipe_file import check_recipe_file, hides_base, missing_base, refuse_scalars
@@ -82,6 +82,7 @@ class _Given:
         self.folders = config_folders(self.path, recipe_dirs)
         self.accepted, self.problems = prepare(overrides, self.folders, sweeps)
         self.notes: list[str] = []
+        self._add_groups()
         self._add_callbacks()
 
     def compose(self, overrides: Sequence[str]) -> Composed:
@@ -133,6 +134,15 @@ class _Given:
         self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
     ) -> list[str]:
         return _hydra(self.path, self.recipe_dirs, flags, overrides, task, out)
+
+    def _add_groups(self) -> None:
+        """A choice of a group that the recipe's defaults do not have is added to them: Hydra would not replace it."""
+        for index, text in enumerate(self.accepted):
+            if text.startswith("~") or key_of(text) in groups_of_base() or not chooses(text, self.folders):
+                continue
+            there = {file.partition("/")[0] for file in self.as_written[1]}
+            if there and key_of(text) not in there:
+                self.accepted[index] = f"+{text}"
 
     def _add_callbacks(self) -> None:
         """Rewrite ``callbacks=export`` so that a single callback is added to the recipe's; a set replaces them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from ..configs.values import nearest
@@ -14,8 +16,8 @@ SUFFIXES = (".yaml", ".yml")
 
 def recipe_folders(recipe_dirs: Sequence[str] = ()) -> list[Path]:
     """Folders that are searched for recipes: ``recipe_dirs``, ``./recipes``, and the package's own."""
-    own = [Path(folder).expanduser() for folder in recipe_dirs]
-    missing = [folder for folder in own if not folder.is_dir()]
+    own = [Path(os.path.expanduser(folder)) for folder in recipe_dirs]
+    missing = [folder for folder in own if not os.path.isdir(folder)]
     if missing:
         raise UserError(*(Problem("--recipe-dir", "is not a folder", "", str(folder)) for folder in missing))
     local = Path("recipes")
@@ -47,15 +49,15 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
         raise UserError(Problem("RECIPE", "is not the name of a recipe", fix, recipe))
     recipe = str(recipe)
     if recipe.lower().endswith(SUFFIXES):
-        path = Path(recipe).expanduser()
-        if path.exists():  # reading refuses a folder with such a name
+        path = Path(os.path.expanduser(recipe))
+        if os.path.exists(path):  # reading refuses a folder with such a name
             return path
         raise UserError(Problem("RECIPE", "no such file", _near_file(path) or "see: trireme recipes", recipe))
     for folder in folders:
         for suffix in SUFFIXES:
-            if (path := folder / f"{recipe}{suffix}").is_file():
+            if os.path.isfile(path := folder / f"{recipe}{suffix}"):
                 return path
-    if problem := _other_path(Path(recipe).expanduser(), recipe):
+    if problem := _other_path(Path(os.path.expanduser(recipe)), recipe):
         raise UserError(problem)
     names = [name for name, _ in list_recipes(recipe_dirs)]
     by_last = {name.rpartition("/")[2]: name for name in names}
@@ -67,7 +69,7 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
 
 def _near_file(path: Path) -> str:
     """A fix for a path that does not exist: suggest a file in the same folder with a similar name."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return ""
     files = [file.name for suffix in SUFFIXES for file in path.parent.glob(f"*{suffix}") if file.is_file()]
     near = nearest(path.name, files)
@@ -76,12 +78,12 @@ def _near_file(path: Path) -> str:
 
 def _other_path(path: Path, recipe: str) -> Problem | None:
     """The problem of a path that exists but lacks the suffix of recipes."""
-    if path.is_file():
+    if os.path.isfile(path):
         return Problem("RECIPE", "is a file whose name does not end in .yaml", "name it NAME.yaml", recipe)
-    here = next((f"{path}{suffix}" for suffix in SUFFIXES if Path(f"{path}{suffix}").is_file()), None)
+    here = next((f"{path}{suffix}" for suffix in SUFFIXES if os.path.isfile(f"{path}{suffix}")), None)
     if here:
         return Problem("RECIPE", "no recipe of this name", f"for the file write {here}", recipe)
-    inside = sorted(file for suffix in SUFFIXES for file in path.glob(f"*{suffix}")) if path.is_dir() else []
+    inside = sorted(file for suffix in SUFFIXES for file in path.glob(f"*{suffix}")) if os.path.isdir(path) else []
     if inside:
         return Problem("RECIPE", "is a folder, not a recipe", f"name a file in it, such as {inside[0]}", recipe)
     return None
@@ -89,12 +91,12 @@ def _other_path(path: Path, recipe: str) -> Problem | None:
 
 def misnamed_option(group: str, name: str, folders: Sequence[Path]) -> Path | None:
     """A file of a group that would be the option ``name`` if its name ended in .yaml."""
-    return next((file for folder in folders if (file := folder / group / f"{name}.yml").is_file()), None)
+    return next((file for folder in folders if os.path.isfile(file := folder / group / f"{name}.yml")), None)
 
 
 def config_folders(recipe: Path, recipe_dirs: Sequence[str] = ()) -> list[Path]:
     """Folders that hold configuration groups for a recipe, in search order."""
-    own = [Path(folder).expanduser() / "configs" for folder in recipe_dirs]
+    own = [Path(os.path.expanduser(folder)) / "configs" for folder in recipe_dirs]
     return [recipe.parent, *(folder for folder in own if folder.is_dir()), PACKAGE / "configs"]
 
 
@@ -115,3 +117,12 @@ def first_comment(path: Path) -> str:
             if line.strip() and not line.startswith("#"):
                 break
     return ""
+
+
+@cache
+def groups_of_base() -> frozenset[str]:
+    """Groups of which configs/base.yaml makes a choice, null included."""
+    import yaml
+
+    defaults = yaml.safe_load((PACKAGE / "configs" / "base.yaml").read_text(encoding="utf-8"))["defaults"]
+    return frozenset(group for entry in defaults if isinstance(entry, dict) for group in entry)

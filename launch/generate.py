@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def generate(
     """
     _check_numbers(max_new_tokens, temperature, top_k)
     _check_device_map(device_map)
-    path = Path(model).expanduser()
-    if not path.is_dir():
+    path = Path(os.path.expanduser(model))
+    if not os.path.isdir(path):
         raise UserError(
             Problem("MODEL", "no such folder", "give an exported folder, a checkpoint or a run folder", model)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _found: dict[tuple[str, str | None, bool], Path] = {}
 def is_local(name: str | None) -> bool:
     """Whether ``name`` is an existing folder or file."""
     try:
-        return bool(name) and Path(str(name)).expanduser().exists()
+        return bool(name) and os.path.exists(os.path.expanduser(str(name)))
     except (OSError, RuntimeError):  # an invalid file name, an unreadable folder, or a home of no known user
         return False
 
@@ -41,7 +42,7 @@ def local_path(name: str, revision: str | None = None, field: str = "model.weigh
         UserError: there is neither such a folder nor such a hub id, or the hub cannot be reached and nothing is cached.
     """
     if is_local(name):
-        return Path(name).expanduser()
+        return Path(os.path.expanduser(name))
     if not _may_be_hub_id(name, field):
         raise UserError(Problem(field, "there is no folder or file of this name", _nearby(name) or _KINDS, name))
     key = (name, revision, weights)
@@ -63,7 +64,7 @@ def _nearby(name: str) -> str:
     """A fix that suggests the entry most similar to ``name`` in its parent folder; empty if there is none."""
     path = Path(name)
     try:
-        path = path.expanduser()
+        path = Path(os.path.expanduser(path))
         siblings = [entry.name for entry in path.parent.iterdir()]
     except (OSError, RuntimeError, ValueError):
         return f"there is no folder {path.parent} either; check the path" if path.is_absolute() else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,7 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
     path = folder / "config.json"
     where = str(model.weights)
     if not path.is_file():
-        beside = "of the file " if is_local(where) and Path(where).expanduser().is_file() else ""
+        beside = "of the file " if is_local(where) and Path(os.path.expanduser(where)).is_file() else ""
         fix = "point to a folder saved by transformers or by trireme export"
         if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
             fix = f"this is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"

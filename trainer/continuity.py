@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,6 @@ def _weights(recipe: RecipeConfig) -> str | None:
     """A fingerprint of ``model.weights``: from head and tail of local files, else from the name."""
     if recipe.model.weights is None:
         return None
-    path = Path(recipe.model.weights).expanduser()
+    path = Path(os.path.expanduser(recipe.model.weights))
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
     return hash_json([content_stamp(file) for file in files] or [recipe.model.weights, recipe.model.revision])

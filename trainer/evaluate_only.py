@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
 def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
     # A stream prepares held-out data only if an evaluation is due.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
-    _complete_on_all_nodes(Path(named or recipe.run.dir).expanduser(), mesh, recipe.checkpoint.shared)
+    _complete_on_all_nodes(Path(os.path.expanduser(named or recipe.run.dir)), mesh, recipe.checkpoint.shared)
     found: list[Path | None] = []
     on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
     path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)

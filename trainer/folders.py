@@ -18,6 +18,8 @@ def name_problem(path: str) -> str:
         return "is empty; give a folder"
     if any(not character.isprintable() for character in path):
         return "holds a character that cannot be shown, such as a line break; leave it out"
+    if path.startswith("~") and os.path.expanduser(path) == path:
+        return "begins with ~ and a name that nobody has here; give the whole path"
     try:
         longest, whole = max(len(os.fsencode(part)) for part in path.split("/")), len(os.fsencode(path))
     except UnicodeEncodeError:

@@ -109,7 +109,7 @@ def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path 
     Raises:
         UserError: there are no weights, or no averaged weights for ``ema``.
     """
-    folder = Path(checkpoint or recipe.run.dir).expanduser()
+    folder = Path(os.path.expanduser(checkpoint or recipe.run.dir))
     if checkpoint is not None or checkpoints_at(folder):
         return folder
     if recipe.model.weights is None:

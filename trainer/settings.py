@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if wrong := name_problem(self.dir):
             raise ValueError(f"dir={self.dir!r} {wrong}")
-        self.dir = str(Path(self.dir).expanduser())
+        self.dir = str(Path(os.path.expanduser(self.dir)))
 
 
 @dataclass

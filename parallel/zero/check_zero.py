@@ -59,6 +59,6 @@ def _compiler_problems(config: dict[str, Any]) -> list[Problem]:
 
 def _writable(folder: Path) -> bool:
     """Whether DeepSpeed can create or write ``folder``. A missing parent counts as a disk that is not mounted."""
-    if not folder.exists():
+    if not os.path.exists(folder):
         folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)

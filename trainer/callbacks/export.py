@@ -81,7 +81,7 @@ class Export(Callback):
         if self.options.ema and trainer.ema is None:
             own = next((name for name, each in trainer.callbacks.items() if each is self), "export")
             raise UserError(no_average(f"callbacks.{own}.ema"))
-        self.folder = Path(self.out).expanduser() if self.out else trainer.run_dir / "exported"
+        self.folder = Path(os.path.expanduser(self.out)) if self.out else trainer.run_dir / "exported"
         self.links = trainer.run_dir / ".exporting"
         self._main = trainer.mesh.is_main
         self._notes = trainer.run_dir / NOTES

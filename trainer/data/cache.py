@@ -22,7 +22,7 @@ OTHER_FOLDER = "set data.cache_dir or TRIREME_CACHE to a folder you may write to
 
 def cache_root(cache_dir: str | None) -> Path:
     """The cache folder of a recipe's ``data.cache_dir``, created if needed."""
-    root = Path(cache_dir or os.environ.get("TRIREME_CACHE") or "~/.cache/trireme").expanduser()
+    root = Path(os.path.expanduser(cache_dir or os.environ.get("TRIREME_CACHE") or "~/.cache/trireme"))
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,6 +7,7 @@ unknown suffix is never read as text: if the recipe names it, it is refused; in 
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,8 @@ def choose_files(paths: list[str], format: Format | None) -> ChosenFiles:
     if not paths:
         chosen.problems.append(Problem("data.source.paths", "no path is given", "name a file, folder or pattern", []))
     for path in paths:
-        folder = Path(path).expanduser()
-        if folder.is_dir():
+        folder = Path(os.path.expanduser(path))
+        if os.path.isdir(folder):
             _take_folder(chosen, path, folder, format)
             continue
         found = _expand(folder)
@@ -138,9 +139,9 @@ def _is_about_the_data(file: Path) -> bool:
 
 def _expand(pattern: Path) -> list[Path]:
     """Files that a path or pattern stands for, sorted."""
-    if pattern.is_file():
+    if os.path.isfile(pattern):
         return [pattern]
-    return sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
+    return sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if os.path.isfile(name))
 
 
 def _files_under(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Hub:
 
     def look(self) -> None:
         """Refuse a path that can only be a local folder but does not exist; the hub is not asked."""
-        folder = Path(self.path).expanduser()
-        if folder.is_dir():
+        folder = Path(os.path.expanduser(self.path))
+        if os.path.isdir(folder):
             return
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             fix = "give an existing folder, or a name on the hub such as roneneldan/TinyStories"
@@ -58,9 +59,9 @@ class Hub:
         return self._print(content_stamp)
 
     def _print(self, stamp: Callable[[Path], Any]) -> str:
-        folder = Path(self.path).expanduser()
+        folder = Path(os.path.expanduser(self.path))
         content: Any
-        if folder.is_dir():
+        if os.path.isdir(folder):
             files = (path for path in sorted(folder.rglob("*")) if path.is_file())
             content = [(path.relative_to(folder).as_posix(), *stamp(path)) for path in files]
         else:
@@ -99,8 +100,8 @@ class Hub:
     def _load(self, streaming: bool) -> Any:
         from datasets import load_dataset
 
-        folder = Path(self.path).expanduser()
-        here = folder.is_dir()
+        folder = Path(os.path.expanduser(self.path))
+        here = os.path.isdir(folder)
         answers = here or self._ask_hub() is not None
         try:
             with nullcontext() if answers else _offline():

@@ -9,6 +9,7 @@ may use the network.
 from __future__ import annotations
 
 import logging
+import os
 import sysconfig
 import time
 import tokenize
@@ -108,7 +109,7 @@ class PythonSources:
     def _files(self) -> list[tuple[str, Path]]:
         """Pairs (path under its root, path), sorted, so that the order is the same on every file system."""
         roots = self.roots if self.roots is not None else [sysconfig.get_paths()["stdlib"]]
-        missing = [root for root in roots if not Path(root).expanduser().is_dir()]
+        missing = [root for root in roots if not os.path.isdir(os.path.expanduser(root))]
         if missing:
             raise UserError(
                 *(
@@ -117,7 +118,7 @@ class PythonSources:
                 )
             )
         excluded, files = set(self.exclude), []
-        for root in (Path(root).expanduser() for root in roots):
+        for root in (Path(os.path.expanduser(root)) for root in roots):
             found = ((path.relative_to(root), path) for path in root.rglob("*.py"))
             files += [
                 (name.as_posix(), path) for name, path in found if not excluded & set(name.parts) and path.is_file()

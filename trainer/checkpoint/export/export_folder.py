@@ -72,9 +72,9 @@ def export(
         UserError: there is no usable checkpoint, no averaged weights or no configuration, ``out`` is not empty, or it
             cannot be written. Nothing is left behind then.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(os.path.expanduser(checkpoint))
     source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
-    return export_source(source, Path(out).expanduser(), options or ExportOptions(), config, replace)
+    return export_source(source, Path(os.path.expanduser(out)), options or ExportOptions(), config, replace)
 
 
 def export_source(
@@ -156,7 +156,7 @@ def size_in_bytes(size: str) -> int:
 
 def _assets(source: Source, config: str | None) -> Path:
     """The folder with config.json: the one that the user names, else the source's."""
-    folder = Path(config).expanduser() if config else source.assets
+    folder = Path(os.path.expanduser(config)) if config else source.assets
     if folder is None or not (folder / "config.json").is_file():
         where, value = ("--config", config) if config else ("CHECKPOINT", str(source.path))
         fix = "name a folder with the model's config.json and tokenizer with --config FOLDER"

@@ -6,6 +6,7 @@ If nodes have no common disk, the checkpoint is then completed on every node (``
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def find(root: Path, resume: str, nodes: NodeFiles) -> Path | None:
     """
     if resume == "never":
         return None
-    named = None if resume == "auto" else Path(resume).expanduser()
+    named = None if resume == "auto" else Path(os.path.expanduser(resume))
     candidates = by_step(nodes.on_each(lambda: _candidates(root, named)))
     if named is not None and not candidates:
         return _find_foreign(root, named, nodes)
