@@ -45,6 +45,16 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["+ema.decay=1.5"], ["ema.decay"]),
     (["data.held_out=1"], ["data.held_out"]),
     (["launch.gpus_per_node=-1"], ["launch.gpus_per_node"]),
+    (["optimizer.lr=nan"], ["optimizer.lr"]),
+    (["callbacks=[minimal,early_stopping]", "trainer.eval_every=2", "callbacks.early_stopping.min_delta=inf"],
+     ["callbacks.early_stopping.min_delta"]),
+    (["data.num_proc=100000", "data.num_workers=100000"], ["data.num_proc", "data.num_workers"]),
+    # fields of a model
+    (["model.config.hidden_size=wide", "model.config.intermediate_size=[]"],
+     ["model.config.hidden_size", "model.config.intermediate_size"]),
+    (["model.config.num_attention_heads=0"], ["model.config.num_attention_heads"]),
+    (["model.config.partial_rotary_factor=[1]"], ["model.config.partial_rotary_factor"]),
+    (["model.config.intermediate_size=" + "9" * 30], ["model.config.intermediate_size"]),
     # metrics
     (["checkpoint.keep_best=1"], ["checkpoint.keep_best"]),
     (["checkpoint.keep_best=1", "checkpoint.every=5", "trainer.eval_every=3"], ["checkpoint.keep_best"]),
@@ -77,6 +87,12 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["run.dir='{tmp}/two\nlines'"], ["run.dir"]),
     (["run.dir={tmp}/" + "x" * 300], ["run.dir"]),
     (["data.cache_dir={tmp}/file.txt"], ["data.cache_dir"]),
+    (["run.dir='~nobody_here/run'"], ["run.dir"]),
+    (["data.cache_dir='~nobody_here/cache'"], ["data.cache_dir"]),
+    (["data.tokenizer.path='~nobody_here/tokenizer'"], ["data.tokenizer.path"]),
+    (["data.tokenizer.path=" + "x" * 300], ["data.tokenizer.path"]),
+    (["model.weights={tmp}/" + "x" * 300], ["model.weights"]),
+    (["plan=" + "x" * 300], ["plan"]),
 ]  # fmt: skip
 
 NEEDS_DATA: list[tuple[list[str], list[str]]] = [
@@ -97,5 +113,6 @@ GOOD: list[list[str]] = [
     ["scheduler=warmup_stable_decay", "scheduler.decay_ratio=0", "scheduler.min_lr_ratio=1"],
     ["checkpoint.keep_best=1", "checkpoint.every=1", "trainer.eval_every=1", "callbacks=[minimal,best_model]"],
     ["model.frozen=['model.layers.0.*']"],
+    ["collator=causal_lm", "collator.pad_to_multiple_of=4"],
 ]
 """What ``check`` accepts at the edge of what it refuses; ``train`` must accept it too."""
