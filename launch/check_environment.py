@@ -42,6 +42,8 @@ CHOICES = {
     "DS_ACCELERATOR": ("cpu", "cuda", "xpu", "npu", "mps", "hpu", "mlu"),
 }
 DEVICE = re.compile(r"-?\d+|(GPU|MIG)-[\w/.-]+|NoDevFiles|none|void|all", re.IGNORECASE)
+STARTED = "TRIREME_STARTED"
+"""Start of the run in seconds since the epoch, which job scripts and launchers set (``trainer/interruption.py``)."""
 LONGEST = 18
 """Most digits of a number that surely fits into 64 bits."""
 
@@ -68,6 +70,10 @@ def environment_problems() -> list[Problem]:
     if devices and not all(DEVICE.fullmatch(part.strip()) for part in devices.split(",")):
         fix = "list numbers of GPUs, such as 0,1; empty hides all of them; or unset it"
         problems.append(Problem("CUDA_VISIBLE_DEVICES", "names no GPUs", fix, devices))
+    started = os.environ.get(STARTED)
+    if started and not re.fullmatch(rf"\d{{1,{LONGEST}}}(\.\d*)?", started, re.ASCII):
+        why = "is not a time in seconds since 1970"
+        problems.append(Problem(STARTED, why, "unset it: launchers and job scripts set it", started))
     return problems
 
 
@@ -76,12 +82,13 @@ def _number(name: str, least: int) -> list[Problem]:
     if value is None or (value == "" and not name.startswith(("RANK", "WORLD", "LOCAL_RANK", "MASTER"))):
         return []
     parts = value.split(",") if name == "OMP_NUM_THREADS" else [value]  # one for each level of nesting
+    fix = "use a port from 1024 to 65535" if name == "MASTER_PORT" else f"set it to {least} or more"
     if any(not (part.strip().isascii() and part.strip().isdigit()) or len(part) > LONGEST for part in parts):
-        return [Problem(name, "is not a whole number", f"set it to {least} or more, or unset it", value)]
+        return [Problem(name, "is not a whole number", f"{fix}, or unset it", value)]
     if any(int(part) < least for part in parts):
-        return [Problem(name, f"is below {least}", f"set it to {least} or more, or unset it", value)]
+        return [Problem(name, f"is below {least}", f"{fix}, or unset it", value)]
     if name == "MASTER_PORT" and int(value) > 65535:
-        return [Problem(name, "is not a port", "use 1024 to 65535", value)]
+        return [Problem(name, "is not a port", f"{fix}, or unset it", value)]
     return []
 
 

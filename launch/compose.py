@@ -76,8 +76,9 @@ class _Given:
     def __init__(self, recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], sweeps: bool = False) -> None:
         self.path = find_recipe(recipe, recipe_dirs)
         check_recipe_file(self.path)
-        if PACKAGE not in self.path.resolve().parents:
-            import_from(self.path.resolve().parent, Path.cwd())
+        beside = self.path.resolve().parent
+        own = PACKAGE / "recipes" not in beside.parents
+        import_from(*([beside] if own else []), Path.cwd())
         self.recipe_dirs = recipe_dirs
         self.folders = config_folders(self.path, recipe_dirs)
         self.accepted, self.problems = prepare(overrides, self.folders, sweeps)

@@ -85,6 +85,11 @@ def family_of(model_type: Any, weights: str) -> str:
         if family.model_type == model_type:
             return name
     supported = ", ".join(sorted(family.model_type for family in families().values()))
+    if model_type is None:
+        raise ValueError(
+            f"weights={weights!r} has a config.json that has no model_type; "
+            f"get the file anew, or add the type of its model: {supported}"
+        )
     raise ValueError(
         f"weights={weights!r} holds a model of type {model_type!r}, which is not supported; "
         f"use weights of a supported type: {supported}"

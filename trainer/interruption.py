@@ -153,7 +153,7 @@ class TimeLimit:
 class Leaving:
     """Tells whether a signal or the time limit asks this run to stop early."""
 
-    def __init__(self, max_time: str | None, speaks: bool = True) -> None:
+    def __init__(self, max_time: str | int | None, speaks: bool = True) -> None:
         """
         Args:
             max_time: ``trainer.max_time``.
@@ -190,12 +190,21 @@ def run_started() -> float:
     return process.create_time()
 
 
-def parse_time(text: str) -> float:
+def parse_time(text: str | int) -> float:
     """Seconds of a time in SLURM's notation: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.
+
+    A number below 60 is taken as minutes. A larger one may be what YAML made of 12:30:00 without quotes.
 
     Raises:
         ValueError: the text is none of these, or the time is zero.
     """
+    if isinstance(text, int):
+        if text >= 60:
+            minutes = f"{text // 60:02}:{text % 60:02}"
+            seconds = f"{text // 3600:02}:{text // 60 % 60:02}:{text % 60:02}"
+            why = "may be minutes, or a time that YAML read without quotes"
+            raise ValueError(f'max_time={text} {why}; write "{minutes}:00" or "{seconds}", with quotes in YAML')
+        text = str(text)
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
         raise ValueError(f"max_time={text!r} is no time; write HH:MM:SS, D-HH:MM:SS, or minutes")

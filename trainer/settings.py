@@ -65,9 +65,9 @@ class TrainerConfig:
     """Evaluate after the last step."""
     eval_samples: int | None = None
     """Held-out samples per evaluation; null takes all (a stream needs a number)."""
-    max_time: str | None = None
+    max_time: str | int | None = None
     """Wall-clock limit, counted from the start of the run, before which it saves and stops: "HH:MM:SS", "D-HH:MM:SS"
-    or "MM", in quotes (YAML reads 12:30:00 as the number 45000)."""
+    or "MM", in quotes (YAML reads 12:30:00 as the number 45000). A number below 60 is minutes."""
     timeout_minutes: float = 30.0
     """Minutes that a rank waits for its peers in a collective before the run fails."""
     join_minutes: float = 10.0

@@ -255,7 +255,9 @@ def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(tmp_path: Path,
             (folder / "manifest.json").unlink()
     before = lines(tmp_path)
     with pytest.raises(
-        UserError, match=r"no usable checkpoint: step_00000005 (state\.json has 2 bytes|manifest\.json is missing)"
+        UserError,
+        match=rf"run.dir.*{tmp_path}'\s.*no usable checkpoint: step_00000010 .*; step_00000005 "
+        r"(state\.json has 2 bytes|manifest\.json is missing).*\s.*--fresh .*--resume PATH",
     ):
         _train(tmp_path)
     assert lines(tmp_path) == before and _steps(tmp_path) == [5, 10]

@@ -12,6 +12,9 @@ from helpers.command import ROOTS
 from helpers.recipes import TINY
 from trireme.configs.contracts import check_callbacks, check_optimizer, check_task
 from trireme.launch.cli import main
+from trireme.launch.compose import compose
+from trireme.trainer import component
+from trireme.trainer.component import locate
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE))
@@ -279,3 +282,18 @@ def test_data_workers_hand_messages_on(
     assert train(str(TINY), broken, ROOTS, collator, "data.num_workers=1") == code
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("place", ["clone", "packaged"])
+def test_own_code_in_the_current_folder_counts_for_every_recipe(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_here.py").write_text("class Mine: ...\n")
+    monkeypatch.chdir(tmp_path)
+    if place == "clone":
+        monkeypatch.setattr("trireme.launch.compose.PACKAGE", tmp_path)  # the recipe lies inside the clone of trireme
+        (tmp_path / "mine.yaml").write_text("defaults: [/base, /model: llama_tiny, /data: python_stdlib]\n")
+    compose("mine.yaml" if place == "clone" else "pretrain/persimmon_stdlib")
+    assert locate("own_here.Mine").__name__ == "Mine"
+    own = {str(tmp_path)}
+    assert set(component._own_folders) == own  # no packaged recipe's folder

@@ -11,6 +11,7 @@ import pytest
 from helpers.bad_recipes import BAD, GOOD, NEEDS_DATA
 from helpers.command import ROOTS
 from helpers.recipes import TINY
+from trireme.launch.check_environment import environment_problems
 from trireme.launch.cli import main
 
 
@@ -65,6 +66,8 @@ def test_train_accepts_what_check_accepts(
         ({"RANK": "-1", "WORLD_SIZE": "0"}, ["RANK", "WORLD_SIZE"]),
         ({"WORLD_SIZE": "2"}, ["WORLD_SIZE"]),
         ({"MASTER_PORT": "99999"}, ["MASTER_PORT"]),
+        ({"TRIREME_STARTED": "foo"}, ["TRIREME_STARTED"]),
+        ({"TRIREME_STARTED": "nan"}, ["TRIREME_STARTED"]),
         ({"LOCAL_RANK": ""}, ["LOCAL_RANK"]),
         ({"OMP_NUM_THREADS": "many", "CUDA_VISIBLE_DEVICES": "first"}, ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]),
         ({"TORCH_DISTRIBUTED_DEBUG": "maybe"}, ["TORCH_DISTRIBUTED_DEBUG"]),
@@ -107,3 +110,17 @@ def test_a_check_of_a_model_seen_before_needs_neither_torch_nor_transformers(tmp
     for _ in range(2):
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert result.stdout.splitlines()[-1] == "0", result.stdout + result.stderr
+
+
+def test_a_port_that_is_no_number_is_told_what_a_port_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_PORT", "xx")
+    assert main(["check", str(TINY), f"run.dir={tmp_path}"]) == 2
+    assert "use a port from 1024 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("started", ["1764362000", "1764362000.25"])
+def test_the_start_that_launchers_set_is_accepted(started: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIREME_STARTED", started)
+    assert not environment_problems()

@@ -306,6 +306,15 @@ def test_fields_of_a_config_that_make_no_sense(folder: Path, values: dict[str, o
     assert _refused(folder).field.startswith("model.")
 
 
+def test_a_config_without_model_type_is_told_so(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    del values["model_type"]
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "config.json that has no model_type" in _refused(folder).why
+    with pytest.raises(ValueError, match=r"config\.json that has no model_type; .*llama"):
+        ModelConfig(weights=str(folder))
+
+
 def test_an_unreadable_weight_is_refused_by_the_run_too(folder: Path) -> None:
     _store(folder, {**_tensors(folder), f"{Q}.weight_scale_inv": torch.ones(1)})
     config = ModelConfig(weights=str(folder))

@@ -36,6 +36,13 @@ def test_other_times_are_refused(text: str) -> None:
         TrainerConfig(max_steps=1, max_time=text)
 
 
+def test_a_small_number_is_minutes_and_a_large_one_is_asked_about() -> None:
+    assert parse_time(30) == parse_time("30") == 1800
+    assert TrainerConfig(max_steps=1, max_time=30).max_time == 30
+    with pytest.raises(ValueError, match=r"write \"750:00:00\" or \"12:30:00\""):
+        TrainerConfig(max_steps=1, max_time=45000)
+
+
 def test_the_margin_follows_saves_and_steps() -> None:
     limit = TimeLimit(1000.0, time.time())
     assert limit.margin == 2 * 60 + TimeLimit.LEAVING

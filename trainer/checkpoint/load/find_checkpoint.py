@@ -36,14 +36,9 @@ def find(root: Path, resume: str, nodes: NodeFiles) -> Path | None:
         return _find_foreign(root, named, nodes)
     usable, reason = newest_usable(candidates, nodes, "--resume")
     if candidates and usable is None:
-        raise UserError(
-            Problem(
-                "--resume",
-                f"no usable checkpoint: {candidates[-1].name} {reason}",
-                "name another with --resume PATH, or start over with --fresh (the old folder is kept)",
-                str(candidates[0].parent),
-            )
-        )
+        fix = "start over with --fresh (the run folder is kept), or name a sound checkpoint with --resume PATH"
+        field, place = ("run.dir", root.parent) if named is None else ("--resume", named)
+        raise UserError(Problem(field, f"holds no usable checkpoint: {reason}", fix, str(place)))
     return usable
 
 
@@ -59,19 +54,20 @@ def newest_usable(candidates: Sequence[Path], nodes: NodeFiles, field: str) -> t
         field: the key or option that the user wrote.
 
     Returns:
-        The checkpoint and None, or None and the damage of the last candidate.
+        The checkpoint and None, or None and the damage of every candidate in one text.
 
     Raises:
         UserError: a node has no disk space for the files that it lacks.
     """
-    reason = None
+    reasons = []
     for folder in candidates:
         reason = nodes.complete(folder, field)
         if reason is None:
             return folder, None
         if nodes.collective.mesh.is_main:
             log.warning("checkpoint %s %s; it is left as it is and not used", folder, reason)
-    return None, reason
+        reasons.append(f"{folder.name} {reason}")
+    return None, "; ".join(reasons) or None
 
 
 def _find_foreign(root: Path, named: Path, nodes: NodeFiles) -> Path:
