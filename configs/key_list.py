@@ -74,7 +74,7 @@ def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
     for field in dataclasses.fields(cls):
         where, hint = f"{path}{field.name}", hints[field.name]
         members = get_args(hint) if is_union(hint) else (hint,)
-        nested = next((member for member in members if dataclasses.is_dataclass(member)), None)
+        nested = next((one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
         default = defaults.get(field.name, MISSING) if isinstance(defaults, dict) else MISSING
         text = about.get(field.name, "")
         text += _choices(where)
