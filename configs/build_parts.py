@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
+from ..trainer.callbacks.callback import Callback
 from ..trainer.component import Component, instantiate, locate
 from ..trainer.optimizers import refuse_no_optimizer, value_problems
 from .validate import problem_of
@@ -43,7 +44,11 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
     for name, component in callbacks.items():
         callback, refused = built(component, f"callbacks.{name}")
         problems += refused
-        if callback is not None:
+        if callback is not None and not isinstance(callback, Callback):
+            why = f"gives a {type(callback).__name__}, which is no callback"
+            fix = "derive it from trireme.trainer.callbacks.callback.Callback; docs/extending.md has an example"
+            problems.append(Problem(f"callbacks.{name}._target_", why, fix, component["_target_"]))
+        elif callback is not None:
             found[name] = callback
             with contextlib.suppress(Exception):  # the check is about building; a failing close shows in the run
                 callback.close()

@@ -34,6 +34,7 @@ from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
 from .rollback import roll_back
 from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
+from .run_lock import RunLock
 from .schedules import build_schedule
 from .spinner import stop
 from .trainer_state import Control, batch_since
@@ -63,6 +64,8 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
     restarted = attempt() > 0 and mesh.any_flags([nodes.leads and launch_is_noted(run_dir)])[0]
     on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
+    lock = RunLock(run_dir)
+    on_ranks(mesh, nodes.leads, lock.take)
     handlers = set_up_logging(run_dir, mesh, recipe.run)
     trainer = None
     try:
@@ -88,6 +91,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
             with component_errors(f"callbacks.{name}", callback, "close"):
                 callback.close()
         tear_down_logging(handlers)
+        lock.release()
     # Closed only after success, since after a failure of one rank the others would wait here. Closed last, since
     # launchers end all ranks once the first one has left.
     mesh.close()

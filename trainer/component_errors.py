@@ -47,7 +47,7 @@ class component_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, UserError | ComponentFailed):
+        if not isinstance(error, Exception | SystemExit) or isinstance(error, UserError | ComponentFailed):
             return
         place = self._place(error)
         if not self._is_users(error) or (self.only_its_file and not place):
@@ -68,7 +68,7 @@ class component_errors:
     def _target(self) -> Any:
         return self.component if hasattr(self.component, "__qualname__") else type(self.component)
 
-    def _is_users(self, error: Exception) -> bool:
+    def _is_users(self, error: BaseException) -> bool:
         """Whether the user's code is at fault: not trireme, not a lack of memory, not a lost peer."""
         import torch
 
@@ -77,7 +77,7 @@ class component_errors:
         innermost = traceback.extract_tb(error.__traceback__)[-1].filename
         return "torch/distributed/" not in innermost
 
-    def _place(self, error: Exception) -> str:
+    def _place(self, error: BaseException) -> str:
         """The innermost line of the traceback in the component's own file."""
         try:
             file = inspect.getsourcefile(self._target)

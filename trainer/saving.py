@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import Problem, UserError
 from ..models.base_assets import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
 from .checkpoint.layout import files_of
@@ -82,6 +84,7 @@ class Saving:
         for name, callback in trainer.callbacks.items():
             with component_errors(f"callbacks.{name}", callback, "state_dict"):
                 callbacks[name] = callback.state_dict()
+            _refuse_no_json(name, callbacks[name])
         return {"trainer": trainer.state.to_json(), "callbacks": callbacks, "scalars": trainer.strategy.scalars()}
 
     def _write_native(self, folder: Path) -> None:
@@ -112,3 +115,12 @@ class Saving:
             raise
         except Exception as error:  # tokenizers raises a bare Exception for a full disk
             raise OSError(f"the tokenizer cannot be saved: {error}") from error
+
+
+def _refuse_no_json(name: str, state: Any) -> None:
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        fix = "return numbers, strings, lists and dicts; write tensors as lists (tensor.tolist())"
+        why = f"its state_dict cannot be written as JSON: {error}"
+        raise UserError(Problem(f"callbacks.{name}", why, fix)) from None

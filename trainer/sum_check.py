@@ -43,8 +43,9 @@ class SumCheck:
             UserError: the loss is a mean; raised on all ranks.
         """
         if mesh.any_flags([self._mean])[0]:
-            name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-            why = f"{name}.loss returns a mean: of a sample that is given twice it is as large as of that sample once"
+            task = getattr(self.task, "task", self.task)  # the recipe's, inside of a ``CheckedTask``
+            name = f"{type(task).__module__}.{type(task).__qualname__}"
+            why = f"{name}.loss returns a mean: the loss of two copies of a sample is that of one"
             fix = 'return a sum (reduction="sum"); it is divided by the labels of the global batch afterwards'
             raise UserError(Problem("task", why, fix))
 

@@ -133,6 +133,21 @@ class BadStart(Callback):
     def __init__(self):
         raise RuntimeError("not today")
 
+class Leaves(Callback):
+    def on_step_end(self, trainer, state, control):
+        raise SystemExit(0)
+
+class NoJson(Callback):
+    def state_dict(self):
+        return {"a": object()}
+
+def no_callback():
+    return 0
+
+class CutLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return super().loss(outputs, batch).detach()
+
 class Raises(Callback):
     def on_step_end(self, trainer, state, control):
         {}["gone"]
@@ -217,6 +232,9 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.NoneLoss", "NoneLoss.loss returns None"),
         ("task._target_=mine.broken.FloatLoss", "FloatLoss.loss returns a float"),
         ("task._target_=mine.broken.VectorLoss", "VectorLoss.loss returns a tensor of shape (2, 32)"),
+        ("task._target_=mine.broken.CutLoss", "not one that a backward pass can start from"),
+        ("+callbacks.x._target_=mine.broken.NoJson", "callbacks.x\n  its state_dict cannot be written as JSON"),
+        ("+callbacks.x._target_=mine.broken.no_callback", "which is no callback"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
         ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
@@ -243,6 +261,7 @@ def test_a_contract_that_is_broken_while_it_runs(
     [
         ("task", "RaisingLoss", "KeyError: 'nothing' in loss"),
         ("callbacks.x", "Raises", "KeyError: 'gone' in on_step_end"),
+        ("callbacks.x", "Leaves", "SystemExit: 0 in on_step_end"),
         ("callbacks.x", "RaisesSaving", "KeyError: 'gone' in state_dict"),
         ("optimizer", "RaisesStepping", "KeyError: 'gone' in step"),
         ("collator", "RaisingCollator", "KeyError: 'gone' in a call"),

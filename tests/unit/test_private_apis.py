@@ -32,6 +32,12 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     "_current_frames": ("sys:_current_frames", "where every thread of a stalled rank is (documented by Python)"),
     "_exit": ("os:_exit", "a failed rank ends without destructors that wait for its peers (documented by Python)"),
     "_run_exitfuncs": ("atexit:_run_exitfuncs", "what was registered for the end runs before such an end, too"),
+    # -- Hydra --
+    "_internal": ("hydra._internal", "its loader has no public hook between reading files and merging them"),
+    "_compose_config_from_defaults_list": (
+        "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list",
+        "the step that merges files, where arguments of a replaced component go",
+    ),
     # -- torch: modules and tensors --
     "_buffers": (f"{MODULE}_buffers", "a buffer is replaced under its name; setattr would register a parameter"),
     "_modules": (f"{MODULE}_modules", "a stand-in of a parent holds one filled child, the others stay as they are"),
@@ -102,7 +108,6 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "transformers:PreTrainedModel._tied_weights_keys",
         "embedding and head lie on different stages of a pipeline, and must not be tied again",
     ),
-    "_query": ("hydra.plugins.completion_plugin:DefaultCompletionPlugin._query", "what a shell would complete"),
     "_validate_launch_command": (
         "accelerate.commands.launch:_validate_launch_command",
         "what a configuration file of accelerate stands for",

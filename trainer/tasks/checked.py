@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
@@ -33,6 +35,9 @@ class CheckedTask(Task):
         if not _is_scalar(loss):
             fix = "return the sum of the label losses of the micro-batch, a scalar that the model's outputs lead to"
             raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
+        if torch.is_grad_enabled() and not loss.requires_grad and _needs_gradients(outputs):
+            fix = "compute it from the model's outputs, without detach(), item() or no_grad()"
+            raise self._wrong("loss", loss, "one that a backward pass can start from", fix)
         return loss
 
     def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
@@ -61,6 +66,11 @@ class CheckedTask(Task):
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+
+
+def _needs_gradients(outputs: Any) -> bool:
+    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def _kind(value: Any) -> str:

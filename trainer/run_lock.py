@@ -1,0 +1,54 @@
+"""Hold a run folder while a run writes to it: two runs in one folder would overwrite each other's files.
+
+The lock is one of the operating system (POSIX record lock), so it ends with the process however that ends, and worker
+processes that are forked do not inherit it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from ..errors import Problem, UserError
+
+NAME = ".in_use"
+
+
+class RunLock:
+    """Holds ``folder`` from ``take`` to ``release``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Hold the folder.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:  # a folder that cannot be written is reported by those who write to it
+            return
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            fix = "wait for that run or end it, or choose another run.dir"
+            raise UserError(Problem("run.dir", f"is in use by {holder}", fix, str(self.path.parent))) from None
+        except OSError:  # some network file systems have no locks
+            os.close(file)
+            return
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._file = file
+
+    def release(self) -> None:
+        """Let go of the folder; closing the file gives the lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
