@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from .overrides import alternatives, key_of, value_of
+from ..errors import Problem, UserError
+from .hydra_errors import GROUPS
+from .overrides import CALLBACKS, alternatives, key_of, value_of
 
 TARGET = "_target_"
 SCHEMA = "schema_defaults"
@@ -31,14 +33,15 @@ SCHEMA = "schema_defaults"
 @contextmanager
 def components_begin_anew() -> Iterator[list[str]]:
     """Context in which Hydra merges files by rule 1. Hydra has no public hook for it, so a method of its loader is
-    wrapped.
+    wrapped. Another is wrapped so that overrides may stand anywhere in a list of defaults.
 
     Yields:
         names of the files of the last composition (such as ``callbacks/default``), in the order of their merge.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import ConfigRepository
 
-    merge = ConfigLoaderImpl._compose_config_from_defaults_list
+    merge, read = ConfigLoaderImpl._compose_config_from_defaults_list, ConfigRepository._create_defaults_list
     pairs, files = alternatives(), []
 
     def merged(self: Any, defaults: Any, repo: Any) -> Any:
@@ -47,7 +50,14 @@ def components_begin_anew() -> Iterator[list[str]]:
         with mock.patch.object(self, "_load_single_config", lambda default, repo: next(loaded)):
             return merge(self, defaults, repo)
 
-    with mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged):
+    def overrides_last(self: Any, config_path: str, defaults: Any) -> Any:
+        """The entries of a list of defaults; Hydra refuses an override that stands before another entry."""
+        return sorted(read(self, config_path, defaults), key=lambda entry: entry.is_override())
+
+    with (
+        mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged),
+        mock.patch.object(ConfigRepository, "_create_defaults_list", overrides_last),
+    ):
         yield files
 
 
@@ -55,10 +65,10 @@ def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequ
     """Loaded files in the order of their merge, without the values that a later file makes void."""
     from omegaconf import DictConfig, OmegaConf
 
-    plain: list[Any] = [
-        OmegaConf.to_container(layer.config, resolve=False) if isinstance(layer.config, DictConfig) else {}
-        for layer in layers
-    ]
+    def content(layer: Any) -> Any:
+        return OmegaConf.to_container(layer.config, resolve=False) if isinstance(layer.config, DictConfig) else {}
+
+    plain: list[Any] = [content(layer) for layer in layers]
     void: list[list[str]] = [[] for _ in plain]
     null: list[list[str]] = [[] for _ in plain]
     named: dict[str, str] = {}
@@ -75,7 +85,47 @@ def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequ
             if _at(data, key) is not None and _at(data, other) is None:
                 for earlier in null[:index]:
                     earlier.append(other)
-    return [_without(*parts) for parts in zip(layers, void, null, strict=True)]
+    pruned = [_without(*parts) for parts in zip(layers, void, null, strict=True)]
+    left = [data if new is old else content(new) for data, new, old in zip(plain, pruned, layers, strict=True)]
+    _refuse_lists(left, names)
+    return pruned
+
+
+def _refuse_lists(plain: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse a list where an earlier file has a mapping, or the reverse: OmegaConf would not name the key.
+
+    Raises:
+        UserError: every such key.
+    """
+    problems: dict[str, Problem] = {}
+    kinds: dict[str, type] = {}
+    for data, name in zip(plain, names, strict=True):
+        for path, value in _nodes(data):
+            before = kinds.setdefault(path, type(value))
+            if before is not type(value) and not path.startswith("hydra."):
+                problems[path] = _other_kind(path, value, name)
+    if problems:
+        raise UserError(*problems.values())
+
+
+def _other_kind(path: str, value: Any, name: str) -> Problem:
+    if isinstance(value, dict):
+        return Problem(path, f"expected a list, got a mapping (in {name})", "write a list", value)
+    fix = f"write its keys: {path}: {{KEY: ...}}"
+    if path in GROUPS and all(isinstance(item, str) for item in value):
+        chosen = f"[{', '.join(map(str, value))}]" if path == CALLBACKS else next(iter(value), "NAME")
+        kind = "sets are" if path == CALLBACKS else "a file is"
+        fix = f"{kind} chosen in the defaults: `- override /{path}: {chosen}`"
+    return Problem(path, f"expected a mapping of options, got a list (in {name})", fix, value)
+
+
+def _nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Paths of mappings and lists in a file, with their values."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, (dict, list)):
+            yield where, value
+        yield from _nodes(value, where)
 
 
 def _without(layer: Any, void: Sequence[str], null: Sequence[str]) -> Any:

@@ -159,7 +159,7 @@ class _Given:
 
     def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
         """Problems, with the override that causes them as the field where Hydra does not tell the key."""
-        (problem,) = error.problems
+        problem = error.problems[0]
         if not isinstance(problem, Problem) or problem.field != UNKNOWN:
             return error.problems
         for text in [*overrides, None]:

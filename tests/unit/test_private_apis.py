@@ -38,6 +38,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list",
         "the step that merges files, where arguments of a replaced component go",
     ),
+    "_create_defaults_list": (
+        "hydra._internal.config_repository:ConfigRepository._create_defaults_list",
+        "the step that reads a list of defaults, where overrides are put last",
+    ),
     # -- torch: modules and tensors --
     "_buffers": (f"{MODULE}_buffers", "a buffer is replaced under its name; setattr would register a parameter"),
     "_modules": (f"{MODULE}_modules", "a stand-in of a parent holds one filled child, the others stay as they are"),

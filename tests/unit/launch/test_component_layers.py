@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trireme.errors import Problem, UserError
 from trireme.launch.cli import main
 from trireme.launch.compose import compose, sweep_jobs
 
@@ -148,3 +149,37 @@ def test_own_components_lie_beside_the_recipe_or_in_the_current_folder(
     assert __import__("sys").path[: len(before)] == before
     with pytest.raises(ImportError):
         locate("mine_nowhere.Thing")
+
+
+def test_overrides_may_stand_anywhere_in_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "defaults: [/base, override /plan: ddp, _self_, /model: llama_tiny, override /callbacks: minimal, /data: hub]\n"
+    )
+    raw = compose(written(tmp_path, text)).raw
+    assert raw["plan"]["name"] == "ddp" and raw["model"]["family"] == "llama"
+    assert main(["check", written(tmp_path, text.replace("ddp", "dpp"), "typo")]) == 2
+    assert "plan = 'dpp'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written_as", "field", "fix"),
+    [
+        ("callbacks: [default]", "callbacks", "`- override /callbacks: [default]`"),
+        ("optimizer: [sgd]", "optimizer", "`- override /optimizer: sgd`"),
+        ("optimizer: [1]", "optimizer", "write its keys"),
+        ("data: {source: [a.txt]}", "data.source", "write its keys"),
+        ("optimizer: {betas: {a: 1}}", "optimizer.betas", "write a list"),
+    ],
+)
+def test_a_list_where_a_mapping_is_expected_is_named(written_as: str, field: str, fix: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(written(tmp_path, f"{BEGIN}{written_as}\n"))
+    (problem,) = caught.value.problems
+    assert isinstance(problem, Problem) and problem.field == field and fix in problem.fix
+    with pytest.raises(UserError, match="optimizer"):  # all at once
+        compose(written(tmp_path, f"{BEGIN}optimizer: [1]\ncallbacks: [x]\n"))
+
+
+def test_another_target_may_take_a_mapping_for_the_same_argument(tmp_path: Path) -> None:
+    text = f"{BEGIN}optimizer: {{_target_: mine.Own, betas: {{a: 1}}}}\n"
+    assert compose(written(tmp_path, text)).raw["optimizer"]["betas"] == {"a": 1}
