@@ -12,7 +12,7 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -108,8 +108,13 @@ def unknown_prefix(prefix: str) -> Problem:
     """The problem of a prefix with which no key begins."""
     known = [key.path for key in keys()]
     near = nearest_key(prefix.rpartition(".")[2], [], "", known) or nearest(prefix, known)
-    fix = f"did you mean {near}?" if near else "see all: trireme keys"
+    fix = f"did you mean {near}?" if near else f"keys begin with {', '.join(known_parts(known))}"
     return answer(prefix) or Problem("PREFIX", "no key begins so", fix, prefix)
+
+
+def known_parts(known: Iterable[str]) -> list[str]:
+    """The parts of a recipe, in the order of ``known`` keys."""
+    return list(dict.fromkeys(path.partition(".")[0] for path in known))
 
 
 # -- components ---------------------------------------------------------------------------------------------------

@@ -105,6 +105,19 @@ class Parser(argparse.ArgumentParser):
                 continue
             value = value or ("" if following.startswith("-") else following)
             near, other = nearest(name, own, 0.8), find(name)
+            command = _command_with(name)
             fix = f"did you mean {near}?" if near else (other.fix(value or None) if other else "write key=value")
-            hints.append(f"  {name}: {fix}")
+            hints.append(f"  {name}: {f'is an option of trireme {command}' if command else fix}")
         return hints
+
+
+def _command_with(option: str) -> str:
+    """A command that reads a recipe and has this option; empty if there is none."""
+    from .recipe_arguments import add_evaluation_arguments, add_training_arguments
+
+    for command, add in (("train", add_training_arguments), ("evaluate", add_evaluation_arguments)):
+        parser = argparse.ArgumentParser(add_help=False)
+        add(parser)
+        if option in re.findall(r"--[a-z][\w-]*", parser.format_usage()):
+            return command
+    return ""

@@ -12,6 +12,8 @@ from ..errors import Problem, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
+RUN_RECIPE = "recipe.yaml"
+"""The recipe in a run folder; the folder stands for it."""
 
 
 def recipe_folders(recipe_dirs: Sequence[str] = ()) -> list[Path]:
@@ -38,7 +40,7 @@ def list_recipes(recipe_dirs: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
 
 
 def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
-    """The file of a recipe given by name or path.
+    """The file of a recipe given by name or path; a run folder stands for the recipe in it.
 
     Raises:
         UserError: there is no such recipe; the message suggests the nearest name.
@@ -57,6 +59,8 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
         for suffix in SUFFIXES:
             if os.path.isfile(path := folder / f"{recipe}{suffix}"):
                 return path
+    if (run := Path(recipe).expanduser() / RUN_RECIPE).is_file():
+        return run
     if problem := _other_path(Path(os.path.expanduser(recipe)), recipe):
         raise UserError(problem)
     names = [name for name, _ in list_recipes(recipe_dirs)]

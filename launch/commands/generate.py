@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint or a run folder")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="how the text begins")
+    parser.add_argument("--prompt", metavar="TEXT", help="how the text begins (required)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N", help="tokens that are written (default: 100)"
     )
@@ -40,6 +40,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
+
+    if options.prompt is None:
+        fix = f'for example: trireme generate {options.model} --prompt "def main("'
+        raise UserError(Problem("--prompt", "is required: how the text begins", fix))
     from ..enter import prepare_process
     from ..generate import generate
 

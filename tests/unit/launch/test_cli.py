@@ -238,3 +238,34 @@ def test_a_device_map_needs_accelerate(
     monkeypatch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
     assert main(["generate", str(tmp_path), "--prompt", "x", "--device-map", "auto"]) == 2
     assert "pip install accelerate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "runs/x"], ["--prompt", 'trireme generate runs/x --prompt "def main("']),
+        (["keys", "nonsense"], ["no key begins so", "keys begin with", "optimizer"]),
+        (["keys", "optimizer.lrr"], ["did you mean optimizer.lr?"]),
+        (["check", "my.yaml", "--resume"], ["--resume: is an option of trireme train"]),
+        (["train", "my.yaml", "--checkpoint", "x"], ["--checkpoint: is an option of trireme evaluate"]),
+    ],
+)
+def test_what_is_missing_or_misplaced_is_told(
+    words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main(words)
+    except SystemExit as left:
+        code = left.code
+    message = capsys.readouterr().err
+    assert code == 2 and all(text in message for text in told), message
+
+
+def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trireme.launch.find_recipes import find_recipe
+
+    run = tmp_path / "runs" / "x"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("defaults: [/base]\n")
+    assert find_recipe(str(run)) == run / "recipe.yaml"
+    assert find_recipe(f"{run}/") == run / "recipe.yaml"
