@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import Problem
@@ -31,12 +32,13 @@ class Provided:
     """Names of arguments passed by keyword."""
 
 
-def check_component(node: Any, path: str, provided: Provided = Provided()) -> list[Problem]:
+def check_component(node: Any, path: str, provided: Provided = Provided(), fix: str = "") -> list[Problem]:
     """Problems of one component and of all components inside its arguments.
 
     Args:
         node: value of the recipe at ``path``.
         provided: arguments that the engine itself passes.
+        fix: what to do if the target is missing.
     """
     if not isinstance(node, dict):
         fix = f"to leave it out write ~{path}" if node is None else "write _target_: package.module.Name"
@@ -47,7 +49,7 @@ def check_component(node: Any, path: str, provided: Provided = Provided()) -> li
             Problem(
                 f"{path}._target_",
                 "is required: the dotted path of the class or function to call",
-                "write _target_: package.module.Name",
+                fix or "write _target_: package.module.Name",
             )
         ]
     target, problems = _import(name, f"{path}._target_")
@@ -56,6 +58,23 @@ def check_component(node: Any, path: str, provided: Provided = Provided()) -> li
         problems += _check_arguments(target, name, arguments, path, provided)
         node.update(arguments)  # the check turns a single value into a list where a list is expected
     return problems + nested_components(arguments, path)
+
+
+def target_fix(path: str, raw: Any) -> str:
+    """What to do about a component without ``_target_``: choose the file of its name, or take the target of the
+    component that it stands beside (``eval_source`` beside ``source``); empty if there is neither.
+
+    Args:
+        path: of the component.
+        raw: the whole recipe as plain data.
+    """
+    group, _, name = path.partition(".")
+    if name and (Path(__file__).parent / group / f"{name}.yaml").is_file():
+        return f"add it: {group}={name}"
+    part = raw.get(group) if isinstance(raw, dict) else None
+    beside = part.get(name.removeprefix("eval_")) if isinstance(part, dict) and name.startswith("eval_") else None
+    target = beside.get("_target_") if isinstance(beside, dict) else None
+    return f"write {path}._target_={target}" if isinstance(target, str) and target != MISSING else ""
 
 
 def nested_components(value: Any, path: str) -> list[Problem]:

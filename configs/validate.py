@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import Problem
-from .components import MISSING, Provided, check_component, nested_components, required
+from .components import MISSING, Provided, check_component, nested_components, required, target_fix
 from .suggest import nearest_key
 from .values import beyond, check_value, is_union, wrong_type
 
@@ -41,7 +41,7 @@ def read(raw: Any, cls: type[T], provided: Mapping[str, Provided] | None = None)
     Returns:
         The object, or None if there are problems; and the problems, in the order of the schema.
     """
-    reader = _Reader(cls, provided or {})
+    reader = _Reader(cls, provided or {}, raw)
     result = reader.dataclass(raw, cls, "")
     return (None if reader.problems else result), reader.problems
 
@@ -53,7 +53,7 @@ def read_parts(
 
     Checks across fields can then be reported together with the problems of other parts.
     """
-    reader = _Reader(cls, provided or {})
+    reader = _Reader(cls, provided or {}, raw)
     parts = reader.fields(raw, cls, "")
     return {name: value for name, value in parts.items() if value is not _INVALID}, reader.problems
 
@@ -102,7 +102,8 @@ def _plain_data(value: Any) -> Any:
 class _Reader:
     """Walks data and types side by side for one reading, and collects the problems."""
 
-    def __init__(self, root: type, provided: Mapping[str, Provided]) -> None:
+    def __init__(self, root: type, provided: Mapping[str, Provided], raw: Any) -> None:
+        self.raw = raw
         self.known = list(schema_paths(root))
         self.provided = provided
         self.problems: list[Problem] = []
@@ -155,7 +156,8 @@ class _Reader:
         if is_union(hint):
             return self._union(raw, hint, path)
         if hint is ComponentNode:
-            self.problems += check_component(raw, path, self.provided.get(path, Provided()))
+            fix = target_fix(path, self.raw)
+            self.problems += check_component(raw, path, self.provided.get(path, Provided()), fix)
             return raw
         if _is_dataclass(hint):
             return self.dataclass(raw, hint, path)

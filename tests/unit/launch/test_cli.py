@@ -269,3 +269,12 @@ def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, capsys: pytest.Captu
     (run / "recipe.yaml").write_text("defaults: [/base]\n")
     assert find_recipe(str(run)) == run / "recipe.yaml"
     assert find_recipe(f"{run}/") == run / "recipe.yaml"
+
+
+def test_a_component_that_is_only_set_is_told_how_to_add_it(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["callbacks.sample.prompts=[a]", "callbacks.other.x=1", "data.eval_source.paths=[a.jsonl]"]
+    assert main(["check", str(TINY), *given]) == 2
+    message = capsys.readouterr().err
+    assert "fix: add it: callbacks=sample\n" in message
+    assert "fix: write data.eval_source._target_=trireme.trainer.data.sources.PythonSources\n" in message
+    assert "fix: write _target_: package.module.Name\n" in message  # nothing of the name `other` is known
