@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.plan import Plan
 
-NEEDS_HELD_OUT = ("early_stopping.EarlyStopping", "best_model.BestModel")
-"""Callbacks that only act on evaluations."""
-
 
 def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[str]:
     """A sentence for every option that has no effect.
@@ -57,9 +54,6 @@ def _of_evaluation(recipe: RecipeConfig) -> Iterator[str]:
             yield f"trainer.{key}={value} has no effect: {why}"
     if recipe.checkpoint.keep_best:
         yield f"checkpoint.keep_best={recipe.checkpoint.keep_best} has no effect: {why}"
-    for name, callback in recipe.callbacks.items():
-        if str(callback.get("_target_", "")).endswith(NEEDS_HELD_OUT):
-            yield f"callbacks.{name} has no effect: {why}"
 
 
 def _of_calendar(recipe: RecipeConfig, steps: int) -> Iterator[str]:

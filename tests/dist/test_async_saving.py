@@ -16,7 +16,7 @@ from helpers.recipes import tiny_recipe
 from helpers.running import running
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
-from trireme.errors import UserError
+from trireme.errors import ComponentFailed, UserError
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.callbacks.callback import Callback
@@ -220,7 +220,7 @@ def _fails_later(run_dir: Path, *overrides: str) -> None:
     watch.on_step_end = fail
     try:
         trainer.fit()
-    except RuntimeError:
+    except (ComponentFailed, RuntimeError):  # the other rank loses its peer
         trainer.store.close()
 
 

@@ -144,7 +144,7 @@ def test_a_configuration_of_accelerate_is_the_plan(
         "{fsdp_version: 2, fsdp_reshard_after_forward: false, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP}",
         "{zero_stage: 1, gradient_accumulation_steps: 7, gradient_clipping: 0.25}",
     ))  # fmt: skip
-    refused(trireme_here(*check), "gradient_accumulation_steps: 7", "gradient_clipping: 0.25")
+    refused(trireme_here(*check), "gradient_accumulation_steps: 7")
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ def _long(plan: Any) -> Any:
 
 NEEDS_COMPILER = pytest.mark.skipif(not can_compile(), reason="DeepSpeed's operators need g++ and ninja")
 GUARD = "callbacks=[minimal,nonfinite]"
-COMMON = ("trainer.max_steps=7", "trainer.eval_at_end=false", "scheduler=cosine")
+COMMON = ("trainer.max_steps=7", "trainer.eval_at_end=false", "scheduler=cosine", "scheduler.warmup_ratio=0")
 PLANS = [
     pytest.param("single", marks=pytest.mark.long),
     "ddp",

@@ -36,11 +36,12 @@ def test_it_begins_with_what_it_does_and_its_command(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)
 def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.txt").write_text("text")
+    texts = [json.dumps({"text": f"{number} oars pull in one stroke"}) for number in range(200)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(texts))
     missing = {
         "model.family": "llama",
         "model.weights": str(weights),
-        "data.source.paths": f"[{tmp_path}/text.txt]",
+        "data.source.paths": f"[{tmp_path}/texts.jsonl]",
         "data.block_size": "64",
     }
     given = [f"{key}={value}" for key, value in missing.items()] if "finetune" in path.parts else []
