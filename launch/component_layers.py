@@ -4,7 +4,8 @@ Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: t
 /base's AdamW would hand RAdam the arguments of AdamW too. Two rules mend that:
 
 1. A file that names another ``_target_`` begins the component anew: values of earlier files are dropped, values of this
-   and later files stay. The same holds for ``optimizer._target_=...`` on the command line.
+   and later files stay. The same holds for ``optimizer._target_=...`` on the command line, except that values of the
+   user's own recipe file stay if the new target accepts them.
 2. A choice on the command line (``data=hub``, ``callbacks=minimal``) replaces a group's file, but the recipe's own
    values are merged later and were written for the old choice. Values that the new target does not accept are left
    out, and so are values of a callback that is no longer chosen. Both are reported.
@@ -173,7 +174,7 @@ def _left_open(tree: Any, path: str = "") -> Iterator[str]:
 
 
 def left_over(
-    raw: dict[str, Any], as_written: dict[str, Any], chosen: dict[str, Any], overrides: Sequence[str]
+    raw: dict[str, Any], as_written: dict[str, Any], chosen: dict[str, Any], overrides: Sequence[str], own: Any
 ) -> dict[str, str]:
     """Keys that overrides of the command line made void, each with the reason.
 
@@ -182,6 +183,7 @@ def left_over(
         as_written: the recipe composed without overrides.
         chosen: the recipe with the files that overrides choose (``data=hub``), and without their values.
         overrides: overrides of the command line.
+        own: what the user's own recipe file writes; empty for a packaged recipe.
     """
     given = {key_of(text) for text in overrides} | set(_inside_values(overrides))
     void: dict[str, str] = {}
@@ -202,7 +204,8 @@ def left_over(
                 void[path] = f"configures {before}, which is not among the {path.partition('.')[0]} now"
             continue
         for key in node.keys() - mine - {TARGET}:
-            if key in written and (anew or not _takes(target, key)):
+            kept = not anew or key in (_at(own, path) or {})
+            if key in written and not (kept and _takes(target, key)):
                 void[f"{path}.{key}"] = f"written for {before}; {path} is {target} now"
     return void
 

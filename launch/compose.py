@@ -110,6 +110,17 @@ class _Given:
         return OmegaConf.to_container(found[0], resolve=False), files  # type: ignore[return-value]
 
     @cached_property
+    def own(self) -> Any:
+        """What the user's own recipe file writes. Empty for a packaged recipe, and for the recipe of a run, which holds
+        the values of all groups too."""
+        from omegaconf import OmegaConf
+
+        if PACKAGE / "recipes" in self.path.resolve().parents:
+            return {}
+        written: Any = OmegaConf.to_container(OmegaConf.load(self.path), resolve=False)
+        return written if "defaults" in written else {}
+
+    @cached_property
     def chosen(self) -> dict[str, Any]:
         """The recipe with the files that overrides choose in every job, and without their values."""
         from omegaconf import OmegaConf
@@ -129,7 +140,7 @@ class _Given:
         """Keys of a composed recipe that the overrides made void, each with the reason."""
         if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
             return {}
-        return left_over(raw, self.as_written[0], self.chosen, self.accepted)
+        return left_over(raw, self.as_written[0], self.chosen, self.accepted, self.own)
 
     def hydra(
         self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
@@ -234,7 +245,7 @@ def sweep_jobs(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 def _of_sweep(config: Any, given: _Given) -> Composed:
     """One job, without the keys that its choices make void."""
     composed = _composed(config, given.path, given.accepted)
-    void = left_over(composed.raw, given.as_written[0], given.chosen, composed.overrides)
+    void = left_over(composed.raw, given.as_written[0], given.chosen, composed.overrides, given.own)
     texts = without(void, composed.raw)
     for key in void:
         *parents, last = key.split(".")

@@ -183,3 +183,14 @@ def test_a_list_where_a_mapping_is_expected_is_named(written_as: str, field: str
 def test_another_target_may_take_a_mapping_for_the_same_argument(tmp_path: Path) -> None:
     text = f"{BEGIN}optimizer: {{_target_: mine.Own, betas: {{a: 1}}}}\n"
     assert compose(written(tmp_path, text)).raw["optimizer"]["betas"] == {"a": 1}
+
+
+def test_what_the_own_recipe_wrote_and_the_new_target_takes_stays(tmp_path: Path) -> None:
+    text = f"{BEGIN}optimizer: {{lr: 0.25, betas: [0.5, 0.6]}}\ndata: {{source: {{paths: [a.txt], format: text}}}}\n"
+    recipe = written(tmp_path, text)
+    composed = compose(recipe, ["optimizer._target_=torch.optim.SGD"])
+    assert composed.raw["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.25}
+    assert "optimizer.betas" in "".join(composed.notes) and "optimizer.lr" not in "".join(composed.notes)
+    assert compose(recipe, composed.overrides).raw == composed.raw  # as a rank composes it
+    packaged = compose(STDLIB, ["optimizer._target_=torch.optim.SGD"]).raw["optimizer"]
+    assert packaged == {"_target_": "torch.optim.SGD"}
