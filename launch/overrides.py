@@ -178,6 +178,8 @@ def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str
     if isinstance(value, Mapping):
         fix = f"set its keys: {' '.join(f'{group}.{name}=...' for name in list(value)[:3])}"
         return [], [Problem(group, "is chosen by name; a mapping is not a name", fix)]
+    if value == [] and group not in MAY_BE_NULL:
+        return [], [Problem(group, "chooses nothing: every run needs one", f"choose one, for example {options[0]}")]
     problems = []
     for name in _names(value):
         problem = unknown_option(group, name, options, folders)

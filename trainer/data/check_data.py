@@ -5,6 +5,7 @@ Neither torch nor datasets is imported, so that ``trireme check`` answers at onc
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ...errors import ComponentFailed, Problem, UserError
@@ -28,6 +29,8 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         except ComponentFailed as error:
             problems.append(error.problem)
+        except ValueError as error:
+            problems.append(_of_argument(error, key, component))
         except Exception as error:  # the constructor of a user's own class may fail in any way
             why = f"fails when it is made or looked at: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "mend it; --debug shows where", component.get("_target_")))
@@ -38,6 +41,14 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
 
         problems += collator_problems(collator)
     return problems
+
+
+def _of_argument(error: ValueError, key: str, component: Component) -> Problem:
+    """A constructor's message names its argument at the beginning: ``encoding=x is wrong because ...; fix``."""
+    why, _, fix = str(error).partition("; ")
+    argument = re.match(r"([A-Za-z_]\w*)=", why)
+    where = f"{key}.{argument[1]}" if argument and argument[1] in component else key
+    return Problem(where, why, fix or "mend it; --debug shows where")
 
 
 def _check_texts(config: DataConfig, found: dict[str, list[str] | None]) -> list[Problem]:
