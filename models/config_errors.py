@@ -85,7 +85,7 @@ def _reason(error: Exception) -> str:
     """What is wrong, without the library's way to say whose field it is."""
     text = " ".join(str(error).split()) or type(error).__name__
     if found := re.search(r"Field '\w+' with value .* doesn't match any type in \((.*?)\)\.", text):
-        kinds = [KINDS.get(kind, kind) for kind in re.findall(r"(\w+)'>", found[1])]
+        kinds = [str(KINDS.get(kind, kind)) for kind in re.findall(r"(\w+)'>", found[1])]
         return f"must be {' or '.join(kinds) or 'of another type'}"
     if found := re.search(r"Field '\w+' expected (\w+), got (\w+)", text):
         return f"must be {KINDS.get(found[1], found[1])}"

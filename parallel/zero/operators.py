@@ -52,7 +52,7 @@ def own_folder() -> Path:
     import torch
     from torch.utils.cpp_extension import get_default_build_root
 
-    packages = [str(Path(module.__file__).parent) for module in (torch, deepspeed)]
+    packages = [str(Path(str(module.__file__)).parent) for module in (torch, deepspeed)]
     made_with = [torch.__version__, deepspeed.__version__, sys.version, sysconfig.get_path("include"), *packages]
     name = hashlib.blake2b("\n".join(made_with).encode(), digest_size=8).hexdigest()
     return Path(get_default_build_root()) / f"trireme_{name}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.command import ROOTS
+from helpers.command import ROOTS, trireme
 from helpers.disk import small_disk
 from helpers.recipes import TINY
 from trireme.launch.cli import main
@@ -165,3 +165,11 @@ def test_everything_wrong_with_a_plan_is_told_at_once(refused: Refused, tmp_path
         "scheduler", "trainer.max_stepz",
     )  # fmt: skip
     assert message.count("fix:") >= 5
+
+
+def test_a_hub_data_set_without_network_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", "0"), ("HF_HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    result = trireme("train", str(TINY), f"run.dir={tmp_path / 'run'}", "data=hub", "data.source.path=owner/set")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "data.source.path = 'owner/set'" in result.stderr and "nothing is cached" in result.stderr
