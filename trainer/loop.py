@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..parallel.strategy import StepBatch, StepLoss, StepResult
-from .callbacks.line_text import evaluation_parts, training_parts
+from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_parts
 from .checkpoint.layout import metric_of
 from .component import locate
 from .component_errors import component_errors
@@ -152,6 +152,7 @@ class Trainer:
         if result.skipped:
             line["skipped"] = True
         line.update(self.extra_metrics)
+        refuse_no_numbers(self.extra_metrics)
         self.metrics.update(line)
         self._note(training_parts(line, self.mesh.device))
         self.emit("on_log", line)

@@ -137,6 +137,10 @@ class Leaves(Callback):
     def on_step_end(self, trainer, state, control):
         raise SystemExit(0)
 
+class TwoNumbers(Callback):
+    def on_step_end(self, trainer, state, control):
+        trainer.extra_metrics["two"] = torch.ones(2)
+
 class NoJson(Callback):
     def state_dict(self):
         return {"a": object()}
@@ -234,6 +238,7 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.VectorLoss", "VectorLoss.loss returns a tensor of shape (2, 32)"),
         ("task._target_=mine.broken.CutLoss", "not one that a backward pass can start from"),
         ("+callbacks.x._target_=mine.broken.NoJson", "callbacks.x\n  its state_dict cannot be written as JSON"),
+        ("+callbacks.x._target_=mine.broken.TwoNumbers", "trainer.extra_metrics['two']\n  a metric is one number"),
         ("+callbacks.x._target_=mine.broken.no_callback", "which is no callback"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),

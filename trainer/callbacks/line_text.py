@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
+from ...errors import Problem, UserError
 from .callback import Metrics
 from .throughput import memory_mib
 
@@ -21,6 +23,21 @@ def training_parts(metrics: Metrics, device: torch.device) -> list[str]:
     if (rate := metrics.get("tokens_per_second")) is not None:
         parts.append(f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s")
     return [*parts, _memory(memory_mib(device))]
+
+
+def refuse_no_numbers(extra: Metrics) -> None:
+    """Refuse values in ``trainer.extra_metrics`` that are no single number.
+
+    Raises:
+        UserError: names the metric.
+    """
+    for name, value in extra.items():
+        single = value.numel() == 1 if hasattr(value, "numel") else isinstance(value, int | float | Number)
+        if not single and getattr(value, "size", 0) != 1:
+            why = f"a metric is one number, and this is a {type(value).__name__}"
+            raise UserError(
+                Problem(f"trainer.extra_metrics[{name!r}]", why, "set a number, such as tensor.mean().item()")
+            )
 
 
 def evaluation_parts(metrics: Metrics) -> list[str]:

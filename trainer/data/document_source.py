@@ -7,6 +7,7 @@ here to the key that the recipe uses.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class DocumentSource:
             UserError: the source cannot be constructed from its arguments.
         """
         self.key, self.name = key, component["_target_"]
+        self._arguments = {name: value for name, value in component.items() if name != "_target_"}
         self.source = locate(self.name)
         with self._named(CONSTRUCTOR):
             self.source = instantiate(component)
@@ -67,12 +69,18 @@ class DocumentSource:
         return list(self._optional("notes", []))
 
     def fingerprint(self) -> str:
-        """A string that names the documents in the cache."""
+        """A string that names the documents in the cache.
+
+        The class and arguments of a user's own source are part of it, so that two sources whose fingerprint is the same
+        constant do not share documents.
+        """
         with self._named("fingerprint"):
             found = self.source.fingerprint()
         if not isinstance(found, str):
             raise UserError(self._wrong(f"gives a fingerprint that is {kind_of(found)}, not a string"))
-        return found
+        if self.name.startswith("trireme."):
+            return found
+        return f"{self.name} {json.dumps(self._arguments, sort_keys=True, default=str)} {found}"
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for a copy of the documents elsewhere, if the source supports it."""

@@ -60,7 +60,7 @@ def test_llama_7b_on_eight_large_devices_shards_optimizer_state(tmp_path: Path) 
     said = verdicts(decision)
     assert said["ddp"].startswith("needs 1") and said["ddp"].endswith("of 72 GiB per rank")  # 18 bytes x 6.7e9
     assert said["single"] == "is for one process, and there are 8"
-    assert "no need" in said["fsdp_full_shard"] and "no need" in said["fsdp_offload"]
+    assert "not needed" in said["fsdp_full_shard"] and "not needed" in said["fsdp_offload"]
 
 
 def test_llama_7b_on_eight_small_devices_shards_parameters_once_activations_are_recomputed(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_missing_methods_are_named_together_by_key(own: Any) -> None:
     assert "a fingerprint that is null, not a string" in message(wrong.fingerprint)
 
 
+def test_sources_with_one_fingerprint_do_not_share_documents(own: Any) -> None:
+    component = own(__init__=lambda self, kind: None, fingerprint=give("1"))
+    prints = {DocumentSource(component | {"kind": kind}).fingerprint() for kind in ("a", "b")}
+    assert len(prints) == 2
+
+
 def test_problems_of_the_evaluation_source_name_it(tmp_path: Path) -> None:
     (tmp_path / "chat.jsonl").write_text('{"messages": "a"}\n')
     component = {"_target_": "trireme.trainer.data.sources.Files", "paths": [str(tmp_path / "chat.jsonl")]}
