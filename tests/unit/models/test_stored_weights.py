@@ -303,7 +303,8 @@ def test_fields_of_a_config_that_make_no_sense(folder: Path, values: dict[str, o
         torch.save(_tensors(folder), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     _configure(folder, **values)
-    assert _refused(folder).field.startswith("model.")
+    problems = check_model(ModelConfig(family="llama", weights=str(folder)), 16)
+    assert problems and all(each.field.startswith("model.") and each.fix for each in problems)
 
 
 def test_a_config_without_model_type_is_told_so(folder: Path) -> None:
