@@ -34,13 +34,15 @@ SCHEMA = "schema_defaults"
 @contextmanager
 def components_begin_anew() -> Iterator[list[str]]:
     """Context in which Hydra merges files by rule 1. Hydra has no public hook for it, so a method of its loader is
-    wrapped. Another is wrapped so that overrides may stand anywhere in a list of defaults.
+    wrapped. Another is wrapped so that overrides may stand anywhere in a list of defaults, and a third is replaced
+    because Hydra would compose a recipe twice, the first time only to read ``hydra.mode``.
 
     Yields:
         names of the files of the last composition (such as ``callbacks/default``), in the order of their merge.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
+    from hydra._internal.hydra import Hydra
 
     merge, read = ConfigLoaderImpl._compose_config_from_defaults_list, ConfigRepository._create_defaults_list
     pairs, files = alternatives(), []
@@ -58,6 +60,7 @@ def components_begin_anew() -> Iterator[list[str]]:
     with (
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged),
         mock.patch.object(ConfigRepository, "_create_defaults_list", overrides_last),
+        mock.patch.object(Hydra, "get_mode", lambda *_, **__: None),  # None: --multirun decides
     ):
         yield files
 

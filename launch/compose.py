@@ -23,6 +23,7 @@ from ..errors import Problem, UserError
 from ..trainer.component import import_from
 from .check_environment import check_environment
 from .component_layers import SCHEMA, TARGET, components_begin_anew, left_over, without
+from .failures import OWN_LAUNCH
 from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base
 from .hydra_errors import UNKNOWN, explain
 from .overrides import CALLBACKS, chooses, key_of, prepare, quoted, single_callbacks, value_of
@@ -138,6 +139,8 @@ class _Given:
 
     def void(self, raw: dict[str, Any]) -> dict[str, str]:
         """Keys of a composed recipe that the overrides made void, each with the reason."""
+        if OWN_LAUNCH in os.environ:  # a rank's overrides leave them out already (``rank_arguments``)
+            return {}
         if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
             return {}
         return left_over(raw, self.as_written[0], self.chosen, self.accepted, self.own)

@@ -48,7 +48,9 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path], sweeps: bool = Fa
             problems.append(_unreadable(text, error))
             continue
         key = override.key_or_group
-        if key.startswith(("hydra.", "hydra/")) or override.package is not None:
+        if key == "hydra.mode":
+            problems.append(Problem(key, "has no effect", "a sweep is started by --multirun", value_of(text)))
+        elif key.startswith(("hydra.", "hydra/")) or override.package is not None:
             accepted.append(text)
         elif several and not sweeps:
             problems.append(_several(key, text))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import FEW_FILES, TINY
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from trireme.errors import Problem, UserError
 from trireme.launch.compose import compose, sweep, sweep_folder, sweep_jobs
+from trireme.launch.failures import OWN_LAUNCH
 from trireme.launch.find_recipes import find_recipe, first_comment, list_recipes
 
 
@@ -80,6 +82,27 @@ def test_composing_again_gives_the_same_data() -> None:
     assert composed.raw["run"]["dir"] == "it's here"
     again = compose(str(composed.recipe), composed.overrides)
     assert again.raw == composed.raw
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({}, 2), ({OWN_LAUNCH: "1"}, 1)], ids=["command", "rank it started"]
+)
+def test_hydra_composes_a_recipe_no_more_often_than_needed(
+    environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    load, loaded = ConfigLoaderImpl.load_configuration, []
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: [loaded.append(k), load(*a, **k)][1])
+    assert compose(str(TINY), ["plan=ddp"]).raw["plan"]["name"] == "ddp"
+    assert len(loaded) == expected, "once as asked for, and a command once as written, to see what a choice makes void"
+
+
+def test_only_the_command_decides_whether_it_is_a_sweep(own: Path) -> None:
+    assert "--multirun" in compose(str(TINY), ["hydra.mode=MULTIRUN"]).problems[0].fix
+    recipe = own / "mine" / "little.yaml"
+    recipe.write_text(recipe.read_text() + "hydra:\n  mode: MULTIRUN\n")
+    assert compose(str(recipe), [], [str(own)]).job == ""
 
 
 def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() -> None:
