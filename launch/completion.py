@@ -1,13 +1,17 @@
-"""Tab completion: commands, recipe names, groups and their options, keys and values.
+"""Tab completion: commands and their options, recipe names, groups and their options, keys and values.
 
-The shell calls ``trireme __complete WORD ...`` with the words typed so far; the last one, maybe empty, is completed.
+Options are read from the argument parser of each command, so a new option is completed without an entry here. The
+shell calls ``trireme __complete WORD ...`` with the words typed so far; the last one, maybe empty, is completed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from .command import Command
 from .find_recipes import find_recipe, list_recipes
 
 SCRIPTS = {
@@ -43,24 +47,6 @@ end
 complete -c trireme -f -a '(__trireme_complete)'
 """,
 }
-WITH_RECIPE = ("train", "launch", "check", "batch-size", "plans", "evaluate")
-
-OPTIONS = ("--nproc", "--recipe-dir", "--debug", "--help")
-"""Options of every command that takes a recipe."""
-TRAINING = ("--accelerate-config", "--resume", "--fresh", "--max-restarts", "--cfg", "--info", "--multirun")
-OWN_OPTIONS = {
-    "train": TRAINING,
-    "launch": (*TRAINING, "--dry-run"),
-    "check": ("--accelerate-config",),
-    "evaluate": ("--checkpoint", "--ema", "--json"),
-    "logs": ("--follow", "--rank", "--lines", "--help"),
-    "cancel": ("--now", "--wait", "--help"),
-    "doctor": ("--json", "--debug", "--help"),
-}
-WITH_VALUE = (
-    "--accelerate-config", "--recipe-dir", "--nproc", "--resume", "--max-restarts", "--cfg", "--info", "--package",
-    "--checkpoint",
-)  # fmt: skip
 
 
 def script(shell: str) -> str:
@@ -68,38 +54,63 @@ def script(shell: str) -> str:
     return SCRIPTS[shell]
 
 
-def complete(words: Sequence[str], commands: Iterable[str]) -> list[str]:
-    """Completions of the last of ``words``."""
+@dataclass
+class Typed:
+    """What was typed after the command's name, up to the word that is completed."""
+
+    positional: list[str] = field(default_factory=list)
+    recipe_dirs: list[str] = field(default_factory=list)
+    waiting: argparse.Action | None = None
+    """The option whose value comes next; None if the last word is no such option."""
+
+
+def complete(words: Sequence[str], commands: Mapping[str, Command]) -> list[str]:
+    """Completions of the last of ``words``. None are given for files and folders, since the shell completes them."""
     *before, current = words or [""]
     if not before:
-        return [command for command in commands if command.startswith(current) and not command.startswith("_")]
-    reads_recipe = before[0] in WITH_RECIPE
-    if current.startswith("-"):
-        options = [*(OPTIONS if reads_recipe else ()), *OWN_OPTIONS.get(before[0], ())]
-        return [option for option in options if option.startswith(current)]
-    if not reads_recipe:
-        return []  # the shell completes names of folders
-    dirs, positional = _split(before[1:])
+        return [name for name in commands if name.startswith(current) and not name.startswith("_")]
+    if before[0] not in commands:
+        return []
+    actions = [one for one in commands[before[0]].parser()._actions if one.help != argparse.SUPPRESS]
+    options = {name: one for one in actions for name in one.option_strings}
+    typed = _typed(before[1:], options)
+    if typed.waiting:
+        found = list(map(str, typed.waiting.choices or ()))
+    elif current.startswith("-"):
+        found = [name for name in options if name.startswith("--")]
+    else:
+        return _argument([one for one in actions if not one.option_strings], typed, current)
+    return [each for each in found if each.startswith(current)]
+
+
+def _typed(words: Sequence[str], options: Mapping[str, argparse.Action]) -> Typed:
+    typed = Typed()
+    for word in words:
+        if typed.waiting and not word.startswith("-"):
+            if typed.waiting.dest == "recipe_dir":
+                typed.recipe_dirs.append(word)
+            typed.waiting = None
+        elif word.startswith("-"):
+            option = options.get(word)
+            typed.waiting = option if option and option.nargs != 0 else None
+        else:
+            typed.positional.append(word)
+    return typed
+
+
+def _argument(arguments: Sequence[argparse.Action], typed: Typed, current: str) -> list[str]:
+    """Completions of the argument that stands after those that were typed."""
+    if not arguments:
+        return []
+    argument = arguments[min(len(typed.positional), len(arguments) - 1)]
     try:
-        if not positional:
-            return [name for name, _ in list_recipes(dirs) if name.startswith(current)]
-        return _overrides(positional[0], positional[1:], current, dirs)
+        if argument.dest == "recipe":
+            return [name for name, _ in list_recipes(typed.recipe_dirs) if name.startswith(current)]
+        if argument.dest == "overrides":
+            return _overrides(typed.positional[0], typed.positional[1:], current, typed.recipe_dirs)
     except Exception:  # a recipe that cannot be composed gives no completions, rather than a traceback at the prompt
         return []
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(recipe folders, positional words) of a command line."""
-    dirs, positional, taken = [], [], ""
-    for word in words:
-        if taken:
-            dirs += [word] if taken == "--recipe-dir" else []
-            taken = ""
-        elif word in WITH_VALUE:
-            taken = word
-        elif not word.startswith("-"):
-            positional.append(word)
-    return dirs, positional
+    return [choice for choice in map(str, argument.choices or ()) if choice.startswith(current)]
 
 
 def _overrides(recipe: str, before: Sequence[str], current: str, dirs: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3."
 
 RELIED_ON: dict[str, tuple[str, str]] = {
     # -- Python --
+    "_actions": ("argparse:_ActionsContainer._actions", "an argument parser has no public list of its options"),
     "_Unpickler": ("pickle:_Unpickler", "the unpickler in Python: only its steps can be checked one by one"),
     "_current_frames": ("sys:_current_frames", "where every thread of a stalled rank is (documented by Python)"),
     "_exit": ("os:_exit", "a failed rank ends without destructors that wait for its peers (documented by Python)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,10 +34,33 @@ RECIPE = "pretrain/persimmon_stdlib"
         (["evaluate", "--checkpoint", "runs/x", RECIPE, "plan=zero2"], ["plan=zero2", "plan=zero2_offload"]),
         (["train", "no/such", "tr"], []),
         (["recipes", ""], []),
+        (["no-such-command", ""], []),
+        (["export", "runs/x", "out", "--dtype", "b"], ["bf16"]),
+        (["train", RECIPE, "--cfg", ""], ["job", "hydra", "all"]),
+        (["train", RECIPE, "--cfg", "job", "optimizer.l"], ["optimizer.lr="]),
+        (["train", "--recipe-dir", ""], []),  # the shell completes folders
+        (["completion", "z"], ["zsh"]),
     ],
 )
 def test_completion(words: list[str], expected: list[str]) -> None:
     assert complete(words, COMMANDS) == expected
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_every_command_is_completed(name: str) -> None:
+    lines = [line for line in COMMANDS[name].parser().format_help().splitlines() if line.startswith("  -")]
+    shown = [option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line.strip().split("  ")[0])]
+    assert shown and sorted(complete([name, "--"], COMMANDS)) == sorted(shown)
+
+
+def test_options_are_completed_without_heavy_imports() -> None:
+    program = (
+        "import sys; from trireme.launch.cli import COMMANDS; from trireme.launch.completion import complete; "
+        "[complete([name, '--'], COMMANDS) for name in COMMANDS]; "
+        "print(*{'hydra', 'torch', 'transformers', 'pydantic', 'yaml'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "\n"
 
 
 WORDS = (
@@ -50,7 +74,7 @@ def test_answers_are_those_of_hydra(before: list[str], tmp_path: Path, monkeypat
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
-    from trireme.launch.compose import register_schema
+    from trireme.launch.run_hydra import register_schema
     from trireme.launch.searchpath import added_folders
 
     monkeypatch.setenv("TRIREME_CACHE", str(tmp_path))
@@ -71,7 +95,8 @@ def test_keys_are_completed_without_hydra_once_a_recipe_is_known(tmp_path: Path)
     recipe = tmp_path / "mine.yaml"
     environment = {**os.environ, "TRIREME_CACHE": str(tmp_path / "cache")}
     program = (
-        "import sys; from trireme.launch.completion import complete; print(complete(sys.argv[1:], [])); "
+        "import sys; from trireme.launch.completion import complete; from trireme.launch.cli import COMMANDS; "
+        "print(complete(sys.argv[1:], COMMANDS)); "
         "print(*{'hydra', 'torch', 'pydantic'} & set(sys.modules))"
     )
 
