@@ -159,7 +159,7 @@ def _check_arguments(
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = provided.names | set(list(parameters)[: provided.positional])
     settable = [key for key in by_keyword if key not in given]
-    hints = _hints(target)
+    hints = argument_hints(target)
     problems = []
     for key, value in arguments.items():
         where = f"{path}.{key}"
@@ -194,7 +194,7 @@ def _in_component(path: str, key: str, settable: list[str]) -> str:
     return fix.replace("did you mean ", f"did you mean {path}.") if fix.startswith("did") else fix
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def argument_hints(target: Any) -> dict[str, Any]:
     """Resolved annotations of a target's arguments, without those that do not resolve."""
     function = target.__init__ if inspect.isclass(target) else target
     function = inspect.unwrap(function)

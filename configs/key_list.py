@@ -22,7 +22,7 @@ import yaml
 
 from ..errors import Problem
 from ..trainer.component import locate
-from .components import MISSING
+from .components import MISSING, argument_hints
 from .other_names import answer
 from .schema import PROVIDED, RecipeConfig
 from .suggest import nearest_key
@@ -147,7 +147,7 @@ def component_keys(node: dict[str, Any], path: str) -> Iterator[Key]:
     """Arguments of one component that a recipe can give, with the defaults of its file."""
     target = locate(node["_target_"])
     name = node["_target_"].rpartition(".")[2]
-    about, hints = argument_docs(target), _hints(target)
+    about, hints = argument_docs(target), argument_hints(target)
     given = PROVIDED.get(path)
     for index, (argument, parameter) in enumerate(inspect.signature(target).parameters.items()):
         engine = given is not None and (index < given.positional or argument in given.names)
@@ -178,18 +178,6 @@ def _is_factory(default: Any) -> bool:
 def _default_of_field(target: Any, name: str) -> Any:
     field = next(field for field in dataclasses.fields(target) if field.name == name)
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else MISSING
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    """Resolved annotations of the arguments, without those whose names are only imported for type checkers."""
-    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
-    hints = {}
-    for name, hint in getattr(function, "__annotations__", {}).items():
-        try:
-            hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
-        except NameError:
-            continue
-    return hints
 
 
 # -- docstrings ---------------------------------------------------------------------------------------------------
