@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a
     from transformers import PreTrainedModel
 
     from ..models.build_model import WeightSource
+    from ..models.family import ModelFamily
 
 MicroBatch = dict[str, Tensor]
 """Inputs of one forward pass: model inputs by keyword, and ``labels``. The first dimension is the sample."""
@@ -120,9 +121,10 @@ class Strategy(ABC):
     skip_nonfinite = False
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
 
-    def __init__(self, plan: Plan, mesh: Mesh) -> None:
+    def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
         self.plan = plan
         self.mesh = mesh
+        self.family = family
 
     @property
     @abstractmethod

@@ -44,8 +44,7 @@ class TorchStrategy(Strategy):
     """Forward and backward per micro-batch, one optimizer step over this rank's parameters."""
 
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
-        super().__init__(plan, mesh)
-        self.family = family
+        super().__init__(plan, mesh, family)
         self.scale = LossScale(plan)
         self.parts: list[PreTrainedModel] = []
         self.roots: list[nn.Module] = []

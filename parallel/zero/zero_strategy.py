@@ -58,8 +58,7 @@ class DeepSpeedStrategy(Strategy):
         Args:
             config: the JSON of ``deepspeed_config``; kept in the run folder as ``deepspeed.json``.
         """
-        super().__init__(plan, mesh)
-        self.family = family
+        super().__init__(plan, mesh, family)
         self.config = config
         self.stage = int(zero_block(config).get("stage", 0))
         self.dtype = DTYPES[plan.precision]
