@@ -90,23 +90,38 @@ def start_ranks(
         SystemExit: another signal ended the run; its code is 128 plus the signal's number.
     """
     with quick_imports():
-        from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.rendezvous import RendezvousError
-
         from .rank_logs import RankLogs, newest_output
 
-    logs, errors = run_dir / "logs", tempfile.TemporaryDirectory(prefix="trireme_errors_")
-    specs = RankLogs(logs, Path(errors.name))
-    agent = _agent(ranks, arguments, specs, lambda rank: newest_output(logs, rank), entry, max_restarts, machines)
-    silence()
-    told = {
+    logs = run_dir / "logs"
+    with tempfile.TemporaryDirectory(prefix="trireme_errors_") as errors:
+        specs = RankLogs(logs, Path(errors))
+        agent = _agent(ranks, arguments, specs, lambda rank: newest_output(logs, rank), entry, max_restarts, machines)
+        silence()
+        try:
+            result = _wait(agent, _variables(ranks, started), machines)
+        finally:
+            specs.drop_empty()
+    if result.is_failed():
+        _report(result, agent, ranks, logs, machines)
+
+
+def _variables(ranks: int, started: float | None) -> dict[str, str]:
+    """Environment variables of the ranks."""
+    return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(cores_per_rank(ranks)),
         STARTED: os.environ.get(STARTED) or str(started or run_started()),
         OWN_LAUNCH: str(os.getpid()),
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",  # torch handles this one; our agent handles the others
     }
+
+
+def _wait(agent: Agent, variables: Mapping[str, str], machines: Machines | None) -> Any:
+    """Start the ranks and wait for their end; returns torch's result. A signal ends this process too."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousError
+
     try:
-        with environment(told), agent.relaying():
+        with environment(variables), agent.relaying():
             result: Any = agent.run()
         if result.is_failed() and _ended_together(result) and machines:
             agent.leave_together(LEAVING_TOGETHER)
@@ -115,18 +130,20 @@ def start_ranks(
     except RendezvousError as error:
         raise RanksFailed(f"the other machines are gone: {error}") from None
     finally:
-        errors.cleanup()
-        specs.drop_empty()
         agent.get_worker_group().spec.rdzv_handler.shutdown()
-    if result.is_failed():
-        if agent.received and not _ended_together(result) and not any(map(left_a_file, result.failures.values())):
-            _end_by(agent.received)
-        try:
-            raise_failure(result.failures, ranks * (machines.count if machines else 1), agent.log_of)
-        except (UserError, RanksFailed) as error:
-            if machines:
-                leave_word(logs / machines.run_id, machines.index, result.failures, error)
-            raise
+    return result
+
+
+def _report(result: Any, agent: Agent, ranks: int, logs: Path, machines: Machines | None) -> None:
+    """Raise the error that says how the ranks ended, and leave it in the logs for the other machines."""
+    if agent.received and not _ended_together(result) and not any(map(left_a_file, result.failures.values())):
+        _end_by(agent.received)
+    try:
+        raise_failure(result.failures, ranks * (machines.count if machines else 1), agent.log_of)
+    except (UserError, RanksFailed) as error:
+        if machines:
+            leave_word(logs / machines.run_id, machines.index, result.failures, error)
+        raise
 
 
 @contextmanager
@@ -165,45 +182,49 @@ def _agent(
     machines: Machines | None,
 ) -> Agent:
     from torch.distributed.elastic.agent.server import WorkerSpec
-    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
     from torch.distributed.launcher.api import LaunchConfig
 
     from .agent import Agent
 
     one = Machines(1, 0, "localhost:0", "localhost", time.strftime("%Y%m%d-%H%M%S"))
-    at = machines or one
-    rendezvous = RendezvousParameters(
-        "c10d",
-        at.endpoint,
-        at.run_id,
-        min_nodes=at.count,
-        max_nodes=at.count,
-        local_addr=at.address,
-        is_host=at.index == 0,
-        read_timeout=MEETING if machines else 60,
-        join_timeout=MEETING,
-    )
-    try:
-        handler = get_rendezvous_handler(rendezvous)
-    except RendezvousError as error:
-        why = "cannot be opened: its port is in use" if at.index == 0 else f"cannot be reached within {MEETING} s"
-        reason = f" ({error.__cause__})" if error.__cause__ else ""
-        raise UserError(
-            Problem("rendezvous", f"{why}{reason}", "choose another port or machine", at.endpoint)
-        ) from None
     spec = WorkerSpec(
         role="rank",
         local_world_size=ranks,
-        rdzv_handler=handler,
+        rdzv_handler=_rendezvous(machines or one, MEETING if machines else 60),
         entrypoint=sys.executable,
         args=("-u", "-m", entry, *arguments),
         max_restarts=max_restarts,
         monitor_interval=0.1,
-        local_addr=at.address,
+        local_addr=(machines or one).address,
         numa_options=LaunchConfig(1, 1, ranks, logs_specs=specs).numa_options,  # torch's default for this many GPUs
     )
     return Agent(spec, specs, log_of)
+
+
+def _rendezvous(machines: Machines, timeout: int) -> Any:
+    """The place where ``machines`` meet. The first one opens it; the others try to reach it for ``timeout`` seconds."""
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    parameters = RendezvousParameters(
+        "c10d",
+        machines.endpoint,
+        machines.run_id,
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        local_addr=machines.address,
+        is_host=machines.index == 0,
+        read_timeout=timeout,
+        join_timeout=MEETING,
+    )
+    try:
+        return get_rendezvous_handler(parameters)
+    except RendezvousError as error:
+        first = machines.index == 0
+        why = "cannot be opened: its port is in use" if first else f"cannot be reached within {MEETING} s"
+        reason = f" ({error.__cause__})" if error.__cause__ else ""
+        problem = Problem("rendezvous", f"{why}{reason}", "choose another port or machine", machines.endpoint)
+        raise UserError(problem) from None
 
 
 def silence() -> None:
