@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,18 +18,20 @@ from .callbacks.callback import Callback
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
+from .checkpoint.source import Source
 from .checkpoint.store import Checkpoints
 from .collective import on_main, on_ranks
 from .component import instantiate, locate
 from .component_errors import CONSTRUCTOR, component_errors
 from .continuity import continued_corpus, learning_rate_moves, made_of
+from .data.corpus import Corpus
 from .ema import Ema
 from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
-from .place_model import fitted, fitting, place
+from .place_model import Placed, fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
 from .rollback import roll_back
@@ -108,15 +110,34 @@ def build(
         restarted: these ranks replace others of the same launch, which may have saved newer checkpoints than
             ``resume``.
     """
-    run_dir = Path(recipe.run.dir)
-    store = Checkpoints(run_dir / "checkpoints", recipe.checkpoint, mesh, nodes)
-    own = saved_by_launch(store, run_dir) if restarted and resume != "auto" else None
+    automatic = resume == "auto"
+    store = Checkpoints(Path(recipe.run.dir) / "checkpoints", recipe.checkpoint, mesh, nodes)
+    own = saved_by_launch(store, Path(recipe.run.dir)) if restarted and not automatic else None
     checkpoint = own or store.find(resume)
     if store.nodes.leads and not restarted:
-        note_launch(run_dir, resume)
+        note_launch(Path(recipe.run.dir), resume)
     source = open_source(checkpoint) if checkpoint else None
-    if checkpoint and resume == "auto":
+    if checkpoint and automatic:
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
+    batch = _batch(recipe, source)
+    corpus = continued_corpus(recipe, mesh, source, automatic)
+    placed = place(recipe, mesh, _weights(recipe, source), batch, corpus)
+    placed.state.made_of = made_of(recipe, corpus, placed.state.max_steps)
+    placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
+    placed.strategy.set_training(True)
+    trainer = _trainer(recipe, mesh, placed, corpus, store)
+    if source:
+        load(trainer, source)
+        if moves := learning_rate_moves(recipe, source, trainer.state.step, trainer.state.max_steps):
+            log.info("%s", moves)
+    if not automatic and own is None:
+        trainer.before_first_step = partial(store.set_later_aside, checkpoint)
+    _introduce(trainer, checkpoint)
+    return trainer
+
+
+def _weights(recipe: RecipeConfig, source: Source | None) -> Callable[[PreTrainedModel], WeightSource]:
+    """A function that gives the first weights of a model: those of the checkpoint, or else those of the recipe."""
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if source is None:
@@ -124,41 +145,39 @@ def build(
         with fitting("--resume", source.path, OTHER_RUN):  # random weights would be overwritten, so none are drawn
             return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 
-    with fitting("--resume", source.path if source else run_dir, OTHER_RUN):
-        batch = batch_since(source.progress().trainer if source else {}, recipe.trainer.global_batch_size)
-    corpus = continued_corpus(recipe, mesh, source, automatic=resume == "auto")
-    placed = place(recipe, mesh, weights, batch, corpus)
-    strategy, blueprint, state = placed.strategy, placed.blueprint, placed.state
-    state.made_of = made_of(recipe, corpus, state.max_steps)
-    strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
-    strategy.set_training(True)
-    trainer = Trainer(
+    return weights
+
+
+def _batch(recipe: RecipeConfig, source: Source | None) -> dict[str, int]:
+    """``TrainerState.batch``: the global batch size, and the step since which it is that."""
+    if source is None:
+        return batch_since({}, recipe.trainer.global_batch_size)
+    with fitting("--resume", source.path, OTHER_RUN):
+        return batch_since(source.progress().trainer, recipe.trainer.global_batch_size)
+
+
+def _trainer(recipe: RecipeConfig, mesh: Mesh, placed: Placed, corpus: Corpus, store: Checkpoints) -> Trainer:
+    """The trainer, made of its parts; nothing is loaded from a checkpoint yet."""
+    blueprint, entropy = placed.blueprint, corpus.stats.unigram_entropy
+    return Trainer(
         recipe=recipe,
-        run_dir=run_dir,
+        run_dir=Path(recipe.run.dir),
         mesh=mesh,
-        strategy=strategy,
+        strategy=placed.strategy,
         blueprint=blueprint,
         task=placed.task,
         corpus=corpus,
         tokenizer=corpus.tokenizer,
-        schedule=build_schedule(recipe.scheduler, state.max_steps),
-        state=state,
+        schedule=build_schedule(recipe.scheduler, placed.state.max_steps),
+        state=placed.state,
         control=Control(),
         go_back=roll_back,
         callbacks=_callbacks(recipe),
         store=store,
-        ema=Ema(recipe.ema, strategy) if recipe.ema else None,
+        ema=Ema(recipe.ema, placed.strategy) if recipe.ema else None,
         flops_per_token=training_flops_per_token(blueprint, recipe.model.spec.embedding, recipe.data.block_size),
-        reference_lines={"unigram entropy": corpus.stats.unigram_entropy} if corpus.stats.unigram_entropy else {},
+        reference_lines={"unigram entropy": entropy} if entropy else {},
     )
-    if source:
-        load(trainer, source)
-        if moves := learning_rate_moves(recipe, source, state.step, state.max_steps):
-            log.info("%s", moves)
-    if resume != "auto" and own is None:
-        trainer.before_first_step = partial(store.set_later_aside, checkpoint)
-    _introduce(trainer, checkpoint)
-    return trainer
 
 
 def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str]) -> None:
