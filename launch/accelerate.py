@@ -98,7 +98,8 @@ def _several_processes(settings: Mapping[str, str]) -> bool:
 
 def _plan_is_left_open(options: argparse.Namespace) -> bool:
     """Whether neither the command line nor the recipe has chosen a plan of several processes."""
-    from .compose import compose, without_choices
+    from .compose import compose
+    from .overrides import without_choices
 
     if any(text.lstrip("+").startswith(("plan=", "plan.")) and "precision" not in text for text in options.overrides):
         return False

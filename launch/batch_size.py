@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from .compose import Composed, compose
+from .compose import compose
+from .composed import Composed
 from .elastic import launched, start_ranks
 from .error_report import RanksFailed
 from .train import checked, rank_arguments

@@ -72,7 +72,7 @@ def _compose(recipe: Path, choices: Sequence[str], dirs: Sequence[str]) -> Tree:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from .compose import register_schema
+    from .run_hydra import register_schema
     from .searchpath import added_folders
 
     register_schema()

@@ -27,7 +27,7 @@ from .train import checked, rank_arguments
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
-    from .compose import Composed
+    from .composed import Composed
 
 ENTRY = "trireme.launch.evaluate"
 

@@ -212,3 +212,19 @@ def unknown_option(group: str, name: Any, options: Sequence[str], folders: Seque
     fix = did_you_mean(name, options)
     near = fix.replace("did you mean ", f"did you mean {group}=")
     return Problem(group, "there is no such option", value_fix(group, name) or near, name)
+
+
+def without_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides that are the same in every job of a sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+
+    def fixed(text: str) -> bool:
+        try:
+            return not parser.parse_override(text).is_sweep_override()
+        except HydraException:  # refused when the recipe is composed
+            return True
+
+    return [text for text in overrides if fixed(text)]

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Problem, UserError
-from .compose import Composed, compose
+from .compose import compose
 from .compose_plan import compose_plan, dotted, options_of_file
+from .composed import Composed
 from .elastic import launched
 from .listing import show_verdicts
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..trainer.callbacks.metrics_file import FILE_NAME, read_metrics
-from .compose import Composed
+from .composed import Composed
 from .error_report import DIVERGED, FAILED, INTERRUPTED, SAVED, USER_ERROR, Diverged, LeftEarly
 from .listing import show_table
 

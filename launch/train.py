@@ -31,7 +31,7 @@ from .slurm.job_task import use_node_storage
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.plan import Plan
-    from .compose import Composed
+    from .composed import Composed
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trireme.launch.train") -> int:
@@ -201,7 +201,7 @@ def rank_arguments(composed: Composed, options: argparse.Namespace) -> list[str]
 
 def _sweep(options: argparse.Namespace) -> None:
     """Run the jobs of a sweep one after the other in new processes; none starts if one of them has a problem."""
-    from .compose import sweep
+    from .compose_sweep import sweep
     from .sweep_jobs import Jobs, refuse_run_folder
 
     if launched():
@@ -234,7 +234,7 @@ def check_sweep(options: argparse.Namespace) -> list[tuple[RecipeConfig, int]]:
     Raises:
         UserError: the problems of all jobs.
     """
-    from .compose import sweep_jobs
+    from .compose_sweep import sweep_jobs
 
     return _check_jobs(sweep_jobs(options.recipe, options.overrides, options.recipe_dir), options)
 

@@ -21,7 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..accelerate import take_choices
-    from ..compose import compose, runs_on
+    from ..compose import compose
+    from ..composed import runs_on
     from ..listing import describe_run
     from ..planning import planned
     from ..slurm.submit import checked_job

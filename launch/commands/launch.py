@@ -30,7 +30,10 @@ def launch(options: argparse.Namespace) -> None:
         UserError: something the user can mend; nothing was submitted.
     """
     from ..accelerate import take_choices
-    from ..compose import chooses_by_results, compose, runs_on, sweep_jobs, without_choices
+    from ..compose import compose
+    from ..compose_sweep import chooses_by_results, sweep_jobs
+    from ..composed import runs_on
+    from ..overrides import without_choices
     from ..slurm.submit import submit_runs
     from ..train import hydra_flags, run
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ..accelerate import contradictions
-from ..compose import Composed, chooses_by_results, sweep_folder
+from ..compose_sweep import chooses_by_results, sweep_folder
+from ..composed import Composed
 from ..launch_config import LaunchConfig, Shape
 from ..planning import AUTO, own_options, without_plan
 from ..sweep_jobs import refuse_run_folder

@@ -315,7 +315,9 @@ def test_own_code_in_the_current_folder_counts_for_every_recipe(
     (tmp_path / "own_here.py").write_text("class Mine: ...\n")
     monkeypatch.chdir(tmp_path)
     if place == "clone":
-        monkeypatch.setattr("trireme.launch.compose.PACKAGE", tmp_path)  # the recipe lies inside the clone of trireme
+        monkeypatch.setattr(
+            "trireme.launch.given_recipe.PACKAGE", tmp_path
+        )  # the recipe lies inside the clone of trireme
         (tmp_path / "mine.yaml").write_text("defaults: [/base, /model: llama_tiny, /data: python_stdlib]\n")
     compose("mine.yaml" if place == "clone" else "pretrain/persimmon_stdlib")
     assert locate("own_here.Mine").__name__ == "Mine"

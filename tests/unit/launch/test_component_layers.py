@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from trireme.errors import Problem, UserError
 from trireme.launch.cli import main
-from trireme.launch.compose import compose, sweep_jobs
+from trireme.launch.compose import compose
+from trireme.launch.compose_sweep import sweep_jobs
 
 BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
 RADAM = BEGIN + "optimizer:\n  _target_: torch.optim.RAdam\n  lr: 1e-3\ndata: {source: {paths: [a.txt]}}\n"

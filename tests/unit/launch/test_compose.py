@@ -8,7 +8,8 @@ import pytest
 from helpers.recipes import FEW_FILES, TINY
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from trireme.errors import Problem, UserError
-from trireme.launch.compose import compose, sweep, sweep_folder, sweep_jobs
+from trireme.launch.compose import compose
+from trireme.launch.compose_sweep import sweep, sweep_folder, sweep_jobs
 from trireme.launch.failures import OWN_LAUNCH
 from trireme.launch.find_recipes import find_recipe, first_comment, list_recipes
 

@@ -11,7 +11,8 @@ import yaml
 from helpers.command import ROOTS, refused, tiny_command, trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from trireme.errors import UserError
-from trireme.launch.compose import Composed, compose
+from trireme.launch.compose import compose
+from trireme.launch.composed import Composed
 from trireme.launch.planning import Planner, in_a_fork, own_options, planned
 from trireme.launch.train import checked
 from trireme.parallel.planner import GIB, RUNGS, Decision, Machine

@@ -1,0 +1,152 @@
+"""What a command line gives: a recipe's file, its folders and its overrides, ready to be composed.
+
+Composing with fewer overrides tells where a key comes from (``as_written``, ``own``, ``chosen``). Keys that the
+overrides make void, such as the arguments of a component that was replaced, are found by comparing the results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, UserError
+from ..trainer.component import import_from
+from .component_layers import TARGET, left_over
+from .composed import Composed, as_composed
+from .failures import OWN_LAUNCH
+from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base
+from .hydra_errors import UNKNOWN
+from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
+from .recipe_file import check_recipe_file
+from .run_hydra import run_hydra
+
+
+class GivenRecipe:
+    """Input of one command: a recipe's file, its folders, and overrides in the form that is passed to Hydra."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], sweeps: bool = False) -> None:
+        self.path = find_recipe(recipe, recipe_dirs)
+        check_recipe_file(self.path)
+        beside = self.path.resolve().parent
+        own = PACKAGE / "recipes" not in beside.parents
+        import_from(*([beside] if own else []), Path.cwd())
+        self.recipe_dirs = recipe_dirs
+        self.folders = config_folders(self.path, recipe_dirs)
+        self.accepted, self.problems = prepare(overrides, self.folders, sweeps)
+        self.notes: list[str] = []
+        self._add_groups()
+        self._add_callbacks()
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """The recipe under ``overrides``."""
+        found: list[Composed] = []
+        try:
+            self.hydra([], overrides, lambda config: found.append(as_composed(config, self.path, overrides)))
+        except UserError as error:
+            raise UserError(*self._blamed(error, overrides)) from error
+        return found[0]
+
+    @cached_property
+    def as_written(self) -> tuple[dict[str, Any], list[str]]:
+        """The recipe without overrides, interpolations unresolved, and the files that it is merged from. Both are empty
+        if the recipe does not compose without overrides."""
+        from omegaconf import OmegaConf
+
+        found: list[Any] = []
+        searchpath = [text for text in self.accepted if key_of(text) == "hydra.searchpath"]
+        try:
+            files = self.hydra([], searchpath, found.append)
+        except UserError:
+            return {}, []
+        return OmegaConf.to_container(found[0], resolve=False), files  # type: ignore[return-value]
+
+    @cached_property
+    def own(self) -> Any:
+        """What the user's own recipe file writes. Empty for a packaged recipe, and for the recipe of a run, which holds
+        the values of all groups too."""
+        from omegaconf import OmegaConf
+
+        if PACKAGE / "recipes" in self.path.resolve().parents:
+            return {}
+        written: Any = OmegaConf.to_container(OmegaConf.load(self.path), resolve=False)
+        return written if "defaults" in written else {}
+
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        """The recipe with the files that overrides choose in every job, and without their values."""
+        from omegaconf import OmegaConf
+
+        texts = [text for text in without_choices(self.accepted) if chooses(text, self.folders)]
+        if not texts or not any(TARGET in text for text in self.accepted):
+            return self.as_written[0]
+        found: list[Any] = []
+        searchpath = [text for text in self.accepted if key_of(text) == "hydra.searchpath"]
+        try:
+            self.hydra([], [*searchpath, *texts], found.append)
+        except UserError:
+            return self.as_written[0]
+        return OmegaConf.to_container(found[0], resolve=False)  # type: ignore[return-value]
+
+    def void(self, raw: dict[str, Any]) -> dict[str, str]:
+        """Keys of a composed recipe that the overrides made void, each with the reason."""
+        if OWN_LAUNCH in os.environ:  # a rank's overrides leave them out already (``rank_arguments``)
+            return {}
+        if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
+            return {}
+        return left_over(raw, self.as_written[0], self.chosen, self.accepted, self.own)
+
+    def notes_on(self, void: Mapping[str, str]) -> list[str]:
+        """Notes on keys that were added or left out; one for each reason that makes keys void."""
+        by_reason: dict[str, list[str]] = {}
+        for key in sorted(void):
+            by_reason.setdefault(void[key], []).append(key)
+        return [*self.notes, *(f"left out: {', '.join(keys)} ({why})" for why, keys in by_reason.items())]
+
+    def hydra(
+        self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
+    ) -> list[str]:
+        """Call ``task`` with what Hydra merges under ``overrides``; returns the names of the merged files."""
+        return run_hydra(self.path, self.recipe_dirs, flags, overrides, task, out)
+
+    def _add_groups(self) -> None:
+        """A choice of a group that the recipe's defaults do not have is added to them: Hydra would not replace it."""
+        for index, text in enumerate(self.accepted):
+            if text.startswith("~") or key_of(text) in groups_of_base() or not chooses(text, self.folders):
+                continue
+            there = {file.partition("/")[0] for file in self.as_written[1]}
+            if there and key_of(text) not in there:
+                self.accepted[index] = f"+{text}"
+
+    def _add_callbacks(self) -> None:
+        """Rewrite ``callbacks=export`` so that a single callback is added to the recipe's; a set replaces them."""
+        for index, text in enumerate(self.accepted):
+            names = single_callbacks(text, self.folders)
+            if not names:
+                continue
+            files = [file.partition("/") for file in self.as_written[1]]
+            before = [name for group, _, name in files if group == CALLBACKS]
+            names = [*before, *(name for name in names if name not in before)]
+            self.accepted[index] = f"{CALLBACKS}=[{','.join(names)}]"
+            self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
+
+    def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
+        """Problems, with the override that causes them as the field where Hydra does not tell the key."""
+        problem = error.problems[0]
+        if not isinstance(problem, Problem) or problem.field != UNKNOWN:
+            return error.problems
+        for text in [*overrides, None]:
+            try:
+                self.hydra([], [text] if text else [], lambda config: as_composed(config, self.path, []))
+            except UserError:
+                if text is None:
+                    return [replace(problem, field=str(self.path))]
+            else:
+                if text is None:
+                    break
+                continue
+            return [replace(problem, field=key_of(text), value=value_of(text) or None)]
+        return [replace(problem, field=" ".join(overrides))]
