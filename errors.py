@@ -45,7 +45,7 @@ class Problem:
 
 
 def refuse(flaws: Iterable[str]) -> None:
-    """Refuse the values of a dataclass for all their flaws at once, each ``field=value is wrong because ...; do this``.
+    """Refuse the values of a dataclass for all their flaws at once, each ``field=value is below 1; do this``.
 
     ``configs/validate.py`` makes a problem of each line; in plain Python the dataclass raises.
 

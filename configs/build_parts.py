@@ -35,7 +35,7 @@ def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[P
         return None, [problem_of(line, path, arguments) for line in str(error).splitlines() if line.strip()]
     except Exception as error:  # the user's own code may fail in any way
         why = f"{component['_target_']} cannot be built: {type(error).__name__}: {error}"
-        return None, [Problem(path, why, "mend it, or leave this part out")]
+        return None, [Problem(path, why, "correct its code or arguments, or leave this part out")]
 
 
 def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], list[Problem]]:

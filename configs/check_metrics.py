@@ -41,7 +41,7 @@ def check_metrics(
             idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
     known = _known(task, callbacks)
     unknown = [
-        Problem(field, "is computed by nothing in this recipe", did_you_mean(metric, sorted(known)), metric)
+        Problem(field, "nothing in this recipe computes this metric", did_you_mean(metric, sorted(known)), metric)
         for field, metric in users.items()
         if known and metric not in known
     ]

@@ -164,7 +164,7 @@ def _check_arguments(
     for key, value in arguments.items():
         where = f"{path}.{key}"
         if key in given:
-            problems.append(Problem(where, "is given by the engine, not by the recipe", "leave it out"))
+            problems.append(Problem(where, "is set by trireme, so a recipe cannot set it", "leave it out"))
         elif key not in by_keyword:
             if not takes_any:
                 why = f"unknown argument of {name}"

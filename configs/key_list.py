@@ -109,7 +109,7 @@ def unknown_prefix(prefix: str) -> Problem:
     known = [key.path for key in keys()]
     near = nearest_key(prefix.rpartition(".")[2], [], "", known) or nearest(prefix, known)
     fix = f"did you mean {near}?" if near else f"keys begin with {', '.join(known_parts(known))}"
-    return answer(prefix) or Problem("PREFIX", "no key begins so", fix, prefix)
+    return answer(prefix) or Problem("PREFIX", "no key begins with this", fix, prefix)
 
 
 def known_parts(known: Iterable[str]) -> list[str]:

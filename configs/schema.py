@@ -108,7 +108,7 @@ def _unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
     for key, value in items:
         where = f"{path}.{key}" if path else str(key)
         if isinstance(value, str) and ("\0" in value or (not value.isascii() and not _encodes(value))):
-            yield Problem(where, "holds a character that no file can hold", "leave it out", value)
+            yield Problem(where, "contains a character that cannot be written into a file", "leave it out", value)
         else:
             yield from _unreadable(value, where)
 

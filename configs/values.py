@@ -56,7 +56,7 @@ def beyond(value: Any, path: str) -> list[Problem]:
         return [problem for index, item in enumerate(value) for problem in beyond(item, f"{path}.{index}")]
     if not isinstance(value, int | float) or abs(value) < LARGEST:
         return []
-    return [Problem(path, "is infinite, no number, or beyond 64 bits", "write a smaller number", value)]
+    return [Problem(path, "is infinite, not a number, or too large for 64 bits", "write a smaller number", value)]
 
 
 def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:

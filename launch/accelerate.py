@@ -211,7 +211,11 @@ def _fsdp(settings: Mapping[str, str]) -> dict[str, str]:
     if get("FSDP_VERSION") == "2":
         reshard = get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
         if reshard not in ("true", "false"):
-            raise UserError(Problem("fsdp_reshard_after_forward", "of FSDP2 is true or false", "write one", reshard))
+            raise UserError(
+                Problem(
+                    "fsdp_reshard_after_forward", "must be true or false with FSDP2", "write true or false", reshard
+                )
+            )
         strategy = "FULL_SHARD" if reshard == "true" else "SHARD_GRAD_OP"
     else:
         strategy = get("FSDP_SHARDING_STRATEGY", "FULL_SHARD").upper()

@@ -58,7 +58,7 @@ def _read(path: str) -> tuple[argparse.Namespace, Any]:
             elif name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 fix = f"did you mean {near[0]}?" if near else "see: accelerate launch --help"
-                problems.append(Problem(name, f"is no option of accelerate ({path})", fix))
+                problems.append(Problem(name, f"is not an option of accelerate ({path})", fix))
     if arguments.mixed_precision.lower() not in ("no", "bf16", "fp16"):  # before accelerate looks for libraries
         problems.append(unknown_precision(arguments.mixed_precision))
     if problems:

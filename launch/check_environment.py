@@ -65,11 +65,13 @@ def environment_problems() -> list[Problem]:
     for name, choices in CHOICES.items():
         value = os.environ.get(name)
         if value and value.upper() not in [choice.upper() for choice in choices]:
-            problems.append(Problem(name, "is none of its values", f"use {' or '.join(choices)}, or unset it", value))
+            problems.append(
+                Problem(name, "is not one of the known values", f"use {' or '.join(choices)}, or unset it", value)
+            )
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices and not all(DEVICE.fullmatch(part.strip()) for part in devices.split(",")):
         fix = "list numbers of GPUs, such as 0,1; empty hides all of them; or unset it"
-        problems.append(Problem("CUDA_VISIBLE_DEVICES", "names no GPUs", fix, devices))
+        problems.append(Problem("CUDA_VISIBLE_DEVICES", "is not a list of GPUs", fix, devices))
     started = os.environ.get(STARTED)
     if started and not re.fullmatch(rf"\d{{1,{LONGEST}}}(\.\d*)?", started, re.ASCII):
         why = "is not a time in seconds since 1970"

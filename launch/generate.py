@@ -45,7 +45,7 @@ def generate(
         )
     if (path / "config.json").is_file():
         if ema:
-            raise UserError(Problem("--ema", "an exported folder holds one set of weights", "export it with --ema"))
+            raise UserError(Problem("--ema", "an exported folder has only one set of weights", "export it with --ema"))
         return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
     from ..trainer.checkpoint.export.export_folder import ExportOptions, export
 

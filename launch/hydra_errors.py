@@ -42,7 +42,7 @@ def explain(error: BaseException) -> Problem:
     if isinstance(error, OSError):
         return Problem(str(error.filename or UNKNOWN), f"cannot be read or written: {error.strerror or error}")
     if isinstance(error, RecursionError):
-        return Problem(UNKNOWN, "refers to itself without end", "break the circle of interpolations or anchors")
+        return Problem(UNKNOWN, "refers to itself without end", "remove the cycle of interpolations or anchors")
     return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}")
 
 

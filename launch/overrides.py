@@ -179,7 +179,7 @@ def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str
         return [], [Problem(group, "cannot be null: every run needs one", fix)]
     if isinstance(value, Mapping):
         fix = f"set its keys: {' '.join(f'{group}.{name}=...' for name in list(value)[:3])}"
-        return [], [Problem(group, "is chosen by name; a mapping is not a name", fix)]
+        return [], [Problem(group, "is a mapping, but a choice is a name", fix)]
     if value == [] and group not in MAY_BE_NULL:
         return [], [Problem(group, "chooses nothing: every run needs one", f"choose one, for example {options[0]}")]
     problems = []
@@ -206,7 +206,9 @@ def unknown_option(group: str, name: Any, options: Sequence[str], folders: Seque
     if name in options or "${" in name:
         return None
     if name.endswith((".yaml", ".yml")) and name.rpartition(".")[0] in options:
-        return Problem(group, "is chosen without a suffix", f"write {group}={name.rpartition('.')[0]}", name)
+        return Problem(
+            group, "is the name of a file; a choice has no suffix", f"write {group}={name.rpartition('.')[0]}", name
+        )
     if file := misnamed_option(group, name, folders):
         return Problem(group, f"is a file whose name does not end in .yaml: {file}", f"rename it {name}.yaml", name)
     fix = did_you_mean(name, options)

@@ -105,7 +105,7 @@ def _defaults(node: Any, path: Path) -> list[Problem]:
         else:
             line = item.start_mark.line + 1
             fix = "write one choice in each: `- /base`, `- /model: NAME`, `- override /optimizer: NAME`"
-            return [Problem("defaults", f"holds in line {line} what is neither a file nor a choice ({path})", fix)]
+            return [Problem("defaults", f"line {line} of {path} is neither a file nor a choice", fix)]
     plain = [name.strip("/") for name in names]
     if "_self_" in plain and "base" in plain and plain.index("_self_") < plain.index("base"):
         why = f"has _self_ before /base, whose defaults would replace the recipe's own values ({path})"

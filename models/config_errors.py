@@ -54,7 +54,7 @@ def blame(
 def beyond(values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> list[Problem]:
     """Numbers that no field can hold."""
     wrong = {name: value for name, value in values.items() if isinstance(value, int | float) and not _fits(value)}
-    why = "is infinite, no number, or beyond 64 bits"
+    why = "is infinite, not a number, or too large for 64 bits"
     return [_problem(name, why, value, own, weights, "write a smaller number") for name, value in wrong.items()]
 
 
@@ -98,7 +98,7 @@ def _problem(
     if name in own or weights is None:
         return Problem(f"model.config.{name}", why, fix, value)
     why = f"has a config.json whose field {name} = {short(value)} {why}"
-    return Problem("model.weights", why, f"mend it there, or set model.config.{name}", weights)
+    return Problem("model.weights", why, f"correct that file, or set model.config.{name}", weights)
 
 
 def _of_none(error: Exception, values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> Problem:

@@ -88,7 +88,7 @@ def family_of(model_type: Any, weights: str) -> str:
     if model_type is None:
         raise ValueError(
             f"weights={weights!r} has a config.json that has no model_type; "
-            f"get the file anew, or add the type of its model: {supported}"
+            f"fetch the file again, or add the type of its model: {supported}"
         )
     raise ValueError(
         f"weights={weights!r} holds a model of type {model_type!r}, which is not supported; "

@@ -69,7 +69,7 @@ def _safetensors(file: Path) -> dict[str, Stored]:
     def stored(name: str) -> Stored:
         part = opened.get_slice(name)
         if part.get_dtype() not in DTYPES:
-            raise ValueError(f"{file}: {name} is of type {part.get_dtype()}, which is not read")
+            raise ValueError(f"{file}: {name} is of type {part.get_dtype()}, which is not supported")
         return Stored(file, torch.Size(part.get_shape()), DTYPES[part.get_dtype()], lambda: _read(opened, name, file))
 
     return {name: stored(name) for name in opened.keys()}  # noqa: SIM118 (safe_open is not a mapping)
@@ -88,6 +88,6 @@ def _pickled(file: Path) -> dict[str, Stored]:
         if isinstance(values, dict) and isinstance(values.get(wrapper), dict):
             values = values[wrapper]
     if not isinstance(values, dict):
-        raise ValueError(f"{file}: holds no tensors by name")
+        raise ValueError(f"{file}: does not map names to tensors")
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     return {name: Stored(file, t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}

@@ -49,7 +49,7 @@ def chosen_set(path: Path) -> WeightSet:
         if len(found) > 1:
             listed = ", ".join(found[:4]) + (" ..." if len(found) > 4 else "")
             raise ValueError(
-                f"{path} holds {len(found)} sets of weights, and no name decides between them: {listed}; "
+                f"{path} holds {len(found)} sets of weights, and trireme cannot tell which one to use: {listed}; "
                 f"name one of them, such as model.weights={path / found[0]}"
             )
         if found:
@@ -115,7 +115,7 @@ def _indexed(index: Path) -> WeightSet:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index}: is no index of weight files ({error!r})") from None
+        raise ValueError(f"{index}: is not an index of weight files ({error!r})") from None
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise ValueError(f"{index}: names a file outside its folder, {outside[0]!r}")

@@ -19,7 +19,7 @@ def check_steps(trainer: TrainerConfig, scheduler: ScheduleConfig, max_steps: in
     else:
         run, raised = f"the {max_steps} steps that trainer.epochs={trainer.epochs:g} makes", "raise trainer.epochs"
     problems = [
-        Problem(key, f"is beyond {run}", f"use at most {max_steps}, or {raised}", value)
+        Problem(key, f"lies beyond {run}", f"use at most {max_steps}, or {raised}", value)
         for key, value in (("trainer.stop_at", trainer.stop_at), ("scheduler.warmup_steps", scheduler.warmup_steps))
         if value is not None and value > max_steps
     ]

@@ -55,7 +55,7 @@ class component_errors:
         text = " ".join(str(error).split())
         why = f"{self.name} raises {type(error).__name__}{': ' if text else ''}{text} in {self.doing}{place}"
         log.error("%s", "".join(traceback.format_exception(error)))
-        fix = "mend it there; the traceback is in the log file, and shown with --debug"
+        fix = "correct that code; the log file has the traceback, and --debug shows it"
         problem = Problem(self.path, why, fix)
         raise (UserError if self.doing == CONSTRUCTOR else ComponentFailed)(problem) from error
 

@@ -23,7 +23,7 @@ def name_problem(path: str) -> str:
     try:
         longest, whole = max(len(os.fsencode(part)) for part in path.split("/")), len(os.fsencode(path))
     except UnicodeEncodeError:
-        return "holds a character that no file name can have; leave it out"
+        return "contains a character that is not allowed in file names; leave it out"
     if longest > NAME_MAX or whole > PATH_MAX:
         return f"is too long for a file system (a name: {NAME_MAX} bytes, a path: {PATH_MAX}); shorten it"
     return ""

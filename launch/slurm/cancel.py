@@ -50,7 +50,7 @@ def cancel(target: str, now: bool, seconds: float = SAVING) -> None:
     number = number_of(target)
     going = [job for job in jobs_of(number) if job.goes_on]
     if not going:
-        raise UserError(Problem("JOB", "is over, or was never there", "see: trireme jobs", number))
+        raise UserError(Problem("JOB", "is over, or does not exist", "see: trireme jobs", number))
     if not now and not all(job.is_ours for job in going):
         fix = f"end it with: scancel {number} (or --now)"
         raise UserError(Problem("JOB", "was not submitted by trireme, so its script passes no signal on", fix, number))

@@ -101,7 +101,9 @@ def checked_job(composed: Composed, options: argparse.Namespace) -> tuple[Recipe
             problems += contradictions(options.accelerate, recipe, world_size(recipe.plan))
     if options.nproc is not None:
         fix = f"{REMEDY.replace('change', 'set')} instead"
-        problems.append(Problem("--nproc", "is for this machine", fix, options.nproc))
+        problems.append(
+            Problem("--nproc", "sets processes on this machine, but the recipe runs in a SLURM job", fix, options.nproc)
+        )
     if recipe is None or problems:
         raise UserError(*problems)
     return recipe, recipe.launch.shape(recipe.plan)

@@ -39,7 +39,7 @@ class Curve(Callback):
 
     def __init__(self, every_seconds: float = 30.0) -> None:
         if every_seconds < 0:
-            raise ValueError(f"every_seconds={every_seconds} is wrong because it counts seconds; use 0 or more")
+            raise ValueError(f"every_seconds={every_seconds} is negative; use 0 or more seconds")
         self.every_seconds = every_seconds
         self._lines: list[Metrics] = []
         self._on = False

@@ -29,11 +29,11 @@ class EarlyStopping(Callback):
         self, metric: str = "eval_loss", mode: Mode = "min", patience: int = 3, min_delta: float = 0.0
     ) -> None:
         if mode not in ("min", "max"):
-            raise ValueError(f"mode={mode!r} is wrong because only min and max are known; write one of them")
+            raise ValueError(f"mode={mode!r} is not known; use min or max")
         if patience < 1:
-            raise ValueError(f"patience={patience} is wrong because it counts evaluations; use 1 or more")
+            raise ValueError(f"patience={patience} is below 1; use 1 or more evaluations")
         if min_delta < 0:
-            raise ValueError(f"min_delta={min_delta} is wrong because it is a distance; use 0 or more")
+            raise ValueError(f"min_delta={min_delta} is negative; use 0 or more")
         self.metric, self.patience, self.min_delta = metric, patience, min_delta
         self.mode: Mode = mode
         self.best: float | None = None

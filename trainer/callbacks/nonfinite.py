@@ -48,7 +48,7 @@ class NonFinite(Callback):
             raise ValueError(f"action={action!r} is not known; write skip, stop or rollback")
         for name, value, least in (("patience", patience, 1), ("every", every, 1), ("max_rollbacks", max_rollbacks, 0)):
             if value < least:
-                raise ValueError(f"{name}={value} is wrong because it counts; use {least} or more")
+                raise ValueError(f"{name}={value} is below {least}; use {least} or more")
         self.action, self.patience, self.every, self.max_rollbacks = action, patience, every, max_rollbacks
         self.skipped = self.in_a_row = self.rollbacks = 0
         self._first_bad: Tensor | None = None  # step, on the device; 0: none

@@ -39,9 +39,9 @@ class Progress(Callback):
 
     def __init__(self, plain_every: float = 10.0, refresh_per_second: float = 4.0) -> None:
         if plain_every < 0:
-            raise ValueError(f"plain_every={plain_every} is wrong because it counts seconds; use 0 or more")
+            raise ValueError(f"plain_every={plain_every} is negative; use 0 or more seconds")
         if refresh_per_second <= 0:
-            raise ValueError(f"refresh_per_second={refresh_per_second} is wrong because the bar must be drawn; use 4")
+            raise ValueError(f"refresh_per_second={refresh_per_second} is not above 0; use for example 4")
         self.plain_every, self.refresh_per_second = plain_every, refresh_per_second
         self._main = False
         self._bar: Bar | None = None

@@ -43,13 +43,13 @@ class Sample(Callback):
         every_evaluation: bool = False,
     ) -> None:
         if not prompts:
-            raise ValueError("prompts=[] is wrong because there is nothing to continue; give at least one text")
+            raise ValueError("prompts=[] leaves nothing to continue; give at least one text")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens} is wrong because it counts tokens; use 1 or more")
+            raise ValueError(f"max_new_tokens={max_new_tokens} is below 1; use 1 or more tokens")
         if temperature < 0:
-            raise ValueError(f"temperature={temperature} is wrong because it divides the logits; use 0 or more")
+            raise ValueError(f"temperature={temperature} is negative; use 0 for the likeliest token, or more")
         if top_k < 0:
-            raise ValueError(f"top_k={top_k} is wrong because it counts tokens; use 0 for all of them")
+            raise ValueError(f"top_k={top_k} is negative; use 0 for all tokens, or more")
         self.prompts, self.max_new_tokens = list(prompts), max_new_tokens
         self.temperature, self.top_k, self.every_evaluation = temperature, top_k, every_evaluation
         self._last_step = self._first_step = -1

@@ -66,7 +66,7 @@ class Throughput(Callback):
 
     def __init__(self, peak_flops: float | None = None) -> None:
         if peak_flops is not None and peak_flops <= 0:
-            raise ValueError(f"peak_flops={peak_flops} is wrong because it is FLOP/s of one device; use e.g. 312e12")
+            raise ValueError(f"peak_flops={peak_flops} is not above 0; use the FLOP/s of one device, such as 312e12")
         self.peak_flops = peak_flops
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:

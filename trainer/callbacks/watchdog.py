@@ -52,7 +52,7 @@ class Watchdog(Callback):
 
     def __init__(self, timeout: float = 600.0, action: Literal["report", "end"] = "report") -> None:
         if timeout <= 0:
-            raise ValueError(f"timeout={timeout} is wrong because it is in seconds; use more than the slowest step")
+            raise ValueError(f"timeout={timeout} is not above 0; use more seconds than the slowest step takes")
         if action not in ("report", "end"):
             raise ValueError(f"action={action!r} is not known; write report or end")
         self.timeout, self.action = timeout, action

@@ -32,8 +32,8 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
         except ValueError as error:
             problems.append(_of_argument(error, key, component))
         except Exception as error:  # the constructor of a user's own class may fail in any way
-            why = f"fails when it is made or looked at: {type(error).__name__}: {error}"
-            problems.append(Problem(key, why, "mend it; --debug shows where", component.get("_target_")))
+            why = f"fails when it is constructed or its first documents are read: {type(error).__name__}: {error}"
+            problems.append(Problem(key, why, "correct it; --debug shows where", component.get("_target_")))
     if not problems:
         problems += _check_texts(config, texts)
     if collator is not None:
@@ -44,11 +44,11 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
 
 
 def _of_argument(error: ValueError, key: str, component: Component) -> Problem:
-    """A constructor's message names its argument at the beginning: ``encoding=x is wrong because ...; fix``."""
+    """A constructor's message names its argument at the beginning: ``encoding=x is not known; fix``."""
     why, _, fix = str(error).partition("; ")
     argument = re.match(r"([A-Za-z_]\w*)=", why)
     where = f"{key}.{argument[1]}" if argument and argument[1] in component else key
-    return Problem(where, why, fix or "mend it; --debug shows where")
+    return Problem(where, why, fix or "correct it; --debug shows where")
 
 
 def _check_texts(config: DataConfig, found: dict[str, list[str] | None]) -> list[Problem]:

@@ -41,7 +41,7 @@ class CausalLMCollator:
     def __post_init__(self) -> None:
         for name in ("block_size", "micro_batch_size", "pad_to_multiple_of"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value} is wrong because it counts something; set it to at least 1")
+                raise ValueError(f"{name}={value} is below 1; set it to at least 1")
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch:
         """One data rank's share of a step, cut into micro-batches in order."""

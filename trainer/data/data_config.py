@@ -52,13 +52,13 @@ class DataConfig:
         found = []
         for name, least in (("block_size", 2), ("shuffle_window", 1), ("num_workers", 0), ("num_proc", 1)):
             if (value := getattr(self, name)) < least:
-                found.append(f"{name}={value} is wrong because it is below {least}; set it to at least {least}")
+                found.append(f"{name}={value} is below {least}; set it to at least {least}")
         for name in ("num_workers", "num_proc"):
             if (value := getattr(self, name)) > MOST_PROCESSES:
-                found.append(f"{name}={value} is wrong because it is above {MOST_PROCESSES} processes; use fewer")
+                found.append(f"{name}={value} is more than {MOST_PROCESSES} processes; use fewer")
         if not 0 <= self.held_out < 1:
             found.append(
-                f"held_out={self.held_out} is wrong because it is a share of the documents; set it to at "
+                f"held_out={self.held_out} is not a share of the documents; set it to at "
                 "least 0 and below 1, such as 0.05"
             )
         if self.streaming and self.deduplicate:

@@ -160,7 +160,7 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
         Problem(
             path,
             f"{place} is not JSON: {why}",
-            "mend that line; a .jsonl file holds one object per line, a .json file one array or one object per line",
+            "correct that line; a .jsonl file holds one object per line, a .json file one array or one object per line",
         )
     )
 

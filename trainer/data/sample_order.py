@@ -28,7 +28,7 @@ class EpochOrder:
             shuffle: False gives ``position % size``.
         """
         if size < 1:
-            raise ValueError(f"size={size} is wrong because an epoch needs samples; give a data set that is not empty")
+            raise ValueError(f"size={size} is below 1; give a data set that has samples")
         self.size, self.seed, self.shuffle = size, seed, shuffle
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:

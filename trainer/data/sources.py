@@ -157,15 +157,12 @@ class Files:
         self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
         self.without_text: list[str] = []  # files of the last load that gave no document
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ValueError(
-                f"delimiter={self.delimiter!r} is wrong because cells are parted by one character; "
-                "write one such as ; or | or \\t"
-            )
+            raise ValueError(f"delimiter={self.delimiter!r} is not a single character; write one such as ; or | or \\t")
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
             raise ValueError(
-                f"encoding={self.encoding} is wrong because Python has no such codec; "
+                f"encoding={self.encoding} is not an encoding that Python knows; "
                 "write one such as utf-8, latin-1 or utf-16"
             ) from None
 

@@ -54,12 +54,12 @@ class TokenizerConfig:
     def _flaws(self) -> Iterator[str]:
         if self.path is None and self.vocab_size < SMALLEST_VOCABULARY:
             yield (
-                f"vocab_size={self.vocab_size} is wrong because 256 bytes and 2 special tokens must fit; "
+                f"vocab_size={self.vocab_size} is too small for 256 bytes and 2 special tokens; "
                 f"set it to at least {SMALLEST_VOCABULARY}"
             )
         if self.sample_documents is not None and self.sample_documents < 1:
             yield (
-                f"sample_documents={self.sample_documents} is wrong because training needs documents; "
+                f"sample_documents={self.sample_documents} is below 1, but a tokenizer is trained on documents; "
                 "set it to at least 1, or null for all"
             )
 
@@ -140,7 +140,7 @@ def train_byte_level_bpe(
     if cut.words:
         log.warning(
             "%d word(s) of more than %d characters (the longest has %d) were cut for the training of the tokenizer; "
-            "data such as base64 or DNA rarely belongs into a corpus of text",
+            "data such as base64 or DNA is rarely useful in a corpus of text",
             cut.words,
             LONGEST_WORD,
             cut.longest,

@@ -146,7 +146,7 @@ def test_component_arguments_are_checked_against_the_signature() -> None:
     assert set(problems) == {"part.siez", "part.size", "part.path", "part.given", "part.betas"}
     assert problems["part.siez"].fix == "did you mean part.size?"
     assert "is required" in problems["part.size"].why
-    assert "by the engine" in problems["part.given"].why
+    assert "set by trireme" in problems["part.given"].why
 
 
 def test_lists_are_taken_for_tuples() -> None:

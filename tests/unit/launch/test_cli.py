@@ -244,7 +244,7 @@ def test_a_device_map_needs_accelerate(
     ("words", "told"),
     [
         (["generate", "runs/x"], ["--prompt", 'trireme generate runs/x --prompt "def main("']),
-        (["keys", "nonsense"], ["no key begins so", "keys begin with", "optimizer"]),
+        (["keys", "nonsense"], ["no key begins with this", "keys begin with", "optimizer"]),
         (["keys", "optimizer.lrr"], ["did you mean optimizer.lr?"]),
         (["check", "my.yaml", "--resume"], ["--resume: is an option of trireme train"]),
         (["train", "my.yaml", "--checkpoint", "x"], ["--checkpoint: is an option of trireme evaluate"]),

@@ -108,7 +108,7 @@ class DeepSpeedFolder(WholeTensors):
         states = [load_torch_file(file, DEEPSPEED) for file in files]
         for file, state in zip(files, states, strict=True):
             if not isinstance(state, dict) or not isinstance(state.get("module"), dict):
-                raise ValueError(f"{file}: is no model state of a DeepSpeed engine")
+                raise ValueError(f"{file}: is not a model state of a DeepSpeed engine")
         return states
 
     @property
@@ -123,7 +123,7 @@ class DeepSpeedFolder(WholeTensors):
         for file in files:
             state = attributes(load_torch_file(file, DEEPSPEED)).get("optimizer_state_dict")
             if not isinstance(state, dict) or "partition_count" not in state:
-                raise ValueError(f"{file}: is no optimizer state of ZeRO")
+                raise ValueError(f"{file}: is not an optimizer state of ZeRO")
             states.append(state)
         if states:
             count = states[0]["partition_count"]
@@ -152,7 +152,7 @@ class DeepSpeedFolder(WholeTensors):
         stored_of = matched(_without_copies(tensors, self._model), self.model)
         if "fp32_groups_flat" in saved:
             raise ValueError(
-                f"{self.folder}: fp32 weights of stage 0 are flattened, which is not read; save under ZeRO"
+                f"{self.folder}: fp32 weights of stage 0 are flattened, which trireme cannot read; save under ZeRO"
             )
         if "fp32_groups" in saved:
             groups = parameter_groups(state, self.model)
@@ -189,7 +189,7 @@ class DeepSpeedFolder(WholeTensors):
         key = "single_partition_of_fp32_groups"
         bases = [state["base_optimizer_state"] for state in self._optimizers]
         if not all(isinstance(base, dict) and "state" in base for base in bases):
-            raise ValueError(f"{self.folder}: was saved with elastic_checkpoint, which is not read")
+            raise ValueError(f"{self.folder}: was saved with elastic_checkpoint, which trireme cannot read")
         paddings = self._optimizers[0].get("param_alignment_paddings")
         for number, shapes in enumerate(self._model["param_shapes"]):
             weights = Partitions([[state[key][number].detach() for state in self._optimizers]])
@@ -229,7 +229,9 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
     files = list(folder.glob(pattern))
     other = [file for file in files if not re.search(r"mp_rank_00", file.name)]
     if other:
-        raise ValueError(f"{other[0]}: was saved under DeepSpeed's tensor parallelism or experts, which is not read")
+        raise ValueError(
+            f"{other[0]}: was saved under DeepSpeed's tensor parallelism or experts, which trireme cannot read"
+        )
     return sorted(files, key=lambda file: [int(n) for n in re.findall(r"pp_rank_(\d+)", file.name)])
 
 

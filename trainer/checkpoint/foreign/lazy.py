@@ -41,7 +41,7 @@ class WholeTensors(Source):
         try:
             return self.collect()
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}: is not laid out as expected ({error!r})") from None
+            raise ValueError(f"{self.path}: has an unexpected layout ({error!r})") from None
 
     @abstractmethod
     def collect(self) -> dict[str, Lazy]:
@@ -84,7 +84,9 @@ def check_fit(name: str, tensor: Tensor, shapes: Shapes, path: Path) -> None:
     if name not in shapes:
         raise ValueError(f"{name} is not in {path}")
     if shapes[name][0] != tensor.shape:
-        raise ValueError(f"{name} has shape {tuple(shapes[name][0])} in {path}, wanted is {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} has shape {tuple(shapes[name][0])} in {path}, but the model needs {tuple(tensor.shape)}"
+        )
 
 
 def lazily(tensor: Tensor) -> Lazy:

@@ -107,7 +107,7 @@ def read_dcp_metadata(path: Path) -> Metadata:
         with path.open("rb") as file:
             metadata = _MetadataUnpickler(file).load()
         if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-            raise ValueError("is no metadata of a distributed checkpoint")
+            raise ValueError("is not the metadata of a distributed checkpoint")
         for entry in metadata.storage_data.values():
             if Path(entry.relative_path).name != entry.relative_path:
                 raise ValueError(f"names a file outside its folder, {entry.relative_path!r}")
@@ -129,7 +129,7 @@ class SafeReader(FileSystemReader):
         by_file: dict[str, list] = {}
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:  # would be unpickled
-                raise ValueError(f"{item.dest_index.fqn} is no tensor, and is not read")
+                raise ValueError(f"{item.dest_index.fqn} is not a tensor, so it is not read")
             by_file.setdefault(self.storage_data[item.storage_index].relative_path, []).append(item)
         for name, items in by_file.items():
             try:

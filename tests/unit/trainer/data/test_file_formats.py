@@ -132,7 +132,7 @@ def test_other_delimiters(tmp_path: Path, delimiter: str) -> None:
     assert "data.source.delimiter" in text
     shown = {"\t": "\\t"}.get(delimiter, delimiter)
     assert load(tmp_path, path, delimiter=shown) == ["one, two"]
-    with pytest.raises(ValueError, match="one character"):
+    with pytest.raises(ValueError, match="single character"):
         Files(["a"], delimiter=";;")
 
 
