@@ -89,7 +89,11 @@ def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequ
             if _at(data, key) is not None and _at(data, other) is None:
                 for earlier in null[:index]:
                     earlier.append(other)
-    pruned = [_without(*parts) for parts in zip(layers, void, null, strict=True)]
+    written = [
+        [[path for path in paths if _written(data, path)] for data, paths in zip(plain, part, strict=True)]
+        for part in (void, null)
+    ]
+    pruned = [_without(*parts) for parts in zip(layers, *written, strict=True)]
     left = [data if new is old else content(new) for data, new, old in zip(plain, pruned, layers, strict=True)]
     _refuse_lists(left, names)
     return pruned
@@ -253,6 +257,13 @@ def _takes(target: Any, key: str) -> bool:
     except Exception:  # the module is the user's and may fail in any way
         return True
     return known is None or key in known
+
+
+def _written(tree: Any, path: str) -> bool:
+    """Whether a file writes a key, null included. Most files do not, and need no copy without it."""
+    parent, _, last = path.rpartition(".")
+    node = _at(tree, parent) if parent else tree
+    return isinstance(node, dict) and last in node
 
 
 def _at(tree: Any, path: str) -> Any:

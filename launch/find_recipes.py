@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,17 @@ def group_options(group: str, folders: Sequence[Path]) -> list[str]:
         return []
     options = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
     return sorted(options)
+
+
+def may_name_components(group: str, folders: Sequence[Path]) -> bool:
+    """Whether a choice in a group may bring or take a ``_target_``: a file of it names one, reads other files, or
+    writes outside its own part."""
+    files = (file for folder in folders for file in (folder / group).glob("*.yaml") if file.is_file())
+    try:
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    except OSError:  # reported when the file is composed
+        return True
+    return any(re.search(r"_target_|defaults:|@package", text) for text in texts)
 
 
 def first_comment(path: Path) -> str:

@@ -7,6 +7,7 @@ overrides make void, such as the arguments of a component that was replaced, are
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from ..trainer.component import import_from
 from .component_layers import TARGET, left_over
 from .composed import Composed, as_composed
 from .failures import OWN_LAUNCH
-from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base
+from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base, may_name_components
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
 from .recipe_file import check_recipe_file
@@ -95,7 +96,7 @@ class GivenRecipe:
         """Keys of a composed recipe that the overrides made void, each with the reason."""
         if OWN_LAUNCH in os.environ:  # a rank's overrides leave them out already (``rank_arguments``)
             return {}
-        if not any(chooses(text, self.folders) or TARGET in text for text in self.accepted):
+        if not any(map(self._may_replace, self.accepted)):
             return {}
         return left_over(raw, self.as_written[0], self.chosen, self.accepted, self.own)
 
@@ -132,6 +133,14 @@ class GivenRecipe:
             names = [*before, *(name for name in names if name not in before)]
             self.accepted[index] = f"{CALLBACKS}=[{','.join(names)}]"
             self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
+
+    def _may_replace(self, text: str) -> bool:
+        """Whether an override may replace a component, by its own value or by the file that it chooses."""
+        if TARGET in text or not chooses(text, self.folders):
+            return TARGET in text
+        # A list of defaults may choose by another choice: `- /optimizer: ${model}_adamw`.
+        depends = re.search(r"^\s*-[^#\n]*\$\{", self.path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        return bool(depends) or may_name_components(key_of(text), self.folders)
 
     def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
         """Problems, with the override that causes them as the field where Hydra does not tell the key."""

@@ -99,7 +99,8 @@ def register_schema() -> None:
     from ..configs.schema import RecipeConfig
     from ..configs.validate import schema_defaults
 
-    ConfigStore.instance().store(name=SCHEMA, node=schema_defaults(RecipeConfig))
+    if f"{SCHEMA}.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name=SCHEMA, node=schema_defaults(RecipeConfig))
 
 
 @contextmanager

@@ -86,17 +86,34 @@ def test_composing_again_gives_the_same_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"), [({}, 2), ({OWN_LAUNCH: "1"}, 1)], ids=["command", "rank it started"]
+    ("choice", "environment", "expected"),
+    [("plan=ddp", {}, 1), ("optimizer=adafactor", {}, 2), ("optimizer=adafactor", {OWN_LAUNCH: "1"}, 1)],
+    ids=["no component", "component", "component, in a rank"],
 )
 def test_hydra_composes_a_recipe_no_more_often_than_needed(
-    environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+    choice: str, environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     load, loaded = ConfigLoaderImpl.load_configuration, []
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: [loaded.append(k), load(*a, **k)][1])
-    assert compose(str(TINY), ["plan=ddp"]).raw["plan"]["name"] == "ddp"
-    assert len(loaded) == expected, "once as asked for, and a command once as written, to see what a choice makes void"
+    compose(str(TINY), [choice])
+    assert len(loaded) == expected, "once as asked for, and once as written if a choice may make arguments void"
+
+
+def test_a_file_may_choose_a_component_by_another_choice(own: Path) -> None:
+    (own / "configs" / "optimizer" / "slow_adamw.yaml").write_text("_target_: torch.optim.SGD\nlr: 1e-2\n")
+    recipe = own / "mine" / "little.yaml"
+    text = recipe.read_text().replace("- override /optimizer: slow", "- override /optimizer: ${scheduler}_adamw")
+    recipe.write_text(text.replace("- /data: files", "- /data: files\n  - override /scheduler: slow"))
+    for name in ("slow", "other"):
+        (own / "configs" / "scheduler").mkdir(exist_ok=True)
+        (own / "configs" / "scheduler" / f"{name}.yaml").write_text("name: constant\n")
+    (own / "configs" / "optimizer" / "other_adamw.yaml").write_text("_target_: torch.optim.Adagrad\n")
+    recipe.write_text(recipe.read_text() + "optimizer:\n  nesterov: true\n")
+    composed = compose(str(recipe), ["scheduler=other"], [str(own)])
+    assert composed.raw["optimizer"]["_target_"] == "torch.optim.Adagrad"
+    assert "nesterov" not in composed.raw["optimizer"], "written for SGD"
 
 
 def test_only_the_command_decides_whether_it_is_a_sweep(own: Path) -> None:
