@@ -1,7 +1,8 @@
 """Build the parts of a recipe on small stand-ins, so that values that a constructor refuses are known before launch.
 
 A signature shows the arguments of a part, but only its constructor can judge values. Callbacks, task and collator are
-constructed and closed again; the user's own optimizer is built over two dummy parameters and makes one step.
+constructed and closed again. The user's own optimizer is built over two dummy parameters and makes two steps; then its
+state must be one that a checkpoint can hold.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import Component, instantiate, locate
-from ..trainer.optimizers import refuse_no_optimizer, value_problems
+from ..trainer.component_errors import place_in
+from ..trainer.optimizers import refuse_no_optimizer, unsaved_state, value_problems
 from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
@@ -70,26 +72,19 @@ def check_values(component: Component) -> list[Problem]:
 
 
 def _try_optimizer(component: Component) -> list[Problem]:
-    """Build an optimizer and make one step; a failure is attributed to the arguments that also fail alone."""
-    import torch
-
-    def attempt(arguments: Component) -> str:
-        try:
-            parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 4), (4,))]
-            optimizer = instantiate(arguments, [{"params": [each]} for each in parameters])
-        except UserError:
-            raise
-        except Exception as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
-            return " ".join(f"{type(error).__name__}: {error}".split())
-        refuse_no_optimizer(optimizer, component["_target_"])
-        return _step(optimizer, parameters)
-
+    """Build an optimizer and make two steps; a failure is attributed to the arguments that also fail alone, or to the
+    optimizer if it fails with usual ones too."""
+    name = component["_target_"]
     try:
-        why = attempt(component)
+        why = _attempt(component)
         if not why:
             return []
-        name = component["_target_"]
-        alone = [(key, attempt(part)) for key, part in _one_by_one(component)]
+        usual = _attempt(_required(component))
+        fails = isinstance(usual, _Fails)
+        if fails or (usual and _required(component).keys() <= {"_target_", "lr"}):
+            why = usual if fails else f"cannot be built: {usual}"
+            return [Problem("optimizer._target_", why, _MEND[fails], name)]
+        alone = [(key, _attempt(part)) for key, part in _one_by_one(component)]
     except UserError as error:
         return [each if isinstance(each, Problem) else Problem("optimizer", each) for each in error.problems]
     blamed = [
@@ -98,31 +93,61 @@ def _try_optimizer(component: Component) -> list[Problem]:
     return blamed or [Problem("optimizer", f"{name} refuses these values together: {why}")]
 
 
-def _step(optimizer: Any, parameters: list[Any]) -> str:
-    """Make one step; returns the reason if it fails or gives useless weights, else an empty text."""
+class _Fails(str):
+    """The reason why an optimizer's own code fails after it was built: its values may be sound."""
+
+
+_MEND = {
+    True: "mend it: step() is called without arguments, and state is kept by parameter; see docs/extending.md",
+    False: "mend its constructor: it is called with parameter groups, then the arguments of the recipe",
+}
+
+
+def _attempt(arguments: Component) -> str:
+    """Build an optimizer and make two steps; returns the reason if it fails, else an empty text."""
     import torch
 
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
     try:
-        optimizer.step()
+        parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 4), (4,))]
+        optimizer = instantiate(arguments, [{"params": [each]} for each in parameters])
+    except UserError:
+        raise
+    except Exception as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
+        return _line(error)
+    refuse_no_optimizer(optimizer, arguments["_target_"])
+    try:
+        for _ in range(2):  # some fill their state in the second one
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
     except Exception as error:
         if torch.cuda.is_available():  # the optimizer may only work on a GPU, and these parameters are on the CPU
             return ""
-        return " ".join(f"{type(error).__name__}: {error}".split())
-    return (
-        "" if all(bool(each.isfinite().all()) for each in parameters) else "one step gives numbers that are not finite"
-    )
+        return _Fails(f"fails in step(): {_line(error)}{place_in(type(optimizer), error)}")
+    if why := unsaved_state(optimizer):
+        return _Fails(why)
+    finite = all(bool(each.isfinite().all()) for each in parameters)
+    return "" if finite else "two steps give numbers that are not finite"
 
 
-def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
-    """For every argument of the recipe, a component with this argument and the required ones only."""
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _required(component: Component) -> Component:
+    """The optimizer with its required arguments only, and a usual learning rate."""
     target: Callable[..., Any] = locate(component["_target_"])
     required = {"_target_": component["_target_"]}
     with contextlib.suppress(TypeError, ValueError):
         for name, parameter in list(inspect.signature(target).parameters.items())[1:]:
             if parameter.default is parameter.empty and name in component:
                 required[name] = 1e-3 if name == "lr" else component[name]
+    return required
+
+
+def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
+    """For every argument of the recipe, a component with this argument and the required ones only."""
+    required = _required(component)
     for key, value in component.items():
         if key != "_target_":
             yield key, {**required, key: value}

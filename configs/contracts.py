@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import Problem
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import locate
+from ..trainer.target_kind import not_made_for
 from .values import nearest
 
 TASK = {"loss": ("outputs", "batch"), "evaluate": ("outputs", "batch"), "metrics": ("sums",)}
@@ -24,7 +25,11 @@ EVENTS = {
     if inspect.isfunction(method)
 }
 """Methods of a callback -> names of their arguments."""
-BASES = {"task": "trireme.trainer.tasks.task.Task", "callback": "trireme.trainer.callbacks.callback.Callback"}
+BASES = {
+    "task": "trireme.trainer.tasks.task.Task",
+    "callback": "trireme.trainer.callbacks.callback.Callback",
+    "optimizer": "torch.optim.Optimizer",
+}
 PAGE = "docs/extending.md has an example"
 
 
@@ -32,7 +37,7 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
     """Problems of the class that ``task`` names."""
     cls = _class_of(task)
     if cls is None:
-        return []
+        return _check_function("task", task, "task", TASK)
     missing = [name for name in TASK if not callable(getattr(cls, name, None)) or name in _abstract(cls)]
     problems = []
     if missing:
@@ -53,6 +58,8 @@ def check_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[Problem]:
         cls = _class_of(node)
         if cls is not None:
             problems += _check_callback(f"callbacks.{name}", node, cls)
+        else:
+            problems += _check_function(f"callbacks.{name}", node, "callback", EVENTS)
     return problems
 
 
@@ -60,7 +67,9 @@ def check_optimizer(optimizer: dict[str, Any]) -> list[Problem]:
     """Problems of the class that ``optimizer`` names. The result of a function is checked when it is called."""
     cls = _class_of(optimizer)
     torch = sys.modules.get("torch")  # if torch was not imported, cls cannot be one of its optimizers
-    if cls is None or (torch is not None and issubclass(cls, torch.optim.Optimizer)):
+    if cls is None:
+        return _check_function("optimizer", optimizer, "optimizer", ("step", "zero_grad", "state_dict"))
+    if torch is not None and issubclass(cls, torch.optim.Optimizer):
         return []
     why = "is a class, but no torch.optim.Optimizer"
     fix = f"derive it from torch.optim.Optimizer, or name a function that returns one; {PAGE}"
@@ -101,6 +110,16 @@ def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tup
             yield _problem(path, node, why, f"write def {name}(self, {', '.join(call)})")
         except ValueError:  # the method has no signature
             continue
+
+
+def _check_function(path: str, node: Any, kind: str, methods: Iterable[str]) -> list[Problem]:
+    """The problem of a function that was not made to give a component of this kind, found without calling it."""
+    try:
+        target = locate(node["_target_"])
+    except Exception:  # reported elsewhere
+        return []
+    found = not_made_for(target, kind, methods, BASES[kind], of_libraries=kind == "optimizer")
+    return [_problem(path, node, found[0], found[1])] if found else []
 
 
 def _class_of(node: Any) -> type | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import ComponentFailed, Problem, UserError
 from .log_files import SHOWN
+from .trainer_state import NotTheirs
 
 OWN = "trireme."
 CONSTRUCTOR = "its constructor"
@@ -34,7 +35,7 @@ class component_errors:
         only_its_file: others' code is called inside too, so only what passes through the component's file is its own.
 
     Raises:
-        UserError: its constructor has raised.
+        UserError: its constructor has raised, or a callback has set what is not its own.
         ComponentFailed: it has raised elsewhere.
     """
 
@@ -52,6 +53,9 @@ class component_errors:
         place = self._place(error)
         if not self._is_users(error) or (self.only_its_file and not place):
             return
+        if isinstance(error, NotTheirs):
+            why = f"{self.name} {error.what} in {self.doing}{place}: {error.why}"
+            raise UserError(Problem(self.path, why, error.fix)) from error
         text = " ".join(str(error).split())
         why = f"{self.name} raises {type(error).__name__}{': ' if text else ''}{text} in {self.doing}{place}"
         log.error("%s", "".join(traceback.format_exception(error)))
@@ -78,10 +82,14 @@ class component_errors:
         return "torch/distributed/" not in innermost
 
     def _place(self, error: BaseException) -> str:
-        """The innermost line of the traceback in the component's own file."""
-        try:
-            file = inspect.getsourcefile(self._target)
-        except TypeError:
-            file = None
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        return f" ({Path(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        return place_in(self._target, error)
+
+
+def place_in(target: Any, error: BaseException) -> str:
+    """The innermost line of a traceback in the file of a class or function, in brackets; empty if there is none."""
+    try:
+        file = inspect.getsourcefile(target)
+    except TypeError:
+        file = None
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

@@ -225,7 +225,7 @@ class Trainer:
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
         for name, callback in self.callbacks.items():
-            with component_errors(f"callbacks.{name}", callback, event):
+            with component_errors(f"callbacks.{name}", callback, event), self.state.read_only():
                 getattr(callback, event)(self, self.state, self.control, *details)
 
     # -- parts of a step --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import of torch would take half of its time.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,6 +67,26 @@ def refuse_no_optimizer(optimizer: Any, target: str) -> None:
         why = "has no learning rate, which schedules scale"
         fix = 'give its groups an "lr": super().__init__(params, {"lr": lr, ...})'
         raise UserError(Problem("optimizer._target_", why, fix, target))
+
+
+def unsaved_state(optimizer: torch.optim.Optimizer) -> str:
+    """What of an optimizer's state no checkpoint can hold; empty if all of it can be saved and comes back alike."""
+    import torch
+
+    for owner, states in optimizer.state.items():
+        if not isinstance(owner, torch.Tensor):
+            return f"keeps state under {owner!r}, which belongs to no parameter and is not saved"
+        for name, value in states.items():
+            if not isinstance(value, torch.Tensor) and not _is_json(value):
+                return f"keeps a {type(value).__name__} as state {name!r}: checkpoints hold tensors and numbers"
+    return ""
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return isinstance(value, float) or json.loads(json.dumps(value)) == value  # NaN differs from itself
+    except (TypeError, ValueError):
+        return False
 
 
 def check_state(component: Component, saved: dict[str, dict[str, Any]]) -> None:

@@ -39,7 +39,8 @@ class Saving:
         self.end()  # waits for the previous checkpoint
         self.saved_at, self._began = self.trainer.state.step, time.monotonic()
         self.trainer.emit("on_pre_save")
-        self.trainer.state.data = self.trainer.batches.position()
+        with self.trainer.state.read_only(False):  # a callback may have called save()
+            self.trainer.state.data = self.trainer.batches.position()
         native = self._write_native if self.trainer.checkpoints.deepspeed else None
         background = self.store.asynchronous and not wait and native is None  # engines can only write between steps
         copy = self.store.staging.copy_of if background else no_copy
@@ -84,8 +85,11 @@ class Saving:
         for name, callback in trainer.callbacks.items():
             with component_errors(f"callbacks.{name}", callback, "state_dict"):
                 callbacks[name] = callback.state_dict()
-            _refuse_no_json(name, callbacks[name])
-        return {"trainer": trainer.state.to_json(), "callbacks": callbacks, "scalars": trainer.strategy.scalars()}
+            fix = "return numbers, strings, lists and dicts; write tensors as lists (tensor.tolist())"
+            _refuse_no_json(f"callbacks.{name}", "its state_dict", callbacks[name], fix)
+        scalars = trainer.strategy.scalars()
+        _refuse_no_json("optimizer", "its state", scalars, "keep tensors and numbers in it, by parameter")
+        return {"trainer": trainer.state.to_json(), "callbacks": callbacks, "scalars": scalars}
 
     def _write_native(self, folder: Path) -> None:
         self.trainer.strategy.save_native(folder, self.trainer.state.step, self.trainer.state.samples)
@@ -117,10 +121,8 @@ class Saving:
             raise OSError(f"the tokenizer cannot be saved: {error}") from error
 
 
-def _refuse_no_json(name: str, state: Any) -> None:
+def _refuse_no_json(key: str, what: str, state: Any, fix: str) -> None:
     try:
         json.dumps(state)
     except (TypeError, ValueError) as error:
-        fix = "return numbers, strings, lists and dicts; write tensors as lists (tensor.tolist())"
-        why = f"its state_dict cannot be written as JSON: {error}"
-        raise UserError(Problem(f"callbacks.{name}", why, fix)) from None
+        raise UserError(Problem(key, f"{what} cannot be written as JSON: {error}", fix)) from None

@@ -1,11 +1,31 @@
-"""The state of training (``TrainerState``), and the requests of callbacks to the loop (``Control``)."""
+"""The state of training (``TrainerState``), and the requests of callbacks to the loop (``Control``).
+
+Callbacks read the state; only the best metric and its step are theirs to set. They write their requests into the
+control, whose fields are fixed, so that a request of another name (``control.should_save``) is not lost silently.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+OF_CALLBACKS = ("best_metric", "best_step")
+"""Fields of the state that callbacks may set."""
+ELSEWHERE = {"should_training_stop": "stop", "should_epoch_stop": "stop"} | {
+    f"should_{name}": name for name in ("save", "evaluate", "log")
+}
+"""Requests of transformers' callbacks -> fields of ``Control``."""
+
+
+class NotTheirs(AttributeError):
+    """A callback has set what it may not set; ``component_errors`` names the callback."""
+
+    def __init__(self, what: str, why: str, fix: str) -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__(f"{what}: {why}; {fix}")
 
 
 @dataclass
@@ -38,6 +58,24 @@ class TrainerState:
     """Step after which this run stops; at most ``max_steps``."""
     train_size: int | None = None
     """Samples of one pass over the training data; None for a stream of unknown length."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_read_only") and name not in OF_CALLBACKS:
+            fix = "keep values of your own on the callback (self.name), and save them by state_dict"
+            if hasattr(self, name):
+                fix = f"leave it to the run, make requests by control; {fix}"
+            raise NotTheirs(f"sets state.{name}", "callbacks only read it", fix)
+        super().__setattr__(name, value)
+
+    @contextmanager
+    def read_only(self, locked: bool = True) -> Iterator[None]:
+        """Context in which only ``OF_CALLBACKS`` can be set; with ``locked`` false, the engine may set all again."""
+        before = self.__dict__.get("_read_only", False)
+        self.__dict__["_read_only"] = locked
+        try:
+            yield
+        finally:
+            self.__dict__["_read_only"] = before
 
     @property
     def epoch(self) -> float | None:
@@ -78,6 +116,14 @@ class Control:
     """Go back to the last checkpoint, and train on with the next samples."""
     reason: str = ""
     """Reason of the request to stop, which is logged."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        names = [each.name for each in dataclasses.fields(self)]
+        if name not in names:
+            meant = ELSEWHERE.get(name)
+            fix = f"write control.{meant} = True" if meant else f"write one of {', '.join(names)}"
+            raise NotTheirs(f"sets control.{name}", "no run knows this request", fix)
+        super().__setattr__(name, value)
 
     def request_stop(self, reason: str) -> None:
         self.stop, self.reason = True, reason

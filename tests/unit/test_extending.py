@@ -10,11 +10,15 @@ import pytest
 import yaml
 from helpers.command import ROOTS
 from helpers.recipes import TINY
+from trireme.configs.build_parts import check_values
 from trireme.configs.contracts import check_callbacks, check_optimizer, check_task
+from trireme.errors import Problem, UserError
 from trireme.launch.cli import main
 from trireme.launch.compose import compose
 from trireme.trainer import component
 from trireme.trainer.component import locate
+from trireme.trainer.data.document_source import DocumentSource
+from trireme.trainer.data.open_collator import collator_problems
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE))
@@ -148,6 +152,32 @@ class NoJson(Callback):
 def no_callback():
     return 0
 
+def number() -> int:
+    open("called", "w").close()
+    return 0
+
+def annotated(below: float = 1.0) -> Callback:
+    return Callback()
+
+class NeedsClosure(torch.optim.SGD):
+    def step(self, closure):
+        return closure()
+
+class Forgets(torch.optim.SGD):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter].setdefault("history", []).append(parameter.grad)
+
+class Global(torch.optim.SGD):
+    def step(self, closure=None):
+        self.state["all"]["steps"] = 1
+
+class Unusual(torch.optim.SGD):
+    def step(self, closure=None):
+        if self.param_groups[0]["lr"] > 1:
+            raise ValueError("too fast")
+
 class CutLoss(CausalLM):
     def loss(self, outputs, batch):
         return super().loss(outputs, batch).detach()
@@ -160,11 +190,32 @@ class RaisesSaving(Callback):
     def state_dict(self):
         {}["gone"]
 
+class SetsStep(Callback):
+    def on_step_end(self, trainer, state, control):
+        state.step = 0
+
+class SetsSamples(Callback):
+    def on_log(self, trainer, state, control, metrics):
+        trainer.state.samples += 1
+
+class SetsOwn(Callback):
+    def on_train_begin(self, trainer, state, control):
+        state.best_loss = 0
+
+class SetsTheirs(Callback):
+    def on_step_end(self, trainer, state, control):
+        control.should_training_stop = True
+
+class SavesEarly(Callback):
+    def on_step_end(self, trainer, state, control):
+        state.best_metric, state.best_step = 1.0, state.step
+        trainer.save()
+
 class RaisesStepping(torch.optim.SGD):
     steps = 0
     def step(self, closure=None):
         self.steps += 1
-        if self.steps > 1:  # the check makes one
+        if self.steps > 2:  # the check makes two
             {}["gone"]
 
 class RaisingCollator(CausalLMCollator):
@@ -202,6 +253,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("callbacks", "Narrow", "write def on_evaluate(self, trainer, state, control, metrics)"),
         ("callbacks", "Misspelt", "did you mean on_step_end?"),
         ("optimizer", "NoOptimizer", "no torch.optim.Optimizer"),
+        ("callbacks", "number", "is a function that returns int, not a callback"),
+        ("task", "number", "is a function that returns int, not a task"),
+        ("optimizer", "number", "is a function that returns int, not an optimizer"),
     ],
 )
 def test_what_a_class_shows(broken: Path, part: str, name: str, words: str) -> None:
@@ -213,6 +267,55 @@ def test_what_a_class_shows(broken: Path, part: str, name: str, words: str) -> N
     }[part]()
     assert words in "\n".join(map(str, problems))
     assert all(problem.fix for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "shutil.rmtree", "builtins.exec", "torch.save", "trireme.launch.cli.main"]
+)
+def test_functions_that_make_no_component_are_not_called(target: str) -> None:
+    node = {"_target_": target}
+    found = [*check_task(node), *check_callbacks({"x": node}), *collator_problems(node), *_source_problems(node)]
+    assert [problem.field for problem in found] == [
+        f"{key}._target_" for key in ("task", "callbacks.x", "collator", "data.source")
+    ]
+    assert target == "torch.save" or check_optimizer(node)
+
+
+def test_functions_that_make_components_are_called(broken: Path) -> None:
+    assert not check_callbacks(
+        {"x": {"_target_": "mine.broken.annotated"}, "y": {"_target_": "mine.broken.no_callback"}}
+    )
+    assert not check_optimizer({"_target_": "trireme.trainer.optimizers.adamw"})
+
+
+def test_a_class_of_python_is_not_called_as_a_source() -> None:
+    node = {"_target_": "subprocess.Popen", "args": ["touch", "called"]}
+    assert "is a class of a library, but no source" in _source_problems(node)[0].why
+
+
+def _source_problems(node: dict[str, object]) -> list[Problem]:
+    with pytest.raises(UserError) as caught:
+        DocumentSource(node)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "field", "words"),
+    [
+        ("NeedsClosure", 0.1, "optimizer._target_", "fails in step(): TypeError"),
+        ("Forgets", 0.1, "optimizer._target_", "keeps a list as state 'history'"),
+        ("Global", 0.1, "optimizer._target_", "which belongs to no parameter"),
+        ("Unusual", 2.0, "optimizer.lr", "fails in step(): ValueError: too fast"),
+    ],
+)
+def test_an_optimizer_that_fails_is_blamed_itself(broken: Path, name: str, rate: float, field: str, words: str) -> None:
+    (problem,) = check_values({"_target_": f"mine.broken.{name}", "lr": rate})
+    assert problem.field == field and words in problem.why
+
+
+def test_an_optimizer_whose_state_is_a_list_is_refused_before_training() -> None:
+    (problem,) = check_values({"_target_": "torch.optim.LBFGS", "lr": 0.1})
+    assert problem.field == "optimizer._target_" and "per-parameter options" in problem.why
 
 
 def test_our_own_keep_their_contracts() -> None:
@@ -240,6 +343,13 @@ def test_our_own_keep_their_contracts() -> None:
         ("+callbacks.x._target_=mine.broken.NoJson", "callbacks.x\n  its state_dict cannot be written as JSON"),
         ("+callbacks.x._target_=mine.broken.TwoNumbers", "trainer.extra_metrics['two']\n  a metric is one number"),
         ("+callbacks.x._target_=mine.broken.no_callback", "which is no callback"),
+        (
+            "+callbacks.x._target_=mine.broken.SetsStep",
+            "callbacks.x\n  mine.broken.SetsStep sets state.step in on_step_end (",
+        ),
+        ("+callbacks.x._target_=mine.broken.SetsSamples", "SetsSamples sets state.samples in on_log ("),
+        ("+callbacks.x._target_=mine.broken.SetsOwn", "keep values of your own on the callback"),
+        ("+callbacks.x._target_=mine.broken.SetsTheirs", "fix: write control.stop = True"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
         ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
@@ -261,6 +371,10 @@ def test_a_contract_that_is_broken_while_it_runs(
     assert "Traceback" not in message
 
 
+def test_callbacks_may_track_a_best_metric_and_save(broken: Path) -> None:
+    assert train(str(TINY), broken, ROOTS, "+callbacks.x._target_=mine.broken.SavesEarly") == 0
+
+
 @pytest.mark.parametrize(
     ("key", "name", "words"),
     [
@@ -278,7 +392,7 @@ def test_a_crash_of_own_code_names_it_and_may_be_tried_again(
 ) -> None:
     """Exit code 1, which ``--max-restarts`` starts again: it may have been the network."""
     roots = [] if key == "data.source" else [ROOTS]
-    more = ["optimizer.lr=0.1"] if key == "optimizer" else []
+    more = ["optimizer.lr=0.1", "trainer.max_steps=3"] if key == "optimizer" else []
     plus = "+" if key in ("callbacks.x", "collator") else ""
     assert train(str(TINY), broken, *roots, f"{plus}{key}._target_=mine.broken.{name}", *more) == 1
     message = capsys.readouterr().err

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Problem, UserError
 from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
+from ..target_kind import not_made_for
 from .arrow_texts import write_texts
 from .document_files import kind_of, not_string
 
@@ -42,6 +43,8 @@ class DocumentSource:
         self.key, self.name = key, component["_target_"]
         self._arguments = {name: value for name, value in component.items() if name != "_target_"}
         self.source = locate(self.name)
+        if found := not_made_for(self.source, "source", ["fingerprint"], "Source"):
+            raise UserError(Problem(f"{key}._target_", *found, self.name))
         with self._named(CONSTRUCTOR):
             self.source = instantiate(component)
 

@@ -13,6 +13,7 @@ from ...errors import Problem, UserError
 from ...parallel.strategy import MicroBatch, StepBatch
 from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
+from ..target_kind import not_made_for
 from .collator import IGNORE, CausalLMCollator, Sample
 from .loader import Collator
 
@@ -47,9 +48,12 @@ def open_collator(component: Component | None, **given: int) -> Collator:
 
 
 def collator_problems(component: Component) -> list[Problem]:
-    """The problem of a collator that does not take the engine's arguments."""
+    """The problem of a collator that is none, or does not take the engine's arguments."""
     try:
-        parameters = inspect.signature(locate(component["_target_"])).parameters
+        target = locate(component["_target_"])
+        if found := not_made_for(target, "collator", ["micro_batch"], "Collator"):
+            return [Problem("collator._target_", *found, component["_target_"])]
+        parameters = inspect.signature(target).parameters
     except (ImportError, TypeError, ValueError):  # reported by the check of components, or there is no signature
         return []
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
