@@ -39,11 +39,12 @@ def read_documents(path: str, format: Format, options: ReadOptions) -> Iterator[
         UserError: bytes cannot be decoded, a line or row is malformed, or the text column is missing or not text.
     """
     if format == "txt":
-        yield from _split(decoded(path, options.encoding), options.split_text)
+        yield from _encodable(_split(decoded(path, options.encoding), options.split_text), path)
     elif format in ("parquet", "arrow"):
         yield from _table_texts(path, format, options.text_column)
     elif format in ("csv", "tsv"):
-        yield from _csv_texts(path, options, options.delimiter or ("\t" if format == "tsv" else ","))
+        delimiter = options.delimiter or ("\t" if format == "tsv" else ",")
+        yield from _encodable(_csv_texts(path, options, delimiter), path)
     else:
         for place, row in _json_rows(path, options.encoding):
             yield _text(row, options.text_column, place)
@@ -90,13 +91,26 @@ def _text(row: Any, text_column: str, place: str) -> str:
         )
     if text_column not in row:
         columns = {str(name): None if isinstance(value, str) else kind_of(value) for name, value in row.items()}
-        raise UserError(column_problem(place, text_column, columns))
+        inside = [key for key, value in row.items() if isinstance(value, list) and _holds(value, text_column)]
+        problem = column_problem(place, text_column, columns)
+        if inside:
+            why = f"{place} is no row, but an object with the rows inside, as its list {inside[0]!r}"
+            fix = f"write one row per line: jq -c '.{inside[0]}[]' FILE.json > FILE.jsonl"
+            problem = Problem("data.source.paths", why, fix)
+        raise UserError(problem)
     value = row[text_column]
     if value is None:
         return ""
     if not isinstance(value, str):
         raise UserError(not_text(place, text_column, kind_of(value)))
-    return encodable(value)
+    if half := half_character(value):
+        raise UserError(Problem("data.source.paths", f"{place} {half}", "correct that text, or leave the row out"))
+    return value
+
+
+def _holds(rows: list[Any], column: str) -> bool:
+    """Whether values of a list are rows with the column."""
+    return any(isinstance(row, dict) and column in row for row in rows[:10])
 
 
 def kind_of(value: Any) -> str:
@@ -108,13 +122,26 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
 
 
-def encodable(text: str) -> str:
-    """Replace lone surrogates, which JSON can spell but no encoding can hold, by U+FFFD."""
+def half_character(text: str) -> str:
+    """What is wrong with a text that no file can hold: JSON and some codecs can spell half of a surrogate pair, which
+    is no character; empty if nothing is."""
+    if text.isascii():
+        return ""
     try:
         text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    except UnicodeEncodeError as error:
+        return (
+            f"holds half of a surrogate pair, \\u{ord(text[error.start]):x}, as character {error.start + 1} of the text"
+        )
+    return ""
+
+
+def _encodable(texts: Iterable[str], path: str) -> Iterator[str]:
+    """The same texts; one that no file can hold is refused."""
+    for number, text in enumerate(texts, start=1):
+        if half := half_character(text):
+            raise UserError(Problem(path, f"document {number} {half}", "check data.source.encoding, or correct that text"))
+        yield text
 
 
 def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
@@ -135,8 +162,8 @@ def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
 
 
 def _json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
-    """Pairs (place, row) of JSON lines, or of a file that is one JSON array."""
-    name = Path(path).name
+    """Pairs (place, row) of JSON lines, or of a file that is one JSON array or one object over several lines."""
+    name, first = Path(path).name, True
     numbered = enumerate(lines(decoded(path, encoding)), start=1)
     for number, line in numbered:
         if not line.strip():
@@ -146,23 +173,57 @@ def _json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
             rows = _parse_json(whole, path, number - 1)
             yield from ((f"{name}, element {index}", row) for index, row in enumerate(rows))
             return
+        if first and not _is_json(line):
+            yield f"{name}, line {number}", _one_object(line, "".join(text for _, text in numbered), path, number - 1)
+            return
+        first = False
         yield f"{name}, line {number}", _parse_json(line.rstrip(), path, number - 1)
 
 
-def _parse_json(text: str, path: str, lines_before: int) -> Any:
+def _one_object(line: str, rest: str, path: str, lines_before: int) -> Any:
+    """A file that is one object over several lines; if it is none, the first line is at fault."""
     try:
-        return json.loads(text)
+        json.loads(line + rest)
+    except (ValueError, RecursionError):
+        return _parse_json(line.rstrip(), path, lines_before)
+    return _parse_json(line + rest, path, lines_before)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+        return True
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parse_json(text: str, path: str, lines_before: int) -> Any:
+    fix = "correct that line; a .jsonl file holds one object per line, a .json file one array or one object per line"
+    try:
+        return json.loads(text, object_pairs_hook=_with_keys_once)
     except json.JSONDecodeError as error:
-        place, why = f"line {lines_before + error.lineno}, column {error.colno}", error.msg
-    except (RecursionError, ValueError) as error:  # too deep; a number of more digits than Python converts
-        place, why = f"line {lines_before + 1}", str(error).split(";")[0]
-    raise UserError(
-        Problem(
-            path,
-            f"{place} is not JSON: {why}",
-            "correct that line; a .jsonl file holds one object per line, a .json file one array or one object per line",
+        place, why = f"line {lines_before + error.lineno}, column {error.colno}", f"is not JSON: {error.msg}"
+    except _KeyTwice as error:
+        place, why = (
+            f"line {lines_before + 1}",
+            f"has an object with two keys {str(error)!r}, of which one would be lost",
         )
-    )
+        fix = "leave one of them"
+    except (RecursionError, ValueError) as error:  # too deep; a number of more digits than Python converts
+        place, why = f"line {lines_before + 1}", f"is not JSON: {str(error).split(';')[0]}"
+    raise UserError(Problem(path, f"{place} {why}", fix))
+
+
+class _KeyTwice(ValueError):
+    """An object of JSON has two keys of one name."""
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _KeyTwice(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def _csv_texts(path: str, options: ReadOptions, delimiter: str) -> Iterator[str]:

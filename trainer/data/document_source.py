@@ -20,7 +20,7 @@ from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
 from .arrow_texts import write_texts
-from .document_files import kind_of, not_string
+from .document_files import half_character, kind_of, not_string
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -134,6 +134,8 @@ class DocumentSource:
             raise UserError(self._wrong(f"gives rows without text by {method}; columns there: {names}"))
         if value is not None and not isinstance(value, str):
             raise UserError(self._wrong(f"gives {kind_of(value)} by {method}, not text"))
+        if value and not self.name.startswith("trireme.") and (half := half_character(value)):
+            raise UserError(self._wrong(f"gives a text by {method} that {half}: {value[:60]!r}"))
         return value or ""
 
     def rows(self, rows: Iterator[Any]) -> Iterator[str]:

@@ -80,6 +80,7 @@ def test_a_generator_streams_again_and_again(own: Any) -> None:
         ("text", "gives str by load"),
         ({"text": TEXTS}, "gives dict by load"),
         ([1], "gives a number by load, not text"),
+        (["ab\ud800"], "gives a text by load that holds half of a surrogate pair, \\ud800, as character 3"),
         ([{"words": "a"}], "gives rows without text by load; columns there: words"),
         (data_set(words=TEXTS), "gives no column text by load; columns there: words"),
         (data_set(text=[1, 2]), "gives a column text of int64"),

@@ -131,8 +131,39 @@ def test_rows_that_hold_no_text(tmp_path: Path) -> None:
     assert "a.jsonl, line 2 the column holds a number" in problems(Files([f"{tmp_path}/a.jsonl"]), tmp_path)
     (tmp_path / "b.jsonl").write_text('"just a string"\n')
     assert "b.jsonl, line 1 holds a string" in problems(Files([f"{tmp_path}/b.jsonl"]), tmp_path)
-    (tmp_path / "c.jsonl").write_text('{"text": "half \\ud83d"}\n{"text": null}\n')
-    assert load(Files([f"{tmp_path}/c.jsonl"]), tmp_path) == ["half \ufffd", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2 has an object with two keys 'text'"),
+        ("a.json", '[{"text": "a"}, {"text": "b", "meta": {"x": 1, "x": 2}}]', "two keys 'x'"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "ab\\ud800"}\n',
+            "a.jsonl, line 2 holds half of a surrogate pair, \\ud800, as",
+        ),
+        ("a.json", '[{"text": "\\udc80"}]', "a.json, element 0 holds half of a surrogate pair"),
+        ("a.json", '{"data": [{"text": "a"}]}', "jq -c '.data[]' FILE.json > FILE.jsonl"),
+        ("a.json", '{\n "version": 1,\n "rows": [\n  {"text": "a"}]\n}', "jq -c '.rows[]' FILE.json > FILE.jsonl"),
+        ("a.json", '{\n "text": "a",\n "text": "b"\n}', "line 1 has an object with two keys 'text'"),
+    ],
+)
+def test_json_that_would_lose_text_is_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert words in problems(Files([f"{tmp_path}/{name}"]), tmp_path)
+
+
+def test_halves_of_characters_that_a_codec_spells_are_refused(tmp_path: Path) -> None:
+    for name, content in (("a.txt", b"ab\\ud800"), ("a.csv", b"text\nab\\ud800")):
+        (tmp_path / name).write_bytes(content)
+        said = problems(Files([f"{tmp_path}/{name}"], encoding="raw_unicode_escape"), tmp_path)
+        assert "document 1 holds half of a surrogate pair" in said and "data.source.encoding" in said
+
+
+def test_one_object_over_several_lines_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"text": "a", "more": {"b": 1}}, indent=2))
+    assert load(Files([f"{tmp_path}/a.json"]), tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
