@@ -164,6 +164,10 @@ class _Reader:
         inside = get_args(hint)
         if get_origin(hint) is dict and inside[1] is not Any and isinstance(raw, dict):
             return _whole({key: self.value(item, inside[1], f"{path}.{key}") for key, item in raw.items()})
+        if get_origin(hint) is dict and inside[1] is ComponentNode:
+            fix = f"name each of them: {path}.NAME={{_target_: package.module.Name}}"
+            self.problems.append(Problem(path, "expected a mapping of components by name", fix, raw))
+            return _INVALID
         if get_origin(hint) is list and dataclasses.is_dataclass(inside[0]) and isinstance(raw, list):
             return _whole([self.value(item, inside[0], f"{path}.{index}") for index, item in enumerate(raw)])
         return self._plain(raw, hint, path)

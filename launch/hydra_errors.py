@@ -60,13 +60,17 @@ def _missing(error: object) -> Problem:
     wanted = str(getattr(error, "missing_cfg_file", "") or "")
     options = [str(option) for option in getattr(error, "options", None) or []]
     group, _, option = wanted.strip("/").rpartition("/")
+    if group in GROUPS and not options:
+        options = sorted(file.stem for file in (PACKAGE / "configs" / group).glob("*.yaml"))
     if group and not options:
         near = nearest(group, GROUPS)
         why, fix = "there is no such group", f"did you mean /{near}?" if near else f"known here: {', '.join(GROUPS)}"
         return Problem("defaults", why, fix, f"/{group}: {option}")
     options = options or ["base"]
     by = re.search(r"In '([^']+)'", str(error))
-    why = "there is no such configuration" + (f" (asked for in {by[1]})" if by else "")
+    why = "there is no such configuration" + (
+        f" (asked for in {by[1]})" if by and by[1] != "base" else ""
+    )  # its own choices all exist
     return Problem(group or "defaults", why, did_you_mean(option, options), option or wanted)
 
 
@@ -105,6 +109,10 @@ def _hydra(error: BaseException) -> Problem:
         why = "is not among the choices in the recipe's defaults, so it cannot be replaced"
         fix = f"add it to the recipe:  defaults: [..., /{found[1].partition('@')[0].strip('/')}: ...]"
         return Problem(found[1], why, fix)
+    if found := re.search(r"(\S+) appears more than once in the final defaults list", text):
+        return _twice(found[1])
+    if found := re.search(r"[Mm]ultiple values for (\S+?)\. To override a value use 'override \S+ (\S+)'", text):
+        return _twice(found[1], found[2])
     if found := re.search(r"You must specify '([^']+)'", text):
         return Problem(found[1], "must be chosen", f"write {found[1]}=...")
     if found := re.search(
@@ -114,6 +122,12 @@ def _hydra(error: BaseException) -> Problem:
     if found := re.search(r"In '([^']+)':? (.*)", text):
         return Problem("defaults", f"{_plain(found[2])} (in {found[1]})")
     return Problem(UNKNOWN, _plain(error))
+
+
+def _twice(group: str, option: str = "...") -> Problem:
+    group = group.strip("/'").partition("@")[0]
+    why = f"choose {group} a second time: /base, or a file that the recipe builds on, has chosen it already"
+    return Problem("defaults", why, f"replace that choice: `- override /{group}: {option}`")
 
 
 def _plain(error: object) -> str:

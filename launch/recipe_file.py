@@ -12,7 +12,8 @@ from typing import Any
 
 from ..configs.values import nearest
 from ..errors import Problem, UserError
-from .hydra_errors import yaml_problem
+from .find_recipes import groups_of_base
+from .hydra_errors import GROUPS, yaml_problem
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
@@ -78,14 +79,17 @@ def hides_base(path: Path) -> Problem | None:
 
 
 def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
-    """Problems of parts that hold a single value instead of a mapping, such as ``plan: ddp`` beside ``defaults``."""
+    """Problems of parts that hold a name instead of a mapping, such as ``plan: ddp`` beside ``defaults``."""
     problems = []
-    for part in ("run", "plan", "launch"):  # these parts are used before the whole recipe is read
-        value = raw.get(part, {})
-        if not isinstance(value, dict):
-            fix = f"a choice stands in the defaults: `- override /{part}: {value}`"
-            fix = fix if isinstance(value, str) and part != "run" else f"write its options: {part}.KEY"
+    for part, value in raw.items():
+        names = value if isinstance(value, list) else [value]
+        if part in GROUPS and value and all(isinstance(name, str) for name in names):
+            shown = f"[{', '.join(names)}]" if isinstance(value, list) else value
+            override = "override " if part in groups_of_base() else ""
+            fix = f"a choice stands in the defaults: `- {override}/{part}: {shown}`"
             problems.append(Problem(part, "expected a mapping of options", fix, value))
+        elif part in ("run", "plan", "launch") and not isinstance(value, dict):  # used before the recipe is read
+            problems.append(Problem(part, "expected a mapping of options", f"write its options: {part}.KEY", value))
     return problems
 
 

@@ -34,6 +34,10 @@ SIZES = (
     "rotary_dim",
 )
 """Whole numbers that must be at least 1; None means that a size follows from others."""
+LARGEST = 2**31 - 1
+"""Largest size of one dimension; the number of parameters overflows 64 bits beyond it."""
+MOST_LAYERS = 10_000
+"""Far more than any model has; each takes time and memory when a model is built, even without its weights."""
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 """Sizes that never follow from others, so that None is refused."""
 SHARES = ("dropout", "pdrop", "dropout_prob", "layerdrop")
@@ -42,6 +46,8 @@ ABOVE_ZERO = ("_eps", "_epsilon", "rope_theta", "rotary_emb_base", "logits_soft_
 """Endings of fields that must be above zero, because the model divides by them or takes their logarithm."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish", "relu", "relu2")
 """The usual activations; only for others is transformers imported and asked."""
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+"""The usual scalings of rotary positions; only for others is transformers imported and asked."""
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -51,7 +57,7 @@ def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
     return problems or [
         *_activation(config, model),
         *_heads(config, model),
-        *_rotary(config, model),
+        *(_rope_type(config, model) or _rotary(config, model)),
         *_special_tokens(config, model),
     ]
 
@@ -63,6 +69,8 @@ def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield _problem(config, model, name, "must be a whole number of at least 1", "use a positive number", value)
+        elif value > (most := MOST_LAYERS if name == "num_hidden_layers" else LARGEST):
+            yield _problem(config, model, name, f"is above {most}", "use a smaller number", value)
     for name, value in config.to_dict().items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -109,6 +117,25 @@ def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
         if unit > 1 and count and count % unit:
             why = f"is not a multiple of {unit}, which the layout of {model.spec.title} asks for"
             yield _problem(config, model, name, why, f"use a multiple of {unit}", count)
+
+
+def _rope_type(config: Any, model: ModelConfig) -> list[Problem]:
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict):
+        return []
+    by_layer = [part for part in rope.values() if isinstance(part, dict)]
+    for value in (part.get("rope_type", "default") for part in by_layer or [rope]):
+        if value in ROPE_TYPES:
+            continue
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        if value not in ROPE_INIT_FUNCTIONS:
+            near = difflib.get_close_matches(str(value), ROPE_TYPES, n=1, cutoff=0.7)
+            fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ROPE_TYPES)}"
+            name = "rope_scaling" if "rope_scaling" in model.config else "rope_parameters"
+            why = "is no scaling of rotary positions that transformers has"
+            return [Problem(f"model.config.{name}.rope_type", why, fix, value)]
+    return []
 
 
 def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:

@@ -13,6 +13,16 @@ from ..errors import refuse
 from .folders import name_problem
 from .interruption import parse_time
 
+MOST = {
+    "global_batch_size": 2**24,
+    "micro_batch_size": 2**24,
+    "max_steps": 10**12,
+    "stop_at": 10**12,
+    "log_every": 10**12,
+    "eval_every": 10**12,
+    "epochs": 10**9,
+}
+"""Far more than a run can do; beyond it counters and lists of samples no longer fit into 64 bits or memory."""
 YEAR = 525_600
 """Minutes of a year."""
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -98,6 +108,9 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 yield (f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
+        for name, most in MOST.items():
+            if (value := getattr(self, name)) is not None and most < value < math.inf:
+                yield f"{name}={value} is wrong because it is above {most}; use a smaller number"
         for name in ("timeout_minutes", "join_minutes"):
             if getattr(self, name) > YEAR:
                 yield f"{name}={getattr(self, name)} is more than a year; use minutes, such as 30"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import time
 from collections import deque
@@ -35,7 +36,7 @@ def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: in
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise UserError(Problem("RUN", "is not a run folder", "see: trireme jobs", run))
+        raise UserError(Problem("RUN", *_no_run(folder), run))
     record = read_record(folder)
     if record and record.runs:
         each = ", ".join(record.runs[:3]) + (" ..." if len(record.runs) > 3 else "")
@@ -51,6 +52,23 @@ def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: in
             for stream in filter(_grown, streams):
                 sys.stdout.buffer.write(stream.read())
             sys.stdout.flush()
+
+
+def _no_run(folder: Path) -> tuple[str, str]:
+    """Why a path is no run's folder, and the runs that lie near it."""
+    near = sorted(
+        str(path) for parent in (Path("runs"), folder, folder.parent) for path in parent.glob("*") if _is_run(path)
+    )
+    near = list(dict.fromkeys(near))
+    names = difflib.get_close_matches(str(folder), near, n=3, cutoff=0.3) or near[:3]
+    why = "there is no such folder" if not folder.exists() else "is no run's folder"
+    if names:
+        return why, f"give one that holds a run, such as {' or '.join(names)}"
+    return why, "give the folder of a run, which a run names when it ends (run.dir, by default runs/NAME)"
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in ("log.txt", "logs", "checkpoints"))
 
 
 def log_files(folder: Path, rank: int | None) -> list[Path]:

@@ -94,3 +94,12 @@ def test_libraries_follow_the_log_level(level: str, libraries: str, tmp_path: Pa
         assert "after the run" not in (tmp_path / "log.txt").read_text(), "the file is let go of at the end"
     finally:
         set_verbosity_warning()
+
+
+def test_a_folder_that_holds_no_run_is_answered_with_those_that_do(tmp_path: Path, capsys) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "log.txt").touch()
+    answer = trireme_here(capsys, "logs", str(tmp_path / "tinny"))
+    assert answer.returncode == 2 and f"such as {tmp_path / 'tiny'}" in answer.stderr
+    answer = trireme_here(capsys, "logs", str(tmp_path / "other" / "a"))
+    assert "there is no such folder" in answer.stderr and "which a run names when it ends" in answer.stderr

@@ -280,7 +280,7 @@ def test_what_the_cluster_refuses_is_one_message(
     refused(trireme_here(*launch, "launch.sbatch={nonsense: 1}"), "launch.sbatch", "nonsense")
     refused(trireme_here(capsys, "cancel", "999999"), "is over, or does not exist")
     refused(trireme_here(capsys, "cancel", str(tmp_path / "none")), "neither a run folder nor")
-    refused(trireme_here(capsys, "logs", str(tmp_path / "none")), "is not a run folder")
+    refused(trireme_here(capsys, "logs", str(tmp_path / "none")), "there is no such folder")
 
 
 @pytest.mark.long

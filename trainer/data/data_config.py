@@ -10,6 +10,8 @@ from .tokenizer import TokenizerConfig
 
 MOST_PROCESSES = 1024
 """More than any machine runs beside its training."""
+MOST_TOKENS = 2**31 - 1
+"""Tokens of a block and blocks of a window are counted in 32 bits, and fit into no memory long before."""
 
 
 @dataclass
@@ -56,6 +58,9 @@ class DataConfig:
         for name in ("num_workers", "num_proc"):
             if (value := getattr(self, name)) > MOST_PROCESSES:
                 found.append(f"{name}={value} is more than {MOST_PROCESSES} processes; use fewer")
+        for name in ("block_size", "shuffle_window"):
+            if (value := getattr(self, name)) > MOST_TOKENS:
+                found.append(f"{name}={value} is above {MOST_TOKENS}; use a smaller number")
         if not 0 <= self.held_out < 1:
             found.append(
                 f"held_out={self.held_out} is not a share of the documents; set it to at "

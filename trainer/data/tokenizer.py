@@ -33,6 +33,8 @@ log = logging.getLogger("trireme.data")
 LONGEST_WORD = 1000
 """Most characters of a word in the training of a tokenizer, whose time grows with the cube of this length."""
 END, PAD = "<|endoftext|>", "<|pad|>"
+LARGEST_VOCABULARY = 2**24
+"""Far more than any tokenizer has; each token takes memory when one is trained."""
 SMALLEST_VOCABULARY = 256 + 2
 """Smallest vocabulary: all bytes and the two special tokens."""
 
@@ -56,6 +58,11 @@ class TokenizerConfig:
             yield (
                 f"vocab_size={self.vocab_size} is too small for 256 bytes and 2 special tokens; "
                 f"set it to at least {SMALLEST_VOCABULARY}"
+            )
+        if self.path is None and self.vocab_size > LARGEST_VOCABULARY:
+            yield (
+                f"vocab_size={self.vocab_size} is wrong because it is above {LARGEST_VOCABULARY} tokens; "
+                "use a smaller number, such as 32000"
             )
         if self.sample_documents is not None and self.sample_documents < 1:
             yield (

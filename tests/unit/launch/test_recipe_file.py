@@ -160,3 +160,54 @@ def test_a_sweep_is_checked_and_problems_name_their_job(capsys: pytest.CaptureFi
     assert "(job trainer.micro_batch_size=3)" in message
     assert message.count("seed = 'x'") == 1
     assert main(["check", str(TINY), "-m", "seed=1,2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("optimizer: sgd", "`- override /optimizer: sgd`"),
+        ("scheduler: linear", "`- override /scheduler: linear`"),
+        ("callbacks: minimal", "`- override /callbacks: minimal`"),
+        ("callbacks: [minimal, sample]", "`- override /callbacks: [minimal, sample]`"),
+        ("model: llama_tiny", "`- /model: llama_tiny`"),
+        ("ema: average", "`- override /ema: average`"),
+        ("tracker: tensorboard", "`- override /tracker: tensorboard`"),
+    ],
+)
+def test_a_choice_that_is_written_as_a_key_is_told_its_place(line: str, fix: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"defaults: [/base, /data: files]\n{line}\n")
+    assert fix in said(tmp_path / "mine.yaml")
+
+
+def test_callbacks_that_are_no_mapping_are_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [/base, /data: files]\ncallbacks: 3\n")
+    assert main(["check", str(tmp_path / "mine.yaml")]) == 2
+    assert "callbacks = 3\n     expected a mapping of components by name" in capsys.readouterr().err
+
+
+def test_a_choice_of_the_recipe_is_not_put_down_to_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - /base\n  - override /plan: fsdpp\n")
+    text = said(tmp_path / "mine.yaml")
+    assert "did you mean fsdp" in text and "asked for" not in text
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "two.yaml").write_text("defaults: [dpp]\ntensor: 2\n")
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - /base\n  - override /plan: two\n")
+    assert "there is no such configuration (asked for in plan/two)" in said(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("choice", "override", "group"),
+    [
+        ("/collator: null", "collator=causal_lm", "collator"),
+        ("/tracker: tensorboard", "seed=1", "tracker"),
+        ("/tracker: tensorboard", "tracker=none", "tracker"),
+        ("/optimizer: sgd", "seed=1", "optimizer"),
+        ("/ema: null", "ema=average", "ema"),
+    ],
+)
+def test_a_second_choice_of_a_group_is_put_down_to_the_defaults(
+    choice: str, override: str, group: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"defaults: [/base, /data: files, {choice}, _self_]\n")
+    text = said(tmp_path / "mine.yaml", override)
+    assert text.startswith(f"defaults\n  choose {group} a second time") and f"`- override /{group}: " in text
