@@ -16,6 +16,7 @@ call resumes.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -55,6 +56,18 @@ class Run:
     def step(self) -> int:
         """Optimizer steps that were logged."""
         return max((line["step"] for line in self._lines), default=0)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss or weights were not finite at the end: its last lines, or its newest checkpoint, say so."""
+        from ..trainer.checkpoint.layout import checkpoints_at, not_finite
+
+        last = [
+            next((line for line in reversed(self._lines) if name in line), {}).get(name, 0.0)
+            for name in ("loss", "eval_loss")
+        ]
+        newest = checkpoints_at(self.dir)[:1]
+        return not all(map(math.isfinite, last)) or any(not_finite(folder) for folder in newest)
 
     def plot(self) -> Figure:
         """Loss, learning rate, gradient norm and throughput against the step; a notebook shows the figure."""

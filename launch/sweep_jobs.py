@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..errors import Problem, UserError
 from ..trainer.callbacks.metrics_file import FILE_NAME, read_metrics
+from ..trainer.checkpoint.layout import RECIPE
 from .composed import Composed
 from .error_report import DIVERGED, FAILED, INTERRUPTED, SAVED, USER_ERROR, Diverged, LeftEarly
 from .listing import show_table
+from .slurm.job_queue import progress
+from .slurm.job_record import read_record
 
 ENDINGS = {
     0: "done",
@@ -81,8 +86,7 @@ class Jobs:
         for job in filter(lambda job: job.judged, self.started):
             best = job if best is None or job.better_than(best) else best
         show_table(("job", "metric", "value", "end", "folder"), [_row(job, job is best) for job in self.started])
-        if best is not None:
-            print(f"best: {best.folder.name} with {best.metric} {best.value:.4f} ({best.mode} is better)")
+        _show_best(best)
 
     def raise_diverged(self) -> None:
         """Report divergence after the last job.
@@ -92,6 +96,47 @@ class Jobs:
         """
         if any(job.code == DIVERGED for job in self.started):
             raise Diverged
+
+
+def show_sweep(folder: Path) -> None:
+    """Print the table of a sweep from its run folders, also while its jobs run elsewhere.
+
+    Raises:
+        UserError: ``folder`` holds no run folders.
+    """
+    record = read_record(folder)
+    runs = [Path(run) for run in record.runs] if record and record.runs else _runs_in(folder)
+    if not runs:
+        fix = "name the folder that holds the run folders of a sweep (run.dir, by default runs/NAME_sweep)"
+        raise UserError(Problem("SWEEP", "holds no run folders", fix, str(folder)))
+    found, best = [], None
+    for run in runs:
+        job = Job(run, *_metric_of(run))
+        _read_value(job)
+        found.append(job)
+        if job.judged:
+            best = job if best is None or job.better_than(best) else best
+    rows = [(*_row(job, job is best)[:3], progress(job.folder) or "no line yet", str(job.folder)) for job in found]
+    show_table(("job", "metric", "value", "step", "folder"), rows)
+    _show_best(best)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{RECIPE}"))
+
+
+def _metric_of(run: Path) -> tuple[str, str]:
+    """Name and mode of a run's ``checkpoint.metric``; the usual ones before it has written its recipe."""
+    try:
+        checkpoint = yaml.safe_load((run / RECIPE).read_text()).get("checkpoint") or {}
+    except (OSError, yaml.YAMLError, AttributeError):
+        checkpoint = {}
+    return checkpoint.get("metric", "eval_loss"), checkpoint.get("mode", "min")
+
+
+def _show_best(best: Job | None) -> None:
+    if best is not None:
+        print(f"best: {best.folder.name} with {best.metric} {best.value:.4f} ({best.mode} is better)")
 
 
 def refuse_run_folder(folder: Path) -> None:

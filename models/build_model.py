@@ -92,18 +92,19 @@ def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
         raise UserError(Problem("model.frozen", "leaves nothing to train", "freeze fewer parameters", patterns))
 
 
-def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int) -> WeightSource:
+def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks: bool = True) -> WeightSource:
     """The function that yields the requested weights of ``model``: stored ones from files, all others computed.
 
     Args:
         model: on the meta device; it must not change later, because every call of the function looks at its modules.
+        speaks: log notes on stored tensors that are not used; one rank does.
 
     Raises:
         UserError: the weights do not fit the model; this is known before any tensor is read.
     """
     path = weights_path(config) if config.weights is not None else None
     stored = match_weights(model, path, config.spec) if path else None
-    for note in stored.notes if stored else ():
+    for note in stored.notes if stored and speaks else ():
         log.warning("model.weights: %s", note)
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:

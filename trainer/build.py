@@ -141,7 +141,7 @@ def _weights(recipe: RecipeConfig, source: Source | None) -> Callable[[PreTraine
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if source is None:
-            return weight_source(recipe.model, blueprint, recipe.seed)
+            return weight_source(recipe.model, blueprint, recipe.seed, speaks=mesh.is_main)
         with fitting("--resume", source.path, OTHER_RUN):  # random weights would be overwritten, so none are drawn
             return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 

@@ -72,7 +72,7 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if checkpoint is None:
-            return weight_source(recipe.model, blueprint, recipe.seed)
+            return weight_source(recipe.model, blueprint, recipe.seed, speaks=mesh.is_main)
         with fitting("--checkpoint", checkpoint, OTHER_MODEL):
             source = checkpoint_weights(open_source(checkpoint), blueprint, ema)
             return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)

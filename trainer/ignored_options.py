@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.plan import Plan
 
+GUARD = "trireme.trainer.callbacks.nonfinite.NonFinite"
+GUARD_OPTIONS = {
+    "patience": (10, ("skip",)),
+    "every": (10, ("stop", "rollback")),
+    "max_rollbacks": (3, ("rollback",)),
+}
+"""Options of the NaN guard -> their defaults, and the actions that read them (in fp16 all read ``patience``)."""
+
 
 def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[str]:
     """A sentence for every option that has no effect.
@@ -18,7 +26,12 @@ def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[
         max_steps: steps of the run, if known; None takes ``trainer.max_steps``.
     """
     steps = max_steps or recipe.trainer.max_steps
-    return [*_of_plan(recipe.plan), *_of_evaluation(recipe), *(_of_calendar(recipe, steps) if steps else ())]
+    return [
+        *_of_plan(recipe.plan),
+        *_of_evaluation(recipe),
+        *_of_guard(recipe),
+        *(_of_calendar(recipe, steps) if steps else ()),
+    ]
 
 
 def _of_plan(plan: Plan) -> Iterator[str]:
@@ -54,6 +67,21 @@ def _of_evaluation(recipe: RecipeConfig) -> Iterator[str]:
             yield f"trainer.{key}={value} has no effect: {why}"
     if recipe.checkpoint.keep_best:
         yield f"checkpoint.keep_best={recipe.checkpoint.keep_best} has no effect: {why}"
+
+
+def _of_guard(recipe: RecipeConfig) -> Iterator[str]:
+    """Options of the NaN guard that belong to an action other than the chosen one."""
+    for name, callback in recipe.callbacks.items():
+        if callback["_target_"] != GUARD:
+            continue
+        action = callback.get("action", "skip")
+        for option, (usual, used_by) in GUARD_OPTIONS.items():
+            read = action in used_by or (option == "patience" and recipe.plan.precision == "fp16")
+            if not read and callback.get(option, usual) != usual:
+                yield (
+                    f"callbacks.{name}.{option}={callback[option]} has no effect: action={action} does not read it, "
+                    f"{' and '.join(used_by)} {'do' if len(used_by) > 1 else 'does'}"
+                )
 
 
 def _of_calendar(recipe: RecipeConfig, steps: int) -> Iterator[str]:

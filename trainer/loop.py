@@ -89,6 +89,8 @@ class Trainer:
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self._evaluated_at = -1
+        self._once: dict[str, Any] = {}
+        """What only the first training line of a run tells."""
         self.batches, self.saving, self.clock = RunBatches(self), Saving(self), TrainingClock()
         self.leaving = Leaving(self.settings.max_time, speaks=self.mesh.is_main)
         self.batch: StepBatch | None = None
@@ -151,6 +153,8 @@ class Trainer:
         }
         if result.skipped:
             line["skipped"] = True
+        line.update(self._once)
+        self._once = {}
         line.update(self.extra_metrics)
         refuse_no_numbers(self.extra_metrics)
         self.metrics.update(line)
@@ -233,6 +237,9 @@ class Trainer:
     def _begin(self) -> None:
         # The step of the loaded checkpoint is saved already, and was evaluated if that was due.
         self._evaluated_at = self.saving.saved_at = self.state.step or -1
+        cut = self.corpus.stats.train_tokens_cut
+        if cut is not None and not self.state.step:
+            self._once = {"train_tokens_cut": cut}
         self.emit("on_train_begin")
         self.before_first_step()
         if self.control.stop:

@@ -10,8 +10,10 @@ import of torch would take half of its time.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import Problem, UserError
@@ -224,7 +226,8 @@ def adamw_8bit(
         weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
     """
     try:
-        from bitsandbytes.optim import AdamW8bit
+        with _quiet("bitsandbytes"):  # without a GPU it tells of kernels for inference that it does not find
+            from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise UserError(
             Problem(
@@ -233,6 +236,18 @@ def adamw_8bit(
         ) from None
     first, second = (0.9, 0.95) if betas is None else betas
     return AdamW8bit(params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """Context in which the warnings of a library's loggers are not shown; its errors are."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _switches(implementation: Implementation) -> dict[str, bool]:

@@ -25,6 +25,8 @@ def test_a_run_says_where_its_files_are_and_what_next_and_is_short_when_run_agai
     assert where in first.stderr
     for command in ("generate", "export", "evaluate"):
         assert f"trireme {command} {tmp_path}" in first.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["train_tokens_cut"] > 0 and not any("train_tokens_cut" in line for line in lines[1:])
     assert "worse than unigram entropy" in first.stderr, "one step teaches nothing"
     assert "sample at step 1" in first.stdout
     again = trireme_here(capsys, *run)

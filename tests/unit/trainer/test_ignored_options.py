@@ -20,6 +20,14 @@ from trireme.trainer.ignored_options import ignored_options
         (("plan=fsdp_full_shard", "plan.ddp.bucket_cap_mb=7"), "plan.ddp.bucket_cap_mb=7 has no effect"),
         (("data.held_out=0",), "trainer.eval_samples=16 has no effect: nothing is held out"),
         (("checkpoint.every=50", "checkpoint.at_end=false"), "checkpoint.every=50 has no effect"),
+        (
+            ("callbacks=[minimal,nonfinite]", "callbacks.nonfinite.every=3"),
+            "callbacks.nonfinite.every=3 has no effect: action=skip does not read it, stop and rollback do",
+        ),
+        (
+            ("callbacks=[minimal,nonfinite]", "callbacks.nonfinite.action=stop", "callbacks.nonfinite.patience=3"),
+            "callbacks.nonfinite.patience=3 has no effect: action=stop does not read it, skip does",
+        ),
         (("trainer.eval_every=50", "trainer.eval_at_end=false"), "trainer.eval_every=50 has no effect"),
     ],
 )
