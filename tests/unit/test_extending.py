@@ -61,6 +61,22 @@ def test_the_examples_of_the_page(section: str, tmp_path: Path) -> None:
     assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+def test_what_the_page_says_that_callbacks_find_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = re.findall(r"^\| (`(?:trainer|state|control)\..*?) \|", SECTIONS["Callback"], re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(names) > 25
+    lines = "\n        ".join(names)
+    (tmp_path / "mine.py").write_text(
+        "from trireme.trainer.callbacks.callback import Callback\n\n\nclass Looks(Callback):\n"
+        f"    def on_step_end(self, trainer, state, control):\n        {lines}\n"
+        "        assert dict(trainer.strategy.named_parameters())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train(str(TINY), tmp_path, ROOTS, "+callbacks.x._target_=mine.Looks") == 0, capsys.readouterr().err
+
+
 BROKEN = """# mine/broken.py
 import torch
 from transformers import TrainerCallback

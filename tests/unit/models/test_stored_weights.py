@@ -321,3 +321,12 @@ def test_an_unreadable_weight_is_refused_by_the_run_too(folder: Path) -> None:
     config = ModelConfig(weights=str(folder))
     with pytest.raises(UserError, match="quantised"):
         weight_source(config, build_on_meta(config, "causal_lm", Vocabulary(64)), 0)
+
+
+def test_notes_on_weights_are_logged_by_one_rank(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _store(folder, {**_tensors(folder), "v_head.weight": torch.ones(2)})
+    config = ModelConfig(weights=str(folder))
+    with caplog.at_level(logging.WARNING, "trireme.models"):
+        for rank in range(3):
+            weight_source(config, build_on_meta(config, "causal_lm", Vocabulary(64)), 0, speaks=rank == 0)
+    assert caplog.text.count("v_head.weight") == 1

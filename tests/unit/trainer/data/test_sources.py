@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,20 @@ def test_hub_reads_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             ask()
     with pytest.raises(UserError, match=r"data\.source\.path"):
         Hub(str(folder), split="validation").load("unused")
+
+
+def test_a_cached_data_set_of_the_hub_serves_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is laid out as `datasets` leaves it after a download; connections are refused."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    built = datasets.load_dataset("parquet", data_files=str(write(tmp_path, "parquet")), split="train")
+    file = Path(built.cache_files[0]["filename"])
+    cached = tmp_path / "cache" / "owner___tiny" / "default" / "0.0.0" / ("0" * 40)
+    shutil.copytree(file.parent, cached)
+    (cached / file.name).rename(cached / "tiny-train.arrow")
+    source = Hub("owner/tiny")
+    assert source.fingerprint() == source.fingerprint()
+    assert source.load("unused")["text"][:] == TEXTS
+    with pytest.raises(UserError, match="the hub does not answer, nothing is cached"):
+        Hub("owner/another").load("unused")
