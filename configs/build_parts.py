@@ -98,8 +98,8 @@ class _Fails(str):
 
 
 _MEND = {
-    True: "mend it: step() is called without arguments, and state is kept by parameter; see docs/extending.md",
-    False: "mend its constructor: it is called with parameter groups, then the arguments of the recipe",
+    True: "correct it: step() is called without arguments, and state is kept by parameter; see docs/extending.md",
+    False: "correct its constructor: it is called with parameter groups, then the arguments of the recipe",
 }
 
 

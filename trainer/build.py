@@ -121,7 +121,7 @@ def build(
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
     batch = _batch(recipe, source)
     corpus = continued_corpus(recipe, mesh, source, automatic)
-    placed = place(recipe, mesh, _weights(recipe, source), batch, corpus)
+    placed = place(recipe, mesh, _weights(recipe, source, speaks=mesh.is_main), batch, corpus)
     placed.state.made_of = made_of(recipe, corpus, placed.state.max_steps)
     placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
     placed.strategy.set_training(True)
@@ -136,12 +136,12 @@ def build(
     return trainer
 
 
-def _weights(recipe: RecipeConfig, source: Source | None) -> Callable[[PreTrainedModel], WeightSource]:
+def _weights(recipe: RecipeConfig, source: Source | None, speaks: bool) -> Callable[[PreTrainedModel], WeightSource]:
     """A function that gives the first weights of a model: those of the checkpoint, or else those of the recipe."""
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         if source is None:
-            return weight_source(recipe.model, blueprint, recipe.seed, speaks=mesh.is_main)
+            return weight_source(recipe.model, blueprint, recipe.seed, speaks)
         with fitting("--resume", source.path, OTHER_RUN):  # random weights would be overwritten, so none are drawn
             return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
 

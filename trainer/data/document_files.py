@@ -140,7 +140,9 @@ def _encodable(texts: Iterable[str], path: str) -> Iterator[str]:
     """The same texts; one that no file can hold is refused."""
     for number, text in enumerate(texts, start=1):
         if half := half_character(text):
-            raise UserError(Problem(path, f"document {number} {half}", "check data.source.encoding, or correct that text"))
+            raise UserError(
+                Problem(path, f"document {number} {half}", "check data.source.encoding, or correct that text")
+            )
         yield text
 
 
