@@ -1,4 +1,4 @@
-"""What is shown to people: a problem in four parts, and the exceptions that carry problems.
+"""Error messages for users: a problem in four parts, and the exceptions that carry problems.
 
 Every folder raises it, so this file imports nothing of the package.
 """

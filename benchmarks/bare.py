@@ -36,7 +36,7 @@ Step = Callable[[StepBatch], None]
 
 
 class Look:
-    """Sums the loss over the data ranks and reads it, every ``LOG_EVERY`` steps."""
+    """Sum the loss over the data ranks and read it, every ``LOG_EVERY`` steps."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group, self.steps, self.losses = group, 0, []

@@ -62,7 +62,7 @@ PIPELINES = [(2, 2), (2, 8), (4, 4), (4, 8), (4, 16), (8, 32)]
 
 @dataclass
 class Found:
-    """What one rank sent and held."""
+    """The bytes that one rank sent and held."""
 
     sent: dict[str, float]
     expected: dict[str, float]
@@ -83,19 +83,19 @@ class Found:
 
 
 def deviation(found: dict[str, float], expected: dict[str, float]) -> float:
-    """Largest difference over the kinds, relative to the expected sum; bookkeeping not counted."""
+    """The largest difference of a kind of traffic, relative to the expected sum, without bookkeeping."""
     found, expected = _pieces(found), _pieces(expected)
     kinds = {*found, *expected} - {BOOKKEEPING}
     return max(abs(found.get(kind, 0) - expected.get(kind, 0)) for kind in kinds) / sum(expected.values())
 
 
 def _pieces(sent: dict[str, float]) -> dict[str, float]:
-    """A reduction of each piece to its owner is a reduce-scatter."""
+    """Count reductions of each piece to its owner as a reduce-scatter."""
     return {**sent, "reduce-scatter": sent.get("reduce-scatter", 0) + sent.get("reduce", 0), "reduce": 0}
 
 
 def overrides(plan: str, folder: str, micro_batches: int) -> list[str]:
-    """The recipe of a plan; stages are equally deep, so that formulas need not know how they are balanced."""
+    """The overrides of a plan's recipe. All stages have the same depth, since the formulas do not model uneven ones."""
     layout = LAYOUTS[plan]
     found = [*MODEL, f"plan={plan}", f"trainer.global_batch_size={ROWS * micro_batches * layout.data}"]
     if plan == "zero3_nvme":
@@ -111,7 +111,7 @@ def overrides(plan: str, folder: str, micro_batches: int) -> list[str]:
 
 
 def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
-    """On one rank."""
+    """Measure one rank."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     recipe = tiny_recipe(run_dir, *recipe_overrides)
@@ -150,7 +150,7 @@ def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
 
 
 def measure_plan(plan: str, micro_batches: int, further: Sequence[str] = ()) -> list[Found]:
-    """Every rank's, without the runs' own log lines."""
+    """Measure every rank of a plan; the log lines of the runs are not shown."""
     layout = LAYOUTS[plan]
     micro_batches = max(micro_batches, layout.least)
     logging.disable(logging.WARNING)
@@ -160,7 +160,7 @@ def measure_plan(plan: str, micro_batches: int, further: Sequence[str] = ()) -> 
 
 
 def traffic_table(results: dict[str, list[Found]]) -> tuple[Table, list[str]]:
-    """What the rank that sends most sends; beside it, what is out of bounds on any rank."""
+    """The table of the rank that sends most, and the values of any rank that are out of bounds."""
     table = Table(
         "plan", "ranks", "formula", "by collective, MiB", "sum", "expected", "off", "bookkeeping", "DeepSpeed alone"
     )
@@ -180,7 +180,7 @@ def traffic_table(results: dict[str, list[Found]]) -> tuple[Table, list[str]]:
 
 
 def states_table(results: dict[str, list[Found]]) -> tuple[Table, list[str]]:
-    """What the rank that holds most holds; beside it, what is out of bounds on any rank."""
+    """The table of the rank that holds most, and the values of any rank that are out of bounds."""
     table = Table(
         "plan", "ranks", *(f"{state}, MiB (expected)" for state in STATES), "off", "bytes per parameter", "other, MiB"
     )

@@ -49,7 +49,7 @@ class Start:
             return 0
 
     def wait_until(self, ready: Callable[[], bool]) -> bool:
-        """False when the command ended before."""
+        """Wait until it is true; returns False if the command ended first."""
         while self.process.poll() is None:
             if ready():
                 return True
@@ -61,7 +61,7 @@ class Start:
         return self.wait_until(lambda: time.monotonic() >= end)
 
     def kill(self, processes: list[psutil.Process]) -> bool:
-        """SIGKILL; True when one of them was still alive."""
+        """Send SIGKILL; returns whether one of the processes was still alive."""
         hit = False
         for process in processes:
             try:
@@ -72,14 +72,14 @@ class Start:
         return hit
 
     def everyone(self) -> list[psutil.Process]:
-        """The command, then its ranks."""
+        """Processes of the command: itself, then its ranks."""
         try:
             return [self.process, *self.process.children(recursive=True)]
         except psutil.NoSuchProcess:
             return [self.process]
 
     def ranks(self) -> list[psutil.Process]:
-        """The processes that train; the command itself when it is the only one."""
+        """Processes that train; the command itself if it is the only one."""
         everyone = self.everyone()
         return everyone[1:] or everyone
 
@@ -88,7 +88,7 @@ class Start:
 
 
 def any_moment(start: Start) -> bool:
-    """While the command starts (one in four), else in a random step."""
+    """Wait for a random moment: during the start of the command (one time in four), or in a random step."""
     if start.random.random() < 0.25:
         return start.wait(start.random.uniform(0, start.seconds_to_start))
     return in_a_step(start)
@@ -100,7 +100,7 @@ def in_a_step(start: Start) -> bool:
 
 
 def in_a_save(start: Start) -> bool:
-    """While a checkpoint lies half written under its hidden name."""
+    """Wait for a checkpoint that is half written, under its hidden name."""
     step = start.random.randint(start.lines(), max(start.lines(), start.last_step - start.save_every))
     if not start.wait_until(lambda: start.lines() >= step):
         return False
@@ -109,7 +109,7 @@ def in_a_save(start: Start) -> bool:
 
 
 def two_checkpoints(start: Start) -> bool:
-    """In a random step after two whole checkpoints: one of them may be damaged."""
+    """Wait for a random step after two complete checkpoints, so that one of them may be damaged."""
     return start.wait_until(lambda: len(undamaged(start.checkpoints)) >= 2) and in_a_step(start)
 
 
@@ -171,7 +171,7 @@ def remove_checkpoint(checkpoint: Path, chance: random.Random) -> None:
 
 
 def fill_disk(start: Start) -> bool:
-    """The trial's small disk takes no more, or only a random part of the next checkpoint."""
+    """Fill the trial's small disk: nothing more fits, or only a random part of the next checkpoint."""
     if not any_moment(start):
         return False
     disk, filler = start.run_dir.parent, start.run_dir.parent / "filler"
@@ -187,7 +187,7 @@ def free_disk(run_dir: Path) -> None:
 
 
 def make_read_only(start: Start) -> bool:
-    """Root passes over mode bits, so the folder is mounted over itself, read-only."""
+    """Mount the folder over itself, read-only, since mode bits do not stop root."""
     if not any_moment(start) or not start.wait_until(start.run_dir.is_dir):
         return False
     return mount_read_only(start.random.choice([path for path in (start.checkpoints, start.run_dir) if path.is_dir()]))
@@ -200,7 +200,7 @@ def mount_read_only(folder: Path) -> bool:
 
 
 def make_writable(run_dir: Path) -> None:
-    """Undo it. Python's ``ismount`` does not see a folder that is mounted over itself, so the attempt tells."""
+    """Undo ``make_read_only``. The unmount is simply tried: ``ismount`` does not see a folder mounted over itself."""
     for folder in (run_dir / "checkpoints", run_dir):
         subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
@@ -215,7 +215,7 @@ class Fault:
 
     strike: Callable[[Start], bool]
     undo: Callable[[Path], None] = field(default=nothing)
-    """What whoever looks after the machine does once the command has ended; is given the run folder."""
+    """The repair once the command has ended, such as freeing the disk; its argument is the run folder."""
     mounts: bool = False
     """Needs to mount file systems."""
 
@@ -245,7 +245,7 @@ def some_file(checkpoint: Path, chance: random.Random) -> Path:
 
 
 def can_mount(folder: Path) -> str | None:
-    """Why small file systems cannot be mounted in ``folder``; None when they can."""
+    """Why small file systems cannot be mounted in ``folder``; None if they can."""
     if os.geteuid() != 0:
         return "mounting needs root"
     tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)

@@ -50,7 +50,7 @@ class Stopwatch(Callback):
 
 
 class BareLoop:
-    """The step a PyTorch user writes: forward, backward, clip, step, zero, and the loss looked at every ten steps."""
+    """The step that a PyTorch user writes: forward, backward, clip, step, zero; the loss is read every ten steps."""
 
     def __init__(self, recipe: RecipeConfig, block: int) -> None:
         trainer = build(recipe, build_mesh(recipe.plan))

@@ -4,7 +4,7 @@ A checkpoint in trireme's layout, as two FSDP ranks write it, and a DeepSpeed Ze
 folder and removed at the end. Every export runs in a process of its own, which imports everything first and measures
 above that. Exports of trireme's layout run under RLIMIT_AS: the address space after imports, the cap, and the largest
 tensor. DeepSpeed's files are pickles around raw tensors and are mapped into memory to be read, which takes address
-space whatever is held, so there only the peak of resident memory tells, mapped pages included.
+space even if little is held. So for them only the peak of resident memory is measured, mapped pages included.
 
     python benchmarks/export.py                                  # 3 GiB of weights under 256 MiB; some minutes
     python benchmarks/export.py --gib 0.25 --deepspeed-gib 0.1 --memory 64MiB
@@ -59,7 +59,7 @@ def model_config(gib: float) -> Any:
 
 
 def write_checkpoint(folder: Path, gib: float) -> None:
-    """Random weights and moments of zeros (which take no memory until they are written), split by rows."""
+    """Write random weights, and moments of zeros (which take no memory until they are written), split by rows."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard
     from transformers import AutoModelForCausalLM
@@ -91,7 +91,7 @@ def write_checkpoint(folder: Path, gib: float) -> None:
 
 
 def write_deepspeed(folder: Path, gib: float) -> None:
-    """One step of ZeRO-2 in fp32, saved by the engine."""
+    """Train one step of ZeRO-2 in fp32 and let the engine save it."""
     from trireme.parallel.zero.library import import_deepspeed, quiet
 
     deepspeed = import_deepspeed()
@@ -120,13 +120,13 @@ def write_deepspeed(folder: Path, gib: float) -> None:
 
 
 def status(key: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """The value, in bytes, of a line of /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024
 
 
 def child(kind: str, source: str, out: str, dtype: str, memory: str, largest: int) -> None:
-    """Import, limit, run, print what it took as JSON."""
+    """Import everything, set the limit, run, and print the measurements as JSON."""
     import resource
 
     import transformers
@@ -155,7 +155,7 @@ def child(kind: str, source: str, out: str, dtype: str, memory: str, largest: in
 
 
 def measure(kind: str, source: Path, out: Path, dtype: str, memory: str, largest: int) -> dict[str, Any]:
-    """Run ``child``; returns what it measured, with the seconds until everything is on the disk."""
+    """Run ``child``; returns its measurements, and the seconds until everything is on the disk."""
     subprocess.run(["sync"], check=True)
     command = [sys.executable, __file__, "--child", kind, str(source), str(out), dtype, memory, str(largest)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": "cpu"})
@@ -173,7 +173,7 @@ def flushed(folder: Path) -> float:
 
 
 def copied(files: list[Path], out: Path) -> dict[str, Any]:
-    """``cp`` of files that are in the page cache, as they are for the export."""
+    """Time ``cp`` of files that are in the page cache, as they are for the export."""
     out.mkdir()
     subprocess.run(["sync"], check=True)
     then, before = time.perf_counter(), os.times()
@@ -194,7 +194,7 @@ def warm(files: list[Path]) -> None:
 
 
 def beside_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """trireme's layout: exports under the cap, and cp of the files that hold the weights, in turn."""
+    """Measure trireme's layout: exports under the cap, and cp of the files with the weights, in turn."""
     from trireme.trainer.checkpoint.load.block_reader import StoredShards
 
     checkpoint = folder / "checkpoint"
@@ -237,7 +237,7 @@ def show(line: dict[str, Any]) -> None:
 
 
 def beside_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A DeepSpeed folder: both turn the same files into fp32 safetensors."""
+    """Measure a DeepSpeed folder: both tools turn the same files into fp32 safetensors."""
     zero = folder / "zero"
     run_ranks(write_deepspeed, 2, zero, options.deepspeed_gib, timeout=1800)
     files = sorted(file for file in zero.rglob("*") if file.is_file())
@@ -259,7 +259,7 @@ def beside_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def over(lines: list[dict[str, Any]], memory: float | None) -> list[str]:
-    """Print the medians; which of the targets were missed."""
+    """Print the medians; returns the targets that were missed."""
     missed = []
     for dtype in dict.fromkeys(line["dtype"] for line in lines):
         ratio = statistics.median(line["ratio"] for line in lines if line["dtype"] == dtype)

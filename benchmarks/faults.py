@@ -63,7 +63,7 @@ RESULTS = "faults.json"
 
 @dataclass
 class Trial:
-    """What happened to one run."""
+    """The faults, starts and outcome of one run."""
 
     seed: int
     faults: list[str]
@@ -83,7 +83,7 @@ class Trial:
 
 @dataclass
 class Campaign:
-    """What all trials share."""
+    """Settings that all trials share."""
 
     folder: Path
     overrides: list[str]
@@ -99,7 +99,7 @@ class Campaign:
 
 
 def prepare(folder: Path, overrides: list[str], kinds: list[str], mounts: bool, out: Path) -> Campaign:
-    """The undisturbed run, which also prepares the data for all others."""
+    """Train the undisturbed run, which also prepares the data for all others."""
     for _ in range(2):  # the second is timed
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         campaign = Campaign(folder, overrides, kinds, mounts, out, folder / "undisturbed")
@@ -113,7 +113,7 @@ def prepare(folder: Path, overrides: list[str], kinds: list[str], mounts: bool, 
 
 
 def start(campaign: Campaign, run_dir: Path, output: Path, chance: random.Random) -> Start:
-    """The command of the campaign, running."""
+    """Start the command of the campaign."""
     every = [f"trainer.max_steps={STEPS}", f"checkpoint.every={SAVE_EVERY}", "scheduler=cosine"]
     with output.open("w") as file:
         process = psutil.Popen(
@@ -123,14 +123,14 @@ def start(campaign: Campaign, run_dir: Path, output: Path, chance: random.Random
 
 
 def draw(seed: int, kinds: Sequence[str]) -> list[str]:
-    """The faults of a trial: the first goes around all kinds, so that every kind is met; up to two more are random."""
+    """Draw the faults of a trial: the first one cycles through all kinds; up to two more are random."""
     chance = random.Random(seed)
     more = chance.choice((0, 0, 0, 0, 1, 2))
     return [kinds[seed % len(kinds)], *(chance.choice(kinds) for _ in range(more))]
 
 
 def run_trial(campaign: Campaign, seed: int) -> Trial:
-    """Hurt a run, let it finish, judge it."""
+    """Damage a run, let it finish, and judge it."""
     trial = Trial(seed, draw(seed, campaign.kinds))
     chance = random.Random(f"moments of {seed}")
     scratch = campaign.folder / f"trial_{seed}"
@@ -157,7 +157,7 @@ def run_trial(campaign: Campaign, seed: int) -> Trial:
 def one_start(
     campaign: Campaign, trial: Trial, run_dir: Path, scratch: Path, name: str | None, chance: random.Random
 ) -> str:
-    """One start of the command, struck by the fault ``name``; returns why the run is lost, or nothing."""
+    """Start the command once and inject the fault ``name``; returns why the run is lost, or nothing."""
     output = scratch / f"start_{len(trial.codes)}.txt"
     before, damaged = last_step(run_dir), set(marked(run_dir))
     began = time.monotonic()
@@ -185,12 +185,12 @@ def one_start(
 
 
 def marked(run_dir: Path) -> list[Path]:
-    """Damaged checkpoints, as the campaign left them."""
+    """Checkpoints that the campaign has damaged."""
     return sorted(mark.parent for mark in (run_dir / "checkpoints").glob(f"step_*/{MARK}"))
 
 
 def loaded_damage(resumed: str, damaged: set[Path], said: str) -> str:
-    """Why a start was wrong about damaged checkpoints; nothing when it named and left those it came across."""
+    """The mistake of a start with damaged checkpoints; empty if it named and skipped those it found."""
     for folder in damaged if resumed else ():
         if Path(resumed) == folder:
             return f"the damaged {folder.name} was loaded"
@@ -229,7 +229,7 @@ def judge(campaign: Campaign, trial: Trial, run_dir: Path) -> str:
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Everything in a checkpoint by name, put together from the parts of all ranks."""
+    """All tensors of a checkpoint by name, merged from the parts of all ranks."""
     source = Checkpoint(checkpoint)
     wholes = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in source.shapes.items()}
     source.read(wholes)
@@ -243,7 +243,7 @@ def keep(scratch: Path, target: Path) -> None:
 
 
 def rows(trials: Sequence[Trial], kinds: Sequence[str], undisturbed: float) -> list[list[str]]:
-    """For each kind of fault: strikes, trials with it, recovered ones, mean of steps trained again and seconds lost."""
+    """For each kind of fault: strikes, trials, recovered trials, means of repeated steps and lost seconds."""
     table = []
     for kind in [*kinds, "all"]:
         mine = [trial for trial in trials if kind == "all" or kind in trial.faults]
@@ -277,7 +277,7 @@ def show(trials: Sequence[Trial], kinds: Sequence[str], undisturbed: float) -> N
 
 
 def run_trials(campaign: Campaign, trials: list[Trial], seeds: Sequence[int], parallel: int) -> list[Trial]:
-    """``trials`` that are done, and those of ``seeds``; written as they come."""
+    """Run a trial for each of ``seeds``, and add it to ``trials``; each is written at once."""
     campaign.out.mkdir(parents=True, exist_ok=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(parallel) as pool:

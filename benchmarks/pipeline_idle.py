@@ -50,7 +50,7 @@ def idle_fraction(
 
 
 def recorded_order(options: PipelineOptions, rank: int, ranks: int, micro_batches: int) -> list[Action]:
-    """What torch's schedule does on one rank, in its order."""
+    """The actions of torch's schedule on one rank, in order."""
     order: list[Action] = []
     count = ranks * options.per_rank
     stages = [_Recorder(stage, count, rank, ranks, order) for stage in stages_of(rank, ranks, options)]
@@ -84,7 +84,7 @@ def _duration(orders: list[list[Action]], stages: int, cost: dict[str, int]) -> 
 
 
 def _ready(action: Action, stages: int, ends: dict[Action, int]) -> int | None:
-    """When what ``action`` needs is there; None if that is not known yet."""
+    """The time at which the inputs of ``action`` are ready; None if it is not known yet."""
     kind, stage, micro_batch = action
     needs = {
         "F": Action("F", stage - 1, micro_batch) if stage else None,
@@ -95,7 +95,7 @@ def _ready(action: Action, stages: int, ends: dict[Action, int]) -> int | None:
 
 @dataclass
 class _Recorder:
-    """Has the methods that schedules call on a stage; neither computes nor sends."""
+    """A stage that records the calls of a schedule, and neither computes nor sends."""
 
     stage_index: int
     num_stages: int

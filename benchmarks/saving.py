@@ -50,7 +50,7 @@ COMMON = ["model=llama_tiny", "trainer.eval_at_end=false", "checkpoint.at_end=fa
 
 @dataclass
 class Round:
-    """Seconds of one turn of each, as rank 0 saw them."""
+    """Seconds of one turn of each kind, measured by rank 0."""
 
     synchronous: float = 0.0
     stall: float = 0.0
@@ -71,7 +71,7 @@ class Measured:
 
 
 class Turns(Callback):
-    """Plain steps, a synchronous save, plain steps, an asynchronous save, and again."""
+    """Repeat: plain steps, a synchronous save, plain steps, an asynchronous save."""
 
     def __init__(self, block: int, rounds: int) -> None:
         self.block, self.rounds = block, rounds
@@ -117,7 +117,7 @@ class Turns(Callback):
 
 
 def measure(run_dir: Path, plan: str, size: dict[str, int], block: int, rounds: int) -> Measured:
-    """One run on the ranks that exist."""
+    """Measure one run on the existing ranks."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     recipe = tiny_recipe(run_dir, *COMMON, f"plan={plan}", *_overrides(size))
@@ -148,7 +148,7 @@ def _overrides(size: dict[str, int]) -> list[str]:
 
 
 def on_ranks(plan: str, size: dict[str, int], block: int, rounds: int, folder: str | None = None) -> Measured:
-    """``measure`` as rank 0 saw it."""
+    """The result of ``measure`` on rank 0."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(dir=folder) as place, contextlib.redirect_stdout(io.StringIO()):
         os.environ.setdefault("TRIREME_CACHE", f"{place}/cache")
@@ -157,7 +157,7 @@ def on_ranks(plan: str, size: dict[str, int], block: int, rounds: int, folder: s
 
 
 def row(plan: str, measured: Measured) -> tuple[list[str], float]:
-    """Cells of the table, and the stall as a part of the synchronous save; the first round makes the buffers."""
+    """Cells of the table, and the stall as a part of the synchronous save. The first round is shown apart."""
     first, *rounds = measured.rounds
     middle = {
         name: statistics.median(getattr(turn, name) for turn in rounds)

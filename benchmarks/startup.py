@@ -56,7 +56,7 @@ if "RANK" in os.environ:
 
 
 def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """By name: trireme's command and the bare one."""
+    """Name -> trireme's command and the bare one."""
     python, script = sys.executable, folder / "script.py"
     script.write_text(SCRIPT)
     stdlib = Path(sysconfig.get_paths()["stdlib"])
@@ -82,7 +82,7 @@ def seconds(command: list[str]) -> float:
 
 
 def measure(folder: Path, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of trireme's command and of the bare one, ``rounds`` times in turn after one that warms up."""
+    """Seconds of trireme's command and of the bare one, ``rounds`` times in turn, after a warm-up."""
     cases = commands(folder)
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in cases}
     for number in track(range(rounds + 1), "starting", console=Console(stderr=True)):

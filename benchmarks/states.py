@@ -50,7 +50,7 @@ def most_held(strategy: Strategy, batch: StepBatch, loss: LossFunction) -> Censu
 
 
 def census(strategy: Strategy) -> Census:
-    """Bytes that this rank holds now."""
+    """Bytes that this rank holds now, by kind of state."""
     groups = _torch_states(strategy) if isinstance(strategy, TorchStrategy) else _deepspeed_states(strategy)
     counted: set[int] = set()
     held: Census = {}
@@ -74,7 +74,7 @@ def _torch_states(strategy: TorchStrategy) -> tuple[list[Any], list[Any], list[A
 
 
 def _deepspeed_states(strategy: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """Gradients are those that wait to be stepped; a second copy of them, which offload makes, counts as other."""
+    """Parameters, gradients and optimizer state. A second copy of gradients, which offload makes, counts as other."""
     wrapper, base = strategy.engine.optimizer, strategy.state.base
     parameters = [parameter for _, parameter in strategy.named_parameters()]
     shards = [getattr(parameter, "ds_tensor", None) for parameter in parameters]

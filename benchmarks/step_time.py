@@ -77,7 +77,7 @@ class Times:
 
 
 class Turns(Callback):
-    """Times each block of steps, and lets the other side run its block after it."""
+    """Time each block of steps, and let the other side run its block after it."""
 
     def __init__(self, block: int, other: Callable[[], None], profile: cProfile.Profile | None) -> None:
         self.times, self.other, self.profile = Times(block), other, profile
@@ -97,7 +97,7 @@ class Turns(Callback):
 
 
 def overrides(plan: str, size: dict[str, int], steps: int) -> list[str]:
-    """The recipe: every rank takes its share of the batch at once."""
+    """The overrides of the recipe: every rank takes its share of the batch in one micro-batch."""
     return [
         *COMMON,
         f"plan={plan}",
@@ -146,14 +146,14 @@ def measure(
 
 
 def _same_training(run_dir: Path, theirs: list[float]) -> None:
-    """Both sides must have trained the same model on the same batches; later, rounding makes them drift apart."""
+    """Check by the first losses that both sides train alike; later ones differ by rounding."""
     ours = [line["loss"] for line in training(run_dir) if line["step"] % LOG_EVERY == 0]
     for one, other in zip(ours[:2], theirs[:2], strict=True):
         assert abs(one - other) < 1e-4 * one, f"losses differ: {ours[:2]} and {theirs[:2]}"
 
 
 def on_ranks(plan: str, size: str, block: int, rounds: int, profiled: bool = False) -> tuple[Times, Times, str]:
-    """``measure`` as rank 0 saw it; the first round, which warms both up, is left out."""
+    """The result of ``measure`` on rank 0, without the first round, which warms both sides up."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ.setdefault("TRIREME_CACHE", f"{folder}/cache")
@@ -170,7 +170,7 @@ def ratios(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 def quickest(seconds: list[float]) -> float:
-    """Lowest decile."""
+    """The lowest decile."""
     return statistics.quantiles(seconds, n=10)[0]
 
 

@@ -58,7 +58,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Part:
-    """What pipeline and tensor parallelism leave of the model on one rank."""
+    """The part of the model that pipeline and tensor parallelism leave on one rank."""
 
     embedding: float
     blocks: float
@@ -86,7 +86,7 @@ class Part:
 
 
 def part_of(plan: Plan, mesh: Mesh, sizes: Sizes) -> Part:
-    """This rank's part; every stage has equally many blocks."""
+    """The part of this rank; every stage has equally many blocks."""
     ranks, tensor = mesh.degrees.pipeline, mesh.degrees.tensor
     stages = stages_of(mesh.pipeline_rank, ranks, plan.pipelining) if ranks > 1 else [0]
     count = ranks * plan.pipelining.per_rank if ranks > 1 else 1
@@ -122,7 +122,7 @@ def expected_traffic(plan: Plan, mesh: Mesh, sizes: Sizes) -> Bytes:
 
 
 def _data(plan: Plan, mesh: Mesh, sizes: Sizes, part: Part) -> Bytes:
-    """DDP, FSDP2 and copies."""
+    """Traffic of DDP, of FSDP2, and of copies by FSDP2."""
     shard, copies, options = mesh.degrees.shard, mesh.degrees.replicate, plan.fsdp
     once = plan.data_parallel == "ddp" or mesh.degrees.pipeline > 1 or not options.reduce_every_micro_batch
     reductions = 1 if once else sizes.micro_batches
@@ -137,7 +137,7 @@ def _data(plan: Plan, mesh: Mesh, sizes: Sizes, part: Part) -> Bytes:
 
 
 def _deepspeed(plan: Plan, mesh: Mesh, sizes: Sizes, part: Part) -> Bytes:
-    """ZeRO as in the paper."""
+    """Traffic of ZeRO as in the paper."""
     assert not isinstance(plan.deepspeed, str)
     stage, moved = plan.deepspeed.stage, _share(mesh.data_size) * part.bytes
     reductions = sizes.micro_batches if stage >= 2 else 1

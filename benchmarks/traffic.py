@@ -51,7 +51,7 @@ class Traffic(TorchDispatchMode):
     """Bytes that this rank sends while the mode is on, by kind of collective; bookkeeping apart.
 
     Raises:
-        KeyError: a communication operator that is not known: what it sends must not be left out.
+        KeyError: a communication operator that is not known: its bytes must not be left out.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Traffic(TorchDispatchMode):
 
 
 def _message(kind: str, args: Any, result: Any) -> list[Tensor]:
-    """The larger of output and input for gathers and scatters, the first argument for everything else.
+    """The message of an operator: the larger of output and input for gathers and scatters, else the first argument.
 
     Operators of c10d write into their first argument; the functional ones give their output back.
     """
@@ -98,7 +98,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _group(args: Any) -> dist.ProcessGroup:
-    """The ranks of a collective: an object among the arguments of c10d, a name as the last of a functional one."""
+    """The process group: an object among the arguments of c10d, a name as the last one of a functional collective."""
     for argument in args:
         if isinstance(argument, torch.ScriptObject) and "ProcessGroup" in str(argument._type()):
             return dist.ProcessGroup.unbox(argument)

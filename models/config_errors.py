@@ -1,4 +1,4 @@
-"""Which field of a configuration transformers does not take: its errors name it in words of their own, or not at all.
+"""Find the field of a model configuration that transformers refuses, since its own errors often do not name it.
 
 Whatever it raises, the fields that are to blame are found by leaving them out one after the other.
 """

@@ -1,5 +1,4 @@
-"""What accelerate is used for beside its launcher: its search finds the batch size that fits, and it loads models that
-are spread over devices."""
+"""Use of accelerate besides its launcher: its search for a batch size that fits, and loading models over devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input, through the real command: one readable message with field, reason and fix; exit code 2; nothing lost."""
+"""Bad input to the real command: one readable message with field, reason and fix; exit code 2; nothing lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A run goes on with what its recipe stood for: changed documents are refused, or named and read by its tokenizer."""
+"""Resume of a run whose data has changed: changed documents are refused; if the checkpoint is named, training goes on
+with its tokenizer."""
 
 from __future__ import annotations
 

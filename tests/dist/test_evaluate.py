@@ -1,4 +1,5 @@
-"""Evaluation only: the metrics of a run's own evaluation under any plan, and nothing is written into its folder."""
+"""``trireme evaluate`` gives the metrics of the run's own evaluation under any plan, and writes nothing into its
+folder."""
 
 from __future__ import annotations
 

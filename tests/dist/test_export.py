@@ -1,4 +1,4 @@
-"""What is exported is what ``transformers`` loads: identical logits, any type, shards, averaged weights, any plan."""
+"""Exports load in ``transformers`` with identical logits: every type, shards, averaged weights, every plan."""
 
 from __future__ import annotations
 

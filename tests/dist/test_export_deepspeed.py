@@ -1,4 +1,4 @@
-"""Folders of plain DeepSpeed, exported straight: byte for byte as by ``zero_to_fp32``, and loaded by transformers."""
+"""Exports of DeepSpeed's own folders equal those of ``zero_to_fp32`` byte for byte, and transformers loads them."""
 
 from __future__ import annotations
 

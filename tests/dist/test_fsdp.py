@@ -1,4 +1,4 @@
-"""FSDP2: its options change how a run is spread, never its trajectory; what a rank holds; frozen parameters."""
+"""FSDP2: options change how a run is spread, but not its trajectory; memory of a rank; frozen parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at a random step, the same command again: the loss curve is the uninterrupted one, bit for bit."""
+"""After SIGKILL at a random step the same command gives the loss curve of an undisturbed run, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says at its end, and when it is started again."""
+"""The last lines of a run, and the lines of a second start of a finished run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same recipe through every launcher, SLURM and a notebook included: the same lines."""
+"""Every launcher, SLURM and a notebook included, gives the same training lines for the same recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who speaks on the terminal, with which prefix, and what is kept in files."""
+"""Output of ranks: which ranks write on the terminal, with which prefix, and what the log files contain."""
 
 from __future__ import annotations
 

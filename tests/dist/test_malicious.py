@@ -1,4 +1,4 @@
-"""Pickles that would run a command, in every place that a checkpoint is read from: none of them runs."""
+"""Checkpoints with pickles that would run a command, in every place where one is read: none of them runs."""
 
 from __future__ import annotations
 

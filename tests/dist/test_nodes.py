@@ -1,4 +1,4 @@
-"""Machines without a common disk: each keeps its own shards, and any plan goes on from them.
+"""Machines without a common disk: each keeps its own shards, and a run resumes from them under any plan.
 
 A machine is here a rank (or two) with a working folder of its own; ``run.dir`` is relative.
 """

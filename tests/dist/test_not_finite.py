@@ -1,5 +1,5 @@
-"""A run whose loss or weights are no numbers any more: said at the first such step, told by the exit code, and its
-checkpoints are never taken for good ones."""
+"""A run whose loss or weights are not finite: reported at the first such step and by the exit code; its checkpoints
+are never taken for good ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme.train``: a cell trains on one process or several, and holds metrics, plot, model and tokenizer in hand."""
+"""``trireme.train``: a cell trains on one process or several; its result has metrics, plot, model and tokenizer."""
 
 from __future__ import annotations
 

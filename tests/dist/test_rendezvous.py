@@ -1,4 +1,4 @@
-"""Ranks that do not meet end with one message, soon, and leave nothing behind."""
+"""Ranks that do not meet end soon, with one message, and leave no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elastic restarts: ranks that were killed are started again and the run goes on from its last checkpoint by itself."""
+"""Elastic restarts: killed ranks are started again, and the run goes on from its last checkpoint without help."""
 
 from __future__ import annotations
 

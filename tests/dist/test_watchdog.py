@@ -1,4 +1,4 @@
-"""A rank that does not come on: the watchdog names it, its line, and the collective in which the others wait."""
+"""A rank that hangs: the watchdog names it, its line, and the collective in which the others wait."""
 
 from __future__ import annotations
 

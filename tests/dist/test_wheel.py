@@ -1,4 +1,4 @@
-"""A wheel holds everything that a run needs, and works where there is no clone."""
+"""A wheel contains everything that a run needs, and works without a clone."""
 
 from __future__ import annotations
 

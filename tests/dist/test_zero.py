@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO on two gloo ranks: the trajectory, the state and the placement of one process."""
+"""DeepSpeed ZeRO on two gloo ranks has the trajectory, state and placement of one process."""
 
 from __future__ import annotations
 

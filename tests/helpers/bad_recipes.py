@@ -1,6 +1,6 @@
 """Recipes that cannot train, each with the keys that must be named: one corpus for ``check`` and for ``train``.
 
-Add a row for every mistake that a recipe can hold and that is known without training. The overrides go on top of
+Add a row for every mistake in a recipe that can be found without training. The overrides go on top of
 ``tests/recipes/tiny.yaml``; ``{tmp}`` is a folder of the test's own, in which ``file.txt`` is a file.
 """
 

@@ -22,7 +22,7 @@ class StopOnOneRank(Callback):
 
 
 class Leave(Callback):
-    """Leaves early after a step, as a signal or a time limit would."""
+    """Leaves early after a step, like a run that gets a signal or meets its time limit."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -65,7 +65,7 @@ class Remember(Callback):
 
 
 class Slow(Callback):
-    """Makes steps long enough to be met by a signal."""
+    """Makes steps slow, so that a signal arrives during one."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -75,7 +75,7 @@ class Slow(Callback):
 
 
 class SlowAtFirst(Slow):
-    """The same, until SLURM has queued the job again."""
+    """Makes steps slow until SLURM has queued the job again."""
 
     def on_step_begin(self, trainer, state, control) -> None:
         if "SLURM_RESTART_COUNT" not in os.environ:
@@ -83,7 +83,7 @@ class SlowAtFirst(Slow):
 
 
 class Stuck(Callback):
-    """One rank does not come back from a step."""
+    """Lets one rank hang in a step."""
 
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.step = rank, step
@@ -126,7 +126,7 @@ class Unchanged(Callback):
 
 
 class Jump(Callback):
-    """Goes on with other samples when training begins."""
+    """Skips samples when training begins."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -136,7 +136,7 @@ class Jump(Callback):
 
 
 class Sleeper(Callback):
-    """One rank sleeps before a step, once; ``attempt``: only in that attempt of an elastic launch."""
+    """Lets one rank sleep before a step, once; with ``attempt`` only in that attempt of an elastic launch."""
 
     def __init__(self, rank: int, step: int, seconds: float, attempt: int | None = None) -> None:
         self.rank, self.step, self.seconds, self.attempt = rank, step, seconds, attempt
@@ -148,7 +148,7 @@ class Sleeper(Callback):
 
 
 class KillRank(Callback):
-    """One rank ends itself by SIGKILL before a step, each time in another attempt of an elastic launch."""
+    """Kills one rank (SIGKILL) before a step, each time in another attempt of an elastic launch."""
 
     def __init__(self, rank: int, steps: list[int]) -> None:
         self.rank, self.steps = rank, steps
@@ -160,7 +160,7 @@ class KillRank(Callback):
 
 
 class Speaks(Callback):
-    """Every rank logs a line of each kind."""
+    """Logs a line of each kind on every rank."""
 
     def on_train_begin(self, trainer, state, control) -> None:
         log = logging.getLogger("trireme.tests")

@@ -22,14 +22,14 @@ def tiny_command(run_dir: Path, *arguments: str) -> list[str]:
 
 
 def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end; output as text."""
+    """Run the command to its end; its output is text."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ)
     )
 
 
 def trireme_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The same in this process, which has imported what it needs: seconds less."""
+    """Run the command in this process, which saves the seconds of the imports."""
     from trireme.launch.cli import main
 
     code = main(arguments)
@@ -38,7 +38,7 @@ def trireme_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> subproc
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """The run ended as a user error: exit code 2, one message with all ``words``, no traceback."""
+    """Assert that the run ended as a user error: exit code 2, one message with all ``words``, no traceback."""
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     for word in words:

@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """Inside, ``folder`` has room for ``size`` bytes. Skips the test where that cannot be mounted."""
+    """Context in which ``folder`` has room for ``size`` bytes. Skips the test where that cannot be mounted."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     folder.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 def unmount_below(folder: Path) -> None:
-    """What a command that was killed has left mounted there; later mounts first, which may lie in earlier ones."""
+    """Unmount what a killed command has left mounted there, later mounts first, since they may lie in earlier ones."""
     for mounted in reversed(psutil.disk_partitions(all=True)):
         if Path(mounted.mountpoint).is_relative_to(folder):
             subprocess.run(["umount", "-l", mounted.mountpoint], capture_output=True)

@@ -59,7 +59,7 @@ def batches(corpus: Any, steps: int = STEPS, rank: int = 0, ranks: int = 1) -> I
 
 
 def mean_loss(model: nn.Module, micro: dict[str, Tensor]) -> Tensor:
-    """Every sample has as many labels as every other, so that means of means are the mean."""
+    """The mean loss of a batch; all samples have equally many labels, so the mean of means is the mean."""
     return model(input_ids=micro["input_ids"], labels=micro["labels"]).loss
 
 
@@ -70,12 +70,12 @@ def over_ranks(value: float) -> float:
 
 
 def resumed(run_dir: Path, folder: Path, *more: str) -> None:
-    """Go on from ``folder`` to the end; for ``run_ranks``, or one process."""
+    """Resume from ``folder`` and train to the end; for ``run_ranks``, or one process."""
     train(tiny_recipe(run_dir, *overrides(*more)), resume=str(folder))
 
 
 def arrays(tensors: dict[str, Tensor]) -> Arrays:
-    """What can be sent between processes; fp32 holds every shorter type exactly."""
+    """Tensors as arrays, which can be sent between processes; fp32 represents every shorter type exactly."""
     return {name: tensor.detach().float().numpy().copy() for name, tensor in tensors.items()}
 
 
@@ -92,12 +92,12 @@ def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, A
 
 
 def merged(results: list[tuple[Arrays, dict[str, Any]]]) -> Arrays:
-    """What all ranks hold together."""
+    """The tensors of all ranks in one mapping."""
     return {name: array for held, _ in results for name, array in held.items()}
 
 
 def assert_equal(one: Arrays, other: Arrays) -> None:
-    """The same names and the same bits."""
+    """Assert that names and bits are the same."""
     assert one.keys() == other.keys()
     different = [name for name in one if not np.array_equal(one[name], other[name])]
     assert not different, different[:5]

@@ -19,17 +19,17 @@ class Host:
     address: str
 
     def run(self, arguments: list[str]) -> list[str]:
-        """A command that runs there."""
+        """Start a command on this host."""
         return ["ip", "netns", "exec", self.name, *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Which device gloo takes: the name of the machine leads to none of them."""
+        """Variables that name gloo's network device, since the name of the machine resolves to none of them."""
         return {"GLOO_SOCKET_IFNAME": self.device}
 
 
 def missing() -> str | None:
-    """Why there can be no such hosts here."""
+    """Why this machine cannot have such hosts; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
@@ -41,7 +41,7 @@ def missing() -> str | None:
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Both are gone at the end, and what still runs there has lost its network."""
+    """Context with two hosts. At the end both are removed; processes that still run there lose their network."""
     number = os.getpid() % 250
     hosts = [
         Host(f"tri{os.getpid()}{end}", f"tri{os.getpid() % 10**6}{end}", f"10.{number}.7.{1 + i}")

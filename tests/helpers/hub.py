@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Hub:
-    """What was sent."""
+    """Requests and files that the hub has received."""
 
     endpoint: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def hub() -> Iterator[Hub]:
             self.send_file(body=False)
 
         def send_file(self, body: bool) -> None:
-            """A file of a repository, as ``/owner/name/resolve/main/path``."""
+            """Send a file of a repository, ``/owner/name/resolve/main/path``."""
             parts = self.path.partition("?")[0].split("/")
             content = state.files.get("/".join(parts[1:3]), {}).get("/".join(parts[5:]))
             self.send_response(404 if content is None else 200)
@@ -116,13 +116,13 @@ def create(state: Hub, wanted: dict[str, Any]) -> tuple[int, Any]:
 
 
 def known(state: Hub, path: str, file: dict[str, Any]) -> dict[str, Any]:
-    """Every file goes into the commit itself, unless it is there already."""
+    """Answer that every file goes into the commit itself, unless the hub has it."""
     held = state.files["/".join(path.split("/")[3:5])].get(file["path"])
     return {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": oid(held) if held else None}
 
 
 def oid(content: bytes) -> str:
-    """As git names a file."""
+    """The id that git gives to a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

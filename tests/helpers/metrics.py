@@ -1,4 +1,4 @@
-"""Reading what a run wrote."""
+"""Read the metrics that a run wrote, and compare those of two runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
+    """The lines of metrics.jsonl, without values that depend on the clock."""
     read = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in read]
 

@@ -181,7 +181,7 @@ def _head(sound: Path) -> tuple[dict[str, object], int]:
 
 
 def _heads(head: dict) -> dict[str, object]:
-    """Heads of a safetensors file, each wrong in one way."""
+    """Headers of a safetensors file, each wrong in one way."""
     name = "model.layers.0.self_attn.q_proj.weight"
     entry = head[name]
 
@@ -270,7 +270,7 @@ def recipe_mutations() -> Iterator[Mutation]:
 
 
 def _lines(line: str) -> dict[str, list[str]]:
-    """What a line may become by a slip."""
+    """Variants of a line with one mistake each."""
     key, _, value = line.partition(":")
     instead = {
         "no value": "",

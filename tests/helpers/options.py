@@ -1,4 +1,4 @@
-"""Whether a run heeds an option: one that is ignored leaves the trajectory alone too."""
+"""Find out whether a run uses an option: an option that is ignored does not change the trajectory either."""
 
 from __future__ import annotations
 

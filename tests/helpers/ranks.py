@@ -31,8 +31,8 @@ IMPORTED = (
 )
 """What ranks would import one by one, each for itself."""
 FIRST_PORT, PORTS, WORKERS = 10_000, 500, 4
-"""Ports for each of so many workers of xdist: below those that the system gives to whoever asks for any, as gloo does,
-and below those at which SLURM's jobs meet."""
+"""First port, ports of a worker of xdist, number of workers. All are below the ports at which SLURM's jobs meet, and
+below those that the system gives to programs that ask for any port, as gloo does."""
 
 
 class Answer(NamedTuple):
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 def _own_ports() -> Iterator[int]:
-    """Those of this worker, over and over; two test sessions on one machine begin at different ones."""
+    """Ports of this worker, in an endless cycle; two test sessions on one machine begin at different ones."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = FIRST_PORT + worker % WORKERS * PORTS
     for number in count(os.getpid()):
@@ -57,7 +57,7 @@ _ports = _own_ports()
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody takes before whoever asked for it does."""
+    """A port that nobody listens on, and that no other test takes before the caller does."""
     for port in islice(_ports, PORTS):
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("", port))
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @functools.cache
 def warm_up() -> None:
-    """Do once, before the first fork, what every rank would do again: half of the time of a short run."""
+    """Do work that every rank would repeat once, before the first fork. It takes half of the time of a short run."""
     for name in IMPORTED:
         importlib.import_module(name)
     tiny_recipe(Path("unused"))  # Hydra's imports, and the tables that its parser fills as it reads
@@ -123,7 +123,7 @@ def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int,
 
 
 def _gathered(pipes: Sequence[Connection], timeout: float) -> list[Any]:
-    """What each rank returned. The first failure ends the wait: peers hang or lose their connection because of it."""
+    """The results of all ranks. The first failure ends the wait, since its peers hang or lose their connection."""
     silent, values = {pipe: rank for rank, pipe in enumerate(pipes)}, {}
     deadline = time.monotonic() + timeout
     while silent:

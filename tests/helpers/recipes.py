@@ -1,4 +1,4 @@
-"""Typed recipes for tests, composed by the real way from ``tests/recipes/tiny.yaml``."""
+"""Typed recipes for tests, composed as the command does it from ``tests/recipes/tiny.yaml``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is running: wait for its steps, send it signals, see how it ends, leave nothing behind."""
+"""Start a command, wait for its steps, send it signals, see how it ends, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait for something to come true."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -64,7 +64,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-        """Wait for the end; no rank that was seen may be left."""
+        """Wait for the end, and assert that no rank is left."""
         output, errors = self.process.communicate(timeout=timeout)
         _, alive = psutil.wait_procs(self.seen, timeout=10)
         assert not [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE], "ranks were left behind"
@@ -73,7 +73,7 @@ class Running:
 
 @contextmanager
 def running(arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
-    """Start a command; whatever is left of it at the end is killed."""
+    """Context with a started command. Its processes that are left at the end are killed."""
     started = Running(arguments, run_dir, environment)
     try:
         yield started
@@ -91,6 +91,6 @@ def running(arguments: Sequence[str], run_dir: Path, environment: dict[str, str]
 def run_to_end(
     arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None, timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
-    """A command that starts processes of its own: none of them is left, even if it does not end in time."""
+    """Run a command that starts processes of its own. None of them is left, even if it does not end in time."""
     with running(arguments, run_dir, environment) as run:
         return run.end(timeout)

@@ -60,7 +60,7 @@ PartitionName=urgent Nodes=n[1-2] PriorityTier=10 State=UP
 
 
 def missing() -> str:
-    """Why there can be no SLURM here; empty if there can."""
+    """Why this machine cannot run SLURM; empty if it can."""
     lacking = [name for name in PROGRAMS if _program(name) is None]
     if lacking:
         return f"no {', '.join(lacking)} (Debian: slurmctld slurmd slurm-client munge)"
@@ -71,7 +71,7 @@ def missing() -> str:
 
 
 class Cluster:
-    """Daemons that run."""
+    """The running daemons of a cluster."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -131,7 +131,7 @@ class Cluster:
                 process.kill()
 
     def _steps(self) -> list[psutil.Process]:
-        """What is left of jobs. No daemon is above it: slurmd forks slurmstepd twice, so that steps outlive it.
+        """Processes of jobs. No daemon is their parent: slurmd forks slurmstepd twice, so that steps outlive it.
 
         Tasks know the cluster by SLURM_CONF; slurmstepd, which writes its title over its environment, is above them.
         """
@@ -161,12 +161,12 @@ class Cluster:
         return self.show(job)["JobState"]
 
     def show(self, job: str) -> dict[str, str]:
-        """What ``scontrol show job`` says."""
+        """The fields of ``scontrol show job``."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job: str, *states: str, timeout: float = 400) -> dict[str, str]:
-        """Until the job is in one of these states (default: has ended)."""
+        """Wait until the job is in one of these states (default: has ended)."""
         wanted = states or ENDED
         _until(lambda: self.state(job) in wanted, timeout, f"job {job} does not come to {wanted}", 0.2)
         return self.show(job)
@@ -174,7 +174,7 @@ class Cluster:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A cluster, which every command finds by SLURM_CONF."""
+    """Context with a cluster, which every command finds by SLURM_CONF."""
     folder = Path(tempfile.mkdtemp(prefix="slurm_"))
     folder.chmod(0o755)  # munged wants to be sure of its folders
     before = os.environ.get("SLURM_CONF")
@@ -193,7 +193,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _end_with_parent() -> None:
-    """A test session that is killed must not leave a cluster behind."""
+    """End a daemon with its test session, so that a killed session leaves no cluster behind."""
     LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 

@@ -8,7 +8,7 @@ from trireme.trainer.tasks.causal_lm import CausalLM
 
 
 class MeanLoss(CausalLM):
-    """What one writes at first: the mean over the micro-batch."""
+    """A common mistake: the mean over the micro-batch."""
 
     def loss(self, outputs, batch):
         targets = next_token_labels(batch["labels"])
@@ -16,14 +16,14 @@ class MeanLoss(CausalLM):
 
 
 class MeanOverSamples(CausalLM):
-    """Summed over tokens, averaged over samples."""
+    """Another mistake: summed over tokens, averaged over samples."""
 
     def loss(self, outputs, batch):
         return causal_lm_loss(outputs.logits, batch["labels"]) / len(batch["labels"])
 
 
 class SmoothedSum(CausalLM):
-    """Right: a sum, if another than that of the evaluation."""
+    """A correct task: a sum, though not the one that evaluations use."""
 
     def loss(self, outputs, batch):
         targets = next_token_labels(batch["labels"]).flatten()

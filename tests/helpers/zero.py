@@ -73,7 +73,7 @@ class Case:
 
 
 def load_deepspeed() -> None:
-    """Import and compile before ranks are forked, so that they have everything: both take seconds."""
+    """Import and compile DeepSpeed before ranks are forked, so that not every rank spends seconds on it."""
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every ZeRO optimizer asks for it)
 
@@ -87,7 +87,7 @@ def model_config(case: Case) -> ModelConfig:
 
 
 def samples(step: int) -> list[dict[str, Tensor]]:
-    """The global batch of a step: labels from almost none to all of a sample."""
+    """The global batch of a step, with labels on almost none to all tokens of a sample."""
     generator = torch.Generator().manual_seed(1000 + step)
     batch = []
     for index in range(SAMPLES):
@@ -108,7 +108,7 @@ def share(step: int, rank: int, ranks: int, micro: int) -> StepBatch:
 
 
 def rate(step: int, steps: int, warmup: int = 2) -> float:
-    """transformers' linear schedule."""
+    """The learning rate of transformers' linear schedule."""
     return step / warmup if step < warmup else (steps - step) / (steps - warmup)
 
 
@@ -119,7 +119,7 @@ def values(case: Case) -> RecipeValues:
 
 
 def build(case: Case) -> DeepSpeedStrategy:
-    """The strategy with placed weights, on the ranks that exist."""
+    """Build the strategy with placed weights, on the existing ranks."""
     plan = Plan(
         shard="auto",
         data_parallel="deepspeed",
@@ -138,7 +138,7 @@ def build(case: Case) -> DeepSpeedStrategy:
 
 
 def train(strategy: DeepSpeedStrategy, case: Case, first: int = 0, last: int | None = None) -> list[tuple[float, ...]]:
-    """(loss, gradient norm, learning rate, skipped) of each step."""
+    """Train; returns (loss, gradient norm, learning rate, skipped) of each step."""
     lines = []
     strategy.set_training(True)
     for step in range(first, case.steps if last is None else last):
@@ -150,7 +150,7 @@ def train(strategy: DeepSpeedStrategy, case: Case, first: int = 0, last: int | N
 
 
 def on_ranks(case: Case, then: Callable[[DeepSpeedStrategy, list], Any] | None = None) -> Any:
-    """Build, train, and what ``then`` makes of it; for ``run_ranks``."""
+    """Build and train, then call ``then`` and return its result; for ``run_ranks``."""
     strategy = build(case)
     strategy.attach_optimizer(optimizer_factory(case.optimizer))
     lines = train(strategy, case)
@@ -160,7 +160,7 @@ def on_ranks(case: Case, then: Callable[[DeepSpeedStrategy, list], Any] | None =
 
 
 def plain_model(case: Case) -> torch.nn.Module:
-    """The same weights on one process, without any engine."""
+    """A model with the same weights on one process, without any engine."""
     model = model_config(case)
     built = build_on_meta(model, "causal_lm", Vocabulary(128))
     source = weight_source(model, built, seed=3)
@@ -174,7 +174,7 @@ def plain_model(case: Case) -> torch.nn.Module:
 
 
 def plain(case: Case) -> tuple[list[tuple[float, ...]], torch.nn.Module]:
-    """The same steps by plain torch: the whole batch at once."""
+    """Train the same steps by plain torch, the whole batch at once."""
     model = plain_model(case)
     model.train()
     optimizer = optimizer_factory(case.optimizer)([(n, p) for n, p in model.named_parameters() if p.requires_grad])

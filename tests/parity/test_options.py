@@ -1,4 +1,4 @@
-"""Recompute, compile and deterministic kernels go with every kind of plan and leave the trajectory alone."""
+"""Recompute, compile and deterministic kernels work with every kind of plan and do not change the trajectory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same weights on the same batches give the losses of ``transformers.Trainer``, which we did not write."""
+"""The same weights and batches give the losses of ``transformers.Trainer``, an implementation that is not ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ring through the resume matrix: each plan saves for another and takes over from one; `make resume-matrix` runs all.
+"""A ring through the resume matrix: each plan resumes from the one before it; `make resume-matrix` runs all pairs.
 
 Each also goes on from its own checkpoint, bit for bit, and from its neighbour's with another global batch.
 """

@@ -1,4 +1,4 @@
-"""What README, docs and messages tell people to type exists: commands, options, keys, groups and extras."""
+"""Commands, options, keys, groups and extras that README, docs and messages name exist."""
 
 from __future__ import annotations
 

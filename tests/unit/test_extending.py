@@ -1,4 +1,4 @@
-"""The examples of ``docs/extending.md`` train as they stand, and what breaks a contract is named by key."""
+"""The examples of ``docs/extending.md`` train as they stand, and a broken contract is reported under its key."""
 
 from __future__ import annotations
 

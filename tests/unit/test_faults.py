@@ -1,4 +1,4 @@
-"""The bookkeeping of ``benchmarks/faults.py``: what is drawn, what is done to files, what counts as recovered."""
+"""The bookkeeping of ``benchmarks/faults.py``: drawing faults, damaging files, counting recovered trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages that are made from the code are current; ``trireme keys`` says of every key what it is."""
+"""Pages that are generated from the code are current, and ``trireme keys`` describes every key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of other tools: all of them are listed, what they are called here exists, and refusals answer with it."""
+"""Names of other tools: all are listed, the keys that replace them exist, and refusals name these keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain data becomes typed objects, or every problem in it is named at once."""
+"""Plain data becomes typed objects, or all its problems are named at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What accelerate's configuration becomes: choices of a recipe, or a refusal by name."""
+"""accelerate's configuration becomes choices of a recipe, or is refused by name."""
 
 from __future__ import annotations
 

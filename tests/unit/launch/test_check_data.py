@@ -1,4 +1,4 @@
-"""`trireme check` looks at the data: files, formats, columns, documents for both splits, sources of a user's own."""
+"""``trireme check`` reads the data: files, formats, columns, documents for both splits, sources of the user's own."""
 
 from __future__ import annotations
 

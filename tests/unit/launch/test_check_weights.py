@@ -1,4 +1,4 @@
-"""``trireme check`` on recipes with weights: what a run would refuse is told before it, and under the right key."""
+"""``trireme check`` on recipes with weights: it reports what a run would refuse, under the right key."""
 
 from __future__ import annotations
 

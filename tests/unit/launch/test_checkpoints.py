@@ -1,4 +1,4 @@
-"""``trireme checkpoints`` through the real command, on a run with a whole, a damaged and a half-written checkpoint."""
+"""``trireme checkpoints`` through the real command, on a run with a sound, a damaged and a half-written checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one message with all problems, listings, and what is imported for it."""
+"""The command line: exit codes, one message with all problems, listings, and the imports of each command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new ``_target_`` begins a component anew, and of keys that exclude each other the later one counts."""
+"""A new ``_target_`` drops the arguments of the old one, and of keys that exclude each other the later one counts."""
 
 from __future__ import annotations
 

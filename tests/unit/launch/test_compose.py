@@ -1,4 +1,4 @@
-"""From names and overrides to plain data: search path, overrides, choices, errors of files."""
+"""A recipe's name and overrides become plain data: search path, overrides, choices, errors of files."""
 
 from __future__ import annotations
 

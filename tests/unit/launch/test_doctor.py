@@ -1,4 +1,4 @@
-"""``trireme doctor``: what is found is what is there, and what is missing comes with a fix."""
+"""``trireme doctor`` reports what is installed, and a fix for what is missing."""
 
 from __future__ import annotations
 

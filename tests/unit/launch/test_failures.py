@@ -1,4 +1,4 @@
-"""Which of several failed ranks is shown, and how."""
+"""The failure that is shown if several ranks fail, and its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hostfile DeepSpeed's launcher was given is read from its command line."""
+"""The hostfile of DeepSpeed's launcher is read from the launcher's command line."""
 
 from __future__ import annotations
 

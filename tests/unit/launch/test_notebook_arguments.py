@@ -1,4 +1,4 @@
-"""What Python lets through as arguments of ``trireme.train`` and no command line would."""
+"""Wrong arguments of ``trireme.train`` that Python accepts and a command line could not express."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plan=auto``: what it resolves to on simulated machines, what ranks are told, and the real command."""
+"""``plan=auto``: its choice on simulated machines, the overrides for the ranks, and the real command."""
 
 from __future__ import annotations
 

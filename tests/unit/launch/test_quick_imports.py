@@ -1,4 +1,4 @@
-"""While a process imports what it needs, nothing looks for garbage; afterwards all is as it was."""
+"""Garbage collection is off during heavy imports, and is as before afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real ranks started by the command: what a person sees when one of them fails, and that none is left behind."""
+"""Real ranks started by the command: the message if one of them fails, and that no rank is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and overrides that are no recipe and no override: one problem each, which names file, line or key."""
+"""Files that are not recipes and texts that are not overrides: one problem each, which names file, line or key."""
 
 from __future__ import annotations
 

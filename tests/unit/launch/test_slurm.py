@@ -1,4 +1,4 @@
-"""Jobs for SLURM without a SLURM: the launch part of a recipe, how ranks lie on machines, the script, tasks."""
+"""Jobs for SLURM, without a SLURM: the launch part of a recipe, the ranks of each machine, the script, tasks."""
 
 from __future__ import annotations
 

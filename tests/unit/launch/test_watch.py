@@ -1,4 +1,4 @@
-"""Progress in a notebook: drawn while the run goes on, not only when it is over."""
+"""Progress in a notebook is drawn during the run, not only at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a base says of generation holds beside the tokenizer's single ids."""
+"""Generation settings of a base model are kept, and its ids that end a text are joined with the tokenizer's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family: initial weights, saving and reading by transformers, one step, and paths that lead somewhere."""
+"""Every family: initial weights, saving and loading by transformers, one step, and paths that exist in the model."""
 
 from __future__ import annotations
 

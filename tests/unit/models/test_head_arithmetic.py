@@ -1,4 +1,4 @@
-"""Sizes that do not go together are refused before anything is built, for every family.
+"""Sizes that do not fit together are refused before anything is built, for every family.
 
 The judge is transformers: what ``check_model`` lets through must build and compute.
 """

@@ -1,4 +1,4 @@
-"""Names of models and tokenizers: local folders, hub ids, what was fetched before, and one message for all else."""
+"""Names of models and tokenizers: local folders, hub ids, cached downloads, and one message for everything else."""
 
 from __future__ import annotations
 

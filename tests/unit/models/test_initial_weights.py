@@ -1,4 +1,4 @@
-"""Initial weights are a function of (seed, module name): not of the plan, the order, or what else is in the model."""
+"""Initial weights depend on (seed, module name) only: not on the plan, the order, or the rest of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused of the model before launch, and which published sizes the presets have."""
+"""Model parts that are refused before launch, and presets that have the published sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from folders: every family, other types, older names, and what is refused."""
+"""Weights from folders: every family, other types, older names, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of weights as people have them: every stored tensor and file is used, told, or a reason to refuse.
+"""Weight folders as people have them: every stored tensor and file is used, named in a warning, or refused.
 
 What can be refused from names, types and configuration is refused by ``check_model``, before anything is read.
 """

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON: what is filled in, what contradicts, what DeepSpeed would silently ignore."""
+"""DeepSpeed's JSON: values that are filled in, contradictions, and keys that DeepSpeed would silently ignore."""
 
 from __future__ import annotations
 

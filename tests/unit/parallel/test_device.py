@@ -1,4 +1,4 @@
-"""Which cores and backends belong to a rank."""
+"""The cores and the communication backend of a rank."""
 
 from __future__ import annotations
 

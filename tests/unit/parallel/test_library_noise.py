@@ -1,4 +1,4 @@
-"""What compilers and libraries print of their own is kept from a notebook's user; everything else is not."""
+"""Output of compilers and libraries is kept from a notebook's user; all other output is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planner's order, on made-up sizes and machines."""
+"""The order of the planner's choices, on made-up sizes and machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused of tensor parallelism before launch, with values that would do."""
+"""Refusals of tensor parallelism before launch name values that would work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders are judged by looking: nothing is made, and every reason why they cannot be written is one clause."""
+"""Folders are checked without creating anything, and every reason why one cannot be written is one clause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others: stored weights that the model has no place for are told, quantised ones refused."""
+"""Checkpoints of other tools: stored weights that the model does not have are named, quantised ones refused."""
 
 from __future__ import annotations
 

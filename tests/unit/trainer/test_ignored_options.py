@@ -1,4 +1,4 @@
-"""Options without effect are said; the recipes and plans that come with trireme have none."""
+"""Options without effect are reported; the recipes and plans that come with trireme have none."""
 
 from __future__ import annotations
 

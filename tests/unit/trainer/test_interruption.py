@@ -1,4 +1,4 @@
-"""When to leave: times as SLURM writes them, the margin before the limit, and what signals do."""
+"""Leaving early: times as SLURM writes them, the margin before the limit, and the effect of signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight-decay groups, and every optimizer file."""
+"""Weight-decay groups, and every file of the optimizer group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room for the copies of the training state that are written in the background."""
+"""Memory for the copies of the training state that are written in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who wrote what lies at a path, if it was not trireme."""
+"""Recognise checkpoints of other tools by the files at a path, and open them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callbacks need of a trainer, as plain objects: real state and control, a mesh of one CPU process."""
+"""The parts of a trainer that callbacks use, as plain objects: real state and control, a mesh of one CPU process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curve: the picture is drawn, whole after a resume, and never stops a run."""
+"""Curve: the picture is drawn, is complete after a resume, and never stops a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early stopping and best-model keeping: what counts as better, and what survives a resume."""
+"""Early stopping and best model: when a metric counts as better, and what a resume restores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics file: a record that survives kills, resumes and full disks."""
+"""The metrics file survives kills, resumes and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the NaN guard counts and when it looks; tests/dist/test_nonfinite.py shows what becomes of a run."""
+"""The NaN guard's counts and checks; tests/dist/test_nonfinite.py covers whole runs."""
 
 from __future__ import annotations
 

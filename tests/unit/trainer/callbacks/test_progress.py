@@ -1,4 +1,4 @@
-"""Progress: plain lines without a terminal; on one (a real pseudo-terminal) a bar that keeps other output whole."""
+"""Progress: plain lines without a terminal; on a real pseudo-terminal a bar that does not mix with other output."""
 
 from __future__ import annotations
 

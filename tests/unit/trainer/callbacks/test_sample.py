@@ -1,4 +1,4 @@
-"""Sample: text from a real (tiny, random) model, without a trace in training."""
+"""Sample: a real (tiny, random) model writes text, and training is the same as without it."""
 
 from __future__ import annotations
 

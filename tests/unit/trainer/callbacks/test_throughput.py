@@ -1,4 +1,4 @@
-"""Throughput: rates over the right time, and peaks found for the right hardware."""
+"""Throughput: rates are divided by the right time, and peak FLOP/s belong to the right hardware."""
 
 from __future__ import annotations
 

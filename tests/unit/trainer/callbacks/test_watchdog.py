@@ -1,4 +1,4 @@
-"""What the watchdog says: who is where, in one sentence."""
+"""The watchdog's report: the place of every rank, in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained tokenizers, judged by their files."""
+"""Pretrained tokenizers are checked by their files."""
 
 from __future__ import annotations
 

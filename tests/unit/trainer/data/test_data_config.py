@@ -1,4 +1,4 @@
-"""DataConfig refuses what cannot be, and the shipped YAML holds only what DataConfig knows."""
+"""DataConfig refuses impossible values, and the shipped YAML has only keys that DataConfig has."""
 
 from __future__ import annotations
 

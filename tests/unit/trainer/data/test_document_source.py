@@ -1,4 +1,4 @@
-"""Sources of a user's own: what can be taken is taken, the rest is one message by the recipe's key."""
+"""Sources of the user's own: what can be used is used; the rest is one message under the recipe's key."""
 
 from __future__ import annotations
 

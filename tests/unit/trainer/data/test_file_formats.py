@@ -1,4 +1,4 @@
-"""Files and what they hold: suffixes, compression, delimiters, rows that do not fit; nothing is guessed in silence."""
+"""File formats: suffixes, compression, delimiters, rows that do not fit; no format is guessed silently."""
 
 from __future__ import annotations
 

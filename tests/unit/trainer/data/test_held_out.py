@@ -1,4 +1,4 @@
-"""The held-out rule: stable against order and neighbours, near its share, never empty by chance."""
+"""The held-out rule does not depend on order or other documents, keeps its share, and is never empty by chance."""
 
 from __future__ import annotations
 

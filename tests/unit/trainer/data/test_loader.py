@@ -1,4 +1,4 @@
-"""Batches of steps: shares of data ranks, resume by step, no touch on the global generator, even evaluation."""
+"""Batches of steps: shares of data ranks, resume by step, no use of the global generator, equal evaluation batches."""
 
 from __future__ import annotations
 

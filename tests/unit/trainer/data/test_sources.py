@@ -1,4 +1,4 @@
-"""Sources: every format gives its documents, bad input is named with file, place and fix, nothing asks the network."""
+"""Sources: every format gives its documents, bad input is named with file, place and fix, no network is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Streams: one order for any number of ranks, exact resume from any point, agreement with the indexed way."""
+"""Streams: the same order for any number of ranks, exact resume from any point, the same blocks as an indexed
+corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens on disk: what is written comes back, views where possible, across record batches, through a pickle."""
+"""Tokens on disk: they read back as written, as views if possible, across record batches, and after pickling."""
 
 from __future__ import annotations
 

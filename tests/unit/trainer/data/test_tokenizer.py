@@ -1,4 +1,4 @@
-"""The tokenizer: exact round trips, special tokens only where meant, trained once per fingerprint."""
+"""The tokenizer: exact round trips, special tokens only where intended, one training per fingerprint."""
 
 from __future__ import annotations
 
