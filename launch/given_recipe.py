@@ -22,7 +22,7 @@ from .failures import OWN_LAUNCH
 from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base, may_name_components
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
-from .recipe_file import check_recipe_file
+from .recipe_file import check_recipe_file, groups_chosen
 from .run_hydra import run_hydra
 
 
@@ -116,7 +116,8 @@ class GivenRecipe:
     def _add_groups(self) -> None:
         """A choice of a group that the recipe's defaults do not have is added to them: Hydra would not replace it."""
         for index, text in enumerate(self.accepted):
-            if text.startswith("~") or key_of(text) in groups_of_base() or not chooses(text, self.folders):
+            known = key_of(text) in groups_of_base() | groups_chosen(self.path)
+            if text.startswith("~") or known or not chooses(text, self.folders):
                 continue
             there = {file.partition("/")[0] for file in self.as_written[1]}
             if there and key_of(text) not in there:

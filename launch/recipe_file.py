@@ -61,6 +61,13 @@ def mapping_node(path: Path) -> Any:
     return node
 
 
+def groups_chosen(path: Path) -> set[str]:
+    """Groups of which the list of defaults in a recipe's own file makes a choice."""
+    lists = [value for key, value in mapping_node(path).value if key.value == "defaults"]
+    entries = [item.value[0] for items in lists for item in items.value if item.id == "mapping"]
+    return {str(key.value).removeprefix("override ").strip("/ ") for key, _ in entries}
+
+
 def missing_base(raw: Any, path: Path) -> list[Problem]:
     """The problem of a composed recipe whose defaults do not include /base."""
     missing = [part for part in PARTS if part not in raw]

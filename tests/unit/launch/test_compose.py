@@ -87,8 +87,13 @@ def test_composing_again_gives_the_same_data() -> None:
 
 @pytest.mark.parametrize(
     ("choice", "environment", "expected"),
-    [("plan=ddp", {}, 1), ("optimizer=adafactor", {}, 2), ("optimizer=adafactor", {OWN_LAUNCH: "1"}, 1)],
-    ids=["no component", "component", "component, in a rank"],
+    [
+        ("plan=ddp", {}, 1),
+        ("model=gpt2_tiny", {}, 1),
+        ("optimizer=adafactor", {}, 2),
+        ("optimizer=adafactor", {OWN_LAUNCH: "1"}, 1),
+    ],
+    ids=["no component", "not of /base", "component", "component, in a rank"],
 )
 def test_hydra_composes_a_recipe_no_more_often_than_needed(
     choice: str, environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
