@@ -197,6 +197,8 @@ def _check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: st
         fitting = [size for size in range(1, share + 1) if share % size == 0]
         near = [max(size for size in fitting if size <= micro), *[size for size in fitting if size > micro][:1]]
         fix += f", or trainer.micro_batch_size to {' or '.join(map(str, near))}"
+    degrees = [f"plan.{axis}" for axis in ("replicate", "shard") if getattr(plan, axis) not in ("auto", 1)]
+    fix += f", or change {' or '.join(degrees)}" if degrees else ""
     why = f"is not a multiple of trainer.micro_batch_size x data ranks ({micro} x {data} = {unit})"
     return [Problem("trainer.global_batch_size", why, fix, whole)]
 

@@ -33,7 +33,7 @@ def list_recipes(recipe_dirs: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
     """All recipes as (name, file), sorted by name; if two have the same name, the one in the first folder counts."""
     found: dict[str, Path] = {}
     for folder in recipe_folders(recipe_dirs):
-        for path in sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}")):
+        for path in sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}") if file.is_file()):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if not name.startswith("configs/"):  # groups of a user's recipe folder
                 found.setdefault(name, path)
@@ -53,8 +53,10 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
     recipe = str(recipe)
     if recipe.lower().endswith(SUFFIXES):
         path = Path(os.path.expanduser(recipe))
-        if os.path.exists(path):  # reading refuses a folder with such a name
+        if os.path.isfile(path) or os.path.isdir(path):  # reading refuses a folder with such a name
             return path
+        if os.path.exists(path):  # it could only be read once, or without end
+            raise UserError(Problem("RECIPE", "is a pipe or a device, not a file", "write it to a file first", recipe))
         raise UserError(Problem("RECIPE", "no such file", _near_file(path) or "see: trireme recipes", recipe))
     for folder in folders:
         for suffix in SUFFIXES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -51,8 +52,10 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
     from ..models.check_model import model_notes, weight_notes
     from ..trainer.ignored_options import ignored_options
+    from ..trainer.run_folder import folder_notes
 
     found = [*model_notes(recipe.model, recipe.plan.precision), *weight_notes(recipe.model), *ignored_options(recipe)]
+    found += folder_notes(Path(recipe.run.dir))
     notes = "".join(f"\n  note   {note}" for note in found)
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
     return (

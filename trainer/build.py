@@ -35,7 +35,7 @@ from .place_model import Placed, fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
 from .rollback import roll_back
-from .run_folder import open_run_folder, refuse_other_recipe, unwritable, write_recipe
+from .run_folder import folder_notes, open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .run_lock import RunLock
 from .schedules import build_schedule
 from .spinner import stop
@@ -65,10 +65,13 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     run_dir = Path(recipe.run.dir)
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
     restarted = attempt() > 0 and mesh.any_flags([nodes.leads and launch_is_noted(run_dir)])[0]
+    notes = folder_notes(run_dir) if mesh.is_main else []
     on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
     lock = RunLock(run_dir)
     on_ranks(mesh, nodes.leads, lock.take)
     handlers = set_up_logging(run_dir, mesh, recipe.run)
+    for note in notes:
+        log.warning(note)
     trainer = None
     try:
         trainer = build(recipe, mesh, resume, nodes, restarted)

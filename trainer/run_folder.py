@@ -49,12 +49,40 @@ NOT_COMPARED = (
 the losses, also keys that later versions add; so a key that does not must be listed here."""
 
 
+OF_A_RUN = (RECIPE, "log.txt", "logs", "metrics.jsonl", "checkpoints", "slurm.json")
+"""Files and folders of which a run leaves at least one, however early it ends."""
+
+
+def folder_notes(path: Path) -> list[str]:
+    """Warnings about a folder that a run can use, but hardly should: it lies in another run's, or holds other files."""
+    whole = path.absolute()
+    outer = next((each for each in whole.parents if (each / RECIPE).is_file() and (each / "log.txt").is_file()), None)
+    if outer:
+        return [f"run.dir={path} lies in the folder of another run ({outer}), whose --fresh would move it along"]
+    if others := _foreign(path):
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        return [f"run.dir={path} holds files that are of no run ({shown}): they stay there beside those of this run"]
+    return []
+
+
+def _foreign(path: Path) -> list[str]:
+    """Names in a folder that holds no trace of a run; empty for run folders, empty and absent ones."""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError:  # reported when the folder is opened
+        return []
+    return [] if set(names) & set(OF_A_RUN) else [name for name in names if not name.startswith(".")]
+
+
 def open_run_folder(path: Path, fresh: bool) -> None:
     """Create the folder; with ``fresh``, an existing one is first moved aside (to ``NAME.1``, ``NAME.2`` ...).
 
     Raises:
-        UserError: the folder cannot be created or written.
+        UserError: the folder cannot be created or written, or ``fresh`` would move a folder that holds no run.
     """
+    if fresh and _foreign(path):
+        why = "holds no run, and --fresh would move the whole folder aside"
+        raise UserError(Problem("run.dir", why, "leave --fresh out, or choose another run.dir", str(path)))
     try:
         if fresh and path.exists():
             number = next(n for n in range(1, 10_000) if not path.with_name(f"{path.name}.{n}").exists())

@@ -124,3 +124,12 @@ def test_a_port_that_is_no_number_is_told_what_a_port_is(
 def test_the_start_that_launchers_set_is_accepted(started: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIREME_STARTED", started)
     assert not environment_problems()
+
+
+@pytest.mark.parametrize("degree", ["replicate", "shard"])
+def test_a_batch_that_does_not_fit_the_degrees_names_them(
+    degree: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = [f"plan.{degree}=3", *(["plan.data_parallel=fsdp"] if degree == "shard" else [])]
+    assert main(["check", str(TINY), f"run.dir={tmp_path}", *plan]) == 2
+    assert f"or change plan.{degree}" in capsys.readouterr().err

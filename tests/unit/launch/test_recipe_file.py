@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.recipes import TINY
 from trireme.errors import UserError
 from trireme.launch.cli import main
 from trireme.launch.compose import compose
-from trireme.launch.find_recipes import find_recipe
+from trireme.launch.find_recipes import find_recipe, list_recipes
 
 BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
 
@@ -211,3 +212,9 @@ def test_a_second_choice_of_a_group_is_put_down_to_the_defaults(
     (tmp_path / "mine.yaml").write_text(f"defaults: [/base, /data: files, {choice}, _self_]\n")
     text = said(tmp_path / "mine.yaml", override)
     assert text.startswith(f"defaults\n  choose {group} a second time") and f"`- override /{group}: " in text
+
+
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    assert "is a pipe or a device, not a file" in said(tmp_path / "mine.yaml")
+    assert "mine" not in dict(list_recipes([str(tmp_path)]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,13 @@ def test_implementations_agree(implementation: str) -> None:
 def test_any_optimizer_by_its_path() -> None:
     optimizer = optimizer_factory({"_target_": "torch.optim.RAdam", "lr": 0.5})(_parameters())
     assert isinstance(optimizer, torch.optim.RAdam) and optimizer.param_groups[0]["initial_lr"] == 0.5
+
+
+def test_bitsandbytes_is_not_heard(tmp_path: Path) -> None:
+    """It warns while it is imported, once in a process."""
+    program = (
+        "import torch; from trireme.trainer.optimizers import adamw_8bit; "
+        "adamw_8bit([{'params': [torch.nn.Parameter(torch.ones(2))]}], lr=1e-3)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "kernels" not in done.stderr

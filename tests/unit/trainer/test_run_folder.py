@@ -1,0 +1,42 @@
+"""The folder of a run: what else lies in it or around it is told, and ``--fresh`` moves only runs aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.command import trireme_here
+from helpers.recipes import TINY
+from trireme.errors import UserError
+from trireme.trainer.run_folder import OF_A_RUN, folder_notes, open_run_folder
+
+
+def test_files_of_others_are_told_and_never_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("thesis.tex", "b", "c", "d"):
+        (tmp_path / name).touch()
+    assert "holds files that are of no run (b, c, d and 1 more)" in folder_notes(tmp_path)[0]
+    open_run_folder(tmp_path, fresh=False)
+    with pytest.raises(UserError, match="holds no run, and --fresh would move"):
+        open_run_folder(tmp_path, fresh=True)
+    assert (tmp_path / "thesis.tex").exists()
+    checked = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path}")
+    assert checked.returncode == 0 and "note   run.dir=" in checked.stdout
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_what_a_run_has_left_is_no_strange_file(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).touch()
+    (run / "notes.md").touch()
+    assert folder_notes(run) == []
+    open_run_folder(run, fresh=True)
+    assert (tmp_path / "run.1" / "notes.md").exists()
+
+
+def test_a_folder_in_that_of_another_run_is_told(tmp_path: Path) -> None:
+    assert folder_notes(tmp_path / "sweep" / "job") == []
+    for name in ("recipe.yaml", "log.txt"):
+        (tmp_path / name).touch()
+    assert f"lies in the folder of another run ({tmp_path})" in folder_notes(tmp_path / "deep" / "inner")[0]
+    assert folder_notes(tmp_path) == []
