@@ -47,7 +47,7 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
         callback, refused = built(component, f"callbacks.{name}")
         problems += refused
         if callback is not None and not isinstance(callback, Callback):
-            why = f"gives a {type(callback).__name__}, which is no callback"
+            why = f"gives a {type(callback).__name__}, which is not a callback"
             fix = "derive it from trireme.trainer.callbacks.callback.Callback; docs/extending.md has an example"
             problems.append(Problem(f"callbacks.{name}._target_", why, fix, component["_target_"]))
         elif callback is not None:

@@ -41,7 +41,7 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
     missing = [name for name in TASK if not callable(getattr(cls, name, None)) or name in _abstract(cls)]
     problems = []
     if missing:
-        why = f"is no task: it has no {' and no '.join(missing)}"
+        why = f"is not a task: it has no {' and no '.join(missing)}"
         fix = f"derive it from {BASES['task']} and write {', '.join(f'{name}{_call(TASK[name])}' for name in missing)}"
         problems.append(_problem("task", task, why, f"{fix}; {PAGE}"))
     problems += _signatures("task", task, cls, {name: call for name, call in TASK.items() if name not in missing})
@@ -84,7 +84,7 @@ def _check_callback(path: str, node: dict[str, Any], cls: type) -> list[Problem]
         return [_problem(path, node, why, fix)]
     missing = [name for name in EVENTS if not callable(getattr(cls, name, None))]
     if missing:
-        why = f"is no callback: it has no {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
+        why = f"is not a callback: it has no {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
         return [_problem(path, node, why, f"derive it from {BASES['callback']}; {PAGE}")]
     return [*_signatures(path, node, cls, EVENTS), *_mistyped(path, node, cls)]
 

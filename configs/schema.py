@@ -240,7 +240,7 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
         problems.append(
             Problem(
                 "trainer.max_steps",
-                "is needed with data.streaming=true, since a stream has no length to reckon epochs with",
+                "is needed with data.streaming=true, since epochs cannot be counted on a stream",
                 "set trainer.max_steps and trainer.epochs=null",
             )
         )
@@ -255,7 +255,7 @@ def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]
     return [
         Problem(
             "trainer.eval_every",
-            "asks for evaluations, but data.held_out is 0 and there is no data.eval_source",
+            "requests evaluations, but data.held_out is 0 and there is no data.eval_source",
             "set data.held_out=0.05, or trainer.eval_every=null",
             trainer.eval_every,
         )

@@ -104,6 +104,6 @@ def _ranks() -> list[Problem]:
     ]
     for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if name in numbers and other not in numbers and numbers.get("WORLD_SIZE", 2) > 1:
-            why = f"is set without {other}: no launcher started this process, so it would wait for peers in vain"
+            why = f"is set without {other}: no launcher started this process, so it would wait without end"
             problems.append(Problem(name, why, "unset it, or start with a launcher such as torchrun", numbers[name]))
     return problems

@@ -65,7 +65,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
     """
     folders = _folders(path)
     if not folders:
-        reason = "holds no checkpoint" if os.path.isdir(path) else "is no folder"
+        reason = "holds no checkpoint" if os.path.isdir(path) else "is not a folder"
         raise UserError(Problem("RUN", reason, "name a run folder, such as runs/persimmon_stdlib", str(path)))
     if not verify:
         return [_look(folder, digests=False) for folder in folders]

@@ -147,7 +147,7 @@ class LaunchConfig:
         if self.signal_seconds is not None and self.signal_seconds > 65535:
             problems.append(f"signal_seconds={self.signal_seconds} is more than SLURM takes; use at most 65535")
         if self.port is not None and self.port > 65535:
-            problems.append(f"port={self.port} is no port; use 1024 to 65535")
+            problems.append(f"port={self.port} is not a port; use 1024 to 65535")
         return problems
 
     def _texts(self) -> list[str]:
@@ -164,14 +164,14 @@ class LaunchConfig:
             try:
                 parse_time(self.time)
             except ValueError:
-                problems.append(f"time={self.time!r} is no time; write HH:MM:SS or D-HH:MM:SS")
+                problems.append(f"time={self.time!r} is not a time; write HH:MM:SS or D-HH:MM:SS")
         if self.memory is not None and not re.fullmatch(r"\d+[KMGT]?", str(self.memory), re.IGNORECASE):
-            problems.append(f"memory={self.memory!r} is no size; write 64G, 500M, or 0 for all of it")
+            problems.append(f"memory={self.memory!r} is not a size; write 64G, 500M, or 0 for all of it")
         return problems
 
     def _names(self) -> list[str]:
         problems = [
-            f"env.{name} is no name of a variable; use letters, digits and underscores"
+            f"env.{name} is not the name of a variable; use letters, digits and underscores"
             for name in self.env
             if not re.fullmatch(r"[A-Za-z_]\w*", name)
         ]
@@ -180,7 +180,7 @@ class LaunchConfig:
             if plain in OWN_OPTIONS:
                 problems.append(f"sbatch.{name} has a field of its own; write launch.{OWN_OPTIONS[plain]}")
             elif not re.fullmatch(r"[a-z][a-z-]+", plain):
-                problems.append(f"sbatch.{name} is no long option of sbatch; write it as sbatch's manual does")
+                problems.append(f"sbatch.{name} is not a long option of sbatch; write it as sbatch's manual does")
         return problems
 
     def _together(self) -> list[str]:

@@ -301,7 +301,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
 
     problems = list(composed.problems)
     if isinstance(own.get("deepspeed"), str):
-        why = "does not go with plan.deepspeed=FILE, which says itself what DeepSpeed shards"
+        why = "cannot be combined with plan.deepspeed=FILE, which says itself what DeepSpeed shards"
         problems.append(Problem("plan", why, "write plan=zero2 (or another stage) instead", AUTO))
     general = {key: value for key, value in own.items() if key not in (*AXES, "data_parallel", "sequence_parallel")}
     general.pop("deepspeed", None)

@@ -169,7 +169,7 @@ def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = fro
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines and name != "<<":
-                why = f"stands twice in {where}, in lines {lines[name]} and {line}"
+                why = f"is given twice in {where}, in lines {lines[name]} and {line}"
                 yield Problem(f"{prefix}{name}", why, "keep one of them")
             lines[name] = line
             yield from _doubled(value, where, f"{prefix}{name}.", seen)

@@ -92,7 +92,7 @@ def _activation(config: Any, model: ModelConfig) -> Iterator[Problem]:
         if value not in ACT2FN:
             near = difflib.get_close_matches(str(value), ACT2FN, n=1)
             fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ACTIVATIONS)}"
-            yield _problem(config, model, name, "is no activation that transformers has", fix, value)
+            yield _problem(config, model, name, "is not an activation that transformers has", fix, value)
             return  # several fields may be aliases of one value, which is reported once
 
 
@@ -133,7 +133,7 @@ def _rope_type(config: Any, model: ModelConfig) -> list[Problem]:
             near = difflib.get_close_matches(str(value), ROPE_TYPES, n=1, cutoff=0.7)
             fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(ROPE_TYPES)}"
             name = "rope_scaling" if "rope_scaling" in model.config else "rope_parameters"
-            why = "is no scaling of rotary positions that transformers has"
+            why = "is not a scaling of rotary positions that transformers has"
             return [Problem(f"model.config.{name}.rope_type", why, fix, value)]
     return []
 
@@ -170,7 +170,7 @@ def _special_tokens(config: Any, model: ModelConfig) -> Iterator[Problem]:
         given = model.config.get(name)
         for token in given if isinstance(given, list) else [given]:
             if isinstance(token, int) and not 0 <= token < config.vocab_size:
-                why = f"is no token: the vocabulary has {config.vocab_size}"
+                why = f"is not a token: the vocabulary has {config.vocab_size}"
                 yield Problem(f"model.config.{name}", why, "leave it out: the tokenizer's own is used", given)
                 break
 

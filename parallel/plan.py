@@ -183,13 +183,13 @@ class PipelineOptions:
             yield f"stages_per_rank={wanted} must be at least 1"
         elif wanted not in (None, 1) and self.schedule in self.SINGLE:
             yield (
-                f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which takes one; "
+                f"stages_per_rank={wanted} cannot be combined with schedule {self.schedule}, which takes one; "
                 "use interleaved_1f1b"
             )
         elif wanted not in (None, 2) and self.schedule in self.V_SHAPED:
-            yield f"stages_per_rank={wanted} does not go with schedule {self.schedule}, which takes 2; use 2"
+            yield f"stages_per_rank={wanted} cannot be combined with schedule {self.schedule}, which takes 2; use 2"
         elif wanted == 1 and self.schedule not in self.SINGLE:
-            yield f"stages_per_rank=1 does not go with schedule {self.schedule}; use at least 2, or 1f1b"
+            yield f"stages_per_rank=1 cannot be combined with schedule {self.schedule}; use at least 2, or 1f1b"
         if self.split is not None and any(blocks < 1 for blocks in self.split):
             yield f"split={self.split} must give every stage at least one block"
 
@@ -253,25 +253,27 @@ class Plan:
         model_parallel = self.pipeline != 1 or self.tensor != 1
         if self.shard != 1 and self.data_parallel == "ddp":
             problems.append(
-                f"shard={self.shard} does not go with data_parallel=ddp, which keeps whole copies; "
+                f"shard={self.shard} cannot be combined with data_parallel=ddp, which keeps whole copies; "
                 "write data_parallel: fsdp, or replicate instead of shard"
             )
         if model_parallel and self.replicate != 1 and self.data_parallel == "ddp":
             problems.append(
-                "data_parallel=ddp does not go with pipeline or tensor ranks: it refuses split parameters and "
+                "data_parallel=ddp cannot be combined with pipeline or tensor ranks: it refuses split parameters and "
                 "miscounts gradients of zero-bubble schedules; write data_parallel: fsdp"
             )
         if self.data_parallel == "deepspeed":
             if self.pipeline != 1:
                 problems.append(
-                    f"pipeline={self.pipeline} does not go with data_parallel=deepspeed: ZeRO 2 and 3 would reduce "
-                    "gradients and gather parameters with every micro-batch; use plan=3d_zero1, which "
+                    f"pipeline={self.pipeline} cannot be combined with data_parallel=deepspeed: ZeRO 2 and 3 would "
+                    "reduce gradients and gather parameters with every micro-batch; use plan=3d_zero1, which "
                     "shards the optimizer state and reduces once per step"
                 )
             if self.tensor != 1:
-                problems.append(f"tensor={self.tensor} does not go with data_parallel=deepspeed; use plan=3d_zero1")
+                problems.append(
+                    f"tensor={self.tensor} cannot be combined with data_parallel=deepspeed; use plan=3d_zero1"
+                )
             if self.compile:
-                problems.append("compile=true does not go with data_parallel=deepspeed; set it to false")
+                problems.append("compile=true cannot be combined with data_parallel=deepspeed; set it to false")
         if (
             self.data_parallel == "fsdp"
             and self.pipeline != 1
@@ -287,7 +289,8 @@ class Plan:
             problems.append("sequence_parallel=true splits activations over tensor ranks, but tensor=1; set tensor")
         if self.fsdp.offload and self.data_parallel != "fsdp":
             problems.append(
-                f"fsdp.offload=true does not go with data_parallel={self.data_parallel}; write data_parallel: fsdp"
+                f"fsdp.offload=true cannot be combined with data_parallel={self.data_parallel}; "
+                "write data_parallel: fsdp"
             )
         return problems
 

@@ -196,7 +196,7 @@ def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
         with component_errors(f"callbacks.{name}", locate(component["_target_"]), CONSTRUCTOR):
             callbacks[name] = instantiate(component)
         if not isinstance(callbacks[name], Callback):
-            why = f"gives a {type(callbacks[name]).__name__}, which is no callback"
+            why = f"gives a {type(callbacks[name]).__name__}, which is not a callback"
             fix = "derive it from trireme.trainer.callbacks.callback.Callback; docs/extending.md has an example"
             raise UserError(Problem(f"callbacks.{name}._target_", why, fix, component["_target_"]))
     return callbacks

@@ -207,7 +207,7 @@ def parse_time(text: str | int) -> float:
         text = str(text)
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
-        raise ValueError(f"max_time={text!r} is no time; write HH:MM:SS, D-HH:MM:SS, or minutes")
+        raise ValueError(f"max_time={text!r} is not a time; write HH:MM:SS, D-HH:MM:SS, or minutes")
     days, *parts = (int(part) if part is not None else None for part in match.groups())
     numbers = [part for part in parts if part is not None]
     if days is not None:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 COMMAND = Command(
     "check",
     "RECIPE ...",
-    "say all that is wrong with a recipe; start nothing",
+    "report all problems of a recipe; start nothing",
     run,
     arguments,
     examples=EXAMPLES,

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
 COMMAND = Command(
     "doctor",
     "",
-    "say what this machine has, and what plans would need",
+    "report what this machine has and what plans need",
     run,
     arguments,
     examples="examples:\n  trireme doctor\n  trireme doctor --json > machine.json\n",

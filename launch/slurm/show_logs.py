@@ -61,7 +61,7 @@ def _no_run(folder: Path) -> tuple[str, str]:
     )
     near = list(dict.fromkeys(near))
     names = difflib.get_close_matches(str(folder), near, n=3, cutoff=0.3) or near[:3]
-    why = "there is no such folder" if not folder.exists() else "is no run's folder"
+    why = "there is no such folder" if not folder.exists() else "is not the folder of a run"
     if names:
         return why, f"give one that holds a run, such as {' or '.join(names)}"
     return why, "give the folder of a run, which a run names when it ends (run.dir, by default runs/NAME)"

@@ -88,14 +88,14 @@ def _check_options(plan: Plan) -> list[Problem]:
         return []
     problems = []
     if plan.compile:
-        why = f"does not go with {schedule}: compiled blocks cannot split their backward pass"
+        why = f"cannot be combined with {schedule}: compiled blocks cannot split their backward pass"
         problems.append(
             Problem("plan.compile", why, "set it to false, or use plan.pipelining.schedule=interleaved_1f1b", True)
         )
     if plan.recompute != "none":
         # Measured: up to 11 forward passes of each block, where undivided backward passes need 2. Selective
         # recomputation fails inside torch.
-        why = f"does not go with {schedule}: every part of the backward pass would recompute its block again"
+        why = f"cannot be combined with {schedule}: every part of the backward pass would recompute its block again"
         problems.append(
             Problem(
                 "plan.recompute",

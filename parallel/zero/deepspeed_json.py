@@ -186,7 +186,7 @@ def _refuse_unsupported_switches(filler: JsonFiller) -> None:
         for key in path.split("."):
             value = value.get(key, wanted) if isinstance(value, dict) else wanted
         if value != wanted:
-            filler.refuse(path, f"does not go with trireme: {why}", "remove it", value)
+            filler.refuse(path, f"cannot be used with trireme: {why}", "remove it", value)
 
 
 def _offload(filler: JsonFiller) -> None:

@@ -119,7 +119,7 @@ def test_weights_that_cannot_be_used(refused: Refused, tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path) -> None:
     refused(["--resume", str(tmp_path / "nothing")], "--resume", "does not exist")
-    refused(["--resume", str(tmp_path)], "--resume", "no complete checkpoint")
+    refused(["--resume", str(tmp_path)], "--resume", "not a complete checkpoint")
 
 
 def test_a_full_disk_while_data_is_prepared(refused: Refused, tmp_path: Path) -> None:

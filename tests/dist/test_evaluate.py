@@ -111,7 +111,7 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         return str(error.value)
 
     assert "no weights" in refusal() and "--checkpoint" in refusal()
-    assert "no complete checkpoint" in refusal(checkpoint=str(tmp_path))
+    assert "not a complete checkpoint" in refusal(checkpoint=str(tmp_path))
     assert "data.held_out" in refusal("data.held_out=0", checkpoint=str(run))
     assert "does not fit the recipe" in refusal("model.config.n_embd=32", checkpoint=str(run))
     assert "tokenizer" in refusal("data.tokenizer.vocab_size=500", "model.config.vocab_size=512", checkpoint=str(run))

@@ -265,7 +265,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("task", "Lossless", "it has no loss"),
         ("task", "Duck", "write def loss(self, outputs, batch)"),
         ("callbacks", "Theirs", "a callback of transformers' Trainer"),
-        ("callbacks", "Plain", "is no callback"),
+        ("callbacks", "Plain", "is not a callback"),
         ("callbacks", "Narrow", "write def on_evaluate(self, trainer, state, control, metrics)"),
         ("callbacks", "Misspelt", "did you mean on_step_end?"),
         ("optimizer", "NoOptimizer", "no torch.optim.Optimizer"),
@@ -358,7 +358,7 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.CutLoss", "not one that a backward pass can start from"),
         ("+callbacks.x._target_=mine.broken.NoJson", "callbacks.x\n  its state_dict cannot be written as JSON"),
         ("+callbacks.x._target_=mine.broken.TwoNumbers", "trainer.extra_metrics['two']\n  a metric is one number"),
-        ("+callbacks.x._target_=mine.broken.no_callback", "which is no callback"),
+        ("+callbacks.x._target_=mine.broken.no_callback", "which is not a callback"),
         (
             "+callbacks.x._target_=mine.broken.SetsStep",
             "callbacks.x\n  mine.broken.SetsStep sets state.step in on_step_end (",

@@ -94,7 +94,7 @@ def _text(row: Any, text_column: str, place: str) -> str:
         inside = [key for key, value in row.items() if isinstance(value, list) and _holds(value, text_column)]
         problem = column_problem(place, text_column, columns)
         if inside:
-            why = f"{place} is no row, but an object with the rows inside, as its list {inside[0]!r}"
+            why = f"{place} is not a row but an object that contains the rows, as its list {inside[0]!r}"
             fix = f"write one row per line: jq -c '.{inside[0]}[]' FILE.json > FILE.jsonl"
             problem = Problem("data.source.paths", why, fix)
         raise UserError(problem)

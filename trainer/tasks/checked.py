@@ -22,7 +22,7 @@ class CheckedTask(Task):
         missing = [name for name in ("loss", "evaluate", "metrics") if not callable(getattr(task, name, None))]
         if missing:
             fix = "derive it from trireme.trainer.tasks.task.Task; docs/extending.md has an example"
-            why = f"{type(task).__name__} is no task: it has no {' and no '.join(missing)}"
+            why = f"{type(task).__name__} is not a task: it has no {' and no '.join(missing)}"
             raise UserError(Problem("task", why, fix))
         self.task, self.head = task, getattr(task, "head", None)  # type: ignore[misc]
         if self.head not in HEADS:

@@ -72,4 +72,4 @@ def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:
 
 def test_where_there_is_nothing_it_says_so(tmp_path: Path) -> None:
     refused(trireme("checkpoints", str(tmp_path)), "RUN", "holds no checkpoint")
-    refused(trireme("checkpoints", str(tmp_path / "none")), "is no folder")
+    refused(trireme("checkpoints", str(tmp_path / "none")), "is not a folder")

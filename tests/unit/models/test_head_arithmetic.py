@@ -111,8 +111,8 @@ def test_the_tiny_preset_passes(family: str) -> None:
         ("gpt2", {"n_head": 3}, "n_head", "does not divide n_embd"),
         ("codegen", {"n_head": 2}, "n_head", "multiple of 4"),
         ("llama", {"vocab_size": -1}, "vocab_size", "at least 1"),
-        ("llama", {"pad_token_id": 5000}, "pad_token_id", "no token"),
-        ("llama", {"eos_token_id": [2, -1]}, "eos_token_id", "no token"),
+        ("llama", {"pad_token_id": 5000}, "pad_token_id", "not a token"),
+        ("llama", {"eos_token_id": [2, -1]}, "eos_token_id", "not a token"),
         ("opt", {"dropout": 2.0}, "dropout", "share"),
     ],
 )

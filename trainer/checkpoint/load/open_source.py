@@ -10,8 +10,8 @@ from ..source import Source
 from .own_checkpoint import Checkpoint
 
 NONE_THERE = (
-    "is no complete checkpoint, nor a run folder that holds one, nor one of DeepSpeed, transformers.Trainer or torch's "
-    "distributed checkpoint"
+    "is not a complete checkpoint, nor a run folder that has one, nor a checkpoint of DeepSpeed, transformers.Trainer "
+    "or torch's distributed checkpoint"
 )
 
 
