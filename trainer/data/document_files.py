@@ -58,7 +58,7 @@ def column_problem(place: str, text_column: str, columns: Mapping[str, str | Non
     """
     texts = [name for name, kind in columns.items() if kind is None]
     nearest = difflib.get_close_matches(text_column, texts, n=1, cutoff=0.5) or texts[: len(texts) == 1]
-    fix = f"set data.source.text_column={nearest[0]}" if nearest else "set data.source.text_column to one of text"
+    fix = f"set data.source.text_column={nearest[0]}" if nearest else "set data.source.text_column to a column of text"
     if not texts:
         fix = "give each row a column of text" + (_CHATS if any(columns.values()) else "")
     shown = ", ".join(name if kind is None else f"{name} ({kind})" for name, kind in columns.items()) or "none"
@@ -210,7 +210,7 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
             f"line {lines_before + 1}",
             f"has an object with two keys {str(error)!r}, of which one would be lost",
         )
-        fix = "leave one of them"
+        fix = "keep one of them"
     except (RecursionError, ValueError) as error:  # too deep; a number of more digits than Python converts
         place, why = f"line {lines_before + 1}", f"is not JSON: {str(error).split(';')[0]}"
     raise UserError(Problem(path, f"{place} {why}", fix))
@@ -264,7 +264,7 @@ def _text_column(header: list[str], place: str, options: ReadOptions, delimiter:
         raise UserError(Problem("data.source.text_column", f"{place} names this column twice", fix, wanted))
     others = [other for other in ";\t|,^" if other != delimiter and any(other in cell for cell in header)]
     if others and len(header) == 1:
-        why = f"{place} is not parted by {_shown(delimiter)}: it reads {header[0][:80]!r}"
+        why = f"{place} is not separated by {_shown(delimiter)}: it reads {header[0][:80]!r}"
         fix = f"set 'data.source.delimiter=\"{_shown(others[0])}\"'"
         raise UserError(Problem("data.source.delimiter", why, fix, options.delimiter))
     raise UserError(column_problem(place, wanted, dict.fromkeys(header)))

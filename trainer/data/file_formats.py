@@ -111,13 +111,13 @@ def _take_folder(chosen: ChosenFiles, path: str, folder: Path, format: Format | 
     kinds = set(taken.values())
     if "txt" in kinds and len(kinds) > 1:
         texts = listed(file.relative_to(folder).as_posix() for file, known in taken.items() if known == "txt")
-        fix = f"name the files: data.source.paths=[{path}/*.jsonl], or set data.source.format to what is meant"
+        fix = f"name the files: data.source.paths=[{path}/*.jsonl], or set data.source.format to their format"
         chosen.problems.append(
             Problem("data.source.paths", f"holds tables and also text that may not belong to them ({texts})", fix, path)
         )
     elif not taken:
-        why = f"no file there that can be read (passed over: {listed(passed_over)})" if files else "no file there"
-        fix = "name files of a known suffix, or set data.source.format to what they are"
+        why = f"no readable file there (passed over: {listed(passed_over)})" if files else "no file there"
+        fix = "name files of a known suffix, or set data.source.format to their format"
         chosen.problems.append(Problem("data.source.paths", why, fix, path))
     chosen.files |= {str(file.absolute()): known for file, known in taken.items()}
     chosen.notes.append(

@@ -33,7 +33,7 @@ class CheckedTask(Task):
         with component_errors("task", self.task, "loss"):
             loss = self.task.loss(outputs, batch)
         if not _is_scalar(loss):
-            fix = "return the sum of the label losses of the micro-batch, a scalar that the model's outputs lead to"
+            fix = "return the sum of the label losses of the micro-batch, a scalar that depends on the outputs"
             raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
         if torch.is_grad_enabled() and not loss.requires_grad and _needs_gradients(outputs):
             fix = "compute it from the model's outputs, without detach(), item() or no_grad()"
