@@ -2,17 +2,19 @@
 
 ``check`` is compared with importing torch and transformers. ``train`` of one step, on one process and on two ranks, is
 compared with a usual script (the same small model, AdamW, a batch from ``datasets``; DDP under torchrun). trireme's
-command also checks the recipe and opens a run folder; the data were prepared by an earlier start. Commands take turns,
-so that changes in the machine's speed affect all; the results are medians and ratios of medians.
+command also checks the recipe and opens a run folder; the data were prepared by an earlier start. "First" means with an
+empty cache folder. Commands take turns, so that changes in the machine's speed affect all; the results are medians and
+ratios of medians, of the seconds waited and of the processor's seconds, which other work on the machine changes less.
 
     python benchmarks/startup.py
-    python benchmarks/startup.py --rounds 9
+    python benchmarks/startup.py --rounds 9 --case check
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,6 +33,7 @@ from rich.progress import track
 from rich.table import Table
 
 RECIPE = Path(__file__).parents[1] / "tests" / "recipes" / "tiny.yaml"
+FIRST = "first"
 IMPORTS = "import torch; from transformers import AutoConfig"
 SCRIPT = """
 import os
@@ -64,8 +68,11 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     recipe += ["trainer.max_steps=1", "trainer.eval_at_end=false", "checkpoint.at_end=false"]
     trireme, two = [python, "-m", "trireme.launch.cli"], ["plan=ddp", "--nproc", "2"]
     torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    complete, nothing = [*trireme, "__complete", "train", str(RECIPE), "trainer."], [python, "-c", ""]
     return {
-        "completion of keys; python": ([*trireme, "__complete", "train", str(RECIPE), "trainer."], [python, "-c", ""]),
+        f"{FIRST} completion of keys; python": (complete, nothing),
+        "completion of keys; python": (complete, nothing),
+        f"{FIRST} check; imports": ([*trireme, "check", *recipe], [python, "-c", IMPORTS]),
         "check; imports": ([*trireme, "check", *recipe], [python, "-c", IMPORTS]),
         "check, two ranks; imports": ([*trireme, "check", *recipe, *two], [python, "-c", IMPORTS]),
         "train, one process": ([*trireme, "train", *recipe, "--fresh"], [python, str(script)]),
@@ -73,22 +80,39 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     }
 
 
-def seconds(command: list[str]) -> float:
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+class Seconds(NamedTuple):
+    """Of one command, with all processes that it starts."""
+
+    waited: float
+    processor: float
+
+
+Times = dict[str, tuple[list[Seconds], list[Seconds]]]
+
+
+def seconds(command: list[str], environment: dict[str, str]) -> Seconds:
+    began, used = time.perf_counter(), _processor()
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - began
+    return Seconds(time.perf_counter() - began, _processor() - used)
 
 
-def measure(folder: Path, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of trireme's command and of the bare one, ``rounds`` times in turn, after a warm-up."""
-    cases = commands(folder)
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in cases}
+def _processor() -> float:
+    """Seconds of the processor that finished child processes have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(folder: Path, rounds: int, only: str) -> Times:
+    """Seconds of trireme's command and of the bare one, ``rounds`` times in turn after one that warms up."""
+    cases = {name: pair for name, pair in commands(folder).items() if only in name}
+    found: Times = {name: ([], []) for name in cases}
     for number in track(range(rounds + 1), "starting", console=Console(stderr=True)):
         for name, pair in cases.items():
+            cache = folder / (f"{FIRST}{number}_{len(name)}" if name.startswith(FIRST) else "cache")
             for command, times in zip(pair, found[name], strict=True):
-                taken = seconds(command)
+                taken = seconds(command, {"TRIREME_CACHE": str(cache)})
                 if number:
                     times.append(taken)
     return found
@@ -97,14 +121,18 @@ def measure(folder: Path, rounds: int) -> dict[str, tuple[list[float], list[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each command is timed")
+    parser.add_argument("--case", default="", help="only cases whose name has these letters")
     options = parser.parse_args()
-    table = Table("start", "trireme, s", "bare, s", "ratio", title=f"medians of {options.rounds} rounds")
+    columns = ("trireme, s", "bare, s", "ratio", "trireme, processor", "bare", "ratio")
+    table = Table("start", *columns, title=f"medians of {options.rounds} rounds")
     with tempfile.TemporaryDirectory(prefix="startup") as name:
-        os.environ["TRIREME_CACHE"] = f"{name}/cache"
-        for case, (ours, theirs) in measure(Path(name), options.rounds).items():
-            one, other = statistics.median(ours), statistics.median(theirs)
-            table.add_row(case, f"{one:.2f}", f"{other:.2f}", f"{one / other:.2f}")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+        for case, sides in measure(Path(name), options.rounds, options.case).items():
+            row = [case]
+            for kind in ("waited", "processor"):
+                one, other = (statistics.median(getattr(times, kind) for times in side) for side in sides)
+                row += [f"{one:.2f}", f"{other:.2f}", f"{one / other:.2f}"]
+            table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

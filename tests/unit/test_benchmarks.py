@@ -83,7 +83,7 @@ def test_saving_is_measured_in_turns(tmp_path: Path):
 
 
 @pytest.mark.long
-def test_starts_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIREME_CACHE", str(tmp_path / "cache"))
-    for ours, theirs in load("startup").measure(tmp_path, 1).values():
-        assert len(ours) == len(theirs) == 1 and min(*ours, *theirs) > 0
+def test_starts_are_timed(tmp_path: Path) -> None:
+    for ours, theirs in load("startup").measure(tmp_path, 1, "").values():
+        assert len(ours) == len(theirs) == 1
+        assert all(one.waited > 0 and one.processor > 0 for one in (*ours, *theirs))
