@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.command import refused, trireme
+from helpers.command import refused, trireme, trireme_here
 from helpers.recipes import tiny_recipe
 from trireme.trainer.build import train
 
@@ -33,9 +33,9 @@ def test_a_sound_run_is_listed(run: Path) -> None:
     assert "complete, verified" in first and "single x 1" in first
 
 
-def test_json_says_what_there_is(run: Path) -> None:
+def test_json_says_what_there_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.rename(run / "checkpoints" / "step_00000002", run / "checkpoints" / ".step_00000002.partial")
-    shown = trireme("checkpoints", str(run / "checkpoints"), "--json")
+    shown = trireme_here(capsys, "checkpoints", str(run / "checkpoints"), "--json")
     assert shown.returncode == 0, shown.stderr
     whole, half = json.loads(shown.stdout)
     folder = run / "checkpoints" / "step_00000004"
@@ -47,29 +47,29 @@ def test_json_says_what_there_is(run: Path) -> None:
     assert not half["complete"] and half["step"] == 2
 
 
-def test_damage_is_named(run: Path) -> None:
+def test_damage_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     victim = next((run / "checkpoints" / "step_00000004" / "tensors").iterdir())
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     (run / "checkpoints" / "step_00000002" / "state.json").unlink()
     (run / "checkpoints" / "step_00000002" / "recipe.yaml").write_text("")
-    shown = trireme("checkpoints", str(run))  # names and sizes only
+    shown = trireme_here(capsys, "checkpoints", str(run))  # names and sizes only
     assert shown.returncode == 1
     first, second = [line for line in shown.stdout.splitlines() if "step_" in line]
     assert "state.json is missing" in first and "damaged" not in second
-    shown = trireme("checkpoints", str(run / "checkpoints" / "step_00000004"), "--verify", "--json")
+    shown = trireme_here(capsys, "checkpoints", str(run / "checkpoints" / "step_00000004"), "--verify", "--json")
     assert shown.returncode == 1, shown.stderr
     (only,) = json.loads(shown.stdout)
     assert only["problems"] == [f"tensors/{victim.name} is damaged (its digest has changed)"]
 
 
-def test_a_checkpoint_without_its_manifest_is_damaged(run: Path) -> None:
+def test_a_checkpoint_without_its_manifest_is_damaged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "checkpoints" / "step_00000004" / "manifest.json").unlink()
-    shown = trireme("checkpoints", str(run))
+    shown = trireme_here(capsys, "checkpoints", str(run))
     assert shown.returncode == 1 and "manifest.json is missing" in shown.stdout
 
 
-def test_where_there_is_nothing_it_says_so(tmp_path: Path) -> None:
-    refused(trireme("checkpoints", str(tmp_path)), "RUN", "holds no checkpoint")
-    refused(trireme("checkpoints", str(tmp_path / "none")), "is not a folder")
+def test_where_there_is_nothing_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(trireme_here(capsys, "checkpoints", str(tmp_path)), "RUN", "holds no checkpoint")
+    refused(trireme_here(capsys, "checkpoints", str(tmp_path / "none")), "is not a folder")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command import command, trireme
+from helpers.command import command, trireme, trireme_here
 
 PLANS = {path.stem for path in (Path(__file__).parents[3] / "configs" / "plan").glob("*.yaml")}
 
@@ -50,6 +50,6 @@ def test_what_is_missing_comes_with_a_fix(tmp_path: Path) -> None:
     assert found["launcher", "sbatch"]["found"] == "not found"
 
 
-def test_people_get_tables(found: dict) -> None:
-    said = trireme("doctor").stdout
+def test_people_get_tables(found: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    said = trireme_here(capsys, "doctor").stdout
     assert all(word in said for word in ("software", "accelerator", "launcher", "zero3_nvme"))
