@@ -168,7 +168,7 @@ def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path, capsys: pytes
     assert slurm.state(blocked) == "PENDING"
     assert f"cancelled {blocked}" in trireme_here(capsys, "cancel", blocked).stdout
     result = trireme_here(capsys, "cancel", str(run_dir))
-    assert result.returncode == 0 and "gone" in result.stdout, result.stderr
+    assert result.returncode == 0 and "ended" in result.stdout, result.stderr
     assert slurm.wait(job)["ExitCode"] == "75:0"
     assert re.search(r"left at step \d+ of 40 \(SIGINT\): saved", log_of(run_dir))
     refused(trireme_here(capsys, "cancel", str(run_dir)), "is over")
