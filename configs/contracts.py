@@ -102,6 +102,15 @@ def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tup
     """Problems of methods that do not accept the arguments that a run passes."""
     for name, call in calls.items():
         method: Callable[..., Any] = getattr(cls, name)
+        if (
+            inspect.iscoroutinefunction(method)
+            or inspect.isgeneratorfunction(method)
+            or inspect.isasyncgenfunction(method)
+        ):
+            kind = "a generator (it yields)" if inspect.isgeneratorfunction(method) else "async"
+            why = f"has an event or method {name} that is {kind}, so that its body would never run"
+            yield _problem(path, node, why, f"write def {name}(self, {', '.join(call)}) without yield, async or await")
+            continue
         try:
             static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
             inspect.signature(method).bind(*(() if static else ("self",)), *call)

@@ -18,12 +18,14 @@ from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_p
 from .checkpoint.layout import metric_of
 from .component import locate
 from .component_errors import component_errors
+from .data.open_collator import refuse_unknown_tokens
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
 from .sum_check import SumCheck
 from .train_batches import RunBatches
+from .trainer_state import NotTheirs
 from .training_clock import TrainingClock
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from .trainer_state import Control, TrainerState
 
 log = logging.getLogger("trireme.trainer")
+NOTHING_LEARNT = (
+    "the gradient of the first step is zero, so nothing is learnt from it: the loss does not depend on the weights, or "
+    "no label is left (see the task, the collator, and what masks labels)"
+)
 
 
 @dataclass
@@ -108,6 +114,8 @@ class Trainer:
             self._begin()
             for batch in self.batches:
                 self._begin_step()
+                if self.batch is None:
+                    refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator)
                 loss = self.strategy.forward_backward(batch, self.loss_function)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
@@ -228,9 +236,12 @@ class Trainer:
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
+        state, control = self.state, self.control
         for name, callback in self.callbacks.items():
-            with component_errors(f"callbacks.{name}", callback, event), self.state.read_only():
-                getattr(callback, event)(self, self.state, self.control, *details)
+            with component_errors(f"callbacks.{name}", callback, event), state.read_only():
+                getattr(callback, event)(self, state, control, *details)
+                if self.state is not state or self.control is not control:
+                    raise NotTheirs("replaces trainer.state or trainer.control", "callbacks share them", "leave them")
 
     # -- parts of a step --------------------------------------------------------------------------------------
 
@@ -258,6 +269,8 @@ class Trainer:
         self.emit("on_step_begin")
 
     def _end_step(self, batch: StepBatch, loss: StepLoss, result: StepResult) -> None:
+        if self.batch is None and not result.skipped and result.grad_norm.item() == 0 and self.mesh.is_main:
+            log.warning("%s", NOTHING_LEARNT)
         self.batch, self.loss, self.result = batch, loss, result
         passes = int(self.state.epoch or 0)
         self.state.step += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import Problem, UserError
+from ..errors import Problem, UserError, short
 from ..models.base_assets import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
 from .checkpoint.layout import files_of
@@ -86,6 +86,9 @@ class Saving:
             with component_errors(f"callbacks.{name}", callback, "state_dict"):
                 callbacks[name] = callback.state_dict()
             fix = "return numbers, strings, lists and dicts; write tensors as lists (tensor.tolist())"
+            if not isinstance(callbacks[name], dict) or not _keys_are_texts(callbacks[name]):
+                why = f"its state_dict gives {short(callbacks[name])}, not a dict whose keys are texts"
+                raise UserError(Problem(f"callbacks.{name}", why, fix))
             _refuse_no_json(f"callbacks.{name}", "its state_dict", callbacks[name], fix)
         scalars = trainer.strategy.scalars()
         _refuse_no_json("optimizer", "its state", scalars, "keep tensors and numbers in it, by parameter")
@@ -119,6 +122,13 @@ class Saving:
             raise
         except Exception as error:  # tokenizers raises a bare Exception for a full disk
             raise OSError(f"the tokenizer cannot be saved: {error}") from error
+
+
+def _keys_are_texts(value: Any) -> bool:
+    """Whether all keys in a value are strings: JSON makes strings of others, which a resume would not find again."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _keys_are_texts(item) for key, item in value.items())
+    return all(map(_keys_are_texts, value)) if isinstance(value, list | tuple) else True
 
 
 def _refuse_no_json(key: str, what: str, state: Any, fix: str) -> None:

@@ -123,10 +123,13 @@ class Control:
             meant = ELSEWHERE.get(name)
             fix = f"write control.{meant} = True" if meant else f"write one of {', '.join(names)}"
             raise NotTheirs(f"sets control.{name}", "no run knows this request", fix)
+        value = value.item() if hasattr(value, "item") else value  # a comparison of tensors or numpy numbers
+        if name != "reason" and not isinstance(value, bool):
+            raise NotTheirs(f"sets control.{name} to {value!r}", "it is no flag", "write True or False")
         super().__setattr__(name, value)
 
     def request_stop(self, reason: str) -> None:
-        self.stop, self.reason = True, reason
+        self.stop, self.reason = True, str(reason or "a callback asked for it")
 
     def interrupt(self, reason: str) -> None:
         """Save and stop after this step; the same command resumes there."""

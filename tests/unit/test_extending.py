@@ -222,6 +222,44 @@ class SetsTheirs(Callback):
     def on_step_end(self, trainer, state, control):
         control.should_training_stop = True
 
+class ReplacesState(Callback):
+    def on_step_begin(self, trainer, state, control):
+        trainer.state = None
+
+class NoFlag(Callback):
+    def on_step_end(self, trainer, state, control):
+        control.save = "yes"
+
+class NumberKeys(Callback):
+    def state_dict(self):
+        return {"counts": {1: 2}}
+
+class ListState(Callback):
+    def state_dict(self):
+        return [1]
+
+class Yields(Callback):
+    def on_step_end(self, trainer, state, control):
+        yield 1
+
+class Awaits(Callback):
+    async def on_step_end(self, trainer, state, control): ...
+
+class HalfLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return super().loss(outputs, batch).bfloat16()
+
+class ConstantLoss(CausalLM):
+    def loss(self, outputs, batch):
+        return super().loss(outputs, batch).detach().requires_grad_()
+
+class UnknownTokens(CausalLMCollator):
+    def __call__(self, samples):
+        batch = super().__call__(samples)
+        for micro in batch.micro_batches:
+            micro["input_ids"].fill_(99999)
+        return batch
+
 class SavesEarly(Callback):
     def on_step_end(self, trainer, state, control):
         state.best_metric, state.best_step = 1.0, state.step
@@ -268,6 +306,12 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("callbacks", "Plain", "is not a callback"),
         ("callbacks", "Narrow", "write def on_evaluate(self, trainer, state, control, metrics)"),
         ("callbacks", "Misspelt", "did you mean on_step_end?"),
+        (
+            "callbacks",
+            "Yields",
+            "on_step_end that is a generator (it yields), so that its body would never run",
+        ),
+        ("callbacks", "Awaits", "write def on_step_end(self, trainer, state, control) without yield, async or await"),
         ("optimizer", "NoOptimizer", "no torch.optim.Optimizer"),
         ("callbacks", "number", "is a function that returns int, not a callback"),
         ("task", "number", "is a function that returns int, not a task"),
@@ -365,6 +409,12 @@ def test_our_own_keep_their_contracts() -> None:
         ),
         ("+callbacks.x._target_=mine.broken.SetsSamples", "SetsSamples sets state.samples in on_log ("),
         ("+callbacks.x._target_=mine.broken.SetsOwn", "keep values of your own on the callback"),
+        ("+callbacks.x._target_=mine.broken.ReplacesState", "ReplacesState replaces trainer.state or trainer.control"),
+        ("+callbacks.x._target_=mine.broken.NoFlag", "sets control.save to 'yes' in on_step_end"),
+        ("+callbacks.x._target_=mine.broken.NumberKeys", "not a dict whose keys are texts"),
+        ("+callbacks.x._target_=mine.broken.ListState", "its state_dict gives [1], not a dict"),
+        ("task._target_=mine.broken.HalfLoss", "HalfLoss.loss returns a tensor of shape () and type bfloat16"),
+        ("+collator._target_=mine.broken.UnknownTokens", "gives the token 99999, but the model has"),
         ("+callbacks.x._target_=mine.broken.SetsTheirs", "fix: write control.stop = True"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
@@ -385,6 +435,11 @@ def test_a_contract_that_is_broken_while_it_runs(
     message = capsys.readouterr().err
     assert words in message
     assert "Traceback" not in message
+
+
+def test_a_first_step_without_gradient_is_told(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(str(TINY), broken, ROOTS, "task._target_=mine.broken.ConstantLoss") in (0, 2)
+    assert "the gradient of the first step is zero" in capsys.readouterr().err
 
 
 def test_callbacks_may_track_a_best_metric_and_save(broken: Path) -> None:

@@ -62,6 +62,23 @@ def collator_problems(component: Component) -> list[Problem]:
     return [_wrong(component["_target_"], f"does not take {' and '.join(missing)}")] if missing else []
 
 
+def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None) -> None:
+    """Hold the first batch of a collator of one's own to the model's vocabulary; a GPU would only tell that some
+    assertion failed.
+
+    Raises:
+        UserError: a token has no embedding.
+    """
+    if component is None or component["_target_"] == DEFAULT:
+        return
+    known = model.get_input_embeddings().num_embeddings
+    most = max(
+        (int(micro["input_ids"].max()) for micro in batch.micro_batches if micro["input_ids"].numel()), default=0
+    )
+    if most >= known:
+        raise UserError(_wrong(component["_target_"], f"gives the token {most}, but the model has {known} embeddings"))
+
+
 class CheckedCollator:
     """Calls a user's collator, and checks its first results."""
 
@@ -115,6 +132,11 @@ class CheckedCollator:
                 self._refuse(f"gives {found} as {name} by {method}, not a tensor")
             elif value.dtype != torch.int64:
                 self._refuse(f"gives {name} of {value.dtype} by {method}, not torch.int64")
+        for name, value in batch.items():
+            if not isinstance(value, Tensor):
+                self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
+        if batch["input_ids"].numel() and int(batch["input_ids"].min()) < 0:
+            self._refuse(f"gives the token {int(batch['input_ids'].min())} by {method}: tokens are counted from 0")
         shape, labels = tuple(batch["input_ids"].shape), tuple(batch["labels"].shape)
         if len(shape) != 2 or shape[0] != rows:
             self._refuse(f"gives input_ids of shape {shape} by {method}, not {rows} rows of tokens")

@@ -35,6 +35,9 @@ class CheckedTask(Task):
         if not _is_scalar(loss):
             fix = "return the sum of the label losses of the micro-batch, a scalar that depends on the outputs"
             raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
+        if loss.dtype.itemsize < 4:
+            fix = "compute it from logits.float(): in 16 bits a sum over many labels loses digits, or overflows"
+            raise self._wrong("loss", loss, "one in fp32", fix)
         if torch.is_grad_enabled() and not loss.requires_grad and _needs_gradients(outputs):
             fix = "compute it from the model's outputs, without detach(), item() or no_grad()"
             raise self._wrong("loss", loss, "one that a backward pass can start from", fix)

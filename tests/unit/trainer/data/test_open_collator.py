@@ -58,6 +58,8 @@ def test_a_wrong_step_batch(step: Callable[[Any], Any], words: str) -> None:
         (lambda batch: {"input_ids": batch["input_ids"]}, "gives nothing as labels by micro_batch"),
         (lambda batch: batch | {"labels": batch["labels"].tolist()}, "gives list as labels by micro_batch"),
         (lambda batch: batch | {"input_ids": batch["input_ids"].int()}, "gives input_ids of torch.int32"),
+        (lambda batch: batch | {"weight": 3}, "gives int as weight by micro_batch, not a tensor"),
+        (lambda batch: batch | {"input_ids": -batch["input_ids"]}, "gives the token -8 by micro_batch"),
         (lambda batch: batch | {"input_ids": batch["input_ids"][:1]}, "of shape (1, 8) by micro_batch, not 2 rows"),
         (
             lambda batch: batch | {"labels": batch["labels"][:, 1:]},
