@@ -156,10 +156,13 @@ def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
     share = rope.get("partial_rotary_factor")
     share = getattr(config, "partial_rotary_factor", None) if share is None else share
     share = 1.0 if share is None else share
+    name = "rotary_pct" if "rotary_pct" in model.config else "partial_rotary_factor"
     if not 0 < share <= 1:
         why = "must be above 0 and at most 1: the share of a head's features that positions rotate"
-        name = "rotary_pct" if "rotary_pct" in model.config else "partial_rotary_factor"
         yield _problem(config, model, name, why, "use a share such as 0.5", share)
+    elif int(size * share) < 2 <= size:
+        why = f"leaves fewer than two of a head's {size} features to rotate, and they rotate in pairs"
+        yield _problem(config, model, name, why, f"use a share of at least {2 / size:g}", share)
     elif int(size * share) % 2 or int(size * share) < 2:
         why = f"gives {int(size * share)} rotated features per head ({size} x {share:g}), but they rotate in pairs"
         yield _problem(config, model, "num_attention_heads", why, "choose sizes that make this number even", heads)

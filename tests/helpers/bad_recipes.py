@@ -62,6 +62,7 @@ BAD: list[tuple[list[str], list[str]]] = [
      ["model.config.hidden_size", "model.config.intermediate_size"]),
     (["model.config.num_attention_heads=0"], ["model.config.num_attention_heads"]),
     (["+model.config.rope_scaling={rope_type: yarnn}"], ["model.config.rope_scaling.rope_type"]),
+    (["model.config.partial_rotary_factor=1e-300"], ["model.config.partial_rotary_factor"]),
     (["model.config.partial_rotary_factor=[1]"], ["model.config.partial_rotary_factor"]),
     (["model.config.intermediate_size=" + "9" * 30], ["model.config.intermediate_size"]),
     # metrics
