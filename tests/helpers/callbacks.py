@@ -132,7 +132,8 @@ class Jump(Callback):
         self.samples = samples
 
     def on_train_begin(self, trainer, state, control) -> None:
-        state.samples = self.samples
+        with state.read_only(False):  # what no callback of a user's own may do
+            state.samples = self.samples
 
 
 class Sleeper(Callback):
