@@ -158,13 +158,15 @@ def check_frozen(model: ModelConfig, task: Any) -> list[Problem]:
     weights the check of their tensors has already done this."""
     if not model.frozen or model.weights is not None:
         return []
-    from ..models.build_model import HEADS, Vocabulary, build_on_meta
+    from ..models.build_model import build_on_meta
+    from ..models.facts import Facts
+    from ..models.heads import HEADS
 
     head = getattr(task, "head", None)
     if head not in HEADS:
         return []
     try:
-        build_on_meta(model, head, Vocabulary(1))
+        build_on_meta(model, head, Facts())
     except UserError as error:
         return [each if isinstance(each, Problem) else Problem("model.frozen", each) for each in error.problems]
     return []

@@ -6,6 +6,7 @@ reported by ``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from ..trainer.component import locate
 from ..trainer.target_kind import not_made_for
 from .values import nearest
 
-TASK = {"loss": ("outputs", "batch"), "evaluate": ("outputs", "batch"), "metrics": ("sums",)}
+TASK = {"loss": ("outputs", "targets"), "evaluate": ("outputs", "targets"), "metrics": ("sums",)}
 """Methods of a task -> names of their arguments."""
 EVENTS = {
     name: tuple(inspect.signature(method).parameters)[1:]
@@ -45,10 +46,21 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
         fix = f"derive it from {BASES['task']} and write {', '.join(f'{name}{_call(TASK[name])}' for name in missing)}"
         problems.append(_problem("task", task, why, f"{fix}; {PAGE}"))
     problems += _signatures("task", task, cls, {name: call for name, call in TASK.items() if name not in missing})
+    problems += _takes_batches(task, cls)
     if not hasattr(cls, "head") and not inspect.isfunction(cls.__init__):  # a constructor may set head
         fix = f'write head = "causal_lm" in the class; {PAGE}'
         problems.append(_problem("task", task, "does not say which head its model gets", fix))
     return problems
+
+
+def _takes_batches(task: dict[str, Any], cls: type) -> Iterator[Problem]:
+    """Refuse methods written for labels that were not shifted yet, since shifting them twice would be silent."""
+    for name in ("loss", "evaluate"):
+        with contextlib.suppress(TypeError, ValueError):
+            if "batch" in inspect.signature(getattr(cls, name, None)).parameters:  # type: ignore[arg-type]
+                why = f"has {name}(outputs, batch); a run calls it with targets, whose labels are shifted already"
+                fix = f'write def {name}(self, outputs, targets), and use targets["labels"] without shifting them'
+                yield _problem("task", task, why, f"{fix}; {PAGE}")
 
 
 def check_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[Problem]:

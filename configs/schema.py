@@ -26,10 +26,12 @@ from ..trainer.component import Component
 from ..trainer.data.check_data import check_data
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
+from ..trainer.data.given import GIVEN
 from ..trainer.folders import folder_problem, name_problem
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
+from ..trainer.tasks.task import head_of, learns_from_rows
 from .build_parts import build_callbacks, built, check_frozen, check_values
 from .check_metrics import check_averages, check_metrics
 from .components import Provided
@@ -39,7 +41,7 @@ from .validate import read_parts, schema_paths
 
 PROVIDED = {
     "optimizer": Provided(positional=1),
-    "collator": Provided(names=frozenset({"block_size", "pad_token_id", "micro_batch_size"})),
+    "collator": Provided(names=frozenset(GIVEN)),
 }
 """Arguments that ``trainer.build`` passes to components, in addition to those of the recipe."""
 NPROC = "change --nproc"
@@ -68,7 +70,7 @@ class RecipeConfig:
     checkpoint: CheckpointConfig
     """When checkpoints are written and which are kept."""
     collator: Component | None = None
-    """Collator, which makes batches of samples; null takes the one for next-token prediction."""
+    """Collator, which makes batches of samples; null takes the one of the task."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)
@@ -95,7 +97,7 @@ def read_recipe(
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
     problems = with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
-        problems += check_data(parts["data"], parts.get("collator"))
+        problems += check_data(parts["data"], parts.get("collator"), learns_from_rows(raw.get("task")))
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += _check_parts(parts, processes, remedy)
     problems += _check_built(parts, {problem.field for problem in problems})
@@ -167,7 +169,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
             ("model", "plan", "launch"),
         ),
         # These checks come last, since they may import transformers.
-        (lambda model, data: check_model(model, data.block_size) or _check_tokenizer(data, model), ("model", "data")),
+        (_check_model, ("model", "data", "task")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
             ("plan", "model", "trainer", "data", "optimizer", "scheduler", "ema"),
@@ -267,6 +269,10 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
         return []
     why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
     return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
+
+
+def _check_model(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
+    return check_model(model, data.block_size, head_of(task)) or _check_tokenizer(data, model)
 
 
 def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:

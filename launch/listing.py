@@ -53,9 +53,14 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     from ..models.check_model import model_notes, weight_notes
     from ..trainer.ignored_options import ignored_options
     from ..trainer.run_folder import folder_notes
+    from ..trainer.tasks.task import head_of
 
-    found = [*model_notes(recipe.model, recipe.plan.precision), *weight_notes(recipe.model), *ignored_options(recipe)]
-    found += folder_notes(Path(recipe.run.dir))
+    found = [
+        *model_notes(recipe.model, recipe.plan.precision),
+        *weight_notes(recipe.model, head_of(recipe.task)),
+        *ignored_options(recipe),
+        *folder_notes(Path(recipe.run.dir)),
+    ]
     notes = "".join(f"\n  note   {note}" for note in found)
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
     return (

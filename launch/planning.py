@@ -126,14 +126,16 @@ class Planner:
     sizes: ModelSizes = field(init=False)
 
     def __post_init__(self) -> None:
-        from ..models.build_model import Vocabulary, build_on_meta
+        from ..models.build_model import build_on_meta
+        from ..models.facts import Facts
+        from ..models.other_families import described
         from ..parallel.memory import model_sizes
         from ..trainer.component import locate
 
         model, head = self.recipe.model, getattr(locate(self.recipe.task["_target_"]), "head", "causal_lm")
-        built = build_on_meta(model, head, Vocabulary(1))
+        built = build_on_meta(model, head, Facts())
         self.config = built.config
-        self.sizes = model_sizes(built, model.spec)
+        self.sizes = model_sizes(built, described(model.spec, built))
 
     def decide(self, machine: Machine) -> Decision:
         from ..parallel.planner import choose

@@ -13,47 +13,97 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from ..errors import Problem, UserError
 from .base_assets import end_of_text_ids, generation_values
+from .facts import Facts
+from .heads import HEADS
 from .initial_weights import initial_weights
-from .model_config import ModelConfig, hf_config, weights_path
+from .model_config import ModelConfig, hf_config, own_class, weights_path
+from .other_families import described
 from .pretrained import match_weights, read_weights
 from .vocabulary import Vocabulary, too_few_embeddings
 
 log = logging.getLogger("trireme.models")
 WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
 """Function from parameter names to (name, full CPU tensor) pairs, one at a time."""
-HEADS = {"causal_lm": AutoModelForCausalLM}
-"""Factory of transformers for each task head."""
 
 
-def build_on_meta(model: ModelConfig, head: str, vocabulary: Vocabulary) -> PreTrainedModel:
-    """The model with ``head``, in fp32, on the meta device, with the tokenizer's special tokens in its configuration.
+def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> PreTrainedModel:
+    """The model with ``head``, in fp32, on the meta device, with the data's special tokens and labels in its
+    configuration.
+
+    Args:
+        data: what the data tells the model; a vocabulary stands for a data set that has nothing else.
 
     Raises:
         UserError: the vocabulary is larger than the model's, or no model can be built with such a configuration.
     """
+    facts = data if isinstance(data, Facts) else Facts(data)
     config = hf_config(model)
-    if vocabulary.size > config.vocab_size:
-        raise UserError(too_few_embeddings(config.vocab_size, vocabulary.size, model.weights))
-    base = {name: getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    for name, value in model.spec.fixed:
+        if hasattr(config, name):
+            setattr(config, name, value)
+    base = _set_vocabulary(config, model, facts.vocabulary)
+    if facts.labels and HEADS[head].labelled:
+        config.id2label = dict(enumerate(facts.labels))
+        config.label2id = {label: number for number, label in enumerate(facts.labels)}
+        config.problem_type = facts.problem
     config.use_cache = False
-    try:
-        with torch.device("meta"):
-            built = HEADS[head].from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
-    except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(Problem("model.config", why, "change the fields that this message is about")) from error
+    built = _built(config, model, head)
     built.config.architectures = [
         type(built).__name__
     ]  # as save_pretrained notes it: readers of config.json ask for it
-    if model.weights is not None:
-        _keep_special_tokens(built, base, vocabulary, generation_values(model, vocabulary.eos))
-    freeze(built, model.frozen)
+    if model.weights is not None and facts.vocabulary:
+        eos = facts.vocabulary.eos
+        _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, eos))
+    freeze(built, model.frozen, model.spec.unused)
     return built
+
+
+def _set_vocabulary(config: Any, model: ModelConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """Put the tokenizer's special tokens into ``config``, and enlarge the vocabulary if the recipe asks for it.
+
+    Returns:
+        The special tokens that were there before.
+    """
+    text = config.get_text_config()
+    if vocabulary is None or not hasattr(text, "vocab_size"):
+        return {}
+    if vocabulary.size > text.vocab_size:
+        if not model.resize_embeddings:
+            raise UserError(too_few_embeddings(text.vocab_size, vocabulary.size, model.weights))
+        text.vocab_size = vocabulary.size
+    base = {name: getattr(text, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    text.bos_token_id, text.eos_token_id, text.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    if getattr(config, "is_encoder_decoder", False) and getattr(text, "decoder_start_token_id", None) is None:
+        starts = (vocabulary.bos, vocabulary.pad, vocabulary.eos)
+        config.decoder_start_token_id = next((token for token in starts if token is not None), 0)
+    return base
+
+
+def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            if model.architecture is not None:
+                return own_class(model)(config).to(torch.float32)
+            factory = getattr(modeling_auto, HEADS[head].factory)
+            if type(config) not in factory._model_mapping:
+                raise UserError(_no_such_head(model, head))
+            return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
+    except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(Problem("model.config", why, "change the fields that this message is about")) from error
+
+
+def _no_such_head(model: ModelConfig, head: str) -> Problem:
+    """The refusal of a task whose head the architecture does not have in transformers."""
+    kind = type(hf_config(model))
+    able = [name for name, other in HEADS.items() if kind in getattr(modeling_auto, other.factory)._model_mapping]
+    why = f"asks for the head {head}, which transformers does not have for {model.spec.title}"
+    return Problem("task", why, f"choose a task with one of its heads: {', '.join(able)}")
 
 
 def _keep_special_tokens(
@@ -72,8 +122,11 @@ def _keep_special_tokens(
         model.generation_config.eos_token_id = generation["eos_token_id"] if generation else eos
 
 
-def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
+def freeze(model: PreTrainedModel, patterns: list[str], unused: tuple[str, ...] = ()) -> None:
     """Switch off the gradients of parameters by name or pattern.
+
+    Args:
+        unused: patterns of the family's parameters that no loss reaches; they need not match.
 
     Raises:
         UserError: a pattern matches nothing, or nothing is left to train.
@@ -85,7 +138,7 @@ def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
         raise UserError(
             Problem("model.frozen", f"no parameter matches {', '.join(unmatched)}", f"names are such as {examples}")
         )
-    for pattern in patterns:
+    for pattern in (*patterns, *unused):
         for name in fnmatch.filter(names, pattern):
             model.get_parameter(name).requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -103,17 +156,23 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
         UserError: the weights do not fit the model; this is known before any tensor is read.
     """
     path = weights_path(config) if config.weights is not None else None
-    stored = match_weights(model, path, config.spec) if path else None
+    spec = described(config.spec, model)
+    stored = match_weights(model, path, spec, config.new_head, config.resize_embeddings) if path else None
     for note in stored.notes if stored and speaks else ():
         log.warning("model.weights: %s", note)
+    initial = dict(spec.initial)
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         found: set[str] = set()
         if stored and path:
             for name, tensor in read_weights(stored, path, names):
                 found.add(name)
+                if tensor.shape != stored.shapes.get(name, tensor.shape):
+                    drawn = dict(initial_weights(model, seed, {name}, initial))[name]
+                    drawn[: len(tensor)] = tensor  # tokens beyond those of the file begin at random
+                    tensor = drawn
                 yield name, tensor
         # Buffers outside the state dict, such as rotary frequencies, are in no file and are computed.
-        yield from initial_weights(model, seed, set(names) - found)
+        yield from initial_weights(model, seed, set(names) - found, initial)
 
     return weights

@@ -16,7 +16,8 @@ from .accepted_configs import recall, remember
 from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
-from .model_config import ModelConfig, config_values, family_of, given_fields, hf_config, weights_path
+from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
+from .other_families import AUTO, described
 
 if TYPE_CHECKING:
     from .pretrained import Matched
@@ -25,8 +26,12 @@ QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_con
 """Files in which older quantisers, from before ``quantization_config``, wrote their settings."""
 
 
-def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
-    """Problems of the model that are known before launch: weights, configuration fields, sequence length."""
+def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") -> list[Problem]:
+    """Problems of the model that are known before launch: weights, configuration fields, sequence length.
+
+    Args:
+        head: the output layer that the task asks for.
+    """
     try:
         problems = _check_weights(model) if model.weights is not None else []
     except UserError as error:
@@ -35,7 +40,7 @@ def check_model(model: ModelConfig, block_size: int) -> list[Problem]:
     if config is None:
         return problems
     problems = _check_length(config, model, block_size)
-    return problems or _check_tensors(model)
+    return problems or _check_tensors(model, head)
 
 
 def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
@@ -59,9 +64,7 @@ def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
 
 def _made(model: ModelConfig, values: dict[str, Any]) -> None:
     """Go through all that a configuration of ``values`` would be taken through."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    check_arithmetic(CONFIG_MAPPING[model.spec.model_type](**values), model)
+    check_arithmetic(config_class(model)(**values), model)
 
 
 def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[Problem]:
@@ -96,10 +99,10 @@ def model_notes(model: ModelConfig, precision: str) -> list[str]:
     return []
 
 
-def weight_notes(model: ModelConfig) -> list[str]:
+def weight_notes(model: ModelConfig, head: str = "causal_lm") -> list[str]:
     """Warnings about valid local weights: tensors and files that the run will not use."""
     try:
-        matched = _match(model)
+        matched = _match(model, head)
     except UserError:
         return []
     return list(matched.notes) if matched else []
@@ -176,55 +179,52 @@ def _names_and_plainness(folder: Path) -> tuple[list[str], bool]:
     return list(entries), all(dtype in ("F64", "F32", "F16", "BF16") for dtype, _ in entries.values())
 
 
-def _check_tensors(model: ModelConfig) -> list[Problem]:
+def _check_tensors(model: ModelConfig, head: str) -> list[Problem]:
     try:
-        _match(model)
+        _match(model, head)
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)]
     return []
 
 
-def _match(model: ModelConfig) -> Matched | None:
+def _match(model: ModelConfig, head: str) -> Matched | None:
     """Build the model on the meta device and find its tensors in the headers of local safetensors files.
 
     None for other files: a ``.bin`` has no header, so it is first read when training starts.
     """
     if not is_local(model.weights):
         return None
-    from .build_model import Vocabulary, build_on_meta
+    from .build_model import build_on_meta
+    from .facts import Facts
+    from .heads import HEADS
     from .pretrained import match_weights
     from .weight_sets import chosen_set
 
     path = weights_path(model)
     if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
         return None
-    blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), "causal_lm", Vocabulary(1))
-    return match_weights(blueprint, path, model.spec)
+    if head not in HEADS:  # reported with the task
+        return None
+    blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), head, Facts())
+    return match_weights(blueprint, path, described(model.spec, blueprint), model.new_head)
 
 
 def _check_length(config: Any, model: ModelConfig, block_size: int) -> list[Problem]:
-    limit = getattr(config, model.spec.context, None)
-    if limit is None or block_size <= limit:
-        return []
-    return [
-        Problem(
-            "data.block_size",
-            f"is longer than the model's {model.spec.context} ({limit})",
-            f"use at most {limit}, or raise model.config.{model.spec.context}",
-            block_size,
-        )
-    ]
+    for stack in model.spec.stacks:
+        limit = getattr(config, stack.context, None) if stack.context else None
+        if limit is not None and block_size > limit:
+            why = f"is longer than the model's {stack.context} ({limit})"
+            fix = f"use at most {limit}, or raise model.config.{stack.context}"
+            return [Problem("data.block_size", why, fix, block_size)]
+    return []
 
 
 def _unknown_fields(model: ModelConfig) -> list[Problem]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    config_class = CONFIG_MAPPING[model.spec.model_type]
-    known = (
-        {f.name for f in dataclasses.fields(config_class)}
-        | set(config_class.attribute_map)
-        | set(model.spec.config_extras)
-    )
+    cls: Any = config_class(model)
+    if not dataclasses.is_dataclass(cls):  # a configuration class of the user's own takes what its constructor takes
+        return []
+    known = {f.name for f in dataclasses.fields(cls)} | set(cls.attribute_map) | set(model.spec.config_extras)
+    known |= {"model_type"} if model.family == AUTO else set()
     problems = []
     for name in model.config:
         if name not in known:
@@ -232,7 +232,7 @@ def _unknown_fields(model: ModelConfig) -> list[Problem]:
             problems.append(
                 Problem(
                     f"model.config.{name}",
-                    f"unknown key of {config_class.__name__}",
+                    f"unknown key of {cls.__name__}",
                     f"did you mean model.config.{near[0]}?" if near else "remove it",
                     model.config[name],
                 )

@@ -1,8 +1,8 @@
 """The description of a model family: names of the parts of an architecture, as data.
 
-Each file in ``models/families/`` holds one ``ModelFamily``. The architecture itself comes from ``transformers``. The
-names let plans wrap, cut and split a model without knowing its code. This file does not import torch, so listing and
-checking families is instant.
+Each file in ``models/families/`` holds one ``ModelFamily``, made by a constructor for its shape. The architecture
+itself comes from ``transformers``. The names let plans wrap, cut and split a model without knowing its code. This file
+does not import torch, so listing and checking families is instant.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,41 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Equal blocks, one after the other. Blocks are the unit of wrapping, recompute, compile and pipeline cuts."""
+
+    blocks: str
+    """Path of the list of blocks; ``*`` stands for one part of a path (``encoder.stages.*.layers``)."""
+    layers: str = "num_hidden_layers"
+    """Configuration field with the number of blocks."""
+    context: str = ""
+    """Configuration field with the greatest sequence length; empty if there is no limit."""
+    causal: bool = True
+    """Whether a position sees only the positions before it, so that padding at the end needs no mask."""
+    tensor: TensorPlan | None = None
+    """How blocks are split over tensor ranks; None if there is no tensor parallelism for them yet."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a model is cut into pipeline stages (``parallel/pipeline/cut.py``)."""
+
+    embedding: str
+    """Path of the token embedding."""
+    final_norm: str
+    """Path of the norm after the last block."""
+    head: str
+    """Path of the head."""
+    entry: tuple[tuple[str, Literal["zero", "identity"]], ...] = ()
+    """(path, replacement on later pipeline stages) of modules between the token embedding and the first block. A
+    position embedding, which is added, is replaced by ``zero``; a dropout or norm of the embeddings by ``identity``."""
+    first_stage_only: tuple[tuple[str, str, object], ...] = ()
+    """(path, attribute, value on later pipeline stages) of numbers applied to embeddings, such as a normaliser."""
+    last_stage_only: tuple[tuple[str, str, object], ...] = ()
+    """(path, attribute, value on earlier pipeline stages) of settings applied to logits, such as a soft cap."""
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """Names of the parts of one architecture. Module paths are those of ``named_modules()``."""
 
@@ -64,36 +99,129 @@ class ModelFamily:
     """``model_type`` of its transformers configuration."""
     paper: str
     """Address of the paper or page that describes the architecture."""
-    embedding: str
-    """Path of the token embedding."""
-    blocks: str
-    """Path of the list of transformer blocks. Blocks are the unit of wrapping, recompute, compile and pipeline cuts."""
-    final_norm: str
-    """Path of the norm after the last block."""
-    head: str
-    """Path of the language model head."""
-    context: str = "max_position_embeddings"
-    """Configuration field with the greatest sequence length."""
-    layers: str = "num_hidden_layers"
-    """Configuration field with the number of blocks."""
-    entry: tuple[tuple[str, Literal["zero", "identity"]], ...] = ()
-    """(path, replacement on later pipeline stages) of modules between the token embedding and the first block. A
-    position embedding, which is added, is replaced by ``zero``; a dropout or norm of the embeddings by ``identity``."""
-    first_stage_only: tuple[tuple[str, str, object], ...] = ()
-    """(path, attribute, value on later pipeline stages) of numbers applied to embeddings, such as a normaliser."""
-    last_stage_only: tuple[tuple[str, str, object], ...] = ()
-    """(path, attribute, value on earlier pipeline stages) of settings applied to logits, such as a soft cap."""
-    tensor: TensorPlan | None = None
-    """How blocks are split over tensor ranks; None if the family has no tensor parallelism yet."""
+    stacks: tuple[Stack, ...]
+    """Lists of blocks, in the order in which data passes them."""
+    embeddings: tuple[str, ...] = ()
+    """Paths of the embeddings of tokens."""
+    heads: tuple[tuple[str, str], ...] = ()
+    """(task, path) of output layers with a weight per token, which tensor ranks split and which may be tied to the
+    embedding."""
+    cut: Cut | None = None
+    """How the model is cut into pipeline stages; None if it runs under no pipeline."""
     attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
     """Attention kernels that transformers offers for the family. The first is the default: the best one that needs no
     further package."""
     stored_names: tuple[tuple[str, str], ...] = ()
     """(name in published files, name in the model) of modules that were renamed since the weights were published."""
+    unused: tuple[str, ...] = ()
+    """Patterns of parameters that no loss reaches, such as a pooler; they are frozen when the model is built."""
+    initial: tuple[tuple[str, float], ...] = ()
+    """(pattern, value) of parameters that transformers leaves without a value when it draws initial weights."""
+    fixed: tuple[tuple[str, Any], ...] = ()
+    """(configuration field, value) that training needs, whatever the recipe says: (``layerdrop``, 0.0)."""
     fp16: str = ""
     """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
     config_extras: tuple[str, ...] = field(default=())
     """Keyword arguments that the configuration class takes beside its declared fields."""
+
+    @property
+    def tensor(self) -> TensorPlan | None:
+        """The tensor plan of a model with one stack; None if a stack has none."""
+        return self.stacks[0].tensor if len(self.stacks) == 1 else None
+
+    @property
+    def causal(self) -> bool:
+        """Whether every block only looks back."""
+        return all(stack.causal for stack in self.stacks)
+
+
+def decoder(
+    *,
+    embedding: str,
+    blocks: str,
+    final_norm: str,
+    head: str,
+    context: str = "max_position_embeddings",
+    layers: str = "num_hidden_layers",
+    entry: tuple[tuple[str, Literal["zero", "identity"]], ...] = (),
+    first_stage_only: tuple[tuple[str, str, object], ...] = (),
+    last_stage_only: tuple[tuple[str, str, object], ...] = (),
+    tensor: TensorPlan | None = None,
+    **others: Any,
+) -> ModelFamily:
+    """The family of a causal language model: a token embedding, one stack of blocks, a norm and a head.
+
+    Args:
+        others: fields of ``ModelFamily``.
+    """
+    return ModelFamily(
+        stacks=(Stack(blocks, layers, context, tensor=tensor),),
+        embeddings=(embedding,),
+        heads=(("causal_lm", head),),
+        cut=Cut(embedding, final_norm, head, entry, first_stage_only, last_stage_only),
+        **others,
+    )
+
+
+def encoder(
+    *,
+    embedding: str,
+    blocks: str,
+    head: str,
+    context: str = "max_position_embeddings",
+    layers: str = "num_hidden_layers",
+    tensor: TensorPlan | None = None,
+    **others: Any,
+) -> ModelFamily:
+    """The family of an encoder of text: a token embedding and one stack of blocks that see the whole text.
+
+    Args:
+        head: path of the output layer of masked language modelling.
+        others: fields of ``ModelFamily``.
+    """
+    return ModelFamily(
+        stacks=(Stack(blocks, layers, context, causal=False, tensor=tensor),),
+        embeddings=(embedding,),
+        heads=(("masked_lm", head),),
+        **others,
+    )
+
+
+def encoder_decoder(
+    *,
+    embeddings: tuple[str, ...],
+    encoder_blocks: str,
+    decoder_blocks: str,
+    head: str,
+    encoder_layers: str = "encoder_layers",
+    decoder_layers: str = "decoder_layers",
+    context: str = "",
+    **others: Any,
+) -> ModelFamily:
+    """The family of a model that reads one sequence and writes another.
+
+    Args:
+        head: path of the output layer over tokens.
+        others: fields of ``ModelFamily``.
+    """
+    return ModelFamily(
+        stacks=(
+            Stack(encoder_blocks, encoder_layers, context, causal=False),
+            Stack(decoder_blocks, decoder_layers, context),
+        ),
+        embeddings=embeddings,
+        heads=(("seq2seq_lm", head),),
+        **others,
+    )
+
+
+def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
+    """The family of a model of pictures: one stack of blocks (or one per stage) over patches.
+
+    Args:
+        others: fields of ``ModelFamily``.
+    """
+    return ModelFamily(stacks=(Stack(blocks, layers, causal=False),), **others)
 
 
 @cache

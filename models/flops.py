@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from .family import ModelFamily
+from .find_blocks import blocks_of, embeddings_of
+from .hidden_size import hidden_size
 
-def training_flops_per_token(model: PreTrainedModel, embedding: str, length: int) -> float:
+
+def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length: int) -> float:
     """Floating point operations of forward and backward per token.
 
     The count is 6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention
@@ -14,11 +18,9 @@ def training_flops_per_token(model: PreTrainedModel, embedding: str, length: int
 
     Args:
         model: may be on the meta device.
-        embedding: module path of the token embedding.
         length: tokens per sequence.
     """
-    config = model.config
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
-    if not config.tie_word_embeddings:
-        matrices -= model.get_parameter(f"{embedding}.weight").numel()
-    return 6.0 * matrices + 12.0 * config.num_hidden_layers * config.hidden_size * length
+    if not getattr(model.config, "tie_word_embeddings", False):
+        matrices -= sum(p.numel() for _, module in embeddings_of(model, family) for p in module.parameters())
+    return 6.0 * matrices + 12.0 * len(blocks_of(model, family)) * hidden_size(model.config) * length

@@ -65,7 +65,9 @@ def check_arithmetic(config: Any, model: ModelConfig) -> list[Problem]:
 def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
     values = {name: getattr(config, name, None) for name in SIZES}
     for name, value in values.items():
-        if value is None and name not in NEEDED:
+        if value is None and (name not in NEEDED or not hasattr(config, name)):
+            continue
+        if isinstance(value, list | tuple):  # sizes of several stages
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield _problem(config, model, name, "must be a whole number of at least 1", "use a positive number", value)
@@ -98,7 +100,7 @@ def _activation(config: Any, model: ModelConfig) -> Iterator[Problem]:
 
 def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
-    if not hidden or not heads:
+    if not isinstance(hidden, int) or not isinstance(heads, int) or not hidden or not heads:
         return
     own_size = getattr(config, "head_dim", None)
     if hidden % heads and own_size in (None, hidden // heads):
@@ -141,7 +143,9 @@ def _rope_type(config: Any, model: ModelConfig) -> list[Problem]:
 def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
     """Rotary embeddings rotate pairs of a head's features, so their number must be even and at most the head's size."""
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 0)
-    if not heads or (hidden % heads and not getattr(config, "head_dim", None)):
+    if not isinstance(heads, int) or not isinstance(hidden, int) or not heads:
+        return
+    if hidden % heads and not getattr(config, "head_dim", None):
         return
     size = getattr(config, "head_dim", None) or hidden // heads
     fixed = getattr(config, "rotary_dim", None)
@@ -172,7 +176,7 @@ def _special_tokens(config: Any, model: ModelConfig) -> Iterator[Problem]:
     for name in SPECIAL:
         given = model.config.get(name)
         for token in given if isinstance(given, list) else [given]:
-            if isinstance(token, int) and not 0 <= token < config.vocab_size:
+            if isinstance(token, int) and not 0 <= token < getattr(config, "vocab_size", token + 1):
                 why = f"is not a token: the vocabulary has {config.vocab_size}"
                 yield Problem(f"model.config.{name}", why, "leave it out: the tokenizer's own is used", given)
                 break

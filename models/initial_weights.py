@@ -8,8 +8,9 @@ compute any parameter under any plan, and holds only that module in memory.
 from __future__ import annotations
 
 import copy
+import fnmatch
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,19 @@ from transformers import PreTrainedModel
 
 
 def initial_weights(
-    model: PreTrainedModel, seed: int, names: Collection[str] | None = None
+    model: PreTrainedModel,
+    seed: int,
+    names: Collection[str] | None = None,
+    given: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and full CPU tensors of ``model``, which is on the meta device; a tied parameter comes once.
 
     Args:
         names: the tensors to compute; modules that hold none of them are skipped.
+        given: pattern of names -> value of tensors that transformers leaves without one.
 
     Raises:
-        RuntimeError: the family's initialisation leaves a tensor untouched, which would else be a silent NaN or zero.
+        RuntimeError: a tensor is left without values, which would else be a silent NaN or zero.
     """
     wanted = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     wanted &= wanted if names is None else set(names)
@@ -39,6 +44,8 @@ def initial_weights(
             for name in own:
                 tensor = getattr(filled, name).detach()
                 if tensor.is_floating_point() and tensor.isnan().any():
+                    tensor = _remaining(_join(prefix, name), module, name, given or {}, _seed(seed, prefix))
+                if tensor is None:
                     raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
                 yield _join(prefix, name), tensor
 
@@ -62,6 +69,22 @@ def _initialise(
             around._modules = {**parent._modules, name_in_parent: filled}
             owner._init_weights(around)
     return filled
+
+
+def _remaining(name: str, module: nn.Module, own: str, given: Mapping[str, float], seed: int) -> Tensor | None:
+    """A tensor that the model's own rules leave without values: the family's value, torch's own rule for a module of
+    its kind, or zero for a bias; None if nothing tells."""
+    shape = getattr(module, own).shape
+    for pattern, value in given.items():
+        if fnmatch.fnmatch(name, pattern):
+            return torch.full(shape, value)
+    if hasattr(module, "reset_parameters"):
+        fresh = copy.deepcopy(module).to_empty(device="cpu", recurse=False)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh.reset_parameters()  # type: ignore[operator]
+        return getattr(fresh, own).detach()
+    return torch.zeros(shape) if own == "bias" else None
 
 
 def _own_names(module: nn.Module) -> list[str]:

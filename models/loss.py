@@ -1,6 +1,6 @@
-"""The loss of a causal language model.
+"""The loss of tokens, for every task that predicts them.
 
-It is a sum over tokens; the strategy divides it, because only the strategy knows the label tokens of the global batch.
+It is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ def next_token_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
-def causal_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of next-token cross-entropies in nats, computed in fp32 for logits of any type.
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the labels' cross-entropies in nats, computed in fp32 for logits of any type.
 
     Args:
         logits: [batch, length, vocabulary]. A DTensor that is split over the vocabulary is never gathered; it needs
             torch's ``loss_parallel`` around forward and backward.
-        labels: [batch, length], aligned with the inputs; positions labelled ``IGNORE`` are skipped.
+        labels: [batch, length], each at the position that predicts it; positions labelled ``IGNORE`` are skipped.
     """
-    targets = next_token_labels(labels)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
     return _local(loss)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from ..errors import Problem, UserError, refuse
 from .family import ModelFamily, families
 from .hub import is_local, local_path
+from .other_families import AUTO, WRONG, model_types, other_family
 
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
 """Fields of a config.json that describe how it was saved. They are dropped here; quantised weights are refused when
@@ -24,7 +26,8 @@ class ModelConfig:
     """Which model is trained, and where its weights come from."""
 
     family: str | None = None
-    """A family that ``trireme models`` lists; null takes the one that the config.json of ``weights`` names."""
+    """A family that ``trireme models`` lists, or ``auto`` for any other architecture of transformers, whose
+    ``model_type`` stands in ``config`` or in the config.json of ``weights``; null takes the one of ``weights``."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
@@ -36,6 +39,13 @@ class ModelConfig:
     """Parameters that are not trained: names, or patterns such as ``model.embed_tokens.*``."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """Attention kernel, by transformers' names; null takes the family's best one that needs no further package."""
+    new_head: bool = False
+    """Begin the head at random, also if the weights hold one (for other labels than those of the weights)."""
+    resize_embeddings: bool = False
+    """Give the model as many embeddings as the tokenizer has tokens; those that the weights lack begin at random."""
+    architecture: str | None = None
+    """Dotted path of a model class of your own, derived from transformers' ``PreTrainedModel``; ``config`` holds the
+    fields of its configuration class."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -43,9 +53,13 @@ class ModelConfig:
         refuse(self._flaws(self.family))
 
     def _flaws(self, family: str) -> Iterator[str]:
-        if family not in families():
+        if self.architecture is not None:
+            yield from _own_class_flaws(self)
+        elif family == AUTO:
+            yield from self._auto_flaws()
+        elif family not in families():
             near = difflib.get_close_matches(family, families(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"supported are {', '.join(families())}"
+            hint = f"did you mean {near[0]}?" if near else f"supported are {', '.join((*families(), AUTO))}"
             yield f"family={family!r} is not supported; {hint}"
         elif self.attention is not None and self.attention not in self.spec.attention:
             offered = " or ".join(self.spec.attention)
@@ -53,7 +67,26 @@ class ModelConfig:
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
             yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
 
+    def _auto_flaws(self) -> Iterator[str]:
+        kind = self._model_type()
+        if kind is None:
+            yield "config.model_type=None is wrong because family=auto needs it; write one, such as qwen3, or weights"
+        elif kind in WRONG:
+            yield f"config.model_type={kind!r} is refused: {WRONG[kind]}; use another architecture"
+        elif kind not in model_types():
+            near = difflib.get_close_matches(str(kind), model_types(), n=1)
+            hint = f"did you mean {near[0]}?" if near else "use one that transformers has"
+            yield f"config.model_type={kind!r} is no architecture of transformers; {hint}"
+
+    def _model_type(self) -> str | None:
+        """``model_type`` of a family without a file."""
+        if "model_type" in self.config or self.weights is None:
+            return self.config.get("model_type")
+        return config_values(self).get("model_type")
+
     def _family_of_weights(self) -> str:
+        if self.architecture is not None:
+            return AUTO
         if self.weights is None:
             raise ValueError(f"family is required without weights; choose one of {', '.join(families())}")
         try:
@@ -67,12 +100,14 @@ class ModelConfig:
 
     @property
     def spec(self) -> ModelFamily:
-        return families()[str(self.family)]
+        if self.architecture is not None:
+            return other_family(own_class(self).config_class.model_type or self.architecture.rpartition(".")[2])
+        return other_family(str(self._model_type())) if self.family == AUTO else families()[str(self.family)]
 
     @property
-    def kernel(self) -> str:
-        """The attention kernel that is used."""
-        return self.attention or self.spec.attention[0]
+    def kernel(self) -> str | None:
+        """The attention kernel that is used; None leaves the choice to transformers."""
+        return self.attention or (None if self.family == AUTO else self.spec.attention[0])
 
 
 def family_of(model_type: Any, weights: str) -> str:
@@ -84,6 +119,8 @@ def family_of(model_type: Any, weights: str) -> str:
     for name, family in families().items():
         if family.model_type == model_type:
             return name
+    if isinstance(model_type, str) and model_type in model_types():
+        return AUTO
     supported = ", ".join(sorted(family.model_type for family in families().values()))
     if model_type is None:
         raise ValueError(
@@ -98,9 +135,42 @@ def family_of(model_type: Any, weights: str) -> str:
 
 def hf_config(model: ModelConfig) -> Any:
     """The transformers configuration of the model; fields of the recipe win over those of the weights' folder."""
+    return config_class(model)(**given_fields(model))
+
+
+def config_class(model: ModelConfig) -> Any:
+    """The configuration class of the model."""
+    if model.architecture is not None:
+        return own_class(model).config_class
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[model.spec.model_type](**given_fields(model))
+    return CONFIG_MAPPING[model.spec.model_type]
+
+
+def own_class(model: ModelConfig) -> Any:
+    """The user's own model class.
+
+    Raises:
+        ValueError: it cannot be imported, or is no ``PreTrainedModel`` with a configuration class.
+    """
+    module, _, name = str(model.architecture).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"architecture={model.architecture!r} cannot be imported: {error}; check its path") from None
+    if not hasattr(found, "config_class") or not hasattr(found, "base_model_prefix"):
+        raise ValueError(
+            f"architecture={model.architecture!r} is no PreTrainedModel of transformers; derive it from that, and "
+            "set config_class"
+        )
+    return found
+
+
+def _own_class_flaws(model: ModelConfig) -> Iterator[str]:
+    try:
+        own_class(model)
+    except ValueError as error:
+        yield str(error)
 
 
 def given_fields(model: ModelConfig) -> dict[str, Any]:
@@ -112,7 +182,7 @@ def given_fields(model: ModelConfig) -> dict[str, Any]:
         values = config_values(model)
         for name in ("model_type", *NOT_CONFIGURATION):
             values.pop(name, None)
-    return {**values, **model.config}
+    return {**values, **{name: value for name, value in model.config.items() if name != "model_type"}}
 
 
 def config_values(model: ModelConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from .family import ModelFamily
+from .find_blocks import block_lists, heads_of
 from .stored_names import ADAPTER, grouped, own_names, plain, quantised_by, redundant
 from .weight_files import Stored, stored_tensors
 from .weight_sets import chosen_set, none_there
@@ -29,7 +30,9 @@ class Matched:
 
     tensors: dict[str, Stored]
     notes: tuple[str, ...] = ()
-    """Messages about stored tensors and files that are not used."""
+    """Messages about stored tensors and files that are not used, and about a head that begins at random."""
+    shapes: dict[str, torch.Size] = field(default_factory=dict)
+    """Shape in the model of tensors that have fewer rows in the files."""
 
 
 def folder_weights(
@@ -62,11 +65,17 @@ def read_weights(matched: Matched, path: Path, names: Collection[str] | None = N
             yield name, tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
-def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Matched:
+def match_weights(
+    model: PreTrainedModel, path: Path, family: ModelFamily, new_head: bool = False, resize: bool = False
+) -> Matched:
     """Find every tensor of ``model`` (on the meta device) in the files at ``path``, without reading it.
 
     Stored names may lack the model's prefix, have the prefixes of wrappers, or be older than a renaming. A tied tensor
-    may be stored under any of its names.
+    may be stored under any of its names. A head for labels that the files lack begins at random.
+
+    Args:
+        new_head: begin the head at random, whatever the files hold.
+        resize: the model may have more tokens than the files.
 
     Raises:
         UserError: a tensor is missing or has another shape, the weights are quantised or an adapter's, a tied tensor is
@@ -95,14 +104,54 @@ def match_weights(model: PreTrainedModel, path: Path, family: ModelFamily) -> Ma
             found[own[place]] = entry
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     wanted = {name: wanted[name] for name in own.values()}
+    if new_head:
+        unused += [name for name in found if _in_head(name, model)]
+        found = {name: entry for name, entry in found.items() if not _in_head(name, model)}
+    more = _more_rows(found, wanted, model) if resize else {}
+    fresh = _fresh(set(wanted) - set(found), model, family, new_head)
     problems = [
         *_other_kinds(unused, path),
-        *(_misfits(found, wanted) or _missing(set(wanted) - set(found), path, family)),
+        *(_misfits(found, wanted, model, more) or _missing(set(wanted) - set(found) - fresh, path, family)),
         *_untied(twice, found),
     ]
     if problems:
         raise UserError(problems[0])
-    return Matched({name: found[name] for name in found}, tuple(_notes(unused, unread, model, family, path)))
+    notes = [*_notes(unused, unread, model, family, path), *_fresh_notes(fresh, more, found)]
+    return Matched(found, tuple(notes), more)
+
+
+def _in_head(name: str, model: PreTrainedModel) -> bool:
+    """Whether a tensor lies outside of the backbone."""
+    prefix = model.base_model_prefix
+    return bool(prefix) and hasattr(model, prefix) and not name.startswith(f"{prefix}.")
+
+
+def _fresh(missing: set[str], model: PreTrainedModel, family: ModelFamily, new_head: bool) -> set[str]:
+    """The missing tensors that may begin at random: those of a head that is asked anew, or that is made for labels."""
+    tokens = {path for path, _ in heads_of(model, family)}
+    outside = {name for name in missing if _in_head(name, model)}
+    if new_head:
+        return outside
+    return {name for name in outside if not any(name.startswith(f"{path}.") for path in tokens)}
+
+
+def _more_rows(found: dict[str, Stored], wanted: dict[str, Tensor], model: PreTrainedModel) -> dict[str, torch.Size]:
+    """Tensors with a row per token that have more rows in the model than in the files."""
+    tokens = model.config.get_text_config().vocab_size
+    return {
+        name: wanted[name].shape
+        for name, entry in found.items()
+        if wanted[name].shape[:1] == (tokens,)
+        and entry.shape[1:] == wanted[name].shape[1:]
+        and entry.shape[:1] < (tokens,)
+    }
+
+
+def _fresh_notes(fresh: set[str], more: dict[str, torch.Size], found: dict[str, Stored]) -> Iterator[str]:
+    if fresh:
+        yield f"begins at random, since the files do not hold it: {_listed(sorted(fresh), 6)}"
+    for name, shape in more.items():
+        yield f"{name} has {found[name].shape[0]} tokens in the files and {shape[0]} here: the others begin at random"
 
 
 def _place(stored: str, own: dict[str, str], prefix: str, family: ModelFamily) -> str:
@@ -139,7 +188,9 @@ def quantised(path: Path, method: str, name: str) -> Problem:
     )
 
 
-def _misfits(found: dict[str, Stored], wanted: dict[str, Tensor]) -> list[Problem]:
+def _misfits(
+    found: dict[str, Stored], wanted: dict[str, Tensor], model: PreTrainedModel, more: dict[str, torch.Size]
+) -> list[Problem]:
     for name, entry in found.items():
         like = wanted[name]
         if (entry.dtype.itemsize == 1 and like.is_floating_point()) or (
@@ -155,14 +206,13 @@ def _misfits(found: dict[str, Stored], wanted: dict[str, Tensor]) -> list[Proble
                     str(entry.file.parent),
                 )
             ]
-        if entry.shape != like.shape:
-            return [
-                Problem(
-                    "model.config",
-                    f"{name} in {entry.file.name} has shape {tuple(entry.shape)}, the model has {tuple(like.shape)}",
-                    "leave model.config to the config.json of the weights, or match it to them",
-                )
-            ]
+        if entry.shape != like.shape and name not in more:
+            why = f"{name} in {entry.file.name} has shape {tuple(entry.shape)}, the model has {tuple(like.shape)}"
+            if _in_head(name, model) and entry.shape[1:] == like.shape[1:]:
+                fix = "to begin a head of another size at random, set model.new_head=true"
+                return [Problem("model.weights", why, fix, str(entry.file.parent))]
+            fix = "leave model.config to the config.json of the weights, or match it to them"
+            return [Problem("model.config", why, fix)]
     return []
 
 
@@ -172,7 +222,7 @@ def _missing(missing: set[str], path: Path, family: ModelFamily) -> list[Problem
     listed = _listed(sorted(missing), 5)
     count = f"{len(missing)} tensor{'s' if len(missing) > 1 else ''}"
     fix = "use weights of this family and size, or match model.config to them"
-    if all(name.startswith(f"{family.head}.") for name in missing):
+    if family.cut and all(name.startswith(f"{family.cut.head}.") for name in missing):
         fix = "use a folder saved with its language model head; if the head is the embedding, set "
         fix += "model.config.tie_word_embeddings=true"
     return [Problem("model.weights", f"lacks {count} of the model: {listed}", fix, str(path))]
@@ -192,10 +242,10 @@ def _notes(
 ) -> Iterator[str]:
     left = [name for name in unused if not redundant(plain(name), model)]
     if left:
-        count = getattr(model.config, family.layers, 0)
+        lists = {path: len(list(stack.children())) for path, stack in block_lists(model, family)}
         yield (
             f"{len(left)} tensor{'s' if len(left) > 1 else ''} of {path} {'have' if len(left) > 1 else 'has'} no place "
-            f"in the model and will not be trained, saved or exported: {grouped(left, family.blocks, count)}"
+            f"in the model and will not be trained, saved or exported: {grouped(left, lists)}"
         )
     if unread:
         files = sorted(file.name for file in chosen_set(path).files)

@@ -86,20 +86,19 @@ def redundant(name: str, model: Any) -> bool:
     return bool(inside & buffers or COMPUTED.search(name) or any(re.search(pattern, name) for pattern in patterns))
 
 
-def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str:
+def grouped(names: Iterable[str], lists: dict[str, int], most: int = 8) -> str:
     """A readable list of names, such as ``score.weight (a classifier head)``; names that differ only in numbers are
     grouped.
 
     Args:
-        blocks: path of the model's list of blocks.
-        count: how many blocks the model has.
+        lists: path of each of the model's lists of blocks -> how many blocks it has.
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
     told = []
     for pattern, members in list(groups.items())[:most]:
-        what = _description(members, blocks, count)
+        what = _description(members, lists)
         size = f"{len(members)} tensors" if len(members) > 1 else ""
         inside = ", ".join(part for part in (size, what) if part)
         told.append((pattern if len(members) > 1 else members[0]) + (f" ({inside})" if inside else ""))
@@ -107,9 +106,10 @@ def grouped(names: Iterable[str], blocks: str, count: int, most: int = 8) -> str
     return ", ".join(told) + (f" and {rest} more" if rest else "")
 
 
-def _description(members: list[str], blocks: str, count: int) -> str:
+def _description(members: list[str], lists: dict[str, int]) -> str:
     name = members[0]
-    block = re.search(rf"(?:^|\.){re.escape(blocks.rpartition('.')[2])}\.(\d+)\.", name)
-    if block and int(block[1]) >= count:
-        return f"blocks beyond the model's {count}"
+    for path, count in lists.items():
+        block = re.search(rf"(?:^|\.){re.escape(path.rpartition('.')[2])}\.(\d+)\.", name)
+        if block and int(block[1]) >= count:
+            return f"blocks beyond the model's {count}"
     return next((what for part in name.split(".")[:2] if (what := PARTS.get(part))), "")

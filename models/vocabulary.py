@@ -24,9 +24,5 @@ def too_few_embeddings(embeddings: int, tokens: int, weights: str | None) -> Pro
     fix = f"use at least {tokens}, or a tokenizer of at most {embeddings} tokens"
     if weights is not None:
         why = f"is smaller than the tokenizer's {tokens} tokens, and the weights hold no more embeddings"
-        fix = (
-            "use the tokenizer that the weights were trained with, or enlarge them once: "
-            f'python -c "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({weights!r}); '
-            f"m.resize_token_embeddings({tokens}); m.save_pretrained('enlarged')\" and model.weights=enlarged"
-        )
+        fix = "use the tokenizer that the weights were trained with, or set model.resize_embeddings=true"
     return Problem("model.config.vocab_size", why, fix, embeddings)

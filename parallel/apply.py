@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
+from ..models.find_blocks import blocks_of
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
@@ -36,7 +37,7 @@ def parallelize(root: nn.Module, part: PreTrainedModel, family: ModelFamily, pla
     if mesh.degrees.tensor > 1:
         assert mesh.axes is not None
         parallelize_tensor(part, family, mesh.axes["tensor"], plan.sequence_parallel)
-    blocks = list(part.get_submodule(family.blocks).children())
+    blocks = blocks_of(part, family)
     if plan.recompute != "none":
         recompute(blocks, plan.recompute)
     if plan.compile:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from ..models.family import ModelFamily
+from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from .mesh import Mesh
 from .plan import FSDPOptions, Plan
 from .precision import DTYPES
@@ -37,9 +38,10 @@ def shard(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Pla
     for module in wrapped:
         wrap(module)
     # The head stays gathered, because it is used last in the forward pass and first in the backward pass.
-    for module, reshard in ((_wrappable(part, family.embedding), None), (_wrappable(part, family.head), False)):
-        if module is not None:
-            wrap(module, reshard_after_forward=reshard)
+    for found, reshard in ((embeddings_of(part, family), None), (heads_of(part, family), False)):
+        for _, module in found:
+            if _wrappable(part, module):
+                wrap(module, reshard_after_forward=reshard)
     wrap(root)
     _prefetch(wrapped, plan.fsdp)
     for module in root.modules():
@@ -104,7 +106,7 @@ def _modules_to_wrap(part: PreTrainedModel, family: ModelFamily, options: FSDPOp
     if options.min_num_params is not None:
         return _large(part, options.min_num_params)
     if not options.transformer_layer_cls_to_wrap:
-        return list(part.get_submodule(family.blocks).children())
+        return blocks_of(part, family)
     found = [module for module in part.modules() if type(module).__name__ in options.transformer_layer_cls_to_wrap]
     missing = set(options.transformer_layer_cls_to_wrap) - {type(module).__name__ for module in found}
     if missing:
@@ -143,14 +145,10 @@ def _large(part: nn.Module, least: int) -> list[nn.Module]:
     return taken
 
 
-def _wrappable(part: PreTrainedModel, path: str) -> nn.Module | None:
-    """The module at ``path``; None if it is on another stage, is wrapped already, or has tied parameters."""
-    try:
-        module = part.get_submodule(path)
-    except AttributeError:
-        return None
+def _wrappable(part: PreTrainedModel, module: nn.Module) -> bool:
+    """Whether a module has parameters here, none of them tied, and is not wrapped already."""
     mine = {id(parameter) for parameter in module.parameters()}
-    return module if mine and not mine & _tied(part) and not isinstance(module, FSDPModule) else None
+    return bool(mine) and not mine & _tied(part) and not isinstance(module, FSDPModule)
 
 
 def _tied(part: nn.Module) -> set[int]:

@@ -30,6 +30,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily
+from ..models.find_blocks import blocks_of, embeddings_of, heads_of
+from ..models.hidden_size import hidden_size
 from .plan import Degrees, Plan
 
 MASTER = 4
@@ -48,7 +50,7 @@ INNER = ("intermediate_size", "n_inner", "ffn_dim")
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Sizes of a decoder that the formulas use. Tied parameters are counted once."""
+    """Sizes of a model that the formulas use. Tied parameters are counted once."""
 
     embedding: int
     """Parameters of the token embedding."""
@@ -135,30 +137,36 @@ class _RankParameters:
 def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
     """Count the sizes of a model on the meta device, which takes no memory."""
     config = model.config.get_text_config()
-    embedding, head = model.get_submodule(family.embedding), model.get_submodule(family.head)
-    blocks = model.get_submodule(family.blocks)
-    count = {part: sum(p.numel() for p in part.parameters()) for part in (embedding, head, blocks)}
-    parameters = list(model.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
-    tied = {id(p) for p in embedding.parameters()} <= {id(p) for p in head.parameters()}
-    heads = config.num_attention_heads
+    embedding = {id(p): p for _, part in embeddings_of(model, family) for p in part.parameters()}
+    head = {id(p): p for _, part in heads_of(model, family) for p in part.parameters()}
+    stacked = blocks_of(model, family)
+    blocks = {id(p): p for block in stacked for p in block.parameters()}
+    everything = {id(p): p for p in model.parameters()}
+    parameters = list(everything.values())
+    total = _count(everything)
+    hidden, heads = hidden_size(config), getattr(config, "num_attention_heads", None) or 1
+    heads = heads if isinstance(heads, int) else max(heads)
     return ModelSizes(
-        embedding=count[embedding],
-        blocks=count[blocks],
-        head=count[head],
-        rest=total - count[embedding] - count[blocks] - (0 if tied else count[head]),
-        layers=int(getattr(config, family.layers)),
-        hidden=config.hidden_size,
+        embedding=_count(embedding),
+        blocks=_count(blocks),
+        head=_count(head),
+        rest=total - _count({**embedding, **blocks, **head}),
+        layers=max(len(stacked), 1),
+        hidden=hidden,
         heads=heads,
         key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        inner=next((size for name in INNER if (size := getattr(config, name, None))), 4 * config.hidden_size),
-        vocabulary=config.vocab_size,
-        gated=any("gate_proj" in name for name, _ in blocks.named_modules()),
-        tied=tied,
+        inner=next((size for name in INNER if (size := getattr(config, name, None))), 4 * hidden),
+        vocabulary=getattr(config, "vocab_size", None) or getattr(config, "num_labels", 1),
+        gated=any("gate_proj" in name for block in stacked for name, _ in block.named_modules()),
+        tied=bool(embedding) and embedding.keys() <= head.keys(),
         dropout=any(value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)),
         written_out=any(getattr(config, name, None) in WRITTEN_OUT for name in ("hidden_act", "activation_function")),
         trained=sum(p.numel() for p in parameters if p.requires_grad) / total,
     )
+
+
+def _count(parameters: dict[int, Any]) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def state_bytes(optimizer: dict[str, Any], averaged: bool = False) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .mesh import Mesh
+from .micro_batch import MicroBatch, StepBatch
 from .plan import Plan
 
 if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a recipe does not need them
@@ -26,12 +27,12 @@ if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a
     from ..models.build_model import WeightSource
     from ..models.family import ModelFamily
 
-MicroBatch = dict[str, Tensor]
-"""Inputs of one forward pass: model inputs by keyword, and ``labels``. The first dimension is the sample."""
 LossFunction = Callable[[Any, MicroBatch], Tensor]
 """(model outputs, micro-batch) -> scalar *sum* of label losses in fp32."""
 SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
-"""(model outputs, micro-batch) -> scalar sums by name."""
+"""(model outputs, micro-batch) -> sums by name, of any shape."""
+Sums = dict[str, float | Tensor]
+"""Sums over all ranks: a number for a scalar, else a tensor in double precision on the CPU."""
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """(trainable parameters by plain name) -> optimizer with ``initial_lr`` in each group."""
 CopyTensor = Callable[[str, Tensor], Tensor]
@@ -40,24 +41,6 @@ Read = Callable[[dict[str, Tensor]], None]
 """Fills tensors in place from a checkpoint, by their names in the checkpoint."""
 Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 """Global shape and type of each tensor in a checkpoint."""
-
-
-@dataclass
-class StepBatch:
-    """One data rank's share of a global batch."""
-
-    micro_batches: list[MicroBatch]
-    labels: int
-    """Label tokens in this share."""
-    tokens: int
-    """Input tokens in this share, padding not counted."""
-    samples: list[int]
-    """Dataset indices of this share, in order."""
-
-    def pin_memory(self) -> StepBatch:
-        """Copy into page-locked memory, so that transfers to a GPU are asynchronous; the data loader calls this."""
-        self.micro_batches = [{k: v.pin_memory() for k, v in micro.items()} for micro in self.micro_batches]
-        return self
 
 
 @dataclass
@@ -83,11 +66,6 @@ class StepResult:
     skipped: bool = False
     """Whether weights and moments were left unchanged because the gradient was not finite. This happens under a loss
     scale, with ``skip_nonfinite``, and always in DeepSpeed's stages 1 to 3."""
-
-
-def inputs_of(micro: MicroBatch) -> MicroBatch:
-    """Inputs of the model: all of ``micro`` but the labels, because the loss is computed outside of the model."""
-    return {key: value for key, value in micro.items() if key != "labels"}
 
 
 def whole_scalar(value: Tensor) -> Tensor:
@@ -151,32 +129,31 @@ class Strategy(ABC):
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
         """Clip by the norm of the global gradient, step with ``initial_lr * lr_scale``, and free the gradients."""
 
-    def to_device(self, micro: MicroBatch) -> MicroBatch:
-        """``micro`` on this rank's device. A copy from pinned memory runs in the background."""
-        return {key: value.to(self.mesh.device, non_blocking=True) for key, value in micro.items()}
-
     def global_loss(self, loss: StepLoss) -> float:
         """Mean label loss of the global batch; a collective call, equal on all ranks."""
         return self.mesh.sum_tensor(loss.total.clone()).item() / max(loss.labels, 1)
 
-    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> Sums:
         """Sums of ``function(outputs, micro_batch)`` over all batches and data ranks, without gradient, in the plan's
         precision; a collective call, equal on all ranks. Every data rank must give the same number of batches."""
         model = self.inference_model()
         totals: dict[str, Tensor] = {}
-        for micro in map(self.to_device, batches):
+        for micro in batches:
+            micro = micro.to(self.mesh.device)
             with torch.no_grad(), self.inference_context():
-                add_sums(totals, function(model(**inputs_of(micro)), micro))
+                add_sums(totals, function(model(**micro.inputs), micro))
         self.free_gathered()
         return self.shared_sums(totals)
 
-    def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:
+    def shared_sums(self, totals: dict[str, Tensor]) -> Sums:
         """``totals`` summed over the data ranks and the stages of a pipeline; a collective call."""
         names = sorted(totals)
         if not names:
             return {}
-        sums = self.mesh.sum_tensor(torch.stack([totals[name] for name in names]))
-        return dict(zip(names, sums.tolist(), strict=True))
+        sums = self.mesh.sum_tensor(torch.cat([totals[name].flatten() for name in names])).cpu()
+        parts = sums.split([totals[name].numel() for name in names])
+        shaped = {name: part.view(totals[name].shape) for name, part in zip(names, parts, strict=True)}
+        return {name: part if part.ndim else part.item() for name, part in shaped.items()}
 
     @abstractmethod
     def inference_model(self) -> nn.Module:

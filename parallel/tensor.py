@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily, TensorPlan
+from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from .tensor_styles import (
     Border,
     own_parameters,
@@ -48,20 +49,22 @@ def parallelize_tensor(
         ValueError: the family has no tensor plan, or its sizes do not divide (``check_tensor`` finds both earlier).
         RuntimeError: the plan does not name a module of a block that has parameters.
     """
-    if family.tensor is None:
+    plan = family.tensor
+    if plan is None:
         raise ValueError(f"the family {family.name} has no tensor plan")
     tied = _untie(part)
     outside, inside = Border(mesh, sequence=False), Border(mesh, sequence=sequence_parallel)
-    blocks = [block for _, block in part.get_submodule(family.blocks).named_children()]
+    blocks = blocks_of(part, family)
     for block in blocks:
-        _split_block(block, family.tensor, part.config, inside)
+        _split_block(block, plan, part.config, inside)
+    embeddings, heads = dict(embeddings_of(part, family)), dict(heads_of(part, family))
     in_blocks = {id(module) for block in blocks for module in block.modules()}
     for path, module in part.named_modules():
         if id(module) in in_blocks or not own_parameters(module):
             continue
-        if path == family.embedding:
+        if path in embeddings:
             split_vocabulary_in(module, outside)  # type: ignore[arg-type]
-        elif path == family.head:
+        elif path in heads:
             split_vocabulary_out(module, outside)  # type: ignore[arg-type]
         else:
             replicate_parameters(module, mesh)

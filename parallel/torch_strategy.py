@@ -15,25 +15,24 @@ from transformers import PreTrainedModel
 
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
+from ..models.find_blocks import heads_of
 from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
 from .fsdp import gather_once, reshard
 from .mesh import Mesh
+from .micro_batch import MicroBatch, StepBatch
 from .plan import Plan
 from .precision import LossScale, autocast, set_backend
 from .strategy import (
     CopyTensor,
     LossFunction,
-    MicroBatch,
     OptimizerFactory,
     Read,
     Shapes,
-    StepBatch,
     StepLoss,
     StepResult,
     Strategy,
-    inputs_of,
     no_copy,
     whole_scalar,
 )
@@ -156,8 +155,8 @@ class TorchStrategy(Strategy):
     def generate(self, **arguments: Any) -> Tensor:
         with ExitStack() as undo:
             if self.mesh.degrees.tensor > 1:
-                head = self.module.get_submodule(self.family.head)
-                undo.callback(head.register_forward_hook(_gathered_logits).remove)
+                for _, head in heads_of(self.module, self.family):
+                    undo.callback(head.register_forward_hook(_gathered_logits).remove)
             undo.callback(self.free_gathered)
             return self.module.generate(**arguments)  # type: ignore[operator]
 
@@ -166,9 +165,9 @@ class TorchStrategy(Strategy):
         return loss_parallel() if self.mesh.degrees.tensor > 1 else nullcontext()
 
     def _forward(self, micro: MicroBatch, loss_function: LossFunction) -> Tensor:
-        micro = self.to_device(micro)
+        micro = micro.to(self.mesh.device)
         with autocast(self.plan, self.mesh.device):
-            return whole_scalar(loss_function(self.roots[0](**inputs_of(micro)), micro))
+            return whole_scalar(loss_function(self.roots[0](**micro.inputs), micro))
 
     def _reduction(self, last: bool) -> AbstractContextManager:
         """The context of one micro-batch's passes; DDP sends gradients only with the last one of a step."""

@@ -178,7 +178,7 @@ def _trainer(recipe: RecipeConfig, mesh: Mesh, placed: Placed, corpus: Corpus, s
         callbacks=_callbacks(recipe),
         store=store,
         ema=Ema(recipe.ema, placed.strategy) if recipe.ema else None,
-        flops_per_token=training_flops_per_token(blueprint, recipe.model.spec.embedding, recipe.data.block_size),
+        flops_per_token=training_flops_per_token(blueprint, placed.strategy.family, recipe.data.block_size),
         reference_lines={"unigram entropy": entropy} if entropy else {},
     )
 

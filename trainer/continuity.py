@@ -124,6 +124,8 @@ def _with_its_tokenizer(
     recipe: RecipeConfig, corpus: Corpus, saved: dict[str, Any], source: Source
 ) -> tuple[Corpus, Problem | None]:
     """The corpus with the checkpoint's tokenizer, if the recipe trains a tokenizer and would train another one now."""
+    if not hasattr(corpus.tokenizer, "backend_tokenizer"):
+        return corpus, None
     now, folder = tokens_like(corpus.tokenizer), source.assets
     if saved.get("tokenizer") == now or not folder or not (folder / "tokenizer.json").is_file():
         return corpus, None

@@ -27,6 +27,7 @@ from .data.tokenizer import content_hash, load_tokenizer
 from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
+from .tasks.task import sums_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +92,7 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
 def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float]:
     batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size)
     placed.strategy.set_training(False)
-    sums = placed.strategy.evaluate(batches, placed.task.evaluate)
+    sums = placed.strategy.evaluate(batches, sums_of(placed.task))
     return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
 
 
@@ -135,6 +136,7 @@ def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
     if (
         folder
         and (folder / "tokenizer.json").is_file()
+        and hasattr(corpus.tokenizer, "backend_tokenizer")
         and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer)
     ):
         fix = f"set data.tokenizer.path={folder}"

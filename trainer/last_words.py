@@ -61,6 +61,9 @@ def _say_where(trainer: Trainer) -> None:
     log.info("everything is in %s: %s", folder, ", ".join(there))
     if newest:
         run = shlex.quote(str(folder))
-        log.info('next: trireme generate %s --prompt "..."', run)
-        log.info("      trireme evaluate %s", shlex.quote(str(folder / RECIPE)))
+        first = "next:"
+        if trainer.task.head == "causal_lm":
+            log.info('next: trireme generate %s --prompt "..."', run)
+            first = "     "
+        log.info("%s trireme evaluate %s", first, shlex.quote(str(folder / RECIPE)))
         log.info("      trireme export %s OUT    # a folder for transformers", run)

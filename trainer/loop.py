@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..parallel.strategy import StepBatch, StepLoss, StepResult
+from ..parallel.micro_batch import MicroBatch, StepBatch
+from ..parallel.strategy import StepLoss, StepResult
 from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_parts
 from .checkpoint.layout import metric_of
 from .component import locate
@@ -24,6 +25,7 @@ from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
 from .sum_check import SumCheck
+from .tasks.task import sums_of
 from .train_batches import RunBatches
 from .trainer_state import NotTheirs
 from .training_clock import TrainingClock
@@ -180,7 +182,7 @@ class Trainer:
         averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
         self.strategy.set_training(False)
         with averaged:
-            sums = self.strategy.evaluate(self._evaluation_batches(), self.task.evaluate)
+            sums = self.strategy.evaluate(self._evaluation_batches(), sums_of(self.task))
         self.strategy.set_training(True)
         self.evaluating = 0
         metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
@@ -281,7 +283,7 @@ class Trainer:
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")
 
-    def _evaluation_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+    def _evaluation_batches(self) -> Iterator[MicroBatch]:
         batches = self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
         for self.evaluating, batch in enumerate(batches, start=1):
             yield batch

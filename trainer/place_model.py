@@ -7,14 +7,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
-from ..models.build_model import Vocabulary, WeightSource, build_on_meta
-from ..models.model_config import weights_folder
+from ..models.build_model import WeightSource, build_on_meta
+from ..models.model_config import hf_config, weights_folder
+from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
@@ -62,21 +63,20 @@ def place(
         corpus: the corpus, if it is open already; None opens the recipe's.
     """
     say("preparing data")
-    with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
-        task = CheckedTask(instantiate(recipe.task))
     corpus = corpus or recipe_corpus(recipe, recipe.data)
+    task = corpus.task
     say("building the model")
     state = _initial_state(recipe, corpus.train_size, batch or batch_since({}, recipe.trainer.global_batch_size))
     problems = check_steps(recipe.trainer, recipe.scheduler, state.max_steps) if batch else []  # equal on all ranks
     if problems:
         raise UserError(*problems)
-    model = build_on_meta(recipe.model, task.head, vocabulary(corpus.tokenizer))
+    model = build_on_meta(recipe.model, str(task.head), corpus.facts)
     # The plan changes the model in place, so an unchanged copy is kept.
     blueprint = copy.deepcopy(model)
     values = recipe_values(
         recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
     )
-    strategy = build_strategy(recipe.plan, mesh, recipe.model.spec, values)
+    strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
     strategy.place(model, weights(blueprint))
     return Placed(strategy, blueprint, task, corpus, state)
 
@@ -84,7 +84,9 @@ def place(
 def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
     """The corpus of ``recipe``, with ``data`` in place of its own data part."""
     beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
-    return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside)
+    with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
+        task = CheckedTask(instantiate(recipe.task))
+    return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside, task, hf_config(recipe.model))
 
 
 @contextmanager
@@ -104,10 +106,6 @@ def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> Weig
             yield from source(names)
 
     return weights
-
-
-def vocabulary(tokenizer: Any) -> Vocabulary:
-    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 def _initial_state(recipe: RecipeConfig, train_size: int | None, batch: dict[str, int]) -> TrainerState:

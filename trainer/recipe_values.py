@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..models.hidden_size import hidden_size
 from ..parallel.strategy_inputs import RecipeValues
 from .component import Component
 from .schedules import ScheduleConfig
@@ -35,6 +36,6 @@ def recipe_values(
         schedule=scheduler.name,
         warmup_steps=warmup,
         min_lr_ratio=scheduler.min_lr_ratio or 0.0,
-        hidden_size=config.get_text_config().hidden_size,
+        hidden_size=hidden_size(config.get_text_config()),
         ema=ema is not None,
     )

@@ -116,12 +116,13 @@ class Saving:
     def _save_pretrained(self, folder: Path) -> None:
         try:
             self.trainer.blueprint.config.save_pretrained(folder)
-            self.trainer.tokenizer.save_pretrained(folder)
-            write_base_assets(self.trainer.recipe.model, self.trainer.tokenizer.eos_token_id, folder)
+            self.trainer.corpus.processor.save_pretrained(folder)
+            eos = getattr(self.trainer.tokenizer, "eos_token_id", None)
+            write_base_assets(self.trainer.recipe.model, eos, folder)
         except OSError:
             raise
         except Exception as error:  # tokenizers raises a bare Exception for a full disk
-            raise OSError(f"the tokenizer cannot be saved: {error}") from error
+            raise OSError(f"the processor cannot be saved: {error}") from error
 
 
 def _keys_are_texts(value: Any) -> bool:

@@ -7,7 +7,6 @@ loss is a sum, and equal if it is a mean, whatever the model and the data. The c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..errors import Problem, UserError
 from ..models.loss import IGNORE
 from ..parallel.mesh import Mesh
-from ..parallel.strategy import MicroBatch
+from ..parallel.micro_batch import MicroBatch, map_tensors
 from .tasks.task import Task
 
 TRIES = 8
@@ -34,7 +33,7 @@ class SumCheck:
     def __call__(self, outputs: Any, micro: MicroBatch) -> Tensor:
         if self._tries:
             self._look(outputs, micro)
-        return self.task.loss(outputs, micro)
+        return self.task.loss(outputs, micro.targets)
 
     def refuse_mean(self, mesh: Mesh) -> None:
         """Refuse a mean after the first batch. A collective call, since only the last pipeline stage has a loss.
@@ -61,41 +60,25 @@ class SumCheck:
             self._tries, self._mean = 0, abs(twice / once - 1) < 0.1
 
     def _loss_of_copies(self, outputs: Any, micro: MicroBatch, copies: int) -> Tensor:
-        batch, sample = _size(micro), _most_labels(micro)
+        batch, sample = micro.rows, _most_labels(micro)
 
         def cut(tensor: Tensor) -> Tensor:
             if tensor.dim() == 0 or tensor.shape[0] != batch:
                 return tensor
             return torch.cat([tensor.narrow(0, sample, 1)] * copies)
 
-        loss = self.task.loss(_map(outputs, cut), _map(micro, cut))
+        loss = self.task.loss(map_tensors(outputs, cut), map_tensors(micro.targets, cut))
         return loss.full_tensor() if hasattr(loss, "full_tensor") else loss  # type: ignore[operator]
-
-
-def _size(micro: MicroBatch) -> int:
-    return next(iter(micro.values())).shape[0]
 
 
 def _gpus(micro: MicroBatch) -> list[torch.device]:
     """The GPU whose generator the loss may draw from; none on the CPU."""
-    return [tensor.device for tensor in micro.values() if tensor.is_cuda][:1]
+    return [micro.samples.device] if micro.samples.is_cuda else []
 
 
 def _most_labels(micro: MicroBatch) -> int:
     """Index of the sample with the most labels."""
-    labels = micro.get("labels")
-    if labels is None or labels.dim() < 2:
+    labels = micro.targets.get("labels")
+    if not isinstance(labels, Tensor) or labels.dim() < 2:
         return 0
     return int((labels != IGNORE).flatten(1).sum(1).argmax())
-
-
-def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``function`` to all tensors in ``tree``: outputs of transformers, dicts, lists and tuples."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, Mapping):  # outputs of transformers are dataclasses too, made by keyword
-        items = {key: _map(value, function) for key, value in tree.items()}
-        return items if type(tree) is dict else type(tree)(**items)
-    if isinstance(tree, list | tuple):
-        return type(tree)(_map(value, function) for value in tree)
-    return tree

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from ..parallel.strategy import StepBatch
+    from ..parallel.micro_batch import StepBatch
     from .data.corpus import TrainBatches
     from .loop import Trainer
 

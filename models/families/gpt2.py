@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..family import ModelFamily, TensorPlan
+from ..family import TensorPlan, decoder
 
-FAMILY = ModelFamily(
+FAMILY = decoder(
     name="gpt2",
     title="GPT-2",
     model_type="gpt2",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..family import ModelFamily, TensorPlan
+from ..family import TensorPlan, decoder
 
-FAMILY = ModelFamily(
+FAMILY = decoder(
     name="persimmon",
     title="Persimmon",
     model_type="persimmon",

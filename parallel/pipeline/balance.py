@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...models.family import ModelFamily
+from ...models.find_blocks import blocks_of, heads_of
 
 
 def balanced_split(
@@ -33,8 +34,8 @@ def block_costs(model: PreTrainedModel, family: ModelFamily) -> tuple[list[int],
     compared by n (https://arxiv.org/abs/2001.08361, section 2.1). The embedding is a look-up and costs nothing.
     Attention scores are left out, since they are nearly equal in all blocks, and so are vectors (norms, biases).
     """
-    blocks = [_matrices(block) for block in model.get_submodule(family.blocks).children()]
-    return blocks, _matrices(model.get_submodule(family.head))
+    blocks = [_matrices(block) for block in blocks_of(model, family)]
+    return blocks, sum(_matrices(head) for _, head in heads_of(model, family))
 
 
 def balance(costs: list[int], stages: int) -> list[int]:

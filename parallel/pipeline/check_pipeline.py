@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import Problem
-from ...models.family import ModelFamily
+from ...models.family import ModelFamily, families
 from ..plan import Degrees, PipelineOptions, Plan
 
 ZERO_BUBBLE = ("interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev")
@@ -21,7 +21,11 @@ def check_pipeline(plan: Plan, degrees: Degrees, family: ModelFamily, config: An
     """
     if degrees.pipeline == 1:
         return []
-    options, layers = plan.pipelining, int(getattr(config, family.layers))
+    if family.cut is None:
+        able = ", ".join(name for name, other in families().items() if other.cut is not None)
+        why = f"cuts the model into stages, and no cut of {family.title} is known"
+        return [Problem("plan.pipeline", why, f"use 1, as plan=ddp or plan=fsdp_full_shard, or one of {able}")]
+    options, layers = plan.pipelining, int(getattr(config, family.stacks[0].layers))
     return [
         *_check_layers(options, degrees.pipeline, layers),
         *_check_split(options, degrees.pipeline, layers),

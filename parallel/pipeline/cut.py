@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...models.family import ModelFamily
+from ...models.family import Cut, ModelFamily
+from ...models.find_blocks import block_lists
 
 
 class Blocks(nn.ModuleList):
@@ -67,14 +68,16 @@ def cut_stage(
     assert len(split) == stages, (split, stages)
     start = sum(split[:stage])
     part = copy.deepcopy(model)
-    blocks = list(part.get_submodule(family.blocks).children())
+    cut = cut_of(family)
+    ((path, stack),) = block_lists(part, family)
+    blocks = list(stack.children())
     kept = Blocks({str(number): blocks[number] for number in range(start, start + split[stage])})
-    part.set_submodule(family.blocks, kept)
+    part.set_submodule(path, kept)
     _keep_layer_types(part.config, len(blocks), slice(start, start + split[stage]))
     if stage > 0:
-        _without_entry(part, family)
+        _without_entry(part, cut)
     if stage < stages - 1:
-        _without_exit(part, family)
+        _without_exit(part, cut)
     part.all_tied_weights_keys = {}  # embedding and head lie on different stages
     part._tied_weights_keys = {}
     part.config.use_cache = False
@@ -83,25 +86,32 @@ def cut_stage(
 
 def tied_head(model: PreTrainedModel, family: ModelFamily) -> bool:
     """Whether head and embedding of the whole model are one parameter."""
-    return getattr(model.get_submodule(family.head), "weight", None) is model.get_submodule(family.embedding).weight
+    cut = cut_of(family)
+    return getattr(model.get_submodule(cut.head), "weight", None) is model.get_submodule(cut.embedding).weight
 
 
-def _without_entry(part: PreTrainedModel, family: ModelFamily) -> None:
+def cut_of(family: ModelFamily) -> Cut:
+    """How models of ``family`` are cut; ``check_pipeline`` refuses families that cannot be."""
+    assert family.cut is not None, f"{family.title} cannot be cut into stages"
+    return family.cut
+
+
+def _without_entry(part: PreTrainedModel, cut: Cut) -> None:
     """Replace the embeddings by modules that pass hidden states through unchanged to the first block."""
-    part.set_submodule(family.embedding, PassThrough())
-    for path, kind in family.entry:
+    part.set_submodule(cut.embedding, PassThrough())
+    for path, kind in cut.entry:
         part.set_submodule(path, STAND_INS[kind]())
-    for path, attribute, value in family.first_stage_only:
+    for path, attribute, value in cut.first_stage_only:
         _set(part, path, attribute, value)
 
 
-def _without_exit(part: PreTrainedModel, family: ModelFamily) -> None:
+def _without_exit(part: PreTrainedModel, cut: Cut) -> None:
     """Replace final norm and head by modules that pass hidden states through unchanged after the last block."""
-    for path in (family.final_norm, family.head):
+    for path in (cut.final_norm, cut.head):
         owner, _, name = path.rpartition(".")
         if getattr(part.get_submodule(owner), name) is not None:  # OPT-350M has no final norm
             part.set_submodule(path, PassThrough())
-    for path, attribute, value in family.last_stage_only:
+    for path, attribute, value in cut.last_stage_only:
         _set(part, path, attribute, value)
 
 

@@ -1,13 +1,19 @@
-"""Pad the micro-batches of a step to one shape, because pipeline stages allocate their receive buffers beforehand."""
+"""Pad the micro-batches of a step to one shape, because pipeline stages allocate their receive buffers beforehand.
+
+Pipelines run decoders of text: inputs are tokens with what stands beside them, targets are labels of tokens.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.loss import IGNORE
-from ..strategy import MicroBatch, inputs_of
+from ..micro_batch import MicroBatch
 
 
 def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[MicroBatch]:
@@ -20,43 +26,49 @@ def pad_alike(micro_batches: list[MicroBatch], pad_token: int = 0) -> list[Micro
         ValueError: the micro-batches differ in the number of samples or in keys other than the mask, or a tensor to be
             padded is not of shape [batch, length].
     """
-    rows = {micro["input_ids"].shape[0] for micro in micro_batches}
+    rows = {micro.rows for micro in micro_batches}
     if len(rows) > 1:
         raise ValueError(
             f"micro-batches of one step have {sorted(rows)} samples; a pipeline needs equally many in each"
         )
-    if any("attention_mask" in micro for micro in micro_batches):
+    if any("attention_mask" in micro.inputs for micro in micro_batches):
         micro_batches = [_masked(micro) for micro in micro_batches]
-    keys = {frozenset(micro) for micro in micro_batches}
+    keys = {frozenset((*micro.inputs, *micro.targets)) for micro in micro_batches}
     if len(keys) > 1:
         raise ValueError(f"micro-batches of one step have different inputs: {[sorted(names) for names in keys]}")
-    length = max(micro["input_ids"].shape[1] for micro in micro_batches)
+    length = max(micro.inputs["input_ids"].shape[1] for micro in micro_batches)
     return [_padded(micro, length, pad_token) for micro in micro_batches]
 
 
 def concatenated(micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
     """Model inputs of all micro-batches, one after the other; torch's schedule divides them again into equal parts."""
-    return {name: torch.cat([micro[name] for micro in micro_batches]) for name in inputs_of(micro_batches[0])}
+    return {name: torch.cat([micro.inputs[name] for micro in micro_batches]) for name in micro_batches[0].inputs}
 
 
 def _masked(micro: MicroBatch) -> MicroBatch:
-    if "attention_mask" in micro:
+    if "attention_mask" in micro.inputs:
         return micro
-    return {**micro, "attention_mask": torch.ones_like(micro["input_ids"])}
+    return replace(micro, inputs={**micro.inputs, "attention_mask": torch.ones_like(micro.inputs["input_ids"])})
 
 
 def _padded(micro: MicroBatch, length: int, pad_token: int) -> MicroBatch:
-    shape = micro["input_ids"].shape
+    shape = micro.inputs["input_ids"].shape
     if shape[1] == length:
         return micro
-    return {name: _pad(name, value, length - shape[1], shape, pad_token) for name, value in micro.items()}
+
+    def pad(tensors: dict[str, Any], fill: dict[str, int]) -> dict[str, Tensor]:
+        return {name: _pad(name, value, length - shape[1], shape, fill) for name, value in tensors.items()}
+
+    return replace(
+        micro, inputs=pad(micro.inputs, {"input_ids": pad_token}), targets=pad(micro.targets, {"labels": IGNORE})
+    )
 
 
-def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, pad_token: int) -> Tensor:
+def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, fill: dict[str, int]) -> Tensor:
     if value.shape != shape:
         raise ValueError(
             f"{name} of {tuple(value.shape)} cannot be padded; give micro-batches of one length (pad_step=true)"
         )
     if name == "position_ids":  # padding counts as a further document, so that positions stay in the model's range
         return torch.cat([value, torch.arange(missing, device=value.device).expand(len(value), missing)], dim=1)
-    return F.pad(value, (0, missing), value={"input_ids": pad_token, "labels": IGNORE}.get(name, 0))
+    return F.pad(value, (0, missing), value=fill.get(name, 0))

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
 
-from ..strategy import MicroBatch, SumsFunction, add_sums, inputs_of
+from ..micro_batch import MicroBatch
+from ..strategy import SumsFunction, add_sums
 from .schedule import Pipeline
 
 
@@ -72,7 +73,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
 def _forward(
     pipeline: Pipeline, stage: int, number: int, under_way: dict[int, MicroBatch], inbox: dict[tuple[int, int], Tensor]
 ) -> Tensor:
-    inputs = inputs_of(under_way[number])
+    inputs = dict(under_way[number].inputs)
     ids = inputs.pop("input_ids")
     return pipeline.roots[stage](inbox.pop((stage, number)) if stage else ids, **inputs)
 
@@ -96,7 +97,7 @@ def _pass_on(
         elif stage in outputs:
             messages.append(_message(dist.isend, outputs[stage].contiguous(), pipeline, after))
         elif after in pipeline.roots:
-            shape = (*under_way[number]["input_ids"].shape, pipeline.hidden.size)
+            shape = (*under_way[number].inputs["input_ids"].shape, pipeline.hidden.size)
             inbox[after, number] = torch.empty(shape, dtype=pipeline.hidden.dtype, device=pipeline.device)
             messages.append(_message(dist.irecv, inbox[after, number], pipeline, stage))
     if messages:

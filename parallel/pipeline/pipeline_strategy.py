@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..clip import local
+from ..micro_batch import MicroBatch, StepBatch
 from ..precision import autocast
-from ..strategy import LossFunction, MicroBatch, StepBatch, StepLoss, SumsFunction, whole_scalar
+from ..strategy import LossFunction, StepLoss, Sums, SumsFunction, whole_scalar
 from ..torch_strategy import TorchStrategy
 from .balance import balanced_split
-from .cut import cut_stage, tied_head
+from .cut import cut_of, cut_stage, tied_head
 from .forward_only import evaluate
 from .pipeline_stage import HiddenStates, Stage, hidden_dtype
 from .schedule import Pipeline, stages_of
@@ -72,7 +73,7 @@ class PipelineStrategy(TorchStrategy):
             return loss * self.loss_weight(counts.result()[0])
 
         with self.loss_context():
-            self.pipeline.step([self.to_device(micro) for micro in batch.micro_batches], weighted)
+            self.pipeline.step([micro.to(self.mesh.device) for micro in batch.micro_batches], weighted)
         return StepLoss(total, *counts.result())
 
     def reduce_gradients(self) -> None:
@@ -99,23 +100,26 @@ class PipelineStrategy(TorchStrategy):
         for gradient in gradients:
             gradient.copy_(total)
 
-    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[MicroBatch], function: SumsFunction) -> Sums:
         def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
             with autocast(self.plan, self.mesh.device):
                 return function(outputs, micro)
 
         with self.loss_context():
-            totals = evaluate(self.pipeline, map(self.to_device, batches), sums)
+            totals = evaluate(self.pipeline, (micro.to(self.mesh.device) for micro in batches), sums)
         self.free_gathered()
         return self.shared_sums(totals)
 
-    def shared_sums(self, totals: dict[str, Tensor]) -> dict[str, float]:
-        # Only the last stage has sums, and only it knows their names.
-        names: list[Any] = [sorted(totals)]
+    def shared_sums(self, totals: dict[str, Tensor]) -> Sums:
+        # Only the last stage has sums, and only it knows their names and shapes.
+        shapes: list[Any] = [{name: tuple(total.shape) for name, total in totals.items()}]
         last = self.pipeline.rank_of[self.last]
-        dist.broadcast_object_list(names, group=self.mesh.pipeline_group, group_src=last, device=torch.device("cpu"))
-        zero = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
-        return super().shared_sums({name: totals.get(name, zero) for name in names[0]})
+        dist.broadcast_object_list(shapes, group=self.mesh.pipeline_group, group_src=last, device=torch.device("cpu"))
+
+        def zeros(shape: tuple[int, ...]) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=self.mesh.device)
+
+        return super().shared_sums(totals or {name: zeros(shape) for name, shape in shapes[0].items()})
 
     @property
     def generates(self) -> bool:
@@ -123,11 +127,11 @@ class PipelineStrategy(TorchStrategy):
 
     @property
     def _embedding(self) -> str:
-        return f"{self.family.embedding}.weight"
+        return f"{cut_of(self.family).embedding}.weight"
 
     @property
     def _head(self) -> str:
-        return f"{self.family.head}.weight"
+        return f"{cut_of(self.family).head}.weight"
 
     def _holds_head(self, part: PreTrainedModel) -> bool:
         return self.stages[self.parts.index(part)] == self.last

@@ -24,8 +24,9 @@ from torch.distributed.pipelining import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
+from ..micro_batch import MicroBatch
 from ..plan import PipelineOptions
-from ..strategy import LossFunction, MicroBatch
+from ..strategy import LossFunction
 from .equal_shapes import concatenated, pad_alike
 from .pipeline_stage import HiddenStates
 
@@ -91,7 +92,7 @@ class Pipeline:
                 is padded to the longest of the step. The backward pass starts from its result.
         """
         micro_batches = pad_alike(micro_batches, self.pad_token)
-        shape = (len(micro_batches), *micro_batches[0]["input_ids"].shape)
+        shape = (len(micro_batches), *micro_batches[0].inputs["input_ids"].shape)
         if shape != self._shape:
             self._schedule = None  # free the old buffers before new ones are allocated
             self._schedule, self._shape = self._build(*shape), shape

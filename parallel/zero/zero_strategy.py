@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 
 from ...models.build_model import WeightSource
 from ...models.family import ModelFamily
+from ...models.find_blocks import blocks_of
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
 from ..mesh import Mesh
+from ..micro_batch import StepBatch
 from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
 from ..strategy import (
@@ -31,11 +33,9 @@ from ..strategy import (
     OptimizerFactory,
     Read,
     Shapes,
-    StepBatch,
     StepLoss,
     StepResult,
     Strategy,
-    inputs_of,
     no_copy,
 )
 from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
@@ -77,7 +77,7 @@ class DeepSpeedStrategy(Strategy):
         if self.plan.recompute != "none":
             from ..recompute import recompute
 
-            recompute(list(model.get_submodule(self.family.blocks).children()), self.plan.recompute)
+            recompute(blocks_of(model, self.family), self.plan.recompute)
         self._module = model
         if self.stage == 3:
             self._masters = place_shards(model, weights, self.config, self.mesh.device, self.dtype)
@@ -125,8 +125,8 @@ class DeepSpeedStrategy(Strategy):
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
-            micro = self.to_device(micro)
-            loss = loss_function(self.engine(**inputs_of(micro)), micro)
+            micro = micro.to(self.mesh.device)
+            loss = loss_function(self.engine(**micro.inputs), micro)
             # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
             weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
             self.engine.backward(loss * weight, scale_wrt_gas=False)
@@ -185,7 +185,7 @@ class DeepSpeedStrategy(Strategy):
             finally:
                 announce.remove()
             while self._ranks_at_work(0):
-                self._module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.mesh.device), use_cache=False)
+                self._module(torch.zeros(1, 1, dtype=torch.long, device=self.mesh.device), use_cache=False)
         self.free_gathered()
         return tokens
 

@@ -12,17 +12,22 @@ from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
+from .row_source import RowSource
 
 
-def check_data(config: DataConfig, collator: Component | None = None) -> list[Problem]:
-    """Problems of the sources, of the documents where they can be read quickly, and of the collator's arguments."""
+def check_data(config: DataConfig, collator: Component | None = None, rows: bool = False) -> list[Problem]:
+    """Problems of the sources, and of the documents where they can be read quickly.
+
+    Args:
+        rows: whether the task learns from rows, not from documents.
+    """
     problems: list[Problem] = []
     texts: dict[str, list[str] | None] = {}
     for key, component in ((SOURCE, config.source), (EVAL_SOURCE, config.eval_source)):
         if component is None:
             continue
         try:
-            source = DocumentSource(component, key)
+            source = RowSource(component, key) if rows else DocumentSource(component, key)
             source.check(config.streaming)
             texts[key] = source.look()
         except UserError as error:
@@ -34,7 +39,7 @@ def check_data(config: DataConfig, collator: Component | None = None) -> list[Pr
         except Exception as error:  # the constructor of a user's own class may fail in any way
             why = f"fails when it is constructed or its first documents are read: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "correct it; --debug shows where", component.get("_target_")))
-    if not problems:
+    if not problems and not rows:
         problems += _check_texts(config, texts)
     if collator is not None:
         from .open_collator import collator_problems  # imported here, since collators need torch

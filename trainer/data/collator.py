@@ -1,27 +1,24 @@
-"""Collate samples into micro-batches, and into one rank's share of a step.
+"""Collate samples of tokens for next-token prediction.
 
-Labels follow the convention of Hugging Face: they are aligned with the inputs, ``-100`` means no label, and the loss
-shifts them. So the first position of a sample never counts as a label, and ``StepBatch.labels`` counts ``labels[1:]``.
+Labels of samples follow the convention of Hugging Face: they are aligned with the tokens, and ``-100`` means no label.
+They are shifted here, once, so that in a micro-batch each label stands at the position that predicts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from ...models.loss import IGNORE
-from ...parallel.strategy import MicroBatch, StepBatch
-
-Sample = dict[str, Any]
-"""``input_ids`` (1-D integer array), optional ``labels`` (same length), ``index`` (position in the data set)."""
+from ...models.loss import IGNORE, next_token_labels
+from ...parallel.micro_batch import MicroBatch
+from .base_collator import Collator, Sample, positions
 
 
 @dataclass
-class CausalLMCollator:
+class CausalLMCollator(Collator):
     """Collates token samples for next-token prediction.
 
     Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right.
@@ -43,19 +40,14 @@ class CausalLMCollator:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is below 1; set it to at least 1")
 
-    def __call__(self, samples: Sequence[Sample]) -> StepBatch:
+    def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """One data rank's share of a step, cut into micro-batches in order."""
-        groups = [samples[i : i + self.micro_batch_size] for i in range(0, len(samples), self.micro_batch_size)]
         length, masked = self._shape(samples) if self.pad_step else (None, None)
-        return StepBatch(
-            micro_batches=[self._collate(group, length, masked) for group in groups],
-            labels=sum(count_labels(sample) for sample in samples),
-            tokens=sum(len(sample["input_ids"]) for sample in samples),
-            samples=[int(sample["index"]) for sample in samples],
-        )
+        return [self._collate(group, length, masked) for group in self.groups(samples)]
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        """``input_ids`` and ``labels`` (samples x length, int64), and ``attention_mask`` if there is padding."""
+        """Inputs ``input_ids`` (samples x length, int64), and ``attention_mask`` if there is padding; targets
+        ``labels``, of the same shape, at the positions that predict them."""
         return self._collate(samples, None, None)
 
     def _shape(self, samples: Sequence[Sample]) -> tuple[int, bool]:
@@ -72,9 +64,11 @@ class CausalLMCollator:
     def _collate(self, samples: Sequence[Sample], length: int | None, masked: bool | None) -> MicroBatch:
         if length is None:
             length, masked = self._shape(samples)
+        count = sum(len(sample["input_ids"]) for sample in samples)
         if not masked and all(sample.get("labels") is None for sample in samples):  # packed blocks: the usual case
             tokens = torch.from_numpy(np.stack([sample["input_ids"] for sample in samples]).astype(np.int64))
-            return {"input_ids": tokens, "labels": tokens.clone()}
+            targets = {"labels": next_token_labels(tokens)}
+            return MicroBatch({"input_ids": tokens}, targets, positions(samples), count)
         input_ids = np.full((len(samples), length), self.pad_token_id, dtype=np.int64)
         labels = np.full((len(samples), length), IGNORE, dtype=np.int64)
         attention = np.zeros((len(samples), length), dtype=np.int64)
@@ -83,10 +77,10 @@ class CausalLMCollator:
             input_ids[row, : len(tokens)] = tokens
             labels[row, : len(tokens)] = _labels(sample)
             attention[row, : len(tokens)] = 1
-        micro = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        inputs = {"input_ids": torch.from_numpy(input_ids)}
         if masked:
-            micro["attention_mask"] = torch.from_numpy(attention)
-        return micro
+            inputs["attention_mask"] = torch.from_numpy(attention)
+        return MicroBatch(inputs, {"labels": next_token_labels(torch.from_numpy(labels))}, positions(samples), count)
 
 
 def _labels(sample: Sample) -> np.ndarray:
@@ -99,13 +93,3 @@ def _labels(sample: Sample) -> np.ndarray:
             "labels stand beside their tokens, so give one for each (-100 where there is none)"
         )
     return labels
-
-
-def count_labels(sample: Sample) -> int:
-    """Tokens of the sample that the loss predicts."""
-    return int(np.count_nonzero(np.asarray(_labels(sample))[1:] != IGNORE))
-
-
-def without_labels(sample: Sample) -> Sample:
-    """A copy of a sample without labels, which fills up a micro-batch and adds nothing to the loss."""
-    return {**sample, "labels": np.full(len(sample["input_ids"]), IGNORE, dtype=np.int64)}

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
-from ...parallel.strategy import MicroBatch, StepBatch
+from ...models.facts import Facts
+from ...models.vocabulary import Vocabulary
+from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component
 from ..settings import TrainerConfig
+from .base_collator import Collator
 from .corpus_stats import Stats, cut_line
 from .data_config import DataConfig
-from .loader import Collator, evaluation_batches, step_batches
+from .loader import Batcher, evaluation_batches, step_batches
 from .open_collator import open_collator
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
@@ -27,6 +30,8 @@ from .tokenizer import tokens_like, versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from ..tasks.task import Task
 
 log = logging.getLogger("trireme.data")
 
@@ -51,6 +56,8 @@ class Corpus(ABC):
     """Whether ``eval_batches`` gives any batches."""
     stats: Stats
     """Statistics of documents and tokens."""
+    unit = "tokens"
+    """Name of what the length of a sample counts."""
 
     def __init__(
         self,
@@ -58,20 +65,47 @@ class Corpus(ABC):
         seed: int,
         settings: TrainerConfig,
         collator: Component | None,
-        tokenizer: PreTrainedTokenizerFast,
+        task: Task,
+        processor: Any,
+        model: Any = None,
     ) -> None:
-        self.config, self.seed, self.tokenizer = config, seed, tokenizer
+        """
+        Args:
+            processor: what makes inputs of raw data: a tokenizer, an image processor, several in one.
+            model: the model's transformers configuration, for collators that need it.
+        """
+        self.config, self.seed, self.task, self.processor = config, seed, task, processor
         self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
-        self.collator: Collator = open_collator(
-            collator,
-            block_size=config.block_size,
-            pad_token_id=pad_token_id(tokenizer),
-            micro_batch_size=settings.micro_batch_size,
-        )
+        given = {
+            "block_size": config.block_size,
+            "micro_batch_size": settings.micro_batch_size,
+            "seed": seed,
+            "processor": processor,
+            "tokenizer": self.tokenizer,
+            "model": model,
+            "facts": self.facts,
+        }
+        if self.tokenizer is not None:
+            given["pad_token_id"] = pad_token_id(self.tokenizer)
+        self.collator: Collator = open_collator(collator or {"_target_": task.collator}, given)
+        self.batcher = Batcher(self.collator, task.count)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer in the processor; None if there is none."""
+        if hasattr(self.processor, "backend_tokenizer"):
+            return self.processor
+        return getattr(self.processor, "tokenizer", None)
+
+    @property
+    def facts(self) -> Facts:
+        """What the data tells the model that is built for it."""
+        return Facts(vocabulary_of(self.tokenizer))
 
     def prints(self) -> dict[str, Any]:
         """Fingerprints that a resume compares: equal for equal documents and tokens, in whatever folder they lie."""
-        return {"tokenizer": tokens_like(self.tokenizer), "versions": versions()}
+        fast = hasattr(self.tokenizer, "backend_tokenizer")
+        return {**({"tokenizer": tokens_like(self.tokenizer)} if fast else {}), "versions": versions()}
 
     @abstractmethod
     def train_batches(
@@ -83,10 +117,15 @@ class Corpus(ABC):
     @abstractmethod
     def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
         """The first ``limit`` held-out samples (None means all; a stream needs a number), in the same number of
-        micro-batches on every data rank; samples that only fill up a micro-batch have the labels -100."""
+        micro-batches on every data rank; samples that only fill up a micro-batch have no targets there."""
 
 
-def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """Size and special tokens of a tokenizer."""
+    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def pad_token_id(tokenizer: Any) -> int:
     """Token id for padding. Padding is masked and has no labels, so any id will do if the tokenizer has none."""
     known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(token, int))
     return next(known, 0)
@@ -101,10 +140,12 @@ class IndexedCorpus(Corpus):
         seed: int,
         settings: TrainerConfig,
         collator: Component | None,
+        task: Task,
         tokenizer: PreTrainedTokenizerFast,
         folder: Path,
+        model: Any = None,
     ) -> None:
-        super().__init__(config, seed, settings, collator, tokenizer)
+        super().__init__(config, seed, settings, collator, task, tokenizer, model)
         self.stats = Stats(**json.loads((folder / "stats.json").read_text()))
         self.train, self.held_out = self._samples(folder, "train"), self._samples(folder, "held_out")
         self._check_sizes()
@@ -172,7 +213,7 @@ class IndexedCorpus(Corpus):
         return IndexedBatches(
             step_batches(
                 self.train,
-                self.collator,
+                self.batcher,
                 self.order,
                 samples=samples,
                 steps=steps,

@@ -22,6 +22,13 @@ class DataConfig:
     """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own."""
     eval_source: Component | None = None
     """Separate source of held-out documents, which replaces ``held_out``; null holds out a share of ``source``."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Name that the task uses for a column -> name of the column in the source, for tasks that learn from rows."""
+    labels: list[str] | None = None
+    """Names of the labels, in order; null takes those of the data set, else all that occur, sorted."""
+    processor: str | None = None
+    """Local folder or hub name of a processor of pictures or sounds; null takes the one of the weights, else one made
+    for the model's configuration."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Pretrained tokenizer, or options to train one."""
     block_size: int = 512

@@ -9,36 +9,66 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...errors import ComponentFailed, UserError
-from ...parallel.strategy import MicroBatch, StepBatch
+from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..interruption import SIGNALS
-from .collator import Sample, without_labels
+from .base_collator import Collator, Sample, without_targets
 from .sample_order import EpochOrder
-
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
 
 POSITIONS_AT_ONCE = 1024
 """Positions that are mapped in one call, so that its cost is spread over several steps."""
 
 
-class Collator(Protocol):
-    """The interface of collators: make a share of a step, or one micro-batch."""
+@dataclass(frozen=True)
+class Batcher:
+    """Makes one data rank's share of a step from its samples, and counts what the loss is divided by."""
 
-    def __call__(self, samples: Sequence[Sample]) -> StepBatch: ...
+    collator: Collator
+    count: Callable[[dict[str, Any]], int]
+    """Number of labels in the targets of a micro-batch (``Task.count``)."""
 
-    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch: ...
+    def __call__(self, samples: Sequence[Sample]) -> StepBatch:
+        micro_batches = self.collator(samples)
+        return StepBatch(
+            micro_batches=micro_batches,
+            labels=sum(self.count(micro.targets) for micro in micro_batches),
+            tokens=sum(micro.length for micro in micro_batches),
+            samples=[int(sample["index"]) for sample in samples],
+        )
+
+    def or_error(self, samples: Sequence[Sample]) -> StepBatch | Exception:
+        """In a worker: an error that has a message of its own comes back whole; torch would hand on a traceback."""
+        try:
+            return self(samples)
+        except (UserError, ComponentFailed) as error:
+            return error
 
 
-class StepSampler(Sampler[list[int]]):
-    """Dataset indices of one data rank's share, step by step."""
+class Positioned(Dataset[Sample]):
+    """A data set whose samples are asked for by (position, index), and bear both."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
+        indices = [index for _, index in places]
+        several = getattr(self.dataset, "__getitems__", None)
+        samples = several(indices) if several else [self.dataset[index] for index in indices]
+        return [{**sample, "position": position} for sample, (position, _) in zip(samples, places, strict=True)]
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        return self.__getitems__([place])[0]
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Positions and dataset indices of one data rank's share, step by step."""
 
     def __init__(
         self,
@@ -64,17 +94,19 @@ class StepSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         at_once = max(1, POSITIONS_AT_ONCE // self.share)
         for first in range(0, self.steps, at_once):
             steps = np.arange(first, min(first + at_once, self.steps), dtype=np.int64)
             starts = self.first + steps * self.global_batch_size
-            yield from self.order(starts[:, None] + np.arange(self.share)).tolist()
+            places = starts[:, None] + np.arange(self.share)
+            for pair in zip(places.tolist(), self.order(places).tolist(), strict=True):
+                yield list(zip(*pair, strict=True))
 
 
 def step_batches(
     dataset: Dataset[Sample],
-    collator: Collator,
+    batcher: Batcher,
     order: EpochOrder,
     *,
     samples: int,
@@ -105,23 +137,15 @@ def step_batches(
     if num_workers:
         workers = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_the_rank}
     loader = DataLoader(
-        dataset,
+        Positioned(dataset),
         batch_sampler=sampler,
-        collate_fn=partial(_collated_or_error, collator) if num_workers else collator,
+        collate_fn=batcher.or_error if num_workers else batcher,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),  # otherwise every start would draw from the global generator and change dropout
         **workers,
     )
     return iter(loader)
-
-
-def _collated_or_error(collator: Collator, samples: Sequence[Sample]) -> StepBatch | Exception:
-    """In a worker: an error that has a message of its own comes back whole, since torch would hand on a traceback."""
-    try:
-        return collator(samples)
-    except (UserError, ComponentFailed) as error:
-        return error
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
@@ -143,7 +167,7 @@ def evaluation_batches(
     """The first ``limit`` samples in order, each on one data rank only.
 
     Every data rank gets equally many micro-batches of the same size, since a forward pass of a sharded model is a
-    collective; missing samples are filled up with samples whose labels are all -100.
+    collective; missing samples are filled up with a sample that has no targets there.
     """
     size = len(dataset)  # type: ignore[arg-type]
     count = size if limit is None else min(limit, size)
@@ -152,5 +176,5 @@ def evaluation_batches(
         first = (number * data_size + data_rank) * micro_batch_size
         wanted = range(first, min(first + micro_batch_size, count))
         samples = [dataset[index] for index in wanted]
-        filler = [without_labels(dataset[0])] * (micro_batch_size - len(samples))
-        yield collator.micro_batch(samples + filler)
+        filler = [dataset[0]] * (micro_batch_size - len(samples))
+        yield without_targets(collator.micro_batch(samples + filler), len(samples))

@@ -10,36 +10,31 @@ import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
-from ...parallel.strategy import MicroBatch, StepBatch
+from ...parallel.micro_batch import MicroBatch, map_tensors
 from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
-from .collator import IGNORE, CausalLMCollator, Sample
-from .loader import Collator
+from .base_collator import IGNORE, Collator, Sample
 
-DEFAULT = f"{CausalLMCollator.__module__}.{CausalLMCollator.__name__}"
-GIVEN = ("block_size", "pad_token_id", "micro_batch_size")
-"""Arguments that the engine passes to every collator."""
-CONTRACT = "see docs/extending.md: a collator is made with block_size, pad_token_id and micro_batch_size, gives a "
-CONTRACT += "StepBatch when called with samples, and has micro_batch(samples)"
+CONTRACT = "see docs/extending.md: a collator gives a list of MicroBatch when called with a step's samples, and has "
+CONTRACT += "micro_batch(samples)"
 
 
-def open_collator(component: Component | None, **given: int) -> Collator:
-    """The collator of a recipe; None takes the one for next-token prediction.
+def open_collator(component: Component, given: Mapping[str, Any]) -> Collator:
+    """The collator that ``component`` names.
 
     Args:
-        given: values of ``GIVEN``.
+        given: values of the engine by name; the constructor gets those that it takes.
 
     Raises:
         UserError: the collator does not keep its contract.
     """
-    component = component or {"_target_": DEFAULT}
-    problems = collator_problems(component)
-    if problems:
+    if problems := collator_problems(component):
         raise UserError(*problems)
-    with component_errors("collator", locate(component["_target_"]), CONSTRUCTOR):
-        collator = instantiate(component, **given)
-    if component["_target_"] == DEFAULT:
+    target = locate(component["_target_"])
+    with component_errors("collator", target, CONSTRUCTOR):
+        collator = instantiate(component, **taken(target, given))
+    if component["_target_"].startswith("trireme."):
         return collator
     for method in ("__call__", "micro_batch"):
         if not callable(getattr(collator, method, None)):
@@ -48,20 +43,28 @@ def open_collator(component: Component | None, **given: int) -> Collator:
 
 
 def collator_problems(component: Component) -> list[Problem]:
-    """The problem of a collator that is none, or does not take the engine's arguments."""
+    """The problem of a component that is no collator."""
     try:
         target = locate(component["_target_"])
         if found := not_made_for(target, "collator", ["micro_batch"], "Collator"):
             return [Problem("collator._target_", *found, component["_target_"])]
+    except (ImportError, TypeError, ValueError):  # reported by the check of components
+        return []
+    return []
+
+
+def taken(target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``given`` that the constructor or function ``target`` takes."""
+    try:
         parameters = inspect.signature(target).parameters
-    except (ImportError, TypeError, ValueError):  # reported by the check of components, or there is no signature
-        return []
+    except (TypeError, ValueError):  # there is no signature
+        return {}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return []
-    missing = [name for name in GIVEN if name not in parameters]
-    return [_wrong(component["_target_"], f"does not take {' and '.join(missing)}")] if missing else []
+        return dict(given)
+    return {name: value for name, value in given.items() if name in parameters}
 
 
+<<<<<<< HEAD
 def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None) -> None:
     """Hold the first batch of a collator of one's own to the model's vocabulary; a GPU would only tell that some
     assertion failed.
@@ -80,58 +83,69 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
 
 
 class CheckedCollator:
+=======
+class CheckedCollator(Collator):
+>>>>>>> 247607a ([models] Open families, tasks and data to any shape)
     """Calls a user's collator, and checks its first results."""
 
-    def __init__(self, collator: Collator, name: str, micro_batch_size: int) -> None:
+    def __init__(self, collator: Any, name: str, micro_batch_size: int) -> None:
         self.collator, self.name, self.micro_batch_size = collator, name, micro_batch_size
         self.seen: set[str] = set()
 
-    def __call__(self, samples: Sequence[Sample]) -> StepBatch:
+    def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         with component_errors("collator", self.collator, "a call"):
-            batch = self.collator(samples)
+            micro_batches = self.collator(samples)
         if self._first("a call"):
-            self._check_step(batch, len(samples))
-        return batch
+            self._check_step(micro_batches, len(samples))
+        return micro_batches
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         with component_errors("collator", self.collator, "micro_batch"):
-            batch = self.collator.micro_batch(samples)
+            micro = self.collator.micro_batch(samples)
         if self._first("micro_batch"):
-            self._check(batch, "micro_batch", len(samples))
-        return batch
+            self._check(micro, "micro_batch", len(samples))
+        return micro
 
     def _first(self, method: str) -> bool:
         first = method not in self.seen
         self.seen.add(method)
         return first
 
-    def _check_step(self, batch: Any, samples: int) -> None:
-        if not isinstance(batch, StepBatch):
-            self._refuse(f"gives {type(batch).__name__} when it is called, not a StepBatch")
-        if not isinstance(batch.micro_batches, list):
-            self._refuse(f"gives micro_batches of type {type(batch.micro_batches).__name__}, not a list")
-        for micro in batch.micro_batches:
+    def _check_step(self, micro_batches: Any, samples: int) -> None:
+        if not isinstance(micro_batches, list):
+            self._refuse(f"gives {type(micro_batches).__name__} when it is called, not a list of MicroBatch")
+        for micro in micro_batches:
             self._check(micro, "a call", self.micro_batch_size)
-        rows = sum(len(micro["input_ids"]) for micro in batch.micro_batches)
+        rows = sum(micro.rows for micro in micro_batches)
         if rows != samples:
             self._refuse(f"gives {rows} rows for {samples} samples")
-        counted = sum(int((micro["labels"][:, 1:] != IGNORE).sum()) for micro in batch.micro_batches)
-        if batch.labels != counted:
-            self._refuse(
-                f"counts {batch.labels} labels, but there are {counted} (those that are not {IGNORE}, the first "
-                "position of a row left out): the loss is divided by this number"
-            )
 
-    def _check(self, batch: Any, method: str, rows: int) -> None:
-        if not isinstance(batch, Mapping):
-            self._refuse(f"gives {type(batch).__name__} by {method}, not a dict of tensors")
-        for name in ("input_ids", "labels"):
-            value = batch.get(name)
-            if not isinstance(value, Tensor):
-                found = "nothing" if value is None else type(value).__name__
-                self._refuse(f"gives {found} as {name} by {method}, not a tensor")
-            elif value.dtype != torch.int64:
+    def _check(self, micro: Any, method: str, rows: int) -> None:
+        if not isinstance(micro, MicroBatch):
+            self._refuse(
+                f"gives {type(micro).__name__} by {method}, not a MicroBatch (inputs, targets, samples, length)"
+            )
+        for part in ("inputs", "targets"):
+            for name, value in getattr(micro, part).items():
+                map_tensors(value, lambda tensor, name=name: self._check_rows(tensor, name, method, rows))
+        if not isinstance(micro.samples, Tensor) or micro.samples.shape != (rows,):
+            self._refuse(f"gives samples that are not {rows} positions by {method}")
+        self._check_tokens(micro, method)
+
+    def _check_rows(self, tensor: Tensor, name: str, method: str, rows: int) -> Tensor:
+        if not tensor.ndim or len(tensor) != rows:
+            self._refuse(f"gives {name} of shape {tuple(tensor.shape)} by {method}, not {rows} rows")
+        return tensor
+
+    def _check_tokens(self, micro: MicroBatch, method: str) -> None:
+        """Tokens and their labels: whole numbers, and labels shifted to the positions that predict them."""
+        tokens, labels = micro.inputs.get("input_ids"), micro.targets.get("labels")
+        for name, value in (("input_ids", tokens), ("labels", labels)):
+            if name == "input_ids" and value is not None and not isinstance(value, Tensor):
+                self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
+            if isinstance(value, Tensor) and value.ndim == 2 and value.dtype != torch.int64:
                 self._refuse(f"gives {name} of {value.dtype} by {method}, not torch.int64")
+<<<<<<< HEAD
         for name, value in batch.items():
             if not isinstance(value, Tensor):
                 self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
@@ -142,6 +156,17 @@ class CheckedCollator:
             self._refuse(f"gives input_ids of shape {shape} by {method}, not {rows} rows of tokens")
         if labels != shape:
             self._refuse(f"gives labels of shape {labels} for input_ids of shape {shape} by {method}")
+=======
+        if not isinstance(tokens, Tensor) or not isinstance(labels, Tensor) or tokens.shape != labels.shape:
+            return
+        counted = labels != IGNORE
+        alike = int((counted & (labels == tokens)).sum())
+        if int(counted.sum()) > 8 and alike == int(counted.sum()):
+            self._refuse(
+                f"gives labels by {method} that stand beside their tokens; in a micro-batch each stands at "
+                "the position that predicts it (trireme.models.loss.next_token_labels shifts them)"
+            )
+>>>>>>> 247607a ([models] Open families, tasks and data to any shape)
 
     def _refuse(self, why: str) -> None:
         raise UserError(_wrong(self.name, why))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ...errors import UserError
+from ...errors import Problem, UserError
 from ..component import Component
 from ..settings import TrainerConfig
+from ..tasks.causal_lm import CausalLM
+from ..tasks.task import Task
+from .cache import cache_root
 from .check_tokenizer import lacks_tokenizer
 from .corpus import Corpus, IndexedCorpus
 from .data_config import DataConfig
 from .prepare import prepared_folder
+from .samples import Given
 from .streaming import StreamingCorpus
 
 log = logging.getLogger("trireme.data")
@@ -24,23 +29,30 @@ def open_corpus(
     settings: TrainerConfig,
     collator: Component | None = None,
     tokenizer_folder: str | None = None,
+    task: Task | None = None,
+    model: Any = None,
 ) -> Corpus:
     """Open the corpus of a recipe, and prepare it if needed; all ranks may call this at once.
 
     Args:
         seed: seed of the order of samples.
         settings: settings with the batch sizes (and, for a stream, the number of held-out samples to collect).
-        collator: the recipe's collator; None takes the one for next-token prediction.
+        collator: the recipe's collator; None takes the one of the task.
         tokenizer_folder: folder of the model's weights, whose tokenizer is used unless the recipe names another.
+        task: the recipe's task; None takes next-token prediction.
+        model: the model's transformers configuration.
 
     Raises:
         UserError: the documents, the tokenizer or the cache folder are not usable.
     """
+    task = task or CausalLM()
+    if task.samples is not None:
+        return _rows(config, seed, settings, collator, tokenizer_folder, task, model)
     config = _with_tokenizer(config, tokenizer_folder)
     if config.streaming:
-        return StreamingCorpus(config, seed, settings, collator)
+        return StreamingCorpus(config, seed, settings, collator, task, model)
     folder, tokenizer = prepared_folder(config)
-    corpus = IndexedCorpus(config, seed, settings, collator, tokenizer, folder)
+    corpus = IndexedCorpus(config, seed, settings, collator, task, tokenizer, folder, model)
     log.info(
         "corpus %s: %d train samples, %d held-out samples of up to %d tokens",
         folder.name,
@@ -48,6 +60,31 @@ def open_corpus(
         len(corpus.held_out),
         config.block_size,
     )
+    return corpus
+
+
+def _rows(
+    config: DataConfig,
+    seed: int,
+    settings: TrainerConfig,
+    collator: Component | None,
+    weights: str | None,
+    task: Task,
+    model: Any,
+) -> Corpus:
+    """The corpus of a task that learns from rows."""
+    from .prepare_rows import prepared_rows
+    from .rows_corpus import RowsCorpus, open_samples
+
+    kind = open_samples(str(task.samples))
+    if config.streaming:
+        fix = "set data.streaming=false; rows are read from disk while training"
+        raise UserError(Problem("data.streaming", "does not go with a task that learns from rows", fix, True))
+    rows = prepared_rows(config, kind.columns)
+    beside = Path(weights) if weights else None
+    samples = kind(Given(config, rows.train, cache_root(config.cache_dir), rows.print, beside, model))
+    corpus = RowsCorpus(config, seed, settings, collator, task, samples, rows, model)
+    log.info("rows %s: %d train samples, %d held-out samples", rows.print, len(corpus.train), len(corpus.held_out))
     return corpus
 
 

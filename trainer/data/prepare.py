@@ -71,7 +71,7 @@ def _prepare(
     """Fill ``scratch`` with train and held-out tokens, the tokenizer and the stats."""
     start, temporary = time.perf_counter(), scratch / "temporary"
     temporary.mkdir()
-    with _progress_bars():
+    with progress_bars():
         train, held_out, stats = split(config, source, eval_source, temporary)
         tokenizer = pretrained or load_or_train(config.tokenizer, partial(_texts, train), content, str(root))
         check_eos(tokenizer, config.append_eos)
@@ -145,18 +145,18 @@ def _texts(documents: Dataset) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _progress_bars() -> Iterator[None]:
+def progress_bars() -> Iterator[None]:
     """Context in which `datasets` shows progress bars only on a terminal, not in a log file."""
     import datasets
 
-    disabled = datasets.are_progress_bars_disabled()
+    disabled = datasets.areprogress_bars_disabled()
     if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+        datasets.disableprogress_bars()
     try:
         yield
     finally:
         if not disabled:
-            datasets.enable_progress_bars()
+            datasets.enableprogress_bars()
 
 
 def _hash(value: Any) -> str:

@@ -21,24 +21,24 @@ import numpy as np
 import torch
 
 from ...errors import Problem, UserError
-from ...parallel.strategy import MicroBatch, StepBatch
+from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component
 from ..settings import TrainerConfig
+from .base_collator import Sample
 from .cache import cache_root
-from .collator import Sample
 from .content_stamp import hash_json
 from .corpus import Corpus, TrainBatches
 from .corpus_stats import Stats, cut_line, unigram_entropy
 from .data_config import DataConfig
 from .document_source import DocumentSource, sources
 from .held_out import is_held_out, text_hash
-from .loader import Collator, evaluation_batches
+from .loader import Batcher, evaluation_batches
 from .sample_order import permute
 from .token_files import MemoryBlocks
 from .tokenizer import check_eos, encode_documents, load_or_train
 
 if TYPE_CHECKING:
-    pass
+    from ..tasks.task import Task
 
 log = logging.getLogger("trireme.data")
 DOCUMENTS_AT_ONCE = 16
@@ -251,8 +251,9 @@ class StreamBatches(TrainBatches):
     def __init__(
         self,
         samples: ShuffledBlocks,
-        collator: Collator,
+        batcher: Batcher,
         *,
+        first: int,
         steps: int,
         global_batch_size: int,
         data_rank: int = 0,
@@ -264,7 +265,7 @@ class StreamBatches(TrainBatches):
                 f"use a multiple of {data_size}"
             )
         share = global_batch_size // data_size
-        self.samples, self.collator, self.steps_left = samples, collator, steps
+        self.samples, self.batcher, self.position, self.steps_left = samples, batcher, first, steps
         self.global_batch_size = global_batch_size
         self.mine = slice(data_rank * share, (data_rank + 1) * share)
 
@@ -272,7 +273,12 @@ class StreamBatches(TrainBatches):
         if self.steps_left <= 0:
             raise StopIteration
         self.steps_left -= 1
-        batch = self.collator(list(islice(self.samples, self.global_batch_size))[self.mine])
+        samples = [
+            {**sample, "position": self.position + place}
+            for place, sample in enumerate(islice(self.samples, self.global_batch_size))
+        ]
+        self.position += self.global_batch_size
+        batch = self.batcher(samples[self.mine])
         return batch.pin_memory() if torch.accelerator.is_available() else batch
 
     def state(self) -> dict[str, Any]:
@@ -284,7 +290,15 @@ class StreamingCorpus(Corpus):
 
     train_size = None
 
-    def __init__(self, config: DataConfig, seed: int, settings: TrainerConfig, collator: Component | None) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        settings: TrainerConfig,
+        collator: Component | None,
+        task: Task,
+        model: Any = None,
+    ) -> None:
         self.stats = Stats()
         self.has_held_out = bool(config.eval_source or config.held_out)
         # Without a separate evaluation source, documents are held out by the same rule as in a prepared corpus.
@@ -303,7 +317,7 @@ class StreamingCorpus(Corpus):
             str(cache_root(config.cache_dir)),
         )
         check_eos(tokenizer, config.append_eos)
-        super().__init__(config, seed, settings, collator, tokenizer)
+        super().__init__(config, seed, settings, collator, task, tokenizer, model)
         self._held_out, self._collected = MemoryBlocks([]), 0
         if self.has_held_out and settings.eval_samples:
             self._collect(settings.eval_samples)  # now, so that the unigram entropy is known from the start
@@ -332,7 +346,8 @@ class StreamingCorpus(Corpus):
             deque(islice(blocks, samples), maxlen=0)
         return StreamBatches(
             blocks,
-            self.collator,
+            self.batcher,
+            first=samples,
             steps=steps,
             global_batch_size=self.global_batch_size,
             data_rank=data_rank,

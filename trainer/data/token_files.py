@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from .collator import Sample
+from .base_collator import Sample
 
 BATCH = 1 << 22
 """Values in a record batch."""

@@ -18,7 +18,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...errors import Problem, UserError, refuse
 from ...version import __version__
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 LONGEST_WORD = 1000
 """Most characters of a word in the training of a tokenizer, whose time grows with the cube of this length."""
-END, PAD = "<|endoftext|>", "<|pad|>"
 LARGEST_VOCABULARY = 2**24
 """Far more than any tokenizer has; each token takes memory when one is trained."""
 SMALLEST_VOCABULARY = 256 + 2
@@ -45,6 +44,9 @@ class TokenizerConfig:
 
     path: str | None = None
     """Local folder or hub name of a pretrained fast tokenizer; null trains one on the train documents."""
+    kind: Literal["bpe", "wordpiece", "unigram", "characters"] = "bpe"
+    """Tokenizer to train: byte-level BPE; WordPiece with BERT's special tokens; Unigram with T5's; or single
+    characters, for speech."""
     vocab_size: int = 4096
     """Tokens of a trained tokenizer, special ones included; a small corpus may give fewer."""
     sample_documents: int | None = None
@@ -54,7 +56,7 @@ class TokenizerConfig:
         refuse(self._flaws())
 
     def _flaws(self) -> Iterator[str]:
-        if self.path is None and self.vocab_size < SMALLEST_VOCABULARY:
+        if self.path is None and self.kind == "bpe" and self.vocab_size < SMALLEST_VOCABULARY:
             yield (
                 f"vocab_size={self.vocab_size} is too small for 256 bytes and 2 special tokens; "
                 f"set it to at least {SMALLEST_VOCABULARY}"
@@ -86,12 +88,12 @@ def load_or_train(
     """
     if config.path is not None:
         return load_tokenizer(config.path)
-    key = json.dumps(["byte-level-bpe", 1, fingerprint, asdict(config)])
+    key = json.dumps(["byte-level-bpe", 1, fingerprint, _of_training(config)])
     folder = Path(cache_dir) / "tokenizers" / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     with built_once(folder) as scratch:
         if scratch:
             start = time.perf_counter()
-            tokenizer = train_byte_level_bpe(texts(), config.vocab_size, config.sample_documents)
+            tokenizer = train_tokenizer(config, texts())
             tokenizer.save_pretrained(scratch)
             log.info("trained a tokenizer of %d tokens in %.1f s", len(tokenizer), time.perf_counter() - start)
     return load_tokenizer(str(folder))
@@ -117,24 +119,21 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("tokenizers", "transformers", "datasets")} | {"trireme": __version__}
 
 
-def train_byte_level_bpe(
-    texts: Iterable[str], vocab_size: int, sample_documents: int | None
-) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE. Special tokens in documents are treated as plain text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+def _of_training(config: TokenizerConfig) -> dict[str, object]:
+    """Options that a trained tokenizer depends on; the default kind is left out, so that older caches stay valid."""
+    options = asdict(config)
+    if config.kind == "bpe":
+        options.pop("kind")
+    return options
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
-    )
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of ``config.kind``. Special tokens in documents are treated as plain text."""
+    from .tokenizer_kinds import untrained
+
+    tokenizer, trainer, special = untrained(config.kind, config.vocab_size, sys.stderr.isatty())
     cut = WordCutter()
-    batches = _batched(cut(islice(texts, sample_documents)))
+    batches = _batched(cut(islice(texts, config.sample_documents)))
     # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.
     training: Future[None] = Future()
     Thread(
@@ -152,14 +151,9 @@ def train_byte_level_bpe(
             LONGEST_WORD,
             cut.longest,
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
-    )
+    from .tokenizer_kinds import finished
+
+    return finished(config.kind, tokenizer, special)
 
 
 class WordCutter:

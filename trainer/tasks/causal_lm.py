@@ -10,8 +10,6 @@ from .task import Sums, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...parallel.strategy import MicroBatch
-
 
 class CausalLM(Task):
     """Loss in nats per label token; metrics: loss, perplexity, accuracy."""
@@ -19,23 +17,23 @@ class CausalLM(Task):
     head = "causal_lm"
     metric_names = ("loss", "perplexity", "accuracy")
 
-    def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
-        from ...models.loss import causal_lm_loss
+    def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
+        from ...models.loss import token_loss
 
-        return causal_lm_loss(outputs.logits, batch["labels"])
+        return token_loss(outputs.logits, targets["labels"])
 
-    def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
-        from ...models.loss import IGNORE, causal_lm_loss, most_likely, next_token_labels
+    def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
+        from ...models.loss import IGNORE, most_likely, token_loss
 
-        targets = next_token_labels(batch["labels"])
-        counted = targets != IGNORE
+        labels = targets["labels"]
+        counted = labels != IGNORE
         return {
-            "loss": causal_lm_loss(outputs.logits, batch["labels"]),
-            "correct": ((most_likely(outputs.logits) == targets) & counted).sum(),
+            "loss": token_loss(outputs.logits, labels),
+            "correct": ((most_likely(outputs.logits) == labels) & counted).sum(),
             "labels": counted.sum(),
         }
 
-    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         labels = max(sums["labels"], 1.0)
         loss = sums["loss"] / labels
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / labels}

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
-from ...models.build_model import HEADS
-from ...parallel.strategy import MicroBatch
+from ...models.heads import HEADS
 from ..component_errors import component_errors
 from .task import Sums, Task
 
@@ -25,13 +24,24 @@ class CheckedTask(Task):
             why = f"{type(task).__name__} is not a task: it has no {' and no '.join(missing)}"
             raise UserError(Problem("task", why, fix))
         self.task, self.head = task, getattr(task, "head", None)  # type: ignore[misc]
+        self.samples = getattr(task, "samples", None)  # type: ignore[misc]
+        self.collator = getattr(task, "collator", Task.collator)  # type: ignore[misc]
         if self.head not in HEADS:
             fix = f"write one of {', '.join(HEADS)} as head in the class"
             raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))
 
-    def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
+    def count(self, targets: dict[str, Any]) -> int:
+        if not hasattr(self.task, "count"):
+            return super().count(targets)
+        with component_errors("task", self.task, "count"):
+            count = self.task.count(targets)
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise self._wrong("count", count, "a whole number", "return the number of labels, as an int")
+        return count
+
+    def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         with component_errors("task", self.task, "loss"):
-            loss = self.task.loss(outputs, batch)
+            loss = self.task.loss(outputs, targets)
         if not _is_scalar(loss):
             fix = "return the sum of the label losses of the micro-batch, a scalar that depends on the outputs"
             raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
@@ -43,17 +53,15 @@ class CheckedTask(Task):
             raise self._wrong("loss", loss, "one that a backward pass can start from", fix)
         return loss
 
-    def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
+    def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
         with component_errors("task", self.task, "evaluate"):
-            sums = self.task.evaluate(outputs, batch)
-        if not isinstance(sums, dict) or not all(
-            isinstance(value, Tensor) and not value.ndim for value in sums.values()
-        ):
+            sums = self.task.evaluate(outputs, targets)
+        if not isinstance(sums, dict) or not all(isinstance(value, Tensor) for value in sums.values()):
             fix = 'return sums over the micro-batch: {"loss": ..., "labels": ...}'
-            raise self._wrong("evaluate", sums, "a dict of scalar tensors", fix)
+            raise self._wrong("evaluate", sums, "a dict of tensors", fix)
         return sums
 
-    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         with component_errors("task", self.task, "metrics"):
             metrics = self.task.metrics(sums)
         numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())

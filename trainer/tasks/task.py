@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..component import Component, locate
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from ...parallel.strategy import MicroBatch
+    from ...parallel.micro_batch import MicroBatch
 
 Sums = dict[str, "Tensor"]
-"""Scalar sums of a micro-batch, which are added over micro-batches and ranks and then turned into metrics."""
+"""Sums of a micro-batch, which are added over micro-batches and ranks and then turned into metrics."""
 
 
 class Task(ABC):
@@ -19,17 +23,52 @@ class Task(ABC):
 
     head: ClassVar[str]
     """Key of the model factory in ``models/build_model.py``."""
+    samples: ClassVar[str | None] = None
+    """Dotted path of the ``Samples`` that make the task's samples of rows; None takes blocks of text."""
+    collator: ClassVar[str] = "trireme.trainer.data.collator.CausalLMCollator"
+    """Collator of the task, unless the recipe names another one."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
 
+    def count(self, targets: dict[str, Any]) -> int:
+        """Number of labels in the targets of a micro-batch. The loss of a step is divided by those of all ranks."""
+        from ...models.loss import IGNORE
+
+        return int((targets["labels"] != IGNORE).sum())
+
     @abstractmethod
-    def loss(self, outputs: Any, batch: MicroBatch) -> Tensor:
+    def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         """Sum of the losses of all labels of a micro-batch, as an fp32 scalar."""
 
     @abstractmethod
-    def evaluate(self, outputs: Any, batch: MicroBatch) -> Sums:
-        """Sums that ``metrics`` needs."""
+    def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
+        """Sums that ``metrics`` needs, of any shape."""
 
     @abstractmethod
-    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Metrics from the sums over the whole evaluation set, ``loss`` among them."""
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Metrics from the sums over the whole evaluation set, ``loss`` among them.
+
+        Args:
+            sums: numbers for scalar sums, and tensors on the CPU in double precision for others.
+        """
+
+
+def sums_of(task: Task) -> Callable[[Any, MicroBatch], Sums]:
+    """``task.evaluate`` as strategies call it."""
+    return lambda outputs, micro: task.evaluate(outputs, micro.targets)
+
+
+def head_of(component: Component) -> str:
+    """Head of the recipe's task, without making the task."""
+    try:
+        return getattr(locate(component["_target_"]), "head", "causal_lm")
+    except Exception:  # reported by the check of components
+        return "causal_lm"
+
+
+def learns_from_rows(component: Any) -> bool:
+    """Whether the recipe's task learns from rows, not from blocks of text."""
+    try:
+        return getattr(locate(component["_target_"]), "samples", None) is not None
+    except Exception:  # reported by the check of components
+        return False

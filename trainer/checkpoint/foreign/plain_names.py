@@ -55,7 +55,7 @@ def tell_unused(stored: Iterable[str], found: dict[str, str], model: PreTrainedM
     if quantised := quantised_by(left):
         raise ValueError(f"{path} holds quantised weights ({quantised[0]}: {quantised[1]}), which cannot be trained")
     if left:
-        listed = grouped(left, "layers", getattr(model.config, "num_hidden_layers", 0))
+        listed = grouped(left, {"layers": getattr(model.config, "num_hidden_layers", 0)})
         log.warning("%s: %d stored tensor(s) have no place in the model and are not used: %s", path, len(left), listed)
 
 

@@ -1,0 +1,18 @@
+"""What the data tells the model that is built for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Vocabulary and labels of the data; None and empty where there are none."""
+
+    vocabulary: Vocabulary | None = None
+    labels: tuple[str, ...] = ()
+    """Names of the labels; the number of a label is its place."""
+    problem: str | None = None
+    """transformers' ``problem_type`` of a classification."""

@@ -1,0 +1,15 @@
+"""BERT: an encoder with learned positions, for masked language modelling and for labels of texts and tokens."""
+
+from __future__ import annotations
+
+from ..family import encoder
+
+FAMILY = encoder(
+    name="bert",
+    title="BERT",
+    model_type="bert",
+    paper="https://arxiv.org/abs/1810.04805",
+    embedding="bert.embeddings.word_embeddings",
+    blocks="bert.encoder.layer",
+    head="cls.predictions.decoder",
+)

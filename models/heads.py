@@ -1,0 +1,42 @@
+"""Output layers that a task can ask for, by the Auto class of transformers that builds a model with one.
+
+Any architecture that transformers registers for the class has the head. This file does not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of output layer."""
+
+    factory: str
+    """Name of the Auto class."""
+    labelled: bool = False
+    """Whether its size is the number of labels, which come from the data; it then begins at random on a pretrained
+    model that lacks it."""
+
+
+HEADS: dict[str, Head] = {
+    "causal_lm": Head("AutoModelForCausalLM"),
+    "masked_lm": Head("AutoModelForMaskedLM"),
+    "seq2seq_lm": Head("AutoModelForSeq2SeqLM"),
+    "sequence_classification": Head("AutoModelForSequenceClassification", labelled=True),
+    "token_classification": Head("AutoModelForTokenClassification", labelled=True),
+    "question_answering": Head("AutoModelForQuestionAnswering", labelled=True),
+    "multiple_choice": Head("AutoModelForMultipleChoice", labelled=True),
+    "next_sentence": Head("AutoModelForNextSentencePrediction"),
+    "image_classification": Head("AutoModelForImageClassification", labelled=True),
+    "masked_image": Head("AutoModelForMaskedImageModeling"),
+    "semantic_segmentation": Head("AutoModelForSemanticSegmentation", labelled=True),
+    "object_detection": Head("AutoModelForObjectDetection", labelled=True),
+    "depth_estimation": Head("AutoModelForDepthEstimation"),
+    "ctc": Head("AutoModelForCTC", labelled=True),
+    "audio_classification": Head("AutoModelForAudioClassification", labelled=True),
+    "speech_seq2seq": Head("AutoModelForSpeechSeq2Seq"),
+    "image_text_to_text": Head("AutoModelForImageTextToText"),
+    "features": Head("AutoModel"),
+}
+"""Value of ``Task.head`` -> the output layer."""

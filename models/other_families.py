@@ -1,0 +1,90 @@
+"""Families without a file of their own: every architecture of transformers, and classes of the user's own.
+
+What a plan must know of the model is read from the built model: its lists of blocks, its embeddings, its head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from .family import ModelFamily, Stack
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+AUTO = "auto"
+"""``model.family`` that takes any architecture of transformers, by its ``model_type``."""
+WRONG = {
+    "mra": "without its CUDA kernel its attention silently gives zeros",
+    "cpmant": "its language model is not causal: a token sees those that it is to predict",
+}
+"""Architectures whose class in transformers computes something else than its paper, with the reason."""
+
+
+@cache
+def other_family(model_type: str) -> ModelFamily:
+    """What is known of an architecture before a model is built."""
+    return ModelFamily(
+        name=AUTO,
+        title=_title(model_type),
+        model_type=model_type,
+        paper=f"https://huggingface.co/docs/transformers/model_doc/{model_type}",
+        stacks=(),
+        attention=("sdpa", "eager", "flash_attention_2"),
+    )
+
+
+def model_types() -> set[str]:
+    """Every ``model_type`` that transformers has."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return set(CONFIG_MAPPING_NAMES)
+
+
+def described(family: ModelFamily, model: PreTrainedModel) -> ModelFamily:
+    """``family`` with the parts of ``model``, if its file does not name them."""
+    if family.stacks:
+        return family
+    names = {id(module): name for name, module in model.named_modules()}
+    embedding, head = _module(model, "get_input_embeddings"), _module(model, "get_output_embeddings")
+    return dataclasses.replace(
+        family,
+        stacks=tuple(Stack(path, causal=False) for path in _lists(model)),
+        embeddings=tuple(names[id(embedding)] for _ in [0] if _holds_tokens(embedding) and id(embedding) in names),
+        heads=tuple(("", names[id(head)]) for _ in [0] if head is not None and id(head) in names),
+    )
+
+
+def _lists(model: nn.Module) -> list[str]:
+    """Paths of the outermost lists of blocks: those that hold more than a tenth of the largest one's parameters."""
+    from torch import nn
+
+    sizes: dict[str, int] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in sizes)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            size = sum(parameter.numel() for parameter in module.parameters())
+            if size:
+                sizes[path] = size
+    most = max(sizes.values(), default=0)
+    return [path for path, size in sizes.items() if 10 * size >= most]
+
+
+def _module(model: PreTrainedModel, accessor: str) -> Any:
+    try:
+        return getattr(model, accessor)()
+    except (AttributeError, NotImplementedError):  # models of images and of speech have none
+        return None
+
+
+def _holds_tokens(module: Any) -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.Embedding)
+
+
+def _title(model_type: str) -> str:
+    return " ".join(part.capitalize() for part in model_type.replace("-", "_").split("_"))

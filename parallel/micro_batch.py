@@ -1,0 +1,80 @@
+"""What one forward pass sees, and one data rank's share of a step.
+
+Values are trees of tensors: dicts, lists and tuples, as deep as a model or a task needs. One walk moves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass
+class MicroBatch:
+    """Samples of one forward pass. The first dimension of every tensor is the sample."""
+
+    inputs: dict[str, Any]
+    """Inputs of the model, by keyword."""
+    targets: dict[str, Any]
+    """Labels, and whatever else the task's loss and metrics compare the outputs with."""
+    samples: Tensor
+    """Position of each sample in the endless stream of the run (int64); -1 for one that only fills a place."""
+    length: int
+    """Tokens in the inputs (or patches, or frames), padding not counted."""
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> MicroBatch:
+        """The micro-batch with ``function`` applied to every tensor."""
+        return replace(
+            self,
+            inputs=map_tensors(self.inputs, function),
+            targets=map_tensors(self.targets, function),
+            samples=function(self.samples),
+        )
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The micro-batch on ``device``. A copy from pinned memory runs in the background."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+@dataclass
+class StepBatch:
+    """One data rank's share of a global batch."""
+
+    micro_batches: list[MicroBatch]
+    labels: int
+    """Labels in this share, as the task counts them."""
+    tokens: int
+    """Input tokens in this share, padding not counted."""
+    samples: list[int]
+    """Dataset indices of this share, in order."""
+
+    def pin_memory(self) -> StepBatch:
+        """Copy into page-locked memory, so that transfers to a GPU are asynchronous; the data loader calls this."""
+        self.micro_batches = [micro.map(lambda tensor: tensor.pin_memory()) for micro in self.micro_batches]
+        return self
+
+
+def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """``tree`` (dicts, lists, tuples, outputs of transformers) with ``function`` applied to its tensors."""
+    import torch  # imported here, since commands that only check a recipe read this file too
+
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):  # outputs of transformers are dataclasses too, made by keyword
+        items = {key: map_tensors(value, function) for key, value in tree.items()}
+        return items if type(tree) is dict else type(tree)(**items)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_tensors(value, function) for value in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_tensors(value, function) for value in tree)
+    return tree

@@ -1,0 +1,82 @@
+"""The base class of collators, which make micro-batches of samples.
+
+A sample is a dict of one item's columns. ``index`` is its place in the data set, and ``position`` its place in the
+endless stream of samples that a run consumes. What a collator draws at random, it draws from ``draws(seed, position)``,
+so that no worker, rank or resume changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models.loss import IGNORE
+from ...parallel.micro_batch import MicroBatch, map_tensors
+
+Sample = dict[str, Any]
+"""Columns of one sample, and ``index`` and ``position``."""
+
+
+class Collator(ABC):
+    """Makes micro-batches; the engine passes what the constructor takes (``open_collator.GIVEN``)."""
+
+    micro_batch_size: int
+    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
+    draws_at_random: ClassVar[bool] = False
+    """Whether micro-batches depend on the positions of their samples."""
+
+    def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+        """One data rank's share of a step, cut into micro-batches in order."""
+        return [self.micro_batch(group) for group in self.groups(samples)]
+
+    @abstractmethod
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
+        """Samples of one forward pass."""
+
+    def groups(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+        """``samples`` in micro-batches, in order."""
+        size = self.micro_batch_size
+        return [samples[first : first + size] for first in range(0, len(samples), size)]
+
+
+def positions(samples: Sequence[Sample]) -> Tensor:
+    """Positions of samples in the endless stream (int64)."""
+    return torch.tensor([sample.get("position", sample["index"]) for sample in samples], dtype=torch.int64)
+
+
+def draws(seed: int, position: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one sample: a function of (seed, position) alone, another one for every purpose."""
+    key = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
+
+
+def without_targets(micro: MicroBatch, real: int) -> MicroBatch:
+    """``micro`` without the targets of its rows from ``real`` on, which only fill places: they add nothing to a sum.
+
+    Whole numbers become ``IGNORE``, other numbers NaN, and truth values false.
+    """
+    if real == micro.rows:
+        return micro
+
+    def blanked(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[real:] = nothing(tensor.dtype)
+        return tensor
+
+    samples = micro.samples.clone()
+    samples[real:] = -1
+    return replace(micro, targets=map_tensors(micro.targets, blanked), samples=samples)
+
+
+def nothing(dtype: torch.dtype) -> Any:
+    """The value of ``dtype`` that stands for a target that is not there."""
+    if dtype is torch.bool:
+        return False
+    return float("nan") if dtype.is_floating_point else IGNORE

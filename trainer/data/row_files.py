@@ -1,0 +1,174 @@
+"""Sources of rows: tables in local files, and folders of pictures or sounds.
+
+A source of rows is a dataclass with ``rows(cache_dir)`` (a ``datasets.Dataset``, or a list of mappings) and
+``fingerprint()``. The readers are those of ``datasets``; pictures and sounds stay bytes until a sample needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...errors import Problem, UserError
+from .content_stamp import content_stamp, hash_json, time_stamp
+from .file_formats import ChosenFiles, choose_files, refuse
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BUILDERS = {
+    "txt": "text",
+    "jsonl": "json",
+    "json": "json",
+    "csv": "csv",
+    "tsv": "csv",
+    "parquet": "parquet",
+    "arrow": "arrow",
+}
+"""Format of a file -> the reader of ``datasets``."""
+
+
+@dataclass
+class RowFiles:
+    """Rows of local tables: JSON (lines or an array), CSV, TSV, Parquet, Arrow, or lines of text."""
+
+    paths: list[str]
+    """Files, folders (all files under them), or glob patterns (``**`` for any depth); all of one format."""
+    format: Literal["auto", "txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    """Format of the files; auto goes by the suffix, and refuses unknown ones."""
+    delimiter: str | None = None
+    """Character between the cells of a row; null takes a comma in csv files, a tab (``\\t``) in tsv files."""
+
+    def __post_init__(self) -> None:
+        self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
+        self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+
+    def rows(self, cache_dir: str) -> Dataset:
+        files, format = self._files()
+        options: dict[str, Any] = {}
+        if format in ("csv", "tsv"):
+            options = {"delimiter": self.delimiter or ("\t" if format == "tsv" else ",")}
+        return _read(BUILDERS[format], files, cache_dir, "data.source.paths", **options)
+
+    def look(self) -> None:
+        """Refuse files that do not exist, or are of several formats."""
+        self._files()
+
+    def notes(self) -> list[str]:
+        return self._chosen().notes
+
+    def fingerprint(self) -> str:
+        return self._print(time_stamp)
+
+    def content(self) -> str:
+        """Like ``fingerprint``, but equal for copies of the files."""
+        return self._print(content_stamp)
+
+    def _print(self, stamp: Callable[[Path], Any]) -> str:
+        files, format = self._files()
+        return hash_json([format, self.delimiter, [stamp(Path(file)) for file in files]])
+
+    def _chosen(self) -> ChosenFiles:
+        return choose_files(self.paths, None if self.format == "auto" else self.format)
+
+    def _files(self) -> tuple[list[str], str]:
+        chosen = self._chosen()
+        refuse(chosen)
+        formats = sorted(set(chosen.files.values()))
+        if len(formats) > 1:
+            why = f"holds files of several formats ({', '.join(formats)})"
+            raise UserError(Problem("data.source.paths", why, "name files of one format", self.paths))
+        return list(chosen.files), formats[0]
+
+
+@dataclass
+class Folder:
+    """Pictures or sounds of a folder, one row per file: ``image`` or ``audio``, and ``label``, the folder that it lies
+    in. A ``metadata.csv`` (or .jsonl) with a column ``file_name`` gives further columns."""
+
+    path: str
+    """The folder."""
+    kind: Literal["image", "audio"] = "image"
+    """What the files hold."""
+
+    def rows(self, cache_dir: str) -> Dataset:
+        folder = self._folder()
+        return _read(f"{self.kind}folder", None, cache_dir, "data.source.path", data_dir=str(folder))
+
+    def look(self) -> None:
+        """Refuse a folder that does not exist."""
+        self._folder()
+
+    def fingerprint(self) -> str:
+        return self._print(time_stamp)
+
+    def content(self) -> str:
+        """Like ``fingerprint``, but equal for copies of the folder."""
+        return self._print(content_stamp)
+
+    def _print(self, stamp: Callable[[Path], Any]) -> str:
+        folder = self._folder()
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return hash_json([self.kind, [(path.relative_to(folder).as_posix(), *stamp(path)) for path in files]])
+
+    def _folder(self) -> Path:
+        folder = Path(os.path.expanduser(self.path))
+        if not folder.is_dir():
+            why, fix = "there is no such folder", f"name a folder with one subfolder of {self.kind} files per label"
+            raise UserError(Problem("data.source.path", why, fix, self.path))
+        return folder
+
+
+@dataclass
+class WebDataset:
+    """Samples of tar files in WebDataset's layout: files that share a name up to the first dot are one row, whose
+    columns are what follows (``0001.jpg``, ``0001.txt`` give the columns ``jpg`` and ``txt``)."""
+
+    paths: list[str]
+    """Tar files, or glob patterns."""
+
+    def __post_init__(self) -> None:
+        self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
+
+    def rows(self, cache_dir: str) -> Dataset:
+        return _read("webdataset", [str(file) for file in self._files()], cache_dir, "data.source.paths")
+
+    def look(self) -> None:
+        """Refuse patterns that match nothing."""
+        self._files()
+
+    def fingerprint(self) -> str:
+        return hash_json([time_stamp(file) for file in self._files()])
+
+    def content(self) -> str:
+        """Like ``fingerprint``, but equal for copies of the files."""
+        return hash_json([content_stamp(file) for file in self._files()])
+
+    def _files(self) -> list[Path]:
+        found: list[Path] = []
+        for pattern in self.paths:
+            path = Path(os.path.expanduser(pattern))
+            matches = [path] if path.is_file() else sorted(path.parent.glob(path.name))
+            if not matches:
+                why = "there is no such file"
+                raise UserError(Problem("data.source.paths", why, "name tar files, or a pattern of them", pattern))
+            found += matches
+        return found
+
+
+def _read(builder: str, files: list[str] | None, cache_dir: str, field: str, **options: Any) -> Dataset:
+    """All rows that a reader of ``datasets`` gives; what it raises becomes one message."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(builder, data_files=files, split="train", cache_dir=cache_dir, **options)  # type: ignore
+    except Exception as error:  # each reader raises errors of its own, and hides the cause inside another one
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        fix = "correct the file; every row needs the same columns of the same types"
+        raise UserError(Problem(field, f"cannot be read: {reason}", fix, files or options.get("data_dir"))) from error

@@ -1,0 +1,131 @@
+"""A corpus of rows: samples are made when they are read, by the task's ``Samples``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from ...errors import Problem, UserError
+from ...models.facts import Facts
+from ...parallel.micro_batch import MicroBatch
+from ..component import Component
+from ..settings import TrainerConfig
+from .base_collator import Sample
+from .corpus import Corpus, IndexedBatches, TrainBatches
+from .data_config import DataConfig
+from .document_source import SOURCE
+from .loader import evaluation_batches, step_batches
+from .prepare_rows import PreparedRows
+from .sample_order import EpochOrder
+from .samples import Samples
+
+if TYPE_CHECKING:
+    from ..tasks.task import Task
+
+log = logging.getLogger("trireme.data")
+
+
+class RowSamples(Dataset[Sample]):
+    """Samples of rows by index."""
+
+    def __init__(self, rows: Any, samples: Samples) -> None:
+        self.rows, self.samples = rows, samples
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, self.rows[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self._sample(index, self.rows[index]) for index in indices]
+
+    def _sample(self, index: int, row: dict[str, Any]) -> Sample:
+        try:
+            return {**self.samples.sample(row), "index": index}
+        except ValueError as error:
+            why = f"gives a row that is not usable: {error} ({self.samples.show(row)})"
+            raise UserError(Problem(SOURCE, why, "correct the row, or leave it out")) from error
+
+
+class RowsCorpus(Corpus):
+    """Prepared rows, read by index."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        settings: TrainerConfig,
+        collator: Component | None,
+        task: Task,
+        samples: Samples,
+        rows: PreparedRows,
+        model: Any,
+    ) -> None:
+        self.samples, self.stats, self._print = samples, rows.stats, rows.print
+        super().__init__(config, seed, settings, collator, task, samples.processor, model)
+        self.train, self.held_out = RowSamples(rows.train, samples), RowSamples(rows.held_out, samples)
+        self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
+        self.has_held_out, self.train_size = len(self.held_out) > 0, len(self.train)
+        self.order = EpochOrder(len(self.train), seed, config.shuffle)
+        self.unit = samples.unit
+        if line := self.stats.left_out():
+            log.info("%s", line)
+
+    @property
+    def facts(self) -> Facts:
+        return self.samples.facts
+
+    def prints(self) -> dict[str, Any]:
+        labels = list(self.samples.facts.labels)
+        content = {"documents": self.stats.documents_digest, **({"labels": labels} if labels else {})}
+        return {**super().prints(), **content}
+
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        return IndexedBatches(
+            step_batches(
+                self.train,
+                self.batcher,
+                self.order,
+                samples=samples,
+                steps=steps,
+                global_batch_size=self.global_batch_size,
+                data_rank=data_rank,
+                data_size=data_size,
+                num_workers=self.config.num_workers,
+                pin_memory=True,
+            )
+        )
+
+    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+        return evaluation_batches(
+            self.held_out,
+            self.collator,
+            limit=limit,
+            micro_batch_size=self.micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
+
+
+def open_samples(name: str) -> type[Samples]:
+    """The class of samples that a task names by its dotted path."""
+    from ..component import locate
+
+    found = locate(name)
+    if not isinstance(found, type) or not issubclass(found, Samples):
+        fix = "derive it from trireme.trainer.data.samples.Samples; docs/extending.md has an example"
+        raise UserError(Problem("task", f"names samples that are none: {name}", fix))
+    return found
+
+
+def processor_folder(config: DataConfig, beside: str | None) -> Path | None:
+    """Folder of the processor: the one that the recipe names, else that of the weights."""
+    named = config.processor or beside
+    return Path(named).expanduser() if named else None

@@ -1,0 +1,134 @@
+"""The base class of ``Samples``, which turn the rows of a source into the samples of a task.
+
+A modality is one file: a class that names the columns it wants, owns the processor (tokenizer, image processor, feature
+extractor), and makes one sample of one row. Samples are made when they are read, so nothing is prepared but the rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import Problem, UserError
+from ...models.facts import Facts
+from .base_collator import Sample
+from .data_config import DataConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the engine gives to ``Samples``."""
+
+    config: DataConfig
+    """The recipe's ``data`` part."""
+    rows: Dataset
+    """Rows to train on, with the wanted columns."""
+    cache: Path
+    """Folder of the cache, for what is learnt from the rows once, such as a tokenizer."""
+    print: str
+    """Fingerprint of the rows."""
+    weights: Path | None
+    """Folder of the model's weights, with its own processors; None if it begins at random."""
+    model: Any
+    """The model's transformers configuration."""
+
+
+class Samples(ABC):
+    """Makes samples of rows."""
+
+    columns: ClassVar[dict[str, bool]]
+    """Columns by the names that the task uses -> whether every row must have it."""
+    unit: ClassVar[str] = "tokens"
+    """Name of what a sample's length counts."""
+    processor: Any
+    """What makes inputs of raw data, saved beside the weights by its ``save_pretrained``."""
+    facts: Facts = Facts()
+    """What the data tells the model."""
+
+    @abstractmethod
+    def __init__(self, given: Given) -> None:
+        """Load or train the processor, and learn the labels.
+
+        Raises:
+            UserError: the rows are not usable.
+        """
+
+    @abstractmethod
+    def sample(self, row: dict[str, Any]) -> Sample:
+        """One sample: arrays and numbers by name, the same at every call.
+
+        Raises:
+            ValueError: the row is not usable; the message says why, and the engine adds which row it is.
+        """
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer in the processor; None if there is none."""
+        return getattr(self.processor, "tokenizer", self.processor if hasattr(self.processor, "vocab_size") else None)
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        """A row as people read it, for ``trireme data``."""
+        return {name: _short(value) for name, value in row.items()}
+
+
+def label_names(given: Given, column: str = "label") -> tuple[str, ...]:
+    """Names of the labels in ``column``: those of ``data.labels``, else of the data set, else all that occur, sorted.
+
+    Raises:
+        UserError: a row to train on has a label that ``data.labels`` does not name.
+    """
+    from datasets import ClassLabel
+
+    feature = given.rows.features[column]
+    names = given.config.labels
+    if isinstance(feature, ClassLabel):
+        return tuple(names or feature.names)
+    found = {str(value) for value in given.rows.unique(column) if value is not None}
+    if names:
+        unknown = sorted(found - set(names))
+        if unknown:
+            why = f"does not name {', '.join(unknown[:5])}, which the rows hold"
+            raise UserError(Problem("data.labels", why, "name every label", names))
+        return tuple(names)
+    return tuple(sorted(found, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name)))
+
+
+def label_number(value: Any, names: tuple[str, ...], is_number: bool) -> int:
+    """Place of a label among ``names``.
+
+    Args:
+        is_number: the data set stores the place itself.
+
+    Raises:
+        ValueError: it is not among them.
+    """
+    if value is None:
+        raise ValueError("it has no label")
+    if is_number:
+        return int(value)
+    try:
+        return names.index(str(value))
+    except ValueError:
+        raise ValueError(f"its label {value!r} is none of {', '.join(names[:10])}") from None
+
+
+def texts_of(given: Given, *columns: str) -> Iterator[str]:
+    """Texts in ``columns`` of the rows to train on."""
+    for batch in given.rows.select_columns(list(columns)).iter(batch_size=256):
+        for column in columns:
+            yield from (str(text) for text in batch[column] if text)  # type: ignore[index]
+
+
+def _is_whole(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+def _short(value: Any, most: int = 300) -> str:
+    text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,112 @@
+"""Kinds of tokenizers that can be trained, each with the special tokens of the models that it is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPEECH = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
+SENTINELS = 100
+"""Tokens that stand for masked spans in T5's pre-training (https://arxiv.org/abs/1910.10683, section 3.1.4)."""
+
+
+def untrained(kind: str, vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
+    """A tokenizer without vocabulary, the trainer that gives it one, and its special tokens by their roles."""
+    return _KINDS[kind](vocab_size, show)
+
+
+def finished(kind: str, tokenizer: Tokenizer, special: dict[str, str]) -> PreTrainedTokenizerFast:
+    """The trained tokenizer for transformers, with the special tokens that a text gets."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "wordpiece":
+        first, last = special["cls_token"], special["sep_token"]
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
+        )
+    if kind == "unigram":
+        end = special["eos_token"]
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+        )
+    more = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} if kind == "wordpiece" else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, split_special_tokens=True, **special, **more
+    )
+
+
+def _bpe(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=show,
+    )
+    return tokenizer, trainer, {"bos_token": END, "eos_token": END, "pad_token": PAD}
+
+
+def _wordpiece(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token=BERT["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(BERT.values()), show_progress=show)
+    # Documents end with [SEP], as texts do.
+    return tokenizer, trainer, {**BERT, "eos_token": BERT["sep_token"]}
+
+
+def _unigram(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    sentinels = [f"<extra_id_{number}>" for number in range(SENTINELS)]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*T5.values(), *sentinels],
+        unk_token=T5["unk_token"],
+        show_progress=show,
+    )
+    return tokenizer, trainer, {**T5, "additional_special_tokens": sentinels}  # type: ignore[dict-item]
+
+
+def _characters(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPEECH["unk_token"]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Strip(), normalizers.Replace(Regex(r"\s+"), "|")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.CTC(pad_token=SPEECH["pad_token"], word_delimiter_token="|", cleanup=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=[SPEECH["pad_token"], SPEECH["unk_token"], "|"], show_progress=show
+    )
+    return tokenizer, trainer, {"pad_token": SPEECH["pad_token"], "unk_token": SPEECH["unk_token"]}
+
+
+_KINDS: dict[str, Callable[[int, bool], tuple[Tokenizer, Any, dict[str, str]]]] = {
+    "bpe": _bpe,
+    "wordpiece": _wordpiece,
+    "unigram": _unigram,
+    "characters": _characters,
+}

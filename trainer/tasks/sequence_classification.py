@@ -1,0 +1,38 @@
+"""The task of labelling a whole text: one class, several classes, or a number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .task import Sums, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SequenceClassification(Task):
+    """Loss in nats per text (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
+
+    head = "sequence_classification"
+    samples = "trireme.trainer.data.text_rows.LabelledTexts"
+    collator = "trireme.trainer.data.padded_collator.PaddedCollator"
+
+    def count(self, targets: dict[str, Any]) -> int:
+        from .classification import labelled
+
+        return int(labelled(targets["labels"]).sum())
+
+    def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
+        from .classification import label_loss
+
+        return label_loss(outputs.logits, targets["labels"])
+
+    def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
+        from .classification import label_sums
+
+        return label_sums(outputs.logits, targets["labels"])
+
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
+        from .classification import label_metrics
+
+        return label_metrics(sums)
