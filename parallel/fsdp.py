@@ -42,12 +42,18 @@ def shard(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Pla
         for _, module in found:
             if _wrappable(part, module):
                 wrap(module, reshard_after_forward=reshard)
-    wrap(root)
+    wrap(root, ignored_params=scalars_of(root))
     _prefetch(wrapped, plan.fsdp)
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def scalars_of(root: nn.Module) -> set[nn.Parameter]:
+    """Parameters that are single numbers, such as a temperature. FSDP2 cannot shard them, so every rank keeps them, and
+    the strategy sums their gradients."""
+    return {parameter for parameter in root.parameters() if parameter.ndim == 0}
 
 
 def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
@@ -76,13 +82,13 @@ def _wrapper(plan: Plan, mesh: Mesh) -> Callable[..., Any]:
     if mesh.degrees.shard == 1 and mesh.degrees.replicate > 1:
         # Every rank keeps whole parameters, so none are freed after a forward pass.
         copies: DeviceMesh = mesh.axes["replicate"]
-        return lambda module, reshard_after_forward=None: replicate(module, mesh=copies, **policies)
+        return lambda module, reshard_after_forward=None, **others: replicate(module, mesh=copies, **policies, **others)
     names = ("replicate", "shard") if mesh.degrees.replicate > 1 else ("shard",)
     submesh: DeviceMesh = mesh.axes[names]
     apply = partial(fully_shard, mesh=submesh, **policies)
     if not options.reshard_after_forward:
-        return lambda module, reshard_after_forward=None: apply(module, reshard_after_forward=False)
-    return lambda module, reshard_after_forward=None: apply(module, reshard_after_forward=reshard_after_forward)
+        return lambda module, reshard_after_forward=None, **others: apply(module, reshard_after_forward=False, **others)
+    return apply
 
 
 def _precision(plan: Plan) -> MixedPrecisionPolicy:

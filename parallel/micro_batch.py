@@ -6,7 +6,7 @@ Values are trees of tensors: dicts, lists and tuples, as deep as a model or a ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
     if isinstance(tree, torch.Tensor):
         return function(tree)
-    if isinstance(tree, Mapping):  # outputs of transformers are dataclasses too, made by keyword
+    if isinstance(tree, Mapping):
         items = {key: map_tensors(value, function) for key, value in tree.items()}
-        return items if type(tree) is dict else type(tree)(**items)
+        return type(tree)(**items) if is_dataclass(tree) else items  # outputs of transformers are dataclasses too
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_tensors(value, function) for value in tree))
     if isinstance(tree, list | tuple):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .coupled_loss import CoupledTask, feature_gradients, noise_state, restore_noise
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch
 from .plan import Plan
@@ -124,6 +125,39 @@ class Strategy(ABC):
     @abstractmethod
     def forward_backward(self, batch: StepBatch, loss_function: LossFunction) -> StepLoss:
         """Accumulate the gradient of (sum of label losses / label tokens of the global batch) over micro-batches."""
+
+    def forward_backward_coupled(self, batch: StepBatch, task: CoupledTask) -> StepLoss:
+        """Like ``forward_backward``, for a loss whose samples see each other: it is the one of the global batch."""
+        counts, device = self.mesh.begin_sums([batch.labels, batch.tokens]), self.mesh.device
+        noise, parts = [], []
+        micro_batches = [micro.to(device) for micro in batch.micro_batches]
+        for micro in micro_batches:
+            noise.append(noise_state(device))
+            with torch.no_grad():
+                parts.append(task.features(self.outputs(micro)))
+        gradients = feature_gradients(task, parts, micro_batches, self.mesh)
+        for number, micro in enumerate(micro_batches):
+            restore_noise(noise[number], device)
+
+            def surrogate(outputs: Any, micro: MicroBatch, number: int = number) -> Tensor:
+                return gradients.surrogate(number, task.features(outputs))
+
+            self.backward(micro, surrogate, lambda: counts.result()[0], last=number == len(micro_batches) - 1)
+        return StepLoss(gradients.loss, *counts.result())
+
+    def outputs(self, micro: MicroBatch) -> Any:
+        """Outputs of the training model for a micro-batch on the device, in the plan's precision."""
+        raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
+
+    def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
+        """Accumulate the gradient of (loss of a micro-batch / label tokens of the global batch); returns the loss.
+
+        Args:
+            micro: on the device.
+            labels: called after the forward pass, while which the ranks' numbers are summed.
+            last: whether this is the last micro-batch of the step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
 
     @abstractmethod
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:

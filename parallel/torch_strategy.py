@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
@@ -101,11 +102,20 @@ class TorchStrategy(Strategy):
         counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # summed while the forward pass runs
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
-            with self._reduction(last=position == len(batch.micro_batches)), self.loss_context():
-                loss = self._forward(micro, loss_function)
-                (loss * self.loss_weight(counts.result()[0])).backward()
-            total += loss.detach()
+            micro, last = micro.to(self.mesh.device), position == len(batch.micro_batches)
+            total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
         return StepLoss(total, *counts.result())
+
+    def outputs(self, micro: MicroBatch) -> Any:
+        with autocast(self.plan, self.mesh.device):
+            return self.roots[0](**micro.inputs)
+
+    def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
+        with self._reduction(last), self.loss_context():
+            with autocast(self.plan, self.mesh.device):
+                value = whole_scalar(loss(self.roots[0](**micro.inputs), micro))
+            (value * self.loss_weight(labels())).backward()
+        return value.detach()
 
     def loss_weight(self, labels: int) -> float:
         """Factor by which a sum of label losses is multiplied, so that gradients are those of the global mean loss."""
@@ -135,6 +145,10 @@ class TorchStrategy(Strategy):
         """Sum gradients that are partial sums after the backward pass."""
         if self.mesh.degrees.tensor > 1:
             sum_partial_gradients(self.parameters)
+        if self.plan.data_parallel == "fsdp" and self.mesh.data_group is not None:
+            for parameter in self.parameters:
+                if parameter.ndim == 0 and parameter.grad is not None:  # FSDP leaves single numbers alone
+                    dist.all_reduce(parameter.grad, group=self.mesh.data_group)
 
     def inference_model(self) -> nn.Module:
         return self.parts[0]
@@ -163,11 +177,6 @@ class TorchStrategy(Strategy):
     def loss_context(self) -> AbstractContextManager:
         """The context in which losses are computed: tensor parallelism splits logits over the vocabulary."""
         return loss_parallel() if self.mesh.degrees.tensor > 1 else nullcontext()
-
-    def _forward(self, micro: MicroBatch, loss_function: LossFunction) -> Tensor:
-        micro = micro.to(self.mesh.device)
-        with autocast(self.plan, self.mesh.device):
-            return whole_scalar(loss_function(self.roots[0](**micro.inputs), micro))
 
     def _reduction(self, last: bool) -> AbstractContextManager:
         """The context of one micro-batch's passes; DDP sends gradients only with the last one of a step."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,10 @@ class Trainer:
         """Number of the current evaluation batch; 0 outside of evaluations."""
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
+        if self.task.coupled:
+            self.forward_backward = partial(self.strategy.forward_backward_coupled, task=self.task)
+        else:
+            self.forward_backward = partial(self.strategy.forward_backward, loss_function=self.loss_function)
         self.optimizer = locate(self.recipe.optimizer["_target_"])
 
     def fit(self) -> TrainResult:
@@ -118,7 +123,7 @@ class Trainer:
                 self._begin_step()
                 if self.batch is None:
                     refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator)
-                loss = self.strategy.forward_backward(batch, self.loss_function)
+                loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
                 self.emit("on_pre_optimizer_step")

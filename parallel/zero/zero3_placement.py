@@ -43,15 +43,28 @@ def place_shards(
                     module._buffers[key] = full.to(device)
                 continue
             cast = dtype if full.is_floating_point() else full.dtype
-            parameter = nn.Parameter(full.to(device, cast), requires_grad=old.requires_grad)
+            parameter = nn.Parameter(full.to(device, cast).view(old.shape), requires_grad=old.requires_grad)
             swapper = _shard(parameter, config, swapper)
             if dtype != torch.float32 and old.requires_grad:
-                masters[name] = own_part(full, parameter)
+                masters[name] = own_part(full.view(old.shape), parameter)
             for module, key in places:
                 module._parameters[key] = parameter
     if homes:
         raise RuntimeError(f"no values for {sorted(homes)[:5]} ({len(homes)} tensors)")
     return masters
+
+
+def numbers_to_vectors(model: nn.Module) -> set[str]:
+    """Give parameters that are single numbers one dimension, since DeepSpeed cannot send others; returns their names.
+
+    Arithmetic with a vector of one number gives what arithmetic with the number gives.
+    """
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim == 0}
+    for name in names:
+        path, _, own = name.rpartition(".")
+        module, old = model.get_submodule(path), model.get_parameter(name)
+        module._parameters[own] = nn.Parameter(old.detach().view(1), requires_grad=old.requires_grad)
+    return names
 
 
 def tensor_homes(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

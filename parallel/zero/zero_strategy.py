@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ...models.find_blocks import blocks_of
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
 from ..mesh import Mesh
-from ..micro_batch import StepBatch
+from ..micro_batch import MicroBatch, StepBatch
 from ..plan import Plan
 from ..precision import DTYPES, autocast, set_backend
 from ..strategy import (
@@ -44,7 +44,7 @@ from .json_fill import zero_block
 from .library import ensure_process_group, import_deepspeed, quiet
 from .native_checkpoint import save_native
 from .operators import load_operators
-from .zero3_placement import place_shards
+from .zero3_placement import numbers_to_vectors, place_shards
 
 READ_AT_ONCE = 256 * 2**20
 """Bytes of state that are read from a checkpoint at once."""
@@ -79,6 +79,7 @@ class DeepSpeedStrategy(Strategy):
 
             recompute(blocks_of(model, self.family), self.plan.recompute)
         self._module = model
+        self._numbers = numbers_to_vectors(model)
         if self.stage == 3:
             self._masters = place_shards(model, weights, self.config, self.mesh.device, self.dtype)
             return
@@ -124,14 +125,20 @@ class DeepSpeedStrategy(Strategy):
         counts = self.mesh.begin_sums([batch.labels, batch.tokens])  # summed while the forward pass runs
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
-            self.engine.set_gradient_accumulation_boundary(position == len(batch.micro_batches))
-            micro = micro.to(self.mesh.device)
-            loss = loss_function(self.engine(**micro.inputs), micro)
-            # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
-            weight = self.mesh.data_size / max(counts.result()[0], 1) * self.loss_scale.missing
-            self.engine.backward(loss * weight, scale_wrt_gas=False)
-            total += loss.detach()
+            micro, last = micro.to(self.mesh.device), position == len(batch.micro_batches)
+            total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
         return StepLoss(total, *counts.result())
+
+    def outputs(self, micro: MicroBatch) -> Any:
+        return self.engine(**micro.inputs)
+
+    def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
+        self.engine.set_gradient_accumulation_boundary(last)
+        value = loss(self.engine(**micro.inputs), micro)
+        # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
+        weight = self.mesh.data_size / max(labels(), 1) * self.loss_scale.missing
+        self.engine.backward(value * weight, scale_wrt_gas=False)
+        return value.detach()
 
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
         """Step; DeepSpeed clips by ``gradient_clipping`` of the JSON, which is checked to equal ``max_norm``."""
@@ -227,9 +234,10 @@ class DeepSpeedStrategy(Strategy):
         tensors: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
             kept = owner[name] == self.mesh.data_rank
-            _keep(tensors, kept, f"model.{name}", self.state.weight(parameter))
+            shape = self._shape(name, parameter)
+            _keep(tensors, kept, f"model.{name}", self.state.weight(parameter).view(shape))
             for key, value in self.state.state(parameter):
-                _keep(tensors, kept, f"optim.{name}.{key}", value)
+                _keep(tensors, kept, f"optim.{name}.{key}", value.view(shape) if name in self._numbers else value)
         for name, buffer in self._buffers():
             _keep(tensors, self.mesh.data_rank == 0, f"model.{name}", buffer)
         return tensors
@@ -240,14 +248,17 @@ class DeepSpeedStrategy(Strategy):
         if any(saved.get(name) for name in parameters) and not self.state.exists:
             self.state.create()
         for names in _in_portions(parameters):
-            tensors = {f"model.{name}": torch.empty(_shape(parameters[name])) for name in names}
+            tensors = {f"model.{name}": torch.empty(self._shape(name, parameters[name])) for name in names}
             for name in names:
                 for key, (shape, dtype) in saved.get(name, {}).items():
                     tensors[f"optim.{name}.{key}"] = torch.empty(shape, dtype=dtype)
             read(tensors)
             for name in names:
-                self.state.load_weight(parameters[name], tensors[f"model.{name}"])
+                whole = _shape(parameters[name])
+                self.state.load_weight(parameters[name], tensors[f"model.{name}"].view(whole))
                 found = {key: tensors[f"optim.{name}.{key}"] for key in saved.get(name, {})}
+                if name in self._numbers:
+                    found = {key: value.view(whole) if key != "step" else value for key, value in found.items()}
                 self.state.load_state(parameters[name], found)
         self.state.loaded()
         buffers = {f"model.{name}": buffer.cpu() for name, buffer in self._buffers()}
@@ -276,6 +287,10 @@ class DeepSpeedStrategy(Strategy):
             rates = [group["lr"] for group in self.state.base.param_groups]
             state["scheduler"] = {"state": copy.deepcopy(self.engine.lr_scheduler.state_dict()), "lr": rates}
         return state
+
+    def _shape(self, name: str, parameter: nn.Parameter) -> torch.Size:
+        """Shape of a whole parameter in checkpoints."""
+        return torch.Size([]) if name in self._numbers else _shape(parameter)
 
     def _buffers(self) -> list[tuple[str, Tensor]]:
         persistent = self._module.state_dict()

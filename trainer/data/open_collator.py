@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
-from ...parallel.micro_batch import MicroBatch, map_tensors
+from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
@@ -64,7 +64,6 @@ def taken(target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in parameters}
 
 
-<<<<<<< HEAD
 def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None) -> None:
     """Hold the first batch of a collator of one's own to the model's vocabulary; a GPU would only tell that some
     assertion failed.
@@ -72,20 +71,16 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
     Raises:
         UserError: a token has no embedding.
     """
-    if component is None or component["_target_"] == DEFAULT:
+    if component is None or component["_target_"].startswith("trireme."):
         return
-    known = model.get_input_embeddings().num_embeddings
-    most = max(
-        (int(micro["input_ids"].max()) for micro in batch.micro_batches if micro["input_ids"].numel()), default=0
-    )
-    if most >= known:
+    tokens = [micro.inputs["input_ids"] for micro in batch.micro_batches if "input_ids" in micro.inputs]
+    most = max((int(rows.max()) for rows in tokens if rows.numel()), default=0)
+    known = model.get_input_embeddings().num_embeddings if tokens else 0
+    if tokens and most >= known:
         raise UserError(_wrong(component["_target_"], f"gives the token {most}, but the model has {known} embeddings"))
 
 
-class CheckedCollator:
-=======
 class CheckedCollator(Collator):
->>>>>>> 247607a ([models] Open families, tasks and data to any shape)
     """Calls a user's collator, and checks its first results."""
 
     def __init__(self, collator: Any, name: str, micro_batch_size: int) -> None:
@@ -127,36 +122,26 @@ class CheckedCollator(Collator):
             )
         for part in ("inputs", "targets"):
             for name, value in getattr(micro, part).items():
-                map_tensors(value, lambda tensor, name=name: self._check_rows(tensor, name, method, rows))
+                for leaf in _leaves(value):
+                    self._check_rows(leaf, name, method, rows)
         if not isinstance(micro.samples, Tensor) or micro.samples.shape != (rows,):
             self._refuse(f"gives samples that are not {rows} positions by {method}")
         self._check_tokens(micro, method)
 
-    def _check_rows(self, tensor: Tensor, name: str, method: str, rows: int) -> Tensor:
-        if not tensor.ndim or len(tensor) != rows:
-            self._refuse(f"gives {name} of shape {tuple(tensor.shape)} by {method}, not {rows} rows")
-        return tensor
+    def _check_rows(self, value: Any, name: str, method: str, rows: int) -> None:
+        if not isinstance(value, Tensor):
+            self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
+        elif not value.ndim or len(value) != rows:
+            self._refuse(f"gives {name} of shape {tuple(value.shape)} by {method}, not {rows} rows")
 
     def _check_tokens(self, micro: MicroBatch, method: str) -> None:
         """Tokens and their labels: whole numbers, and labels shifted to the positions that predict them."""
         tokens, labels = micro.inputs.get("input_ids"), micro.targets.get("labels")
         for name, value in (("input_ids", tokens), ("labels", labels)):
-            if name == "input_ids" and value is not None and not isinstance(value, Tensor):
-                self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
             if isinstance(value, Tensor) and value.ndim == 2 and value.dtype != torch.int64:
                 self._refuse(f"gives {name} of {value.dtype} by {method}, not torch.int64")
-<<<<<<< HEAD
-        for name, value in batch.items():
-            if not isinstance(value, Tensor):
-                self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
-        if batch["input_ids"].numel() and int(batch["input_ids"].min()) < 0:
-            self._refuse(f"gives the token {int(batch['input_ids'].min())} by {method}: tokens are counted from 0")
-        shape, labels = tuple(batch["input_ids"].shape), tuple(batch["labels"].shape)
-        if len(shape) != 2 or shape[0] != rows:
-            self._refuse(f"gives input_ids of shape {shape} by {method}, not {rows} rows of tokens")
-        if labels != shape:
-            self._refuse(f"gives labels of shape {labels} for input_ids of shape {shape} by {method}")
-=======
+        if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.min()) < 0:
+            self._refuse(f"gives the token {int(tokens.min())} by {method}: tokens are counted from 0")
         if not isinstance(tokens, Tensor) or not isinstance(labels, Tensor) or tokens.shape != labels.shape:
             return
         counted = labels != IGNORE
@@ -166,10 +151,21 @@ class CheckedCollator(Collator):
                 f"gives labels by {method} that stand beside their tokens; in a micro-batch each stands at "
                 "the position that predicts it (trireme.models.loss.next_token_labels shifts them)"
             )
->>>>>>> 247607a ([models] Open families, tasks and data to any shape)
 
     def _refuse(self, why: str) -> None:
         raise UserError(_wrong(self.name, why))
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """All that is in dicts, and in lists that hold tensors."""
+    if isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _leaves(value)
+    elif isinstance(tree, list | tuple) and any(isinstance(item, Tensor | Mapping) for item in tree):
+        for item in tree:
+            yield from _leaves(item)
+    else:
+        yield tree
 
 
 def _wrong(name: str, why: str) -> Problem:

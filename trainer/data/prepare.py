@@ -149,14 +149,14 @@ def progress_bars() -> Iterator[None]:
     """Context in which `datasets` shows progress bars only on a terminal, not in a log file."""
     import datasets
 
-    disabled = datasets.areprogress_bars_disabled()
+    disabled = datasets.are_progress_bars_disabled()
     if not sys.stderr.isatty():
-        datasets.disableprogress_bars()
+        datasets.disable_progress_bars()
     try:
         yield
     finally:
         if not disabled:
-            datasets.enableprogress_bars()
+            datasets.enable_progress_bars()
 
 
 def _hash(value: Any) -> str:

@@ -24,6 +24,7 @@ class CheckedTask(Task):
             why = f"{type(task).__name__} is not a task: it has no {' and no '.join(missing)}"
             raise UserError(Problem("task", why, fix))
         self.task, self.head = task, getattr(task, "head", None)  # type: ignore[misc]
+        self.coupled = bool(getattr(task, "coupled", False))  # type: ignore[misc]
         self.samples = getattr(task, "samples", None)  # type: ignore[misc]
         self.collator = getattr(task, "collator", Task.collator)  # type: ignore[misc]
         if self.head not in HEADS:
@@ -38,6 +39,10 @@ class CheckedTask(Task):
         if not isinstance(count, int) or isinstance(count, bool):
             raise self._wrong("count", count, "a whole number", "return the number of labels, as an int")
         return count
+
+    def features(self, outputs: Any) -> dict[str, Tensor]:
+        with component_errors("task", self.task, "features"):
+            return self.task.features(outputs)
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         with component_errors("task", self.task, "loss"):

@@ -27,6 +27,9 @@ class Task(ABC):
     """Dotted path of the ``Samples`` that make the task's samples of rows; None takes blocks of text."""
     collator: ClassVar[str] = "trireme.trainer.data.collator.CausalLMCollator"
     """Collator of the task, unless the recipe names another one."""
+    coupled: ClassVar[bool] = False
+    """Whether the samples of a batch see each other in the loss. Then ``loss`` gets the ``features`` of all samples of
+    the global batch in place of outputs, and their targets."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
 
@@ -35,6 +38,10 @@ class Task(ABC):
         from ...models.loss import IGNORE
 
         return int((targets["labels"] != IGNORE).sum())
+
+    def features(self, outputs: Any) -> dict[str, Tensor]:
+        """Features that a coupled loss is computed from: a row per sample, or a number that all samples share."""
+        raise NotImplementedError(f"{type(self).__name__} is coupled, but gives no features")
 
     @abstractmethod
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:

@@ -1,0 +1,22 @@
+"""A dual encoder of pictures and texts: any vision model and any text model, each with a projection (LiT, CLIP)."""
+
+from __future__ import annotations
+
+import math
+
+from ..family import ModelFamily, Stack
+
+FAMILY = ModelFamily(
+    name="vision_text_dual_encoder",
+    title="Dual encoder of pictures and texts",
+    model_type="vision-text-dual-encoder",
+    paper="https://arxiv.org/abs/2111.07991",
+    stacks=(
+        Stack("vision_model.encoder.layer", causal=False),
+        Stack("vision_model.layers", causal=False),
+        Stack("text_model.encoder.layer", causal=False),
+    ),
+    embeddings=("text_model.embeddings.word_embeddings",),
+    attention=("sdpa", "eager"),
+    initial=(("logit_scale", math.log(1 / 0.07)),),
+)
