@@ -24,9 +24,9 @@ from torch.distributed.tensor.parallel import (
 )
 from transformers import PreTrainedModel
 from trireme.models.build_model import weight_source
-from trireme.models.loss import causal_lm_loss
+from trireme.models.loss import IGNORE, token_loss
 from trireme.parallel.apply import materialise
-from trireme.parallel.strategy import StepBatch
+from trireme.parallel.micro_batch import MicroBatch, StepBatch
 from trireme.trainer.loop import Trainer
 
 LOG_EVERY = 10
@@ -68,7 +68,7 @@ def deepspeed_step(trainer: Trainer, look: Look) -> Step:
     def step(batch: StepBatch) -> None:
         losses = []
         for micro in batch.micro_batches:
-            loss = _mean_loss(engine(input_ids=micro["input_ids"]).logits, micro)
+            loss = _mean_loss(engine(input_ids=micro.inputs["input_ids"]).logits, micro)
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach() / len(batch.micro_batches))
@@ -91,7 +91,7 @@ def fsdp_step(trainer: Trainer, look: Look) -> Step:
     def step(batch: StepBatch) -> None:
         losses = []
         for micro in batch.micro_batches:
-            loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
+            loss = _mean_loss(model(input_ids=micro.inputs["input_ids"]).logits, micro) / len(batch.micro_batches)
             loss.backward()
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -119,7 +119,7 @@ def tensor_step(trainer: Trainer, look: Look) -> Step:
         losses = []
         for micro in batch.micro_batches:
             with loss_parallel():
-                loss = _mean_loss(model(input_ids=micro["input_ids"]).logits, micro) / len(batch.micro_batches)
+                loss = _mean_loss(model(input_ids=micro.inputs["input_ids"]).logits, micro) / len(batch.micro_batches)
                 loss.backward()
             losses.append(loss.detach())
         # clip_grad_norm_ refuses tensors and DTensors together.
@@ -151,5 +151,6 @@ def _adamw(model: nn.Module, kind: Any = None) -> Any:
     return kind(groups, **common) if kind else torch.optim.AdamW(groups, **common, fused=True)
 
 
-def _mean_loss(logits: Tensor, micro: dict[str, Tensor]) -> Tensor:
-    return causal_lm_loss(logits, micro["labels"]) / (micro["labels"][:, 1:] != -100).sum()
+def _mean_loss(logits: Tensor, micro: MicroBatch) -> Tensor:
+    labels = micro.targets["labels"]
+    return token_loss(logits, labels) / (labels != IGNORE).sum()

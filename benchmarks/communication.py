@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 from bare import Look, deepspeed_step
+from helpers.micro_batches import loss_of
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from parity.matrix import LAYOUTS
@@ -117,7 +118,7 @@ def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
     recipe = tiny_recipe(run_dir, *recipe_overrides)
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh)
-    strategy, loss = trainer.strategy, trainer.task.loss
+    strategy, loss = trainer.strategy, loss_of(trainer.task)
     batches = iter(trainer.corpus.train_batches({}, 0, 10, mesh.data_rank, mesh.data_size))
     for _ in range(2):  # optimizer state, DDP's buckets and DeepSpeed's trace are made in the first steps
         strategy.forward_backward(next(batches), loss)

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for the step, one for 
 import torch
 from trireme.configs.schema import RecipeConfig, read_recipe
 from trireme.launch.compose import compose
-from trireme.models.loss import causal_lm_loss
+from trireme.models.loss import IGNORE, token_loss
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.callbacks.callback import Callback
@@ -64,8 +64,9 @@ class BareLoop:
         start = time.perf_counter()
         for step in range(self.block):
             micro = next(self.batches).micro_batches[0]
-            loss = causal_lm_loss(self.model(input_ids=micro["input_ids"]).logits, micro["labels"])
-            loss = loss / (micro["labels"][:, 1:] != -100).sum()
+            labels = micro.targets["labels"]
+            loss = token_loss(self.model(input_ids=micro.inputs["input_ids"]).logits, labels)
+            loss = loss / (labels != IGNORE).sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()

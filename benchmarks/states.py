@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from trireme.parallel.strategy import LossFunction, StepBatch, Strategy
+from trireme.parallel.micro_batch import StepBatch
+from trireme.parallel.strategy import LossFunction, Strategy
 from trireme.parallel.torch_strategy import TorchStrategy
 
 STATES = ("parameters", "gradients", "optimizer")

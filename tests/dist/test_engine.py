@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.metrics import lines, training, worst_difference
+from helpers.micro_batches import loss_of
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.recipes import FEW_FILES, tiny_recipe
@@ -118,7 +119,7 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(tmp_path: Path) -> None
     strategy.scale.value = 2.0**140
     before = {name: tensor.clone() for name, tensor in strategy.saved_tensors().items()}
     batch = next(iter(trainer.corpus.train_batches({}, 0, 1)))
-    strategy.forward_backward(batch, trainer.task.loss)
+    strategy.forward_backward(batch, loss_of(trainer.task))
     assert strategy.optimizer_step(1.0, 1.0).skipped
     assert all(torch.equal(tensor, before[name]) for name, tensor in strategy.saved_tensors().items())
     assert strategy.scale.value == 2.0**139
@@ -130,7 +131,7 @@ def test_the_average_is_the_formula(tmp_path: Path) -> None:
     expected = {name.removeprefix("ema."): t.clone() for name, t in trainer.ema.saved_tensors().items()}
     live = dict(trainer.strategy.named_parameters())
     for batch in trainer.corpus.train_batches({}, 0, 3):
-        trainer.strategy.forward_backward(batch, trainer.task.loss)
+        trainer.strategy.forward_backward(batch, loss_of(trainer.task))
         trainer.strategy.optimizer_step(1.0, 1.0)
         trainer.ema.update()
         for name, average in expected.items():

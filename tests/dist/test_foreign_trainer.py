@@ -26,6 +26,7 @@ from helpers.foreign import (
     overrides,
     prepared,
     resumed,
+    rows,
 )
 from helpers.metrics import training
 from helpers.ranks import run_ranks
@@ -72,9 +73,8 @@ def _trained(folder: Path, *more: str, **options: Any) -> tuple[list[float], Arr
     """Train by Trainer; a checkpoint lies in ``folder/checkpoint-3``. Losses after it, and the state at it."""
     model, corpus, recipe = model_and_recipe(folder / "unused", *more)
     micros = [micro for step in batches(corpus) for micro in step]
-    samples = [{k: v[i] for k, v in m.items()} for m in micros for i in range(len(m["input_ids"]))]
-    for sample in samples:  # the first label is never predicted, but Trainer counts it for some families
-        sample["labels"] = torch.cat([torch.tensor([-100]), sample["labels"][1:]])
+    # The first label is never predicted, but Trainer counts it for some families, so there must be none.
+    samples = [row for micro in micros for row in rows(micro)]
     settings = recipe.optimizer
     arguments = TrainingArguments(
         str(folder),

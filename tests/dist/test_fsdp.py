@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.command import ROOTS, trireme_here
 from helpers.metrics import lines, training, worst_difference
+from helpers.micro_batches import loss_of
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
@@ -79,7 +80,7 @@ def _describe(run_dir: Path, *overrides: str) -> dict[str, object]:
     trainer = build(recipe, build_mesh(recipe.plan))
     strategy = trainer.strategy
     for batch in trainer.corpus.train_batches({}, 0, 1, trainer.mesh.data_rank, trainer.mesh.data_size):
-        strategy.forward_backward(batch, trainer.task.loss)
+        strategy.forward_backward(batch, loss_of(trainer.task))
         strategy.optimizer_step(1.0, 1.0)
     named = dict(strategy.named_parameters())
     weight = list(named.values())[-1]
@@ -158,7 +159,7 @@ def _overflow(run_dir: Path) -> tuple[bool, float, bool]:
     strategy.scale.value = 2.0**140
     before = {name: local(tensor).clone() for name, tensor in strategy.saved_tensors().items()}
     batch = next(iter(trainer.corpus.train_batches({}, 0, 1, trainer.mesh.data_rank, 2)))
-    strategy.forward_backward(batch, trainer.task.loss)
+    strategy.forward_backward(batch, loss_of(trainer.task))
     skipped = strategy.optimizer_step(1.0, 1.0).skipped
     same = all(torch.equal(local(tensor), before[name]) for name, tensor in strategy.saved_tensors().items())
     return skipped, strategy.scale.value, same

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.micro_batches import of_tokens, step_of
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from torch import Tensor
@@ -17,14 +18,16 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
-from trireme.models.loss import causal_lm_loss
+from trireme.models.loss import IGNORE, token_loss
 from trireme.models.model_config import ModelConfig
 from trireme.parallel import tensor_shards
 from trireme.parallel.mesh import build_mesh
+from trireme.parallel.micro_batch import MicroBatch, StepBatch
+from trireme.parallel.pipeline.cut import cut_of
 from trireme.parallel.pipeline.pipeline_strategy import PipelineStrategy
 from trireme.parallel.pipeline.schedule import SCHEDULES
 from trireme.parallel.plan import FSDPOptions, PipelineOptions, Plan
-from trireme.parallel.strategy import MicroBatch, StepBatch, Strategy
+from trireme.parallel.strategy import Strategy
 from trireme.parallel.torch_strategy import TorchStrategy
 
 STEPS = 3
@@ -65,20 +68,22 @@ def batches(step: int, data_rank: int, data_size: int, micro_batches: int, packe
         labels = ids.masked_fill(~kept, -100)
         if packed:
             positions = torch.cat([torch.arange(4), torch.arange(length - 4)]).expand(2, length)
-            micros.append({"input_ids": ids, "labels": ids, "position_ids": positions})
+            micros.append(of_tokens(ids, position_ids=positions))
         else:
-            micros.append({"input_ids": ids * kept, "labels": labels, "attention_mask": kept.long()})
-    share = micros[data_rank * len(micros) // data_size : (data_rank + 1) * len(micros) // data_size]
-    labels = sum(int((micro["labels"][:, 1:] != -100).sum()) for micro in share)
-    return StepBatch(share, labels, sum(micro["input_ids"].numel() for micro in share), [])
+            micros.append(of_tokens(ids * kept, labels, attention_mask=kept.long()))
+    return step_of(micros[data_rank * len(micros) // data_size : (data_rank + 1) * len(micros) // data_size])
 
 
 def loss(outputs: Any, micro: MicroBatch) -> Tensor:
-    return causal_lm_loss(outputs.logits, micro["labels"])
+    return token_loss(outputs.logits, micro.targets["labels"])
 
 
 def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
-    return {"loss": loss(outputs, micro), "tokens": torch.tensor(micro["input_ids"].numel())}
+    """Sums of several shapes: a loss, a number for each token of the vocabulary, a matrix."""
+    summed, labels = loss(outputs, micro), micro.targets["labels"]
+    tokens = torch.tensor(micro.inputs["input_ids"].numel())
+    seen = torch.bincount(labels[labels != IGNORE], minlength=128)
+    return {"loss": summed, "tokens": tokens, "seen": seen, "both": torch.stack([summed, tokens]).expand(3, 2)}
 
 
 def sgd(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
@@ -143,7 +148,7 @@ def run(model: str, plan: Plan, micro_batches: int, packed: bool = False) -> dic
     return result
 
 
-def evaluate(strategy: Strategy) -> dict[str, float]:
+def evaluate(strategy: Strategy) -> dict[str, Any]:
     mesh = strategy.mesh
 
     def own() -> Iterator[MicroBatch]:
@@ -153,7 +158,18 @@ def evaluate(strategy: Strategy) -> dict[str, float]:
     strategy.set_training(False)
     found = strategy.evaluate(own(), sums)
     strategy.set_training(True)
-    return found
+    assert isinstance(found["loss"], float) and isinstance(found["tokens"], float)
+    for name, shape in (("seen", (128,)), ("both", (3, 2))):
+        assert found[name].shape == shape and found[name].dtype == torch.float64 and found[name].device.type == "cpu"
+    return {name: value if isinstance(value, float) else value.numpy() for name, value in found.items()}
+
+
+def assert_sums(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
+    """The same sums by name, of the same shapes."""
+    assert found.keys() == expected.keys() == {"loss", "tokens", "seen", "both"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=tolerance), name
+    assert np.array_equal(found["seen"], expected["seen"])
 
 
 def pipeline(schedule: str, ranks: int = 2, **plan: Any) -> Plan:
@@ -170,7 +186,7 @@ def compare(
     for rank in many:
         for key in ("loss", "norm"):
             assert rank[key] == pytest.approx(one[key], rel=tolerance), key
-        assert rank["evaluation"] == pytest.approx(one["evaluation"], rel=tolerance)
+        assert_sums(rank["evaluation"], one["evaluation"], tolerance)
     assert len(set(one["norm"])) == STEPS
     assert set().union(*(rank["saved"] for rank in many)) == one["saved"]
     for what in ("gradients", "weights"):
@@ -181,7 +197,7 @@ def compare(
             difference = np.linalg.norm(found[name] - expected)
             assert difference <= tolerance * np.linalg.norm(expected), (what, name, difference)
         for _, value in copied:
-            embedding = MODELS[model].spec.embedding
+            embedding = cut_of(MODELS[model].spec).embedding
             assert np.array_equal(value, found[f"{embedding}.weight"])
     return many
 
@@ -260,3 +276,32 @@ def test_low_precision(precision: str) -> None:
 def test_frozen_stage() -> None:
     """What comes from a stage without trainable parameters needs no gradient."""
     compare("gpt2_frozen", pipeline("1f1b"), 2, 4)
+
+
+def _evaluated(plan: Plan) -> dict[str, Any]:
+    strategy = build(MODELS["llama"], plan)
+    found = evaluate(strategy)
+    nothing = strategy.evaluate([], sums)
+    strategy.mesh.close()
+    assert nothing == {}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks"),
+    [
+        (Plan(data_parallel="ddp", replicate=2), 2),
+        (Plan(data_parallel="fsdp", shard=2), 2),
+        (pipeline("1f1b"), 2),
+        (pipeline("zbv_zero_bubble"), 2),
+        (pipeline("1f1b", replicate=2, data_parallel="fsdp"), 4),
+        (Plan(tensor=2), 2),
+    ],
+    ids=["ddp", "fsdp", "1f1b", "zbv", "1f1b-replicated", "tp"],
+)
+def test_sums_of_any_shape_are_those_of_one_process(plan: Plan, ranks: int) -> None:
+    """On every rank: those without a last stage learn names and shapes from it; without batches there are no sums."""
+    one = _evaluated(Plan())
+    assert one["seen"].sum() > 100 and one["both"][:, 0] == pytest.approx([one["loss"]] * 3)
+    for found in run_ranks(_evaluated, ranks, plan):
+        assert_sums(found, one)

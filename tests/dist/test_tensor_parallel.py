@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.micro_batches import labels_of, of_tokens
 from helpers.ranks import run_ranks
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -21,10 +22,12 @@ from torch.distributed.tensor.parallel import loss_parallel
 from transformers import PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.family import families
+from trireme.models.find_blocks import blocks_of
 from trireme.models.initial_weights import initial_weights
-from trireme.models.loss import causal_lm_loss
+from trireme.models.loss import token_loss
 from trireme.models.model_config import ModelConfig
-from trireme.parallel.pipeline.cut import cut_stage
+from trireme.parallel.micro_batch import MicroBatch
+from trireme.parallel.pipeline.cut import cut_of, cut_stage
 from trireme.parallel.recompute import recompute
 from trireme.parallel.tensor import parallelize_tensor, sum_partial_gradients, tie
 from trireme.parallel.tensor_shards import full_tensor, local_part
@@ -33,7 +36,7 @@ from trireme.trainer.tasks.causal_lm import CausalLM
 FAMILIES = [name for name, family in families().items() if family.tensor is not None]
 STEPS, LENGTH, PAD = 3, 16, 3
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 2e-5
-Batch = list[dict[str, Tensor]]
+Batch = list[MicroBatch]
 
 
 def _config(family: str, **changes: Any) -> ModelConfig:
@@ -80,7 +83,7 @@ def _batches(vocabulary: int, length: int = LENGTH) -> Iterator[Batch]:
             labels[1] = -100 if step == 1 else labels[1]
             labels = torch.full_like(labels, -100) if step == 2 and kept[0] == 9 else labels
             tokens = tokens.masked_fill(mask == 0, PAD)
-            micros.append({"input_ids": tokens, "attention_mask": mask, "labels": labels})
+            micros.append(of_tokens(tokens, labels, attention_mask=mask))
         yield micros
 
 
@@ -90,11 +93,10 @@ def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> lis
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-5)
     history = []
     for micros in batches:
-        total, count = 0.0, sum(int((micro["labels"][:, 1:] != -100).sum()) for micro in micros)
+        total, count = 0.0, labels_of(micros)
         for micro in micros:
-            inputs = {key: value for key, value in micro.items() if key != "labels"}
             with loss_parallel() if split else nullcontext():
-                loss = causal_lm_loss(model(**inputs, use_cache=False).logits, micro["labels"])
+                loss = token_loss(model(**micro.inputs, use_cache=False).logits, micro.targets["labels"])
                 (loss / count).backward()
             total += loss.item() / count
         sum_partial_gradients(model.parameters())
@@ -188,7 +190,7 @@ def _with_fsdp(config: ModelConfig, sequence: bool) -> tuple[tuple[float, float,
     names = {name: parameter.detach().clone() for name, parameter in one_model.named_parameters()}
     one = _steps(one_model, _batches(config.config["vocab_size"]), split=False)
     model = _split(config, axes["tensor"], sequence)
-    for block in [*model.get_submodule(config.spec.blocks).children(), model]:
+    for block in [*blocks_of(model, config.spec), model]:
         fully_shard(block, mesh=axes["shard"], reshard_after_forward=False)
         block.set_force_sum_reduction_for_comms(True)  # type: ignore[attr-defined]
         block.set_gradient_divide_factor(2.0)  # type: ignore[attr-defined]
@@ -218,12 +220,11 @@ def _evaluations(config: ModelConfig, sequence: bool, length: int) -> list[tuple
     one, split = _fill(_model(config), config), _fill(_split(config, mesh, sequence), config)
     results = []
     for micro, _ in _batches(config.config["vocab_size"], length):
-        inputs = {key: value for key, value in micro.items() if key != "labels"}
         with torch.no_grad(), loss_parallel():
-            output = split(**inputs, use_cache=False)
+            output = split(**micro.inputs, use_cache=False)
             assert isinstance(output.logits, DTensor) and output.logits.to_local().shape[-1] < output.logits.shape[-1]
-            sums = CausalLM().evaluate(output, micro)
-        expected = CausalLM().evaluate(one(**inputs, use_cache=False), micro)
+            sums = CausalLM().evaluate(output, micro.targets)
+        expected = CausalLM().evaluate(one(**micro.inputs, use_cache=False), micro.targets)
         assert not any(isinstance(value, DTensor) for value in sums.values())
         results.append(({k: float(v) for k, v in expected.items()}, {k: float(v) for k, v in sums.items()}))
     return results
@@ -242,7 +243,8 @@ def _gathers(config: ModelConfig) -> dict[str, int]:
     model = _fill(_split(config, mesh), config)
     (micro, _) = next(_batches(128))
     with CommDebugMode() as counted, loss_parallel():
-        loss = causal_lm_loss(model(input_ids=micro["input_ids"], use_cache=False).logits, micro["labels"])
+        logits = model(input_ids=micro.inputs["input_ids"], use_cache=False).logits
+        loss = token_loss(logits, micro.targets["labels"])
         loss.backward()
     return {str(name).rsplit(".", 1)[-1]: count for name, count in counted.get_comm_counts().items()}
 
@@ -257,7 +259,7 @@ def _recomputed(config: ModelConfig, compiled: bool) -> tuple[float, float, str]
     mesh = _mesh()["tensor"]
     one = _steps(_fill(_model(config), config), _batches(128), split=False)
     split = _split(config, mesh, True)
-    blocks = list(split.get_submodule(config.spec.blocks).children())
+    blocks = blocks_of(split, config.spec)
     recompute(blocks, "full")
     if compiled:
         for block in blocks:
@@ -302,7 +304,7 @@ def _staged(config: ModelConfig, sequence: bool) -> tuple[float, float, str]:
     got = _steps(_Chained(parts), itertools.islice(_batches(128), 1), split=True)  # type: ignore[arg-type]
     gradients = got[0][1]
     if "lm_head.weight" not in expected[0][1]:
-        gradients[f"{config.spec.embedding}.weight"] += gradients.pop("lm_head.weight")
+        gradients[f"{cut_of(config.spec).embedding}.weight"] += gradients.pop("lm_head.weight")
     return _worst(expected, got)
 
 

@@ -37,6 +37,7 @@ from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimiz
 from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
+from trireme.trainer.tasks.task import sums_of
 
 pytestmark = [
     pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
@@ -330,7 +331,7 @@ def _evaluate_and_generate(case: Case, trained: bool) -> tuple[dict[str, float],
         train(strategy, case)
     strategy.set_training(False)
     mesh = strategy.mesh
-    sums = strategy.evaluate(share(0, mesh.data_rank, mesh.data_size, 1).micro_batches, CausalLM().evaluate)
+    sums = strategy.evaluate(share(0, mesh.data_rank, mesh.data_size, 1).micro_batches, sums_of(CausalLM()))
     prompt = samples(0)[mesh.rank]["input_ids"][None]
     # The ranks end at different lengths: the one that has finished must go on serving its shards.
     tokens = strategy.generate(input_ids=prompt, max_new_tokens=3 + 4 * mesh.rank, do_sample=False, pad_token_id=0)
@@ -347,7 +348,7 @@ def test_evaluation_and_generation(stage: int, trained: bool) -> None:
     model.eval()
     whole = share(0, 0, 1, 8).micro_batches[0]
     with torch.no_grad():
-        expected = CausalLM().evaluate(model(input_ids=whole["input_ids"]), whole)
+        expected = CausalLM().evaluate(model(**whole.inputs), whole.targets)
     for rank, (sums, tokens) in enumerate(results):
         assert sums == pytest.approx({name: float(value) for name, value in expected.items()}, rel=TOLERANCE)
         prompt = samples(0)[rank]["input_ids"][None]

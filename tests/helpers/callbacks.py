@@ -103,7 +103,7 @@ class Poison(Callback):
     def on_step_begin(self, trainer, state, control) -> None:
         if trainer.mesh.rank == self.rank and state.samples in self.samples:
             loss = trainer.task.loss
-            trainer.task.loss = lambda outputs, micro: loss(outputs, micro) * float("nan")
+            trainer.task.loss = lambda outputs, targets: loss(outputs, targets) * float("nan")
 
     def on_pre_optimizer_step(self, trainer, state, control) -> None:
         vars(trainer.task).pop("loss", None)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from helpers.micro_batches import beside_tokens
 from helpers.recipes import tiny_recipe
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from trireme.models.build_model import build_on_meta, weight_source
 from trireme.parallel.mesh import build_mesh
+from trireme.parallel.micro_batch import MicroBatch
 from trireme.parallel.tensor_shards import full_tensor
 from trireme.trainer.build import build, train
 from trireme.trainer.data.open_corpus import open_corpus
@@ -52,15 +54,21 @@ def model_and_recipe(run_dir: Path, *more: str) -> tuple[nn.Module, Any, Any]:
     return model, corpus, recipe
 
 
-def batches(corpus: Any, steps: int = STEPS, rank: int = 0, ranks: int = 1) -> Iterator[list[dict[str, Tensor]]]:
+def batches(corpus: Any, steps: int = STEPS, rank: int = 0, ranks: int = 1) -> Iterator[list[MicroBatch]]:
     """Micro-batches of each step for one data rank, from the first sample on."""
     for batch in corpus.train_batches({}, 0, steps, rank, ranks):
         yield batch.micro_batches
 
 
-def mean_loss(model: nn.Module, micro: dict[str, Tensor]) -> Tensor:
-    """The mean loss of a batch; all samples have equally many labels, so the mean of means is the mean."""
-    return model(input_ids=micro["input_ids"], labels=micro["labels"]).loss
+def rows(micro: MicroBatch) -> list[dict[str, Tensor]]:
+    """Samples as ``transformers.Trainer`` takes them, with labels beside their tokens."""
+    columns = {**micro.inputs, "labels": beside_tokens(micro.targets["labels"])}
+    return [{name: column[row] for name, column in columns.items()} for row in range(micro.rows)]
+
+
+def mean_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
+    """Every sample has as many labels as every other, so that means of means are the mean."""
+    return model(input_ids=micro.inputs["input_ids"], labels=beside_tokens(micro.targets["labels"])).loss
 
 
 def over_ranks(value: float) -> float:

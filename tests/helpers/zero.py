@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from helpers.micro_batches import loss_of, of_tokens, step_of
 from torch import Tensor
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.mesh import build_mesh
+from trireme.parallel.micro_batch import StepBatch
 from trireme.parallel.plan import Plan
-from trireme.parallel.strategy import StepBatch
 from trireme.parallel.strategy_inputs import RecipeValues
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.library import import_deepspeed
@@ -87,7 +88,7 @@ def model_config(case: Case) -> ModelConfig:
 
 
 def samples(step: int) -> list[dict[str, Tensor]]:
-    """The global batch of a step, with labels on almost none to all tokens of a sample."""
+    """The global batch of a step: labels, beside their tokens, from almost none to all of a sample."""
     generator = torch.Generator().manual_seed(1000 + step)
     batch = []
     for index in range(SAMPLES):
@@ -102,9 +103,9 @@ def share(step: int, rank: int, ranks: int, micro: int) -> StepBatch:
     """One rank's part of the global batch, in micro-batches."""
     mine = samples(step)[rank * SAMPLES // ranks : (rank + 1) * SAMPLES // ranks]
     parts = [mine[start : start + micro] for start in range(0, len(mine), micro)]
-    micros = [{key: torch.stack([sample[key] for sample in part]) for key in part[0]} for part in parts]
-    labels = sum(int((m["labels"][:, 1:] != -100).sum()) for m in micros)
-    return StepBatch(micros, labels, len(mine) * LENGTH, [])
+    return step_of(
+        [of_tokens(**{key: torch.stack([sample[key] for sample in part]) for key in part[0]}) for part in parts]
+    )
 
 
 def rate(step: int, steps: int, warmup: int = 2) -> float:
@@ -143,7 +144,7 @@ def train(strategy: DeepSpeedStrategy, case: Case, first: int = 0, last: int | N
     strategy.set_training(True)
     for step in range(first, case.steps if last is None else last):
         batch = share(step, strategy.mesh.data_rank, strategy.mesh.data_size, case.micro_batch_size)
-        loss = strategy.forward_backward(batch, CausalLM().loss)
+        loss = strategy.forward_backward(batch, loss_of(CausalLM()))
         result = strategy.optimizer_step(case.clip, rate(step, case.steps))
         lines.append((strategy.global_loss(loss), float(result.grad_norm), result.lr, float(result.skipped)))
     return lines
@@ -182,7 +183,7 @@ def plain(case: Case) -> tuple[list[tuple[float, ...]], torch.nn.Module]:
     for step in range(case.steps):
         batch = share(step, 0, 1, SAMPLES)
         micro = batch.micro_batches[0]
-        loss = CausalLM().loss(model(input_ids=micro["input_ids"]), micro) / batch.labels
+        loss = CausalLM().loss(model(input_ids=micro.inputs["input_ids"]), micro.targets) / batch.labels
         loss.backward()
         # torch adds squares up in fp32 on the CPU, which is off by 7e-5 for half a million elements.
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

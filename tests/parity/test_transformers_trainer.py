@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.foreign import rows
 from helpers.metrics import training
 from helpers.recipes import tiny_recipe
 from torch.utils.data import SequentialSampler
@@ -49,10 +50,8 @@ def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> Non
     train(recipe)
 
     corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
-    rows = []
-    for batch in corpus.train_batches({}, 0, STEPS, 0, 1):
-        for micro in batch.micro_batches:
-            rows += [{key: value[row] for key, value in micro.items()} for row in range(len(micro["labels"]))]
+    steps = corpus.train_batches({}, 0, STEPS, 0, 1)
+    samples = [row for batch in steps for micro in batch.micro_batches for row in rows(micro)]
     losses = Losses()
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "theirs"),
@@ -76,7 +75,7 @@ def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> Non
         optim="adamw_torch",
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "weights", dtype=torch.float32)
-    theirs = Sequential(model=model, args=arguments, train_dataset=rows, callbacks=[losses])
+    theirs = Sequential(model=model, args=arguments, train_dataset=samples, callbacks=[losses])
     theirs.train()
 
     ours = training(tmp_path / "ours")

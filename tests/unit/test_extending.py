@@ -78,9 +78,12 @@ def test_what_the_page_says_that_callbacks_find_is_there(
 
 
 BROKEN = """# mine/broken.py
+from dataclasses import replace
+
 import torch
 from transformers import TrainerCallback
 
+from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.callbacks.callback import Callback
 from trireme.trainer.data.collator import CausalLMCollator
 from trireme.trainer.tasks.causal_lm import CausalLM
@@ -88,20 +91,31 @@ from trireme.trainer.tasks.task import Task
 
 
 class Headless(Task):
-    def loss(self, outputs, batch): ...
-    def evaluate(self, outputs, batch): ...
+    def loss(self, outputs, targets): ...
+    def evaluate(self, outputs, targets): ...
     def metrics(self, sums): ...
 
 class Lossless(Task):
     head = "causal_lm"
-    def evaluate(self, outputs, batch): ...
+    def evaluate(self, outputs, targets): ...
     def metrics(self, sums): ...
 
 class Duck:
     head = "causal_lm"
     def loss(self, outputs): ...
-    def evaluate(self, outputs, batch): ...
+    def evaluate(self, outputs, targets): ...
     def metrics(self, sums): ...
+
+class Shifting(CausalLM):
+    def loss(self, outputs, batch):
+        return outputs.logits[:, :-1].sum() + batch["labels"][:, 1:].sum()
+
+class ShiftingInEvaluation(CausalLM):
+    def evaluate(self, outputs, *, batch=None): ...
+
+class FloatCount(CausalLM):
+    def count(self, targets):
+        return 1.0
 
 class Theirs(TrainerCallback): ...
 class Plain: ...
@@ -124,22 +138,22 @@ class NoRate(torch.optim.SGD):
             del group["lr"]
 
 class NoneLoss(CausalLM):
-    def loss(self, outputs, batch): ...
+    def loss(self, outputs, targets): ...
 
 class FloatLoss(CausalLM):
-    def loss(self, outputs, batch):
+    def loss(self, outputs, targets):
         return 1.0
 
 class VectorLoss(CausalLM):
-    def loss(self, outputs, batch):
+    def loss(self, outputs, targets):
         return outputs.logits.sum(-1)
 
 class RaisingLoss(CausalLM):
-    def loss(self, outputs, batch):
-        return batch["nothing"]
+    def loss(self, outputs, targets):
+        return targets["nothing"]
 
 class ListSums(CausalLM):
-    def evaluate(self, outputs, batch):
+    def evaluate(self, outputs, targets):
         return [1]
 
 class NoLossMetric(CausalLM):
@@ -195,8 +209,8 @@ class Unusual(torch.optim.SGD):
             raise ValueError("too fast")
 
 class CutLoss(CausalLM):
-    def loss(self, outputs, batch):
-        return super().loss(outputs, batch).detach()
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets).detach()
 
 class Raises(Callback):
     def on_step_end(self, trainer, state, control):
@@ -278,7 +292,60 @@ class RaisingCollator(CausalLMCollator):
 
 class DictCollator(CausalLMCollator):
     def __call__(self, samples):
+        return [{**micro.inputs, **micro.targets} for micro in super().__call__(samples)]
+
+class DictOfAnEvaluation(CausalLMCollator):
+    def micro_batch(self, samples):
+        micro = super().micro_batch(samples)
+        return {**micro.inputs, **micro.targets}
+
+class OneMicroBatch(CausalLMCollator):
+    def __call__(self, samples):
         return self.micro_batch(samples)
+
+class StepCollator(CausalLMCollator):
+    def __call__(self, samples):
+        micros = super().__call__(samples)
+        return StepBatch(micros, 1, 1, [sample["index"] for sample in samples])
+
+class Unshifted(CausalLMCollator):
+    def __call__(self, samples):
+        return [self._unshifted(micro) for micro in super().__call__(samples)]
+    def _unshifted(self, micro):
+        return replace(micro, targets={"labels": micro.inputs["input_ids"].clone()})
+
+class UnshiftedAndMasked(Unshifted):
+    def _unshifted(self, micro):
+        labels = super()._unshifted(micro).targets["labels"]
+        labels[:, :10] = -100
+        return replace(micro, targets={"labels": labels})
+
+class UnshiftedEvaluation(CausalLMCollator):
+    def micro_batch(self, samples):
+        micro = super().micro_batch(samples)
+        return replace(micro, targets={"labels": micro.inputs["input_ids"].clone()})
+
+class FewRows(CausalLMCollator):
+    def __call__(self, samples):
+        return super().__call__(samples)[1:]
+
+class NoPositions(CausalLMCollator):
+    def __call__(self, samples):
+        return [replace(micro, samples=micro.samples[:1]) for micro in super().__call__(samples)]
+
+class OneRow(CausalLMCollator):
+    def __call__(self, samples):
+        micros = super().__call__(samples)
+        return [replace(micro, targets={"labels": micro.targets["labels"], "w": torch.ones(1)}) for micro in micros]
+
+class ShortIntegers(CausalLMCollator):
+    def __call__(self, samples):
+        micros = super().__call__(samples)
+        return [replace(micro, inputs={"input_ids": micro.inputs["input_ids"].int()}) for micro in micros]
+
+class NoMicroBatch:
+    def __init__(self, micro_batch_size): ...
+    def __call__(self, samples): ...
 
 class RaisingSource:
     def fingerprint(self):
@@ -301,7 +368,10 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("task", "Headless", "which head"),
         ("task", "Lossless", "it has no loss"),
-        ("task", "Duck", "write def loss(self, outputs, batch)"),
+        ("task", "Duck", "write def loss(self, outputs, targets)"),
+        ("task", "Shifting", "has loss(outputs, batch); a run calls it with targets, whose labels are shifted already"),
+        ("task", "Shifting", 'write def loss(self, outputs, targets), and use targets["labels"] without shifting'),
+        ("task", "ShiftingInEvaluation", "write def evaluate(self, outputs, targets)"),
         ("callbacks", "Theirs", "a callback of transformers' Trainer"),
         ("callbacks", "Plain", "is not a callback"),
         ("callbacks", "Narrow", "write def on_evaluate(self, trainer, state, control, metrics)"),
@@ -419,6 +489,20 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),
         ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
+        ("task._target_=mine.broken.Shifting", "a run calls it with targets, whose labels are shifted already"),
+        ("task._target_=mine.broken.FloatCount", "FloatCount.count returns a float, not a whole number"),
+        ("+collator._target_=mine.broken.DictCollator", "gives dict by a call, not a MicroBatch"),
+        ("+collator._target_=mine.broken.DictOfAnEvaluation", "gives dict by micro_batch, not a MicroBatch"),
+        ("+collator._target_=mine.broken.OneMicroBatch", "gives MicroBatch when it is called, not a list of"),
+        ("+collator._target_=mine.broken.StepCollator", "gives StepBatch when it is called, not a list of MicroBatch"),
+        ("+collator._target_=mine.broken.Unshifted", "gives labels by a call that stand beside their tokens"),
+        ("+collator._target_=mine.broken.UnshiftedAndMasked", "gives labels by a call that stand beside their tokens"),
+        ("+collator._target_=mine.broken.UnshiftedEvaluation", "labels by micro_batch that stand beside their tokens"),
+        ("+collator._target_=mine.broken.FewRows", "rows for 8 samples"),
+        ("+collator._target_=mine.broken.NoPositions", "gives samples that are not 2 positions by a call"),
+        ("+collator._target_=mine.broken.OneRow", "gives w of shape (1,) by a call, not 2 rows"),
+        ("+collator._target_=mine.broken.ShortIntegers", "gives input_ids of torch.int32 by a call, not torch.int64"),
+        ("+collator._target_=mine.broken.NoMicroBatch", "NoMicroBatch'\n  has no method micro_batch"),
         (
             "+callbacks.x._target_=mine.broken.BadStart",
             "callbacks.x\n  mine.broken.BadStart cannot be built: RuntimeError: not today",
@@ -472,6 +556,57 @@ def test_a_crash_of_own_code_names_it_and_may_be_tried_again(
     assert "Traceback" in (broken / "run" / "log.txt").read_text()
 
 
+OWN = """# mine/own.py
+import numpy as np
+import torch
+
+from trireme.models.loss import next_token_labels
+from trireme.parallel.micro_batch import MicroBatch
+from trireme.trainer.data.base_collator import Collator, draws, positions
+from trireme.trainer.tasks.causal_lm import CausalLM
+
+
+class ByPosition(CausalLM):
+    collator = "mine.own.Masking"
+
+    def count(self, targets):
+        return int((targets["labels"] != -100).sum()) + 0 * len(targets["nested"]["list"])
+
+    def evaluate(self, outputs, targets):
+        counted = targets["labels"] != -100
+        right = (outputs.logits.argmax(-1) == targets["labels"]) & counted
+        return {**super().evaluate(outputs, targets), "right": right.sum(0), "counted": counted.sum(0)}
+
+    def metrics(self, sums):
+        assert sums["right"].dtype == torch.float64 and sums["right"].shape == (32,)
+        assert sums["right"].sum() == sums["correct"] and sums["counted"].sum() == sums["labels"]
+        return {**super().metrics(sums), "last": float(sums["right"][-2] / sums["counted"][-2].clamp(min=1))}
+
+
+class Masking(Collator):
+    def __init__(self, micro_batch_size, seed):
+        self.micro_batch_size, self.seed = micro_batch_size, seed
+
+    def micro_batch(self, samples):
+        places = positions(samples)
+        tokens = torch.as_tensor(np.stack([sample["input_ids"] for sample in samples]).astype("int64"))
+        masks = [draws(self.seed, int(place), "mask").random(tokens.shape[1]) < 0.5 for place in places]
+        labels = tokens.masked_fill(torch.as_tensor(np.stack(masks)), -100)
+        targets = {"labels": next_token_labels(labels), "nested": {"list": [places.float()]}}
+        return MicroBatch({"input_ids": tokens}, targets, places, tokens.numel())
+"""
+
+
+def test_a_task_with_a_collator_and_sums_of_its_own(tmp_path: Path) -> None:
+    """A collator made from the base class, with some of the engine's values, drawing at random; sums with a shape."""
+    path = write(tmp_path, OWN, "task:\n  _target_: mine.own.ByPosition\n")
+    assert main(["check", path, ROOTS]) == 0
+    assert train(path, tmp_path, ROOTS) == 0
+    assert '"eval_last"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    named = write(tmp_path, OWN, "collator:\n  _target_: mine.own.Masking\n")
+    assert main(["check", named, ROOTS]) == 0
+
+
 def test_the_traceback_is_shown_with_debug(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(str(TINY), broken, ROOTS, "+callbacks.x._target_=mine.broken.Raises", "--debug") == 1
     assert "in on_step_end\n" in capsys.readouterr().err
@@ -481,7 +616,7 @@ def test_the_traceback_is_shown_with_debug(broken: Path, capsys: pytest.CaptureF
     ("name", "code", "words"),
     [
         ("RaisingCollator", 1, "raises KeyError: 'gone' in a call"),
-        ("DictCollator", 2, "gives dict when it is called, not a StepBatch"),
+        ("DictCollator", 2, "gives dict by a call, not a MicroBatch"),
     ],
 )
 def test_data_workers_hand_messages_on(

@@ -68,16 +68,10 @@ def test_the_evaluation_source_is_looked_at_too(check: Check, tmp_path: Path) ->
     assert code == 2 and "data.eval_source.text_column" in said and "data.source" not in said
 
 
-def test_own_sources_and_collators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_parts.py").write_text(
-        "class Plain:\n    def load(self, cache_dir):\n        return ['a']\n"
-        "class Collator:\n    def __init__(self, pad_token_id):\n        pass\n"
-    )
+def test_own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_parts.py").write_text("class Plain:\n    def load(self, cache_dir):\n        return ['a']\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    problems = check_data(DataConfig(source={"_target_": "own_parts.Plain"}), {"_target_": "own_parts.Collator"})
+    problems = check_data(DataConfig(source={"_target_": "own_parts.Plain"}))
     sys.modules.pop("own_parts", None)
-    assert [(problem.field, problem.why) for problem in problems] == [
-        ("data.source", "has no method fingerprint"),
-        ("collator", "does not take block_size and micro_batch_size"),
-    ]
+    assert [(problem.field, problem.why) for problem in problems] == [("data.source", "has no method fingerprint")]
     assert all("docs/extending.md" in problem.fix for problem in problems)

@@ -10,8 +10,9 @@ import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.family import families
+from trireme.models.find_blocks import blocks_of
 from trireme.models.initial_weights import initial_weights
-from trireme.models.loss import causal_lm_loss
+from trireme.models.loss import next_token_labels, token_loss
 from trireme.models.model_config import ModelConfig
 from trireme.models.pretrained import folder_weights
 
@@ -68,7 +69,7 @@ def test_a_step_lowers_the_loss(family: str) -> None:
     tokens = torch.arange(4, 24).view(2, 10)
     losses = []
     for _ in range(3):
-        loss = causal_lm_loss(model(input_ids=tokens, use_cache=False).logits, tokens)
+        loss = token_loss(model(input_ids=tokens, use_cache=False).logits, next_token_labels(tokens))
         loss.backward()
         assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
         optimizer.step()
@@ -82,7 +83,7 @@ def test_a_step_lowers_the_loss(family: str) -> None:
 def test_plans_name_modules_and_attributes_that_exist(family: str) -> None:
     spec, model = families()[family], _meta(family)
     assert spec.tensor is not None
-    blocks = list(model.get_submodule(spec.blocks).children())
+    blocks = blocks_of(model, spec)
     plan = spec.tensor
     fused = [path for path, _ in plan.fused]
     assert set(fused) <= {*plan.column, *plan.row}
@@ -97,16 +98,20 @@ def test_plans_name_modules_and_attributes_that_exist(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_earlier_and_later_stages_leave_out_exists(family: str) -> None:
     spec, model = families()[family], _meta(family)
-    assert getattr(model.config, spec.layers) == len(list(model.get_submodule(spec.blocks).children()))
-    for path, _ in spec.entry:
+    (stack,), cut = spec.stacks, spec.cut
+    assert cut is not None
+    assert getattr(model.config, stack.layers) == len(list(model.get_submodule(stack.blocks).children()))
+    for path, _ in cut.entry:
         owner, _, leaf = path.rpartition(".")
         assert hasattr(model.get_submodule(owner), leaf), path
-    for path, attribute, _ in (*spec.first_stage_only, *spec.last_stage_only):
+    for path, attribute, _ in (*cut.first_stage_only, *cut.last_stage_only):
         assert hasattr(model.config if path == "config" else model.get_submodule(path), attribute), (path, attribute)
 
 
 def test_a_soft_cap_that_is_off_changes_no_bit() -> None:
-    ((_, _, cap),) = families()["recurrent_gemma"].last_stage_only
+    cut = families()["recurrent_gemma"].cut
+    assert cut is not None
+    ((_, _, cap),) = cut.last_stage_only
     hidden = torch.randn(10_000, dtype=torch.float64).mul(8).exp().to(torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         values = torch.cat([hidden, -hidden, torch.zeros(1)]).to(dtype).requires_grad_()

@@ -254,9 +254,9 @@ def test_the_family_follows_from_the_weights(folder: Path) -> None:
 
 
 def test_an_unsupported_type_is_said_at_once(folder: Path) -> None:
-    _configure(folder, model_type="qwen3")
-    _refused(folder, "holds a model of type 'qwen3', which is not supported", "gpt_neox, gptj, llama")
-    with pytest.raises(ValueError, match=r"weights=.*'qwen3', which is not supported"):
+    _configure(folder, model_type="qwen99")
+    _refused(folder, "holds a model of type 'qwen99', which is not supported", "gpt_neox, gptj, llama")
+    with pytest.raises(ValueError, match=r"weights=.*'qwen99', which is not supported"):
         ModelConfig(weights=str(folder))
     with pytest.raises(ValueError, match=r"family is required.*choose one of"):
         ModelConfig()

@@ -10,6 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta
+from trireme.models.find_blocks import blocks_of
 from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.memory import (
     ModelSizes,
@@ -163,7 +164,7 @@ def kept_by_one_block(model: PreTrainedModel, config: ModelConfig) -> int:
     def mark(*_: object) -> None:
         marks.append(sum(storage.nbytes() for storage in saved.values()))
 
-    block = list(model.get_submodule(config.spec.blocks).children())[1]
+    block = blocks_of(model, config.spec)[1]
     block.register_forward_pre_hook(mark)
     block.register_forward_hook(mark)
     model.train()

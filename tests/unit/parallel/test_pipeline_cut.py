@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.benchmarks import load
+from helpers.micro_batches import of_tokens
 from transformers import PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.family import families
@@ -17,7 +18,7 @@ from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.apply import materialise
 from trireme.parallel.pipeline.balance import balance, balanced_split, block_costs
 from trireme.parallel.pipeline.check_pipeline import can_run, check_pipeline
-from trireme.parallel.pipeline.cut import cut_stage, tied_head
+from trireme.parallel.pipeline.cut import cut_of, cut_stage, tied_head
 from trireme.parallel.pipeline.equal_shapes import concatenated, pad_alike
 from trireme.parallel.pipeline.forward_only import Turns
 from trireme.parallel.pipeline.pipeline_stage import HiddenStates, Stage
@@ -52,11 +53,11 @@ def _model(family: str, **changes: object) -> tuple[PreTrainedModel, ModelConfig
 def _parts(model: PreTrainedModel, config: ModelConfig, split: list[int]) -> list[Stage]:
     """All stages of ``model`` with the weights of seed 0."""
     parts = []
-    tied = tied_head(model, config.spec)
+    tied, cut = tied_head(model, config.spec), cut_of(config.spec)
     hidden = HiddenStates(model.config.hidden_size, torch.float32)
     for stage in range(len(split)):
         part, last = cut_stage(model, config.spec, stage, len(split), split), stage == len(split) - 1
-        sources = {f"{config.spec.head}.weight": f"{config.spec.embedding}.weight"} if tied and last else {}
+        sources = {f"{cut.head}.weight": f"{cut.embedding}.weight"} if tied and last else {}
         materialise(part, torch.device("cpu"), weight_source(config, model, 0), sources)
         parts.append(Stage(part, stage == 0, last, hidden, PLAN).train(stage > 0 and not last))
     return parts
@@ -91,9 +92,9 @@ def test_every_parameter_is_on_one_stage_under_its_name(family: str) -> None:
         for name, parameter in part.named_parameters():
             assert name not in found
             found[name] = parameter.shape
-    copy = found.pop(f"{config.spec.head}.weight") if tied_head(model, config.spec) else None
+    copy = found.pop(f"{cut_of(config.spec).head}.weight") if tied_head(model, config.spec) else None
     assert found == whole
-    assert copy in (None, whole[f"{config.spec.embedding}.weight"])
+    assert copy in (None, whole[f"{cut_of(config.spec).embedding}.weight"])
 
 
 def test_the_whole_model_stays_as_it_was() -> None:
@@ -229,24 +230,27 @@ def test_turns_bring_every_batch_through_all_stages(schedule: str, ranks: int) -
 
 
 def test_micro_batches_become_uniform() -> None:
-    short = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "labels": torch.ones(2, 3, dtype=torch.int64)}
-    long = {name: torch.full((2, 5), 2) for name in ("input_ids", "labels", "attention_mask")}
+    short = of_tokens(torch.ones(2, 3, dtype=torch.int64))
+    long = of_tokens(torch.full((2, 5), 2), attention_mask=torch.full((2, 5), 2))
     first, second = pad_alike([short, long], pad_token=7)
-    assert first["input_ids"].tolist()[0] == [1, 1, 1, 7, 7]
-    assert first["labels"].tolist()[0] == [1, 1, 1, -100, -100]
-    assert first["attention_mask"].tolist()[0] == [1, 1, 1, 0, 0]
+    assert first.inputs["input_ids"].tolist()[0] == [1, 1, 1, 7, 7]
+    assert first.targets["labels"].tolist()[0] == [1, 1, -100, -100, -100]
+    assert first.inputs["attention_mask"].tolist()[0] == [1, 1, 1, 0, 0]
+    assert first.length == short.length and first.samples is short.samples
     assert second is long
     assert concatenated([first, second])["input_ids"].shape == (4, 5)
-    packed = {**short, "position_ids": torch.tensor([[5, 0, 1]] * 2)}
-    (padded, _) = pad_alike([packed, {name: torch.zeros(2, 5, dtype=torch.int64) for name in packed}])
-    assert padded["position_ids"].tolist()[0] == [5, 0, 1, 0, 1] and "attention_mask" not in padded
+    assert concatenated([first, second]).keys() == {"input_ids", "attention_mask"}
+    packed = of_tokens(torch.ones(2, 3, dtype=torch.int64), position_ids=torch.tensor([[5, 0, 1]] * 2))
+    other = torch.zeros(2, 5, dtype=torch.int64)
+    (padded, _) = pad_alike([packed, of_tokens(other, position_ids=other)])
+    assert padded.inputs["position_ids"].tolist()[0] == [5, 0, 1, 0, 1] and "attention_mask" not in padded.inputs
 
 
 def test_micro_batches_that_cannot_become_uniform() -> None:
-    ids = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
+    ids = torch.ones(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="samples"):
-        pad_alike([ids, {"input_ids": torch.ones(1, 3, dtype=torch.int64)}])
+        pad_alike([of_tokens(ids), of_tokens(ids[:1])])
     with pytest.raises(ValueError, match="different inputs"):
-        pad_alike([ids, {**ids, "position_ids": ids["input_ids"]}])
+        pad_alike([of_tokens(ids), of_tokens(ids, position_ids=ids)])
     with pytest.raises(ValueError, match="cannot be padded"):
-        pad_alike([{**ids, "x": torch.ones(4)}, {"input_ids": torch.ones(2, 4), "x": torch.ones(4)}])
+        pad_alike([of_tokens(ids, x=torch.ones(4)), of_tokens(torch.ones(2, 4, dtype=torch.int64), x=torch.ones(4))])

@@ -83,7 +83,9 @@ def test_documents_as_samples(data_config: Make, settings: TrainerConfig, docume
     lengths = [len(single.train[i]["input_ids"]) for i in range(len(single.train))]
     assert max(lengths) == 32 and min(lengths) < 32
     assert single.train[0]["input_ids"].tolist() == packed.train[0]["input_ids"].tolist()
-    padded = [{"attention_mask" in micro for micro in batch.micro_batches} for batch in single.train_batches({}, 0, 20)]
+    padded = [
+        {"attention_mask" in micro.inputs for micro in batch.micro_batches} for batch in single.train_batches({}, 0, 20)
+    ]
     assert {True} in padded and {True, False} not in padded  # all micro-batches of a step are alike
     assert len(list(Path(single.config.cache_dir or "").glob("*.lock"))) == 1  # both cut the same prepared tokens
 
@@ -127,8 +129,8 @@ def test_shares_joined_equal_one_rank_and_resume(data_config: Make, settings: Tr
     whole = list(corpus.train_batches({}, 0, 6))
     shares = zip(*(corpus.train_batches({}, 0, 6, rank, 2) for rank in range(2)), strict=True)
     for parts, batch in zip(shares, whole, strict=True):
-        joined = torch.cat([micro["input_ids"] for part in parts for micro in part.micro_batches])
-        assert torch.equal(joined, torch.cat([micro["input_ids"] for micro in batch.micro_batches]))
+        joined = torch.cat([micro.inputs["input_ids"] for part in parts for micro in part.micro_batches])
+        assert torch.equal(joined, torch.cat([micro.inputs["input_ids"] for micro in batch.micro_batches]))
         assert sum(part.labels for part in parts) == batch.labels == 8 * 31
     interrupted = corpus.train_batches({}, 0, 6)
     next(interrupted)
@@ -142,8 +144,10 @@ def test_evaluation_batches(data_config: Make, settings: TrainerConfig) -> None:
     corpus = indexed(data_config(), settings)
     ranks = [list(corpus.eval_batches(7, rank, 2)) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [2, 2]
-    real = [row for rank in ranks for micro in rank for row in (micro["labels"] != IGNORE).any(1).tolist()]
+    real = [row for rank in ranks for micro in rank for row in (micro.targets["labels"] != IGNORE).any(1).tolist()]
     assert sum(real) == 7
+    places = [place for rank in ranks for micro in rank for place in micro.samples.tolist()]
+    assert [place >= 0 for place in places] == real and sorted(places) == [-1, *range(7)]
 
 
 def test_the_second_time_loads(data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +187,7 @@ def _prepare_in_process(config: DataConfig, queue, together) -> None:
     preparation._prepare = counted
     together.wait(timeout=120)  # imports take seconds, and not equally many in both
     corpus = indexed(config, TrainerConfig(max_steps=1, global_batch_size=2, micro_batch_size=2))
-    queue.put(next(corpus.train_batches({}, 0, 1)).micro_batches[0]["input_ids"].tolist())
+    queue.put(next(corpus.train_batches({}, 0, 1)).micro_batches[0].inputs["input_ids"].tolist())
 
 
 def test_two_processes_prepare_once(data_config: Make) -> None:

@@ -1,4 +1,4 @@
-"""Batches of steps: shares of data ranks, resume by step, no use of the global generator, equal evaluation batches."""
+"""Batches of steps: shares of data ranks, positions, resume by step, the global generator, even evaluation."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trireme.parallel.strategy import StepBatch
+from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.data.collator import IGNORE, CausalLMCollator
-from trireme.trainer.data.loader import evaluation_batches, step_batches
+from trireme.trainer.data.loader import Batcher, evaluation_batches, step_batches
 from trireme.trainer.data.sample_order import EpochOrder
 from trireme.trainer.data.token_files import MemoryBlocks
+from trireme.trainer.tasks.causal_lm import CausalLM
 
 SIZE, BLOCK, GLOBAL = 23, 8, 6  # an epoch ends in the middle of a batch, and of a rank's share
 DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])
 
 
+BATCHER = Batcher(CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1), CausalLM().count)
+
+
 def batches(start: int = 0, stop: int = 9, **options: Any) -> list[StepBatch]:
-    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
     return list(
         step_batches(
             DATA,
-            collator,
+            BATCHER,
             EpochOrder(SIZE, seed=1),
             samples=start * GLOBAL,
             steps=stop - start,
@@ -33,7 +36,11 @@ def batches(start: int = 0, stop: int = 9, **options: Any) -> list[StepBatch]:
 
 
 def tokens(batch: StepBatch) -> list[list[int]]:
-    return torch.cat([micro["input_ids"] for micro in batch.micro_batches]).tolist()
+    return torch.cat([micro.inputs["input_ids"] for micro in batch.micro_batches]).tolist()
+
+
+def positions(batch: StepBatch) -> list[int]:
+    return torch.cat([micro.samples for micro in batch.micro_batches]).tolist()
 
 
 def test_nothing_is_dropped_at_epoch_borders() -> None:
@@ -59,10 +66,43 @@ def test_resuming_is_another_start(start: int) -> None:
 
 
 def test_another_batch_size_goes_on_at_the_right_sample() -> None:
-    collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1)
-    rest = step_batches(DATA, collator, EpochOrder(SIZE, seed=1), samples=4 * GLOBAL, steps=10, global_batch_size=3)
+    rest = step_batches(DATA, BATCHER, EpochOrder(SIZE, seed=1), samples=4 * GLOBAL, steps=10, global_batch_size=3)
+    rest = list(rest)
+    assert [position for batch in rest for position in positions(batch)] == list(range(4 * GLOBAL, 4 * GLOBAL + 30))
     before = [index for batch in batches() for index in batch.samples]
     assert [index for batch in rest for index in batch.samples] == before[4 * GLOBAL :]
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("data_size", [1, 3])
+def test_positions_are_those_in_the_endless_stream(start: int, workers: int, data_size: int) -> None:
+    """Over the border of epochs, of all data ranks together, after a resume, with workers: what a collator draws at
+    random by position is the same in all of them."""
+    options = {"num_workers": workers, "data_size": data_size}
+    shares = zip(*(batches(start, data_rank=rank, **options) for rank in range(data_size)), strict=True)
+    order = EpochOrder(SIZE, seed=1)
+    for number, parts in enumerate(shares, start):
+        joined = [position for part in parts for position in positions(part)]
+        assert joined == list(range(number * GLOBAL, (number + 1) * GLOBAL))
+        assert order(np.array(joined)).tolist() == [index for part in parts for index in part.samples]
+    assert (number + 1) * GLOBAL > 2 * SIZE, "the test must cross two epochs"
+
+
+def test_samples_come_one_by_one_from_a_data_set_that_gives_no_lists() -> None:
+    class Single:
+        def __len__(self) -> int:
+            return SIZE
+
+        def __getitem__(self, index: int) -> Any:
+            return DATA[index]
+
+    found = list(
+        step_batches(Single(), BATCHER, EpochOrder(SIZE, seed=1), samples=0, steps=9, global_batch_size=GLOBAL)  # type: ignore[arg-type]
+    )
+    assert [(tokens(batch), positions(batch)) for batch in found] == [
+        (tokens(batch), positions(batch)) for batch in batches()
+    ]
 
 
 def test_many_steps_ordered_together_equal_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +139,18 @@ def test_evaluation_counts_every_sample_once_and_is_even(limit: int | None, micr
         for rank in range(data_size)
     ]
     assert len({len(rank) for rank in ranks}) == 1
-    assert {batch["input_ids"].shape for rank in ranks for batch in rank} == {(micro, BLOCK)}
+    assert {batch.inputs["input_ids"].shape for rank in ranks for batch in rank} == {(micro, BLOCK)}
     counted = [
         int(ids[0])
         for rank in ranks
         for batch in rank
-        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+        for ids, labels in zip(batch.inputs["input_ids"], batch.targets["labels"], strict=True)
         if (labels != IGNORE).any()
     ]
+    for batch in (batch for rank in ranks for batch in rank):  # a filler has no position and no labels
+        filled = (batch.targets["labels"] == IGNORE).all(1)
+        wanted = torch.where(filled, -1, batch.inputs["input_ids"][:, 0])
+        assert batch.samples.tolist() == wanted.tolist()
     assert sorted(counted) == list(range(min(limit or SIZE, SIZE)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from trireme.errors import UserError
-from trireme.parallel.strategy import StepBatch
+from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.data.collator import IGNORE
 from trireme.trainer.data.corpus import Corpus
 from trireme.trainer.data.data_config import DataConfig
@@ -40,7 +40,7 @@ def streaming(data_config: Make, tmp_path: Path, documents: list[str]) -> Make:
 
 
 def rows(batch: StepBatch) -> list[Any]:
-    return [batch.samples, [micro["input_ids"].tolist() for micro in batch.micro_batches]]
+    return [batch.samples, [micro.inputs["input_ids"].tolist() for micro in batch.micro_batches]]
 
 
 def take(corpus: Corpus, steps: int = STEPS, **options: Any) -> list[Any]:
@@ -76,8 +76,8 @@ def test_it_gives_the_blocks_of_the_indexed_way(streaming: Make, settings: Train
     indexed = open_corpus(streaming(streaming=False, tokenizer=TokenizerConfig(path=str(path)), **options), 0, settings)
     assert indexed.train_size
     assert take(stream, indexed.train_size // 8) == take(indexed, indexed.train_size // 8)
-    assert [micro["input_ids"].tolist() for micro in stream.eval_batches(7)] == [
-        micro["input_ids"].tolist() for micro in indexed.eval_batches(7)
+    assert [micro.inputs["input_ids"].tolist() for micro in stream.eval_batches(7)] == [
+        micro.inputs["input_ids"].tolist() for micro in indexed.eval_batches(7)
     ]
 
 
@@ -112,6 +112,23 @@ def test_ranks_share_one_order_and_one_position(streaming: Make, settings: Train
     assert [[index for part in parts for index in part.samples] for parts in zip(*four, strict=True)] == whole[30:]
 
 
+def test_positions_are_those_in_the_endless_stream(streaming: Make, settings: TrainerConfig) -> None:
+    """Over the border of passes, of all data ranks together, and after a resume with another number of them."""
+    corpus = open_corpus(streaming(), 0, settings)
+
+    def positions(batch: StepBatch) -> list[int]:
+        return [place for micro in batch.micro_batches for place in micro.samples.tolist()]
+
+    two = [corpus.train_batches({}, 0, STEPS - 5, rank, 2) for rank in range(2)]
+    joined = [positions(left) + positions(right) for left, right in zip(*two, strict=True)]
+    state = two[0].state()
+    assert state["epoch"] > 0, "the test must cross an epoch"
+    joined += [positions(batch) for batch in corpus.train_batches(state, (STEPS - 5) * GLOBAL, 5)]
+    assert [place for step in joined for place in step] == list(range(STEPS * GLOBAL))
+    read_again = corpus.train_batches({}, 50 * GLOBAL, 1)
+    assert positions(next(read_again)) == list(range(50 * GLOBAL, 51 * GLOBAL))
+
+
 def test_without_a_state_it_reads_again(streaming: Make, settings: TrainerConfig) -> None:
     corpus = open_corpus(streaming(), 0, settings)
     assert [rows(batch) for batch in corpus.train_batches({}, 50 * GLOBAL, 5)] == take(corpus, 55)[50:]
@@ -126,14 +143,14 @@ def test_evaluation_is_held_out_even_and_known_beforehand(streaming: Make, setti
     assert corpus.train_size is None and corpus.stats.unigram_entropy and corpus.stats.held_out_blocks == 7
     ranks = [list(corpus.eval_batches(7, rank, 2)) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [2, 2]
-    assert sum(int((micro["labels"] != IGNORE).any(1).sum()) for rank in ranks for micro in rank) == 7
+    assert sum(int((micro.targets["labels"] != IGNORE).any(1).sum()) for rank in ranks for micro in rank) == 7
     assert len(list(corpus.eval_batches(12))) == 6  # more than were collected at first
 
 
 def test_an_evaluation_source_of_its_own(streaming: Make, settings: TrainerConfig, tmp_path: Path) -> None:
     (tmp_path / "eval.txt").write_text("evaluation text " * 200)
     corpus = open_corpus(streaming(eval_source={"_target_": FILES, "paths": [str(tmp_path / "eval.txt")]}), 0, settings)
-    assert corpus.tokenizer.decode(next(corpus.eval_batches(3))["input_ids"][0]).startswith("evaluation text")
+    assert corpus.tokenizer.decode(next(corpus.eval_batches(3)).inputs["input_ids"][0]).startswith("evaluation text")
 
 
 def test_nothing_held_out(streaming: Make) -> None:

@@ -18,7 +18,7 @@ from trireme.trainer.data.tokenizer import (
     content_hash,
     encode_documents,
     load_or_train,
-    train_byte_level_bpe,
+    train_tokenizer,
 )
 
 
@@ -117,7 +117,7 @@ def test_long_words_are_cut_for_training_and_said(unit: str, caplog: pytest.LogC
     blob = (unit * 400_000)[:400_000]
     with caplog.at_level("WARNING", "trireme.data"):
         start = time.monotonic()
-        tokenizer = train_byte_level_bpe(["some words", f"a {blob} b"], 400, None)
+        tokenizer = train_tokenizer(TokenizerConfig(vocab_size=400), ["some words", f"a {blob} b"])
         assert time.monotonic() - start < 30
     assert "1 word(s) of more than 1000 characters (the longest has 40000" in caplog.text
     assert tokenizer.decode(tokenizer(f"a{blob[:3000]}")["input_ids"]) == f"a{blob[:3000]}"
@@ -140,7 +140,7 @@ def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
         timer.start()
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            train_byte_level_bpe(texts, 50_000, None)
+            train_tokenizer(TokenizerConfig(vocab_size=50_000), texts)
         assert time.monotonic() - start < 10
     finally:
         signal.signal(signal.SIGINT, before)
