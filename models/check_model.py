@@ -221,7 +221,9 @@ def _check_length(config: Any, model: ModelConfig, block_size: int) -> list[Prob
 
 def _unknown_fields(model: ModelConfig) -> list[Problem]:
     cls: Any = config_class(model)
-    if not dataclasses.is_dataclass(cls):  # a configuration class of the user's own takes what its constructor takes
+    if not hasattr(
+        cls, "__dataclass_fields__"
+    ):  # a configuration class of the user's own takes what its constructor takes
         return []
     known = {f.name for f in dataclasses.fields(cls)} | set(cls.attribute_map) | set(model.spec.config_extras)
     known |= {"model_type"} if model.family == AUTO else set()

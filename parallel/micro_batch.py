@@ -73,7 +73,7 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, Mapping):
         items = {key: map_tensors(value, function) for key, value in tree.items()}
         return type(tree)(**items) if is_dataclass(tree) else items  # outputs of transformers are dataclasses too
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+    if isinstance(tree, tuple) and type(tree) is not tuple:  # a named tuple is made by position
         return type(tree)(*(map_tensors(value, function) for value in tree))
     if isinstance(tree, list | tuple):
         return type(tree)(map_tensors(value, function) for value in tree)

@@ -22,8 +22,8 @@ from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import complete_checkpoints
 from trireme.trainer.checkpoint.load.open_source import open_source
 from trireme.trainer.checkpoint.load.weight_reader import checkpoint_weights
+from trireme.trainer.data.corpus import vocabulary_of
 from trireme.trainer.evaluate_only import evaluate
-from trireme.trainer.place_model import vocabulary
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.micro_batch_size=2"]
 AVERAGED = "ema.decay=0.5"
@@ -87,7 +87,7 @@ def test_a_checkpoint_and_exported_weights(run: Path, tmp_path: Path) -> None:
 def test_weights_of_a_checkpoint_are_those_of_the_exported_model(run: Path, tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(export(str(run), str(tmp_path / "out")), dtype=torch.float32)
     recipe = tiny_recipe(run, *COMMON)
-    model = build_on_meta(recipe.model, "causal_lm", vocabulary(_Tokenizer()))
+    model = build_on_meta(recipe.model, "causal_lm", vocabulary_of(_Tokenizer()))
     source = open_source(complete_checkpoints(run / "checkpoints")[0])
     expected = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
     found = dict(checkpoint_weights(source, model)(set(expected)))

@@ -18,8 +18,8 @@ from trireme.parallel.mesh import build_mesh
 from trireme.parallel.micro_batch import MicroBatch
 from trireme.parallel.tensor_shards import full_tensor
 from trireme.trainer.build import build, train
+from trireme.trainer.data.corpus import vocabulary_of
 from trireme.trainer.data.open_corpus import open_corpus
-from trireme.trainer.place_model import vocabulary
 
 Arrays = dict[str, np.ndarray]
 STEPS, SAVED_AT = 6, 3
@@ -43,7 +43,7 @@ def model_and_recipe(run_dir: Path, *more: str) -> tuple[nn.Module, Any, Any]:
     ranks = ["plan=ddp"] if dist.is_initialized() and dist.get_world_size() > 1 else []
     recipe = tiny_recipe(run_dir, *overrides(*more, *ranks))
     corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
-    model = build_on_meta(recipe.model, "causal_lm", vocabulary(corpus.tokenizer))
+    model = build_on_meta(recipe.model, "causal_lm", vocabulary_of(corpus.tokenizer))
     source = weight_source(recipe.model, model, recipe.seed)
     tensors = dict(source({name for name, _ in (*model.named_parameters(), *model.named_buffers())}))
     model.to_empty(device="cpu")

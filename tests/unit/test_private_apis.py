@@ -102,6 +102,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "peers of a failed rank get more than torch's time to end",
     ),
     # -- safetensors, transformers, Hydra, accelerate --
+    "_model_mapping": (
+        "transformers.models.auto.auto_factory:_BaseAutoModelClass._model_mapping",
+        "which architectures have a head: an Auto class has no public list",
+    ),
     "_TYPES": ("safetensors.torch:_TYPES", "names of types in a file's header"),
     "_from_config": ("transformers:PreTrainedModel._from_config", "a model's class builds itself on the meta device"),
     "_init_weights": ("transformers:PreTrainedModel._init_weights", "the rule by which a family draws its weights"),

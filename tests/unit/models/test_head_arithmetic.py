@@ -19,7 +19,7 @@ from trireme.models.check_model import check_kernel, check_model, model_notes
 from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
 
-FAMILIES = list(families())
+FAMILIES = [name for name, family in families().items() if family.cut is not None]
 CHANGES: list[dict[str, Any]] = [
     {"num_attention_heads": 3},
     {"num_attention_heads": 0},

@@ -12,6 +12,7 @@ from trireme.errors import UserError
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.check_model import check_model
 from trireme.models.family import families
+from trireme.models.find_blocks import blocks_of
 from trireme.models.flops import training_flops_per_token
 from trireme.models.model_config import ModelConfig, hf_config
 
@@ -60,7 +61,10 @@ BILLIONS = {
     "codegen_2b": 2.779,
     "codegen_6b": 7.069,
     "recurrentgemma_2b": 2.683,
+    "bert_base": 0.1097,
 }
+OTHER_HEADS = {"vision_text_dual_encoder": "features"}
+"""Head of families without an output layer over tokens."""
 TINY = {"persimmon_mini", *(f"{name}_tiny" for name in families())}
 
 
@@ -73,11 +77,12 @@ def test_presets_build_on_meta_with_the_published_size(name: str) -> None:
     settings = {key: _number(value) for key, value in PRESETS[name]["config"].items()}
     config = ModelConfig(PRESETS[name]["family"], settings)
     assert check_model(config, 128) == []
-    model = build_on_meta(config, "causal_lm", Vocabulary(100))
+    head = next((task for task, _ in config.spec.heads), None) or OTHER_HEADS[config.spec.name]
+    model = build_on_meta(config, head, Vocabulary(100))
     assert all(parameter.is_meta for parameter in model.parameters())
-    (stack,), cut = config.spec.stacks, config.spec.cut
-    assert cut is not None
-    for path in (cut.embedding, stack.blocks, cut.final_norm, cut.head):
+    assert blocks_of(model, config.spec)
+    cut = config.spec.cut
+    for path in () if cut is None else (cut.embedding, cut.final_norm, cut.head):
         if (name, path) != ("opt_350m", "model.decoder.final_layer_norm"):  # its blocks end with a norm
             model.get_submodule(path)
     if name in BILLIONS:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from trireme.errors import UserError
+from trireme.parallel.micro_batch import MicroBatch, StepBatch
 from trireme.trainer.data.collator import CausalLMCollator, Sample
 from trireme.trainer.data.open_collator import CheckedCollator
 
@@ -37,34 +38,42 @@ def checked(**changes: Callable[[Any], Any]) -> CheckedCollator:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (lambda batch: batch.micro_batches[0], "gives dict when it is called, not a StepBatch"),
-        (lambda batch: replace(batch, micro_batches=tuple(batch.micro_batches)), "micro_batches of type tuple"),
-        (lambda batch: replace(batch, labels=batch.labels + 4), "counts 32 labels, but there are 28"),
-        (lambda batch: replace(batch, micro_batches=batch.micro_batches[:1]), "gives 2 rows for 4 samples"),
-        (lambda batch: replace(batch, micro_batches=[None]), "gives NoneType by a call, not a dict of tensors"),
+        (lambda batch: batch[0], "gives MicroBatch when it is called, not a list of MicroBatch"),
+        (lambda batch: tuple(batch), "gives tuple when it is called, not a list of MicroBatch"),
+        (lambda batch: StepBatch(batch, 28, 32, [0, 1, 2, 3]), "gives StepBatch when it is called, not a list"),
+        (lambda batch: batch[:1], "gives 2 rows for 4 samples"),
+        (lambda batch: [None], "gives NoneType by a call, not a MicroBatch"),
+        (lambda batch: [{"input_ids": one.inputs["input_ids"]} for one in batch], "gives dict by a call, not a MicroB"),
     ],
 )
-def test_a_wrong_step_batch(step: Callable[[Any], Any], words: str) -> None:
+def test_a_wrong_step(step: Callable[[Any], Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
         checked(step=step)(SAMPLES)
     assert words in str(caught.value) and "collator = 'mine.Own'" in str(caught.value)
     assert "docs/extending.md" in str(caught.value)
 
 
+def inputs(change: Callable[[Any], Any]) -> Callable[[MicroBatch], MicroBatch]:
+    return lambda micro: replace(micro, inputs={"input_ids": change(micro.inputs["input_ids"])})
+
+
+def labels(change: Callable[[Any], Any]) -> Callable[[MicroBatch], MicroBatch]:
+    return lambda micro: replace(micro, targets={"labels": change(micro.targets["labels"])})
+
+
 @pytest.mark.parametrize(
     ("micro", "words"),
     [
-        (lambda batch: [batch], "gives list by micro_batch, not a dict of tensors"),
-        (lambda batch: {"input_ids": batch["input_ids"]}, "gives nothing as labels by micro_batch"),
-        (lambda batch: batch | {"labels": batch["labels"].tolist()}, "gives list as labels by micro_batch"),
-        (lambda batch: batch | {"input_ids": batch["input_ids"].int()}, "gives input_ids of torch.int32"),
-        (lambda batch: batch | {"weight": 3}, "gives int as weight by micro_batch, not a tensor"),
-        (lambda batch: batch | {"input_ids": -batch["input_ids"]}, "gives the token -8 by micro_batch"),
-        (lambda batch: batch | {"input_ids": batch["input_ids"][:1]}, "of shape (1, 8) by micro_batch, not 2 rows"),
-        (
-            lambda batch: batch | {"labels": batch["labels"][:, 1:]},
-            "gives labels of shape (2, 7) for input_ids of shape",
-        ),
+        (lambda batch: [batch], "gives list by micro_batch, not a MicroBatch"),
+        (inputs(lambda tokens: tokens.tolist()), "gives list as input_ids by micro_batch"),
+        (inputs(lambda tokens: tokens.int()), "gives input_ids of torch.int32"),
+        (inputs(lambda tokens: -tokens), "gives the token -8 by micro_batch"),
+        (inputs(lambda tokens: tokens[:1]), "of shape (1, 8) by micro_batch, not 2 rows"),
+        (lambda batch: replace(batch, inputs=batch.inputs | {"weight": 3}), "gives int as weight by micro_batch"),
+        (labels(lambda tokens: tokens[:1]), "gives labels of shape (1, 8) by micro_batch, not 2 rows"),
+        (labels(lambda tokens: tokens.int()), "gives labels of torch.int32"),
+        (lambda batch: replace(batch, targets={"labels": batch.inputs["input_ids"]}), "stand beside their tokens"),
+        (lambda batch: replace(batch, samples=batch.samples[:1]), "gives samples that are not 2 positions"),
     ],
 )
 def test_a_wrong_micro_batch(micro: Callable[[Any], Any], words: str) -> None:
@@ -76,6 +85,6 @@ def test_a_wrong_micro_batch(micro: Callable[[Any], Any], words: str) -> None:
 def test_what_keeps_the_contract_passes_unchanged_and_is_looked_at_once() -> None:
     calls: list[int] = []
     collator = checked(step=lambda batch: (calls.append(1), batch if len(calls) == 1 else None)[1])
-    assert torch.equal(collator(SAMPLES).micro_batches[1]["input_ids"][0], torch.arange(1, 9))
+    assert torch.equal(collator(SAMPLES)[1].inputs["input_ids"][0], torch.arange(1, 9))
     assert collator(SAMPLES) is None, "later batches cost no check"
-    assert collator.micro_batch(SAMPLES[:2])["labels"].shape == (2, 8)
+    assert collator.micro_batch(SAMPLES[:2]).targets["labels"].shape == (2, 8)
