@@ -18,7 +18,10 @@ from ..models.model_config import ModelConfig
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import Component, instantiate, locate
 from ..trainer.component_errors import place_in
+from ..trainer.data.data_config import DataConfig
+from ..trainer.data.given import GIVEN
 from ..trainer.optimizers import refuse_no_optimizer, unsaved_state, value_problems
+from ..trainer.settings import TrainerConfig
 from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
@@ -55,6 +58,24 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
             with contextlib.suppress(Exception):  # the check is about building; a failing close shows in the run
                 callback.close()
     return found, problems
+
+
+def check_collator(component: Component, data: DataConfig, trainer: TrainerConfig, seed: int) -> list[Problem]:
+    """Problems of building the recipe's collator. One that needs the tokenizer, or what else only the data tells, is
+    built when the run starts."""
+    from ..trainer.data.open_collator import taken  # imported here, since collators need torch
+
+    known = {
+        "block_size": data.block_size,
+        "micro_batch_size": trainer.micro_batch_size,
+        "pad_token_id": 0,
+        "seed": seed,
+    }
+    target = locate(component["_target_"])
+    wanted = taken(target, dict.fromkeys(GIVEN))
+    if wanted.keys() - known.keys():
+        return []
+    return built(component, "collator", **taken(target, known))[1]
 
 
 def check_values(component: Component) -> list[Problem]:

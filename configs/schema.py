@@ -32,7 +32,7 @@ from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from ..trainer.tasks.task import head_of, learns_from_rows
-from .build_parts import build_callbacks, built, check_frozen, check_values
+from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_metrics import check_averages, check_metrics
 from .components import Provided
 from .contracts import check_callbacks, check_optimizer, check_task
@@ -140,8 +140,7 @@ def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     callbacks, found = build_callbacks(wanted)
     problems += found
     if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
-        sizes = {"block_size": parts["data"].block_size, "micro_batch_size": parts["trainer"].micro_batch_size}
-        problems += built(parts["collator"], "collator", pad_token_id=0, **sizes)[1]
+        problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0))
     if task is not None and sound("model"):
         problems += check_frozen(parts["model"], task)
     if sound("ema"):

@@ -260,19 +260,19 @@ class Awaits(Callback):
     async def on_step_end(self, trainer, state, control): ...
 
 class HalfLoss(CausalLM):
-    def loss(self, outputs, batch):
-        return super().loss(outputs, batch).bfloat16()
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets).bfloat16()
 
 class ConstantLoss(CausalLM):
-    def loss(self, outputs, batch):
-        return super().loss(outputs, batch).detach().requires_grad_()
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets).detach().requires_grad_()
 
 class UnknownTokens(CausalLMCollator):
     def __call__(self, samples):
-        batch = super().__call__(samples)
-        for micro in batch.micro_batches:
-            micro["input_ids"].fill_(99999)
-        return batch
+        micro_batches = super().__call__(samples)
+        for micro in micro_batches:
+            micro.inputs["input_ids"].fill_(99999)
+        return micro_batches
 
 class SavesEarly(Callback):
     def on_step_end(self, trainer, state, control):
