@@ -1,6 +1,7 @@
 # make train   set up and run the main job        make test   set up and run the whole test suite
 # make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
 # make resume-matrix   save under every plan, resume under every other
+# make families   architectures without a file of their own, by model.family=auto
 # make lint, make types, make pages, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train operators test test-long parity resume-matrix lint types pages bench clean
+.PHONY: train operators test test-long parity resume-matrix families lint types pages bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -34,6 +35,9 @@ parity: $(OPERATORS)
 
 resume-matrix: $(OPERATORS)
 	$(BIN)/python tests/resume/report.py
+
+families: $(OPERATORS)
+	$(BIN)/python tests/families/report.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

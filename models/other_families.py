@@ -6,6 +6,7 @@ What a plan must know of the model is read from the built model: its lists of bl
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """``model.family`` that takes any architecture of transformers, by its ``model_type``."""
+TEMPERATURE = math.log(1 / 0.07)
+"""First logarithm of the inverse temperature of dual encoders (CLIP, https://arxiv.org/abs/2103.00020, section 2.5)."""
 WRONG = {
     "mra": "without its CUDA kernel its attention silently gives zeros",
     "cpmant": "its language model is not causal: a token sees those that it is to predict",
@@ -34,6 +37,7 @@ def other_family(model_type: str) -> ModelFamily:
         paper=f"https://huggingface.co/docs/transformers/model_doc/{model_type}",
         stacks=(),
         attention=("sdpa", "eager", "flash_attention_2"),
+        initial=(("*logit_scale*", TEMPERATURE),),
     )
 
 

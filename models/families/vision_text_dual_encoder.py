@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from ..family import ModelFamily, Stack
+from ..other_families import TEMPERATURE
 
 FAMILY = ModelFamily(
     name="vision_text_dual_encoder",
@@ -18,5 +17,5 @@ FAMILY = ModelFamily(
     ),
     embeddings=("text_model.embeddings.word_embeddings",),
     attention=("sdpa", "eager"),
-    initial=(("logit_scale", math.log(1 / 0.07)),),
+    initial=(("logit_scale", TEMPERATURE),),
 )

@@ -53,6 +53,10 @@ def tiny_config(model_type: str) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(cls)}
     defaults = cls()
     chosen = {name: value for name, value in SMALL.items() if name in known}
+    chosen = {
+        name: float(value) if isinstance(getattr(defaults, name, None), float) else value
+        for name, value in chosen.items()
+    }
     chosen |= {
         name: 0.0
         for name in known

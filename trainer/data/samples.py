@@ -73,7 +73,7 @@ class Samples(ABC):
         return getattr(self.processor, "tokenizer", self.processor if hasattr(self.processor, "vocab_size") else None)
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        """A row as people read it, for ``trireme data``."""
+        """A row as people read it."""
         return {name: _short(value) for name, value in row.items()}
 
 
