@@ -72,8 +72,12 @@ def materialise(
         raise RuntimeError(f"no values for {sorted(targets)[:5]} ({len(targets)} tensors)")
 
 
-def replicate(model: nn.Module, plan: Plan, mesh: Mesh) -> DistributedDataParallel:
-    """Wrap the model in DDP. Weights are not broadcast at the start, since every rank has computed the same ones."""
+def replicate(model: nn.Module, plan: Plan, mesh: Mesh, find_unused: bool = False) -> DistributedDataParallel:
+    """Wrap the model in DDP. Weights are not broadcast at the start, since every rank has computed the same ones.
+
+    Args:
+        find_unused: look, in every step, for parameters that the loss does not reach, since the family does not say.
+    """
     return DistributedDataParallel(
         model,
         device_ids=[mesh.device] if mesh.device.type == "cuda" else None,
@@ -82,5 +86,5 @@ def replicate(model: nn.Module, plan: Plan, mesh: Mesh) -> DistributedDataParall
         init_sync=False,
         bucket_cap_mb=plan.ddp.bucket_cap_mb,
         gradient_as_bucket_view=plan.ddp.gradient_as_bucket_view,
-        find_unused_parameters=plan.ddp.find_unused_parameters,
+        find_unused_parameters=plan.ddp.find_unused_parameters or find_unused,
     )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import heads_of
+from ..models.other_families import AUTO
 from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
@@ -76,7 +77,8 @@ class TorchStrategy(Strategy):
     def after_placing(self) -> None:
         """Called when the parts hold their weights."""
         if self.plan.data_parallel == "ddp" and self.mesh.data_size > 1:
-            self.roots = [replicate(root, self.plan, self.mesh) for root in self.roots]
+            unknown = self.family.name == AUTO
+            self.roots = [replicate(root, self.plan, self.mesh, unknown) for root in self.roots]
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         self.optimizer = factory([(name, p) for name, p in self.named_parameters() if p.requires_grad])

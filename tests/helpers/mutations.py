@@ -15,8 +15,12 @@ from typing import Any
 import yaml
 from trireme.configs.key_list import FOLDER, Key, keys
 from trireme.launch.check_environment import CHOICES, LEAST
+from trireme.models.family import families
 
 NOTHING: Callable[[Path], list[str]] = lambda folder: []  # noqa: E731
+
+DECODERS = {name for name, family in families().items() if family.cut is not None}
+"""Families of the task that the recipe has."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ def _misspelt(path: str) -> str:
 def _model_keys() -> Iterator[Key]:
     """Fields of the small models' configurations; their types are those of the values."""
     for file in sorted((FOLDER / "model").glob("*_tiny.yaml")):
+        if file.stem.removesuffix("_tiny") not in DECODERS:  # the recipe's task is next-token prediction
+            continue
         for name, value in yaml.safe_load(file.read_text(encoding="utf-8"))["config"].items():
             kind = {int: "int", float: "float", bool: "bool", str: "str"}.get(type(value), "any")
             yield Key(f"model.config.{name}", f"{kind} | any", str(value), "", f"model={file.stem}")
