@@ -29,6 +29,9 @@ class DataConfig:
     processor: str | None = None
     """Local folder or hub name of a processor of pictures or sounds; null takes the one of the weights, else one made
     for the model's configuration."""
+    image_size: int | None = None
+    """Height and width of pictures for a processor that is made for the model; null takes those of its configuration,
+    where it has one."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Pretrained tokenizer, or options to train one."""
     block_size: int = 512
@@ -59,8 +62,9 @@ class DataConfig:
 
     def _problems(self) -> list[str]:
         found = []
-        for name, least in (("block_size", 2), ("shuffle_window", 1), ("num_workers", 0), ("num_proc", 1)):
-            if (value := getattr(self, name)) < least:
+        least_of = {"block_size": 2, "shuffle_window": 1, "num_workers": 0, "num_proc": 1, "image_size": 1}
+        for name, least in least_of.items():
+            if (value := getattr(self, name)) is not None and value < least:
                 found.append(f"{name}={value} is below {least}; set it to at least {least}")
         for name in ("num_workers", "num_proc"):
             if (value := getattr(self, name)) > MOST_PROCESSES:

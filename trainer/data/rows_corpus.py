@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
@@ -123,9 +122,3 @@ def open_samples(name: str) -> type[Samples]:
         fix = "derive it from trireme.trainer.data.samples.Samples; docs/extending.md has an example"
         raise UserError(Problem("task", f"names samples that are none: {name}", fix))
     return found
-
-
-def processor_folder(config: DataConfig, beside: str | None) -> Path | None:
-    """Folder of the processor: the one that the recipe names, else that of the weights."""
-    named = config.processor or beside
-    return Path(named).expanduser() if named else None

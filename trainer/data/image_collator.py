@@ -1,0 +1,65 @@
+"""Collate pictures of one size, and vary those of training steps: a random crop with padding, a horizontal flip.
+
+What varies is a function of (seed, position of the sample), so every pass sees other variants, and no worker, rank or
+resume changes them. In an evaluation pictures stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...errors import Problem, UserError
+from ...parallel.micro_batch import MicroBatch
+from .base_collator import Collator, Sample, draws, positions
+
+
+@dataclass
+class ImageCollator(Collator):
+    """Makes micro-batches of pictures and their labels."""
+
+    micro_batch_size: int
+    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
+    seed: int
+    """Given by the engine from ``seed``."""
+    crop_padding: int = 0
+    """Pixels of zeros around a picture, out of which a crop of its own size is taken at random; 0 takes no crop."""
+    flip: float = 0.0
+    """Share of the pictures that are mirrored left to right."""
+
+    draws_at_random = True
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding={self.crop_padding} is wrong because it counts pixels; use 0 or more")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip={self.flip} is wrong because it is a share of the pictures; use 0.5, or 0 for none")
+
+    def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+        varied = [
+            {**sample, "pixel_values": self.vary(sample["pixel_values"], int(place))}
+            for sample, place in zip(samples, positions(samples), strict=True)
+        ]
+        return super().__call__(varied)
+
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
+        shapes = {sample["pixel_values"].shape for sample in samples}
+        if len(shapes) > 1:
+            fix = "set data.image_size, or name a data.processor that brings pictures to one size"
+            why = f"gives pictures of several sizes in one micro-batch: {sorted(shapes)[:3]}"
+            raise UserError(Problem("data.processor", why, fix))
+        pixels = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
+        labels = torch.as_tensor(np.stack([np.asarray(sample["label"]) for sample in samples]))
+        return MicroBatch({"pixel_values": pixels}, {"labels": labels}, positions(samples), len(samples))
+
+    def vary(self, pixels: np.ndarray, position: int) -> np.ndarray:
+        """The variant of a picture [channels, height, width] at ``position`` of the stream."""
+        numbers = draws(self.seed, position, "image")
+        (height, width), room = pixels.shape[1:], self.crop_padding
+        top, left = numbers.integers(2 * room + 1, size=2)
+        if room:
+            pixels = np.pad(pixels, ((0, 0), (room, room), (room, room)))[:, top : top + height, left : left + width]
+        return pixels[:, :, ::-1].copy() if numbers.random() < self.flip else np.ascontiguousarray(pixels)

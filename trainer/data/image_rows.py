@@ -1,0 +1,73 @@
+"""Samples of pictures with a label."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...models.facts import Facts
+from .base_collator import Sample
+from .labels import Labels
+from .processors import channels_of, image_processor
+from .samples import Given, Samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Number of colour channels -> Pillow's name."""
+
+
+class LabelledImages(Samples):
+    """A picture and its label: a class, several classes, or a number (``labels.py``)."""
+
+    columns: ClassVar[dict[str, bool]] = {"image": True, "label": True}
+    unit = "images"
+
+    def __init__(self, given: Given) -> None:
+        self.processor, self.labels = image_processor(given), Labels(given)
+        self.channels = channels_of(given.model)
+        self.facts = Facts(None, self.labels.names, self.labels.problem)
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        pixels = pixel_values(self.processor, opened_image(row["image"], self.channels))
+        return {"pixel_values": pixels, "label": self.labels.of(row)}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        image = row["image"]
+        path = image.get("path") if isinstance(image, dict) else None
+        return {"image": path or "a picture without a file name", "label": str(row["label"])}
+
+
+def pixel_values(processor: Any, image: Image) -> np.ndarray:
+    """What the processor makes of a picture: float32 [channels, height, width]."""
+    return np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], np.float32)
+
+
+def opened_image(stored: Any, channels: int) -> Image:
+    """The picture of stored bytes, of a path, or of Pillow, upright and with so many colour channels.
+
+    Raises:
+        ValueError: it is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if stored is None:
+        raise ValueError("it has no picture")
+    try:
+        image = stored if isinstance(stored, Image.Image) else Image.open(_file(stored))
+        # Cameras store how they were held; Pillow does not turn the picture by itself.
+        return ImageOps.exif_transpose(image).convert(MODES[channels])
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its picture cannot be read: {error}") from None
+
+
+def _file(stored: Any) -> Any:
+    if isinstance(stored, dict):
+        return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
+    if isinstance(stored, bytes | str):
+        return io.BytesIO(stored) if isinstance(stored, bytes) else Path(stored)
+    raise ValueError(f"its picture is a {type(stored).__name__}; give a file, its bytes, or a picture of Pillow")
