@@ -43,7 +43,7 @@ def _compare(trainer: Trainer) -> None:
     if loss is None:
         return
     for name, value in trainer.reference_lines.items():
-        log.info("held-out loss %.4f nats per token; %s %.4f", loss, name, value)
+        log.info("held-out loss %.4f %s; %s %.4f", loss, trainer.task.loss_unit, name, value)
         if loss > value:
             hint = "; it was taken of the averaged weights, which follow slowly" if trainer.averaged else ""
             log.info(

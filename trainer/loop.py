@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..parallel.micro_batch import MicroBatch, StepBatch
@@ -88,6 +90,7 @@ class Trainer:
     store: Checkpoints
     ema: Ema | None = None
     flops_per_token: float | None = None
+    """Floating-point operations per token; None if they are not known, as for pictures and sounds."""
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
     before_first_step: Callable[[], None] = lambda: None
@@ -95,6 +98,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
+        if self.corpus.unit != "tokens":
+            self.flops_per_token = None
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self._evaluated_at = -1
@@ -163,8 +168,8 @@ class Trainer:
             "loss": mean,
             "grad_norm": norm,
             "lr": result.lr,
-            "tokens": self.state.tokens,
-            "tokens_per_second": elapsed.tokens / elapsed.seconds,
+            self.corpus.unit: self.state.tokens,
+            f"{self.corpus.unit}_per_second": elapsed.tokens / elapsed.seconds,
         }
         if result.skipped:
             line["skipped"] = True
@@ -300,11 +305,16 @@ class Trainer:
             logging.getLogger(SHOWN).info("%s", shown)
 
     def _seed_step(self) -> None:
-        """Seed dropout from (seed, step, data rank), so that a resume needs no generator state."""
+        """Seed every generator from (seed, step, data rank), so that a resume needs no generator state.
+
+        Dropout draws from torch's, and some models draw masks and layers from those of numpy and Python.
+        """
         key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
         # torch.manual_seed is avoided: without a GPU it queues the call, with its stack trace, at every step.
         torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         if self.mesh.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 

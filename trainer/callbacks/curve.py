@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .callback import Callback, Metrics
+from .line_text import unit_of
 from .metrics_file import FILE_NAME, read_metrics
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Curve(Callback):
     def _draw(self, trainer: Trainer) -> None:
         try:
             title = curve_title(trainer.run_dir.name, trainer.recipe.model.spec.title, trainer.recipe.plan.name)
-            draw_curve(self._lines, trainer.run_dir / "curve.png", title, trainer.reference_lines)
+            path, lines = trainer.run_dir / "curve.png", self._lines
+            draw_curve(lines, path, title, trainer.reference_lines, trainer.task.loss_unit)
         except OSError as error:
             log.warning("curve.png cannot be written (%s); no more curves in this run", error.strerror)
             self._on = False
@@ -81,7 +83,13 @@ def curve_title(run: str, model: str, plan: str) -> str:
     return f"{run}: {model}, plan {plan}"
 
 
-def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[str, float] | None = None) -> None:
+def draw_curve(
+    lines: list[Metrics],
+    path: Path,
+    title: str,
+    references: dict[str, float] | None = None,
+    loss_unit: str = "nats per token",
+) -> None:
     """Draw ``curve_figure`` into a PNG that replaces ``path`` atomically, so that a viewer never reads half a picture.
 
     Raises:
@@ -89,19 +97,22 @@ def draw_curve(lines: list[Metrics], path: Path, title: str, references: dict[st
     """
     temporary = path.with_suffix(".tmp")
     try:
-        curve_figure(lines, title, references).savefig(temporary, format="png")
+        curve_figure(lines, title, references, loss_unit).savefig(temporary, format="png")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def curve_figure(lines: list[Metrics], title: str, references: dict[str, float] | None = None) -> Figure:
+def curve_figure(
+    lines: list[Metrics], title: str, references: dict[str, float] | None = None, loss_unit: str = "nats per token"
+) -> Figure:
     """Loss, learning rate, gradient norm and throughput against the step.
 
     Args:
         lines: training and evaluation lines as in ``metrics.jsonl``.
         title: heading, such as the name of the run.
         references: losses to compare with, by name; drawn as dashed horizontal lines.
+        loss_unit: what the loss counts, per what.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -112,14 +123,15 @@ def curve_figure(lines: list[Metrics], title: str, references: dict[str, float] 
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.015, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False)
     axes = figure.subplot_mosaic([["loss"] * 3, ["lr", "norm", "speed"]], height_ratios=[3, 1])
-    _draw_loss(axes["loss"], lines, references or {})
+    _draw_loss(axes["loss"], lines, references or {}, loss_unit)
     _draw_lr(axes["lr"], *_series(lines, "lr"))
     _draw_norm(axes["norm"], *_series(lines, "grad_norm"))
-    _draw_speed(axes["speed"], *_series(lines, "tokens_per_second"))
+    counted = next(filter(None, map(unit_of, lines)), "tokens")
+    _draw_speed(axes["speed"], counted, *_series(lines, f"{counted}_per_second"))
     return figure
 
 
-def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -> None:
+def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float], loss_unit: str) -> None:
     steps, losses = _series(lines, "loss")
     smooth = len(losses) >= SMOOTHED_FROM
     axes.plot(steps, losses, color=BLUE, linewidth=0.8 if smooth else 1.6, alpha=0.3 if smooth else 1.0)
@@ -132,7 +144,7 @@ def _draw_loss(axes: Axes, lines: list[Metrics], references: dict[str, float]) -
         text = f"{name.replace('_', ' ')} {value:.3f}"
         axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 4), ha="right",
                       textcoords="offset points", color=GREY, fontsize=9.5, parse_math=False)  # fmt: skip
-    _tidy(axes, "loss (nats per token)")
+    _tidy(axes, f"loss ({loss_unit})")
     _end_on_gridlines(axes)
     _mark_not_finite(axes, lines)
     _label_ends(axes, ends)
@@ -186,9 +198,13 @@ def _draw_norm(axes: Axes, steps: list[int], norms: list[float]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _draw_speed(axes: Axes, steps: list[int], rates: list[float]) -> None:
-    largest = max(rates, default=0.0)
-    unit, name = (1e3, "thousand tokens per second") if largest >= 1e4 else (1.0, "tokens per second")
+def _draw_speed(axes: Axes, counted: str, steps: list[int], rates: list[float]) -> None:
+    """
+    Args:
+        counted: what the rates count, such as tokens.
+    """
+    thousands = max(rates, default=0.0) >= 1e4
+    unit, name = 1e3 if thousands else 1.0, f"{'thousand ' if thousands else ''}{counted} per second"
     axes.plot(steps, [rate / unit for rate in rates], color=GREY, linewidth=1.0)
     _tidy(axes, name)
     axes.set_ylim(bottom=0)

@@ -14,15 +14,22 @@ if TYPE_CHECKING:
 
 
 def training_parts(metrics: Metrics, device: torch.device) -> list[str]:
-    """Loss, learning rate, tokens per second and memory of a training line."""
+    """Loss, learning rate, tokens (images, frames ...) per second and memory of a training line."""
     parts = []
     if (loss := metrics.get("loss")) is not None:
         parts.append(f"loss {number(loss)}")
     if (lr := metrics.get("lr")) is not None:
         parts.append(f"lr {lr:.2e}")
-    if (rate := metrics.get("tokens_per_second")) is not None:
-        parts.append(f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s")
+    if unit := unit_of(metrics):
+        rate, name = metrics[f"{unit}_per_second"], "tok" if unit == "tokens" else unit
+        parts.append(f"{rate / 1000:.1f}k {name}/s" if rate >= 1000 else f"{rate:.0f} {name}/s")
     return [*parts, _memory(memory_mib(device))]
+
+
+def unit_of(metrics: Metrics) -> str:
+    """What the lengths of samples count, from a training line: ``tokens``, ``images`` ...; empty if it has no rate."""
+    rates = (name.removesuffix("_per_second") for name in metrics if name.endswith("_per_second"))
+    return next((unit for unit in rates if unit in metrics or unit == "tokens"), "")
 
 
 def refuse_no_numbers(extra: Metrics) -> None:

@@ -25,6 +25,7 @@ class CheckedTask(Task):
             raise UserError(Problem("task", why, fix))
         self.task, self.head = task, getattr(task, "head", None)  # type: ignore[misc]
         self.coupled = bool(getattr(task, "coupled", False))  # type: ignore[misc]
+        self.loss_unit = getattr(task, "loss_unit", Task.loss_unit)  # type: ignore[misc]
         self.samples = getattr(task, "samples", None)  # type: ignore[misc]
         self.collator = getattr(task, "collator", Task.collator)  # type: ignore[misc]
         if self.head not in HEADS:

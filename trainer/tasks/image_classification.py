@@ -11,3 +11,4 @@ class ImageClassification(SequenceClassification):
     head = "image_classification"
     samples = "trireme.trainer.data.image_rows.LabelledImages"
     collator = "trireme.trainer.data.image_collator.ImageCollator"
+    loss_unit = "per picture"

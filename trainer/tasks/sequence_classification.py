@@ -17,6 +17,8 @@ class SequenceClassification(Task):
     samples = "trireme.trainer.data.text_rows.LabelledTexts"
     collator = "trireme.trainer.data.padded_collator.PaddedCollator"
 
+    loss_unit = "per text"
+
     def count(self, targets: dict[str, Any]) -> int:
         from .classification import labelled
 

@@ -30,6 +30,8 @@ class Task(ABC):
     coupled: ClassVar[bool] = False
     """Whether the samples of a batch see each other in the loss. Then ``loss`` gets the ``features`` of all samples of
     the global batch in place of outputs, and their targets."""
+    loss_unit: ClassVar[str] = "nats per token"
+    """What the loss counts, per what, for pictures and messages."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
 
