@@ -14,6 +14,13 @@ from functools import cache
 from typing import Any, Literal
 
 
+NOT_AT_RANDOM = (
+    *((name, 0.0) for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")),
+    ("apply_spec_augment", False),
+)
+"""Configuration fields of what transformers drops at random by generators that depend on the rank."""
+
+
 @dataclass(frozen=True)
 class TensorPlan:
     """How one block is split over tensor ranks, as in Megatron-LM (https://arxiv.org/abs/1909.08053).
@@ -222,6 +229,23 @@ def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
         others: fields of ``ModelFamily``.
     """
     return ModelFamily(stacks=(Stack(blocks, layers, causal=False),), **others)
+
+
+def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
+    """The family of a model of sounds: convolutions over a waveform, and one stack of blocks over their frames.
+
+    Whole layers and spans of frames that transformers drops at random are not dropped: it draws them from generators
+    that depend on the rank. Collators mask the sound instead.
+
+    Args:
+        others: fields of ``ModelFamily``.
+    """
+    return ModelFamily(
+        stacks=(Stack(blocks, layers, causal=False),),
+        fixed=NOT_AT_RANDOM,
+        unused=("*masked_spec_embed",),
+        **others,
+    )
 
 
 @cache

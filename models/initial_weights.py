@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 
@@ -39,6 +40,9 @@ def initial_weights(
         own = [name for name in _own_names(module) if _join(prefix, name) in wanted]
         if own:
             owner = owners[max((name for name in owners if _inside(prefix, name)), key=len)]
+            if isinstance(module, parametrize.ParametrizationList):
+                yield from _parametrised(model, owner, prefix, own, seed)
+                continue
             parent = model.get_submodule(prefix.rpartition(".")[0]) if prefix else None
             filled = _initialise(module, owner, _seed(seed, prefix), parent, prefix.rpartition(".")[2])
             for name in own:
@@ -48,6 +52,35 @@ def initial_weights(
                 if tensor is None:
                     raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
                 yield _join(prefix, name), tensor
+
+
+def _parametrised(
+    model: PreTrainedModel, owner: PreTrainedModel, prefix: str, own: list[str], seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a parametrised weight is computed from, such as norm and direction under weight norm.
+
+    The rules of a model know the weight, so the weight is initialised first, and what it is made of follows from it.
+
+    Args:
+        prefix: path of the list of parametrisations, ``conv.parametrizations.weight``.
+    """
+    path, _, weight = prefix.partition(".parametrizations.")
+    module = model.get_submodule(path)
+    parametrisation = module.parametrizations[weight][0]  # type: ignore[index]
+    # remove_parametrizations would change the class, which copies of the module share with it.
+    plain = object.__new__(type(module).__bases__[0])
+    plain.__dict__ = dict(vars(module))
+    plain._modules = {name: child for name, child in module._modules.items() if name != "parametrizations"}
+    plain._parameters = {weight: nn.Parameter(getattr(module, weight).detach()), **module._parameters}
+    parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+    filled = getattr(_initialise(plain, owner, _seed(seed, prefix), parent, name), weight).detach()
+    if filled.isnan().any():
+        filled = _remaining(prefix, plain, weight, {}, _seed(seed, prefix))
+    with torch.no_grad():
+        parts = parametrisation.right_inverse(filled)
+    parts = (parts,) if isinstance(parts, Tensor) else parts
+    names = ("original",) if len(parts) == 1 else [f"original{number}" for number in range(len(parts))]
+    yield from ((_join(prefix, name), part) for name, part in zip(names, parts, strict=True) if name in own)
 
 
 def _initialise(

@@ -10,7 +10,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .family import ModelFamily, Stack
+from .family import NOT_AT_RANDOM, ModelFamily, Stack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +38,8 @@ def other_family(model_type: str) -> ModelFamily:
         stacks=(),
         attention=("sdpa", "eager", "flash_attention_2"),
         initial=(("*logit_scale*", TEMPERATURE),),
+        fixed=NOT_AT_RANDOM,
+        unused=("*masked_spec_embed",),
     )
 
 

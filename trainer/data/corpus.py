@@ -88,6 +88,7 @@ class Corpus(ABC):
         if self.tokenizer is not None:
             given["pad_token_id"] = pad_token_id(self.tokenizer)
         self.collator: Collator = open_collator(collator or {"_target_": task.collator}, given)
+        task.configure(processor, self.facts)
         self.batcher = Batcher(self.collator, task.count)
 
     @property
@@ -105,7 +106,8 @@ class Corpus(ABC):
     def prints(self) -> dict[str, Any]:
         """Fingerprints that a resume compares: equal for equal documents and tokens, in whatever folder they lie."""
         fast = hasattr(self.tokenizer, "backend_tokenizer")
-        return {**({"tokenizer": tokens_like(self.tokenizer)} if fast else {}), "versions": versions()}
+        like = {"tokenizer": tokens_like(self.tokenizer)} if fast else {}
+        return {**like, "versions": versions()}
 
     @abstractmethod
     def train_batches(

@@ -32,6 +32,8 @@ class DataConfig:
     image_size: int | None = None
     """Height and width of pictures for a processor that is made for the model; null takes those of its configuration,
     where it has one."""
+    sampling_rate: int | None = None
+    """Samples per second of sounds, for a processor that is made for the model; null takes 16,000."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Pretrained tokenizer, or options to train one."""
     block_size: int = 512
@@ -62,7 +64,7 @@ class DataConfig:
 
     def _problems(self) -> list[str]:
         found = []
-        least_of = {"block_size": 2, "shuffle_window": 1, "num_workers": 0, "num_proc": 1, "image_size": 1}
+        least_of = {"block_size": 2, "shuffle_window": 1, "num_workers": 0, "num_proc": 1, "image_size": 1, "sampling_rate": 1}
         for name, least in least_of.items():
             if (value := getattr(self, name)) is not None and value < least:
                 found.append(f"{name}={value} is below {least}; set it to at least {least}")

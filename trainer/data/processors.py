@@ -14,6 +14,8 @@ log = logging.getLogger("trireme.data")
 FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of which a folder with a processor holds at least one."""
 FIELD = "data.processor"
+SAMPLING_RATE = 16_000
+"""Samples per second that published models of speech take."""
 
 
 def image_processor(given: Given) -> Any:
@@ -24,12 +26,26 @@ def image_processor(given: Given) -> Any:
     from transformers import AutoImageProcessor
 
     # Without torchvision, which these processors do not need, transformers takes those of Pillow only where asked.
-    processor = loaded(AutoImageProcessor, folder, backend="pil")
+    processor = loaded(AutoImageProcessor, folder, FIELD, backend="pil")
     if given.config.image_size is not None:
         why = f"is set, and so is the size of the processor in {folder}"
         fix = "leave out data.image_size, or name no processor"
         raise UserError(Problem("data.image_size", why, fix, given.config.image_size))
     return processor
+
+
+def feature_extractor(given: Given) -> Any:
+    """The feature extractor of the recipe, of the weights, or one made for the model."""
+    folder = processor_folder(given)
+    if folder is None:
+        return _made_feature_extractor(given.model, given.config.sampling_rate or SAMPLING_RATE)
+    from transformers import AutoFeatureExtractor
+
+    extractor = loaded(AutoFeatureExtractor, folder, FIELD)
+    if given.config.sampling_rate not in (None, extractor.sampling_rate):
+        why = f"is not the rate of the processor in {folder}, {extractor.sampling_rate}"
+        raise UserError(Problem("data.sampling_rate", why, "leave it out", given.config.sampling_rate))
+    return extractor
 
 
 def processor_folder(given: Given) -> Path | None:
@@ -51,8 +67,11 @@ def processor_folder(given: Given) -> Path | None:
     return None
 
 
-def loaded(factory: Any, folder: Path, **options: Any) -> Any:
+def loaded(factory: Any, folder: Path, field: str, **options: Any) -> Any:
     """The processor in ``folder``, by an Auto class of transformers.
+
+    Args:
+        field: the recipe key that names the folder.
 
     Raises:
         UserError: transformers cannot make it.
@@ -62,7 +81,18 @@ def loaded(factory: Any, folder: Path, **options: Any) -> Any:
     except Exception as error:  # errors of many types, such as ImportError for a missing package
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         why, fix = f"no processor can be loaded: {reason}", "name another folder, or null to make a processor"
-        raise UserError(Problem(FIELD, why, fix, str(folder))) from error
+        raise UserError(Problem(field, why, fix, str(folder))) from error
+
+
+def _made_feature_extractor(model: Any, rate: int) -> Any:
+    """A feature extractor of the kind that transformers has for the model's architecture."""
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as NAMES
+    from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
+
+    kind = feature_extractor_class_from_name(NAMES.get(model.model_type) or NAMES["wav2vec2"])
+    # Group norm of the first convolution sees the padding, so such models are trained without a mask of it.
+    masks = getattr(model, "feat_extract_norm", "layer") == "layer"
+    return kind(sampling_rate=rate, return_attention_mask=masks)
 
 
 def _made_image_processor(model: Any, image_size: int | None) -> Any:

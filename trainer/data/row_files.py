@@ -96,7 +96,13 @@ class Folder:
 
     def rows(self, cache_dir: str) -> Dataset:
         folder = self._folder()
-        return _read(f"{self.kind}folder", None, cache_dir, "data.source.path", data_dir=str(folder))
+        if self.kind == "audio":
+            from datasets import Dataset
+
+            from .sound_folder import sound_rows
+
+            return Dataset.from_list(sound_rows(folder))
+        return _read("imagefolder", None, cache_dir, "data.source.path", data_dir=str(folder))
 
     def look(self) -> None:
         """Refuse a folder that does not exist."""

@@ -39,6 +39,8 @@ def finished(kind: str, tokenizer: Tokenizer, special: dict[str, str]) -> PreTra
         tokenizer.post_processor = TemplateProcessing(
             single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
         )
+    if kind == "characters":
+        tokenizer.add_tokens([SPEECH["word_delimiter_token"]])  # texts of one word have none
     more = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} if kind == "wordpiece" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, split_special_tokens=True, **special, **more
@@ -97,9 +99,9 @@ def _characters(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, 
         [normalizers.Lowercase(), normalizers.Strip(), normalizers.Replace(Regex(r"\s+"), "|")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.CTC(pad_token=SPEECH["pad_token"], word_delimiter_token="|", cleanup=False)
+    tokenizer.decoder = decoders.CTC(pad_token=SPEECH["pad_token"], word_delimiter_token="|", cleanup=True)
     trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=[SPEECH["pad_token"], SPEECH["unk_token"], "|"], show_progress=show
+        vocab_size=vocab_size, special_tokens=[SPEECH["pad_token"], SPEECH["unk_token"]], show_progress=show
     )
     return tokenizer, trainer, {"pad_token": SPEECH["pad_token"], "unk_token": SPEECH["unk_token"]}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
+from ...models.facts import Facts
 from ...models.heads import HEADS
 from ..component_errors import component_errors
 from .task import Sums, Task
@@ -31,6 +32,11 @@ class CheckedTask(Task):
         if self.head not in HEADS:
             fix = f"write one of {', '.join(HEADS)} as head in the class"
             raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))
+
+    def configure(self, processor: Any, facts: Facts) -> None:
+        if hasattr(self.task, "configure"):
+            with component_errors("task", self.task, "configure"):
+                self.task.configure(processor, facts)
 
     def count(self, targets: dict[str, Any]) -> int:
         if not hasattr(self.task, "count"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ...models.facts import Facts
     from ...parallel.micro_batch import MicroBatch
 
 Sums = dict[str, "Tensor"]
@@ -34,6 +35,15 @@ class Task(ABC):
     """What the loss counts, per what, for pictures and messages."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
+
+    def configure(self, processor: Any, facts: Facts) -> None:
+        """Take what the task needs of the data, once, before any batch.
+
+        Args:
+            processor: what makes inputs of raw data.
+            facts: vocabulary and labels of the data.
+        """
+        return None
 
     def count(self, targets: dict[str, Any]) -> int:
         """Number of labels in the targets of a micro-batch. The loss of a step is divided by those of all ranks."""

@@ -1,0 +1,13 @@
+"""wav2vec 2.0: convolutions over a waveform, then an encoder over their frames."""
+
+from __future__ import annotations
+
+from ..family import speech
+
+FAMILY = speech(
+    name="wav2vec2",
+    title="wav2vec 2.0",
+    model_type="wav2vec2",
+    paper="https://arxiv.org/abs/2006.11477",
+    blocks="wav2vec2.encoder.layers",
+)

@@ -1,0 +1,61 @@
+"""Decode stored sounds: one channel, at the sampling rate that a model wants."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import Problem, UserError
+
+EXTRA = "pip install 'trireme-train[audio]'"
+
+
+def waveform(stored: Any, rate: int) -> np.ndarray:
+    """The sound of stored bytes, of a path, or of samples with their rate: float32 [samples], mean of its channels.
+
+    Args:
+        rate: samples per second of the result; a sound with another one is resampled.
+
+    Raises:
+        ValueError: it is no sound.
+        UserError: a package is missing.
+    """
+    if stored is None:
+        raise ValueError("it has no sound")
+    if isinstance(stored, dict) and "array" in stored:
+        samples, own = np.asarray(stored["array"], np.float32), int(stored["sampling_rate"])
+    else:
+        samples, own = _read(stored)
+    samples = samples.mean(1) if samples.ndim == 2 else samples
+    if not len(samples):
+        raise ValueError("its sound is empty")
+    return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
+
+
+def _read(stored: Any) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except ImportError:
+        raise UserError(Problem("data", "sounds are read by soundfile, which is not installed", EXTRA)) from None
+    file: Any = stored
+    if isinstance(stored, dict):
+        file = io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
+    elif isinstance(stored, bytes):
+        file = io.BytesIO(stored)
+    elif not isinstance(stored, str):
+        raise ValueError(f"its sound is a {type(stored).__name__}; give a file, or its bytes")
+    try:
+        return soundfile.read(file, dtype="float32")
+    except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
+        raise ValueError(f"its sound cannot be read: {error}") from None
+
+
+def _resampled(samples: np.ndarray, own: int, rate: int) -> np.ndarray:
+    try:
+        import soxr
+    except ImportError:
+        raise UserError(Problem("data", "sounds are resampled by soxr, which is not installed", EXTRA)) from None
+    return soxr.resample(samples, own, rate)

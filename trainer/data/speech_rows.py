@@ -1,0 +1,112 @@
+"""Samples of sounds: speech with its text, and sounds with a label."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...models.facts import Facts
+from ...models.hub import local_path
+from .audio import waveform
+from .base_collator import Sample
+from .check_tokenizer import FIELD
+from .corpus import vocabulary_of
+from .labels import Labels
+from .processors import feature_extractor, loaded
+from .samples import Given, Samples, texts_of
+from .tokenizer import load_or_train
+from .tokenizer_kinds import SPEECH
+from .waveform_frames import output_frames
+
+
+class LabelledSounds(Samples):
+    """A sound and its label: a class, several classes, or a number (``labels.py``)."""
+
+    columns: ClassVar[dict[str, bool]] = {"audio": True, "label": True}
+    unit = "frames"
+
+    def __init__(self, given: Given) -> None:
+        self.processor, self.labels = feature_extractor(given), Labels(given)
+        self.facts = Facts(None, self.labels.names, self.labels.problem)
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        return {**features(self.processor, row["audio"]), "label": self.labels.of(row)}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return _shown(row, "label")
+
+
+class TranscribedSpeech(Samples):
+    """A sound and the text that is said in it."""
+
+    columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
+    unit = "frames"
+
+    def __init__(self, given: Given) -> None:
+        from transformers import Wav2Vec2Processor
+
+        tokenizer, self.features = speech_tokenizer(given), feature_extractor(given)
+        self.processor = Wav2Vec2Processor(self.features, tokenizer)
+        self.facts = Facts(vocabulary_of(tokenizer))
+        self.fold = case_of(tokenizer)
+        self.frames = output_frames(given.model)
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        text = " ".join(str(row["text"] or "").split())
+        if not text:
+            raise ValueError("it has no text")
+        sound = features(self.features, row["audio"])
+        labels = np.asarray(self.processor.tokenizer(self.fold(text)).input_ids, np.int64)
+        frames = int(self.frames(len(next(iter(sound.values())))))
+        needed = len(labels) + int((labels[1:] == labels[:-1]).sum())  # a blank stands between two equal ones
+        if frames < needed:
+            raise ValueError(f"its sound gives {frames} frames, too few for a text of {needed} characters and blanks")
+        return {**sound, "labels": labels}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return _shown(row, "text")
+
+
+def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
+    """What the feature extractor makes of a stored sound: float32 arrays whose first dimension is time."""
+    rate = extractor.sampling_rate
+    found = extractor(waveform(stored, rate), sampling_rate=rate, return_attention_mask=False)
+    name = extractor.model_input_names[0]
+    return {name: np.asarray(found[name][0], np.float32)}
+
+
+def speech_tokenizer(given: Given) -> Any:
+    """The tokenizer of ``data.tokenizer``, of the weights, or one of the characters that the texts hold."""
+    from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
+
+    config = given.config.tokenizer
+    if config.path is not None:
+        return loaded(AutoTokenizer, local_path(config.path, field=FIELD), FIELD)
+    if given.weights is not None and (given.weights / "tokenizer_config.json").is_file():
+        return loaded(AutoTokenizer, given.weights, "model.weights")
+    characters = replace(config, kind="characters")
+    trained = load_or_train(characters, partial(texts_of, given, "text"), given.print, str(given.cache))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.json"
+        file.write_text(json.dumps(trained.get_vocab()))
+        return Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None, **SPEECH)
+
+
+def case_of(tokenizer: Any) -> Any:
+    """The function that gives a text the case of a vocabulary that has only one."""
+    letters = "".join(token for token in tokenizer.get_vocab() if len(token) == 1)
+    if letters == letters.lower():
+        return str.lower
+    return str.upper if letters == letters.upper() else str
+
+
+def _shown(row: dict[str, Any], other: str) -> dict[str, str]:
+    audio = row["audio"]
+    path = audio.get("path") if isinstance(audio, dict) else None
+    return {"audio": path or "a sound without a file name", other: str(row[other])}

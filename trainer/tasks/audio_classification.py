@@ -1,0 +1,14 @@
+"""The task of labelling a sound: one class, several classes, or a number."""
+
+from __future__ import annotations
+
+from .sequence_classification import SequenceClassification
+
+
+class AudioClassification(SequenceClassification):
+    """Loss in nats per sound (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
+
+    head = "audio_classification"
+    samples = "trireme.trainer.data.speech_rows.LabelledSounds"
+    collator = "trireme.trainer.data.speech_collator.SpeechCollator"
+    loss_unit = "per sound"
