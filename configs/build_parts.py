@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
+from ..models.other_families import AUTO
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import Component, instantiate, locate
 from ..trainer.component_errors import place_in
@@ -175,9 +176,9 @@ def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
 
 
 def check_frozen(model: ModelConfig, task: Any) -> list[Problem]:
-    """Problems of ``model.frozen``: its patterns are matched against a model that is built without memory. With local
-    weights the check of their tensors has already done this."""
-    if not model.frozen or model.weights is not None:
+    """Problems of ``model.frozen``, and of a model without a family file (its head, its BatchNorms): the model is built
+    without memory. With local weights the check of their tensors has already done this."""
+    if not (model.frozen or model.family == AUTO) or model.weights is not None:
         return []
     from ..models.build_model import build_on_meta
     from ..models.facts import Facts

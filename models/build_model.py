@@ -18,6 +18,7 @@ from transformers.models.auto import modeling_auto
 
 from ..errors import Problem, UserError
 from .base_assets import end_of_text_ids, generation_values
+from .batch_norm import fix_statistics
 from .facts import Facts
 from .heads import HEADS
 from .initial_weights import initial_weights
@@ -60,6 +61,7 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
         eos = facts.vocabulary.eos
         _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, eos))
     freeze(built, model.frozen, model.spec.unused)
+    fix_statistics(built, model.frozen_batchnorm)
     return built
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-
 NOT_AT_RANDOM = (
     *((name, 0.0) for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")),
     ("apply_spec_augment", False),

@@ -37,6 +37,9 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that are not trained: names, or patterns such as ``model.embed_tokens.*``."""
+    frozen_batchnorm: bool = False
+    """Keep the statistics of BatchNorms as they are. Models with BatchNorm are refused otherwise, since statistics of
+    one micro-batch would make the result depend on the plan."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """Attention kernel, by transformers' names; null takes the family's best one that needs no further package."""
     new_head: bool = False

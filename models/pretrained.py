@@ -6,7 +6,7 @@ Every stored tensor is used, known to be redundant, or named in a note; none is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,9 +92,9 @@ def match_weights(
     own = own_names(model)
     found: dict[str, Stored] = {}
     twice: dict[str, Stored] = {}
-    unused = []
+    unused, renamed = [], renaming(model)
     for name, entry in stored.items():
-        place = _place(name, own, model.base_model_prefix, family)
+        place = _place(name, own, model.base_model_prefix, family, renamed)
         if not place:
             unused.append(name)
         elif own[place] in found:  # a tied tensor that is stored under several names
@@ -154,16 +154,28 @@ def _fresh_notes(fresh: set[str], more: dict[str, torch.Size], found: dict[str, 
         yield f"{name} has {found[name].shape[0]} tokens in the files and {shape[0]} here: the others begin at random"
 
 
-def _place(stored: str, own: dict[str, str], prefix: str, family: ModelFamily) -> str:
+def renaming(model: PreTrainedModel) -> Callable[[str], str]:
+    """The function from a published name of a tensor to that of transformers' class now, where a part was renamed."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    return lambda name: rename_source_key(name, rules, [])[0]
+
+
+def _place(
+    stored: str, own: dict[str, str], prefix: str, family: ModelFamily, renamed: Callable[[str], str] = str
+) -> str:
     """The model's name for a stored tensor; empty if the model has no such tensor."""
     stored = plain(stored)
     stored = stored if stored in own else stored.removeprefix("module.")
     for old, new in family.stored_names:
         if stored.startswith(f"{old}."):
             stored = new + stored.removeprefix(old)
-    for name in (stored, f"{prefix}.{stored}", stored.removeprefix(f"{prefix}.")):
-        if name in own:
-            return name
+    for known in (stored, renamed(stored)):
+        for name in (known, f"{prefix}.{known}", known.removeprefix(f"{prefix}.")):
+            if name in own:
+                return name
     return ""
 
 

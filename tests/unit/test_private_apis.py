@@ -108,6 +108,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     ),
     "_TYPES": ("safetensors.torch:_TYPES", "names of types in a file's header"),
     "_from_config": ("transformers:PreTrainedModel._from_config", "a model's class builds itself on the meta device"),
+    "_get_feat_extract_output_lengths": (
+        "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",
+        "how many frames a model of speech makes of a sound, which the loss must know",
+    ),
     "_init_weights": ("transformers:PreTrainedModel._init_weights", "the rule by which a family draws its weights"),
     "_keys_to_ignore_on_load_unexpected": (
         "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",

@@ -64,7 +64,14 @@ class DataConfig:
 
     def _problems(self) -> list[str]:
         found = []
-        least_of = {"block_size": 2, "shuffle_window": 1, "num_workers": 0, "num_proc": 1, "image_size": 1, "sampling_rate": 1}
+        least_of = {
+            "block_size": 2,
+            "shuffle_window": 1,
+            "num_workers": 0,
+            "num_proc": 1,
+            "image_size": 1,
+            "sampling_rate": 1,
+        }
         for name, least in least_of.items():
             if (value := getattr(self, name)) is not None and value < least:
                 found.append(f"{name}={value} is below {least}; set it to at least {least}")

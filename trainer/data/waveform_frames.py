@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 
-METHOD = "_get_feat_extract_output_lengths"
-"""Method of the speech models of transformers; it needs their configuration only."""
-
 
 def output_frames(config: Any) -> Callable[[Any], Any]:
     """The function from lengths of a model's input to numbers of frames in its output.
@@ -18,11 +15,12 @@ def output_frames(config: Any) -> Callable[[Any], Any]:
     Args:
         config: transformers configuration of the model.
     """
-    method = next((getattr(kind, METHOD) for kind in _classes(config) if hasattr(kind, METHOD)), None)
-    if method is None:
-        return lambda lengths: lengths
-    stand_in = SimpleNamespace(config=config)
-    return lambda lengths: method(stand_in, torch.as_tensor(lengths))
+    stand_in = SimpleNamespace(config=config)  # the rule needs the configuration only
+    for kind in _classes(config):
+        if hasattr(kind, "_get_feat_extract_output_lengths"):
+            method = kind._get_feat_extract_output_lengths
+            return lambda lengths: method(stand_in, torch.as_tensor(lengths))
+    return lambda lengths: lengths
 
 
 def _classes(config: Any) -> list[Any]:

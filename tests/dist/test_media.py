@@ -1,0 +1,110 @@
+"""Pictures and sounds: every plan gives the trajectory of one process, a resume is exact, an export loads elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.metrics import lines, training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import TINY, recipe_of
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build, train
+from trireme.trainer.checkpoint.export.export_folder import export
+
+TOLERANCE = 1e-4
+PICTURES, SPEECH = TINY.with_name("pictures.yaml"), TINY.with_name("speech.yaml")
+RESNET = ["model=resnet_tiny", "data.image_size=16"]
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+KINDS = [
+    pytest.param((PICTURES, []), id="vit"),
+    pytest.param((PICTURES, RESNET), id="resnet"),
+    pytest.param((SPEECH, []), id="wav2vec2", marks=needs_espeak),
+]
+
+
+def _train(file: Path, run_dir: Path, overrides: list[str]) -> None:
+    train(recipe_of(file, run_dir, *overrides))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Path]:
+    """A recipe, its overrides, and its run in one process."""
+    file, overrides = request.param
+    run_dir = tmp_path_factory.mktemp("one")
+    _train(file, run_dir, overrides)
+    return file, overrides, run_dir
+
+
+@pytest.mark.parametrize(
+    ("plan", "micro", "ranks"),
+    [("ddp", 4, 2), ("zero3", 2, 2), ("fsdp_full_shard", 1, 2), ("single", 2, 1)],
+    ids=["ddp", "zero3", "fsdp_full_shard", "accumulation"],
+)
+def test_a_plan_gives_the_trajectory_of_one_process(
+    tmp_path: Path, one: tuple[Path, list[str], Path], plan: str, micro: int, ranks: int
+) -> None:
+    file, overrides, run_dir = one
+    run_ranks(_train, ranks, file, tmp_path, [*overrides, f"plan={plan}", f"trainer.micro_batch_size={micro}"])
+    alone, spread = training(run_dir), training(tmp_path)
+    assert len(alone) == 6 and alone[0]["loss"] != alone[-1]["loss"]
+    assert worst_difference(alone, spread) < TOLERANCE
+    evaluated = [next(line for line in lines(run) if "eval_loss" in line) for run in (run_dir, tmp_path)]
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE)
+
+
+def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, one: tuple[Path, list[str], Path]) -> None:
+    file, overrides, run_dir = one
+    saved = [*overrides, "checkpoint.at_end=true"]
+    _train(file, tmp_path / "run", [*saved, "trainer.stop_at=3"])
+    _train(file, tmp_path / "run", saved)
+    rates = ("images_per_second", "frames_per_second", "samples_per_second", "step_seconds", "memory_mib")
+    whole, parts = (
+        [{name: value for name, value in line.items() if name not in rates} for line in lines(folder)]
+        for folder in (run_dir, tmp_path / "run")
+    )
+    assert [line for line in parts if "loss" in line] == [line for line in whole if "loss" in line]
+    assert parts[-1] == whole[-1]
+
+
+@pytest.mark.parametrize("model", ["vit", "resnet"])
+def test_pictures_are_exported_with_their_processor(tmp_path: Path, model: str) -> None:
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    overrides = [*(RESNET if model == "resnet" else []), "trainer.max_steps=1", "checkpoint.at_end=true"]
+    recipe = recipe_of(PICTURES, tmp_path / "run", *overrides)
+    train(recipe)
+    live = build(recipe, build_mesh(recipe.plan), resume="auto")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "out"))
+    loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    picture = Image.linear_gradient("L").resize((12, 10))
+    pixels = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
+    assert torch.equal(pixels["pixel_values"], live.corpus.processor(picture, return_tensors="pt")["pixel_values"])
+    with torch.no_grad():
+        ours = live.strategy.module.eval()(**pixels).logits
+        assert torch.equal(loaded.eval()(**pixels).logits, ours)
+    assert loaded.config.id2label == {number: str(number) for number in range(10)}
+
+
+@needs_espeak
+def test_speech_is_exported_with_its_processor(tmp_path: Path) -> None:
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    recipe = recipe_of(SPEECH, tmp_path / "run", "trainer.max_steps=1", "checkpoint.at_end=true")
+    train(recipe)
+    live = build(recipe, build_mesh(recipe.plan), resume="auto")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "out"))
+    loaded, report = AutoModelForCTC.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    processor = AutoProcessor.from_pretrained(folder)
+    sound = torch.randn(4000, generator=torch.Generator().manual_seed(0)).numpy()
+    inputs = processor(sound, sampling_rate=8000, return_tensors="pt")
+    with torch.no_grad():
+        ours = live.strategy.module.eval()(**inputs).logits
+        assert torch.equal(loaded.eval()(**inputs).logits, ours)
+    text = processor.tokenizer("three seven").input_ids
+    assert processor.decode(text, group_tokens=False) == "three seven"

@@ -1,0 +1,166 @@
+"""Sounds: decoding, texts as characters, frames as the model counts them, and spans silenced by seed and position."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCTC, Wav2Vec2Config
+from trireme.errors import UserError
+from trireme.trainer.data.audio import waveform
+from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.row_files import Folder
+from trireme.trainer.data.samples import Given
+from trireme.trainer.data.speech_collator import SpeechCollator
+from trireme.trainer.data.speech_rows import LabelledSounds, TranscribedSpeech
+from trireme.trainer.data.tokenizer import TokenizerConfig
+from trireme.trainer.data.waveform_frames import output_frames
+
+RATE = 8000
+SIZES = {
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "pad_token_id": 0,
+}
+MODEL = Wav2Vec2Config(feat_extract_norm="layer", **SIZES)
+
+
+def wav(samples: np.ndarray, rate: int = RATE) -> dict[str, Any]:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def noise(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, size).astype(np.float32)
+
+
+def given(tmp_path: Path, model: Any = MODEL, texts: Any = ("Hello  two", "see"), **config: Any) -> Given:
+    rows = Dataset.from_list([{"audio": wav(noise(800)), "text": text, "label": "a"} for text in texts])
+    options = {"sampling_rate": RATE, "tokenizer": TokenizerConfig(kind="characters", vocab_size=32), **config}
+    return Given(DataConfig({"_target_": "x"}, **options), rows, tmp_path, "".join(texts), None, model)
+
+
+def test_sounds_are_mixed_and_resampled() -> None:
+    stereo = np.stack([noise(1600), -noise(1600)], 1)
+    assert np.allclose(waveform(wav(stereo), RATE), 0, atol=1e-4)
+    assert len(waveform(wav(noise(3200), 16_000), RATE)) == 1600
+    assert len(waveform({"array": noise(100), "sampling_rate": RATE}, RATE)) == 100
+
+
+@pytest.mark.parametrize(
+    "broken", [None, {"bytes": b"no sound", "path": None}, {"bytes": None, "path": "none.wav"}, 3, wav(noise(0))]
+)
+def test_what_is_no_sound_is_refused(broken: Any) -> None:
+    with pytest.raises(ValueError, match="sound"):
+        waveform(broken, RATE)
+
+
+def test_texts_become_characters_and_back(tmp_path: Path) -> None:
+    samples = TranscribedSpeech(given(tmp_path))
+    tokenizer = samples.processor.tokenizer
+    labels = samples.sample(given(tmp_path).rows[0])["labels"]
+    assert tokenizer.decode(labels, group_tokens=False) == "hello two"
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+    assert samples.facts.vocabulary is not None and samples.facts.vocabulary.size == len(tokenizer)
+    said = [labels[0], labels[0], 0, labels[1], labels[2], labels[2], 0, labels[3], labels[4]]
+    assert tokenizer.decode(said) == "hello"
+
+
+def test_texts_of_one_word_have_a_space_too(tmp_path: Path) -> None:
+    tokenizer = TranscribedSpeech(given(tmp_path, texts=("one", "two"))).processor.tokenizer
+    assert tokenizer.word_delimiter_token_id not in (None, tokenizer.unk_token_id)
+
+
+def test_a_text_too_long_for_its_sound_is_refused(tmp_path: Path) -> None:
+    samples = TranscribedSpeech(given(tmp_path, texts=("o" * 30, "a")))
+    with pytest.raises(ValueError, match="38 frames, too few for a text of 59"):
+        samples.sample(given(tmp_path, texts=("o" * 30,)).rows[0])
+    with pytest.raises(ValueError, match="no text"):
+        samples.sample({"audio": wav(noise(800)), "text": " "})
+
+
+def test_frames_are_those_of_the_model() -> None:
+    model = AutoModelForCTC.from_config(MODEL).eval()
+    for size in (100, 801, 1333):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(noise(size))[None]).logits
+        assert int(output_frames(MODEL)(size)) == logits.shape[1]
+
+
+def collator(tmp_path: Path, micro: int = 2, model: Any = MODEL, **options: Any) -> SpeechCollator:
+    processor = TranscribedSpeech(given(tmp_path, model)).processor
+    return SpeechCollator(processor, model, micro, seed=1, **options)
+
+
+def samples_of(sizes: list[int]) -> list[dict[str, Any]]:
+    return [
+        {"input_values": noise(size, n) + 1, "labels": np.arange(1, n + 2), "index": n, "position": 50 + n}
+        for n, size in enumerate(sizes)
+    ]
+
+
+def test_padding_changes_nothing(tmp_path: Path) -> None:
+    model = AutoModelForCTC.from_config(MODEL).eval()
+    samples, together = samples_of([500, 900, 700]), collator(tmp_path)
+    micro = together.micro_batch(samples)
+    assert micro.targets["labels"].tolist() == [[1, -100, -100], [1, 2, -100], [1, 2, 3]]
+    assert micro.length == int(micro.targets["frames"].sum())
+    with torch.no_grad():
+        logits = model(**micro.inputs).logits
+        for row, sample in enumerate(samples):
+            alone = model(**together.micro_batch([sample]).inputs).logits[0]
+            assert torch.allclose(logits[row, : len(alone)], alone, atol=1e-5)
+
+
+def test_a_model_that_sees_the_padding_needs_one_length(tmp_path: Path) -> None:
+    sees = Wav2Vec2Config(feat_extract_norm="group", **SIZES)
+    with pytest.raises(UserError, match=r"collator\.longest_seconds"):
+        collator(tmp_path, model=sees)
+    padding = collator(tmp_path, model=sees, longest_seconds=0.125)
+    micro = padding.micro_batch(samples_of([500, 900]))
+    assert micro.inputs["input_values"].shape == (2, 1000) and "attention_mask" not in micro.inputs
+    with pytest.raises(UserError, match="shorter than a sound"):
+        padding.micro_batch(samples_of([1001]))
+
+
+def test_silent_spans_are_a_function_of_seed_and_position(tmp_path: Path) -> None:
+    samples = samples_of([1000, 800, 900, 1000])
+    several, alone = (collator(tmp_path, micro, masked=0.3, span_seconds=0.01) for micro in (2, 1))
+    one = [row for micro in several(samples) for row in micro.inputs["input_values"]]
+    other = [row for micro in reversed(alone(samples[::-1])) for row in micro.inputs["input_values"]]
+    for first, second, sample in zip(one, other, samples, strict=True):
+        size = len(sample["input_values"])
+        assert torch.equal(first[:size], second[:size])
+        assert 0.05 < (first[:size] == 0).float().mean() < 0.4
+    kept = several.micro_batch(samples[:1]).inputs["input_values"]
+    assert np.array_equal(kept[0].numpy(), samples[0]["input_values"])
+
+
+def test_a_folder_of_sounds_gives_labels_or_its_metadata(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.wav").write_bytes(wav(noise(100))["bytes"])
+    rows = Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))
+    assert rows["label"] == ["a", "b"] and rows[0]["audio"]["path"] == "a/1.wav"
+    made = Given(DataConfig({"_target_": "x"}, sampling_rate=RATE), rows, tmp_path, "print", None, MODEL)
+    samples = LabelledSounds(made)
+    assert samples.sample(rows[1])["label"] == 1 and samples.facts.labels == ("a", "b")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na/1.wav,hello\n")
+    assert Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))["text"] == ["hello"]
+    (tmp_path / "metadata.csv").write_text("file_name,text\nc/1.wav,hello\n")
+    with pytest.raises(UserError, match=r"c/1\.wav"):
+        Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))
