@@ -11,6 +11,7 @@ import copy
 import fnmatch
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def _parametrised(
     """
     path, _, weight = prefix.partition(".parametrizations.")
     module = model.get_submodule(path)
-    parametrisation = module.parametrizations[weight][0]  # type: ignore[index]
+    parametrisation: Any = module.parametrizations[weight][0]  # type: ignore[index]
     # remove_parametrizations would change the class, which copies of the module share with it.
     plain = object.__new__(type(module).__bases__[0])
     plain.__dict__ = dict(vars(module))

@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from .micro_batch import map_tensors
 from .plan import Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,6 +23,18 @@ def autocast(plan: Plan, device: torch.device) -> AbstractContextManager:
     if plan.precision == "fp32" or plan.data_parallel == "fsdp":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[plan.precision])
+
+
+def cast_inputs(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let ``model`` cast floating-point inputs, such as pixels, to the type of its weights, as FSDP does."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    def hook(module: nn.Module, arguments: Any, named: Any) -> Any:
+        return map_tensors(arguments, cast), map_tensors(named, cast)
+
+    model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 class LossScale:

@@ -26,7 +26,7 @@ from ..checkpoint_state import owners, state_shapes
 from ..mesh import Mesh
 from ..micro_batch import MicroBatch, StepBatch
 from ..plan import Plan
-from ..precision import DTYPES, autocast, set_backend
+from ..precision import DTYPES, autocast, cast_inputs, set_backend
 from ..strategy import (
     CopyTensor,
     LossFunction,
@@ -80,6 +80,8 @@ class DeepSpeedStrategy(Strategy):
             recompute(blocks_of(model, self.family), self.plan.recompute)
         self._module = model
         self._numbers = numbers_to_vectors(model)
+        if self.dtype != torch.float32:
+            cast_inputs(model, self.dtype)
         if self.stage == 3:
             self._masters = place_shards(model, weights, self.config, self.mesh.device, self.dtype)
             return

@@ -55,6 +55,13 @@ def test_a_plan_gives_the_trajectory_of_one_process(
     assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE)
 
 
+@needs_espeak
+@pytest.mark.parametrize("plan", ["ddp", "zero2", "zero3", "fsdp_full_shard"])
+def test_inputs_that_are_no_whole_numbers_have_the_type_of_the_plan(tmp_path: Path, plan: str) -> None:
+    run_ranks(_train, 2, SPEECH, tmp_path, [f"plan={plan}", "plan.precision=bf16", "trainer.max_steps=2"])
+    assert all(line["loss"] > 0 for line in training(tmp_path)) and len(training(tmp_path)) == 2
+
+
 def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, one: tuple[Path, list[str], Path]) -> None:
     file, overrides, run_dir = one
     saved = [*overrides, "checkpoint.at_end=true"]

@@ -6,7 +6,7 @@ import importlib.util
 import io
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from .content_stamp import hash_json
@@ -25,7 +25,7 @@ class Digits:
         from PIL.Image import fromarray
         from sklearn.datasets import load_digits
 
-        found = load_digits()
+        found: Any = load_digits()
         images = []
         for pixels in found.images:  # whole numbers from 0 to 16
             file = io.BytesIO()

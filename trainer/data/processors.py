@@ -89,7 +89,7 @@ def _made_feature_extractor(model: Any, rate: int) -> Any:
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as NAMES
     from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
 
-    kind = feature_extractor_class_from_name(NAMES.get(model.model_type) or NAMES["wav2vec2"])
+    kind: Any = feature_extractor_class_from_name(NAMES.get(model.model_type) or NAMES["wav2vec2"])
     # Group norm of the first convolution sees the padding, so such models are trained without a mask of it.
     masks = getattr(model, "feat_extract_norm", "layer") == "layer"
     return kind(sampling_rate=rate, return_attention_mask=masks)
@@ -103,7 +103,7 @@ def _made_image_processor(model: Any, image_size: int | None) -> Any:
     )
 
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model.model_type) or IMAGE_PROCESSOR_MAPPING_NAMES["vit"]
-    kind = get_image_processor_class_from_name(names.get("pil") or names["torchvision"])
+    kind: Any = get_image_processor_class_from_name(str(names.get("pil") or names["torchvision"]))
     processor = kind()
     size, channels = image_size or getattr(model, "image_size", None), channels_of(model)
     if size is not None:

@@ -95,7 +95,8 @@ def speech_tokenizer(given: Given) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
         file.write_text(json.dumps(trained.get_vocab()))
-        return Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None, **SPEECH)
+        special: dict[str, Any] = {**SPEECH, "bos_token": None, "eos_token": None}
+        return Wav2Vec2CTCTokenizer(str(file), **special)
 
 
 def case_of(tokenizer: Any) -> Any:
