@@ -49,14 +49,14 @@ class SynthesisedSpeech:
         found = []
         for name in ("words", "voices"):
             if not getattr(self, name):
-                found.append(f"{name}=[] is wrong because one is needed; name some")
+                found.append(f"{name}=[] is empty; name at least one")
         for name in ("most_words", "count"):
             if getattr(self, name) < 1:
-                found.append(f"{name}={getattr(self, name)} is wrong because it is a number of them; use 1 or more")
+                found.append(f"{name}={getattr(self, name)} is below 1; set it to at least 1")
         for name in ("speeds", "pitches"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
-                found.append(f"{name}={values} is wrong because it is a least and a greatest value; write two")
+                found.append(f"{name}={values} is no pair of a least and a greatest value; write two numbers")
         return found
 
     def rows(self, cache_dir: str) -> Dataset:

@@ -34,9 +34,9 @@ class ImageCollator(Collator):
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
-            raise ValueError(f"crop_padding={self.crop_padding} is wrong because it counts pixels; use 0 or more")
+            raise ValueError(f"crop_padding={self.crop_padding} is below 0; set it to a number of pixels, or 0")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip={self.flip} is wrong because it is a share of the pictures; use 0.5, or 0 for none")
+            raise ValueError(f"flip={self.flip} is not a share of the pictures; set it to 0.5, or to 0 for none")
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         varied = [

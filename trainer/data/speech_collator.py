@@ -45,11 +45,11 @@ class SpeechCollator(Collator):
 
     def __post_init__(self) -> None:
         if not 0 <= self.masked < 1:
-            raise ValueError(f"masked={self.masked} is wrong because it is a share of a sound; use 0.05, or 0 for none")
-        if self.span_seconds <= 0:
-            raise ValueError(f"span_seconds={self.span_seconds} is wrong because it is a length; use 0.1")
-        if self.longest_seconds is not None and self.longest_seconds <= 0:
-            raise ValueError(f"longest_seconds={self.longest_seconds} is wrong because it is a length; use e.g. 20")
+            raise ValueError(f"masked={self.masked} is not a share of a sound; set it to 0.05, or to 0 for none")
+        if not self.span_seconds > 0:
+            raise ValueError(f"span_seconds={self.span_seconds} is not a length; set it to a time such as 0.1")
+        if self.longest_seconds is not None and not self.longest_seconds > 0:
+            raise ValueError(f"longest_seconds={self.longest_seconds} is not a length; set it to a time such as 20")
         self.extractor = getattr(self.processor, "feature_extractor", self.processor)
         self.name = self.extractor.model_input_names[0]
         self.frames = output_frames(self.model)
