@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
@@ -54,6 +54,7 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
         config.problem_type = facts.problem
     config.use_cache = False
     built = _built(config, model, head)
+    _move_to_meta(built)
     built.config.architectures = [
         type(built).__name__
     ]  # as save_pretrained notes it: readers of config.json ask for it
@@ -98,6 +99,14 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
     except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(Problem("model.config", why, "change the fields that this message is about")) from error
+
+
+def _move_to_meta(model: PreTrainedModel) -> None:
+    """Move parameters that are made by ``torch.Tensor(size)``, which ignores the device of its context."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
 
 def _no_such_head(model: ModelConfig, head: str) -> Problem:

@@ -39,7 +39,9 @@ def _head(family: str) -> str:
 
 
 def _meta(family: str) -> PreTrainedModel:
-    return build_on_meta(_config(family), _head(family), Vocabulary(500, bos=1, eos=2, pad=3))
+    config = _config(family)
+    tokens = min(500, config.config.get("vocab_size", 500))
+    return build_on_meta(config, _head(family), Vocabulary(tokens, bos=1, eos=2, pad=3))
 
 
 def _model(family: str) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from trireme.models.family import families
 from trireme.models.find_blocks import blocks_of
 from trireme.models.flops import training_flops_per_token
 from trireme.models.model_config import ModelConfig, hf_config
+from trireme.models.other_families import described
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text())
@@ -62,10 +63,17 @@ BILLIONS = {
     "codegen_6b": 7.069,
     "recurrentgemma_2b": 2.683,
     "bert_base": 0.1097,
+    "vit_base": 0.0858,
+    "wav2vec2_base": 0.0944,
 }
-OTHER_HEADS = {"vision_text_dual_encoder": "features"}
+OTHER_HEADS = {
+    "vision_text_dual_encoder": "features",
+    "vit": "image_classification",
+    "wav2vec2": "ctc",
+    "auto": "image_classification",
+}
 """Head of families without an output layer over tokens."""
-TINY = {"persimmon_mini", *(f"{name}_tiny" for name in families())}
+TINY = {"persimmon_mini", "resnet_tiny", *(f"{name}_tiny" for name in families())}
 
 
 def test_every_published_preset_is_here() -> None:
@@ -75,12 +83,12 @@ def test_every_published_preset_is_here() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build_on_meta_with_the_published_size(name: str) -> None:
     settings = {key: _number(value) for key, value in PRESETS[name]["config"].items()}
-    config = ModelConfig(PRESETS[name]["family"], settings)
+    config = ModelConfig(**{**PRESETS[name], "config": settings})
     assert check_model(config, 128) == []
     head = next((task for task, _ in config.spec.heads), None) or OTHER_HEADS[config.spec.name]
-    model = build_on_meta(config, head, Vocabulary(100))
+    model = build_on_meta(config, head, Vocabulary(30))
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert blocks_of(model, config.spec)
+    assert blocks_of(model, described(config.spec, model))
     cut = config.spec.cut
     for path in () if cut is None else (cut.embedding, cut.final_norm, cut.head):
         if (name, path) != ("opt_350m", "model.decoder.final_layer_norm"):  # its blocks end with a norm

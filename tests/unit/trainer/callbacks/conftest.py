@@ -49,6 +49,7 @@ class Run:
             ),
             run_dir=run_dir,
             corpus=SimpleNamespace(has_held_out=True),
+            task=SimpleNamespace(loss_unit="nats per token"),
             tokenizer=None,
             extra_metrics={},
             evaluating=0,

@@ -118,5 +118,5 @@ def test_pictures_of_several_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [{"crop_padding": -1}, {"flip": 1.5}])
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="is (below 0|not a share)"):
+    with pytest.raises(ValueError, match=r"is (below 0|not a share)"):
         ImageCollator(1, seed=0, **wrong)
