@@ -60,9 +60,20 @@ def opened_image(stored: Any, channels: int) -> Image:
     try:
         image = stored if isinstance(stored, Image.Image) else Image.open(_file(stored))
         # Cameras store how they were held; Pillow does not turn the picture by itself.
-        return ImageOps.exif_transpose(image).convert(MODES[channels])
+        upright = ImageOps.exif_transpose(image)
+        return (on_white(upright) if channels in (1, 3) else upright).convert(MODES[channels])
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"its picture cannot be read: {error}") from None
+
+
+def on_white(image: Image) -> Image:
+    """A picture with transparent parts on white paper; others as they are."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _file(stored: Any) -> Any:

@@ -18,11 +18,15 @@ SAMPLING_RATE = 16_000
 """Samples per second that published models of speech take."""
 
 
-def image_processor(given: Given) -> Any:
-    """The image processor of the recipe, of the weights, or one made for the size and channels of the model."""
+def image_processor(given: Given, model: Any = None) -> Any:
+    """The image processor of the recipe, of the weights, or one made for the size and channels of the model.
+
+    Args:
+        model: configuration of the part that sees pictures; None takes the model's.
+    """
     folder = processor_folder(given)
     if folder is None:
-        return _made_image_processor(given.model, given.config.image_size)
+        return _made_image_processor(model or given.model, given.config.image_size)
     from transformers import AutoImageProcessor
 
     # Without torchvision, which these processors do not need, transformers takes those of Pillow only where asked.
