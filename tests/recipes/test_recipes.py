@@ -45,7 +45,18 @@ def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: 
         "data.block_size": "64",
     }
     given = [f"{key}={value}" for key, value in missing.items()] if "finetune" in path.parts else []
+    if "multimodal" in path.parts:
+        given = [f"data.source.path={_stamps(tmp_path)}"]
     assert main(["check", _name(path), *given]) == 0, capsys.readouterr().err
+
+
+def _stamps(folder: Path) -> Path:
+    """Two pictures with captions."""
+    image = pytest.importorskip("PIL.Image")
+    for name, color in (("owl", "brown"), ("sea", "blue")):
+        image.new("RGB", (8, 8), color).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"A picture of the {name}.\n")
+    return folder
 
 
 def test_fine_tuning_runs_and_keeps_the_best(weights: Path, tmp_path: Path) -> None:

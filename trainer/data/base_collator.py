@@ -25,7 +25,7 @@ Sample = dict[str, Any]
 
 
 class Collator(ABC):
-    """Makes micro-batches; the engine passes what the constructor takes (``open_collator.GIVEN``)."""
+    """Makes micro-batches; the engine passes what the constructor takes (``given.GIVEN``)."""
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""

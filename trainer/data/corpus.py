@@ -87,7 +87,9 @@ class Corpus(ABC):
         }
         if self.tokenizer is not None:
             given["pad_token_id"] = pad_token_id(self.tokenizer)
-        self.collator: Collator = open_collator(collator or {"_target_": task.collator}, given)
+        self.collator: Collator = open_collator(
+            collator or {"_target_": task.collator}, given, next_tokens=task.head == "causal_lm"
+        )
         task.configure(processor, self.facts)
         self.batcher = Batcher(self.collator, task.count)
 

@@ -20,11 +20,12 @@ CONTRACT = "see docs/extending.md: a collator gives a list of MicroBatch when ca
 CONTRACT += "micro_batch(samples)"
 
 
-def open_collator(component: Component, given: Mapping[str, Any]) -> Collator:
+def open_collator(component: Component, given: Mapping[str, Any], next_tokens: bool = False) -> Collator:
     """The collator that ``component`` names.
 
     Args:
         given: values of the engine by name; the constructor gets those that it takes.
+        next_tokens: whether labels are the tokens that follow, which a collator must shift.
 
     Raises:
         UserError: the collator does not keep its contract.
@@ -39,7 +40,7 @@ def open_collator(component: Component, given: Mapping[str, Any]) -> Collator:
     for method in ("__call__", "micro_batch"):
         if not callable(getattr(collator, method, None)):
             raise UserError(_wrong(component["_target_"], f"has no method {method}"))
-    return CheckedCollator(collator, component["_target_"], given["micro_batch_size"])
+    return CheckedCollator(collator, component["_target_"], given["micro_batch_size"], next_tokens)
 
 
 def collator_problems(component: Component) -> list[Problem]:
@@ -83,8 +84,9 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
 class CheckedCollator(Collator):
     """Calls a user's collator, and checks its first results."""
 
-    def __init__(self, collator: Any, name: str, micro_batch_size: int) -> None:
+    def __init__(self, collator: Any, name: str, micro_batch_size: int, next_tokens: bool = True) -> None:
         self.collator, self.name, self.micro_batch_size = collator, name, micro_batch_size
+        self.next_tokens = next_tokens
         self.seen: set[str] = set()
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
@@ -142,7 +144,9 @@ class CheckedCollator(Collator):
                 self._refuse(f"gives {name} of {value.dtype} by {method}, not torch.int64")
         if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.min()) < 0:
             self._refuse(f"gives the token {int(tokens.min())} by {method}: tokens are counted from 0")
-        if not isinstance(tokens, Tensor) or not isinstance(labels, Tensor) or tokens.shape != labels.shape:
+        if not self.next_tokens or not isinstance(tokens, Tensor) or not isinstance(labels, Tensor):
+            return
+        if tokens.shape != labels.shape or bool((tokens == tokens[:, :1]).all()):  # one repeated token tells nothing
             return
         counted = labels != IGNORE
         alike = int((counted & (labels == tokens)).sum())
