@@ -31,7 +31,7 @@ from ..trainer.folders import folder_problem, name_problem
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
-from ..trainer.tasks.task import head_of, learns_from_rows
+from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_metrics import check_averages, check_metrics
 from .components import Provided
@@ -271,7 +271,8 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
 
 
 def _check_model(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
-    return check_model(model, data.block_size, head_of(task)) or _check_tokenizer(data, model)
+    found = check_model(model, data.block_size, head_of(task))
+    return found or (_check_tokenizer(data, model) if reads_texts(task) else [])
 
 
 def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
@@ -282,8 +283,8 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
     folder = Path(named) if named is not None else weights_folder(model)
     field = "data.tokenizer.path" if named is not None else "model.weights"
     problems, tokens = check_tokenizer(str(folder), field)
-    embeddings = accepted_config(model).vocab_size
-    if tokens is not None and tokens > embeddings:
+    embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
+    if tokens is not None and embeddings is not None and tokens > embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))
     return problems
 

@@ -129,7 +129,7 @@ def _keep_special_tokens(
     model.config.eos_token_id = eos
     model.config.bos_token_id = vocabulary.bos if base["bos"] is None else base["bos"]
     model.config.pad_token_id = base["pad"] if vocabulary.pad is None else vocabulary.pad
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = generation["eos_token_id"] if generation else eos
 
 

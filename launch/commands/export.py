@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from ..command import Command
 from ..recipe_arguments import add_debug
@@ -44,8 +46,20 @@ def run(options: argparse.Namespace) -> None:
     folder = export(options.checkpoint, options.out, wanted, options.config)
     print(folder)
     # Only the folder goes to standard output, for scripts.
-    print(f"load it: AutoModelForCausalLM.from_pretrained({str(folder)!r})", file=sys.stderr)
-    print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
+    name, generates = _class_of(folder)
+    print(f"load it: {name}.from_pretrained({str(folder)!r})", file=sys.stderr)
+    if generates:
+        print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
+
+
+def _class_of(folder: Path) -> tuple[str, bool]:
+    """Name of the class that loads the model in ``folder``, and whether it writes texts."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    if not named or named[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return "AutoModelForCausalLM", True
+    return named[0], False
 
 
 COMMAND = Command(

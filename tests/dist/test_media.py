@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, recipe_of
+from trireme.launch.cli import main
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import export
@@ -115,3 +118,37 @@ def test_speech_is_exported_with_its_processor(tmp_path: Path) -> None:
         assert torch.equal(loaded.eval()(**inputs).logits, ours)
     text = processor.tokenizer("three seven").input_ids
     assert processor.decode(text, group_tokens=False) == "three seven"
+
+
+@pytest.mark.parametrize(
+    ("file", "architecture"),
+    [(PICTURES, "ViTForImageClassification"), pytest.param(SPEECH, "Wav2Vec2ForCTC", marks=needs_espeak)],
+    ids=["pictures", "speech"],
+)
+def test_exported_weights_are_trained_further(
+    tmp_path: Path, file: Path, architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _train(file, tmp_path / "run", ["checkpoint.at_end=true"])
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert f"load it: {architecture}.from_pretrained" in capsys.readouterr().err
+    weights = [f"model.weights={tmp_path / 'out'}", "data.sampling_rate=8000" if file == SPEECH else "seed=0"]
+    assert main(["check", str(file), *weights]) == 0, capsys.readouterr().err
+    _train(file, tmp_path / "further", [*weights, "optimizer.lr=1e-9"])
+    evaluated = [next(line for line in lines(tmp_path / run) if "eval_loss" in line) for run in ("run", "further")]
+    assert evaluated[1]["eval_loss"] == pytest.approx(evaluated[0]["eval_loss"], rel=1e-4)
+
+
+def test_every_generator_is_seeded_at_each_step(tmp_path: Path) -> None:
+    """What a model draws from numpy or Python is the same after a resume."""
+    recipe = recipe_of(PICTURES, tmp_path, "trainer.max_steps=2")
+    trainer = build(recipe, build_mesh(recipe.plan))
+
+    def drawn() -> list[float]:
+        trainer._begin_step()
+        return [float(torch.rand(1)), float(np.random.rand()), random.random()]
+
+    first = drawn()
+    np.random.rand(3), random.random()
+    assert drawn() == first
+    trainer.state.step += 1
+    assert not set(drawn()) & set(first)

@@ -11,4 +11,5 @@ class AudioClassification(SequenceClassification):
     head = "audio_classification"
     samples = "trireme.trainer.data.speech_rows.LabelledSounds"
     collator = "trireme.trainer.data.speech_collator.SpeechCollator"
+    texts = False
     loss_unit = "per sound"

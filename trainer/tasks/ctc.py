@@ -24,6 +24,7 @@ class CTC(Task):
     samples = "trireme.trainer.data.speech_rows.TranscribedSpeech"
     collator = "trireme.trainer.data.speech_collator.SpeechCollator"
     metric_names = ("loss", "cer", "wer")
+    texts = False
     loss_unit = "nats per character"
     blank = 0
     delimiter: int | None = None

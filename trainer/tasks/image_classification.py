@@ -11,4 +11,5 @@ class ImageClassification(SequenceClassification):
     head = "image_classification"
     samples = "trireme.trainer.data.image_rows.LabelledImages"
     collator = "trireme.trainer.data.image_collator.ImageCollator"
+    texts = False
     loss_unit = "per picture"

@@ -28,6 +28,8 @@ class Task(ABC):
     """Dotted path of the ``Samples`` that make the task's samples of rows; None takes blocks of text."""
     collator: ClassVar[str] = "trireme.trainer.data.collator.CausalLMCollator"
     """Collator of the task, unless the recipe names another one."""
+    texts: ClassVar[bool] = True
+    """Whether the model reads texts, so that pretrained weights need a tokenizer beside them."""
     coupled: ClassVar[bool] = False
     """Whether the samples of a batch see each other in the loss. Then ``loss`` gets the ``features`` of all samples of
     the global batch in place of outputs, and their targets."""
@@ -83,6 +85,14 @@ def head_of(component: Component) -> str:
         return getattr(locate(component["_target_"]), "head", "causal_lm")
     except Exception:  # reported by the check of components
         return "causal_lm"
+
+
+def reads_texts(component: Any) -> bool:
+    """Whether the model of the recipe's task reads texts."""
+    try:
+        return getattr(locate(component["_target_"]), "texts", True)
+    except Exception:  # reported by the check of components
+        return True
 
 
 def learns_from_rows(component: Any) -> bool:
