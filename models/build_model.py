@@ -25,7 +25,7 @@ from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, own_class, weights_path
 from .other_families import described
 from .pretrained import match_weights, read_weights
-from .vocabulary import Vocabulary, too_few_embeddings
+from .vocabulary import Vocabulary, decoder_start, too_few_embeddings
 
 log = logging.getLogger("trireme.models")
 WeightSource = Callable[[Collection[str]], Iterable[tuple[str, Tensor]]]
@@ -55,6 +55,9 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     config.use_cache = False
     built = _built(config, model, head)
     _move_to_meta(built)
+    for name, value, parameter in model.spec.untied:
+        if getattr(config, name, None) == value:
+            _untie(built, parameter)
     built.config.architectures = [
         type(built).__name__
     ]  # as save_pretrained notes it: readers of config.json ask for it
@@ -81,9 +84,8 @@ def _set_vocabulary(config: Any, model: ModelConfig, vocabulary: Vocabulary | No
         text.vocab_size = vocabulary.size
     base = {name: getattr(text, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     text.bos_token_id, text.eos_token_id, text.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
-    if getattr(config, "is_encoder_decoder", False) and getattr(text, "decoder_start_token_id", None) is None:
-        starts = (vocabulary.bos, vocabulary.pad, vocabulary.eos)
-        config.decoder_start_token_id = next((token for token in starts if token is not None), 0)
+    if getattr(config, "is_encoder_decoder", False):
+        config.decoder_start_token_id = decoder_start(config, vocabulary)
     return base
 
 
@@ -107,6 +109,14 @@ def _move_to_meta(model: PreTrainedModel) -> None:
         for name, parameter in module._parameters.items():
             if parameter is not None and not parameter.is_meta:
                 module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+
+def _untie(model: PreTrainedModel, name: str) -> None:
+    """Give the model a parameter of its own in place of one that it shares."""
+    path, _, own = name.rpartition(".")
+    if model.all_tied_weights_keys.pop(name, None) is not None:
+        shared = model.get_parameter(name)
+        setattr(model.get_submodule(path), own, torch.nn.Parameter(torch.empty_like(shared)))
 
 
 def _no_such_head(model: ModelConfig, head: str) -> Problem:

@@ -125,6 +125,9 @@ class ModelFamily:
     """(pattern, value) of parameters that transformers leaves without a value when it draws initial weights."""
     fixed: tuple[tuple[str, Any], ...] = ()
     """(configuration field, value) that training needs, whatever the recipe says: (``layerdrop``, 0.0)."""
+    untied: tuple[tuple[str, Any, str], ...] = ()
+    """(configuration field, value, parameter) of parameters that transformers ties to the embedding, although the
+    architecture has them apart where the field has this value."""
     fp16: str = ""
     """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
     config_extras: tuple[str, ...] = field(default=())

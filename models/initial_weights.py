@@ -96,9 +96,10 @@ def _initialise(
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
         owner._init_weights(filled)
-        if parent is not None and not isinstance(parent, PreTrainedModel | nn.ModuleList):
-            # Some rules act on the parent: GPT-2 scales its output projections by depth. They get a copy of the parent
-            # that holds the filled module; its other children stay on meta.
+        if parent is not None and not isinstance(parent, nn.ModuleList):
+            # Some rules act on the parent: GPT-2 scales its output projections by depth, and T5 draws its embeddings in
+            # the rule of the whole model. They get a copy of the parent that holds the filled module; its other
+            # children stay on meta.
             around = copy.copy(parent)
             around._modules = {**parent._modules, name_in_parent: filled}
             owner._init_weights(around)

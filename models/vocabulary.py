@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import Problem
 
@@ -16,6 +17,14 @@ class Vocabulary:
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None
+
+
+def decoder_start(config: Any, vocabulary: Vocabulary) -> int:
+    """The token with which a decoder begins to write: that of the configuration, else the tokenizer's first token, its
+    padding (as T5 does), or its last."""
+    given = getattr(config, "decoder_start_token_id", None)
+    tokens = (given, vocabulary.bos, vocabulary.pad, vocabulary.eos)
+    return next((token for token in tokens if token is not None), 0)
 
 
 def too_few_embeddings(embeddings: int, tokens: int, weights: str | None) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...errors import refuse
 from ..component import Component
@@ -26,6 +27,8 @@ class DataConfig:
     """Name that the task uses for a column -> name of the column in the source, for tasks that learn from rows."""
     labels: list[str] | None = None
     """Names of the labels, in order; null takes those of the data set, else all that occur, sorted."""
+    samples: dict[str, Any] = field(default_factory=dict)
+    """Options of the samples that the task makes of rows, such as ``prefix`` of ``text_pair_rows.TextPairs``."""
     processor: str | None = None
     """Local folder or hub name of a processor of pictures or sounds; null takes the one of the weights, else one made
     for the model's configuration."""

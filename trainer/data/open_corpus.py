@@ -76,13 +76,14 @@ def _rows(
     from .prepare_rows import prepared_rows
     from .rows_corpus import RowsCorpus, open_samples
 
-    kind = open_samples(str(task.samples))
+    kind = open_samples(str(task.samples), config.samples)
     if config.streaming:
         fix = "set data.streaming=false; rows are read from disk while training"
         raise UserError(Problem("data.streaming", "does not go with a task that learns from rows", fix, True))
     rows = prepared_rows(config, kind.columns)
     beside = Path(weights) if weights else None
-    samples = kind(Given(config, rows.train, cache_root(config.cache_dir), rows.print, beside, model))
+    given = Given(config, rows.train, cache_root(config.cache_dir), rows.print, beside, model)
+    samples = kind(given, **config.samples)
     corpus = RowsCorpus(config, seed, settings, collator, task, samples, rows, model)
     log.info("rows %s: %d train samples, %d held-out samples", rows.print, len(corpus.train), len(corpus.held_out))
     return corpus

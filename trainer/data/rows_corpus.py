@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
@@ -113,12 +114,21 @@ class RowsCorpus(Corpus):
         )
 
 
-def open_samples(name: str) -> type[Samples]:
-    """The class of samples that a task names by its dotted path."""
+def open_samples(name: str, options: Mapping[str, Any]) -> type[Samples]:
+    """The class of samples that a task names by its dotted path.
+
+    Raises:
+        UserError: it is none, or does not take the options of ``data.samples``.
+    """
     from ..component import locate
 
     found = locate(name)
     if not isinstance(found, type) or not issubclass(found, Samples):
         fix = "derive it from trireme.trainer.data.samples.Samples; docs/extending.md has an example"
         raise UserError(Problem("task", f"names samples that are none: {name}", fix))
+    known = list(inspect.signature(found).parameters)[1:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        why, fix = f"is no option of {found.__name__}", f"its options are {', '.join(known) or 'none'}"
+        raise UserError(*(Problem(f"data.samples.{option}", why, fix, options[option]) for option in unknown))
     return found

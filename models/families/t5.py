@@ -1,0 +1,25 @@
+"""T5: an encoder and a decoder with relative positions, for tasks that turn one text into another.
+
+T5 1.1 (``feed_forward_proj: gated-gelu``, ``tie_word_embeddings: false``) has a head of its own, which transformers 5
+ties to the embedding all the same: a fresh model would then begin at a loss of 16 to 20.
+"""
+
+from __future__ import annotations
+
+from ..family import encoder_decoder
+
+FAMILY = encoder_decoder(
+    name="t5",
+    title="T5",
+    model_type="t5",
+    paper="https://arxiv.org/abs/1910.10683",
+    embeddings=("shared",),
+    encoder_blocks="encoder.block",
+    encoder_layers="num_layers",
+    decoder_blocks="decoder.block",
+    decoder_layers="num_decoder_layers",
+    head="lm_head",
+    attention=("sdpa", "eager"),
+    untied=(("scale_decoder_outputs", False, "lm_head.weight"),),
+    fp16="overflows in its feed-forward parts under fp16",
+)

@@ -1,0 +1,61 @@
+"""Samples of pairs of texts: one that is read, and one that is to be written."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import Problem, UserError
+from ...models.facts import Facts
+from .base_collator import Sample
+from .corpus import vocabulary_of
+from .samples import Given, Samples
+from .text_rows import text_processor
+
+
+class TextPairs(Samples):
+    """A source text and its target: sentences of two languages, a text and its summary, a question and its answer.
+
+    Args:
+        prefix: put before every source, as in T5's "translate English to French: ".
+        target_length: most tokens of a target; null takes ``data.block_size``.
+        source_language: code of the sources' language, for tokenizers of several languages (NLLB, M2M100).
+        target_language: code of the targets' language.
+    """
+
+    columns: ClassVar[dict[str, bool]] = {"source": True, "target": True}
+
+    def __init__(
+        self,
+        given: Given,
+        prefix: str = "",
+        target_length: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> None:
+        self.processor = text_processor(given, "source", "target")
+        self.prefix, self.length = prefix, given.config.block_size
+        self.target_length = target_length or self.length
+        for name, language in (("src_lang", source_language), ("tgt_lang", target_language)):
+            if language is None:
+                continue
+            if not hasattr(self.processor, name):
+                option = "source_language" if name == "src_lang" else "target_language"
+                why = "names a language, but the tokenizer knows no languages"
+                raise UserError(Problem(f"data.samples.{option}", why, "leave it out", language))
+            setattr(self.processor, name, language)
+        self.facts = Facts(vocabulary_of(self.processor))
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        for name in ("source", "target"):
+            if not row[name]:
+                raise ValueError(f"it has no {name}")
+        source = self.processor(
+            self.prefix + row["source"], truncation=True, max_length=self.length, return_token_type_ids=False
+        )
+        target = self.processor(text_target=row["target"], truncation=True, max_length=self.target_length)
+        return {
+            "input_ids": np.asarray(source["input_ids"], np.int64),
+            "labels": np.asarray(target["input_ids"], np.int64),
+        }
