@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import Problem
@@ -22,11 +22,13 @@ def check_metrics(
     data: DataConfig,
     task: Any,
     callbacks: Mapping[str, Any],
+    scores: Sequence[str] = (),
 ) -> list[Problem]:
     """Problems of parts that act on evaluations: rotation of checkpoints, best model, early stopping.
 
     Args:
         task, callbacks: instances, already built.
+        scores: those of the texts that the model writes.
     """
     users = {"checkpoint.metric": checkpoint.metric} if checkpoint.keep_best else {}
     idle = _idle_rotation(checkpoint, trainer, callbacks)
@@ -39,7 +41,7 @@ def check_metrics(
             continue
         if why := _never(trainer, data):
             idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
-    known = _known(task, callbacks)
+    known = _known(task, callbacks, data, scores)
     unknown = [
         Problem(field, "nothing in this recipe computes this metric", did_you_mean(metric, sorted(known)), metric)
         for field, metric in users.items()
@@ -59,7 +61,7 @@ _REMEDY = "set trainer.eval_every to a number of steps, or leave this out"
 
 def _never(trainer: TrainerConfig, data: DataConfig) -> str:
     """Reason why no evaluation runs before the end; empty if one does."""
-    if data.eval_source is None and data.held_out == 0:
+    if data.eval_source is None and data.held_out == 0 and not data.eval_sources:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
         return "trainer.eval_every is null: none runs before the end"
@@ -90,9 +92,10 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
     return [Problem("checkpoint.keep_best", why, fix, checkpoint.keep_best)] if why else []
 
 
-def _known(task: Any, callbacks: Mapping[str, Any]) -> set[str]:
+def _known(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Sequence[str]) -> set[str]:
     """Names in an evaluation line; empty if they are unknown, since the user's own task or callback may add any."""
     names = getattr(task, "metric_names", None)
     if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):
         return set()
-    return {f"eval_{name}" for name in names}
+    prefixes = ("eval_", *(f"eval_{name}_" for name in data.eval_sources))
+    return {f"{prefix}{name}" for prefix in prefixes for name in (*names, *scores)}

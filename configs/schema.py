@@ -28,6 +28,7 @@ from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.data.given import GIVEN
 from ..trainer.folders import folder_problem, name_problem
+from ..trainer.generation import GenerationConfig
 from ..trainer.recipe_values import recipe_values
 from ..trainer.schedules import ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
@@ -71,6 +72,8 @@ class RecipeConfig:
     """When checkpoints are written and which are kept."""
     collator: Component | None = None
     """Collator, which makes batches of samples; null takes the one of the task."""
+    generation: GenerationConfig | None = None
+    """Texts that the model writes in evaluations, by which it is scored; null writes none."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)
@@ -146,7 +149,9 @@ def _check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     if sound("ema"):
         problems += check_averages(parts.get("ema") is not None, callbacks)
     if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):
-        problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks)
+        writes = parts.get("generation")
+        scores = writes.scores if writes else ()
+        problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks, scores)
     return problems
 
 
@@ -251,7 +256,7 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
 
 
 def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
-    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0:
+    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0 or data.eval_sources:
         return []
     return [
         Problem(

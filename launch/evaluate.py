@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .command import Command
 from .elastic import cores_per_rank, launched, start_ranks
@@ -45,6 +45,21 @@ def run(options: argparse.Namespace) -> None:
         UserError: something the user can mend.
         RanksFailed: a rank failed.
     """
+    with_weights(options, _go, ENTRY, [*_option("--on", options.on), *(["--json"] if options.json else [])])
+
+
+def with_weights(
+    options: argparse.Namespace,
+    go: Callable[[RecipeConfig, argparse.Namespace], None],
+    entry: str,
+    arguments: Sequence[str],
+) -> None:
+    """Call ``go`` with the recipe on every rank; it uses weights and trains nothing.
+
+    Args:
+        entry: module that new ranks run.
+        arguments: their further arguments.
+    """
     from ..trainer.run_folder import weights_at
     from .compose import compose
     from .planning import planned
@@ -57,9 +72,10 @@ def run(options: argparse.Namespace) -> None:
         weights_at(recipe, options.checkpoint, options.ema)
     if launched() or ranks == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(ranks)))
-        _go(recipe, options)
+        go(recipe, options)
     else:
-        _start(ranks, composed, options)
+        weights = [*_option("--checkpoint", options.checkpoint), *(["--ema"] if options.ema else [])]
+        _start(ranks, [*rank_arguments(composed, options), *weights, *arguments], entry)
 
 
 def _without_averaging(composed: Composed) -> Composed:
@@ -69,25 +85,31 @@ def _without_averaging(composed: Composed) -> Composed:
 
 def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:
     with quick_imports():
-        from ..trainer.callbacks.line_text import evaluation_parts
         from ..trainer.evaluate_only import evaluate
 
-    result = evaluate(recipe, options.checkpoint, options.ema)
+    show(evaluate(recipe, options.checkpoint, options.ema, options.on), options.json)
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print metrics, on rank 0."""
     if os.environ.get("RANK", "0") != "0":
         return
+    from ..trainer.callbacks.line_text import evaluation_parts
+
     step = [f"step {result['step']}"] if "step" in result else []
-    print(json.dumps(result) if options.json else "  ".join([*step, *evaluation_parts(result)]), flush=True)
+    print(json.dumps(result) if as_json else "  ".join([*step, *evaluation_parts(result)]), flush=True)
 
 
-def _start(ranks: int, composed: Composed, options: argparse.Namespace) -> None:
-    checkpoint = ["--checkpoint", options.checkpoint] if options.checkpoint else []
-    flags = [flag for flag, given in (("--ema", options.ema), ("--json", options.json)) if given]
-    arguments = [*rank_arguments(composed, options), *checkpoint, *flags]
+def _option(name: str, value: object) -> list[str]:
+    return [name, str(value)] if value is not None else []
+
+
+def _start(ranks: int, arguments: list[str], entry: str) -> None:
     with ExitStack() as stack:
         logs = tempfile.mkdtemp(prefix="trireme_evaluate_")
         stack.callback(shutil.rmtree, logs, ignore_errors=True)
         try:
-            start_ranks(ranks, arguments, Path(logs), ENTRY)
+            start_ranks(ranks, arguments, Path(logs), entry)
         except RanksFailed:
             stack.pop_all()  # keep the log files, since the error names one of them
             raise

@@ -22,6 +22,13 @@ EVALUATION_EXAMPLES = """examples:
   trireme evaluate pretrain/persimmon_stdlib plan=zero3 --nproc 2 --checkpoint runs/persimmon_stdlib --json
   torchrun --nproc-per-node 2 -m trireme.launch.evaluate pretrain/persimmon_stdlib plan=zero3
 """
+PREDICTION = """Write what a trained model says of each sample of a set into one file: labels with probabilities, texts.
+Weights: --checkpoint, else the newest checkpoint of the run folder, else model.weights."""
+PREDICTION_EXAMPLES = """examples:
+  trireme predict my/recipe.yaml --out predictions.jsonl
+  trireme predict my/recipe.yaml plan=ddp --nproc 2 --on test --out predictions.parquet
+  torchrun --nproc-per-node 2 -m trireme.launch.predict my/recipe.yaml plan=ddp --out predictions.jsonl
+"""
 
 
 def count(text: str) -> int:
@@ -93,7 +100,26 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
+    _add_weights_arguments(parser)
+    parser.add_argument(
+        "--on", metavar="SET", help="held_out, a name in data.eval_sources, or test (default: all but test)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``predict``."""
+    _add_weights_arguments(parser)
+    parser.add_argument(
+        "--on", default="held_out", metavar="SET", help="held_out (the default), a name in data.eval_sources, or test"
+    )
+    parser.add_argument(
+        "--out", default="predictions.jsonl", metavar="FILE", help=".jsonl or .parquet (default: predictions.jsonl)"
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="predict the first N samples (default: all)")
+
+
+def _add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, or a run folder (its newest checkpoint)")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of the checkpoint")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")

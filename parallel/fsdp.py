@@ -67,6 +67,12 @@ def gather_once(root: nn.Module, options: FSDPOptions, last: bool) -> None:
         root.set_reshard_after_backward(last or options.reshard_after_forward or options.reduce_every_micro_batch)
 
 
+def gather(root: nn.Module) -> None:
+    """Gather the parameters that ``root`` itself shards, until ``reshard``."""
+    if isinstance(root, FSDPModule):
+        root.unshard()
+
+
 def reshard(root: nn.Module) -> None:
     """Free gathered parameters after an evaluation, since they would be outdated after the next optimizer step."""
     for module in root.modules():

@@ -212,7 +212,8 @@ class Strategy(ABC):
         return True
 
     def generate(self, **arguments: Any) -> Tensor:
-        """Tokens by transformers' ``generate``; all ranks call it with the same arguments if ``in_step``."""
+        """Tokens by transformers' ``generate``; a collective call if ``in_step``, in which the data ranks may have
+        different inputs."""
         return self.module.generate(**arguments)  # type: ignore[operator]
 
     def weights_are_finite(self) -> bool:

@@ -21,7 +21,8 @@ from ..models.other_families import AUTO
 from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
-from .fsdp import gather_once, reshard
+from .fsdp import gather, gather_once, reshard
+from .generate_in_step import generate_in_step
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch
 from .plan import Plan
@@ -174,6 +175,10 @@ class TorchStrategy(Strategy):
                 for _, head in heads_of(self.module, self.family):
                     undo.callback(head.register_forward_hook(_gathered_logits).remove)
             undo.callback(self.free_gathered)
+            if self.module.config.is_encoder_decoder:
+                gather(self.roots[0])  # the encoder runs alone, outside of the root, which holds its embedding
+            if self.in_step:
+                return generate_in_step(self.mesh, self.module, arguments)
             return self.module.generate(**arguments)  # type: ignore[operator]
 
     def loss_context(self) -> AbstractContextManager:

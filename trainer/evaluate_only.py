@@ -23,11 +23,13 @@ from .checkpoint.nodes.find_nodes import find_nodes
 from .checkpoint.nodes.node_files import NodeFiles
 from .collective import Collective, on_main
 from .data.corpus import Corpus
-from .data.tokenizer import content_hash, load_tokenizer
+from .data.data_config import HELD_OUT
+from .data.further_sets import prefix_of
+from .data.tokenizer import load_tokenizer, tokens_like
+from .evaluation import Evaluation
 from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
-from .tasks.task import sums_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,16 +40,21 @@ log = logging.getLogger("trireme.trainer")
 OTHER_MODEL = "evaluate with the model that wrote it"
 
 
-def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False) -> dict[str, Any]:
+def evaluate(
+    recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = False, on: str | None = None
+) -> dict[str, Any]:
     """Held-out metrics of a recipe on the existing ranks (RANK and WORLD_SIZE in the environment, or one process).
 
     Args:
         checkpoint: a checkpoint or run folder; None takes the newest checkpoint of the recipe's run folder, or
             ``model.weights`` if there is none.
         ema: evaluate the averaged weights of the checkpoint.
+        on: name of one set: ``held_out``, one of ``data.eval_sources``, or ``test``; None takes those that training
+            evaluates.
 
     Returns:
-        Equal on all ranks: ``weights`` (their folder or hub id), ``step`` of the checkpoint, ``eval_<metric>``.
+        Equal on all ranks: ``weights`` (their folder or hub id), ``step`` of the checkpoint, ``eval_<metric>``
+        (``eval_<set>_<metric>`` of a further set, ``test_<metric>`` of the test set).
 
     Raises:
         UserError: something that the user can mend.
@@ -55,14 +62,23 @@ def evaluate(recipe: RecipeConfig, checkpoint: str | None = None, ema: bool = Fa
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
-        result = _evaluate(recipe, mesh, checkpoint, ema)
+        placed, result = place_trained(recipe, mesh, checkpoint, ema)
+        sets = [on] if on else placed.corpus.eval_sets
+        refuse_nothing(placed.corpus, sets)
+        for name in sets:
+            result |= _metrics(placed, recipe, mesh, name)
         mesh.close()  # only after success, since after a failure of one rank the others would wait here
         return result
     finally:
         tear_down_logging(handlers)
 
 
-def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> dict[str, Any]:
+def place_trained(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> tuple[Placed, dict[str, Any]]:
+    """The model with the weights of a checkpoint, spread by the plan, and what is known of the weights.
+
+    Args:
+        named: see ``evaluate``.
+    """
     # A stream prepares held-out data only if an evaluation is due.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
     _complete_on_all_nodes(Path(os.path.expanduser(named or recipe.run.dir)), mesh, recipe.checkpoint.shared)
@@ -81,19 +97,19 @@ def _evaluate(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) ->
     placed = place(recipe, mesh, weights)
     _check_data(placed.corpus, checkpoint)
     source = str(checkpoint or recipe.model.weights)
-    log.info("evaluating %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
+    log.info("weights of %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
     result: dict[str, Any] = {"weights": source}
     if checkpoint:
         with suppress(ValueError):  # weights alone have no step
             result["step"] = open_source(checkpoint).progress().trainer["step"]
-    return result | _metrics(placed, recipe.trainer.eval_samples, mesh)
+    return placed, result
 
 
-def _metrics(placed: Placed, samples: int | None, mesh: Mesh) -> dict[str, float]:
-    batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size)
+def _metrics(placed: Placed, recipe: RecipeConfig, mesh: Mesh, name: str) -> dict[str, float]:
+    batches = placed.corpus.eval_batches(recipe.trainer.eval_samples, mesh.data_rank, mesh.data_size, name)
     placed.strategy.set_training(False)
-    sums = placed.strategy.evaluate(batches, sums_of(placed.task))
-    return {f"eval_{name}": value for name, value in placed.task.metrics(sums).items()}
+    evaluation = Evaluation(placed.strategy, placed.task, placed.corpus.tokenizer, recipe.seed, recipe.generation)
+    return {f"{prefix_of(name)}{metric}": value for metric, value in evaluation.run(batches).items()}
 
 
 def _complete_on_all_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> None:
@@ -127,17 +143,21 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
     return checkpoint
 
 
-def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
-    """Refuse a corpus without held-out data, or with another tokenizer than the checkpoint's."""
-    if not corpus.has_held_out:
+def refuse_nothing(corpus: Corpus, sets: list[str]) -> None:
+    """Refuse to evaluate on a held-out set that is empty."""
+    if not sets or (HELD_OUT in sets and HELD_OUT not in corpus.eval_sets):
         fix = "set data.held_out=0.05, or name a data.eval_source"
         raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))
+
+
+def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
+    """Refuse a corpus with another tokenizer than the checkpoint's."""
     folder = open_source(checkpoint).assets if checkpoint else None
     if (
         folder
         and (folder / "tokenizer.json").is_file()
         and hasattr(corpus.tokenizer, "backend_tokenizer")
-        and content_hash(load_tokenizer(str(folder))) != content_hash(corpus.tokenizer)
+        and tokens_like(load_tokenizer(str(folder))) != tokens_like(corpus.tokenizer)
     ):
         fix = f"set data.tokenizer.path={folder}"
         raise UserError(Problem("data.tokenizer", "is not the tokenizer of the checkpoint", fix))

@@ -22,13 +22,14 @@ from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_p
 from .checkpoint.layout import metric_of
 from .component import locate
 from .component_errors import component_errors
+from .data.further_sets import prefix_of
 from .data.open_collator import refuse_unknown_tokens
+from .evaluation import Evaluation
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
 from .sum_check import SumCheck
-from .tasks.task import sums_of
 from .train_batches import RunBatches
 from .trainer_state import NotTheirs
 from .training_clock import TrainingClock
@@ -112,6 +113,8 @@ class Trainer:
         self.result: StepResult | None = None
         self.evaluating = 0
         """Number of the current evaluation batch; 0 outside of evaluations."""
+        writes = self.recipe.generation
+        self.evaluation = Evaluation(self.strategy, self.task, self.tokenizer, self.recipe.seed, writes)
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
         if self.task.coupled:
@@ -192,10 +195,9 @@ class Trainer:
         averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
         self.strategy.set_training(False)
         with averaged:
-            sums = self.strategy.evaluate(self._evaluation_batches(), sums_of(self.task))
+            metrics = self._metrics()
         self.strategy.set_training(True)
         self.evaluating = 0
-        metrics = {f"eval_{name}": value for name, value in self.task.metrics(sums).items()}
         line: dict[str, Any] = {"step": self.state.step, **metrics}
         if self.averaged:
             line["averaged"] = True  # the metrics are those of the averaged weights
@@ -293,9 +295,18 @@ class Trainer:
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")
 
-    def _evaluation_batches(self) -> Iterator[MicroBatch]:
-        batches = self.corpus.eval_batches(self.settings.eval_samples, self.mesh.data_rank, self.mesh.data_size)
-        for self.evaluating, batch in enumerate(batches, start=1):
+    def _metrics(self) -> dict[str, float]:
+        """Metrics of every set that training evaluates, by the names of an evaluation line."""
+        found = {}
+        for name in self.corpus.eval_sets:
+            metrics = self.evaluation.run(self._evaluation_batches(name))
+            found |= {f"{prefix_of(name)}{metric}": value for metric, value in metrics.items()}
+        return found
+
+    def _evaluation_batches(self, name: str) -> Iterator[MicroBatch]:
+        limit, mesh = self.settings.eval_samples, self.mesh
+        for batch in self.corpus.eval_batches(limit, mesh.data_rank, mesh.data_size, name):
+            self.evaluating += 1
             yield batch
 
     def _note(self, parts: list[str]) -> None:

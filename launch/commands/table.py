@@ -18,13 +18,14 @@ from . import (
     logs,
     models,
     plans,
+    predict,
     recipes,
     train,
 )  # fmt: skip
 
 HEADINGS = {
     "train a recipe": (train, check, batch_size),
-    "use what was trained": (logs, evaluate, generate, checkpoints, export),
+    "use what was trained": (logs, evaluate, predict, generate, checkpoints, export),
     "look up what there is": (recipes, models, plans, keys),
     "on a SLURM cluster": (launch, jobs, cancel),
     "this machine": (doctor, completion),

@@ -23,6 +23,7 @@ from ...models.family import ModelFamily
 from ...models.find_blocks import blocks_of
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
+from ..generate_in_step import generate_in_step
 from ..mesh import Mesh
 from ..micro_batch import MicroBatch, StepBatch
 from ..plan import Plan
@@ -178,32 +179,14 @@ class DeepSpeedStrategy(Strategy):
         return self.stage == 3 and self.mesh.data_size > 1
 
     def generate(self, **arguments: Any) -> Tensor:
-        """Tokens by transformers' ``generate``.
-
-        Under stage 3 all ranks call it. A rank that has finished keeps running the model until all have finished,
-        because the others need its shards. transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows
-        the mask of a rank that has finished.
-        """
+        """Tokens by transformers' ``generate``; under stage 3 all ranks call it."""
         self.inference_model()
         with self.inference_context(), torch.no_grad():
             if not self.in_step:
                 return self._module.generate(**arguments)  # type: ignore[operator]
-            announce = self._module.register_forward_pre_hook(self._announce, prepend=True)
-            try:
-                tokens = self._module.generate(**arguments, synced_gpus=False)  # type: ignore[operator]
-            finally:
-                announce.remove()
-            while self._ranks_at_work(0):
-                self._module(torch.zeros(1, 1, dtype=torch.long, device=self.mesh.device), use_cache=False)
+            tokens = generate_in_step(self.mesh, self._module, arguments)
         self.free_gathered()
         return tokens
-
-    def _announce(self, module: nn.Module, inputs: Any) -> None:
-        self._ranks_at_work(1)
-
-    def _ranks_at_work(self, mine: int) -> int:
-        """Number of ranks that are about to run the model for their own tokens; called before every forward pass."""
-        return self.mesh.sum_integers([mine])[0]
 
     def inference_model(self) -> nn.Module:
         """The module that a forward pass calls. Stage 3 without optimizer gets an engine that only gathers (ZeRO

@@ -49,7 +49,7 @@ def refuse_no_numbers(extra: Metrics) -> None:
 
 def evaluation_parts(metrics: Metrics) -> list[str]:
     """Name and value of every held-out metric."""
-    parts = [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith("eval_")]
+    parts = [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith(("eval_", "test_"))]
     return [*parts, "(averaged weights)"] if metrics.get("averaged") else parts
 
 

@@ -23,7 +23,9 @@ def check_data(config: DataConfig, collator: Component | None = None, rows: bool
     """
     problems: list[Problem] = []
     texts: dict[str, list[str] | None] = {}
-    for key, component in ((SOURCE, config.source), (EVAL_SOURCE, config.eval_source)):
+    further = {f"data.eval_sources.{name}": component for name, component in config.eval_sources.items()}
+    wanted = {SOURCE: config.source, EVAL_SOURCE: config.eval_source, "data.test_source": config.test_source, **further}
+    for key, component in wanted.items():
         if component is None:
             continue
         try:

@@ -21,7 +21,8 @@ from ..component import Component
 from ..settings import TrainerConfig
 from .base_collator import Collator
 from .corpus_stats import Stats, cut_line
-from .data_config import DataConfig
+from .data_config import HELD_OUT, DataConfig
+from .further_sets import further_tokens
 from .loader import Batcher, evaluation_batches, step_batches
 from .open_collator import open_collator
 from .sample_order import EpochOrder
@@ -118,10 +119,25 @@ class Corpus(ABC):
         """This data rank's share of the next ``steps`` steps after ``samples`` consumed ones (over all ranks);
         ``state`` is the value of ``TrainBatches.state`` there, from any number of data ranks and any batch size."""
 
+    @property
+    def eval_sets(self) -> list[str]:
+        """Names of the sets that training evaluates."""
+        return [HELD_OUT] if self.has_held_out else []
+
     @abstractmethod
-    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
-        """The first ``limit`` held-out samples (None means all; a stream needs a number), in the same number of
-        micro-batches on every data rank; samples that only fill up a micro-batch have no targets there."""
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
+        """The first ``limit`` samples of a set (None means all; a stream needs a number), in the same number of
+        micro-batches on every data rank; samples that only fill up a micro-batch have no targets there.
+
+        Args:
+            name: ``held_out``, a name in ``data.eval_sources``, or ``test``.
+        """
+
+    def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
+        """The sample of a set at ``index`` as people read it."""
+        return {}
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -154,11 +170,14 @@ class IndexedCorpus(Corpus):
         self.train, self.held_out = self._samples(folder, "train"), self._samples(folder, "held_out")
         self._check_sizes()
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
-        self.has_held_out = len(self.held_out) > 0
+        self._sets = {HELD_OUT: self.held_out}
+        self.has_held_out = bool(self.eval_sets)
         self.train_size = len(self.train)
         self.order = EpochOrder(len(self.train), seed, config.shuffle)
         for line in filter(None, self._left_out()):
             log.info("%s", line)
+        for name in config.eval_sources:  # so that a source that is not usable is refused before training
+            self.eval_set(name)
 
     def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
         tokens = Column(str(folder / f"{split}.arrow"))
@@ -229,9 +248,24 @@ class IndexedCorpus(Corpus):
             )
         )
 
-    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+    @property
+    def eval_sets(self) -> list[str]:
+        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sources]
+
+    def eval_set(self, name: str) -> PackedBlocks | DocumentBlocks:
+        """The samples of a set by its name."""
+        if name not in self._sets:
+            self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
+        return self._sets[name]
+
+    def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
+        return {"text": self.tokenizer.decode(self.eval_set(name)[index]["input_ids"])}
+
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
         return evaluation_batches(
-            self.held_out,
+            self.eval_set(name),
             self.collator,
             limit=limit,
             micro_batch_size=self.micro_batch_size,

@@ -77,8 +77,8 @@ def _prepare(
         check_eos(tokenizer, config.append_eos)
         if not pretrained:
             tokenizer.save_pretrained(scratch / "tokenizer")
-        stats.train_tokens = _tokenize(config, train, tokenizer, scratch / "train", temporary)
-        stats.held_out_tokens = _tokenize(config, held_out, tokenizer, scratch / "held_out", temporary)
+        stats.train_tokens = write_tokens(config, train, tokenizer, scratch / "train", temporary)
+        stats.held_out_tokens = write_tokens(config, held_out, tokenizer, scratch / "held_out", temporary)
         stats.tokens_digest = digest(
             part for name in ("train", "held_out") for part in Column(str(scratch / f"{name}.arrow")).parts
         )
@@ -98,7 +98,7 @@ def _prepare(
     )
 
 
-def _tokenize(
+def write_tokens(
     config: DataConfig, documents: Dataset, tokenizer: PreTrainedTokenizerFast, target: Path, temporary: Path
 ) -> int:
     """Write ``<target>.arrow`` (tokens end to end) and ``<target>_ends.arrow``; returns the number of tokens."""

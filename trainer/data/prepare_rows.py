@@ -86,7 +86,7 @@ def _prepare(config: DataConfig, sources: list[RowSource], wanted: Mapping[str, 
         data = source.rows_of(str(temporary), wanted, config.columns)
         if not len(data):
             raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))
-        every.append((data, _hashes(data)))
+        every.append((data, row_hashes(data)))
     kept = [first_of_each(hashes) if config.deduplicate else np.arange(len(data)) for data, hashes in every]
     (data, hashes), rows = every[0], kept[0]
     if len(every) > 1:
@@ -107,13 +107,13 @@ def _prepare(config: DataConfig, sources: list[RowSource], wanted: Mapping[str, 
         documents_digest=digest([hashes[rows], held_hashes[held_rows]]),
     )
     for name, part in (("train", train), ("held_out", held_out)):
-        _without_decoding(part).save_to_disk(str(scratch / name), num_proc=None)
+        without_decoding(part).save_to_disk(str(scratch / name), num_proc=None)
     shutil.rmtree(temporary)
     (scratch / "stats.json").write_text(json.dumps(asdict(stats), indent=1))
     log.info("prepared %d train and %d held-out rows in %.1f s", len(train), len(held_out), time.perf_counter() - start)
 
 
-def _without_decoding(data: Dataset) -> Dataset:
+def without_decoding(data: Dataset) -> Dataset:
     """``data`` whose pictures and sounds stay the bytes that they are stored as."""
     from datasets import Audio, Image
 
@@ -123,9 +123,9 @@ def _without_decoding(data: Dataset) -> Dataset:
     return data
 
 
-def _hashes(data: Dataset) -> np.ndarray:
+def row_hashes(data: Dataset) -> np.ndarray:
     """A hash of the content of each row (uint64)."""
-    plain = _without_decoding(data)
+    plain = without_decoding(data)
     hashes = np.empty(len(plain), np.uint64)
     for place, row in enumerate(plain):
         state = hashlib.blake2b(digest_size=8)

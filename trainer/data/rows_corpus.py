@@ -16,8 +16,9 @@ from ..component import Component
 from ..settings import TrainerConfig
 from .base_collator import Sample
 from .corpus import Corpus, IndexedBatches, TrainBatches
-from .data_config import DataConfig
+from .data_config import HELD_OUT, DataConfig
 from .document_source import SOURCE
+from .further_sets import further_rows
 from .loader import evaluation_batches, step_batches
 from .prepare_rows import PreparedRows
 from .sample_order import EpochOrder
@@ -70,11 +71,14 @@ class RowsCorpus(Corpus):
         super().__init__(config, seed, settings, collator, task, samples.processor, model)
         self.train, self.held_out = RowSamples(rows.train, samples), RowSamples(rows.held_out, samples)
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
-        self.has_held_out, self.train_size = len(self.held_out) > 0, len(self.train)
+        self._sets = {HELD_OUT: self.held_out}
+        self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)
         self.order = EpochOrder(len(self.train), seed, config.shuffle)
         self.unit = samples.unit
         if line := self.stats.left_out():
             log.info("%s", line)
+        for name in config.eval_sources:  # so that a source that is not usable is refused before training
+            self.eval_set(name)
 
     @property
     def facts(self) -> Facts:
@@ -103,9 +107,26 @@ class RowsCorpus(Corpus):
             )
         )
 
-    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+    @property
+    def eval_sets(self) -> list[str]:
+        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sources]
+
+    def eval_set(self, name: str) -> RowSamples:
+        """The samples of a set by its name."""
+        if name not in self._sets:
+            self._sets[name] = RowSamples(further_rows(self.config, name, self.samples.columns), self.samples)
+        return self._sets[name]
+
+    def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
+        row = self.eval_set(name).rows[index]
+        plain = {column: value for column, value in row.items() if isinstance(value, str | int | float)}
+        return {**self.samples.show(row), **plain}
+
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
         return evaluation_batches(
-            self.held_out,
+            self.eval_set(name),
             self.collator,
             limit=limit,
             micro_batch_size=self.micro_batch_size,

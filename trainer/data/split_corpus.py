@@ -54,10 +54,10 @@ def split(
         UserError: bad input, no documents, or an empty split.
     """
     start = time.perf_counter()
-    every = [_documents(config, source, temporary / "source")]
+    every = [load_documents(config, source, temporary / "source")]
     repeats = 0
     if eval_source:
-        every.append(held_out := _documents(config, eval_source, temporary / "eval_source"))
+        every.append(held_out := load_documents(config, eval_source, temporary / "eval_source"))
         repeated = np.isin(every[0].hashes, held_out.hashes) & config.deduplicate
         train, repeats = every[0].select(np.flatnonzero(~repeated)), int(repeated.sum())
     else:
@@ -105,7 +105,12 @@ def one_sided(config: DataConfig, documents: int, all_in_train: bool) -> Problem
     )
 
 
-def _documents(config: DataConfig, source: DocumentSource, temporary: Path) -> Documents:
+def load_documents(config: DataConfig, source: DocumentSource, temporary: Path) -> Documents:
+    """The documents of one source that hold text, repeated ones once.
+
+    Raises:
+        UserError: there are none.
+    """
     from datasets import Features, Value
 
     temporary.mkdir()

@@ -29,7 +29,7 @@ from .cache import cache_root
 from .content_stamp import hash_json
 from .corpus import Corpus, TrainBatches
 from .corpus_stats import Stats, cut_line, unigram_entropy
-from .data_config import DataConfig
+from .data_config import HELD_OUT, DataConfig
 from .document_source import DocumentSource, sources
 from .held_out import is_held_out, text_hash
 from .loader import Batcher, evaluation_batches
@@ -354,7 +354,12 @@ class StreamingCorpus(Corpus):
             data_size=data_size,
         )
 
-    def eval_batches(self, limit: int | None, data_rank: int = 0, data_size: int = 1) -> Iterator[MicroBatch]:
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
+        if name != HELD_OUT:
+            fix = "set data.streaming=false"
+            raise UserError(Problem("--on", "a stream has no set but the held-out one", fix, name))
         if not self.has_held_out:
             return iter(())
         if limit is None:

@@ -6,9 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .task import Sums, Task
+from .text_scores import text_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ...models.facts import Facts
 
 
 class CausalLM(Task):
@@ -36,4 +39,25 @@ class CausalLM(Task):
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         labels = max(sums["labels"], 1.0)
         loss = sums["loss"] / labels
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / labels}
+        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / labels}
+        return metrics | text_metrics(sums)
+
+    def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+        from .prompts import beginnings
+
+        return beginnings(inputs["input_ids"], targets["labels"])
+
+    def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
+        """The likeliest token at each label, and ``IGNORE`` elsewhere: [samples, length]."""
+        from ...models.loss import IGNORE, most_likely
+
+        return {"tokens": most_likely(outputs.logits).masked_fill(targets["labels"] == IGNORE, IGNORE)}
+
+    def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
+        from ...models.loss import IGNORE
+
+        found = {name: value for name, value in record.items() if name not in ("tokens", "written", "wanted")}
+        if "written" in record:
+            return {**found, "prediction": record["written"], "wanted": record["wanted"]}
+        tokens = [token for token in record["tokens"] if token != IGNORE]
+        return {**found, "prediction": tokenizer.decode(tokens, skip_special_tokens=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class CheckedTask(Task):
         self.coupled = bool(getattr(task, "coupled", False))  # type: ignore[misc]
         self.loss_unit = getattr(task, "loss_unit", Task.loss_unit)  # type: ignore[misc]
         self.samples = getattr(task, "samples", None)  # type: ignore[misc]
+        self.writes = bool(getattr(task, "writes", False))  # type: ignore[misc]
+        self.scores_records = bool(getattr(task, "scores_records", False))  # type: ignore[misc]
         self.collator = getattr(task, "collator", Task.collator)  # type: ignore[misc]
         if self.head not in HEADS:
             fix = f"write one of {', '.join(HEADS)} as head in the class"
@@ -81,6 +83,30 @@ class CheckedTask(Task):
             fix = 'return numbers by name, "loss" among them: {"loss": sums["loss"] / sums["labels"]}'
             raise self._wrong("metrics", metrics, "a dict of numbers with loss among them", fix)
         return metrics
+
+    def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+        with component_errors("task", self.task, "prompt"):
+            return self._own("prompt")(inputs, targets)
+
+    def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
+        with component_errors("task", self.task, "records"):
+            records = self._own("records")(outputs, targets)
+        if not isinstance(records, dict) or not all(hasattr(value, "__len__") for value in records.values()):
+            fix = "return small tensors by name, with a row per sample"
+            raise self._wrong("records", records, "a dict of tensors or lists", fix)
+        return records
+
+    def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
+        with component_errors("task", self.task, "prediction"):
+            return self._own("prediction")(record, facts, tokenizer)
+
+    def record_metrics(self, records: Iterator[dict[str, Any]]) -> dict[str, float]:
+        with component_errors("task", self.task, "record_metrics"):
+            return self._own("record_metrics")(records)
+
+    def _own(self, method: str) -> Any:
+        """The method of the recipe's task, or the usual one if it has none."""
+        return getattr(self.task, method, None) or getattr(super(), method)
 
     def _wrong(self, method: str, value: Any, wanted: str, fix: str) -> UserError:
         name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"

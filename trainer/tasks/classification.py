@@ -76,6 +76,32 @@ def label_metrics(sums: dict[str, Any]) -> dict[str, float]:
     return {**metrics, "accuracy": sums["exact"] / count, "f1_micro": float(micro), "f1": macro}
 
 
+def label_records(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Probabilities of the classes, or the number that is predicted, beside the label."""
+    logits = logits.float()
+    if not labels.is_floating_point():
+        return {"probabilities": logits.softmax(1), "label": labels}
+    if labels.ndim == 1:
+        return {"value": logits.squeeze(1), "label": labels}
+    return {"probabilities": logits.sigmoid(), "label": labels}
+
+
+def label_prediction(record: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """A record of ``label_records`` with the labels' names."""
+    found = {name: value for name, value in record.items() if name not in ("probabilities", "value", "label")}
+    label = record["label"]
+    if "value" in record:
+        return {**found, "prediction": record["value"], "label": label}
+    chances = record["probabilities"]
+    shares = {name: round(share, 6) for name, share in zip(names, chances, strict=True)}
+    if isinstance(label, list):
+        chosen = [name for name, share in zip(names, chances, strict=True) if share > 0.5]
+        marked = [name for name, mark in zip(names, label, strict=True) if mark > 0.5]
+        return {**found, "prediction": chosen, "label": marked, "probabilities": shares}
+    likeliest = names[max(range(len(chances)), key=chances.__getitem__)]
+    return {**found, "prediction": likeliest, "label": names[label] if label >= 0 else None, "probabilities": shares}
+
+
 def _mean_f1(right: Tensor, chosen: Tensor, labels: Tensor) -> float:
     """Mean over the classes that occur of 2 x right / (chosen + labels)."""
     occur = (chosen + labels) > 0

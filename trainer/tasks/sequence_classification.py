@@ -9,6 +9,8 @@ from .task import Sums, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...models.facts import Facts
+
 
 class SequenceClassification(Task):
     """Loss in nats per text (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
@@ -38,3 +40,13 @@ class SequenceClassification(Task):
         from .classification import label_metrics
 
         return label_metrics(sums)
+
+    def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
+        from .classification import label_records
+
+        return label_records(outputs.logits, targets["labels"])
+
+    def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
+        from .classification import label_prediction
+
+        return label_prediction(record, facts.labels)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..component import Component, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from ...models.facts import Facts
-    from ...parallel.micro_batch import MicroBatch
 
 Sums = dict[str, "Tensor"]
 """Sums of a micro-batch, which are added over micro-batches and ranks and then turned into metrics."""
@@ -35,6 +34,10 @@ class Task(ABC):
     the global batch in place of outputs, and their targets."""
     loss_unit: ClassVar[str] = "nats per token"
     """What the loss counts, per what, for pictures and messages."""
+    writes: ClassVar[bool] = False
+    """Whether predictions are texts that the model writes by itself, not its answer to each token."""
+    scores_records: ClassVar[bool] = False
+    """Whether evaluations keep records, because metrics are computed of them (``record_metrics``)."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
 
@@ -73,10 +76,22 @@ class Task(ABC):
             sums: numbers for scalar sums, and tensors on the CPU in double precision for others.
         """
 
+    def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+        """Inputs of a model that is to write texts: those of an encoder, or the beginnings of texts."""
+        return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
 
-def sums_of(task: Task) -> Callable[[Any, MicroBatch], Sums]:
-    """``task.evaluate`` as strategies call it."""
-    return lambda outputs, micro: task.evaluate(outputs, micro.targets)
+    def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of each sample for predictions, by name: small tensors [samples, ...], or lists with a value per
+        sample. A text that the model has written is kept without this, as ``written``."""
+        return {}
+
+    def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
+        """A record as people read it: names of labels, decoded texts."""
+        return dict(record)
+
+    def record_metrics(self, records: Iterator[dict[str, Any]]) -> dict[str, float]:
+        """Metrics of the records of the whole set, in its order; rank 0 calls it if ``scores_records``."""
+        return {}
 
 
 def head_of(component: Component) -> str:

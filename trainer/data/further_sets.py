@@ -1,0 +1,100 @@
+"""Sets beside the one that is trained on: the held-out one, those of ``data.eval_sources``, and the test set.
+
+Further sets never change what is trained on. Each is prepared on its own, when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import Problem, UserError
+from ..component import Component
+from .cache import built_once, cache_root
+from .content_stamp import hash_json
+from .data_config import HELD_OUT, TEST, DataConfig
+from .document_source import DocumentSource
+from .held_out import first_of_each
+from .prepare import progress_bars, write_tokens
+from .prepare_rows import VERSION, row_hashes, without_decoding
+from .row_source import RowSource
+from .split_corpus import load_documents
+from .tokenizer import content_hash
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger("trireme.data")
+
+
+def prefix_of(name: str) -> str:
+    """What stands before the names of a set's metrics."""
+    return {HELD_OUT: "eval_", TEST: "test_"}.get(name, f"eval_{name}_")
+
+
+def further_rows(config: DataConfig, name: str, wanted: Mapping[str, bool]) -> Dataset:
+    """Rows of a further set, from the cache if they are there.
+
+    Raises:
+        UserError: there is no such set, or its source is not usable.
+    """
+    from datasets import load_from_disk
+
+    key, component = _source(config, name)
+    source = RowSource(component, key)
+    source.check(streaming=False)
+    print_ = hash_json([VERSION, source.fingerprint(), dict(wanted), config.columns, config.deduplicate])
+    folder = cache_root(config.cache_dir) / f"rows-set-{print_[:24]}"
+    with built_once(folder) as scratch:
+        if scratch:
+            with progress_bars():
+                temporary = scratch / "temporary"
+                temporary.mkdir()
+                data = source.rows_of(str(temporary), wanted, config.columns)
+                kept = first_of_each(row_hashes(data)) if config.deduplicate else np.arange(len(data))
+                if not len(kept):
+                    raise UserError(Problem(key, "gives no rows", "point it at data", source.name))
+                without_decoding(data.select(kept)).save_to_disk(str(scratch / "rows"), num_proc=None)
+                shutil.rmtree(temporary)
+    rows = load_from_disk(str(folder / "rows"))
+    log.info("%s: %d rows", key, len(rows))
+    return rows  # type: ignore[return-value]
+
+
+def further_tokens(config: DataConfig, name: str, tokenizer: Any) -> Path:
+    """Folder with the tokens of a further set of documents (``<name>.arrow`` and ``<name>_ends.arrow``).
+
+    Raises:
+        UserError: there is no such set, or its source is not usable.
+    """
+    key, component = _source(config, name)
+    source = DocumentSource(component, key)
+    source.check(streaming=False)
+    content = [source.fingerprint(), content_hash(tokenizer), config.append_eos, config.deduplicate, name]
+    folder = cache_root(config.cache_dir) / f"set-{hash_json(content)[:24]}"
+    with built_once(folder) as scratch:
+        if scratch:
+            with progress_bars():
+                temporary = scratch / "temporary"
+                temporary.mkdir()
+                documents = load_documents(config, source, temporary / "source")
+                write_tokens(config, documents.data, tokenizer, scratch / name, temporary)
+                shutil.rmtree(temporary)
+    return folder
+
+
+def _source(config: DataConfig, name: str) -> tuple[str, Component]:
+    """Key and component of a further set."""
+    if name == TEST and config.test_source is not None:
+        return "data.test_source", config.test_source
+    if name in config.eval_sources:
+        return f"data.eval_sources.{name}", config.eval_sources[name]
+    key = "data.test_source" if name == TEST else f"data.eval_sources.{name}"
+    known = [HELD_OUT, *config.eval_sources, *([TEST] if config.test_source is not None else [])]
+    fix = f"write {key} in the recipe, or name one of {', '.join(known)}"
+    raise UserError(Problem("--on", "there is no such set", fix, name))

@@ -1,0 +1,84 @@
+"""Predict: what a trained model says of each sample of a set, under any plan, written into one file.
+
+Ranks send small records to rank 0 (``records.py``), which writes them in the order of the set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, UserError
+from ..parallel.mesh import build_mesh
+from .collective import on_main
+from .data.data_config import HELD_OUT
+from .data.further_sets import prefix_of
+from .evaluate_only import place_trained, refuse_nothing
+from .evaluation import Evaluation
+from .generation import GenerationConfig
+from .log_files import set_up_logging, tear_down_logging
+from .place_model import Placed
+from .prediction_files import write_rows
+from .records import Records
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+
+def predict(
+    recipe: RecipeConfig,
+    out: str,
+    checkpoint: str | None = None,
+    ema: bool = False,
+    on: str = HELD_OUT,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Write a row per sample of a set, on the existing ranks; returns what ``evaluate`` returns, equal on all ranks.
+
+    Args:
+        out: a file that ends in ``.jsonl`` or ``.parquet``; an existing one is replaced.
+        checkpoint, ema: see ``evaluate``.
+        on: ``held_out``, a name in ``data.eval_sources``, or ``test``.
+        limit: samples to predict, from the first on; None takes all.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
+    handlers = set_up_logging(None, mesh, recipe.run)
+    try:
+        placed, result = place_trained(recipe, mesh, checkpoint, ema)
+        refuse_nothing(placed.corpus, [on])
+        placed.strategy.set_training(False)
+        writes = recipe.generation or (GenerationConfig() if placed.task.writes else None)
+        writes = dataclasses.replace(writes, samples=None) if writes else None
+        evaluation = Evaluation(placed.strategy, placed.task, placed.corpus.tokenizer, recipe.seed, writes)
+        records = Records(mesh)
+        samples = recipe.trainer.eval_samples if recipe.data.streaming and limit is None else limit
+        batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size, on)
+        metrics = evaluation.run(batches, records)
+        on_main(mesh, lambda: _write(out, placed, records, on))
+        records.close()
+        mesh.close()  # only after success, since after a failure of one rank the others would wait here
+        return result | {f"{prefix_of(on)}{name}": value for name, value in metrics.items()}
+    finally:
+        tear_down_logging(handlers)
+
+
+def _write(out: str, placed: Placed, records: Records, on: str) -> None:
+    if not records.count:
+        why = f"{type(getattr(placed.task, 'task', placed.task)).__name__} keeps no records of samples"
+        raise UserError(Problem("task", why, "write its method records(outputs, targets); docs/predict.md has more"))
+    write_rows(out, lambda: _rows(placed, records, on))
+
+
+def _rows(placed: Placed, records: Records, on: str) -> Iterator[dict[str, Any]]:
+    """The sample and its prediction, in the order of the set."""
+    corpus = placed.corpus
+    for record in records:
+        yield {
+            "index": record["index"],
+            **corpus.shown(record["index"], on),
+            **placed.task.prediction(record, corpus.facts, corpus.tokenizer),
+        }
