@@ -68,4 +68,6 @@ def _written(rows: Iterable[dict[str, Any]], cache_dir: str) -> Dataset:
     from datasets import Dataset
 
     folder = Path(cache_dir) / "rows"
-    return Dataset.from_generator(lambda: iter(rows), cache_dir=str(folder))  # type: ignore[return-value]
+    # Without a fingerprint the rows would be pickled to make one, and a generator cannot be.
+    made = Dataset.from_generator(lambda: iter(rows), cache_dir=str(folder), fingerprint="rows")
+    return made  # type: ignore[return-value]

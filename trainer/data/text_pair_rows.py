@@ -34,7 +34,7 @@ class TextPairs(Samples):
         source_language: str | None = None,
         target_language: str | None = None,
     ) -> None:
-        self.processor = text_processor(given, "source", "target")
+        self.processor = text_processor(given, "source", "target", beside=[prefix] if prefix else [])
         self.prefix, self.length = prefix, given.config.block_size
         self.target_length = target_length or self.length
         for name, language in (("src_lang", source_language), ("tgt_lang", target_language)):

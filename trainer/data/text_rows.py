@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...models.facts import Facts
 from .base_collator import Sample
+from .content_stamp import hash_json
 from .corpus import vocabulary_of
 from .labels import Labels
 from .samples import Given, Samples, texts_of
@@ -34,11 +36,30 @@ class LabelledTexts(Samples):
         return {**arrays, "label": self.labels.of(row)}
 
 
-def text_processor(given: Given, *columns: str) -> Any:
-    """The tokenizer of ``data.tokenizer``, of the weights, or one trained on ``columns`` of the rows."""
+def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> Any:
+    """The tokenizer of ``data.tokenizer``, of the weights, or one trained on ``columns`` of the rows.
+
+    Args:
+        beside: further texts to train it on, which samples hold too.
+    """
     config = given.config.tokenizer
     if config.path is None and given.weights is not None:
         from .tokenizer import load_tokenizer
 
         return load_tokenizer(str(given.weights), "model.weights")
-    return load_or_train(config, partial(texts_of, given, *columns), given.print, str(given.cache))
+    name = hash_json([given.print, list(beside)]) if beside else given.print
+    return load_or_train(config, lambda: chain(beside, texts_of(given, *columns)), name, str(given.cache))
+
+
+def _names_in_lists(given: Given) -> tuple[str, ...]:
+    from datasets import ClassLabel
+
+    inner = given.rows.features["label"].feature  # type: ignore[union-attr]
+    if given.config.labels or isinstance(inner, ClassLabel):
+        return tuple(given.config.labels or inner.names)
+    return tuple(sorted({str(one) for value in _values(given) for one in value or []}))
+
+
+def _values(given: Given) -> Iterator[Any]:
+    for batch in given.rows.select_columns(["label"]).iter(batch_size=1024):
+        yield from batch["label"]  # type: ignore[index]

@@ -1,0 +1,60 @@
+"""T5 begins near the loss of a guess in both of its versions, and version 1.1 keeps a head of its own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import T5ForConditionalGeneration
+from trireme.models.build_model import build_on_meta, weight_source
+from trireme.models.model_config import ModelConfig
+from trireme.models.vocabulary import Vocabulary
+from trireme.parallel.apply import materialise
+
+SIZES = {
+    "vocab_size": 1000,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+}
+FIRST: dict[str, Any] = {}
+LATER = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
+def _model(fields: dict[str, Any], weights: str | None = None) -> Any:
+    config = ModelConfig("t5", {} if weights else {**SIZES, **fields}, weights=weights)
+    model = build_on_meta(config, "seq2seq_lm", Vocabulary(1000, None, 1, 0))
+    materialise(model, torch.device("cpu"), weight_source(config, model, 1))
+    return model.eval()
+
+
+def _logits(model: Any) -> torch.Tensor:
+    tokens = torch.arange(2, 26).view(2, 12)
+    with torch.no_grad():
+        return model(input_ids=tokens, decoder_input_ids=tokens.flip(1)).logits
+
+
+@pytest.mark.parametrize(("fields", "tied"), [(FIRST, True), (LATER, False)])
+def test_a_fresh_model_guesses(fields: dict[str, Any], tied: bool) -> None:
+    model = _model(fields)
+    assert (model.lm_head.weight is model.shared.weight) is tied
+    assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
+    assert float(model.shared.weight.detach().std()) == pytest.approx(1.0, rel=0.05)  # as the paper's code draws it
+    loss = torch.nn.functional.cross_entropy(_logits(model).flatten(0, 1), torch.randint(0, 1000, (24,)))
+    assert float(loss) == pytest.approx(math.log(1000), abs=1.2)
+    assert model.config.decoder_start_token_id == 0
+
+
+@pytest.mark.parametrize("fields", [FIRST, LATER])
+def test_plain_transformers_loads_what_is_saved(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = _model(fields)
+    model.save_pretrained(tmp_path)
+    plain = T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(_logits(plain), _logits(model))
+    torch.testing.assert_close(_logits(_model({}, str(tmp_path))), _logits(model))
