@@ -182,6 +182,11 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
     for note in stored.notes if stored and speaks else ():
         log.warning("model.weights: %s", note)
     initial = dict(spec.initial)
+    roots = {name: getattr(model.config, field) ** 0.5 for name, field in spec.smaller}
+
+    def drawn(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in initial_weights(model, seed, names, initial):
+            yield name, tensor / roots[name] if name in roots else tensor
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         found: set[str] = set()
@@ -189,11 +194,11 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
             for name, tensor in read_weights(stored, path, names):
                 found.add(name)
                 if tensor.shape != stored.shapes.get(name, tensor.shape):
-                    drawn = dict(initial_weights(model, seed, {name}, initial))[name]
-                    drawn[: len(tensor)] = tensor  # tokens beyond those of the file begin at random
-                    tensor = drawn
+                    whole = dict(drawn({name}))[name]
+                    whole[: len(tensor)] = tensor  # tokens beyond those of the file begin at random
+                    tensor = whole
                 yield name, tensor
         # Buffers outside the state dict, such as rotary frequencies, are in no file and are computed.
-        yield from initial_weights(model, seed, set(names) - found, initial)
+        yield from drawn(set(names) - found)
 
     return weights

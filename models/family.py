@@ -128,6 +128,9 @@ class ModelFamily:
     untied: tuple[tuple[str, Any, str], ...] = ()
     """(configuration field, value, parameter) of parameters that transformers ties to the embedding, although the
     architecture has them apart where the field has this value."""
+    smaller: tuple[tuple[str, str], ...] = ()
+    """(parameter, configuration field) of parameters whose random values, as transformers draws them, are divided by
+    the root of the field."""
     fp16: str = ""
     """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
     config_extras: tuple[str, ...] = field(default=())

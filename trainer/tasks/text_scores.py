@@ -67,7 +67,8 @@ def _bleu(sums: list[float]) -> float:
     from sacrebleu.metrics.bleu import BLEU
 
     whole = [round(value) for value in sums]
-    return float(BLEU.compute_bleu(whole[:ORDER], whole[ORDER : 2 * ORDER], whole[-2], whole[-1]).score)
+    counts, totals = whole[:ORDER], whole[ORDER : 2 * ORDER]
+    return float(BLEU.compute_bleu(counts, totals, whole[-2], whole[-1], smooth_method="exp").score)
 
 
 SCORES: dict[str, Score] = {

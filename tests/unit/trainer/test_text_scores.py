@@ -22,6 +22,10 @@ def test_sums_of_parts_give_the_bleu_of_the_whole() -> None:
     scores = text_metrics({**sums, "loss": 3.0})
     assert scores["bleu"] == pytest.approx(BLEU().corpus_score(WRITTEN, [WANTED]).score, abs=1e-9)
     assert scores["exact_match"] == pytest.approx(1 / 5)
+    short = (["two words", "no"], ["two words", "yes"])  # without a sequence of four words BLEU is smoothed
+    assert text_metrics(text_sums(names, *short))["bleu"] == pytest.approx(
+        BLEU().corpus_score(short[0], [short[1]]).score
+    )
     assert text_metrics(text_sums(names, [], [])) == {"bleu": 0.0, "exact_match": 0.0}
 
 
