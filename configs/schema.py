@@ -16,6 +16,7 @@ from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
 from ..models.accepted_configs import accepted_config
 from ..models.check_model import check_kernel, check_model
+from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
 from ..parallel.check_plan import check_plan
@@ -164,6 +165,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model")),
         (_check_native, ("checkpoint", "plan")),
+        (_check_generation, ("generation", "plan", "task")),
         (check_task, ("task",)),
         (check_optimizer, ("optimizer",)),
         (check_callbacks, ("callbacks",)),
@@ -273,6 +275,19 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
         return []
     why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
     return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
+
+
+def _check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:
+    """The problem of texts that the model or the plan cannot write."""
+    if generation is None:
+        return []
+    head, fix = head_of(task), "leave the part generation out"
+    if head not in WRITERS:
+        return [Problem("generation", f"asks for texts, which a model with the head {head} does not write", fix)]
+    if plan.pipeline != 1:
+        why = f"asks for texts, which plan {plan.name} cannot write, since no rank has the whole model"
+        return [Problem("generation", why, f"{fix}, or choose a plan without stages")]
+    return []
 
 
 def _check_model(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:

@@ -40,3 +40,5 @@ HEADS: dict[str, Head] = {
     "features": Head("AutoModel"),
 }
 """Value of ``Task.head`` -> the output layer."""
+WRITERS = ("causal_lm", "seq2seq_lm", "speech_seq2seq", "image_text_to_text")
+"""Heads of models that write texts token by token."""
