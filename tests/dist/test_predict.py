@@ -70,8 +70,8 @@ def _predict(
     return {name: value for name, value in result.items() if name != "weights"}
 
 
-GREEDY = "generation={max_new_tokens: 10, scores: [exact_match, bleu]}"
-DRAWN = "generation={max_new_tokens: 10, do_sample: true, temperature: 1.5, top_k: 20, scores: [exact_match, bleu]}"
+GREEDY = "generation={max_new_tokens: 6, scores: [exact_match, bleu]}"
+DRAWN = "generation={max_new_tokens: 6, do_sample: true, temperature: 1.5, top_k: 20, scores: [exact_match, bleu]}"
 FEW = (
     GREEDY,
     "trainer.max_steps=6",
@@ -80,7 +80,7 @@ FEW = (
     "trainer.eval_every=3",
     "trainer.eval_samples=5",
 )
-BEAMS = "generation={max_new_tokens: 10, num_beams: 3, scores: [exact_match, bleu]}"
+BEAMS = "generation={max_new_tokens: 6, num_beams: 3, scores: [exact_match, bleu]}"
 
 
 @pytest.fixture(scope="module")
