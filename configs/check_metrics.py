@@ -61,7 +61,7 @@ _REMEDY = "set trainer.eval_every to a number of steps, or leave this out"
 
 def _never(trainer: TrainerConfig, data: DataConfig) -> str:
     """Reason why no evaluation runs before the end; empty if one does."""
-    if data.eval_source is None and data.held_out == 0 and not data.eval_sources:
+    if data.eval_source is None and data.held_out == 0 and not data.eval_sets:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
         return "trainer.eval_every is null: none runs before the end"
@@ -97,5 +97,5 @@ def _known(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Se
     names = getattr(task, "metric_names", None)
     if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):
         return set()
-    prefixes = ("eval_", *(f"eval_{name}_" for name in data.eval_sources))
+    prefixes = ("eval_", *(f"eval_{name}_" for name in data.eval_sets))
     return {f"{prefix}{name}" for prefix in prefixes for name in (*names, *scores)}

@@ -258,7 +258,7 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
 
 
 def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
-    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0 or data.eval_sources:
+    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0 or data.eval_sets:
         return []
     return [
         Problem(

@@ -102,7 +102,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     _add_weights_arguments(parser)
     parser.add_argument(
-        "--on", metavar="SET", help="held_out, a name in data.eval_sources, or test (default: all but test)"
+        "--on", metavar="SET", help="held_out, a name in data.eval_sets, or test (default: all but test)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -111,7 +111,7 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``predict``."""
     _add_weights_arguments(parser)
     parser.add_argument(
-        "--on", default="held_out", metavar="SET", help="held_out (the default), a name in data.eval_sources, or test"
+        "--on", default="held_out", metavar="SET", help="held_out (the default), a name in data.eval_sets, or test"
     )
     parser.add_argument(
         "--out", default="predictions.jsonl", metavar="FILE", help=".jsonl or .parquet (default: predictions.jsonl)"

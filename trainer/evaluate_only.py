@@ -49,7 +49,7 @@ def evaluate(
         checkpoint: a checkpoint or run folder; None takes the newest checkpoint of the recipe's run folder, or
             ``model.weights`` if there is none.
         ema: evaluate the averaged weights of the checkpoint.
-        on: name of one set: ``held_out``, one of ``data.eval_sources``, or ``test``; None takes those that training
+        on: name of one set: ``held_out``, one of ``data.eval_sets``, or ``test``; None takes those that training
             evaluates.
 
     Returns:

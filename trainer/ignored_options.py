@@ -59,7 +59,7 @@ def _changed(block: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_evaluation(recipe: RecipeConfig) -> Iterator[str]:
-    if recipe.data.held_out or recipe.data.eval_source is not None or recipe.data.eval_sources:
+    if recipe.data.held_out or recipe.data.eval_source is not None or recipe.data.eval_sets:
         return
     why = "nothing is held out to evaluate on (data.held_out=0, and no data.eval_source)"
     for key in ("eval_every", "eval_samples"):

@@ -39,7 +39,7 @@ def predict(
     Args:
         out: a file that ends in ``.jsonl`` or ``.parquet``; an existing one is replaced.
         checkpoint, ema: see ``evaluate``.
-        on: ``held_out``, a name in ``data.eval_sources``, or ``test``.
+        on: ``held_out``, a name in ``data.eval_sets``, or ``test``.
         limit: samples to predict, from the first on; None takes all.
 
     Raises:

@@ -26,7 +26,7 @@ NOT_COMPARED = (
     "checkpoint",
     "generation",
     "model.attention",
-    "data.eval_sources",
+    "data.eval_sets",
     "data.test_source",
     "data.num_workers",
     "data.num_proc",

@@ -25,7 +25,7 @@ defaults: [/base, /model: t5_tiny, /data: rows, override /task: seq2seq_lm, _sel
 model: {config: {vocab_size: 300}}
 data:
   source: {paths: [PAIRS]}
-  eval_sources:
+  eval_sets:
     again: {_target_: trireme.trainer.data.row_files.RowFiles, paths: [PAIRS]}
   columns: {source: en, target: fr}
   samples: {prefix: "to French: "}

@@ -23,7 +23,7 @@ def check_data(config: DataConfig, collator: Component | None = None, rows: bool
     """
     problems: list[Problem] = []
     texts: dict[str, list[str] | None] = {}
-    further = {f"data.eval_sources.{name}": component for name, component in config.eval_sources.items()}
+    further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
     wanted = {SOURCE: config.source, EVAL_SOURCE: config.eval_source, "data.test_source": config.test_source, **further}
     for key, component in wanted.items():
         if component is None:

@@ -132,7 +132,7 @@ class Corpus(ABC):
         micro-batches on every data rank; samples that only fill up a micro-batch have no targets there.
 
         Args:
-            name: ``held_out``, a name in ``data.eval_sources``, or ``test``.
+            name: ``held_out``, a name in ``data.eval_sets``, or ``test``.
         """
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class IndexedCorpus(Corpus):
         self.order = EpochOrder(len(self.train), seed, config.shuffle)
         for line in filter(None, self._left_out()):
             log.info("%s", line)
-        for name in config.eval_sources:  # so that a source that is not usable is refused before training
+        for name in config.eval_sets:  # so that a source that is not usable is refused before training
             self.eval_set(name)
 
     def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
@@ -250,7 +250,7 @@ class IndexedCorpus(Corpus):
 
     @property
     def eval_sets(self) -> list[str]:
-        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sources]
+        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sets]
 
     def eval_set(self, name: str) -> PackedBlocks | DocumentBlocks:
         """The samples of a set by its name."""

@@ -25,7 +25,7 @@ class DataConfig:
     """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own."""
     eval_source: Component | None = None
     """Separate source of held-out documents, which replaces ``held_out``; null holds out a share of ``source``."""
-    eval_sources: dict[str, Component] = field(default_factory=dict)
+    eval_sets: dict[str, Component] = field(default_factory=dict)
     """Further sources to evaluate on, by a name of your choice; their metrics are called ``eval_<name>_<metric>``."""
     test_source: Component | None = None
     """Source of the test set, which only ``trireme evaluate --on test`` and ``trireme predict --on test`` read."""
@@ -95,15 +95,15 @@ class DataConfig:
                 f"held_out={self.held_out} is not a share of the documents; set it to at "
                 "least 0 and below 1, such as 0.05"
             )
-        for name in self.eval_sources:
+        for name in self.eval_sets:
             if name in (HELD_OUT, TEST, "train") or not name.isidentifier():
                 found.append(
-                    f"eval_sources={name!r} is wrong because a name of a set is a word of letters, digits and "
+                    f"eval_sets={name!r} is wrong because a name of a set is a word of letters, digits and "
                     f"underscores other than {HELD_OUT}, {TEST} and train; choose another name"
                 )
-        if self.streaming and self.eval_sources:
+        if self.streaming and self.eval_sets:
             found.append(
-                "eval_sources is wrong with streaming=true because a stream evaluates on its own documents; use "
+                "eval_sets is wrong with streaming=true because a stream evaluates on its own documents; use "
                 "eval_source, or streaming=false"
             )
         if self.streaming and self.deduplicate:

@@ -1,4 +1,4 @@
-"""Sets beside the one that is trained on: the held-out one, those of ``data.eval_sources``, and the test set.
+"""Sets beside the one that is trained on: the held-out one, those of ``data.eval_sets``, and the test set.
 
 Further sets never change what is trained on. Each is prepared on its own, when it is first asked for.
 """
@@ -92,9 +92,9 @@ def _source(config: DataConfig, name: str) -> tuple[str, Component]:
     """Key and component of a further set."""
     if name == TEST and config.test_source is not None:
         return "data.test_source", config.test_source
-    if name in config.eval_sources:
-        return f"data.eval_sources.{name}", config.eval_sources[name]
-    key = "data.test_source" if name == TEST else f"data.eval_sources.{name}"
-    known = [HELD_OUT, *config.eval_sources, *([TEST] if config.test_source is not None else [])]
+    if name in config.eval_sets:
+        return f"data.eval_sets.{name}", config.eval_sets[name]
+    key = "data.test_source" if name == TEST else f"data.eval_sets.{name}"
+    known = [HELD_OUT, *config.eval_sets, *([TEST] if config.test_source is not None else [])]
     fix = f"write {key} in the recipe, or name one of {', '.join(known)}"
     raise UserError(Problem("--on", "there is no such set", fix, name))

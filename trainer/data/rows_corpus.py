@@ -77,7 +77,7 @@ class RowsCorpus(Corpus):
         self.unit = samples.unit
         if line := self.stats.left_out():
             log.info("%s", line)
-        for name in config.eval_sources:  # so that a source that is not usable is refused before training
+        for name in config.eval_sets:  # so that a source that is not usable is refused before training
             self.eval_set(name)
 
     @property
@@ -109,7 +109,7 @@ class RowsCorpus(Corpus):
 
     @property
     def eval_sets(self) -> list[str]:
-        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sources]
+        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sets]
 
     def eval_set(self, name: str) -> RowSamples:
         """The samples of a set by its name."""

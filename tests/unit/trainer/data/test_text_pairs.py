@@ -85,7 +85,7 @@ def config(tmp_path: Path) -> DataConfig:
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in [*PAIRS[:9], PAIRS[0]]))
     return DataConfig(
         source=_component(tmp_path / "pairs.jsonl"),
-        eval_sources={"more": _component(tmp_path / "more.jsonl")},
+        eval_sets={"more": _component(tmp_path / "more.jsonl")},
         test_source=_component(tmp_path / "more.jsonl"),
         samples={"prefix": "fr: ", "target_length": 4},
         tokenizer=TokenizerConfig(kind="unigram", vocab_size=150),
@@ -113,7 +113,7 @@ def test_samples_have_a_prefix_and_an_end(config: DataConfig) -> None:
 def test_further_sets_do_not_change_what_is_trained_on(config: DataConfig) -> None:
     settings = TrainerConfig(max_steps=1, global_batch_size=4, micro_batch_size=4)
     with_them = open_corpus(config, 0, settings, task=Seq2SeqLM(), model=SimpleNamespace())
-    config.eval_sources, config.test_source = {}, None
+    config.eval_sets, config.test_source = {}, None
     without = open_corpus(config, 0, settings, task=Seq2SeqLM(), model=SimpleNamespace())
     assert with_them.prints() == without.prints()
     with pytest.raises(UserError, match=r"data\.test_source"):
@@ -125,8 +125,8 @@ def test_names_of_sets_and_options_are_checked(config: DataConfig) -> None:
     with pytest.raises(UserError, match=r"data\.samples\.prefixx"):
         open_samples(str(Seq2SeqLM.samples), {"prefixx": ""})
     for name in ("test", "train", "held_out", "two words"):
-        with pytest.raises((ValueError, UserError), match="eval_sources"):
-            DataConfig(source=config.source, eval_sources={name: config.source})
+        with pytest.raises((ValueError, UserError), match="eval_sets"):
+            DataConfig(source=config.source, eval_sets={name: config.source})
 
 
 def test_the_decoder_reads_targets_shifted_by_one() -> None:
