@@ -37,7 +37,6 @@ from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimiz
 from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
-from trireme.trainer.tasks.task import sums_of
 
 pytestmark = [
     pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
@@ -331,7 +330,10 @@ def _evaluate_and_generate(case: Case, trained: bool) -> tuple[dict[str, float],
         train(strategy, case)
     strategy.set_training(False)
     mesh = strategy.mesh
-    sums = strategy.evaluate(share(0, mesh.data_rank, mesh.data_size, 1).micro_batches, sums_of(CausalLM()))
+    sums = strategy.evaluate(
+        share(0, mesh.data_rank, mesh.data_size, 1).micro_batches,
+        lambda outputs, micro: CausalLM().evaluate(outputs, micro.targets),
+    )
     prompt = samples(0)[mesh.rank]["input_ids"][None]
     # The ranks end at different lengths: the one that has finished must go on serving its shards.
     tokens = strategy.generate(input_ids=prompt, max_new_tokens=3 + 4 * mesh.rank, do_sample=False, pad_token_id=0)

@@ -49,17 +49,3 @@ def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> A
         return load_tokenizer(str(given.weights), "model.weights")
     name = hash_json([given.print, list(beside)]) if beside else given.print
     return load_or_train(config, lambda: chain(beside, texts_of(given, *columns)), name, str(given.cache))
-
-
-def _names_in_lists(given: Given) -> tuple[str, ...]:
-    from datasets import ClassLabel
-
-    inner = given.rows.features["label"].feature  # type: ignore[union-attr]
-    if given.config.labels or isinstance(inner, ClassLabel):
-        return tuple(given.config.labels or inner.names)
-    return tuple(sorted({str(one) for value in _values(given) for one in value or []}))
-
-
-def _values(given: Given) -> Iterator[Any]:
-    for batch in given.rows.select_columns(["label"]).iter(batch_size=1024):
-        yield from batch["label"]  # type: ignore[index]

@@ -75,6 +75,22 @@ class CTC(Task):
             "wer": words / max(count, 1.0),
         }
 
+    def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
+        """Labels that are found and wanted in each sample."""
+        from ...models.loss import IGNORE
+
+        rows = zip(outputs.logits.argmax(-1).tolist(), targets["frames"].tolist(), strict=True)
+        found = [[label for label, _ in groupby(row[:frames]) if label != self.blank] for row, frames in rows]
+        wanted = [[label for label in row if label != IGNORE] for row in targets["labels"].tolist()]
+        return {"tokens": found, "wanted": wanted}
+
+    def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
+        def text(labels: list[int]) -> str:
+            signs = (" " if label == self.delimiter else tokenizer.convert_ids_to_tokens(label) for label in labels)
+            return "".join(signs)
+
+        return {"index": record["index"], "prediction": text(record["tokens"]), "wanted": text(record["wanted"])}
+
     def _words(self, text: list[int]) -> list[tuple[int, ...]]:
         pieces = groupby(text, lambda label: label == self.delimiter)
         return [tuple(piece) for is_space, piece in pieces if not is_space]
