@@ -79,6 +79,14 @@ def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, one: tuple[Pa
     assert parts[-1] == whole[-1]
 
 
+def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, one: tuple[Path, list[str], Path]) -> None:
+    file, overrides, run_dir = one
+    saved = [*overrides, "checkpoint.at_end=true", "trainer.micro_batch_size=4"]
+    _train(file, tmp_path, [*saved, "trainer.stop_at=3"])
+    run_ranks(_train, 2, file, tmp_path, [*saved, "plan=fsdp_full_shard"])
+    assert worst_difference(training(run_dir), training(tmp_path)) < TOLERANCE
+
+
 @pytest.mark.parametrize("model", ["vit", "resnet"])
 def test_pictures_are_exported_with_their_processor(tmp_path: Path, model: str) -> None:
     from PIL import Image
