@@ -103,14 +103,16 @@ def _write(
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
     """Tokenizer and model in evaluation mode, on their device or devices."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     spread = {} if device_map is None else {"device_map": device_map}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **spread)
+        writes_anew = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        factory: Any = AutoModelForSeq2SeqLM if writes_anew else AutoModelForCausalLM
+        model: Any = factory.from_pretrained(folder, use_safetensors=True, **spread)
     except (OSError, ValueError) as error:
         raise UserError(
             Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))

@@ -24,7 +24,7 @@ from .checkpoint.nodes.node_files import NodeFiles
 from .collective import Collective, on_main
 from .data.corpus import Corpus
 from .data.data_config import HELD_OUT
-from .data.further_sets import prefix_of
+from .data.further_sets import prefix_of, source_of
 from .data.tokenizer import load_tokenizer, tokens_like
 from .evaluation import Evaluation
 from .log_files import set_up_logging, tear_down_logging
@@ -62,10 +62,8 @@ def evaluate(
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
-        placed, result = place_trained(recipe, mesh, checkpoint, ema)
-        sets = [on] if on else placed.corpus.eval_sets
-        refuse_nothing(placed.corpus, sets)
-        for name in sets:
+        placed, result = place_trained(recipe, mesh, checkpoint, ema, on)
+        for name in [on] if on else placed.corpus.eval_sets:
             result |= _metrics(placed, recipe, mesh, name)
         mesh.close()  # only after success, since after a failure of one rank the others would wait here
         return result
@@ -73,12 +71,17 @@ def evaluate(
         tear_down_logging(handlers)
 
 
-def place_trained(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool) -> tuple[Placed, dict[str, Any]]:
+def place_trained(
+    recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool, on: str | None
+) -> tuple[Placed, dict[str, Any]]:
     """The model with the weights of a checkpoint, spread by the plan, and what is known of the weights.
 
     Args:
-        named: see ``evaluate``.
+        named: the checkpoint; see ``evaluate``.
+        on: the set that will be read; None stands for those that training evaluates.
     """
+    if on not in (None, HELD_OUT):
+        source_of(recipe.data, on)
     # A stream prepares held-out data only if an evaluation is due.
     recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, eval_at_end=True))
     _complete_on_all_nodes(Path(os.path.expanduser(named or recipe.run.dir)), mesh, recipe.checkpoint.shared)
@@ -95,7 +98,8 @@ def place_trained(recipe: RecipeConfig, mesh: Mesh, named: str | None, ema: bool
             return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)
 
     placed = place(recipe, mesh, weights)
-    _check_data(placed.corpus, checkpoint)
+    _refuse_nothing(placed.corpus, [on] if on else placed.corpus.eval_sets)
+    _check_tokenizer(placed.corpus, checkpoint)
     source = str(checkpoint or recipe.model.weights)
     log.info("weights of %s on %d rank(s) (plan %s)", source, mesh.world_size, recipe.plan.name)
     result: dict[str, Any] = {"weights": source}
@@ -143,14 +147,14 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
     return checkpoint
 
 
-def refuse_nothing(corpus: Corpus, sets: list[str]) -> None:
+def _refuse_nothing(corpus: Corpus, sets: list[str]) -> None:
     """Refuse to evaluate on a held-out set that is empty."""
     if not sets or (HELD_OUT in sets and HELD_OUT not in corpus.eval_sets):
         fix = "set data.held_out=0.05, or name a data.eval_source"
         raise UserError(Problem("data.held_out", "is 0, so there is nothing to evaluate on", fix))
 
 
-def _check_data(corpus: Corpus, checkpoint: Path | None) -> None:
+def _check_tokenizer(corpus: Corpus, checkpoint: Path | None) -> None:
     """Refuse a corpus with another tokenizer than the checkpoint's."""
     folder = open_source(checkpoint).assets if checkpoint else None
     if (

@@ -14,7 +14,7 @@ from ..parallel.mesh import build_mesh
 from .collective import on_main
 from .data.data_config import HELD_OUT
 from .data.further_sets import prefix_of
-from .evaluate_only import place_trained, refuse_nothing
+from .evaluate_only import place_trained
 from .evaluation import Evaluation
 from .generation import GenerationConfig
 from .log_files import set_up_logging, tear_down_logging
@@ -48,8 +48,7 @@ def predict(
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
-        placed, result = place_trained(recipe, mesh, checkpoint, ema)
-        refuse_nothing(placed.corpus, [on])
+        placed, result = place_trained(recipe, mesh, checkpoint, ema, on)
         placed.strategy.set_training(False)
         writes = recipe.generation or (GenerationConfig() if placed.task.writes else None)
         writes = dataclasses.replace(writes, samples=None) if writes else None

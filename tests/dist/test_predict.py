@@ -160,7 +160,7 @@ def test_tokens_under_tensor_and_pipeline_plans(tmp_path: Path) -> None:
         assert parquet.read_table(tmp_path / f"{plan}.parquet").to_pylist() == wanted
 
 
-def test_what_cannot_be_done_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_refused(folder: Path, one: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(folder / "translate.yaml")
     for arguments, said in (
         (["predict", recipe, "--out", "out.txt"], "--out"),
@@ -171,3 +171,14 @@ def test_what_cannot_be_done_is_refused(folder: Path, capsys: pytest.CaptureFixt
     ):
         result = trireme_here(capsys, *arguments)
         assert result.returncode == 2 and said in result.stderr, result.stderr
+
+
+def test_the_command_generate_reads_a_source(
+    folder: Path, one: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = _rows(folder / "single.jsonl")[0]
+    options = ["--temperature", "0", "--max-new-tokens", "6"]
+    result = trireme_here(
+        capsys, "generate", str(folder / "single"), "--prompt", f"to French: {row['source']}", *options
+    )
+    assert result.returncode == 0 and result.stdout.strip() == row["prediction"], result.stderr

@@ -45,7 +45,7 @@ def further_rows(config: DataConfig, name: str, wanted: Mapping[str, bool]) -> D
     """
     from datasets import load_from_disk
 
-    key, component = _source(config, name)
+    key, component = source_of(config, name)
     source = RowSource(component, key)
     source.check(streaming=False)
     print_ = hash_json([VERSION, source.fingerprint(), dict(wanted), config.columns, config.deduplicate])
@@ -72,7 +72,7 @@ def further_tokens(config: DataConfig, name: str, tokenizer: Any) -> Path:
     Raises:
         UserError: there is no such set, or its source is not usable.
     """
-    key, component = _source(config, name)
+    key, component = source_of(config, name)
     source = DocumentSource(component, key)
     source.check(streaming=False)
     content = [source.fingerprint(), content_hash(tokenizer), config.append_eos, config.deduplicate, name]
@@ -88,8 +88,12 @@ def further_tokens(config: DataConfig, name: str, tokenizer: Any) -> Path:
     return folder
 
 
-def _source(config: DataConfig, name: str) -> tuple[str, Component]:
-    """Key and component of a further set."""
+def source_of(config: DataConfig, name: str) -> tuple[str, Component]:
+    """Key and component of a further set.
+
+    Raises:
+        UserError: there is no such set.
+    """
     if name == TEST and config.test_source is not None:
         return "data.test_source", config.test_source
     if name in config.eval_sets:
