@@ -304,7 +304,7 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
     field = "data.tokenizer.path" if named is not None else "model.weights"
     problems, tokens = check_tokenizer(str(folder), field)
     embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
-    if tokens is not None and embeddings is not None and tokens > embeddings:
+    if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))
     return problems
 

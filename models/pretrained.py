@@ -126,10 +126,16 @@ def _in_head(name: str, model: PreTrainedModel) -> bool:
     return bool(prefix) and hasattr(model, prefix) and not name.startswith(f"{prefix}.")
 
 
+def _in_pooler(name: str) -> bool:
+    """Whether a tensor belongs to a pooler, which language models are published without and which heads for labels
+    train anew."""
+    return "pooler" in name.split(".")
+
+
 def _fresh(missing: set[str], model: PreTrainedModel, family: ModelFamily, new_head: bool) -> set[str]:
     """The missing tensors that may begin at random: those of a head that is asked anew, or that is made for labels."""
     tokens = {path for path, _ in heads_of(model, family)}
-    outside = {name for name in missing if _in_head(name, model)}
+    outside = {name for name in missing if _in_head(name, model) or _in_pooler(name)}
     if new_head:
         return outside
     return {name for name in outside if not any(name.startswith(f"{path}.") for path in tokens)}

@@ -11,7 +11,7 @@ import os
 import struct
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class GettextCatalogues:
 
     language: str
     """Code of the language of the translations, such as fr or pt_BR."""
-    roots: list[str] = field(default_factory=usual_roots)
-    """Folders that are searched for ``LANGUAGE/LC_MESSAGES/*.mo``."""
+    roots: list[str] | None = None
+    """Folders that are searched for ``LANGUAGE/LC_MESSAGES/*.mo``; null takes ``usual_roots``."""
     shortest: int = 2
     """Fewest characters of a text."""
     longest: int = 200
@@ -41,6 +41,7 @@ class GettextCatalogues:
 
     def __post_init__(self) -> None:
         self.roots = [self.roots] if isinstance(self.roots, str) else self.roots
+        self.searched = usual_roots() if self.roots is None else self.roots
 
     def rows(self, cache_dir: str) -> list[dict[str, Any]]:
         pairs = dict.fromkeys(pair for file in self._files() for pair in catalogue(file) if self._fits(pair))
@@ -66,12 +67,12 @@ class GettextCatalogues:
 
     def _files(self) -> list[Path]:
         pattern = f"**/{self.language}/LC_MESSAGES/*.mo"
-        roots = [Path(os.path.expanduser(root)) for root in self.roots]
+        roots = [Path(os.path.expanduser(root)) for root in self.searched]
         found = sorted({file.resolve() for root in roots if root.is_dir() for file in root.glob(pattern)})
         if not found:
             why = f"hold no catalogue of the language {self.language} (LANGUAGE/LC_MESSAGES/*.mo)"
             fix = "name folders that do, or install a package of translations, such as Debian's locales or gettext"
-            raise UserError(Problem("data.source.roots", why, fix, self.roots))
+            raise UserError(Problem("data.source.roots", why, fix, self.searched))
         return found
 
 

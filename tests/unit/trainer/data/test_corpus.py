@@ -212,7 +212,7 @@ def test_an_interrupted_preparation_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_tokenize", killed)
+        patch.setattr(preparation, "write_tokens", killed)
         with pytest.raises(KeyboardInterrupt):
             open_corpus(data_config(), 0, settings)
     cache = Path(data_config().cache_dir or "")
