@@ -24,4 +24,5 @@ FAMILY = encoder_decoder(
     untied=(("scale_decoder_outputs", False, "lm_head.weight"),),
     smaller=(("lm_head.weight", "d_model"),),
     fp16="overflows in its feed-forward parts under fp16",
+    config_extras=("tie_word_embeddings",),
 )

@@ -63,6 +63,7 @@ BILLIONS = {
     "codegen_6b": 7.069,
     "recurrentgemma_2b": 2.683,
     "bert_base": 0.1097,
+    "t5_small": 0.077,
     "vit_base": 0.0858,
     "wav2vec2_base": 0.0944,
 }
@@ -73,7 +74,7 @@ OTHER_HEADS = {
     "auto": "image_classification",
 }
 """Head of families without an output layer over tokens."""
-TINY = {"persimmon_mini", "resnet_tiny", *(f"{name}_tiny" for name in families())}
+TINY = {"persimmon_mini", "resnet_tiny", "t5_mini", *(f"{name}_tiny" for name in families())}
 
 
 def test_every_published_preset_is_here() -> None:
