@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +116,6 @@ class Trainer:
         self.evaluation = Evaluation(self.strategy, self.task, self.tokenizer, self.recipe.seed, writes)
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
-        if self.task.coupled:
-            self.forward_backward = partial(self.strategy.forward_backward_coupled, task=self.task)
-        else:
-            self.forward_backward = partial(self.strategy.forward_backward, loss_function=self.loss_function)
         self.optimizer = locate(self.recipe.optimizer["_target_"])
 
     def fit(self) -> TrainResult:
@@ -258,6 +253,12 @@ class Trainer:
                     raise NotTheirs("replaces trainer.state or trainer.control", "callbacks share them", "leave them")
 
     # -- parts of a step --------------------------------------------------------------------------------------
+
+    def forward_backward(self, batch: StepBatch) -> StepLoss:
+        """Loss and gradients of this rank's share of a step."""
+        if self.task.coupled:
+            return self.strategy.forward_backward_coupled(batch, self.task)
+        return self.strategy.forward_backward(batch, self.loss_function)
 
     def _begin(self) -> None:
         # The step of the loaded checkpoint is saved already, and was evaluated if that was due.
