@@ -141,11 +141,6 @@ class ModelFamily:
         """The tensor plan of a model with one stack; None if a stack has none."""
         return self.stacks[0].tensor if len(self.stacks) == 1 else None
 
-    @property
-    def causal(self) -> bool:
-        """Whether every block only looks back."""
-        return all(stack.causal for stack in self.stacks)
-
 
 def decoder(
     *,

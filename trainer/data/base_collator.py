@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ class Collator(ABC):
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
-    draws_at_random: ClassVar[bool] = False
-    """Whether micro-batches depend on the positions of their samples."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """One data rank's share of a step, cut into micro-batches in order."""

@@ -151,7 +151,54 @@ def pad_token_id(tokenizer: Any) -> int:
     return next(known, 0)
 
 
-class IndexedCorpus(Corpus):
+class CorpusByIndex(Corpus):
+    """A corpus whose samples are read by index, so that a position needs no state."""
+
+    train: Any
+    held_out: Any
+    """Data sets of samples, with a length."""
+    order: EpochOrder
+
+    @abstractmethod
+    def eval_set(self, name: str) -> Any:
+        """The samples of a set by its name."""
+
+    @property
+    def eval_sets(self) -> list[str]:
+        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sets]
+
+    def train_batches(
+        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
+    ) -> TrainBatches:
+        return IndexedBatches(
+            step_batches(
+                self.train,
+                self.batcher,
+                self.order,
+                samples=samples,
+                steps=steps,
+                global_batch_size=self.global_batch_size,
+                data_rank=data_rank,
+                data_size=data_size,
+                num_workers=self.config.num_workers,
+                pin_memory=True,
+            )
+        )
+
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
+        return evaluation_batches(
+            self.eval_set(name),
+            self.collator,
+            limit=limit,
+            micro_batch_size=self.micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
+
+
+class IndexedCorpus(CorpusByIndex):
     """Prepared documents in memory-mapped files, read by index."""
 
     def __init__(
@@ -230,48 +277,13 @@ class IndexedCorpus(Corpus):
         if problems:
             raise UserError(*problems)
 
-    def train_batches(
-        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
-    ) -> TrainBatches:
-        return IndexedBatches(
-            step_batches(
-                self.train,
-                self.batcher,
-                self.order,
-                samples=samples,
-                steps=steps,
-                global_batch_size=self.global_batch_size,
-                data_rank=data_rank,
-                data_size=data_size,
-                num_workers=self.config.num_workers,
-                pin_memory=True,
-            )
-        )
-
-    @property
-    def eval_sets(self) -> list[str]:
-        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sets]
-
     def eval_set(self, name: str) -> PackedBlocks | DocumentBlocks:
-        """The samples of a set by its name."""
         if name not in self._sets:
             self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
         return self._sets[name]
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
         return {"text": self.tokenizer.decode(self.eval_set(name)[index]["input_ids"])}
-
-    def eval_batches(
-        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
-    ) -> Iterator[MicroBatch]:
-        return evaluation_batches(
-            self.eval_set(name),
-            self.collator,
-            limit=limit,
-            micro_batch_size=self.micro_batch_size,
-            data_rank=data_rank,
-            data_size=data_size,
-        )
 
 
 class IndexedBatches(TrainBatches):

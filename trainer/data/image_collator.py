@@ -30,8 +30,6 @@ class ImageCollator(Collator):
     flip: float = 0.0
     """Share of the pictures that are mirrored left to right."""
 
-    draws_at_random = True
-
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding={self.crop_padding} is below 0; set it to a number of pixels, or 0")

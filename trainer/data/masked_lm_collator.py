@@ -42,8 +42,6 @@ class MaskedLMCollator(Collator):
     pad_to_multiple_of: int = 8
     """Padded lengths are multiples of this (but at most ``block_size``)."""
 
-    draws_at_random = True
-
     def __post_init__(self) -> None:
         if not 0 < self.masked <= 1:
             raise ValueError(f"masked={self.masked} is wrong because it is a share; set it above 0 and at most to 1")

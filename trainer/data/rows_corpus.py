@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
 from ...errors import Problem, UserError
 from ...models.facts import Facts
-from ...parallel.micro_batch import MicroBatch
 from ..component import Component
 from ..settings import TrainerConfig
 from .base_collator import Sample
-from .corpus import Corpus, IndexedBatches, TrainBatches
+from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, DataConfig
 from .document_source import SOURCE
 from .further_sets import further_rows
-from .loader import evaluation_batches, step_batches
 from .prepare_rows import PreparedRows
 from .sample_order import EpochOrder
 from .samples import Samples
@@ -53,7 +51,7 @@ class RowSamples(Dataset[Sample]):
             raise UserError(Problem(SOURCE, why, "correct the row, or leave it out")) from error
 
 
-class RowsCorpus(Corpus):
+class RowsCorpus(CorpusByIndex):
     """Prepared rows, read by index."""
 
     def __init__(
@@ -89,30 +87,7 @@ class RowsCorpus(Corpus):
         content = {"documents": self.stats.documents_digest, **({"labels": labels} if labels else {})}
         return {**super().prints(), **content}
 
-    def train_batches(
-        self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
-    ) -> TrainBatches:
-        return IndexedBatches(
-            step_batches(
-                self.train,
-                self.batcher,
-                self.order,
-                samples=samples,
-                steps=steps,
-                global_batch_size=self.global_batch_size,
-                data_rank=data_rank,
-                data_size=data_size,
-                num_workers=self.config.num_workers,
-                pin_memory=True,
-            )
-        )
-
-    @property
-    def eval_sets(self) -> list[str]:
-        return [*([HELD_OUT] if len(self.held_out) else []), *self.config.eval_sets]
-
     def eval_set(self, name: str) -> RowSamples:
-        """The samples of a set by its name."""
         if name not in self._sets:
             self._sets[name] = RowSamples(further_rows(self.config, name, self.samples.columns), self.samples)
         return self._sets[name]
@@ -121,18 +96,6 @@ class RowsCorpus(Corpus):
         row = self.eval_set(name).rows[index]
         plain = {column: value for column, value in row.items() if isinstance(value, str | int | float)}
         return {**self.samples.show(row), **plain}
-
-    def eval_batches(
-        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
-    ) -> Iterator[MicroBatch]:
-        return evaluation_batches(
-            self.eval_set(name),
-            self.collator,
-            limit=limit,
-            micro_batch_size=self.micro_batch_size,
-            data_rank=data_rank,
-            data_size=data_size,
-        )
 
 
 def open_samples(name: str, options: Mapping[str, Any]) -> type[Samples]:
@@ -145,7 +108,7 @@ def open_samples(name: str, options: Mapping[str, Any]) -> type[Samples]:
 
     found = locate(name)
     if not isinstance(found, type) or not issubclass(found, Samples):
-        fix = "derive it from trireme.trainer.data.samples.Samples; docs/extending.md has an example"
+        fix = "derive it from trireme.trainer.data.samples.Samples, whose methods say what they give"
         raise UserError(Problem("task", f"names samples that are none: {name}", fix))
     known = list(inspect.signature(found).parameters)[1:]
     unknown = [option for option in options if option not in known]

@@ -41,8 +41,6 @@ class SpeechCollator(Collator):
     longest_seconds: float | None = None
     """Pad every sound to this length. Models that take no mask of the padding need it, since they see the padding."""
 
-    draws_at_random = True
-
     def __post_init__(self) -> None:
         if not 0 <= self.masked < 1:
             raise ValueError(f"masked={self.masked} is not a share of a sound; set it to 0.05, or to 0 for none")
