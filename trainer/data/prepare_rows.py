@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("trireme.data")
-VERSION = 1
+VERSION = 2
 """Version of the preparation, raised when it changes, so that older caches are not used."""
 
 
@@ -107,7 +107,8 @@ def _prepare(config: DataConfig, sources: list[RowSource], wanted: Mapping[str, 
         documents_digest=digest([hashes[rows], held_hashes[held_rows]]),
     )
     for name, part in (("train", train), ("held_out", held_out)):
-        without_decoding(part).save_to_disk(str(scratch / name), num_proc=None)
+        shards = None if len(part) else 1  # of no rows `datasets` would write no file, and then not read the folder
+        without_decoding(part).save_to_disk(str(scratch / name), num_proc=None, num_shards=shards)
     shutil.rmtree(temporary)
     (scratch / "stats.json").write_text(json.dumps(asdict(stats), indent=1))
     log.info("prepared %d train and %d held-out rows in %.1f s", len(train), len(held_out), time.perf_counter() - start)
