@@ -111,6 +111,8 @@ def label_number(value: Any, names: tuple[str, ...], is_number: bool) -> int:
     if value is None:
         raise ValueError("it has no label")
     if is_number:
+        if not 0 <= int(value) < len(names):  # data sets write -1 where there is no label
+            raise ValueError(f"its label {value} is none of the {len(names)} labels")
         return int(value)
     try:
         return names.index(str(value))
