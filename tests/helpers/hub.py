@@ -1,4 +1,5 @@
-"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make, fill and fetch a repository."""
+"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make, fill and fetch a repository, and
+that `datasets` uses to read one."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 
 @dataclass
@@ -20,6 +22,8 @@ class Hub:
     endpoint: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Repository -> path -> content now."""
+    datasets: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """The same of data sets, which are only read."""
     private: dict[str, str | None] = field(default_factory=dict)
     """Repository -> visibility that was asked for."""
     commits: list[tuple[str, list[str]]] = field(default_factory=list)
@@ -56,6 +60,9 @@ def hub() -> Iterator[Hub]:
             path = self.path.partition("?")[0]
             if path == "/api/repos/create":
                 self.answer(*create(state, json.loads(body)))
+            elif "/paths-info/" in path:
+                wanted = parse_qs(body.decode())["paths"]
+                self.answer(200, listed(held_by(state, path), lambda name: name in wanted))
             elif "/preupload/" in path:
                 self.answer(200, {"files": [known(state, path, file) for file in json.loads(body)["files"]]})
             elif "/commit/" in path:
@@ -67,9 +74,11 @@ def hub() -> Iterator[Hub]:
             self.send_file(body=False)
 
         def send_file(self, body: bool) -> None:
-            """Send a file of a repository, ``/owner/name/resolve/main/path``."""
-            parts = self.path.partition("?")[0].split("/")
-            content = state.files.get("/".join(parts[1:3]), {}).get("/".join(parts[5:]))
+            """Send a file of a repository, ``/owner/name/resolve/main/path``, perhaps behind ``/datasets``."""
+            path = unquote(self.path.partition("?")[0])
+            held = state.datasets if path.startswith("/datasets/") else state.files
+            parts = path.removeprefix("/datasets").split("/")
+            content = held.get("/".join(parts[1:3]), {}).get("/".join(parts[5:]))
             self.send_response(404 if content is None else 200)
             self.send_header("X-Repo-Commit", "0" * 40)
             if content is None:
@@ -84,15 +93,14 @@ def hub() -> Iterator[Hub]:
         def do_GET(self) -> None:
             if "/resolve/" in self.path:
                 return self.send_file(body=True)
-            repository = "/".join(self.path.split("/")[3:5]).partition("?")[0]
-            if not self.path.startswith("/api/models/") or repository not in state.files:
+            held = held_by(state, self.path)
+            if held is None:
                 self.answer(404, {"error": self.path})
             elif "/tree/" in self.path:
-                held = state.files[repository].items()
-                self.answer(200, [{"type": "file", "path": p, "size": len(c), "oid": oid(c)} for p, c in held])
+                self.answer(200, listed(held))
             else:
-                names = [{"rfilename": name} for name in state.files[repository]]
-                self.answer(200, {"id": repository, "sha": "0" * 40, "siblings": names})
+                names = [{"rfilename": name} for name in held]
+                self.answer(200, {"id": repository_in(self.path), "sha": "0" * 40, "siblings": names})
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -103,6 +111,22 @@ def hub() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def repository_in(path: str) -> str:
+    """The repository in ``/api/models/owner/name/...``."""
+    return "/".join(path.partition("?")[0].split("/")[3:5])
+
+
+def held_by(state: Hub, path: str) -> dict[str, bytes] | None:
+    kind = {"models": state.files, "datasets": state.datasets}.get(path.split("/")[2])
+    return None if kind is None else kind.get(repository_in(path))
+
+
+def listed(held: dict[str, bytes] | None, wanted: Callable[[str], bool] = lambda name: True) -> list[dict[str, Any]]:
+    """Files as the hub lists them."""
+    found = ((name, content) for name, content in (held or {}).items() if wanted(name))
+    return [{"type": "file", "path": name, "size": len(content), "oid": oid(content)} for name, content in found]
 
 
 def create(state: Hub, wanted: dict[str, Any]) -> tuple[int, Any]:

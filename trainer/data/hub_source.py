@@ -1,4 +1,4 @@
-"""Read documents from a data set on the Hugging Face hub. This is the only source that may use the network."""
+"""Read documents or rows of a data set on the Hugging Face hub. This is the only source that may use the network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +19,34 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 log = logging.getLogger("trireme.data")
+SAVED = ("state.json", "dataset_dict.json")
+"""Files of which ``save_to_disk`` of `datasets` writes one."""
+LONGEST = 300
+"""Characters of a message of the hub's client that are shown."""
 
 
 @dataclass
 class Hub:
-    """A data set of the Hugging Face hub (or a local folder in its layout)."""
+    """A data set of the Hugging Face hub, a local folder in its layout, or one that `datasets` saved to disk."""
 
     path: str
     """Repository, such as ``roneneldan/TinyStories``, or a local folder of data files."""
     name: str | None = None
     """Configuration of the data set."""
     split: str = "train"
-    """Split, or a slice of one such as ``train[:10%]``."""
+    """Split, a slice of one such as ``train[:10%]``, or several joined by ``+``."""
     text_column: str = "text"
-    """Column that holds the document."""
+    """Column that holds the document; tasks that learn from rows take ``data.columns`` instead."""
     revision: str | None = None
     """Commit, tag or branch; with a commit, prepared data is used without asking the hub."""
 
     def load(self, cache_dir: str) -> Dataset:
         """All documents. Downloads go to the cache of `datasets` (``HF_HOME``), which other projects share."""
         return self._text_only(self._load(streaming=False))
+
+    def rows(self, cache_dir: str) -> Dataset:
+        """All rows with all columns, for tasks that learn from rows."""
+        return self._load(streaming=False)
 
     def stream(self) -> IterableDataset:
         return self._text_only(self._load(streaming=True))
@@ -73,9 +82,8 @@ class Hub:
         revision = self.revision
         if revision and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
             return revision
-        answer = self._ask_hub()
-        if answer:
-            return answer
+        if self._newest:
+            return self._newest
         from huggingface_hub import snapshot_download
 
         try:
@@ -84,8 +92,9 @@ class Hub:
         except Exception:  # nothing is cached there, but `datasets` may have the data set in its own cache
             return "unknown"
 
-    def _ask_hub(self) -> str | None:
-        """The newest commit; None if the hub does not answer."""
+    @cached_property
+    def _newest(self) -> str | None:
+        """The newest commit; None if the hub does not answer. It is asked once, since each try may wait for seconds."""
         from huggingface_hub import HfApi
         from huggingface_hub.utils import HfHubHTTPError
 
@@ -102,9 +111,11 @@ class Hub:
 
         folder = Path(os.path.expanduser(self.path))
         here = os.path.isdir(folder)
-        answers = here or self._ask_hub() is not None
+        answers = here or self._newest is not None
         try:
             with nullcontext() if answers else _offline():
+                if here and any((folder / name).is_file() for name in SAVED):
+                    return _saved(folder, self.split, streaming)
                 return load_dataset(
                     str(folder) if here else self.path,
                     self.name,
@@ -113,9 +124,10 @@ class Hub:
                     streaming=streaming,
                 )
         except Exception as error:  # not found, no network, no such split; each client raises errors of its own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
             if not answers:
-                reason = f"there is no folder of this name, the hub does not answer, nothing is cached ({reason})"
+                hub = "HF_HUB_OFFLINE is set" if _is_offline() else "the hub does not answer"
+                reason = f"there is no folder of this name, {hub}, nothing is cached ({reason})"
             raise UserError(
                 Problem(
                     "data.source.path",
@@ -135,6 +147,28 @@ class Hub:
             raise UserError(column_problem(place, self.text_column, dict.fromkeys(data.column_names)))
         data = data.select_columns([self.text_column])
         return data if self.text_column == "text" else data.rename_column(self.text_column, "text")
+
+
+def _saved(folder: Path, split: str, streaming: bool) -> Any:
+    """What ``save_to_disk`` of `datasets` has written: one data set, or one for each split.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    from datasets import Dataset, ReadInstruction, concatenate_datasets, load_from_disk
+
+    found: Any = load_from_disk(str(folder))
+    parts = {"train": found, str(found.split or "train"): found} if isinstance(found, Dataset) else dict(found)
+    ranges = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in parts.items()})
+    chosen = [parts[one.splitname].select(range(one.from_, one.to)) for one in ranges]
+    data = concatenate_datasets(chosen)
+    return data.to_iterable_dataset() if streaming else data
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager
