@@ -23,7 +23,7 @@ from .collective import on_main
 from .data.content_stamp import content_stamp, hash_json
 from .data.corpus import Corpus
 from .data.tokenizer import load_tokenizer, tokens_like
-from .place_model import recipe_corpus
+from .recipe_corpus import recipe_corpus
 from .schedules import ScheduleConfig, build_schedule
 
 if TYPE_CHECKING:

@@ -14,20 +14,15 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, build_on_meta
-from ..models.model_config import hf_config, weights_folder
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
 from .check_steps import check_steps
-from .component import instantiate, locate
-from .component_errors import CONSTRUCTOR, component_errors
 from .data.corpus import Corpus
-from .data.data_config import DataConfig
-from .data.open_corpus import open_corpus
+from .recipe_corpus import recipe_corpus
 from .recipe_values import recipe_values
 from .spinner import say
-from .tasks.checked import CheckedTask
 from .tasks.task import Task
 from .trainer_state import TrainerState, batch_since
 
@@ -79,14 +74,6 @@ def place(
     strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
     strategy.place(model, weights(blueprint))
     return Placed(strategy, blueprint, task, corpus, state)
-
-
-def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
-    """The corpus of ``recipe``, with ``data`` in place of its own data part."""
-    beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
-    with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
-        task = CheckedTask(instantiate(recipe.task))
-    return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside, task, hf_config(recipe.model))
 
 
 @contextmanager

@@ -1,0 +1,24 @@
+"""Open the corpus of a recipe: its data, and what it needs of the task and of the model's configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..models.model_config import hf_config, weights_folder
+from .component import instantiate, locate
+from .component_errors import CONSTRUCTOR, component_errors
+from .data.corpus import Corpus
+from .data.data_config import DataConfig
+from .data.open_corpus import open_corpus
+from .tasks.checked import CheckedTask
+
+if TYPE_CHECKING:
+    from ..configs.schema import RecipeConfig
+
+
+def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
+    """The corpus of ``recipe``, with ``data`` in place of its own data part."""
+    beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
+    with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
+        task = CheckedTask(instantiate(recipe.task))
+    return open_corpus(data, recipe.seed, recipe.trainer, recipe.collator, beside, task, hf_config(recipe.model))
