@@ -45,15 +45,31 @@ def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[
     logging.raiseExceptions = False  # a full disk must not end a run through its log file
     speaks = mesh.is_main or (config.log_on_each_node and os.environ.get("LOCAL_RANK") == "0")
     level = _number(config.log_level if speaks else config.log_level_replica)
-    console = Terminal()
-    console.setLevel(level)
     several = config.log_on_each_node or _number(config.log_level_replica) <= logging.INFO
     prefix = f"[rank {mesh.rank}] " if not mesh.is_main or (several and mesh.world_size > 1) else ""
-    console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    console.addFilter(lambda record: record.name != SHOWN)
-    handlers: list[logging.Handler] = [console]
+    handlers = [_terminal(level, prefix)]
     if run_dir is not None:
         handlers += _file(run_dir / "log.txt" if mesh.is_main else run_dir / "logs" / f"rank{mesh.rank}.log")
+    return _attached(handlers, level)
+
+
+def log_alone(config: RunConfig) -> list[logging.Handler]:
+    """Attach a handler for a process that is no rank, has no run folder, and prints what it has found: warnings go to
+    the terminal, and more only if ``run.log_level`` asks for more than ``info``."""
+    level = library_level(_number(config.log_level))
+    return _attached([_terminal(level, "")], level)
+
+
+def _terminal(level: int, prefix: str) -> logging.Handler:
+    console = Terminal()
+    console.setLevel(level)
+    console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    console.addFilter(lambda record: record.name != SHOWN)
+    return console
+
+
+def _attached(handlers: list[logging.Handler], level: int) -> list[logging.Handler]:
+    """Attach the handler of the terminal, and then those of files, to the loggers."""
     logger = logging.getLogger("trireme")
     logger.setLevel(min(level, logging.INFO))
     logger.propagate = False

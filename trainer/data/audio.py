@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +37,42 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
     return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
 
 
+def seconds(sounds: Sequence[Any]) -> list[float]:
+    """Lengths of stored sounds, of which only the beginning is read; none of those that are no sounds."""
+    found = []
+    for stored in sounds:
+        if isinstance(stored, dict) and "array" in stored:
+            found.append(len(stored["array"]) / float(stored["sampling_rate"]))
+            continue
+        with suppress(ValueError, OSError, RuntimeError):  # refused when it is read; soundfile's own is a RuntimeError
+            found.append(float(_soundfile().info(_file(stored)).duration))
+    return found
+
+
 def _read(stored: Any) -> tuple[np.ndarray, int]:
-    try:
-        import soundfile
-    except ImportError:
-        raise UserError(Problem("data", "sounds are read by soundfile, which is not installed", EXTRA)) from None
-    file: Any = stored
-    if isinstance(stored, dict):
-        file = io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
-    elif isinstance(stored, bytes):
-        file = io.BytesIO(stored)
-    elif not isinstance(stored, str):
-        raise ValueError(f"its sound is a {type(stored).__name__}; give a file, or its bytes")
+    soundfile, file = _soundfile(), _file(stored)
     try:
         return soundfile.read(file, dtype="float32")
     except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
         raise ValueError(f"its sound cannot be read: {error}") from None
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except ImportError:
+        raise UserError(Problem("data", "sounds are read by soundfile, which is not installed", EXTRA)) from None
+    return soundfile
+
+
+def _file(stored: Any) -> Any:
+    if isinstance(stored, dict):
+        return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
+    if isinstance(stored, bytes):
+        return io.BytesIO(stored)
+    if not isinstance(stored, str):
+        raise ValueError(f"its sound is a {type(stored).__name__}; give a file, or its bytes")
+    return stored
 
 
 def _resampled(samples: np.ndarray, own: int, rate: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,13 @@ from ..component import Component
 from ..settings import TrainerConfig
 from .base_collator import Collator
 from .corpus_stats import Stats, cut_line
-from .data_config import HELD_OUT, DataConfig
+from .data_config import HELD_OUT, TRAIN, DataConfig
 from .further_sets import further_tokens
 from .loader import Batcher, evaluation_batches, step_batches
 from .open_collator import open_collator
+from .report.sample_views import sample_views
+from .report.set_facts import SetFacts, lengths_between, spread
+from .report.views import Collated
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
 from .tokenizer import tokens_like, versions
@@ -138,6 +141,14 @@ class Corpus(ABC):
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
         """The sample of a set at ``index`` as people read it."""
         return {}
+
+    def describe(self, name: str) -> SetFacts:
+        """What is known of a set before any training: ``train``, or a name as for ``eval_batches``."""
+        return SetFacts(name)
+
+    def views(self, sample: Collated) -> Mapping[str, Any]:
+        """What is shown of a collated sample, by name."""
+        return sample_views(sample, self.processor, self.tokenizer, self.facts)
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -281,6 +292,18 @@ class IndexedCorpus(CorpusByIndex):
         if name not in self._sets:
             self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
         return self._sets[name]
+
+    def describe(self, name: str) -> SetFacts:
+        data, size = self.train if name == TRAIN else self.eval_set(name), self.config.block_size
+        lengths = lengths_between(Column(f"{data.tokens.path.removesuffix('.arrow')}_ends.arrow").parts)
+        facts = SetFacts(name, {"documents": len(lengths), "tokens": len(data.tokens)})
+        if self.config.packing:
+            facts.sizes[f"blocks of {size} tokens"] = len(data)
+            if rest := len(data.tokens) % size:
+                facts.notes.append(f"the last {rest} tokens fill no block and are left out")
+        limit = None if self.config.packing else size
+        facts.spreads += spread("tokens of a document", lengths, limit=limit)
+        return facts
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
         return {"text": self.tokenizer.decode(self.eval_set(name)[index]["input_ids"])}

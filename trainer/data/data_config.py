@@ -9,7 +9,7 @@ from ...errors import refuse
 from ..component import Component
 from .tokenizer import TokenizerConfig
 
-HELD_OUT, TEST = "held_out", "test"
+TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 """Names of the sets that every recipe may have."""
 MOST_PROCESSES = 1024
 """More than any machine runs beside its training."""
@@ -96,10 +96,10 @@ class DataConfig:
                 "least 0 and below 1, such as 0.05"
             )
         for name in self.eval_sets:
-            if name in (HELD_OUT, TEST, "train") or not name.isidentifier():
+            if name in (TRAIN, HELD_OUT, TEST) or not name.isidentifier():
                 found.append(
                     f"eval_sets={name!r} is wrong because a name of a set is a word of letters, digits and "
-                    f"underscores other than {HELD_OUT}, {TEST} and train; choose another name"
+                    f"underscores other than {HELD_OUT}, {TEST} and {TRAIN}; choose another name"
                 )
         if self.streaming and self.eval_sets:
             found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from ...models.facts import Facts
 from .base_collator import Sample
 from .corpus import vocabulary_of
-from .image_rows import opened_image, pixel_values
+from .image_rows import opened_image, picture_sizes, pixel_values
 from .processors import channels_of, image_processor
 from .samples import Given, Samples
-from .text_rows import text_processor
+from .text_rows import text_processor, token_counts
 
 
 class CaptionedImages(Samples):
@@ -20,6 +21,8 @@ class CaptionedImages(Samples):
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "text": True}
     unit = "images"
+    made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "input_ids": "text"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         vision = getattr(given.model, "vision_config", given.model)
@@ -37,6 +40,12 @@ class CaptionedImages(Samples):
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"image": "a picture", "text": str(row["text"])}
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {"tokens": token_counts(self.processor.tokenizer, rows["text"]), **picture_sizes(rows["image"])}
+
+    def longest(self) -> dict[str, float]:
+        return {"tokens": self.length}
 
 
 class ImageAndText:

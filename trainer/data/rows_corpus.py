@@ -12,13 +12,16 @@ from torch.utils.data import Dataset
 from ...errors import Problem, UserError
 from ...models.facts import Facts
 from ..component import Component
+from ..component_errors import component_errors
 from ..settings import TrainerConfig
 from .base_collator import Sample
 from .corpus import CorpusByIndex
-from .data_config import HELD_OUT, DataConfig
+from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
 from .further_sets import further_rows
 from .prepare_rows import PreparedRows
+from .report.set_facts import SetFacts, label_facts, measured_rows
+from .report.views import Collated
 from .sample_order import EpochOrder
 from .samples import Samples
 
@@ -91,6 +94,17 @@ class RowsCorpus(CorpusByIndex):
         if name not in self._sets:
             self._sets[name] = RowSamples(further_rows(self.config, name, self.samples.columns), self.samples)
         return self._sets[name]
+
+    def describe(self, name: str) -> SetFacts:
+        rows = (self.train if name == TRAIN else self.eval_set(name)).rows
+        labels, values = label_facts(rows, self.facts)
+        with component_errors("data", self.samples, "lengths"):
+            spreads = measured_rows(rows, self.samples)
+        return SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels)
+
+    def views(self, sample: Collated) -> Mapping[str, Any]:
+        with component_errors("data", self.samples, "views"):
+            return self.samples.views(sample)
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
         row = self.eval_set(name).rows[index]

@@ -7,7 +7,7 @@ extractor), and makes one sample of one row. Samples are made when they are read
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,8 @@ from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
 from .data_config import DataConfig
+from .report.sample_views import sample_views
+from .report.views import Collated
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,6 +48,10 @@ class Samples(ABC):
     """Columns by the names that the task uses -> whether every row must have it."""
     unit: ClassVar[str] = "tokens"
     """Name of what a sample's length counts."""
+    made_of: ClassVar[dict[str, str]] = {}
+    """Inputs and targets -> the columns that they are made of, for ``views``."""
+    most_measured: ClassVar[int] = 10_000
+    """Rows that ``trireme data`` measures of a larger set."""
     processor: Any
     """What makes inputs of raw data, saved beside the weights by its ``save_pretrained``."""
     facts: Facts = Facts()
@@ -75,6 +81,26 @@ class Samples(ABC):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         """A row as people read it."""
         return {name: _short(value) for name, value in row.items()}
+
+    def views(self, sample: Collated) -> Mapping[str, Any]:
+        """What ``trireme data`` shows of a collated sample, by name: views (``report/views.py``), texts, pictures of
+        Pillow, arrays."""
+        found = sample_views(sample, self.processor, self.tokenizer, self.facts)
+        return {
+            f"{self.made_of[name]} ({name})" if name in self.made_of else name: view for name, view in found.items()
+        }
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> Mapping[str, list[float]]:
+        """Lengths of rows by what they count, before anything is cut, for ``trireme data``.
+
+        Args:
+            rows: values of some rows by column.
+        """
+        return {}
+
+    def longest(self) -> Mapping[str, float]:
+        """The greatest of these lengths that a sample holds, by name; what is beyond is cut."""
+        return {}
 
 
 def label_names(given: Given, column: str = "label") -> tuple[str, ...]:

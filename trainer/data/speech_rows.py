@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from ...models.facts import Facts
 from ...models.hub import local_path
-from .audio import waveform
+from .audio import seconds, waveform
 from .base_collator import Sample
 from .check_tokenizer import FIELD
 from .corpus import vocabulary_of
@@ -30,6 +31,8 @@ class LabelledSounds(Samples):
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "label": True}
     unit = "frames"
+    made_of: ClassVar[dict[str, str]] = {"input_values": "audio", "input_features": "audio", "labels": "label"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         self.processor, self.labels = feature_extractor(given), Labels(given)
@@ -41,12 +44,17 @@ class LabelledSounds(Samples):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return _shown(row, "label")
 
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {"seconds": seconds(rows["audio"])}
+
 
 class TranscribedSpeech(Samples):
     """A sound and the text that is said in it."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
+    made_of: ClassVar[dict[str, str]] = {"input_values": "audio", "input_features": "audio", "labels": "text"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         from transformers import Wav2Vec2Processor
@@ -71,6 +79,10 @@ class TranscribedSpeech(Samples):
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return _shown(row, "text")
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        texts = [float(len(" ".join(str(text or "").split()))) for text in rows["text"]]
+        return {"seconds": seconds(rows["audio"]), "characters": texts}
 
 
 def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:

@@ -29,10 +29,11 @@ from .cache import cache_root
 from .content_stamp import hash_json
 from .corpus import Corpus, TrainBatches
 from .corpus_stats import Stats, cut_line, unigram_entropy
-from .data_config import HELD_OUT, DataConfig
+from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import DocumentSource, sources
 from .held_out import is_held_out, text_hash
 from .loader import Batcher, evaluation_batches
+from .report.set_facts import SetFacts, spread
 from .sample_order import permute
 from .token_files import MemoryBlocks
 from .tokenizer import check_eos, encode_documents, load_or_train
@@ -374,6 +375,16 @@ class StreamingCorpus(Corpus):
             data_rank=data_rank,
             data_size=data_size,
         )
+
+    def describe(self, name: str) -> SetFacts:
+        if name == TRAIN:
+            return SetFacts(name, {"documents": None, "tokens": None}, notes=["a stream: its end is not known"])
+        if not self._collected:
+            return SetFacts(name, {"documents": None, "tokens": None}, notes=["read when it is first evaluated"])
+        blocks = self._held_out.blocks
+        about = f"the first {len(blocks)} blocks of the stream's held-out documents, as many as trainer.eval_samples"
+        sizes: dict[str, int | None] = {"tokens": sum(map(len, blocks)), "blocks": len(blocks)}
+        return SetFacts(name, sizes, spreads=spread("tokens of a block", list(map(len, blocks))), notes=[about])
 
     def _collect(self, limit: int) -> None:
         """Read the first ``limit`` held-out blocks into memory; they are equal on all ranks and after a resume."""

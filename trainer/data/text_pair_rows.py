@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from ...models.facts import Facts
 from .base_collator import Sample
 from .corpus import vocabulary_of
 from .samples import Given, Samples
-from .text_rows import text_processor
+from .text_rows import text_processor, token_counts
 
 
 class TextPairs(Samples):
@@ -25,6 +26,7 @@ class TextPairs(Samples):
     """
 
     columns: ClassVar[dict[str, bool]] = {"source": True, "target": True}
+    made_of: ClassVar[dict[str, str]] = {"input_ids": "source", "labels": "target"}
 
     def __init__(
         self,
@@ -59,3 +61,16 @@ class TextPairs(Samples):
             "input_ids": np.asarray(source["input_ids"], np.int64),
             "labels": np.asarray(target["input_ids"], np.int64),
         }
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        sources = [self.prefix + str(text or "") for text in rows["source"]]
+        targets = self.processor(
+            text_target=[str(text or "") for text in rows["target"]], truncation=False, verbose=False
+        )
+        return {
+            "tokens of the source": token_counts(self.processor, sources),
+            "tokens of the target": [len(ids) for ids in targets["input_ids"]],
+        }
+
+    def longest(self) -> dict[str, float]:
+        return {"tokens of the source": self.length, "tokens of the target": self.target_length}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ class LabelledTexts(Samples):
     """A text, perhaps a second one, and its label: a class, several classes, or a number (``labels.py``)."""
 
     columns: ClassVar[dict[str, bool]] = {"text": True, "text_pair": False, "label": True}
+    made_of: ClassVar[dict[str, str]] = {"input_ids": "text", "labels": "label"}
 
     def __init__(self, given: Given) -> None:
         self.processor = text_processor(given, "text", *(["text_pair"] if "text_pair" in given.rows.features else []))
@@ -34,6 +35,20 @@ class LabelledTexts(Samples):
         encoded = self.processor(row["text"], pair, truncation=True, max_length=self.length, verbose=False)
         arrays = {name: np.asarray(value, np.int64) for name, value in encoded.items()}
         return {**arrays, "label": self.labels.of(row)}
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {"tokens": token_counts(self.processor, rows["text"], rows.get("text_pair"))}
+
+    def longest(self) -> dict[str, float]:
+        return {"tokens": self.length}
+
+
+def token_counts(tokenizer: Any, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[float]:
+    """Tokens of each text, special ones included, before any are cut."""
+    plain = [str(text or "") for text in texts]
+    beside = [str(text or "") for text in pairs] if pairs is not None else None
+    encoded = tokenizer(plain, beside, truncation=False, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]
 
 
 def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> Any:

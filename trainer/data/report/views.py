@@ -1,0 +1,137 @@
+"""What ``trireme data`` shows of a sample: texts with their labels, pictures, sounds, numbers.
+
+A view says what is to be seen, not how: the terminal and the page draw it each in its own way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+
+class Role(Enum):
+    """What a token is for."""
+
+    READ = "read"
+    """The model reads it; there are no labels beside it."""
+    LEARNT = "learnt"
+    """The loss counts it."""
+    IGNORED = "ignored"
+    """The model reads it, and the loss does not count it."""
+    PADDING = "padding"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring tokens of one role, as text."""
+
+    text: str
+    role: Role
+    hides: str | None = None
+    """What is to be predicted here, where it is not the text itself: the word behind a mask, the name of a label."""
+    count: int = 1
+    """Number of tokens."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row of tokens."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(piece.count for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A plain text, such as the name of a label."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture: uint8 [height, width, 3] or [height, width]."""
+
+    pixels: np.ndarray
+    about: str = ""
+    """Size and range of the numbers that the model gets."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound: float32 [samples], between -1 and 1."""
+
+    samples: np.ndarray
+    rate: int
+    """Samples per second."""
+    about: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Any other array: its shape, type, range and first values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    first: tuple[Any, ...] = ()
+    range: tuple[Any, Any] | None = None
+
+
+View = Tokens | Text | Picture | Sound | Numbers
+
+
+@dataclass(frozen=True)
+class Collated:
+    """One sample as its collator gives it to the model and to the task. Arrays are those of numpy, without the
+    dimension of the samples; they may stand in dicts and lists."""
+
+    inputs: dict[str, Any]
+    targets: dict[str, Any]
+    index: int
+    """Its place in its set."""
+    position: int | None = None
+    """Its place in the endless stream of samples that a run consumes; None in an evaluation."""
+    head: str = ""
+    """Head of the task: the ``labels`` of ``causal_lm`` stand at the positions that predict them."""
+
+
+FIRST = 8
+"""Values of an array that are shown."""
+
+
+def numbers(array: Any) -> Numbers:
+    """A view of any array."""
+    found = np.asarray(array)
+    flat = found.reshape(-1)
+    first = tuple(value.item() for value in flat[:FIRST])
+    counted = found.dtype.kind in "iufb" and len(flat)
+    return Numbers(found.shape, str(found.dtype), first, (flat.min().item(), flat.max().item()) if counted else None)
+
+
+def as_view(value: Any) -> View:
+    """The view of what a user's own ``Samples.views`` gives: a view, a text, a picture of Pillow, or an array."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, str):
+        return Text(value)
+    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a picture of Pillow, which need not be installed
+        return Picture(np.asarray(value.convert("RGB")))
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_picture(value.shape):
+        return Picture(value)
+    if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        return numbers(value)
+    return Text(str(value))
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
