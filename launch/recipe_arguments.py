@@ -38,14 +38,16 @@ def count(text: str) -> int:
     return int(text)
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add the arguments of every command that reads a recipe."""
+def add_recipe_arguments(parser: argparse.ArgumentParser, required: bool = True, processes: bool = True) -> None:
+    """Add the arguments of every command that reads a recipe; ``processes``: also the number of processes."""
     about = "name (see: trireme recipes) or path of a .yaml file"
     parser.add_argument("recipe", metavar="RECIPE", nargs=None if required else "?", help=about)
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="values and choices that replace the recipe's"
     )
-    parser.add_argument("--nproc", type=int, metavar="N", help="processes (default: what the plan needs, or all GPUs)")
+    if processes:
+        about = "processes (default: what the plan needs, or all GPUs)"
+        parser.add_argument("--nproc", type=int, metavar="N", help=about)
     add_recipe_dir(parser)
     add_debug(parser)
 

@@ -8,6 +8,7 @@ from . import (
     check,
     checkpoints,
     completion,
+    data,
     doctor,
     evaluate,
     export,
@@ -24,7 +25,7 @@ from . import (
 )  # fmt: skip
 
 HEADINGS = {
-    "train a recipe": (train, check, batch_size),
+    "train a recipe": (train, check, data, batch_size),
     "use what was trained": (logs, evaluate, predict, generate, checkpoints, export),
     "look up what there is": (recipes, models, plans, keys),
     "on a SLURM cluster": (launch, jobs, cancel),

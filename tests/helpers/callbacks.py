@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import torch
 from trireme.trainer.callbacks.callback import Callback
 
 
@@ -167,3 +168,14 @@ class Speaks(Callback):
         log = logging.getLogger("trireme.tests")
         log.info("info of %d", trainer.mesh.rank)
         log.warning("warning of %d", trainer.mesh.rank)
+
+
+class KeepFirstBatch(Callback):
+    """Writes the micro-batches of the first step to a file per rank."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_step_end(self, trainer, state, control) -> None:
+        if state.step == 1:
+            torch.save([vars(micro) for micro in trainer.batch.micro_batches], f"{self.path}.{trainer.mesh.rank}")
