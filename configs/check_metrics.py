@@ -98,4 +98,9 @@ def _known(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Se
     if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):
         return set()
     prefixes = ("eval_", *(f"eval_{name}_" for name in data.eval_sets))
-    return {f"{prefix}{name}" for prefix in prefixes for name in (*names, *scores)}
+    sources = data.sources if data.sources and data.eval_source is None else ()
+    ends = ("", *(f"/{source}" for source in sources))
+    all_names = (*names, *scores)
+    return {f"{prefix}{name}" for prefix in prefixes for name in all_names} | {
+        f"eval_{name}{end}" for name in all_names for end in ends
+    }

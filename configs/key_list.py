@@ -82,6 +82,14 @@ def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
         if nested is not None:
             inner = default if isinstance(default, dict) else schema_defaults(nested)
             yield from _schema(nested, inner, f"{where}.")
+        if (named := _part_by_name(members)) is not None:
+            yield from _schema(named, schema_defaults(named), f"{where}.NAME.")
+
+
+def _part_by_name(members: Iterable[Any]) -> type | None:
+    """The dataclass of the parts in a mapping by name, such as ``data.sources``; None for any other type."""
+    inside = (get_args(member)[1] for member in members if get_origin(member) is dict)
+    return next((one for one in inside if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
 
 
 def group_options(group: str) -> list[str]:

@@ -164,9 +164,12 @@ class _Reader:
         inside = get_args(hint)
         if get_origin(hint) is dict and inside[1] is not Any and isinstance(raw, dict):
             return _whole({key: self.value(item, inside[1], f"{path}.{key}") for key, item in raw.items()})
-        if get_origin(hint) is dict and inside[1] is ComponentNode:
-            fix = f"name each of them: {path}.NAME={{_target_: package.module.Name}}"
-            self.problems.append(Problem(path, "expected a mapping of components by name", fix, raw))
+        if _parts_by_name(hint):
+            what, example = "components", "{_target_: package.module.Name}"
+            if inside[1] is not ComponentNode:
+                what, example = "options", "{" + ", ".join(f"{name}: ..." for name in _fields(inside[1])) + "}"
+            fix = f"name each of them: {path}.NAME={example}"
+            self.problems.append(Problem(path, f"expected a mapping of {what} by name", fix, raw))
             return _INVALID
         if get_origin(hint) is list and dataclasses.is_dataclass(inside[0]) and isinstance(raw, list):
             return _whole([self.value(item, inside[0], f"{path}.{index}") for index, item in enumerate(raw)])
@@ -177,6 +180,8 @@ class _Reader:
         members = [member for member in get_args(hint) if member is not types.NoneType]
         if raw is None and len(members) < len(get_args(hint)):
             return None
+        if len(members) == 1 and _parts_by_name(members[0]):
+            return self.value(raw, members[0], path)
         structured = [member for member in members if member is ComponentNode or dataclasses.is_dataclass(member)]
         if structured and (isinstance(raw, dict) or len(members) == 1):
             return self.value(raw, structured[0], path)
@@ -247,6 +252,12 @@ def _fields(cls: type) -> dict[str, Any]:
 def _dataclass_in(hint: Any) -> type | None:
     members = get_args(hint) if is_union(hint) else (hint,)
     return next((member for member in members if _is_dataclass(member)), None)
+
+
+def _parts_by_name(hint: Any) -> bool:
+    """Whether a type is a mapping of components or dataclasses by name."""
+    inside = get_args(hint)
+    return get_origin(hint) is dict and (inside[1] is ComponentNode or _is_dataclass(inside[1]))
 
 
 def _is_dataclass(hint: Any) -> TypeGuard[type]:

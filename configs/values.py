@@ -29,9 +29,12 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 def likeness(name: str, known: str) -> float:
     """Likeness of two names from 0 to 1; case and dashes do not count. A shorter ``name`` is also compared with the
-    beginning of ``known``, so that ``fsdpp`` finds ``fsdp_full_shard`` and not ``dp_tp``."""
+    beginning of ``known``, so that ``fsdpp`` finds ``fsdp_full_shard`` and not ``dp_tp``. Names of the same letters
+    are near, so that ``sourcse`` finds ``sources`` and not ``source``."""
     a, b = _plain(name), _plain(known)
     whole = difflib.SequenceMatcher(None, a, b).ratio()
+    if sorted(a) == sorted(b):
+        return max(whole, 0.95)
     if len(a) < 4 or len(b) <= len(a):
         return whole
     beginning = difflib.SequenceMatcher(None, a, b[: len(a)]).ratio()

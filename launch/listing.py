@@ -69,8 +69,16 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
         f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
         f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"
         f"  length {length}\n"
+        f"{_mixture(recipe)}"
         f"  folder {recipe.run.dir}{notes}"
     )
+
+
+def _mixture(recipe: RecipeConfig) -> str:
+    """A line on the shares of the sources, if there are several."""
+    weights = {name: entry.weight for name, entry in (recipe.data.sources or {}).items()}
+    shares = [f"{name} {100 * weight / sum(weights.values()):.3g} %" for name, weight in sorted(weights.items())]
+    return f"  data   {', '.join(shares)}\n" if shares else ""
 
 
 def show_verdicts(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:

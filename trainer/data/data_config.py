@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from ...errors import refuse
 from ..component import Component
+from .mixed_source import MixedSource, mixture_flaws
 from .tokenizer import TokenizerConfig
 
 TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
@@ -21,8 +23,11 @@ MOST_TOKENS = 2**31 - 1
 class DataConfig:
     """Source of the documents, and how they become samples."""
 
-    source: Component
-    """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own."""
+    ALTERNATIVES: ClassVar = (("source", "sources"),)
+    source: Component | None = None
+    """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own. Give this or ``sources``."""
+    sources: dict[str, MixedSource] | None = None
+    """Several sources that are mixed by weights, by names of your choice."""
     eval_source: Component | None = None
     """Separate source of held-out documents, which replaces ``held_out``; null holds out a share of ``source``."""
     eval_sets: dict[str, Component] = field(default_factory=dict)
@@ -71,8 +76,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         refuse(self._problems())
 
+    def parts(self) -> dict[str, DataConfig]:
+        """The configuration of each of ``sources`` alone, in the order of their names; only the first has the sets to
+        evaluate on."""
+        entries = sorted((self.sources or {}).items())
+        return {
+            name: replace(self, source=entry.source, sources=None, eval_sets={} if number else self.eval_sets)
+            for number, (name, entry) in enumerate(entries)
+        }
+
     def _problems(self) -> list[str]:
-        found = []
+        found = list(self._flaws_of_sources())
         least_of = {
             "block_size": 2,
             "shuffle_window": 1,
@@ -122,3 +136,11 @@ class DataConfig:
                 "would read the whole stream; set a number such as 10000, or tokenizer.path"
             )
         return found
+
+    def _flaws_of_sources(self) -> Iterator[str]:
+        if self.sources is not None:
+            yield from mixture_flaws(self.sources)
+        if self.source is not None and self.sources is not None:
+            yield "sources is wrong beside source because a run has one of them; leave one of them out"
+        if self.source is None and self.sources is None:
+            yield "source=None is required, since a run needs data; choose some (data=files), or write data.sources"
