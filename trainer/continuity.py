@@ -97,15 +97,28 @@ def _open(recipe: RecipeConfig, tokenizer: Path | None = None) -> Corpus:
 
 
 def _other_documents(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:
-    if saved.get("documents") in (None, now["documents"]):
+    if saved.get("documents") is None:
+        return None
+    if saved.get("mixture") != now.get("mixture"):
+        changed = f"{_mixture(saved)} then, {_mixture(now)} now"
+        why = f"mixes other sources or weights than when {checkpoint.name} was written ({changed})"
+        return Problem("data.sources", why, _fix(checkpoint))
+    if saved["documents"] == now["documents"]:
         return None
     counts = [
         " and ".join(f"{n} {what}" for what, n in (prints.get("counts") or {}).items()) for prints in (saved, now)
     ]
     numbers = f" ({counts[0]} then, {counts[1]} now)" if all(counts) and counts[0] != counts[1] else ""
     return Problem(
-        "data.source", f"gives other documents than when {checkpoint.name} was written{numbers}", _fix(checkpoint)
+        "data.sources" if "mixture" in now else "data.source",
+        f"gives other documents than when {checkpoint.name} was written{numbers}",
+        _fix(checkpoint),
     )
+
+
+def _mixture(prints: dict[str, Any]) -> str:
+    """Shares of the sources of a mixture in words."""
+    return ", ".join(f"{name} {share:.4g}" for name, share in prints.get("mixture", {}).items()) or "one source"
 
 
 def _other_tokens(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:

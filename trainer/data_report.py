@@ -24,6 +24,7 @@ from .data.corpus import Corpus
 from .data.data_config import HELD_OUT, TEST, TRAIN, DataConfig
 from .data.document_source import EVAL_SOURCE, SOURCE, DocumentSource
 from .data.further_sets import source_of
+from .data.mixed_source import SOURCES
 from .data.report.sample_views import leaves
 from .data.report.set_facts import SetFacts, component_text
 from .data.report.views import Collated, View, as_view
@@ -104,16 +105,19 @@ def _described(corpus: Corpus, config: DataConfig, name: str) -> SetFacts:
     key, source = _source_of(config, name)
     if name == HELD_OUT and source is config.source:
         facts.source = facts.source or f"a share of {key}, chosen by content (data.held_out={config.held_out:g})"
-    elif source and not facts.parts:
+    elif source:
         facts.source = facts.source or component_text(source)
         facts.notes += DocumentSource(source, key).notes()
     return facts
 
 
-def _source_of(config: DataConfig, name: str) -> tuple[str, Component]:
+def _source_of(config: DataConfig, name: str) -> tuple[str, Component | None]:
+    """Key and component of a set's source; of a mixture, whose parts are described one by one, only the key."""
     if name == HELD_OUT and config.eval_source is not None:
         return EVAL_SOURCE, config.eval_source
-    return (SOURCE, config.source) if name in (TRAIN, HELD_OUT) else source_of(config, name)
+    if name not in (TRAIN, HELD_OUT):
+        return source_of(config, name)
+    return SOURCE if config.sources is None else SOURCES, config.source
 
 
 def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generator[Collated]:
@@ -137,9 +141,8 @@ def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generato
 
 def _evaluated(corpus: Corpus, name: str, count: int) -> Generator[Collated]:
     """The first samples of a set as an evaluation gets them."""
-    for number, micro in enumerate(corpus.eval_batches(max(count, 1), 0, 1, name)):
-        first = number * corpus.micro_batch_size
-        yield from _rows(corpus, micro, iter(range(first, first + micro.rows)), evaluated=True)
+    for micro in corpus.eval_batches(max(count, 1), 0, 1, name):
+        yield from _rows(corpus, micro, iter(micro.samples.tolist()), evaluated=True)
 
 
 def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int], evaluated: bool = False) -> Iterator[Collated]:

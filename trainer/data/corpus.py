@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from ..tasks.task import Task
+    from .mixture import Mixture
 
 log = logging.getLogger("trireme.data")
 
@@ -62,6 +63,8 @@ class Corpus(ABC):
     """Statistics of documents and tokens."""
     unit = "tokens"
     """Name of what the length of a sample counts."""
+    mixture: Mixture | None = None
+    """This corpus, if it mixes several sources."""
 
     def __init__(
         self,
@@ -249,7 +252,7 @@ class IndexedCorpus(CorpusByIndex):
         return {**super().prints(), **content, "counts": counts}
 
     def _left_out(self) -> Iterator[str]:
-        """Lines on text that is in no sample, and on a step that takes more samples than one epoch has."""
+        """Lines on text that is in no sample."""
         if line := self.stats.left_out():
             yield line
         size, stats = self.config.block_size, self.stats
@@ -263,10 +266,6 @@ class IndexedCorpus(CorpusByIndex):
             held_out = (stats.held_out_tokens or 0) % size
             if rest or held_out:
                 yield f"the last {rest} train tokens and {held_out} held-out tokens fill no block and are left out"
-        if len(self.train) < self.global_batch_size:
-            passes = self.global_batch_size / len(self.train)
-            of = f"over the {len(self.train)} train samples"
-            yield f"one step takes {self.global_batch_size} samples: {passes:.3g} passes {of}"
 
     def _check_sizes(self) -> None:
         problems = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,21 @@ class Stats:
         if self.without_text:
             parts.append(f"{len(self.without_text)} file(s) that give no document ({listed(self.without_text)})")
         return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def joined_stats(parts: Sequence[Stats]) -> Stats:
+    """Statistics of several sources together: numbers that can be added, and names."""
+    joined = Stats(without_text=[name for part in parts for name in part.without_text])
+    for name in _ADDED:
+        values = [getattr(part, name) for part in parts]
+        if all(value is not None for value in values):
+            setattr(joined, name, sum(values))
+    return joined
+
+
+_ADDED = ("documents", "duplicates_dropped", "undecodable_skipped", "empty_documents")
+_ADDED += tuple(f"{split}_{what}" for split in ("train", "held_out") for what in ("documents", "tokens", "blocks"))
+_ADDED += ("train_tokens_cut",)
 
 
 def cut_line(name: str, cut: tuple[int, int], of: tuple[int, int], block_size: int) -> str:

@@ -52,6 +52,10 @@ class DocumentSource:
         """Refuse an object that lacks the methods of a source."""
         needed = {"stream" if streaming else "load": [] if streaming else [""], "fingerprint": []}
         problems = []
+        if not callable(getattr(self.source, "load", None)) and callable(getattr(self.source, "rows", None)):
+            why = "gives rows of columns, and this task learns from documents"
+            fix = "name a source of documents (trireme.trainer.data.sources.Files), or a task that learns from rows"
+            raise UserError(Problem(self.key, why, fix, self.name))
         for name, arguments in needed.items():
             method = getattr(self.source, name, None)
             if not callable(method):
@@ -188,18 +192,23 @@ class DocumentSource:
 _ABSENT = object()
 
 
-def sources(source: Component, eval_source: Component | None, streaming: bool) -> list[DocumentSource]:
+def sources(
+    source: Component | None, eval_source: Component | None, streaming: bool, key: str = SOURCE
+) -> list[DocumentSource]:
     """The train source and, if there is one, the evaluation source.
+
+    Args:
+        key: where the train source stands in the recipe.
 
     Raises:
         UserError: a source does not keep its contract; with the problems of both.
     """
     opened, problems = [], []
-    for key, component in ((SOURCE, source), (EVAL_SOURCE, eval_source)):
+    for where, component in ((key, source), (EVAL_SOURCE, eval_source)):
         if component is None:
             continue
         try:
-            opened.append(DocumentSource(component, key))
+            opened.append(DocumentSource(component, where))
             opened[-1].check(streaming)
         except UserError as error:
             problems += error.problems

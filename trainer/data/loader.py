@@ -20,7 +20,6 @@ from ...errors import ComponentFailed, UserError
 from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..interruption import SIGNALS
 from .base_collator import Collator, Sample, without_targets
-from .sample_order import EpochOrder
 
 POSITIONS_AT_ONCE = 1024
 """Positions that are mapped in one call, so that its cost is spread over several steps."""
@@ -107,7 +106,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 def step_batches(
     dataset: Dataset[Sample],
     batcher: Batcher,
-    order: EpochOrder,
+    order: Callable[[np.ndarray], np.ndarray],
     *,
     samples: int,
     steps: int,
@@ -120,6 +119,7 @@ def step_batches(
     """This data rank's share of the next ``steps`` steps; an error of a worker stands for the batch that it made.
 
     Args:
+        order: maps positions in the endless stream to indices of ``dataset``.
         samples: samples consumed so far, over all ranks and passes.
         dataset: gives samples by index (``__getitems__`` is used if it exists).
         num_workers: processes that load and collate ahead; 0 does it in this process.

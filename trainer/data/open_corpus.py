@@ -16,6 +16,7 @@ from .cache import cache_root
 from .check_tokenizer import lacks_tokenizer
 from .corpus import Corpus, IndexedCorpus
 from .data_config import DataConfig
+from .open_mixture import open_mixture
 from .prepare import prepared_folder
 from .samples import Given
 from .streaming import StreamingCorpus
@@ -46,9 +47,28 @@ def open_corpus(
         UserError: the documents, the tokenizer or the cache folder are not usable.
     """
     task = task or CausalLM()
+    corpus = _opened(config, seed, settings, collator, tokenizer_folder, task, model)
+    if corpus.train_size is not None and corpus.train_size < settings.global_batch_size:
+        passes = settings.global_batch_size / corpus.train_size
+        of = f"over the {corpus.train_size} train samples"
+        log.info("one step takes %d samples: %.3g passes %s", settings.global_batch_size, passes, of)
+    return corpus
+
+
+def _opened(
+    config: DataConfig,
+    seed: int,
+    settings: TrainerConfig,
+    collator: Component | None,
+    tokenizer_folder: str | None,
+    task: Task,
+    model: Any,
+) -> Corpus:
     if task.samples is not None:
         return _rows(config, seed, settings, collator, tokenizer_folder, task, model)
     config = _with_tokenizer(config, tokenizer_folder)
+    if config.sources is not None:
+        return open_mixture(config, seed, settings, collator, task, model)
     if config.streaming:
         return StreamingCorpus(config, seed, settings, collator, task, model)
     folder, tokenizer = prepared_folder(config)
@@ -80,8 +100,12 @@ def _rows(
     if config.streaming:
         fix = "set data.streaming=false; rows are read from disk while training"
         raise UserError(Problem("data.streaming", "does not go with a task that learns from rows", fix, True))
-    rows = prepared_rows(config, kind.columns)
     beside = Path(weights) if weights else None
+    if config.sources is not None:
+        from .mixed_rows import open_mixed_rows
+
+        return open_mixed_rows(config, seed, settings, collator, task, kind, beside, model)
+    rows = prepared_rows(config, kind.columns)
     given = Given(config, rows.train, cache_root(config.cache_dir), rows.print, beside, model)
     samples = kind(given, **config.samples)
     corpus = RowsCorpus(config, seed, settings, collator, task, samples, rows, model)

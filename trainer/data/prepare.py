@@ -23,7 +23,7 @@ import numpy as np
 from .cache import built_once, cache_root
 from .corpus_stats import digest, unigram_entropy
 from .data_config import DataConfig
-from .document_source import DocumentSource, sources
+from .document_source import SOURCE, DocumentSource, sources
 from .split_corpus import map_into, split
 from .token_files import Column, write_column
 from .tokenizer import check_eos, content_hash, encode_documents, load_or_train, load_tokenizer
@@ -37,20 +37,26 @@ VERSION = 2
 """Version of the preparation, raised when it changes, so that older caches are not used."""
 
 
-def prepared_folder(config: DataConfig) -> tuple[Path, PreTrainedTokenizerFast]:
+def prepared_folder(
+    config: DataConfig, key: str = SOURCE, tokenizer: PreTrainedTokenizerFast | None = None
+) -> tuple[Path, PreTrainedTokenizerFast]:
     """The folder of the prepared corpus, and its tokenizer; both are built if they are not in the cache.
+
+    Args:
+        key: where the source stands in the recipe.
+        tokenizer: the tokenizer to use; None takes that of ``config``.
 
     Raises:
         UserError: bad input, no documents, an empty split, or no space for the cache.
     """
     root = cache_root(config.cache_dir)
-    source, *others = sources(config.source, config.eval_source, streaming=False)
+    source, *others = sources(config.source, config.eval_source, streaming=False, key=key)
     eval_source = others[0] if others else None
     prints = [source.fingerprint(), eval_source.fingerprint() if eval_source else None]
     for note in (note for opened in (source, *others) for note in opened.notes()):
         log.info("%s", note)
     content = [prints, config.held_out, config.deduplicate]
-    pretrained = load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+    pretrained = tokenizer or (load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None)
     which = content_hash(pretrained) if pretrained else asdict(config.tokenizer)
     folder = root / _hash([VERSION, content, which, config.append_eos])
     with built_once(folder) as scratch:
@@ -73,7 +79,7 @@ def _prepare(
     temporary.mkdir()
     with progress_bars():
         train, held_out, stats = split(config, source, eval_source, temporary)
-        tokenizer = pretrained or load_or_train(config.tokenizer, partial(_texts, train), content, str(root))
+        tokenizer = pretrained or load_or_train(config.tokenizer, partial(texts_of, train), content, str(root))
         check_eos(tokenizer, config.append_eos)
         if not pretrained:
             tokenizer.save_pretrained(scratch / "tokenizer")
@@ -139,7 +145,8 @@ def _running_ends(lengths: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield ends
 
 
-def _texts(documents: Dataset) -> Iterator[str]:
+def texts_of(documents: Dataset) -> Iterator[str]:
+    """The texts of prepared documents, in order."""
     for batch in documents.iter(batch_size=256):
         yield from cast("dict[str, list[str]]", batch)["text"]
 

@@ -47,11 +47,15 @@ class PreparedRows:
     """Fingerprint of rows and split."""
 
 
-def prepared_rows(config: DataConfig, wanted: Mapping[str, bool]) -> PreparedRows:
+def prepared_rows(
+    config: DataConfig, wanted: Mapping[str, bool], key: str = SOURCE, columns: Mapping[str, str] | None = None
+) -> PreparedRows:
     """Train and held-out rows, from the cache if they are there.
 
     Args:
         wanted: columns by the names that the task uses -> whether every row must have it.
+        key: where the source stands in the recipe.
+        columns: names of the source's columns; None takes ``config.columns``, which are those of ``eval_source`` too.
 
     Raises:
         UserError: bad input, no rows, or an empty split.
@@ -59,31 +63,39 @@ def prepared_rows(config: DataConfig, wanted: Mapping[str, bool]) -> PreparedRow
     from datasets import load_from_disk
 
     root = cache_root(config.cache_dir)
-    components = ((SOURCE, config.source), (EVAL_SOURCE, config.eval_source))
-    opened = [RowSource(component, key) for key, component in components if component]
+    components = ((key, config.source), (EVAL_SOURCE, config.eval_source))
+    opened = [RowSource(component, where) for where, component in components if component]
+    own = dict(config.columns if columns is None else columns)
     for source in opened:
         source.check(streaming=False)
         for note in source.notes():
             log.info("%s", note)
     prints = [source.fingerprint() for source in opened]
-    content = [VERSION, prints, dict(wanted), config.columns, config.held_out, config.deduplicate]
+    content = [VERSION, prints, dict(wanted), own, config.held_out, config.deduplicate]
+    content += [config.columns] if own != config.columns else []
     name = hash_json(content)[:24]
     folder = root / f"rows-{name}"
     with built_once(folder) as scratch:
         if scratch:
             with progress_bars():
-                _prepare(config, opened, wanted, scratch)
+                _prepare(config, opened, [own, config.columns], wanted, scratch)
     train, held_out = (load_from_disk(str(folder / split)) for split in ("train", "held_out"))
     stats = Stats(**json.loads((folder / "stats.json").read_text()))
     return PreparedRows(train, held_out, stats, name)  # type: ignore[arg-type]
 
 
-def _prepare(config: DataConfig, sources: list[RowSource], wanted: Mapping[str, bool], scratch: Path) -> None:
+def _prepare(
+    config: DataConfig,
+    sources: list[RowSource],
+    columns: list[dict[str, str]],
+    wanted: Mapping[str, bool],
+    scratch: Path,
+) -> None:
     start, temporary = time.perf_counter(), scratch / "temporary"
     temporary.mkdir()
     every = []
-    for source in sources:
-        data = source.rows_of(str(temporary), wanted, config.columns)
+    for source, names in zip(sources, columns, strict=False):
+        data = source.rows_of(str(temporary), wanted, names)
         if not len(data):
             raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))
         every.append((data, row_hashes(data)))

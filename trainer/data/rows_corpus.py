@@ -34,8 +34,9 @@ log = logging.getLogger("trireme.data")
 class RowSamples(Dataset[Sample]):
     """Samples of rows by index."""
 
-    def __init__(self, rows: Any, samples: Samples) -> None:
-        self.rows, self.samples = rows, samples
+    def __init__(self, rows: Any, samples: Samples, key: str = SOURCE) -> None:
+        """``key``: where the source of the rows stands in the recipe."""
+        self.rows, self.samples, self.key = rows, samples, key
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,7 +52,7 @@ class RowSamples(Dataset[Sample]):
             return {**self.samples.sample(row), "index": index}
         except ValueError as error:
             why = f"gives a row that is not usable: {error} ({self.samples.show(row)})"
-            raise UserError(Problem(SOURCE, why, "correct the row, or leave it out")) from error
+            raise UserError(Problem(self.key, why, "correct the row, or leave it out")) from error
 
 
 class RowsCorpus(CorpusByIndex):
@@ -67,10 +68,11 @@ class RowsCorpus(CorpusByIndex):
         samples: Samples,
         rows: PreparedRows,
         model: Any,
+        key: str = SOURCE,
     ) -> None:
         self.samples, self.stats, self._print = samples, rows.stats, rows.print
         super().__init__(config, seed, settings, collator, task, samples.processor, model)
-        self.train, self.held_out = RowSamples(rows.train, samples), RowSamples(rows.held_out, samples)
+        self.train, self.held_out = (RowSamples(part, samples, key) for part in (rows.train, rows.held_out))
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)

@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from .content_stamp import hash_json
 from .corpus import Corpus, TrainBatches
 from .corpus_stats import Stats, cut_line, unigram_entropy
 from .data_config import HELD_OUT, TRAIN, DataConfig
-from .document_source import DocumentSource, sources
+from .document_source import SOURCE, DocumentSource, sources
 from .held_out import is_held_out, text_hash
 from .loader import Batcher, evaluation_batches
 from .report.set_facts import SetFacts, spread
@@ -246,12 +246,20 @@ class ShuffledBlocks(Iterator[Sample]):
 _CUT = ("block_size", "shuffle_window", "packing", "shuffle")
 
 
+class Stream(Iterator[Sample], Protocol):
+    """Endless samples with a position."""
+
+    def state(self) -> dict[str, Any]:
+        """Position of the next sample, as JSON."""
+        ...
+
+
 class StreamBatches(TrainBatches):
     """One data rank's share of each step of a stream."""
 
     def __init__(
         self,
-        samples: ShuffledBlocks,
+        samples: Stream,
         batcher: Batcher,
         *,
         first: int,
@@ -299,21 +307,28 @@ class StreamingCorpus(Corpus):
         collator: Component | None,
         task: Task,
         model: Any = None,
+        key: str = SOURCE,
+        tokenizer: Any = None,
     ) -> None:
+        """
+        Args:
+            key: where the source stands in the recipe.
+            tokenizer: the tokenizer to use; None takes that of ``config``.
+        """
         self.stats = Stats()
         self.has_held_out = bool(config.eval_source or config.held_out)
         # Without a separate evaluation source, documents are held out by the same rule as in a prepared corpus.
         self._share = 0.0 if config.eval_source else config.held_out
         if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
             raise UserError(_NO_LIMIT)
-        self._source, *others = sources(config.source, config.eval_source, streaming=True)
+        self._source, *others = sources(config.source, config.eval_source, streaming=True, key=key)
         self._eval_source = others[0] if others else None
         for note in (note for opened in (self._source, *others) for note in opened.notes()):
             log.info("%s", note)
         fingerprint = f"{self._source.fingerprint()} {self._share}"
-        tokenizer = load_or_train(
+        tokenizer = tokenizer or load_or_train(
             config.tokenizer,
-            lambda: _train_texts(self._source, self._is_train),
+            lambda: train_texts(self._source, self._share),
             fingerprint,
             str(cache_root(config.cache_dir)),
         )
@@ -336,12 +351,17 @@ class StreamingCorpus(Corpus):
 
         return BlockReader(source, tokenize, keep, self.config.block_size, self.config.packing, position)
 
+    def blocks(self, state: dict[str, Any], seed: int) -> ShuffledBlocks:
+        """The endless samples of the stream from ``state`` on; an empty one is its beginning."""
+        return ShuffledBlocks(
+            lambda position: self._reader(self._source, self._is_train, position), self.config, seed, state
+        )
+
     def train_batches(
         self, state: dict[str, Any], samples: int, steps: int, data_rank: int = 0, data_size: int = 1
     ) -> TrainBatches:
-        blocks = ShuffledBlocks(
-            lambda position: self._reader(self._source, self._is_train, position), self.config, self.seed, state
-        )
+        state = {} if "sources" in state else state  # of a mixture
+        blocks = self.blocks(state, self.seed)
         if samples and not state:
             log.info("no position of the stream is known: reading %d samples again", samples)
             deque(islice(blocks, samples), maxlen=0)
@@ -363,12 +383,8 @@ class StreamingCorpus(Corpus):
             raise UserError(Problem("--on", "a stream has no set but the held-out one", fix, name))
         if not self.has_held_out:
             return iter(())
-        if limit is None:
-            raise UserError(_NO_LIMIT)
-        if limit > self._collected:
-            self._collect(limit)
         return evaluation_batches(
-            self._held_out,
+            self.first_held_out(limit),
             self.collator,
             limit=limit,
             micro_batch_size=self.micro_batch_size,
@@ -385,6 +401,18 @@ class StreamingCorpus(Corpus):
         about = f"the first {len(blocks)} blocks of the stream's held-out documents, as many as trainer.eval_samples"
         sizes: dict[str, int | None] = {"tokens": sum(map(len, blocks)), "blocks": len(blocks)}
         return SetFacts(name, sizes, spreads=spread("tokens of a block", list(map(len, blocks))), notes=[about])
+
+    def first_held_out(self, limit: int | None) -> MemoryBlocks:
+        """At least the first ``limit`` held-out samples, or all if there are fewer.
+
+        Raises:
+            UserError: there is no limit.
+        """
+        if limit is None:
+            raise UserError(_NO_LIMIT)
+        if limit > self._collected:
+            self._collect(limit)
+        return self._held_out
 
     def _collect(self, limit: int) -> None:
         """Read the first ``limit`` held-out blocks into memory; they are equal on all ranks and after a resume."""
@@ -409,5 +437,6 @@ class StreamingCorpus(Corpus):
         log.info("collected %d held-out blocks of the stream", len(blocks))
 
 
-def _train_texts(source: DocumentSource, keep: Keep) -> Iterator[str]:
-    return (text for text in source.rows(iter(source.stream())) if text and keep(text))
+def train_texts(source: DocumentSource, share: float) -> Iterator[str]:
+    """Documents of a stream without the held-out ``share``."""
+    return (text for text in source.rows(iter(source.stream())) if text and not is_held_out(text_hash(text), share))

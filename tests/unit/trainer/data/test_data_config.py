@@ -13,6 +13,7 @@ import trireme
 import yaml
 from trireme.trainer.component import locate
 from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.mixed_source import MixedSource
 from trireme.trainer.data.tokenizer import TokenizerConfig
 
 FOLDER = Path(trireme.__file__).parent / "configs" / "data"
@@ -36,6 +37,26 @@ def test_impossible_settings_are_refused(options: dict[str, Any], message: str) 
         DataConfig(source={}, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "source=None is required"),
+        ({"source": {}, "sources": {"wiki": MixedSource({})}}, "sources is wrong beside source"),
+        ({"sources": {}}, "names no source"),
+        ({"sources": {"my wiki": MixedSource({})}}, "sources='my wiki' is wrong"),
+    ],
+)
+def test_a_run_has_one_source_or_a_mixture(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**options)
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_weights_are_above_zero(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight=\S+ is not above 0"):
+        MixedSource({}, weight)
+
+
 def test_all_problems_come_together() -> None:
     with pytest.raises(ValueError, match=r"block_size=0[^\n]*\nheld_out=2"):
         DataConfig(source={}, block_size=0, held_out=2.0)
@@ -46,11 +67,14 @@ def test_shipped_yaml_fits_the_dataclasses(path: Path) -> None:
     text = path.read_text()
     values = yaml.safe_load(text)
     assert text.startswith("# ")
-    source = dict(values["source"])
-    target = locate(source.pop("_target_"))
-    # Every option stands in the file, where it can be seen and overridden.
-    assert set(source) == {field.name for field in dataclasses.fields(target)}
-    target(**{key: ["x"] if value == "???" else value for key, value in source.items()})
+    mixed = values.get("sources", {})
+    for source in [dict(entry["source"]) for entry in mixed.values()] or [dict(values["source"])]:
+        target = locate(source.pop("_target_"))
+        # Every option stands in the file, where it can be seen and overridden.
+        assert set(source) == {field.name for field in dataclasses.fields(target)}
+        target(**{key: ["x"] if value == "???" else value for key, value in source.items()})
+    if mixed:
+        values["sources"] = {name: MixedSource(**entry) for name, entry in mixed.items()}
     DataConfig(**values | {"tokenizer": TokenizerConfig(**values.get("tokenizer", {}))})
 
 
