@@ -25,6 +25,7 @@ from .component import instantiate, locate
 from .component_errors import CONSTRUCTOR, component_errors
 from .continuity import continued_corpus, learning_rate_moves, made_of
 from .data.corpus import Corpus
+from .data.mixture import Mixture
 from .ema import Ema
 from .ignored_options import ignored_options
 from .last_words import say_how_it_ended
@@ -223,6 +224,8 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         settings.micro_batch_size,
         mesh.data_size,
     )
+    if trainer.corpus.mixture is not None:
+        _introduce_mixture(trainer, trainer.corpus.mixture)
     for note in model_notes(recipe.model, recipe.plan.precision) if mesh.is_main else ():
         log.warning(note)
     for note in ignored_options(recipe, trainer.state.max_steps) if mesh.is_main else ():
@@ -239,6 +242,15 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         log.info("weights start at random (seed %d)", recipe.seed)
     else:
         log.info("weights start from %s", recipe.model.weights)
+
+
+def _introduce_mixture(trainer: Trainer, mixture: Mixture) -> None:
+    """Log the share of each source, and how often it is repeated in the whole run."""
+    batch = trainer.state.batch
+    for line in mixture.lines(batch["samples"] + (trainer.state.max_steps - batch["step"]) * batch["size"]):
+        log.info("%s", line)
+    if trainer.task.coupled:
+        log.info("a loss of coupled samples is of no single source: training lines have no loss by source")
 
 
 def _introduce_average(trainer: Trainer) -> None:

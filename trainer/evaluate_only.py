@@ -24,12 +24,13 @@ from .checkpoint.nodes.node_files import NodeFiles
 from .collective import Collective, on_main
 from .data.corpus import Corpus
 from .data.data_config import HELD_OUT
-from .data.further_sets import prefix_of, source_of
+from .data.further_sets import source_of
 from .data.tokenizer import load_tokenizer, tokens_like
 from .evaluation import Evaluation
 from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed, fitted, fitting, place
 from .run_folder import changed_keys, weights_at
+from .set_metrics import set_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,7 +65,7 @@ def evaluate(
     try:
         placed, result = place_trained(recipe, mesh, checkpoint, ema, on)
         for name in [on] if on else placed.corpus.eval_sets:
-            result |= _metrics(placed, recipe, mesh, name)
+            result |= _metrics(placed, recipe, name)
         mesh.close()  # only after success, since after a failure of one rank the others would wait here
         return result
     finally:
@@ -109,11 +110,10 @@ def place_trained(
     return placed, result
 
 
-def _metrics(placed: Placed, recipe: RecipeConfig, mesh: Mesh, name: str) -> dict[str, float]:
-    batches = placed.corpus.eval_batches(recipe.trainer.eval_samples, mesh.data_rank, mesh.data_size, name)
+def _metrics(placed: Placed, recipe: RecipeConfig, name: str) -> dict[str, float]:
     placed.strategy.set_training(False)
     evaluation = Evaluation(placed.strategy, placed.task, placed.corpus.tokenizer, recipe.seed, recipe.generation)
-    return {f"{prefix_of(name)}{metric}": value for metric, value in evaluation.run(batches).items()}
+    return set_metrics(evaluation, placed.corpus, name, recipe.trainer.eval_samples)
 
 
 def _complete_on_all_nodes(folder: Path, mesh: Mesh, shared: bool | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,18 +53,43 @@ class Evaluation:
             batches: equally many on every data rank.
             records: takes a record of every sample; None keeps none, unless the task scores them.
         """
+        return self._measured([("", 1.0, batches)], records)[0]
+
+    def run_mixed(
+        self, sources: Mapping[str, tuple[float, Iterable[MicroBatch]]], records: Records | None = None
+    ) -> dict[str, float]:
+        """Metrics of several sources together, and of each as ``<metric>/<source>``.
+
+        Args:
+            sources: by name, the factor by which the sums of a source count, and its batches.
+            records: see ``run``.
+        """
+        metrics, apart = self._measured([(name, *each) for name, each in sources.items()], records)
+        return metrics | {f"{name}/{source}": value for source, of in apart.items() for name, value in of.items()}
+
+    def _measured(
+        self, parts: Iterable[tuple[str, float, Iterable[MicroBatch]]], records: Records | None
+    ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Metrics of the weighted sums of all parts (name, factor, batches), and those of each part by name."""
         scored = self.task.scores_records
-        self._records = records or (Records(self.strategy.mesh) if scored else None)
-        sums = self.strategy.evaluate(self._counted(batches), self._sums)
-        metrics = self.task.metrics(sums)
-        kept, self._records = self._records, None
+        kept = self._records = records or (Records(self.strategy.mesh) if scored else None)
+        totals: dict[str, Any] = {}
+        apart: dict[str, dict[str, float]] = {}
+        for part, factor, batches in parts:
+            sums = self.strategy.evaluate(self._counted(batches), self._sums)
+            if part:
+                apart[part] = self.task.metrics(sums)
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0) + value * factor
+            if kept is not None:
+                kept.gather()
+        metrics, self._records = self.task.metrics(totals), None
         if kept is not None:
-            kept.gather()
             if scored:
                 metrics |= self._scored(kept)
             if records is None:
                 kept.close()
-        return metrics
+        return metrics, apart
 
     def _scored(self, records: Records) -> dict[str, float]:
         """Metrics that rank 0 computes of all records."""

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,14 @@ from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_p
 from .checkpoint.layout import metric_of
 from .component import locate
 from .component_errors import component_errors
-from .data.further_sets import prefix_of
 from .data.open_collator import refuse_unknown_tokens
 from .evaluation import Evaluation
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .saving import Saving
+from .set_metrics import set_metrics
+from .source_losses import SourceLosses
 from .sum_check import SumCheck
 from .train_batches import RunBatches
 from .trainer_state import NotTheirs
@@ -116,6 +117,7 @@ class Trainer:
         self.evaluation = Evaluation(self.strategy, self.task, self.tokenizer, self.recipe.seed, writes)
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
+        self.source_losses = SourceLosses(self.task, self.corpus.mixture, self.mesh.device)
         self.optimizer = locate(self.recipe.optimizer["_target_"])
 
     def fit(self) -> TrainResult:
@@ -164,6 +166,7 @@ class Trainer:
             "step": self.state.step,
             "epoch": self.state.epoch,
             "loss": mean,
+            **self.source_losses.metrics(self.mesh),
             "grad_norm": norm,
             "lr": result.lr,
             self.corpus.unit: self.state.tokens,
@@ -258,7 +261,7 @@ class Trainer:
         """Loss and gradients of this rank's share of a step."""
         if self.task.coupled:
             return self.strategy.forward_backward_coupled(batch, self.task)
-        return self.strategy.forward_backward(batch, self.loss_function)
+        return self.strategy.forward_backward(batch, self.source_losses.beside(self.loss_function))
 
     def _begin(self) -> None:
         # The step of the loaded checkpoint is saved already, and was evaluated if that was due.
@@ -278,6 +281,7 @@ class Trainer:
 
     def _begin_step(self) -> None:
         self._seed_step()
+        self.source_losses.begin_step(self._will_be_logged())
         size, batch = self.state.train_size, self.settings.global_batch_size
         if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
             self.emit("on_epoch_begin")
@@ -296,17 +300,21 @@ class Trainer:
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")
 
+    def _will_be_logged(self) -> bool:
+        """Whether the coming step is one that the recipe logs, as ``callbacks.flow`` decides after it."""
+        step, last = self.state.step + 1, self.state.stop_at or self.state.max_steps
+        return step == 1 or step % self.settings.log_every == 0 or step >= last
+
     def _metrics(self) -> dict[str, float]:
         """Metrics of every set that training evaluates, by the names of an evaluation line."""
         found = {}
         for name in self.corpus.eval_sets:
-            metrics = self.evaluation.run(self._evaluation_batches(name))
-            found |= {f"{prefix_of(name)}{metric}": value for metric, value in metrics.items()}
+            limit = self.settings.eval_samples
+            found |= set_metrics(self.evaluation, self.corpus, name, limit, counted=self._counted)
         return found
 
-    def _evaluation_batches(self, name: str) -> Iterator[MicroBatch]:
-        limit, mesh = self.settings.eval_samples, self.mesh
-        for batch in self.corpus.eval_batches(limit, mesh.data_rank, mesh.data_size, name):
+    def _counted(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        for batch in batches:
             self.evaluating += 1
             yield batch
 

@@ -13,7 +13,6 @@ from ..errors import Problem, UserError
 from ..parallel.mesh import build_mesh
 from .collective import on_main
 from .data.data_config import HELD_OUT
-from .data.further_sets import prefix_of
 from .evaluate_only import place_trained
 from .evaluation import Evaluation
 from .generation import GenerationConfig
@@ -21,6 +20,7 @@ from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed
 from .prediction_files import write_rows
 from .records import Records
+from .set_metrics import set_metrics
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -55,12 +55,11 @@ def predict(
         evaluation = Evaluation(placed.strategy, placed.task, placed.corpus.tokenizer, recipe.seed, writes)
         records = Records(mesh)
         samples = recipe.trainer.eval_samples if recipe.data.streaming and limit is None else limit
-        batches = placed.corpus.eval_batches(samples, mesh.data_rank, mesh.data_size, on)
-        metrics = evaluation.run(batches, records)
+        metrics = set_metrics(evaluation, placed.corpus, on, samples, records)
         on_main(mesh, lambda: _write(out, placed, records, on))
         records.close()
         mesh.close()  # only after success, since after a failure of one rank the others would wait here
-        return result | {f"{prefix_of(on)}{name}": value for name, value in metrics.items()}
+        return result | metrics
     finally:
         tear_down_logging(handlers)
 

@@ -1,0 +1,46 @@
+"""Metrics of one set by their names in an evaluation line; of a mixture's held-out set those of each source too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ..parallel.micro_batch import MicroBatch
+from .data.corpus import Corpus
+from .data.data_config import HELD_OUT
+from .data.further_sets import prefix_of
+from .evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from .records import Records
+
+Batches = Iterable[MicroBatch]
+
+
+def set_metrics(
+    evaluation: Evaluation,
+    corpus: Corpus,
+    name: str,
+    limit: int | None,
+    records: Records | None = None,
+    counted: Callable[[Batches], Batches] = iter,
+) -> dict[str, float]:
+    """Metrics of a set, such as ``eval_loss``, and ``eval_loss/wiki`` for a source; a collective call.
+
+    Args:
+        limit: most samples of the set; None takes all.
+        records: takes a record of every sample.
+        counted: passes on the batches as they are read.
+    """
+    mesh, mixture = evaluation.strategy.mesh, corpus.mixture
+    ranks = mesh.data_rank, mesh.data_size
+    factors = mixture.factors(limit) if mixture is not None and name == HELD_OUT else {}
+    if mixture is not None and factors:
+        sources = {
+            source: (factor, counted(mixture.source_batches(source, limit, *ranks)))
+            for source, factor in factors.items()
+        }
+        found = evaluation.run_mixed(sources, records)
+    else:
+        found = evaluation.run(counted(corpus.eval_batches(limit, *ranks, name)), records)
+    return {f"{prefix_of(name)}{metric}": value for metric, value in found.items()}
