@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 from contextlib import suppress
+from itertools import count
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -19,6 +20,10 @@ from ..errors import Problem, UserError
 GO = "go"
 LAST_WORD = datetime.timedelta(seconds=30)
 """How long rank 0, which serves the store, waits for the others to read why they cannot train together."""
+_stores: dict[tuple[object, ...], tuple[dist.Store, count[int]]] = {}
+"""Stores of this process by process, address and number of ranks, each with the number of its next group. A store
+stays open after its group has ended: a rank that joins again (to predict after training) may come before rank 0 has
+closed the old store, and would then wait at a store that nobody serves."""
 
 
 def join_process_group(
@@ -41,10 +46,7 @@ def join_process_group(
             two have the same accelerator.
     """
     try:
-        store, _, _ = next(iter(rendezvous("env://", rank, world_size, timeout=patience)))
-        # torch's elastic agent uses one store for all attempts, so keys of an earlier attempt must not be read here.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store = _new_part(rank, world_size, patience)
         store.set_timeout(patience)
         refusal = _compare_settings(store, rank, world_size, accelerator)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
@@ -54,6 +56,20 @@ def join_process_group(
         raise UserError(Problem("WORLD_SIZE", refusal, fix, world_size))
     store.set_timeout(timeout)
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
+
+
+def _new_part(rank: int, world_size: int, patience: datetime.timedelta) -> dist.Store:
+    """A part of the ranks' store that no earlier group has used, since its keys must not be read again.
+
+    torch's elastic agent has one store for all attempts, and a process has one for all the groups that it joins.
+    """
+    place = os.getpid(), os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"), world_size
+    if place not in _stores:
+        store, _, _ = next(iter(rendezvous("env://", rank, world_size, timeout=patience)))
+        _stores[place] = store, count()
+    store, groups = _stores[place]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt_{attempt}/group_{next(groups)}", store)
 
 
 def _compare_settings(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:

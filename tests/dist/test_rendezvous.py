@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -9,8 +10,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from helpers.command import command, tiny_command
-from helpers.ranks import free_port
+from helpers.ranks import free_port, run_ranks
+from helpers.recipes import tiny_recipe
 from helpers.running import Running, running
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import train
+from trireme.trainer.predict_only import predict
 
 PATIENCE = 6
 """Seconds; ``trainer.join_minutes`` below."""
@@ -64,3 +69,35 @@ def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
 def test_a_launcher_that_says_half(tmp_path: Path) -> None:
     with rank(tmp_path, 0, 2, free_port(), MASTER_ADDR="") as half:
         ended(half, "MASTER_ADDR", "is not set")
+
+
+def _join_again(late: int) -> list[list[int]]:
+    """Join three groups one after the other; rank ``late`` leaves each of them later than the others join the next."""
+    recipe = tiny_recipe(Path("unused"), "plan=ddp", "trainer.micro_batch_size=2")
+    found = []
+    for _ in range(3):
+        mesh = build_mesh(recipe.plan, 0.3, 0.3)
+        found.append(mesh.gather_objects(mesh.rank))
+        mesh.close()
+        if mesh.rank == late:
+            time.sleep(0.5)
+    return found
+
+
+def test_ranks_that_join_again_do_not_meet_the_last_group() -> None:
+    for late in (0, 1):
+        assert run_ranks(_join_again, 2, late, timeout=40) == 2 * [3 * [[0, 1]]]
+
+
+def _train_and_predict(folder: Path) -> tuple[int, float]:
+    recipe = tiny_recipe(folder / "run", "plan=ddp", "trainer.micro_batch_size=2", "trainer.max_steps=2")
+    step = train(recipe).step
+    if os.environ["RANK"] == "0":
+        time.sleep(0.5)  # as a script does that looks at what was trained
+    return step, predict(recipe, str(folder / "out.jsonl"), limit=3)["eval_loss"]
+
+
+def test_predictions_after_training_in_the_same_ranks(tmp_path: Path) -> None:
+    (step, loss), other = run_ranks(_train_and_predict, 2, tmp_path)
+    assert step == 2 and other == (step, loss)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
