@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from ..trainer.component import import_from
+from ..models.locate import import_from
 from .component_layers import TARGET, left_over
 from .composed import Composed, as_composed
 from .failures import OWN_LAUNCH

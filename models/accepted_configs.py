@@ -35,7 +35,9 @@ def accepted_config(model: ModelConfig) -> Any:
 
 
 def recall(model: ModelConfig) -> AcceptedConfig | None:
-    """The cached configuration of the model; None if transformers has never accepted it."""
+    """The cached configuration of the model; None if transformers has never accepted it, or its class may change."""
+    if model.own:
+        return None
     try:
         return AcceptedConfig(**json.loads(_file(model).read_text()))
     except (OSError, ValueError, TypeError):
@@ -44,7 +46,7 @@ def recall(model: ModelConfig) -> AcceptedConfig | None:
 
 def remember(model: ModelConfig, config: Any) -> None:
     """Cache the configuration that transformers made of the model's fields, if the cache folder can be written."""
-    if config.get_text_config() is not config:
+    if model.own or config.get_text_config() is not config:
         return
     try:
         file = _file(model)

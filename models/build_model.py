@@ -124,6 +124,9 @@ def _no_such_head(model: ModelConfig, head: str) -> Problem:
     kind = type(hf_config(model))
     able = [name for name, other in HEADS.items() if kind in getattr(modeling_auto, other.factory)._model_mapping]
     why = f"asks for the head {head}, which transformers does not have for {model.spec.title}"
+    if model.own:
+        fix = f"register its class: {HEADS[head].factory}.register({kind.__name__}, YourModel, exist_ok=True)"
+        return Problem("model.family", why, fix, model.family)
     return Problem("task", why, f"choose a task with one of its heads: {', '.join(able)}")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from .accepted_configs import recall, remember
+from .check_family import check_family
 from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
@@ -39,7 +41,7 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
     config, problems = (None, problems) if problems else _accepted(model)
     if config is None:
         return problems
-    problems = _check_length(config, model, block_size)
+    problems = _check_length(config, model, block_size) or check_family(model, head)
     return problems or _check_tensors(model, head)
 
 
@@ -226,6 +228,7 @@ def _unknown_fields(model: ModelConfig) -> list[Problem]:
     ):  # a configuration class of the user's own takes what its constructor takes
         return []
     known = {f.name for f in dataclasses.fields(cls)} | set(cls.attribute_map) | set(model.spec.config_extras)
+    known |= set(inspect.signature(cls.__init__).parameters) - {"self"} if model.own else set()
     known |= {"model_type"} if model.family == AUTO else set()
     problems = []
     for name in model.config:

@@ -68,8 +68,6 @@ class Stack:
     """Configuration field with the number of blocks."""
     context: str = ""
     """Configuration field with the greatest sequence length; empty if there is no limit."""
-    causal: bool = True
-    """Whether a position sees only the positions before it, so that padding at the end needs no mask."""
     tensor: TensorPlan | None = None
     """How blocks are split over tensor ranks; None if there is no tensor parallelism for them yet."""
 
@@ -187,7 +185,7 @@ def encoder(
         others: fields of ``ModelFamily``.
     """
     return ModelFamily(
-        stacks=(Stack(blocks, layers, context, causal=False, tensor=tensor),),
+        stacks=(Stack(blocks, layers, context, tensor=tensor),),
         embeddings=(embedding,),
         heads=(("masked_lm", head),),
         **others,
@@ -213,7 +211,7 @@ def encoder_decoder(
     """
     return ModelFamily(
         stacks=(
-            Stack(encoder_blocks, encoder_layers, context, causal=False),
+            Stack(encoder_blocks, encoder_layers, context),
             Stack(decoder_blocks, decoder_layers, context),
         ),
         embeddings=embeddings,
@@ -228,7 +226,7 @@ def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
     Args:
         others: fields of ``ModelFamily``.
     """
-    return ModelFamily(stacks=(Stack(blocks, layers, causal=False),), **others)
+    return ModelFamily(stacks=(Stack(blocks, layers),), **others)
 
 
 def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
@@ -241,7 +239,7 @@ def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
         others: fields of ``ModelFamily``.
     """
     return ModelFamily(
-        stacks=(Stack(blocks, layers, causal=False),),
+        stacks=(Stack(blocks, layers),),
         fixed=NOT_AT_RANDOM,
         unused=("*masked_spec_embed",),
         **others,

@@ -17,10 +17,12 @@ class Head:
     labelled: bool = False
     """Whether its size is the number of labels, which come from the data; it then begins at random on a pretrained
     model that lacks it."""
+    next_tokens: bool = False
+    """Whether it predicts the token that follows each token, so that labels are shifted and texts can be continued."""
 
 
 HEADS: dict[str, Head] = {
-    "causal_lm": Head("AutoModelForCausalLM"),
+    "causal_lm": Head("AutoModelForCausalLM", next_tokens=True),
     "masked_lm": Head("AutoModelForMaskedLM"),
     "seq2seq_lm": Head("AutoModelForSeq2SeqLM"),
     "sequence_classification": Head("AutoModelForSequenceClassification", labelled=True),
@@ -40,5 +42,7 @@ HEADS: dict[str, Head] = {
     "features": Head("AutoModel"),
 }
 """Value of ``Task.head`` -> the output layer."""
+USUAL = "causal_lm"
+"""Head that checks go on with where a task does not say which one it has."""
 WRITERS = ("causal_lm", "seq2seq_lm", "speech_seq2seq", "image_text_to_text")
 """Heads of models that write texts token by token."""

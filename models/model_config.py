@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..errors import Problem, UserError, refuse
 from .family import ModelFamily, families
 from .hub import is_local, local_path
+from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family
 
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
@@ -26,8 +27,9 @@ class ModelConfig:
     """Which model is trained, and where its weights come from."""
 
     family: str | None = None
-    """A family that ``trireme models`` lists, or ``auto`` for any other architecture of transformers, whose
-    ``model_type`` stands in ``config`` or in the config.json of ``weights``; null takes the one of ``weights``."""
+    """A family that ``trireme models`` lists; ``auto`` for any other architecture of transformers, whose
+    ``model_type`` stands in ``config`` or in the config.json of ``weights``; or the dotted path of a ``ModelFamily`` of
+    your own, as ``mine.decoder.FAMILY``. Null takes the one of ``weights``."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
@@ -47,8 +49,8 @@ class ModelConfig:
     resize_embeddings: bool = False
     """Give the model as many embeddings as the tokenizer has tokens; those that the weights lack begin at random."""
     architecture: str | None = None
-    """Dotted path of a model class of your own, derived from transformers' ``PreTrainedModel``; ``config`` holds the
-    fields of its configuration class."""
+    """Dotted path of a model class, derived from transformers' ``PreTrainedModel``, which is built for every task;
+    ``config`` holds the fields of its configuration class. ``family`` may name a family of your own beside it."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -58,6 +60,10 @@ class ModelConfig:
     def _flaws(self, family: str) -> Iterator[str]:
         if self.architecture is not None:
             yield from _own_class_flaws(self)
+        if "." in family:
+            yield from _own_family_flaws(self)
+        elif self.architecture is not None:
+            return
         elif family == AUTO:
             yield from self._auto_flaws()
         elif family not in families():
@@ -103,6 +109,8 @@ class ModelConfig:
 
     @property
     def spec(self) -> ModelFamily:
+        if "." in str(self.family):
+            return own_family(str(self.family))
         if self.architecture is not None:
             return other_family(own_class(self).config_class.model_type or self.architecture.rpartition(".")[2])
         return other_family(str(self._model_type())) if self.family == AUTO else families()[str(self.family)]
@@ -110,7 +118,13 @@ class ModelConfig:
     @property
     def kernel(self) -> str | None:
         """The attention kernel that is used; None leaves the choice to transformers."""
-        return self.attention or (None if self.family == AUTO else self.spec.attention[0])
+        offered = () if self.family == AUTO else self.spec.attention
+        return self.attention or (offered[0] if offered else None)
+
+    @property
+    def own(self) -> bool:
+        """Whether the class of the model is the user's own."""
+        return self.architecture is not None or "." in str(self.family)
 
 
 def family_of(model_type: Any, weights: str) -> str:
@@ -151,22 +165,47 @@ def config_class(model: ModelConfig) -> Any:
 
 
 def own_class(model: ModelConfig) -> Any:
-    """The user's own model class.
+    """The model class that ``architecture`` names.
 
     Raises:
         ValueError: it cannot be imported, or is no ``PreTrainedModel`` with a configuration class.
     """
-    module, _, name = str(model.architecture).rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"architecture={model.architecture!r} cannot be imported: {error}; check its path") from None
-    if not hasattr(found, "config_class") or not hasattr(found, "base_model_prefix"):
+    found = _located("architecture", str(model.architecture))
+    if not inspect.isclass(found) or not hasattr(found, "base_model_prefix"):
         raise ValueError(
             f"architecture={model.architecture!r} is no PreTrainedModel of transformers; derive it from that, and "
             "set config_class"
         )
+    if not hasattr(found.config_class, "model_type"):
+        raise ValueError(
+            f"architecture={model.architecture!r} is wrong because it names no configuration; set config_class to a "
+            "class that derives from transformers' PreTrainedConfig and has a model_type"
+        )
     return found
+
+
+def own_family(path: str) -> ModelFamily:
+    """The user's own family at a dotted path.
+
+    Raises:
+        ValueError: it cannot be imported, or is no ``ModelFamily``.
+    """
+    found = _located("family", path)
+    if not isinstance(found, ModelFamily):
+        raise ValueError(
+            f"family={path!r} is a {type(found).__name__}, not a ModelFamily; make it by trireme.models.family.decoder "
+            "or another constructor there"
+        )
+    return found
+
+
+def _located(field: str, path: str) -> Any:
+    try:
+        return locate(path)
+    except Exception as error:  # the user's own module may fail in any way
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split()).replace("; ", ", ")
+        raise ValueError(f"{field}={path!r} cannot be imported: {reason}; check path and module") from None
 
 
 def _own_class_flaws(model: ModelConfig) -> Iterator[str]:
@@ -174,6 +213,26 @@ def _own_class_flaws(model: ModelConfig) -> Iterator[str]:
         own_class(model)
     except ValueError as error:
         yield str(error)
+
+
+def _own_family_flaws(model: ModelConfig) -> Iterator[str]:
+    try:
+        family = own_family(str(model.family))
+    except ValueError as error:
+        yield str(error)
+        return
+    if model.architecture is None and not _is_registered(family.model_type):
+        yield (
+            f"family={model.family!r} is wrong because transformers has no model_type {family.model_type!r}; write "
+            f"AutoConfig.register({family.model_type!r}, YourConfig, exist_ok=True) in its file, and register the "
+            "model class with AutoModelForCausalLM or another Auto class, or name the class as model.architecture"
+        )
+
+
+def _is_registered(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
 
 
 def given_fields(model: ModelConfig) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def described(family: ModelFamily, model: PreTrainedModel) -> ModelFamily:
     embedding, head = _module(model, "get_input_embeddings"), _module(model, "get_output_embeddings")
     return dataclasses.replace(
         family,
-        stacks=tuple(Stack(path, causal=False) for path in _lists(model)),
+        stacks=tuple(Stack(path) for path in _lists(model)),
         embeddings=tuple(names[id(embedding)] for _ in [0] if _holds_tokens(embedding) and id(embedding) in names),
         heads=tuple(("", names[id(head)]) for _ in [0] if head is not None and id(head) in names),
     )

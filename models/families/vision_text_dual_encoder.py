@@ -11,9 +11,9 @@ FAMILY = ModelFamily(
     model_type="vision-text-dual-encoder",
     paper="https://arxiv.org/abs/2111.07991",
     stacks=(
-        Stack("vision_model.encoder.layer", causal=False),
-        Stack("vision_model.layers", causal=False),
-        Stack("text_model.encoder.layer", causal=False),
+        Stack("vision_model.encoder.layer"),
+        Stack("vision_model.layers"),
+        Stack("text_model.encoder.layer"),
     ),
     embeddings=("text_model.embeddings.word_embeddings",),
     attention=("sdpa", "eager"),
