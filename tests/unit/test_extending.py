@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers.command import ROOTS
+from helpers.own_code import EXAMPLES, SECTIONS, Example, fresh_modules
 from helpers.recipes import TINY
 from trireme.configs.build_parts import check_values
 from trireme.configs.contracts import check_callbacks, check_optimizer, check_task
 from trireme.errors import Problem, UserError
 from trireme.launch.cli import main
 from trireme.launch.compose import compose
-from trireme.trainer import component
+from trireme.models import locate as locate_module
 from trireme.trainer.component import locate
 from trireme.trainer.data.document_source import DocumentSource
 from trireme.trainer.data.open_collator import collator_problems
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE))
-OURS = {"Task", "Callback", "Optimizer", "Source", "Collator"}
-
-
-def write(folder: Path, code: str, recipe: str) -> str:
-    """The example's file and a recipe beside it: the tiny one, with the example's part."""
-    file = folder / code.splitlines()[0].removeprefix("# ").strip()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(code)
-    tiny = yaml.safe_load(TINY.read_text())
-    for name, part in yaml.safe_load(recipe).items():
-        tiny[name] = part if "_target_" in part else tiny.get(name, {}) | part
-    (folder / "mine.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
-    return str(folder / "mine.yaml")
+NO_TEXT = ("sums", "words", "series")
+"""Examples with a source of their own."""
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has modules of the user's own, of the same names."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("trireme.trainer.component._own_folders", [])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-        monkeypatch.delitem(sys.modules, name)
+def forgotten() -> Iterator[None]:
+    with fresh_modules():
+        yield
 
 
 def train(recipe: str, folder: Path, *overrides: str) -> int:
     return main(["train", recipe, f"run.dir={folder / 'run'}", "trainer.max_steps=2", *overrides])
 
 
-@pytest.mark.parametrize("section", sorted(OURS))
-def test_the_examples_of_the_page(section: str, tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL)
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", SECTIONS[section], re.DOTALL)
-    path = write(tmp_path, code, recipe)
-    roots = [] if section == "Source" else [ROOTS]
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_the_page(name: str, tmp_path: Path) -> None:
+    example = EXAMPLES[name]
+    path = example.write(tmp_path)
+    roots = [] if name in NO_TEXT else [ROOTS]
     assert main(["check", path, *roots]) == 0
     assert train(path, tmp_path, *roots) == 0
     assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -79,6 +62,7 @@ def test_what_the_page_says_that_callbacks_find_is_there(
 
 BROKEN = """# mine/broken.py
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
@@ -183,7 +167,7 @@ def no_callback():
     return 0
 
 def number() -> int:
-    open("called", "w").close()
+    Path(__file__).with_name("called").touch()
     return 0
 
 def annotated(below: float = 1.0) -> Callback:
@@ -397,6 +381,7 @@ def test_what_a_class_shows(broken: Path, part: str, name: str, words: str) -> N
     }[part]()
     assert words in "\n".join(map(str, problems))
     assert all(problem.fix for problem in problems)
+    assert not (broken / "mine" / "called").exists()
 
 
 @pytest.mark.parametrize(
@@ -418,9 +403,10 @@ def test_functions_that_make_components_are_called(broken: Path) -> None:
     assert not check_optimizer({"_target_": "trireme.trainer.optimizers.adamw"})
 
 
-def test_a_class_of_python_is_not_called_as_a_source() -> None:
-    node = {"_target_": "subprocess.Popen", "args": ["touch", "called"]}
+def test_a_class_of_python_is_not_called_as_a_source(tmp_path: Path) -> None:
+    node = {"_target_": "subprocess.Popen", "args": ["touch", str(tmp_path / "called")]}
     assert "is a class of a library, but no source" in _source_problems(node)[0].why
+    assert not (tmp_path / "called").exists()
 
 
 def _source_problems(node: dict[str, object]) -> list[Problem]:
@@ -599,11 +585,11 @@ class Masking(Collator):
 
 def test_a_task_with_a_collator_and_sums_of_its_own(tmp_path: Path) -> None:
     """A collator made from the base class, with some of the engine's values, drawing at random; sums with a shape."""
-    path = write(tmp_path, OWN, "task:\n  _target_: mine.own.ByPosition\n")
+    path = Example(OWN, "task:\n  _target_: mine.own.ByPosition\n").write(tmp_path)
     assert main(["check", path, ROOTS]) == 0
     assert train(path, tmp_path, ROOTS) == 0
     assert '"eval_last"' in (tmp_path / "run" / "metrics.jsonl").read_text()
-    named = write(tmp_path, OWN, "collator:\n  _target_: mine.own.Masking\n")
+    named = Example(OWN, "collator:\n  _target_: mine.own.Masking\n").write(tmp_path)
     assert main(["check", named, ROOTS]) == 0
 
 
@@ -642,4 +628,4 @@ def test_own_code_in_the_current_folder_counts_for_every_recipe(
     compose("mine.yaml" if place == "clone" else "pretrain/persimmon_stdlib")
     assert locate("own_here.Mine").__name__ == "Mine"
     own = {str(tmp_path)}
-    assert set(component._own_folders) == own  # no packaged recipe's folder
+    assert set(locate_module._own_folders) == own  # no packaged recipe's folder
