@@ -13,13 +13,25 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import Problem
+from ..models.heads import HEADS
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import locate
 from ..trainer.target_kind import not_made_for
+from ..trainer.tasks.task import Task
 from .values import nearest
 
 TASK = {"loss": ("outputs", "targets"), "evaluate": ("outputs", "targets"), "metrics": ("sums",)}
 """Methods of a task -> names of their arguments."""
+OPTIONAL = {
+    "configure": ("processor", "facts"),
+    "count": ("targets",),
+    "features": ("outputs",),
+    "prompt": ("inputs", "targets"),
+    "records": ("outputs", "targets"),
+    "prediction": ("record", "facts", "tokenizer"),
+    "record_metrics": ("records",),
+}
+"""Methods that a task may have, likewise."""
 EVENTS = {
     name: tuple(inspect.signature(method).parameters)[1:]
     for name, method in vars(Callback).items()
@@ -45,12 +57,58 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
         why = f"is not a task: it has no {' and no '.join(missing)}"
         fix = f"derive it from {BASES['task']} and write {', '.join(f'{name}{_call(TASK[name])}' for name in missing)}"
         problems.append(_problem("task", task, why, f"{fix}; {PAGE}"))
-    problems += _signatures("task", task, cls, {name: call for name, call in TASK.items() if name not in missing})
-    problems += _takes_batches(task, cls)
+    calls = {name: call for name, call in (TASK | OPTIONAL).items() if callable(getattr(cls, name, None))}
+    problems += [*_signatures("task", task, cls, calls), *_takes_batches(task, cls), *_other_parts(task, cls)]
     if not hasattr(cls, "head") and not inspect.isfunction(cls.__init__):  # a constructor may set head
         fix = f'write head = "causal_lm" in the class; {PAGE}'
         problems.append(_problem("task", task, "does not say which head its model gets", fix))
     return problems
+
+
+def _other_parts(task: dict[str, Any], cls: type) -> Iterator[Problem]:
+    """Problems of what a task says beside its methods: head, samples, collator, and methods that belong together."""
+    head = getattr(cls, "head", None)
+    if isinstance(head, str) and head not in HEADS:
+        yield _problem("task", task, f"names the head {head}, which no model has", f"write one of {', '.join(HEADS)}")
+    for needed, by in (("records", "scores_records"), ("features", "coupled")):
+        if getattr(cls, by, False) and getattr(cls, needed, None) in (None, getattr(Task, needed)):
+            fix = f"write def {needed}(self, {', '.join(OPTIONAL[needed])}), or leave {by} out"
+            yield _problem("task", task, f"has {by} = True, but no {needed}", f"{fix}; {PAGE}")
+    if getattr(cls, "scores_records", False) and getattr(cls, "record_metrics", None) in (None, Task.record_metrics):
+        fix = f"write def record_metrics(self, records), or leave scores_records out; {PAGE}"
+        yield _problem("task", task, "has scores_records = True, but no record_metrics", fix)
+    names = getattr(cls, "metric_names", None)
+    if names is not None and (isinstance(names, str) or "loss" not in names):
+        fix = 'write the names that metrics returns, as ("loss", "accuracy"), or leave it out'
+        yield _problem("task", task, f"has metric_names = {names!r}, which are not names with loss among them", fix)
+    yield from _named_parts(cls)
+
+
+def _named_parts(cls: type) -> Iterator[Problem]:
+    """Problems of the samples and of the collator that a task names, if they are the user's own."""
+    samples, collator = getattr(cls, "samples", None), getattr(cls, "collator", None)
+    for name, path in (("samples", samples), ("collator", collator)):
+        if path is not None and (not isinstance(path, str) or "." not in path):
+            why = f"has {name} = {path!r}, which is no dotted path of a class"
+            yield Problem("task", f"{cls.__qualname__} {why}", f'write it as "mine.module.Name"; {PAGE}')
+        elif path is not None and not path.startswith("trireme."):  # those of trireme need torch, and keep the contract
+            yield from _of_own_samples(path) if name == "samples" else _of_own_collator(path)
+
+
+def _of_own_samples(path: str) -> list[Problem]:
+    from ..trainer.data.open_samples import samples_problems  # imported here, since samples need torch
+
+    return samples_problems(path)
+
+
+def _of_own_collator(path: str) -> list[Problem]:
+    from ..trainer.data.open_collator import collator_problems  # imported here, since collators need torch
+
+    try:
+        locate(path)
+    except ImportError as error:
+        return [Problem("task", f"names a collator that cannot be imported: {error}", "correct collator in the class")]
+    return collator_problems({"_target_": path})
 
 
 def _takes_batches(task: dict[str, Any], cls: type) -> Iterator[Problem]:

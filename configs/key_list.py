@@ -192,11 +192,12 @@ def _default_of_field(target: Any, name: str) -> Any:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Field of a dataclass -> the docstring under it."""
+    """Field of a dataclass -> the docstring under it, there or in a dataclass that it derives from."""
+    docs: dict[str, str] = {}
+    for base in cls.__bases__:
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    body = getattr(tree, "body", [])
-    docs = {}
-    for field, after in pairwise(body):
+    for field, after in pairwise(getattr(tree, "body", [])):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(after):
             docs[field.target.id] = " ".join(after.value.value.split())
     return docs

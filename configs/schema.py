@@ -226,8 +226,8 @@ def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) ->
     except ValueError:
         return []
     config = accepted_config(model)
-    values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config)
-    return check_plan(plan, degrees, model.spec, config, values, data.block_size)
+    values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config, data)
+    return check_plan(plan, degrees, model.spec, config, values)
 
 
 def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:

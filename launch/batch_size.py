@@ -61,7 +61,7 @@ def find_batch_size(options: argparse.Namespace) -> tuple[int, int]:
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
-        fix = "use a plan that shards more, plan.recompute=full, or a shorter data.block_size"
+        fix = "use a plan that shards more, plan.recompute=full, or shorter samples"
         raise UserError(Problem("trainer.micro_batch_size", "not even 1 fits into memory", fix)) from None
     if size == share:
         print(_capped(size, recipe.trainer.global_batch_size, shares))

@@ -130,10 +130,10 @@ class Planner:
         from ..models.facts import Facts
         from ..models.other_families import described
         from ..parallel.memory import model_sizes
-        from ..trainer.component import locate
+        from ..trainer.tasks.task import head_of
 
-        model, head = self.recipe.model, getattr(locate(self.recipe.task["_target_"]), "head", "causal_lm")
-        built = build_on_meta(model, head, Facts())
+        model = self.recipe.model
+        built = build_on_meta(model, head_of(self.recipe.task), Facts())
         self.config = built.config
         self.sizes = model_sizes(built, described(model.spec, built))
 
@@ -148,7 +148,7 @@ class Planner:
         trainer = self.recipe.trainer
         return Step(
             micro_batch=trainer.micro_batch_size,
-            length=self.recipe.data.block_size,
+            length=self.recipe.data.length,
             micro_batches=max(trainer.global_batch_size // (trainer.micro_batch_size * degrees.data), 1),
             state_bytes=state_bytes(self.recipe.optimizer, self.recipe.ema is not None),
             eager=self.recipe.model.kernel == "eager",
@@ -251,8 +251,8 @@ class Planner:
         from ..trainer.recipe_values import recipe_values
 
         recipe = self.recipe
-        values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config)
-        problems = check_plan(plan, degrees, recipe.model.spec, self.config, values, recipe.data.block_size)
+        values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config, recipe.data)
+        problems = check_plan(plan, degrees, recipe.model.spec, self.config, values)
         return f"{problems[0].field} {problems[0].why}" if problems else ""
 
 

@@ -9,23 +9,21 @@ from ..models.family import ModelFamily
 from .pipeline.check_pipeline import check_pipeline
 from .plan import Degrees, Plan
 from .strategy_inputs import RecipeValues
-from .tensor_check import check_tensor
+from .tensor_check import check_sequence, check_tensor
 from .zero.check_zero import check_deepspeed
 from .zero.optimizer_rules import name_of, needs_whole_tensors
 
 
-def check_plan(
-    plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, recipe: RecipeValues, block_size: int
-) -> list[Problem]:
+def check_plan(plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, recipe: RecipeValues) -> list[Problem]:
     """Problems that keep a model from running under ``plan``.
 
     Args:
         config: the model's transformers configuration.
-        block_size: greatest sequence length.
     """
     micro_batches = max(recipe.global_batch_size // (recipe.micro_batch_size * degrees.data), 1)
     return [
-        *check_tensor(family, config, degrees.tensor, block_size, plan.sequence_parallel),
+        *check_tensor(family, config, degrees.tensor),
+        *(check_sequence(degrees.tensor, recipe) if plan.sequence_parallel else []),
         *check_pipeline(plan, degrees, family, config, micro_batches),
         *check_deepspeed(plan, recipe, degrees.data),
         *_check_optimizer(plan, degrees, recipe),

@@ -184,7 +184,8 @@ class Strategy(ABC):
         names = sorted(totals)
         if not names:
             return {}
-        sums = self.mesh.sum_tensor(torch.cat([totals[name].flatten() for name in names])).cpu()
+        flat = [totals[name].flatten().to(self.mesh.device) for name in names]
+        sums = self.mesh.sum_tensor(torch.cat(flat)).cpu()
         parts = sums.split([totals[name].numel() for name in names])
         shaped = {name: part.view(totals[name].shape) for name, part in zip(names, parts, strict=True)}
         return {name: part if part.ndim else part.item() for name, part in shaped.items()}

@@ -30,3 +30,7 @@ class RecipeValues:
     """``hidden_size`` of the model's configuration."""
     ema: bool = False
     """Whether the recipe averages weights."""
+    length: int | None = None
+    """Greatest length of a sample; None if it is not known."""
+    length_key: str = ""
+    """Key of the recipe that sets ``length``."""

@@ -6,14 +6,13 @@ from typing import Any
 
 from ..errors import Problem
 from ..models.family import ModelFamily, TensorPlan, families
+from .strategy_inputs import RecipeValues
 
 LARGEST = 256
 """Largest number of tensor ranks that a fix proposes."""
 
 
-def check_tensor(
-    family: ModelFamily, config: Any, tensor: int, block_size: int, sequence_parallel: bool
-) -> list[Problem]:
+def check_tensor(family: ModelFamily, config: Any, tensor: int) -> list[Problem]:
     """Problems that keep a model of ``family`` from being split over ``tensor`` ranks.
 
     A vocabulary of any size can be split, since the last ranks may hold fewer rows.
@@ -30,21 +29,20 @@ def check_tensor(
                 "plan.tensor", f"{family.title} has no tensor plan", f"use 1, or a family that has one: {able}", tensor
             )
         ]
-    problems = [
+    return [
         Problem("plan.tensor", why, _fix(family.tensor, config, tensor), tensor)
         for why in _obstacles(family.tensor, config, tensor)
     ]
-    if sequence_parallel and block_size % tensor:
-        nearest = max(block_size // tensor, 1) * tensor
-        problems.append(
-            Problem(
-                "plan.sequence_parallel",
-                f"splits sequences over {tensor} ranks, but data.block_size={block_size} is not a multiple of {tensor}",
-                f"use data.block_size={nearest}, or plan.sequence_parallel=false",
-                True,
-            )
-        )
-    return problems
+
+
+def check_sequence(tensor: int, recipe: RecipeValues) -> list[Problem]:
+    """The problem of sequences that do not divide over ``tensor`` ranks, as sequence parallel needs it."""
+    length, key = recipe.length, recipe.length_key
+    if length is None or length % tensor == 0:
+        return []
+    nearest = max(length // tensor, 1) * tensor
+    why = f"splits sequences over {tensor} ranks, but {key}={length} is not a multiple of {tensor}"
+    return [Problem("plan.sequence_parallel", why, f"use {key}={nearest}, or plan.sequence_parallel=false", True)]
 
 
 def _obstacles(plan: TensorPlan, config: Any, tensor: int) -> list[str]:

@@ -179,9 +179,17 @@ def _trainer(recipe: RecipeConfig, mesh: Mesh, placed: Placed, corpus: Corpus, s
         callbacks=_callbacks(recipe),
         store=store,
         ema=Ema(recipe.ema, placed.strategy) if recipe.ema else None,
-        flops_per_token=training_flops_per_token(blueprint, placed.strategy.family, recipe.data.block_size),
+        flops_per_token=_flops(placed),
         reference_lines={"unigram entropy": entropy} if entropy else {},
     )
+
+
+def _flops(placed: Placed) -> float | None:
+    """Floating-point operations per token; None for samples that are not counted in tokens."""
+    corpus = placed.corpus
+    if corpus.unit != "tokens" or corpus.length is None:
+        return None
+    return training_flops_per_token(placed.blueprint, placed.strategy.family, corpus.length)
 
 
 def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str]) -> None:

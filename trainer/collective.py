@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from ..errors import UserError
+from ..errors import ComponentFailed, UserError
 from ..parallel.mesh import Mesh
 
 T = TypeVar("T")
@@ -58,13 +58,16 @@ def on_main(mesh: Mesh, function: Callable[[], object]) -> None:
 
 
 def on_ranks(mesh: Mesh, here: bool, function: Callable[[], object]) -> None:
-    """Run on the ranks where ``here`` is true; a UserError of one rank is raised on all ranks."""
-    refused = None
+    """Run on the ranks where ``here`` is true; an error of one rank that has a message is raised on all ranks."""
+    refused: tuple[type, tuple] | None = None
     if here:
         try:
             function()
         except UserError as error:
-            refused = error.problems
-    for problems in mesh.gather_objects(refused):
-        if problems:
-            raise UserError(*problems)
+            refused = UserError, error.problems
+        except ComponentFailed as error:
+            refused = ComponentFailed, (error.problem,)
+    for found in mesh.gather_objects(refused):
+        if found:
+            kind, problems = found
+            raise kind(*problems)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from ..errors import Problem, UserError
-from ..models.loss import IGNORE
 from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import Strategy
 from .collective import on_main
 from .generation import GenerationConfig
 from .records import AT_ONCE, Records
+from .sum_check import SumCheck
 from .tasks.task import Sums, Task
-from .tasks.text_scores import text_sums
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .text_writer import TextWriter
 
 
 @dataclass
@@ -35,16 +28,10 @@ class Evaluation:
     """How texts are written; None writes none."""
 
     def __post_init__(self) -> None:
-        self._round, self._records, self._metric_records = 0, None, False
-        if self.generation is None:
-            return
-        if not self.strategy.generates or not hasattr(self.strategy.module, "generate") or self.tokenizer is None:
-            plan = self.strategy.plan.name
-            why = "asks for texts, which this model cannot write"
-            fix = "leave the part generation out"
-            if not self.strategy.generates:
-                why, fix = f"asks for texts, which plan {plan} cannot write", f"{fix}, or choose a plan without stages"
-            raise UserError(Problem("generation", why, fix))
+        self._round, self._records = 0, None
+        self._loss_check = SumCheck(self.task, "evaluate")
+        parts = self.strategy, self.task, self.tokenizer, self.seed
+        self._writer = TextWriter(*parts, self.generation) if self.generation else None
 
     def run(self, batches: Iterable[MicroBatch], records: Records | None = None) -> dict[str, float]:
         """Metrics of the samples in ``batches``, equal on all ranks.
@@ -83,6 +70,7 @@ class Evaluation:
                 totals[name] = totals.get(name, 0) + value * factor
             if kept is not None:
                 kept.gather()
+        self._loss_check.refuse_mean(self.strategy.mesh)
         metrics, self._records = self.task.metrics(totals), None
         if kept is not None:
             if scored:
@@ -105,49 +93,12 @@ class Evaluation:
             yield micro
 
     def _sums(self, outputs: Any, micro: MicroBatch) -> Sums:
+        self._loss_check.look(outputs, micro)
         sums = self.task.evaluate(outputs, micro.targets)
         parts = self.task.records(outputs, micro.targets) if self._records is not None else {}
-        if self._writes(micro):
-            written = self._write(micro)
-            wanted = [self._text(row) for row in micro.targets["labels"]]
-            real = [row for row, index in enumerate(micro.samples.tolist()) if index >= 0]
-            pairs = [written[row] for row in real], [wanted[row] for row in real]
-            assert self.generation is not None
-            sums = {**sums, **text_sums(self.generation.scores, *pairs)}
-            parts = {**parts, "written": written, "wanted": wanted}
+        if self._writer and self._writer.due(self._round, micro.rows):
+            scores, texts = self._writer(micro)
+            sums, parts = {**sums, **scores}, {**parts, **texts}
         if self._records is not None:
             self._records.add(micro.samples, parts)
         return sums
-
-    def _writes(self, micro: MicroBatch) -> bool:
-        """Whether this round writes texts; equal on all ranks, which must generate together."""
-        if self.generation is None:
-            return False
-        first = self._round * self.strategy.mesh.data_size * micro.rows
-        return self.generation.samples is None or first < self.generation.samples
-
-    def _write(self, micro: MicroBatch) -> list[str]:
-        """A text for each sample."""
-        assert self.generation is not None
-        device = self.strategy.mesh.device
-        prompt = self.task.prompt(micro.inputs, micro.targets)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(_seed(self.seed, micro.samples))
-            tokens = self.strategy.generate(
-                **prompt, **self.generation.arguments(), use_cache=True, pad_token_id=self._padding()
-            )
-        begun = 1 if self.strategy.module.config.is_encoder_decoder else prompt["input_ids"].shape[1]
-        return self.tokenizer.batch_decode(tokens[:, begun:], skip_special_tokens=True)
-
-    def _text(self, labels: Tensor) -> str:
-        return self.tokenizer.decode(labels[labels != IGNORE], skip_special_tokens=True)
-
-    def _padding(self) -> int:
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(token for token in known if token is not None)
-
-
-def _seed(seed: int, samples: Tensor) -> int:
-    """Seed of a micro-batch's draws. Micro-batches hold the same samples under every plan."""
-    key = f"{seed}/texts/{samples.tolist()}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1

@@ -6,6 +6,7 @@ import logging
 import shlex
 from typing import TYPE_CHECKING
 
+from ..models.heads import HEADS
 from .checkpoint.layout import RECIPE, complete_checkpoints, not_finite
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _say_where(trainer: Trainer) -> None:
     if newest:
         run = shlex.quote(str(folder))
         first = "next:"
-        if trainer.task.head == "causal_lm":
+        if HEADS[trainer.task.head].next_tokens and hasattr(trainer.strategy.module, "generate"):
             log.info('next: trireme generate %s --prompt "..."', run)
             first = "     "
         log.info("%s trireme evaluate %s", first, shlex.quote(str(folder / RECIPE)))

@@ -21,7 +21,7 @@ from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_p
 from .checkpoint.layout import metric_of
 from .component import locate
 from .component_errors import component_errors
-from .data.open_collator import refuse_unknown_tokens
+from .data.token_checks import refuse_unknown_tokens
 from .evaluation import Evaluation
 from .finiteness import Finiteness
 from .interruption import Leaving
@@ -99,8 +99,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
-        if self.corpus.unit != "tokens":
-            self.flops_per_token = None
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self._evaluated_at = -1
@@ -127,7 +125,7 @@ class Trainer:
             for batch in self.batches:
                 self._begin_step()
                 if self.batch is None:
-                    refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator)
+                    refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator, self.corpus.samples)
                 loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)

@@ -69,7 +69,7 @@ def place(
     # The plan changes the model in place, so an unchanged copy is kept.
     blueprint = copy.deepcopy(model)
     values = recipe_values(
-        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, state.max_steps
+        recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, recipe.data, state.max_steps
     )
     strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
     strategy.place(model, weights(blueprint))

@@ -7,6 +7,8 @@ from typing import Any
 from ..models.hidden_size import hidden_size
 from ..parallel.strategy_inputs import RecipeValues
 from .component import Component
+from .data.data_config import DataConfig
+from .data.text_config import LENGTH_KEY
 from .schedules import ScheduleConfig
 from .settings import EmaConfig, TrainerConfig
 
@@ -17,12 +19,14 @@ def recipe_values(
     scheduler: ScheduleConfig,
     ema: EmaConfig | None,
     config: Any,
+    data: DataConfig,
     max_steps: int | None = None,
 ) -> RecipeValues:
     """Batch, clipping, optimizer and schedule as plain values.
 
     Args:
         config: the model's transformers configuration.
+        data: gives the greatest length of a sample.
         max_steps: optimizer steps of the run; None takes ``trainer.max_steps``.
     """
     steps = max_steps or trainer.max_steps
@@ -38,4 +42,6 @@ def recipe_values(
         min_lr_ratio=scheduler.min_lr_ratio or 0.0,
         hidden_size=hidden_size(config.get_text_config()),
         ema=ema is not None,
+        length=data.length,
+        length_key=LENGTH_KEY,
     )

@@ -42,10 +42,10 @@ class Records:
         """
         if not self.keeps or not parts:
             return
-        plain = {name: _plain(value) for name, value in parts.items()}
+        lists = {name: plain(value) for name, value in parts.items()}
         for row, index in enumerate(samples.tolist()):
             if index >= 0:
-                self.waiting.append({"index": index, **{name: values[row] for name, values in plain.items()}})
+                self.waiting.append({"index": index, **{name: values[row] for name, values in lists.items()}})
 
     def gather(self) -> None:
         """Bring the waiting records of all ranks to rank 0; a collective call.
@@ -71,7 +71,8 @@ class Records:
         self.file.close()
 
 
-def _plain(value: Any) -> list[Any]:
+def plain(value: Any) -> list[Any]:
+    """A tensor [samples, ...], or another sequence, as a list with a value per sample."""
     if isinstance(value, Tensor):
         value = value.float() if value.is_floating_point() else value
         return value.tolist()

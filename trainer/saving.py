@@ -116,7 +116,8 @@ class Saving:
     def _save_pretrained(self, folder: Path) -> None:
         try:
             self.trainer.blueprint.config.save_pretrained(folder)
-            self.trainer.corpus.processor.save_pretrained(folder)
+            if self.trainer.corpus.processor is not None:
+                self.trainer.corpus.processor.save_pretrained(folder)
             eos = getattr(self.trainer.tokenizer, "eos_token_id", None)
             write_base_assets(self.trainer.recipe.model, eos, folder)
         except OSError:

@@ -1,4 +1,4 @@
-"""Check that a task's loss is a sum: a mean would silently train too weakly, by a factor of the number of labels.
+"""Check that a task's losses are sums: a mean would silently train too weakly, by a factor of the number of labels.
 
 At the first batch, the loss of two copies of a sample is compared with the loss of one. It is twice as large if the
 loss is a sum, and equal if it is a mean, whatever the model and the data. The check costs the loss of three samples.
@@ -7,7 +7,7 @@ loss is a sum, and equal if it is a mean, whatever the model and the data. The c
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,32 +23,43 @@ TRIES = 8
 
 
 class SumCheck:
-    """Calls ``task.loss``, and checks it in the first micro-batches of this rank."""
+    """Calls ``task.loss``, and checks it in the first micro-batches of this rank.
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    Args:
+        method: ``loss``, or ``evaluate``, whose sum ``loss`` is checked.
+    """
+
+    def __init__(self, task: Task, method: Literal["loss", "evaluate"] = "loss") -> None:
+        self.task, self.method = task, method
         self._tries = TRIES
         self._mean = False
+        self._told = False
 
     def __call__(self, outputs: Any, micro: MicroBatch) -> Tensor:
-        if self._tries:
-            self._look(outputs, micro)
+        self.look(outputs, micro)
         return self.task.loss(outputs, micro.targets)
 
     def refuse_mean(self, mesh: Mesh) -> None:
-        """Refuse a mean after the first batch. A collective call, since only the last pipeline stage has a loss.
+        """Refuse a mean, once, after the first batch or evaluation. A collective call, since only the last pipeline
+        stage has a loss.
 
         Raises:
             UserError: the loss is a mean; raised on all ranks.
         """
+        if self._told:
+            return
+        self._told = True
         if mesh.any_flags([self._mean])[0]:
             task = getattr(self.task, "task", self.task)  # the recipe's, inside of a ``CheckedTask``
             name = f"{type(task).__module__}.{type(task).__qualname__}"
-            why = f"{name}.loss returns a mean: the loss of two copies of a sample is that of one"
+            why = f"{name}.{self.method} returns a mean: the loss of two copies of a sample is that of one"
             fix = 'return a sum (reduction="sum"); it is divided by the labels of the global batch afterwards'
             raise UserError(Problem("task", why, fix))
 
-    def _look(self, outputs: Any, micro: MicroBatch) -> None:
+    def look(self, outputs: Any, micro: MicroBatch) -> None:
+        """Check the loss of a micro-batch, unless an earlier one has told enough."""
+        if not self._tries:
+            return
         self._tries -= 1
         try:
             with torch.no_grad(), torch.random.fork_rng(_gpus(micro)):
@@ -67,7 +78,8 @@ class SumCheck:
                 return tensor
             return torch.cat([tensor.narrow(0, sample, 1)] * copies)
 
-        loss = self.task.loss(map_tensors(outputs, cut), map_tensors(micro.targets, cut))
+        found = getattr(self.task, self.method)(map_tensors(outputs, cut), map_tensors(micro.targets, cut))
+        loss = found["loss"] if self.method == "evaluate" else found
         return loss.full_tensor() if hasattr(loss, "full_tensor") else loss  # type: ignore[operator]
 
 

@@ -12,7 +12,7 @@ is left out, and samples as the collator gives them to the model, those of the f
 EXAMPLES = """examples:
   trireme data pretrain/persimmon_stdlib
   trireme data vision/digits_vit --samples 8 --html digits.html
-  trireme data my/recipe.yaml --set held_out data.block_size=256
+  trireme data my/recipe.yaml --set held_out data.held_out=0.1
 """
 
 

@@ -1,6 +1,6 @@
-"""Cut a stock transformers decoder into pipeline stages.
+"""Cut a causal language model, as transformers has it, into pipeline stages.
 
-A stage is a copy of the whole causal language model. Blocks of other stages are removed, and other modules that it does
+A stage is a copy of the whole model. Blocks of other stages are removed, and other modules that it does
 not need are replaced by ones that do nothing. The stock forward runs unchanged on every stage: the first stage takes
 token ids, the others take hidden states (``inputs_embeds``), and ``logits`` are hidden states on all but the last.
 Parameters keep their names.

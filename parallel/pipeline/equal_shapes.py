@@ -1,4 +1,4 @@
-"""Pad the micro-batches of a step to one shape, because pipeline stages allocate their receive buffers beforehand.
+"""Pad the texts of a step to one shape, because pipeline stages allocate their receive buffers beforehand.
 
 Pipelines run decoders of text: inputs are tokens with what stands beside them, targets are labels of tokens.
 """

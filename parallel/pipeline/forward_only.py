@@ -1,4 +1,4 @@
-"""Evaluate under a pipeline: batches of any shape follow each other through the stages without waiting.
+"""Evaluate a causal language model under a pipeline: batches of any shape follow each other without waiting.
 
 Time is divided into turns. In a turn every rank runs at most one stage on one batch, and then sends the hidden states
 to the next stage. Every rank computes the turns of all ranks, and so knows which messages to expect.

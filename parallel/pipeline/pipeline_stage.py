@@ -1,4 +1,7 @@
-"""Wrap a stage for torch's pipeline schedules, which pass hidden states by position and other inputs by keyword."""
+"""Wrap a stage of a causal language model for torch's pipeline schedules.
+
+They pass hidden states by position, and other inputs by keyword.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run torch's pipeline schedules over the stages of this rank, one whole step of micro-batches at a time.
+"""Run torch's pipeline schedules over this rank's stages of a causal language model, a step of micro-batches at a time.
 
 Every rank of a pipeline has all micro-batches, so ranks exchange only hidden states and their gradients. Stages are
 told their shapes (static mode), which spares a trial run. When shapes change, stages and schedule are built anew.

@@ -22,7 +22,7 @@ from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import complete_checkpoints
 from trireme.trainer.checkpoint.load.open_source import open_source
 from trireme.trainer.checkpoint.load.weight_reader import checkpoint_weights
-from trireme.trainer.data.corpus import vocabulary_of
+from trireme.trainer.data.text_values import vocabulary_of
 from trireme.trainer.evaluate_only import evaluate
 
 COMMON = ["model=gpt2_tiny", "trainer.max_steps=4", "trainer.micro_batch_size=2"]

@@ -164,8 +164,9 @@ def _weights(saved: Arrays) -> Arrays:
 
 def _own_tokenizer(folder: Path, recipe: Any) -> Path:
     from trireme.trainer.data.open_corpus import open_corpus
+    from trireme.trainer.tasks.causal_lm import CausalLM
 
-    open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator).tokenizer.save_pretrained(folder)
+    open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator).tokenizer.save_pretrained(folder)
     return folder
 
 

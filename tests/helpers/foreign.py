@@ -18,8 +18,9 @@ from trireme.parallel.mesh import build_mesh
 from trireme.parallel.micro_batch import MicroBatch
 from trireme.parallel.tensor_shards import full_tensor
 from trireme.trainer.build import build, train
-from trireme.trainer.data.corpus import vocabulary_of
 from trireme.trainer.data.open_corpus import open_corpus
+from trireme.trainer.data.text_values import vocabulary_of
+from trireme.trainer.tasks.causal_lm import CausalLM
 
 Arrays = dict[str, np.ndarray]
 STEPS, SAVED_AT = 6, 3
@@ -35,14 +36,14 @@ def overrides(*more: str) -> list[str]:
 def prepared(run_dir: Path, *more: str) -> None:
     """Prepare the data once, before ranks ask for it."""
     recipe = tiny_recipe(run_dir, *overrides(*more))
-    open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+    open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator)
 
 
 def model_and_recipe(run_dir: Path, *more: str) -> tuple[nn.Module, Any, Any]:
     """The model with the recipe's initial weights on the CPU, its corpus, and the recipe."""
     ranks = ["plan=ddp"] if dist.is_initialized() and dist.get_world_size() > 1 else []
     recipe = tiny_recipe(run_dir, *overrides(*more, *ranks))
-    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator)
     model = build_on_meta(recipe.model, "causal_lm", vocabulary_of(corpus.tokenizer))
     source = weight_source(recipe.model, model, recipe.seed)
     tensors = dict(source({name for name, _ in (*model.named_parameters(), *model.named_buffers())}))

@@ -90,7 +90,8 @@ def test_the_mean_of_rank_means_would_fail(tmp_path: Path) -> None:
     """The uneven masks are uneven enough to show a wrong normalisation: shares of the labels differ by rank."""
     recipe = tiny_recipe(tmp_path, *MASKS["uneven"])
     from trireme.trainer.data.open_corpus import open_corpus
+    from trireme.trainer.tasks.causal_lm import CausalLM
 
-    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator)
     shares = [next(iter(corpus.train_batches({}, 0, 1, rank, 2))).labels for rank in (0, 1)]
     assert abs(shares[0] - shares[1]) > 0.05 * sum(shares)

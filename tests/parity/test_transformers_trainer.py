@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.data.open_corpus import open_corpus
+from trireme.trainer.tasks.causal_lm import CausalLM
 
 STEPS = 8
 
@@ -49,7 +50,7 @@ def test_same_losses_and_gradient_norms(tmp_path: Path, masks: list[str]) -> Non
     recipe = tiny_recipe(tmp_path / "ours", *overrides)
     train(recipe)
 
-    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, recipe.collator, None)
+    corpus = open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator)
     steps = corpus.train_batches({}, 0, STEPS, 0, 1)
     samples = [row for batch in steps for micro in batch.micro_batches for row in rows(micro)]
     losses = Losses()

@@ -17,11 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import Problem
 from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch, map_tensors
 
 Sample = dict[str, Any]
 """Columns of one sample, and ``index`` and ``position``."""
+CONTRACT = "see docs/extending.md: a collator gives a list of MicroBatch when called with a step's samples, and has "
+CONTRACT += "micro_batch(samples)"
+
+
+def is_ours(thing: Any) -> bool:
+    """Whether a class, or the class of an object, is one of trireme."""
+    return str((thing if isinstance(thing, type) else type(thing)).__module__).startswith("trireme.")
+
+
+def wrong_collator(name: str, why: str) -> Problem:
+    """The problem of a collator that does not keep its contract."""
+    return Problem("collator", why, CONTRACT, name)
 
 
 class Collator(ABC):

@@ -1,4 +1,4 @@
-"""The corpus of a run, which gives the trainer its batches: the base class, and the corpus of prepared documents.
+"""The corpus of a run, which gives the trainer its batches: the base class, and that of corpora read by index.
 
 Training batches are iterated from a given number of samples on. A prepared (indexed) corpus needs nothing else to
 resume; a streamed one also needs the JSON that its batches returned as ``state()``.
@@ -6,39 +6,31 @@ resume; a streamed one also needs the JSON that its batches returned as ``state(
 
 from __future__ import annotations
 
-import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import Problem, UserError
 from ...models.facts import Facts
-from ...models.vocabulary import Vocabulary
+from ...models.heads import HEADS
 from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component
 from ..settings import TrainerConfig
 from .base_collator import Collator
-from .corpus_stats import Stats, cut_line
-from .data_config import HELD_OUT, TRAIN, DataConfig
-from .further_sets import further_tokens
+from .corpus_stats import Stats
+from .data_config import HELD_OUT, DataConfig
 from .loader import Batcher, evaluation_batches, step_batches
 from .open_collator import open_collator
 from .report.sample_views import sample_views
-from .report.set_facts import SetFacts, lengths_between, spread
+from .report.set_facts import SetFacts
 from .report.views import Collated
 from .sample_order import EpochOrder
-from .token_files import Column, DocumentBlocks, PackedBlocks
+from .text_values import text_values, tokenizer_in, vocabulary_of
 from .tokenizer import tokens_like, versions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from ..tasks.task import Task
     from .mixture import Mixture
-
-log = logging.getLogger("trireme.data")
+    from .samples import Samples
 
 
 class TrainBatches(Iterator[StepBatch], ABC):
@@ -65,6 +57,10 @@ class Corpus(ABC):
     """Name of what the length of a sample counts."""
     mixture: Mixture | None = None
     """This corpus, if it mixes several sources."""
+    length: int | None = None
+    """Greatest length of a sample, in ``unit``; None if it is not known."""
+    samples: Samples | None = None
+    """What makes samples of rows; None for texts."""
 
     def __init__(
         self,
@@ -84,18 +80,15 @@ class Corpus(ABC):
         self.config, self.seed, self.task, self.processor = config, seed, task, processor
         self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
         given = {
-            "block_size": config.block_size,
+            **text_values(config, self.tokenizer),
             "micro_batch_size": settings.micro_batch_size,
             "seed": seed,
             "processor": processor,
-            "tokenizer": self.tokenizer,
             "model": model,
             "facts": self.facts,
         }
-        if self.tokenizer is not None:
-            given["pad_token_id"] = pad_token_id(self.tokenizer)
         self.collator: Collator = open_collator(
-            collator or {"_target_": task.collator}, given, next_tokens=task.head == "causal_lm"
+            collator or {"_target_": task.collator}, given, HEADS[task.head], self.samples
         )
         task.configure(processor, self.facts)
         self.batcher = Batcher(self.collator, task.count)
@@ -103,9 +96,7 @@ class Corpus(ABC):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer in the processor; None if there is none."""
-        if hasattr(self.processor, "backend_tokenizer"):
-            return self.processor
-        return getattr(self.processor, "tokenizer", None)
+        return tokenizer_in(self.processor)
 
     @property
     def facts(self) -> Facts:
@@ -154,17 +145,6 @@ class Corpus(ABC):
         return sample_views(sample, self.processor, self.tokenizer, self.facts)
 
 
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """Size and special tokens of a tokenizer."""
-    return Vocabulary(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """Token id for padding. Padding is masked and has no labels, so any id will do if the tokenizer has none."""
-    known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(token, int))
-    return next(known, 0)
-
-
 class CorpusByIndex(Corpus):
     """A corpus whose samples are read by index, so that a position needs no state."""
 
@@ -210,102 +190,6 @@ class CorpusByIndex(Corpus):
             data_rank=data_rank,
             data_size=data_size,
         )
-
-
-class IndexedCorpus(CorpusByIndex):
-    """Prepared documents in memory-mapped files, read by index."""
-
-    def __init__(
-        self,
-        config: DataConfig,
-        seed: int,
-        settings: TrainerConfig,
-        collator: Component | None,
-        task: Task,
-        tokenizer: PreTrainedTokenizerFast,
-        folder: Path,
-        model: Any = None,
-    ) -> None:
-        super().__init__(config, seed, settings, collator, task, tokenizer, model)
-        self.stats = Stats(**json.loads((folder / "stats.json").read_text()))
-        self.train, self.held_out = self._samples(folder, "train"), self._samples(folder, "held_out")
-        self._check_sizes()
-        self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
-        self._sets = {HELD_OUT: self.held_out}
-        self.has_held_out = bool(self.eval_sets)
-        self.train_size = len(self.train)
-        self.order = EpochOrder(len(self.train), seed, config.shuffle)
-        for line in filter(None, self._left_out()):
-            log.info("%s", line)
-        for name in config.eval_sets:  # so that a source that is not usable is refused before training
-            self.eval_set(name)
-
-    def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
-        tokens = Column(str(folder / f"{split}.arrow"))
-        if self.config.packing:
-            return PackedBlocks(tokens, self.config.block_size)
-        return DocumentBlocks(tokens, Column(str(folder / f"{split}_ends.arrow")), self.config.block_size)
-
-    def prints(self) -> dict[str, Any]:
-        counts = {"train documents": self.stats.train_documents, "held-out documents": self.stats.held_out_documents}
-        content = {"documents": self.stats.documents_digest, "tokens": self.stats.tokens_digest}
-        return {**super().prints(), **content, "counts": counts}
-
-    def _left_out(self) -> Iterator[str]:
-        """Lines on text that is in no sample."""
-        if line := self.stats.left_out():
-            yield line
-        size, stats = self.config.block_size, self.stats
-        if isinstance(self.train, DocumentBlocks) and isinstance(self.held_out, DocumentBlocks):
-            cut = self.train.beyond()
-            stats.train_tokens_cut = cut[1]
-            yield cut_line("train", cut, (len(self.train), stats.train_tokens or 0), size)
-            yield cut_line("held-out", self.held_out.beyond(), (len(self.held_out), stats.held_out_tokens or 0), size)
-        else:
-            rest = stats.train_tokens_cut = (stats.train_tokens or 0) % size
-            held_out = (stats.held_out_tokens or 0) % size
-            if rest or held_out:
-                yield f"the last {rest} train tokens and {held_out} held-out tokens fill no block and are left out"
-
-    def _check_sizes(self) -> None:
-        problems = []
-        for name, samples, tokens in (
-            ("train", self.train, self.stats.train_tokens),
-            ("held-out", self.held_out, self.stats.held_out_tokens),
-        ):
-            if tokens and not len(samples):
-                fit = 1 << (tokens.bit_length() - 1)
-                other = "" if name == "train" else ", raise data.held_out, name a data.eval_source"
-                problems.append(
-                    Problem(
-                        "data.block_size",
-                        f"the {name} split has only {tokens} tokens, fewer than one block",
-                        f"set data.block_size={fit} or less{other}, or give more text",
-                        self.config.block_size,
-                    )
-                )
-        if problems:
-            raise UserError(*problems)
-
-    def eval_set(self, name: str) -> PackedBlocks | DocumentBlocks:
-        if name not in self._sets:
-            self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
-        return self._sets[name]
-
-    def describe(self, name: str) -> SetFacts:
-        data, size = self.train if name == TRAIN else self.eval_set(name), self.config.block_size
-        lengths = lengths_between(Column(f"{data.tokens.path.removesuffix('.arrow')}_ends.arrow").parts)
-        facts = SetFacts(name, {"documents": len(lengths), "tokens": len(data.tokens)})
-        if self.config.packing:
-            facts.sizes[f"blocks of {size} tokens"] = len(data)
-            if rest := len(data.tokens) % size:
-                facts.notes.append(f"the last {rest} tokens fill no block and are left out")
-        limit = None if self.config.packing else size
-        facts.spreads += spread("tokens of a document", lengths, limit=limit)
-        return facts
-
-    def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
-        return {"text": self.tokenizer.decode(self.eval_set(name)[index]["input_ids"])}
 
 
 class IndexedBatches(TrainBatches):

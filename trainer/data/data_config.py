@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 from ...errors import refuse
 from ..component import Component
 from .mixed_source import MixedSource, mixture_flaws
-from .tokenizer import TokenizerConfig
+from .text_config import MOST_TOKENS, TextConfig
 
 TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 """Names of the sets that every recipe may have."""
 MOST_PROCESSES = 1024
 """More than any machine runs beside its training."""
-MOST_TOKENS = 2**31 - 1
-"""Tokens of a block and blocks of a window are counted in 32 bits, and fit into no memory long before."""
 
 
 @dataclass
-class DataConfig:
+class DataConfig(TextConfig):
     """Source of the documents, and how they become samples."""
 
     ALTERNATIVES: ClassVar = (("source", "sources"),)
@@ -48,12 +46,6 @@ class DataConfig:
     where it has one."""
     sampling_rate: int | None = None
     """Samples per second of sounds, for a processor that is made for the model; null takes 16,000."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """Pretrained tokenizer, or options to train one."""
-    block_size: int = 512
-    """Tokens per sample: exactly this number with packing, at most this number without."""
-    packing: bool = True
-    """Concatenate documents and cut them into blocks; false makes each document a sample, truncated to a block."""
     held_out: float = 0.05
     """Share of documents kept for evaluation, chosen by a hash of their text; 0 keeps none."""
     deduplicate: bool = True
@@ -64,8 +56,6 @@ class DataConfig:
     """Read documents during training instead of preparing all of them before it."""
     shuffle_window: int = 1024
     """Number of consecutive blocks among which a stream is shuffled."""
-    append_eos: bool = True
-    """End every document with the tokenizer's end-of-sequence token."""
     num_workers: int = 0
     """Loader processes per rank. Memory-mapped blocks are read in microseconds, so 0 is rarely slower."""
     num_proc: int = 1
@@ -86,9 +76,8 @@ class DataConfig:
         }
 
     def _problems(self) -> list[str]:
-        found = list(self._flaws_of_sources())
+        found = [*self._flaws_of_sources(), *self._text_flaws()]
         least_of = {
-            "block_size": 2,
             "shuffle_window": 1,
             "num_workers": 0,
             "num_proc": 1,
@@ -101,9 +90,8 @@ class DataConfig:
         for name in ("num_workers", "num_proc"):
             if (value := getattr(self, name)) > MOST_PROCESSES:
                 found.append(f"{name}={value} is more than {MOST_PROCESSES} processes; use fewer")
-        for name in ("block_size", "shuffle_window"):
-            if (value := getattr(self, name)) > MOST_TOKENS:
-                found.append(f"{name}={value} is above {MOST_TOKENS}; use a smaller number")
+        if self.shuffle_window > MOST_TOKENS:
+            found.append(f"shuffle_window={self.shuffle_window} is above {MOST_TOKENS}; use a smaller number")
         if not 0 <= self.held_out < 1:
             found.append(
                 f"held_out={self.held_out} is not a share of the documents; set it to at "

@@ -35,6 +35,8 @@ OPTIONAL = {"look": [], "content": [], "notes": []}
 class DocumentSource:
     """The source at ``key`` of the recipe, with checked arguments and return values."""
 
+    contract = CONTRACT
+
     def __init__(self, component: Component, key: str = SOURCE) -> None:
         """
         Raises:
@@ -50,9 +52,10 @@ class DocumentSource:
 
     def check(self, streaming: bool) -> None:
         """Refuse an object that lacks the methods of a source."""
-        needed = {"stream" if streaming else "load": [] if streaming else [""], "fingerprint": []}
         problems = []
-        if not callable(getattr(self.source, "load", None)) and callable(getattr(self.source, "rows", None)):
+        needed = self.needed(streaming)
+        rows_only = not callable(getattr(self.source, "load", None)) and callable(getattr(self.source, "rows", None))
+        if rows_only and "rows" not in needed:
             why = "gives rows of columns, and this task learns from documents"
             fix = "name a source of documents (trireme.trainer.data.sources.Files), or a task that learns from rows"
             raise UserError(Problem(self.key, why, fix, self.name))
@@ -66,6 +69,10 @@ class DocumentSource:
                 problems.append(self._wrong(has))
         if problems:
             raise UserError(*problems)
+
+    def needed(self, streaming: bool) -> dict[str, list[Any]]:
+        """Methods that the source must have -> arguments that they are called with."""
+        return {"stream" if streaming else "load": [] if streaming else [""], "fingerprint": []}
 
     def look(self) -> list[str] | None:
         """Refuse problems that show quickly; returns the documents if the source could read all of them quickly."""
@@ -175,7 +182,7 @@ class DocumentSource:
             return method()
 
     def _wrong(self, why: str) -> Problem:
-        return Problem(self.key, why, CONTRACT, self.name)
+        return Problem(self.key, why, self.contract, self.name)
 
     @contextmanager
     def _named(self, doing: str) -> Iterator[None]:

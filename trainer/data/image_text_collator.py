@@ -1,4 +1,4 @@
-"""Collate pictures and their captions: pictures stacked and varied in training steps, captions padded."""
+"""Collate pictures and their captions: pictures stacked and varied in training steps, the tokens of captions padded."""
 
 from __future__ import annotations
 

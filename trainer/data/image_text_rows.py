@@ -1,4 +1,4 @@
-"""Samples of pictures with a caption."""
+"""Samples of pictures with a text, their caption."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from ...models.facts import Facts
 from .base_collator import Sample
-from .corpus import vocabulary_of
 from .image_rows import opened_image, picture_sizes, pixel_values
 from .processors import channels_of, image_processor
 from .samples import Given, Samples
 from .text_rows import text_processor, token_counts
+from .text_values import vocabulary_of
 
 
 class CaptionedImages(Samples):

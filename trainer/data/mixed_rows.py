@@ -14,6 +14,7 @@ from .content_stamp import hash_json
 from .data_config import DataConfig
 from .mixed_source import of_source, source_key
 from .mixture import IndexedMixture
+from .open_samples import made_samples
 from .prepare_rows import PreparedRows, prepared_rows
 from .rows_corpus import RowsCorpus
 from .samples import Given, Samples
@@ -50,7 +51,7 @@ def open_mixed_rows(
             rows[name] = prepared_rows(part, kind.columns, source_key(name), own)
     print_ = hash_json([[name, each.print] for name, each in rows.items()])
     given = Given(config, joined_rows(rows), cache_root(config.cache_dir), print_, weights, model)
-    samples = kind(given, **config.samples)
+    samples = made_samples(kind, given, config.samples)
     parts = {
         name: RowsCorpus(part, seed, settings, collator, task, samples, rows[name], model, source_key(name))
         for name, part in configs.items()

@@ -95,6 +95,7 @@ class Mixture(Corpus):
     ) -> None:
         self.interleave = interleave_of(config)
         self.names, self.parts = self.interleave.names, [parts[name] for name in self.interleave.names]
+        self.length, self.samples = self.parts[0].length, self.parts[0].samples
         super().__init__(config, seed, settings, collator, task, self.parts[0].processor, model)
         self.mixture, self.unit = self, self.parts[0].unit
         self.stats = joined_stats([part.stats for part in self.parts])

@@ -6,26 +6,31 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...errors import Problem, UserError
-from ...parallel.micro_batch import MicroBatch, StepBatch
+from ...models.heads import Head
+from ...models.loss import IGNORE
+from ...parallel.micro_batch import MicroBatch
 from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
-from .base_collator import IGNORE, Collator, Sample
+from .base_collator import Collator, Sample, is_ours, wrong_collator
+from .token_checks import wrong_tokens
 
-CONTRACT = "see docs/extending.md: a collator gives a list of MicroBatch when called with a step's samples, and has "
-CONTRACT += "micro_batch(samples)"
+NO_HEAD = Head("")
+"""Stands for an output layer of which nothing is known."""
 
 
-def open_collator(component: Component, given: Mapping[str, Any], next_tokens: bool = False) -> Collator:
+def open_collator(
+    component: Component, given: Mapping[str, Any], head: Head = NO_HEAD, samples: object = None
+) -> Collator:
     """The collator that ``component`` names.
 
     Args:
         given: values of the engine by name; the constructor gets those that it takes.
-        next_tokens: whether labels are the tokens that follow, which a collator must shift.
+        head: the task's output layer, which tells what labels are.
+        samples: what makes the samples, if a class does.
 
     Raises:
         UserError: the collator does not keep its contract.
@@ -35,12 +40,15 @@ def open_collator(component: Component, given: Mapping[str, Any], next_tokens: b
     target = locate(component["_target_"])
     with component_errors("collator", target, CONSTRUCTOR):
         collator = instantiate(component, **taken(target, given))
-    if component["_target_"].startswith("trireme."):
+    ours = component["_target_"].startswith("trireme.")
+    if ours and (samples is None or is_ours(samples)):
         return collator
     for method in ("__call__", "micro_batch"):
         if not callable(getattr(collator, method, None)):
-            raise UserError(_wrong(component["_target_"], f"has no method {method}"))
-    return CheckedCollator(collator, component["_target_"], given["micro_batch_size"], next_tokens)
+            raise UserError(wrong_collator(component["_target_"], f"has no method {method}"))
+    names = given["facts"].labels if head.labelled else ()
+    maker = component["_target_"] if not ours else f"{type(samples).__module__}.{type(samples).__qualname__}"
+    return CheckedCollator(collator, maker, given["micro_batch_size"], head.next_tokens, names)
 
 
 def collator_problems(component: Component) -> list[Problem]:
@@ -65,28 +73,14 @@ def taken(target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in parameters}
 
 
-def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None) -> None:
-    """Hold the first batch of a collator of one's own to the model's vocabulary; a GPU would only tell that some
-    assertion failed.
-
-    Raises:
-        UserError: a token has no embedding.
-    """
-    if component is None or component["_target_"].startswith("trireme."):
-        return
-    tokens = [micro.inputs["input_ids"] for micro in batch.micro_batches if "input_ids" in micro.inputs]
-    most = max((int(rows.max()) for rows in tokens if rows.numel()), default=0)
-    known = model.get_input_embeddings().num_embeddings if tokens else 0
-    if tokens and most >= known:
-        raise UserError(_wrong(component["_target_"], f"gives the token {most}, but the model has {known} embeddings"))
-
-
 class CheckedCollator(Collator):
     """Calls a user's collator, and checks its first results."""
 
-    def __init__(self, collator: Any, name: str, micro_batch_size: int, next_tokens: bool = True) -> None:
+    def __init__(
+        self, collator: Any, name: str, micro_batch_size: int, next_tokens: bool = True, labels: Sequence[str] = ()
+    ) -> None:
         self.collator, self.name, self.micro_batch_size = collator, name, micro_batch_size
-        self.next_tokens = next_tokens
+        self.next_tokens, self.labels = next_tokens, labels
         self.seen: set[str] = set()
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
@@ -94,6 +88,8 @@ class CheckedCollator(Collator):
             micro_batches = self.collator(samples)
         if self._first("a call"):
             self._check_step(micro_batches, len(samples))
+        for micro in micro_batches if self.labels else ():
+            self._check_labels(micro)
         return micro_batches
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
@@ -101,7 +97,18 @@ class CheckedCollator(Collator):
             micro = self.collator.micro_batch(samples)
         if self._first("micro_batch"):
             self._check(micro, "micro_batch", len(samples))
+        self._check_labels(micro)
         return micro
+
+    def _check_labels(self, micro: MicroBatch) -> None:
+        """Refuse numbers of labels that there are not: a GPU would only tell that some assertion failed."""
+        labels = micro.targets.get("labels")
+        if not self.labels or not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
+            return
+        for number in (int(labels.max()), int(labels.masked_fill(labels == IGNORE, 0).min())):
+            if not 0 <= number < len(self.labels) and number != IGNORE:
+                known = f"there are {len(self.labels)}: {', '.join(self.labels[:10])}"
+                self._refuse(f"gives the label {number}, but labels are numbered from 0, and {known}")
 
     def _first(self, method: str) -> bool:
         first = method not in self.seen
@@ -128,7 +135,8 @@ class CheckedCollator(Collator):
                     self._check_rows(leaf, name, method, rows)
         if not isinstance(micro.samples, Tensor) or micro.samples.shape != (rows,):
             self._refuse(f"gives samples that are not {rows} positions by {method}")
-        self._check_tokens(micro, method)
+        for why in wrong_tokens(micro, method, self.next_tokens):
+            self._refuse(why)
 
     def _check_rows(self, value: Any, name: str, method: str, rows: int) -> None:
         if not isinstance(value, Tensor):
@@ -136,28 +144,8 @@ class CheckedCollator(Collator):
         elif not value.ndim or len(value) != rows:
             self._refuse(f"gives {name} of shape {tuple(value.shape)} by {method}, not {rows} rows")
 
-    def _check_tokens(self, micro: MicroBatch, method: str) -> None:
-        """Tokens and their labels: whole numbers, and labels shifted to the positions that predict them."""
-        tokens, labels = micro.inputs.get("input_ids"), micro.targets.get("labels")
-        for name, value in (("input_ids", tokens), ("labels", labels)):
-            if isinstance(value, Tensor) and value.ndim == 2 and value.dtype != torch.int64:
-                self._refuse(f"gives {name} of {value.dtype} by {method}, not torch.int64")
-        if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.min()) < 0:
-            self._refuse(f"gives the token {int(tokens.min())} by {method}: tokens are counted from 0")
-        if not self.next_tokens or not isinstance(tokens, Tensor) or not isinstance(labels, Tensor):
-            return
-        if tokens.shape != labels.shape or bool((tokens == tokens[:, :1]).all()):  # one repeated token tells nothing
-            return
-        counted = labels != IGNORE
-        alike = int((counted & (labels == tokens)).sum())
-        if int(counted.sum()) > 8 and alike == int(counted.sum()):
-            self._refuse(
-                f"gives labels by {method} that stand beside their tokens; in a micro-batch each stands at "
-                "the position that predicts it (trireme.models.loss.next_token_labels shifts them)"
-            )
-
     def _refuse(self, why: str) -> None:
-        raise UserError(_wrong(self.name, why))
+        raise UserError(wrong_collator(self.name, why))
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
@@ -170,7 +158,3 @@ def _leaves(tree: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield tree
-
-
-def _wrong(name: str, why: str) -> Problem:
-    return Problem("collator", why, CONTRACT, name)

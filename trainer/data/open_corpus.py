@@ -10,16 +10,16 @@ from typing import Any
 from ...errors import Problem, UserError
 from ..component import Component
 from ..settings import TrainerConfig
-from ..tasks.causal_lm import CausalLM
 from ..tasks.task import Task
 from .cache import cache_root
 from .check_tokenizer import lacks_tokenizer
-from .corpus import Corpus, IndexedCorpus
+from .corpus import Corpus
 from .data_config import DataConfig
 from .open_mixture import open_mixture
 from .prepare import prepared_folder
 from .samples import Given
 from .streaming import StreamingCorpus
+from .token_corpus import IndexedCorpus
 
 log = logging.getLogger("trireme.data")
 
@@ -28,9 +28,9 @@ def open_corpus(
     config: DataConfig,
     seed: int,
     settings: TrainerConfig,
+    task: Task,
     collator: Component | None = None,
     tokenizer_folder: str | None = None,
-    task: Task | None = None,
     model: Any = None,
 ) -> Corpus:
     """Open the corpus of a recipe, and prepare it if needed; all ranks may call this at once.
@@ -38,15 +38,14 @@ def open_corpus(
     Args:
         seed: seed of the order of samples.
         settings: settings with the batch sizes (and, for a stream, the number of held-out samples to collect).
+        task: the recipe's task, which says what samples are made of.
         collator: the recipe's collator; None takes the one of the task.
         tokenizer_folder: folder of the model's weights, whose tokenizer is used unless the recipe names another.
-        task: the recipe's task; None takes next-token prediction.
         model: the model's transformers configuration.
 
     Raises:
         UserError: the documents, the tokenizer or the cache folder are not usable.
     """
-    task = task or CausalLM()
     corpus = _opened(config, seed, settings, collator, tokenizer_folder, task, model)
     if corpus.train_size is not None and corpus.train_size < settings.global_batch_size:
         passes = settings.global_batch_size / corpus.train_size
@@ -78,7 +77,7 @@ def _opened(
         folder.name,
         len(corpus.train),
         len(corpus.held_out),
-        config.block_size,
+        corpus.length,
     )
     return corpus
 
@@ -93,8 +92,9 @@ def _rows(
     model: Any,
 ) -> Corpus:
     """The corpus of a task that learns from rows."""
+    from .open_samples import made_samples, open_samples
     from .prepare_rows import prepared_rows
-    from .rows_corpus import RowsCorpus, open_samples
+    from .rows_corpus import RowsCorpus
 
     kind = open_samples(str(task.samples), config.samples)
     if config.streaming:
@@ -107,7 +107,7 @@ def _rows(
         return open_mixed_rows(config, seed, settings, collator, task, kind, beside, model)
     rows = prepared_rows(config, kind.columns)
     given = Given(config, rows.train, cache_root(config.cache_dir), rows.print, beside, model)
-    samples = kind(given, **config.samples)
+    samples = made_samples(kind, given, config.samples)
     corpus = RowsCorpus(config, seed, settings, collator, task, samples, rows, model)
     log.info("rows %s: %d train samples, %d held-out samples", rows.print, len(corpus.train), len(corpus.held_out))
     return corpus

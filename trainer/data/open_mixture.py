@@ -17,7 +17,6 @@ from ..component import Component
 from ..settings import TrainerConfig
 from .cache import cache_root
 from .content_stamp import hash_json
-from .corpus import IndexedCorpus
 from .data_config import DataConfig
 from .document_source import DocumentSource, sources
 from .mixed_source import of_source, source_key
@@ -25,6 +24,7 @@ from .mixture import IndexedMixture, Mixture, StreamedMixture, interleave_of
 from .prepare import prepared_folder, progress_bars, texts_of
 from .split_corpus import split
 from .streaming import StreamingCorpus, train_texts
+from .token_corpus import IndexedCorpus
 from .tokenizer import load_or_train, load_tokenizer
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Collate samples whose arrays differ in length: pad them on the right, mask the padding, keep single labels aside."""
+"""Collate texts of different lengths: pad their tokens on the right, mask the padding, keep single labels aside."""
 
 from __future__ import annotations
 

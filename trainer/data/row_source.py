@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +19,13 @@ if TYPE_CHECKING:
 class RowSource(DocumentSource):
     """The source at ``key`` of the recipe, which gives rows of several columns."""
 
-    def check(self, streaming: bool) -> None:
-        if not callable(getattr(self.source, "rows", None)):
-            super().check(streaming)
+    contract = "see docs/extending.md: a source of rows has rows(cache_dir) and fingerprint()"
+
+    def needed(self, streaming: bool) -> dict[str, list[Any]]:
+        """``rows``, unless the source gives documents, whose rows have a ``text``."""
+        if hasattr(self.source, "load") and not hasattr(self.source, "rows"):
+            return super().needed(streaming)
+        return {"rows": [""], "fingerprint": []}
 
     def rows_of(self, cache_dir: str, wanted: Mapping[str, bool], columns: Mapping[str, str]) -> Dataset:
         """All rows, with the columns that a task wants.
@@ -32,9 +39,10 @@ class RowSource(DocumentSource):
         """
         from datasets import Dataset
 
-        with self._named("load"):
-            found = self.source.rows(cache_dir) if hasattr(self.source, "rows") else self.source.load(cache_dir)
-            data = found if isinstance(found, Dataset) else _written(self._checked(found), cache_dir)
+        method = "rows" if hasattr(self.source, "rows") else "load"
+        with self._named(method):
+            found = getattr(self.source, method)(cache_dir)
+            data = found if isinstance(found, Dataset) else self._written(found, method, cache_dir)
         unknown = [name for name in columns if name not in wanted]
         if unknown:
             raise UserError(*(self._no_such_role(name, wanted) for name in unknown))
@@ -46,12 +54,46 @@ class RowSource(DocumentSource):
         data = data.select_columns(list(dict.fromkeys(present.values())))
         return data.rename_columns({column: name for name, column in present.items() if column != name})
 
-    def _checked(self, found: Any) -> Iterator[dict[str, Any]]:
-        self._refuse_no_rows(found, "load")
+    def _written(self, found: Any, method: str, cache_dir: str) -> Dataset:
+        """A data set on disk of rows that a source of the user's own has given."""
+        from datasets import Dataset
+        from datasets.arrow_writer import ArrowWriter
+
+        path = Path(tempfile.mkdtemp(dir=cache_dir)) / "rows.arrow"  # two sources may be written into one folder
+        rows = self._checked(found, method)
+        first = next(rows, None)
+        if first is None:
+            raise UserError(Problem(self.key, "gives no rows", "point it at data", self.name))
+        with ArrowWriter(path=str(path)) as writer:
+            for row in chain([first], rows):
+                with self._storable(method):
+                    writer.write(row)
+            with self._storable(method):
+                writer.finalize()
+        return Dataset.from_file(str(path))
+
+    @contextmanager
+    def _storable(self, method: str) -> Iterator[None]:
+        """Context that turns refusals of pyarrow into a problem of the source."""
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except (ArrowException, TypeError, ValueError) as error:
+            why = f"gives a column by {method} whose values differ in type, or have one that no file holds"
+            raise UserError(self._wrong(f"{why}: {' '.join(str(error).split())}")) from error
+
+    def _checked(self, found: Any, method: str) -> Iterator[dict[str, Any]]:
+        self._refuse_no_rows(found, method)
         assert isinstance(found, Iterable)
-        for row in found:
+        columns: set[Any] | None = None
+        for number, row in enumerate(found):
             if not isinstance(row, Mapping):
-                raise UserError(self._wrong(f"gives rows that are {type(row).__name__}, not mappings of columns"))
+                raise UserError(self._wrong(f"gives {type(row).__name__} as row {number}, not a mapping of columns"))
+            columns = columns or set(row)
+            if set(row) != columns or not all(isinstance(name, str) for name in row):
+                had, has = (", ".join(map(str, names)) for names in (sorted(map(str, columns)), row))
+                raise UserError(self._wrong(f"gives row {number} with the columns {has}, but the first row has {had}"))
             yield dict(row)
 
     def _missing(self, name: str, column: str, there: list[str]) -> Problem:
@@ -61,13 +103,3 @@ class RowSource(DocumentSource):
     def _no_such_role(self, name: str, wanted: Mapping[str, bool]) -> Problem:
         why = f"is no column that the task uses; it uses {', '.join(wanted)}"
         return Problem(f"data.columns.{name}", why, "write it as NAME_IN_THE_TASK: COLUMN_OF_THE_SOURCE")
-
-
-def _written(rows: Iterable[dict[str, Any]], cache_dir: str) -> Dataset:
-    """A data set on disk of rows that a source of the user's own has given."""
-    from datasets import Dataset
-
-    folder = Path(cache_dir) / "rows"
-    # Without a fingerprint the rows would be pickled to make one, and a generator cannot be.
-    made = Dataset.from_generator(lambda: iter(rows), cache_dir=str(folder), fingerprint="rows")
-    return made  # type: ignore[return-value]

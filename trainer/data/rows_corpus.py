@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,12 @@ from ...models.facts import Facts
 from ..component import Component
 from ..component_errors import component_errors
 from ..settings import TrainerConfig
-from .base_collator import Sample
+from .base_collator import Sample, is_ours
 from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
 from .further_sets import further_rows
+from .open_samples import NotUsable, checked_sample, usable
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
 from .report.views import Collated
@@ -37,6 +37,7 @@ class RowSamples(Dataset[Sample]):
     def __init__(self, rows: Any, samples: Samples, key: str = SOURCE) -> None:
         """``key``: where the source of the rows stands in the recipe."""
         self.rows, self.samples, self.key = rows, samples, key
+        self._checked = is_ours(samples)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,10 +50,17 @@ class RowSamples(Dataset[Sample]):
 
     def _sample(self, index: int, row: dict[str, Any]) -> Sample:
         try:
-            return {**self.samples.sample(row), "index": index}
-        except ValueError as error:
+            with component_errors("task", self.samples, "sample"):
+                return {**self._made(row), "index": index}
+        except NotUsable as error:
             why = f"gives a row that is not usable: {error} ({self.samples.show(row)})"
             raise UserError(Problem(self.key, why, "correct the row, or leave it out")) from error
+
+    def _made(self, row: dict[str, Any]) -> Sample:
+        if self._checked:
+            return usable(self.samples, row)
+        self._checked = True
+        return checked_sample(self.samples, row)
 
 
 class RowsCorpus(CorpusByIndex):
@@ -77,7 +85,7 @@ class RowsCorpus(CorpusByIndex):
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)
         self.order = EpochOrder(len(self.train), seed, config.shuffle)
-        self.unit = samples.unit
+        self.unit, self.length = samples.unit, samples.length
         if line := self.stats.left_out():
             log.info("%s", line)
         for name in config.eval_sets:  # so that a source that is not usable is refused before training
@@ -112,23 +120,3 @@ class RowsCorpus(CorpusByIndex):
         row = self.eval_set(name).rows[index]
         plain = {column: value for column, value in row.items() if isinstance(value, str | int | float)}
         return {**self.samples.show(row), **plain}
-
-
-def open_samples(name: str, options: Mapping[str, Any]) -> type[Samples]:
-    """The class of samples that a task names by its dotted path.
-
-    Raises:
-        UserError: it is none, or does not take the options of ``data.samples``.
-    """
-    from ..component import locate
-
-    found = locate(name)
-    if not isinstance(found, type) or not issubclass(found, Samples):
-        fix = "derive it from trireme.trainer.data.samples.Samples, whose methods say what they give"
-        raise UserError(Problem("task", f"names samples that are none: {name}", fix))
-    known = list(inspect.signature(found).parameters)[1:]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        why, fix = f"is no option of {found.__name__}", f"its options are {', '.join(known) or 'none'}"
-        raise UserError(*(Problem(f"data.samples.{option}", why, fix, options[option]) for option in unknown))
-    return found

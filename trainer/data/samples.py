@@ -48,12 +48,14 @@ class Samples(ABC):
     """Columns by the names that the task uses -> whether every row must have it."""
     unit: ClassVar[str] = "tokens"
     """Name of what a sample's length counts."""
+    length: int | None = None
+    """Greatest length of a sample, in ``unit``; None if it is not known."""
     made_of: ClassVar[dict[str, str]] = {}
     """Inputs and targets -> the columns that they are made of, for ``views``."""
     most_measured: ClassVar[int] = 10_000
     """Rows that ``trireme data`` measures of a larger set."""
-    processor: Any
-    """What makes inputs of raw data, saved beside the weights by its ``save_pretrained``."""
+    processor: Any = None
+    """What makes inputs of raw data, saved beside the weights by its ``save_pretrained``; None if nothing does."""
     facts: Facts = Facts()
     """What the data tells the model."""
 
@@ -147,10 +149,11 @@ def label_number(value: Any, names: tuple[str, ...], is_number: bool) -> int:
 
 
 def texts_of(given: Given, *columns: str) -> Iterator[str]:
-    """Texts in ``columns`` of the rows to train on."""
+    """Texts in ``columns`` of the rows to train on; a column may hold lists of words."""
     for batch in given.rows.select_columns(list(columns)).iter(batch_size=256):
         for column in columns:
-            yield from (str(text) for text in batch[column] if text)  # type: ignore[index]
+            for text in filter(None, batch[column]):  # type: ignore[index]
+                yield from map(str, text if isinstance(text, list) else [text])
 
 
 def _is_whole(text: str) -> bool:

@@ -17,10 +17,10 @@ from ...models.hub import local_path
 from .audio import seconds, waveform
 from .base_collator import Sample
 from .check_tokenizer import FIELD
-from .corpus import vocabulary_of
 from .labels import Labels
 from .processors import feature_extractor, loaded
 from .samples import Given, Samples, texts_of
+from .text_values import vocabulary_of
 from .tokenizer import load_or_train
 from .tokenizer_kinds import SPEECH
 from .waveform_frames import output_frames
@@ -70,7 +70,7 @@ class TranscribedSpeech(Samples):
         if not text:
             raise ValueError("it has no text")
         sound = features(self.features, row["audio"])
-        labels = np.asarray(self.processor.tokenizer(self.fold(text)).input_ids, np.int64)
+        labels = np.asarray(self.processor.tokenizer.encode(self.fold(text)), np.int64)
         frames = int(self.frames(len(next(iter(sound.values())))))
         needed = len(labels) + int((labels[1:] == labels[:-1]).sum())  # a blank stands between two equal ones
         if frames < needed:

@@ -1,4 +1,4 @@
-"""Stream a corpus: turn documents into blocks during training, with exact resume.
+"""Stream a corpus of texts: turn documents into blocks of tokens during training, with exact resume.
 
 documents -> held-out filter -> tokenized 16 at a time -> blocks -> shuffled in windows -> one global row of blocks,
 of which each data rank takes its part of every step. *Every rank reads and tokenizes the whole stream*, so that the
@@ -315,7 +315,7 @@ class StreamingCorpus(Corpus):
             key: where the source stands in the recipe.
             tokenizer: the tokenizer to use; None takes that of ``config``.
         """
-        self.stats = Stats()
+        self.stats, self.length = Stats(), config.block_size
         self.has_held_out = bool(config.eval_source or config.held_out)
         # Without a separate evaluation source, documents are held out by the same rule as in a prepared corpus.
         self._share = 0.0 if config.eval_source else config.held_out

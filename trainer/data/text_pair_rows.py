@@ -10,9 +10,9 @@ import numpy as np
 from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
-from .corpus import vocabulary_of
 from .samples import Given, Samples
 from .text_rows import text_processor, token_counts
+from .text_values import vocabulary_of
 
 
 class TextPairs(Samples):

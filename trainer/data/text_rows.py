@@ -11,9 +11,9 @@ import numpy as np
 from ...models.facts import Facts
 from .base_collator import Sample
 from .content_stamp import hash_json
-from .corpus import vocabulary_of
 from .labels import Labels
 from .samples import Given, Samples, texts_of
+from .text_values import vocabulary_of
 from .tokenizer import load_or_train
 
 

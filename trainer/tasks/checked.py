@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...errors import Problem, UserError
 from ...models.facts import Facts
 from ...models.heads import HEADS
 from ..component_errors import component_errors
+from ..records import plain
 from .task import Sums, Task
 
 
@@ -34,6 +36,11 @@ class CheckedTask(Task):
         if self.head not in HEADS:
             fix = f"write one of {', '.join(HEADS)} as head in the class"
             raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))
+
+        self._sums: dict[str, torch.Size] = {}
+        """Shape of each sum that ``evaluate`` has given first."""
+        self._seen: set[str] = set()
+        """Methods whose first result was looked at."""
 
     def configure(self, processor: Any, facts: Facts) -> None:
         if hasattr(self.task, "configure"):
@@ -73,6 +80,13 @@ class CheckedTask(Task):
         if not isinstance(sums, dict) or not all(isinstance(value, Tensor) for value in sums.values()):
             fix = 'return sums over the micro-batch: {"loss": ..., "labels": ...}'
             raise self._wrong("evaluate", sums, "a dict of tensors", fix)
+        shapes = {name: value.shape for name, value in sums.items()}
+        self._sums = self._sums or shapes
+        if shapes != self._sums:
+            fix = "return the same sums for every micro-batch, each of one shape, such as a number per label"
+            raise self._wrong(
+                "evaluate", sums, f"sums like those of the first micro-batch ({_shapes(self._sums)})", fix
+            )
         return sums
 
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
@@ -94,23 +108,66 @@ class CheckedTask(Task):
         if not isinstance(records, dict) or not all(hasattr(value, "__len__") for value in records.values()):
             fix = "return small tensors by name, with a row per sample"
             raise self._wrong("records", records, "a dict of tensors or lists", fix)
+        rows = rows_of(targets)
+        for name, values in records.items():
+            if rows is not None and len(values) != rows:
+                fix = "return a value for every sample, also for those without targets; the engine drops these"
+                raise self._wrong("records", {name: values}, f"{rows} rows for {rows} samples", fix)
+        if self._first("records"):
+            _refuse_no_json(self._name("records"), {name: plain(values) for name, values in records.items()})
         return records
 
     def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:
         with component_errors("task", self.task, "prediction"):
-            return self._own("prediction")(record, facts, tokenizer)
+            found = self._own("prediction")(record, facts, tokenizer)
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise self._wrong("prediction", found, "a dict by name", "return what a row of the file holds, by column")
+        if self._first("prediction"):
+            _refuse_no_json(self._name("prediction"), found)
+        return found
 
     def record_metrics(self, records: Iterator[dict[str, Any]]) -> dict[str, float]:
         with component_errors("task", self.task, "record_metrics"):
-            return self._own("record_metrics")(records)
+            metrics = self._own("record_metrics")(records)
+        if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
+            fix = 'return numbers by name: {"f1": 0.5}'
+            raise self._wrong("record_metrics", metrics, "a dict of numbers", fix)
+        return metrics
 
     def _own(self, method: str) -> Any:
         """The method of the recipe's task, or the usual one if it has none."""
         return getattr(self.task, method, None) or getattr(super(), method)
 
     def _wrong(self, method: str, value: Any, wanted: str, fix: str) -> UserError:
-        name = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-        return UserError(Problem("task", f"{name}.{method} returns {_kind(value)}, not {wanted}", fix))
+        return UserError(Problem("task", f"{self._name(method)} returns {_kind(value)}, not {wanted}", fix))
+
+    def _name(self, method: str) -> str:
+        return f"{type(self.task).__module__}.{type(self.task).__qualname__}.{method}"
+
+    def _first(self, method: str) -> bool:
+        first = method not in self._seen
+        self._seen.add(method)
+        return first
+
+
+def rows_of(tree: Any) -> int | None:
+    """Length of the first dimension of a tree of tensors; None if it holds none."""
+    if isinstance(tree, Tensor):
+        return len(tree) if tree.ndim else None
+    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, list | tuple) else ()
+    return next((rows for part in parts if (rows := rows_of(part)) is not None), None)
+
+
+def _refuse_no_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        fix = "return numbers, texts, lists and dicts; turn tensors and arrays into lists (tolist())"
+        raise UserError(Problem("task", f"{name} returns what a file cannot hold: {error}", fix)) from None
+
+
+def _shapes(sums: Mapping[str, torch.Size]) -> str:
+    return ", ".join(f"{name} of shape {tuple(shape)}" for name, shape in sums.items())
 
 
 def _is_scalar(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...models.heads import USUAL
 from ..component import Component, locate
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Task(ABC):
     """Base of all tasks. Methods return sums, since a mean would depend on how a batch is cut into micro-batches."""
 
     head: ClassVar[str]
-    """Key of the model factory in ``models/build_model.py``."""
+    """Output layer of the model: a key of ``models/heads.HEADS``."""
     samples: ClassVar[str | None] = None
     """Dotted path of the ``Samples`` that make the task's samples of rows; None takes blocks of text."""
     collator: ClassVar[str] = "trireme.trainer.data.collator.CausalLMCollator"
@@ -97,9 +98,9 @@ class Task(ABC):
 def head_of(component: Component) -> str:
     """Head of the recipe's task, without making the task."""
     try:
-        return getattr(locate(component["_target_"]), "head", "causal_lm")
+        return getattr(locate(component["_target_"]), "head", USUAL)
     except Exception:  # reported by the check of components
-        return "causal_lm"
+        return USUAL
 
 
 def reads_texts(component: Any) -> bool:

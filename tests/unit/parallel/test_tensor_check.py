@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
-from trireme.parallel.tensor_check import check_tensor
+from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.tensor_check import check_sequence, check_tensor
 
 
-def _problems(family: str, tensor: int, block_size: int = 64, sequence: bool = False, **config: Any) -> list:
-    return check_tensor(families()[family], hf_config(ModelConfig(family, config)), tensor, block_size, sequence)
+def _problems(family: str, tensor: int, **config: Any) -> list:
+    return check_tensor(families()[family], hf_config(ModelConfig(family, config)), tensor)
 
 
 def test_what_divides_is_accepted() -> None:
@@ -50,15 +51,16 @@ def test_each_family_names_its_own_fields(family: str, tensor: int, config: dict
 
 
 def test_sequences_must_divide() -> None:
-    (problem,) = _problems("gpt2", 2, block_size=63, sequence=True)
+    values = RecipeValues(8, 8, None, 1, {}, "constant", 0, 0.0, 8, length=63, length_key="data.block_size")
+    (problem,) = check_sequence(2, values)
     assert problem.field == "plan.sequence_parallel" and "data.block_size=62" in problem.fix
-    assert _problems("gpt2", 2, block_size=63, sequence=False) == []
+    assert check_sequence(3, values) == check_sequence(2, dataclasses.replace(values, length=None)) == []
 
 
 def test_a_family_without_a_plan_names_those_that_have_one() -> None:
     llama = families()["llama"]
     family = dataclasses.replace(llama, stacks=(dataclasses.replace(llama.stacks[0], tensor=None),))
-    (problem,) = check_tensor(family, None, 2, 64, False)
+    (problem,) = check_tensor(family, None, 2)
     assert "gpt_neox" in problem.fix and problem.value == 2
 
 

@@ -56,7 +56,7 @@ def _fix(assets: Path) -> str:
 def model_class(folder: Path) -> tuple[Any, Any]:
     """The configuration in ``folder`` and its model class; each is None if transformers does not have it.
 
-    If config.json names no class, as one saved without its model, the causal language model is taken.
+    If config.json names no class, as one saved without its model, a model that goes on writing texts is taken.
     """
     import transformers
 

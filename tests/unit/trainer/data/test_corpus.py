@@ -19,12 +19,13 @@ import torch
 from trireme.errors import UserError
 from trireme.trainer.data import prepare as preparation
 from trireme.trainer.data.collator import IGNORE
-from trireme.trainer.data.corpus import IndexedCorpus
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.held_out import split_documents, text_hash
 from trireme.trainer.data.open_corpus import open_corpus
+from trireme.trainer.data.token_corpus import IndexedCorpus
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.settings import TrainerConfig
+from trireme.trainer.tasks.causal_lm import CausalLM
 
 FILES = "trireme.trainer.data.sources.Files"
 Make = Callable[..., DataConfig]
@@ -36,7 +37,7 @@ def jsonl(path: Path, texts: list[str]) -> dict:
 
 
 def indexed(config: DataConfig, settings: TrainerConfig, seed: int = 0) -> IndexedCorpus:
-    corpus = open_corpus(config, seed, settings)
+    corpus = open_corpus(config, seed, settings, CausalLM())
     assert isinstance(corpus, IndexedCorpus)
     return corpus
 
@@ -47,7 +48,7 @@ def flat(samples) -> list[int]:
 
 def message(config: DataConfig, settings: TrainerConfig) -> str:
     with pytest.raises(UserError) as caught:
-        open_corpus(config, 0, settings)
+        open_corpus(config, 0, settings, CausalLM())
     return str(caught.value)
 
 
@@ -165,7 +166,7 @@ def test_the_second_time_loads(data_config: Make, settings: TrainerConfig, monke
         {"tokenizer": TokenizerConfig(vocab_size=401)},
     ):
         with pytest.raises(TypeError):
-            open_corpus(data_config(**change), 0, settings)
+            open_corpus(data_config(**change), 0, settings, CausalLM())
 
 
 def test_changed_files_are_prepared_anew(tmp_path: Path, data_config: Make, settings: TrainerConfig) -> None:
@@ -214,7 +215,7 @@ def test_an_interrupted_preparation_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "write_tokens", killed)
         with pytest.raises(KeyboardInterrupt):
-            open_corpus(data_config(), 0, settings)
+            open_corpus(data_config(), 0, settings, CausalLM())
     cache = Path(data_config().cache_dir or "")
     assert {path.name for path in cache.iterdir() if path.is_dir()} == {"tokenizers"}
     assert indexed(data_config(), settings).train_size
@@ -291,14 +292,14 @@ def test_a_tokenizer_without_an_end(tmp_path: Path, data_config: Make, settings:
 def test_weights_bring_their_tokenizer(tmp_path: Path, data_config: Make, settings: TrainerConfig) -> None:
     trained = indexed(data_config(tokenizer=TokenizerConfig(vocab_size=300)), settings).tokenizer
     trained.save_pretrained(tmp_path / "weights")
-    corpus = open_corpus(data_config(), 0, settings, tokenizer_folder=str(tmp_path / "weights"))
+    corpus = open_corpus(data_config(), 0, settings, CausalLM(), tokenizer_folder=str(tmp_path / "weights"))
     assert len(corpus.tokenizer) == 300
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match=r"data\.tokenizer\.path"):
-        open_corpus(data_config(), 0, settings, tokenizer_folder=str(tmp_path / "bare"))
+        open_corpus(data_config(), 0, settings, CausalLM(), tokenizer_folder=str(tmp_path / "bare"))
 
 
 def test_the_recipe_chooses_the_collator(data_config: Make, settings: TrainerConfig) -> None:
     component = {"_target_": "trireme.trainer.data.collator.CausalLMCollator", "pad_to_multiple_of": 1}
-    corpus = open_corpus(data_config(), 0, settings, component)
+    corpus = open_corpus(data_config(), 0, settings, CausalLM(), component)
     assert (corpus.collator.pad_to_multiple_of, corpus.collator.micro_batch_size) == (1, 2)  # type: ignore[attr-defined]

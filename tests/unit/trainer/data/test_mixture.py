@@ -21,6 +21,7 @@ from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.data.open_mixture import in_turn
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.settings import TrainerConfig
+from trireme.trainer.tasks.causal_lm import CausalLM
 from trireme.trainer.tasks.sequence_classification import SequenceClassification
 
 FILES, ROWS = "trireme.trainer.data.sources.Files", "trireme.trainer.data.row_files.RowFiles"
@@ -51,7 +52,7 @@ def mixed(data_config: Make, tmp_path: Path, documents: list[str]) -> Make:
 
 
 def opened(config: DataConfig, settings: TrainerConfig, seed: int = 0) -> Any:
-    corpus = open_corpus(config, seed, settings)
+    corpus = open_corpus(config, seed, settings, CausalLM())
     assert isinstance(corpus, Mixture) and corpus.mixture is corpus
     return corpus
 
@@ -129,7 +130,9 @@ def test_other_weights_prepare_nothing_anew(mixed: Make, settings: TrainerConfig
     prints = first.prints(), second.prints()
     assert prints[0]["documents"] == prints[1]["documents"] and prints[0]["mixture"] != prints[1]["mixture"]
     assert prints[0]["tokenizer"] == prints[1]["tokenizer"]
-    of_one = open_corpus(dataclasses.replace(config, source=config.sources["loud"].source, sources=None), 0, settings)
+    of_one = open_corpus(
+        dataclasses.replace(config, source=config.sources["loud"].source, sources=None), 0, settings, CausalLM()
+    )
     assert "mixture" not in of_one.prints() and of_one.mixture is None
 
 
@@ -190,7 +193,7 @@ def labelled(tmp_path: Path, **columns: Mapping[str, Any]) -> dict[str, MixedSou
 
 
 def rows_corpus(config: DataConfig, settings: TrainerConfig) -> Any:
-    return open_corpus(config, 0, settings, task=SequenceClassification(), model=SimpleNamespace())
+    return open_corpus(config, 0, settings, SequenceClassification(), model=SimpleNamespace())
 
 
 def test_rows_of_several_sources(data_config: Make, settings: TrainerConfig, tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def test_a_fault_names_its_source(mixed: Make, settings: TrainerConfig, tmp_path
         config = mixed(streaming=streaming, **options)
         sources = {**config.sources, "third": MixedSource(entry)}
         with pytest.raises(UserError) as caught:
-            corpus = open_corpus(dataclasses.replace(config, sources=sources), 0, settings)
+            corpus = open_corpus(dataclasses.replace(config, sources=sources), 0, settings, CausalLM())
             next(corpus.train_batches({}, 0, 1))
         assert all("third" in str(problem) for problem in caught.value.problems), caught.value
         return str(caught.value)

@@ -17,6 +17,7 @@ from trireme.trainer.data.corpus import Corpus
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.settings import TrainerConfig
+from trireme.trainer.tasks.causal_lm import CausalLM
 
 FILES = "trireme.trainer.data.sources.Files"
 Make = Callable[..., DataConfig]
@@ -48,8 +49,8 @@ def take(corpus: Corpus, steps: int = STEPS, **options: Any) -> list[Any]:
 
 
 def test_an_epoch_holds_every_block_once_and_the_next_is_mixed_anew(streaming: Make, settings: TrainerConfig) -> None:
-    plain = open_corpus(streaming(shuffle=False), 0, settings)
-    mixed = open_corpus(streaming(), 0, settings)
+    plain = open_corpus(streaming(shuffle=False), 0, settings, CausalLM())
+    mixed = open_corpus(streaming(), 0, settings, CausalLM())
     blocks = {
         name: [
             (index, tuple(ids))
@@ -69,11 +70,12 @@ def test_an_epoch_holds_every_block_once_and_the_next_is_mixed_anew(streaming: M
 
 def test_it_gives_the_blocks_of_the_indexed_way(streaming: Make, settings: TrainerConfig) -> None:
     options = {"shuffle": False, "held_out": 0.2}
-    stream = open_corpus(streaming(**options), 0, settings)
+    stream = open_corpus(streaming(**options), 0, settings, CausalLM())
     stream.tokenizer.save_pretrained(path := Path(stream.config.cache_dir or "") / "mine")
     from trireme.trainer.data.tokenizer import TokenizerConfig
 
-    indexed = open_corpus(streaming(streaming=False, tokenizer=TokenizerConfig(path=str(path)), **options), 0, settings)
+    tokenizer = TokenizerConfig(path=str(path))
+    indexed = open_corpus(streaming(streaming=False, tokenizer=tokenizer, **options), 0, settings, CausalLM())
     assert indexed.train_size
     assert take(stream, indexed.train_size // 8) == take(indexed, indexed.train_size // 8)
     assert [micro.inputs["input_ids"].tolist() for micro in stream.eval_batches(7)] == [
@@ -83,7 +85,7 @@ def test_it_gives_the_blocks_of_the_indexed_way(streaming: Make, settings: Train
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_resume_is_exact_at_any_step(streaming: Make, settings: TrainerConfig, packing: bool) -> None:
-    corpus = open_corpus(streaming(packing=packing, block_size=128 if packing else 16), 3, settings)
+    corpus = open_corpus(streaming(packing=packing, block_size=128 if packing else 16), 3, settings, CausalLM())
     whole, states = [], []
     batches = corpus.train_batches({}, 0, STEPS)
     for batch in batches:
@@ -102,7 +104,7 @@ def test_resume_is_exact_at_any_step(streaming: Make, settings: TrainerConfig, p
 
 
 def test_ranks_share_one_order_and_one_position(streaming: Make, settings: TrainerConfig) -> None:
-    corpus = open_corpus(streaming(), 0, settings)
+    corpus = open_corpus(streaming(), 0, settings, CausalLM())
     whole = [samples for samples, _ in take(corpus, 60)]
     two = [corpus.train_batches({}, 0, 30, rank, 2) for rank in range(2)]
     joined = [left.samples + right.samples for left, right in zip(*two, strict=True)]
@@ -114,7 +116,7 @@ def test_ranks_share_one_order_and_one_position(streaming: Make, settings: Train
 
 def test_positions_are_those_in_the_endless_stream(streaming: Make, settings: TrainerConfig) -> None:
     """Over the border of passes, of all data ranks together, and after a resume with another number of them."""
-    corpus = open_corpus(streaming(), 0, settings)
+    corpus = open_corpus(streaming(), 0, settings, CausalLM())
 
     def positions(batch: StepBatch) -> list[int]:
         return [place for micro in batch.micro_batches for place in micro.samples.tolist()]
@@ -130,16 +132,18 @@ def test_positions_are_those_in_the_endless_stream(streaming: Make, settings: Tr
 
 
 def test_without_a_state_it_reads_again(streaming: Make, settings: TrainerConfig) -> None:
-    corpus = open_corpus(streaming(), 0, settings)
+    corpus = open_corpus(streaming(), 0, settings, CausalLM())
     assert [rows(batch) for batch in corpus.train_batches({}, 50 * GLOBAL, 5)] == take(corpus, 55)[50:]
 
 
 def test_the_seed_names_the_order(streaming: Make, settings: TrainerConfig) -> None:
-    assert take(open_corpus(streaming(), 0, settings), 5) != take(open_corpus(streaming(), 1, settings), 5)
+    assert take(open_corpus(streaming(), 0, settings, CausalLM()), 5) != take(
+        open_corpus(streaming(), 1, settings, CausalLM()), 5
+    )
 
 
 def test_evaluation_is_held_out_even_and_known_beforehand(streaming: Make, settings: TrainerConfig) -> None:
-    corpus = open_corpus(streaming(held_out=0.2), 0, settings)
+    corpus = open_corpus(streaming(held_out=0.2), 0, settings, CausalLM())
     assert corpus.train_size is None and corpus.stats.unigram_entropy and corpus.stats.held_out_blocks == 7
     ranks = [list(corpus.eval_batches(7, rank, 2)) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [2, 2]
@@ -149,31 +153,33 @@ def test_evaluation_is_held_out_even_and_known_beforehand(streaming: Make, setti
 
 def test_an_evaluation_source_of_its_own(streaming: Make, settings: TrainerConfig, tmp_path: Path) -> None:
     (tmp_path / "eval.txt").write_text("evaluation text " * 200)
-    corpus = open_corpus(streaming(eval_source={"_target_": FILES, "paths": [str(tmp_path / "eval.txt")]}), 0, settings)
+    corpus = open_corpus(
+        streaming(eval_source={"_target_": FILES, "paths": [str(tmp_path / "eval.txt")]}), 0, settings, CausalLM()
+    )
     assert corpus.tokenizer.decode(next(corpus.eval_batches(3)).inputs["input_ids"][0]).startswith("evaluation text")
 
 
 def test_nothing_held_out(streaming: Make) -> None:
-    corpus = open_corpus(streaming(held_out=0.0), 0, TrainerConfig(max_steps=1))
+    corpus = open_corpus(streaming(held_out=0.0), 0, TrainerConfig(max_steps=1), CausalLM())
     assert not corpus.has_held_out and list(corpus.eval_batches(None)) == []
 
 
 def test_an_evaluation_without_end_is_refused_before_training(streaming: Make) -> None:
     with pytest.raises(UserError, match=r"trainer\.eval_samples"):
-        open_corpus(streaming(), 0, TrainerConfig(max_steps=1))
+        open_corpus(streaming(), 0, TrainerConfig(max_steps=1), CausalLM())
 
 
 def test_a_state_of_other_settings_is_refused(streaming: Make, settings: TrainerConfig) -> None:
-    batches = open_corpus(streaming(), 0, settings).train_batches({}, 0, 3)
+    batches = open_corpus(streaming(), 0, settings, CausalLM()).train_batches({}, 0, 3)
     next(batches)
-    other = open_corpus(streaming(block_size=64, shuffle_window=12), 0, settings)
+    other = open_corpus(streaming(block_size=64, shuffle_window=12), 0, settings, CausalLM())
     with pytest.raises(UserError) as caught:
         other.train_batches(batches.state(), GLOBAL, 2)
     assert "data.block_size=128" in str(caught.value) and "data.shuffle_window=37" in str(caught.value)
 
 
 def test_a_source_that_shrank_is_refused(streaming: Make, settings: TrainerConfig) -> None:
-    corpus = open_corpus(streaming(), 0, settings)
+    corpus = open_corpus(streaming(), 0, settings, CausalLM())
     batches = corpus.train_batches({}, 0, 3)
     list(batches)
     for path in corpus.config.source["paths"]:
@@ -185,7 +191,7 @@ def test_a_source_that_shrank_is_refused(streaming: Make, settings: TrainerConfi
 def test_a_stream_shorter_than_a_block(streaming: Make, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("short")
     source = {"_target_": FILES, "paths": [str(tmp_path / "short.txt")]}
-    corpus = open_corpus(streaming(source=source, held_out=0.0), 0, TrainerConfig(max_steps=1))
+    corpus = open_corpus(streaming(source=source, held_out=0.0), 0, TrainerConfig(max_steps=1), CausalLM())
     with pytest.raises(UserError, match=r"data\.block_size = 128"):
         next(corpus.train_batches({}, 0, 1))
 
@@ -194,9 +200,11 @@ def test_bad_files_are_named_while_streaming(streaming: Make, tmp_path: Path) ->
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": \n')
     source = {"_target_": FILES, "paths": [str(tmp_path / "bad.jsonl")]}
     with pytest.raises(UserError, match="line 2, column"):
-        open_corpus(streaming(source=source, held_out=0.0), 0, TrainerConfig(max_steps=1))
+        open_corpus(streaming(source=source, held_out=0.0), 0, TrainerConfig(max_steps=1), CausalLM())
 
 
 def test_python_sources_refuse(streaming: Make, settings: TrainerConfig) -> None:
     with pytest.raises(UserError, match="data=files_streaming"):
-        open_corpus(streaming(source={"_target_": "trireme.trainer.data.sources.PythonSources"}), 0, settings)
+        open_corpus(
+            streaming(source={"_target_": "trireme.trainer.data.sources.PythonSources"}), 0, settings, CausalLM()
+        )

@@ -18,7 +18,7 @@ from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.further_sets import further_rows, prefix_of
 from trireme.trainer.data.gettext_rows import GettextCatalogues, catalogue
 from trireme.trainer.data.open_corpus import open_corpus
-from trireme.trainer.data.rows_corpus import open_samples
+from trireme.trainer.data.open_samples import open_samples
 from trireme.trainer.data.seq2seq_collator import Seq2SeqCollator
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.settings import TrainerConfig
@@ -98,7 +98,7 @@ def config(tmp_path: Path) -> DataConfig:
 def test_samples_have_a_prefix_and_an_end(config: DataConfig) -> None:
     settings = TrainerConfig(max_steps=1, global_batch_size=4, micro_batch_size=4)
     model = SimpleNamespace(decoder_start_token_id=None)
-    corpus = open_corpus(config, 0, settings, task=Seq2SeqLM(), model=model)
+    corpus = open_corpus(config, 0, settings, Seq2SeqLM(), model=model)
     sample, tokenizer = corpus.train[0], corpus.tokenizer  # type: ignore[attr-defined]
     assert tokenizer.decode(sample["input_ids"], skip_special_tokens=True).startswith("fr: word")
     assert len(sample["labels"]) <= 4 and sample["labels"][-1] == sample["input_ids"][-1] == tokenizer.eos_token_id
@@ -112,9 +112,9 @@ def test_samples_have_a_prefix_and_an_end(config: DataConfig) -> None:
 
 def test_further_sets_do_not_change_what_is_trained_on(config: DataConfig) -> None:
     settings = TrainerConfig(max_steps=1, global_batch_size=4, micro_batch_size=4)
-    with_them = open_corpus(config, 0, settings, task=Seq2SeqLM(), model=SimpleNamespace())
+    with_them = open_corpus(config, 0, settings, Seq2SeqLM(), model=SimpleNamespace())
     config.eval_sets, config.test_source = {}, None
-    without = open_corpus(config, 0, settings, task=Seq2SeqLM(), model=SimpleNamespace())
+    without = open_corpus(config, 0, settings, Seq2SeqLM(), model=SimpleNamespace())
     assert with_them.prints() == without.prints()
     with pytest.raises(UserError, match=r"data\.test_source"):
         further_rows(config, "test", {"source": True})

@@ -1,0 +1,63 @@
+"""Check the tokens in the first micro-batches of a collator, and the labels that stand beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...models.loss import IGNORE
+from ...parallel.micro_batch import MicroBatch, StepBatch
+from ..component import Component
+from .base_collator import is_ours, wrong_collator
+
+
+def wrong_tokens(micro: MicroBatch, method: str, next_tokens: bool) -> Iterator[str]:
+    """What is wrong with tokens and their labels, as a clause: they are whole numbers from 0 on, and labels are shifted
+    to the positions that predict them.
+
+    Args:
+        method: of the collator that made ``micro``.
+        next_tokens: whether labels are the tokens that follow.
+    """
+    tokens, labels = micro.inputs.get("input_ids"), micro.targets.get("labels")
+    for name, value in (("input_ids", tokens), ("labels", labels)):
+        if isinstance(value, Tensor) and value.ndim == 2 and tokens is not None and value.dtype != torch.int64:
+            yield f"gives {name} of {value.dtype} by {method}, not torch.int64"
+    if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.min()) < 0:
+        yield f"gives the token {int(tokens.min())} by {method}: tokens are counted from 0"
+    if next_tokens and isinstance(tokens, Tensor) and isinstance(labels, Tensor) and _unshifted(tokens, labels):
+        yield (
+            f"gives labels by {method} that stand beside their tokens; in a micro-batch each stands at "
+            "the position that predicts it (trireme.models.loss.next_token_labels shifts them)"
+        )
+
+
+def _unshifted(tokens: Tensor, labels: Tensor) -> bool:
+    """Whether every label is the token at its place; one repeated token tells nothing."""
+    if tokens.shape != labels.shape or bool((tokens == tokens[:, :1]).all()):
+        return False
+    counted = labels != IGNORE
+    alike = int((counted & (labels == tokens)).sum())
+    return int(counted.sum()) > 8 and alike == int(counted.sum())
+
+
+def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None, samples: Any = None) -> None:
+    """Hold the first batch of a collator, or of samples, of one's own to the model's vocabulary; a GPU would only tell
+    that some assertion failed.
+
+    Raises:
+        UserError: a token has no embedding.
+    """
+    own = component is not None and not component["_target_"].startswith("trireme.")
+    if not own and (samples is None or is_ours(samples)):
+        return
+    tokens = [micro.inputs["input_ids"] for micro in batch.micro_batches if "input_ids" in micro.inputs]
+    most = max((int(rows.max()) for rows in tokens if rows.numel()), default=0)
+    known = model.get_input_embeddings().num_embeddings if tokens else 0
+    if tokens and most >= known:
+        name = component["_target_"] if own and component else type(samples).__qualname__
+        raise UserError(wrong_collator(name, f"gives the token {most}, but the model has {known} embeddings"))
