@@ -39,7 +39,7 @@ def print_report(report: DataReport, console: Console | None = None) -> None:
     """Print all of a report."""
     console = console or _console()
     about = "   ".join(f"{name}: {value}" for name, value in report.about.items())
-    console.print(Line(visible(about), "dim"), "")
+    console.print(Group(Line(visible(about), "dim"), ""))
     for facts in report.sets:
         console.print(_set(facts), soft_wrap=False)
     for sample in report.samples:

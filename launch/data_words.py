@@ -20,9 +20,11 @@ def sizes_line(facts: SetFacts) -> str:
 def spread_cells(spread: Spread) -> list[str]:
     """A distribution as the cells of a row: name, least, median, 95 %, most, and a remark."""
     values = (spread.least, spread.median, spread.high, spread.most)
-    remarks = [f"of {spread.counted:,} that lie evenly among {spread.of:,}"] if spread.counted < spread.of else []
+    remarks = [f"{spread.counted:,} of {spread.of:,} measured"] if spread.counted < spread.of else []
     if spread.limit is not None:
         remarks.append(f"{spread.cut:,} cut at {number(spread.limit)} ({share(spread.cut / spread.counted)})")
+    if spread.unreadable:
+        remarks.append(f"{spread.unreadable:,} cannot be read")
     return [spread.name, *map(number, values), "; ".join(remarks)]
 
 

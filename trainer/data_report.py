@@ -11,9 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,7 +154,8 @@ def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int], evaluated: 
         yield Collated(inputs, targets, index, None if evaluated else position, str(corpus.task.head))
 
 
-def _array(tensor: Tensor, row: int) -> np.ndarray:
+def _array(tensor: Tensor, row: int) -> Any:
+    """A row of a tensor, as numpy has it."""
     one = tensor[row].cpu()
     return (one.float() if one.dtype is torch.bfloat16 else one).numpy()  # numpy has no bfloat16
 

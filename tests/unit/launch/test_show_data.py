@@ -227,7 +227,18 @@ def test_pictures_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]
     for number, colour in enumerate(("red", "green", "blue", "black") * 5):
         Image.new("RGB", (40 + number, 30), colour).save(folder / "stamps" / f"{number}.png")
         (folder / "stamps" / f"{number}.txt").write_text(f"a {colour} stamp, number {number}")
-    given = [f"data.source.path={folder / 'stamps'}", "trainer.global_batch_size=4", "trainer.micro_batch_size=4"]
+    (folder / "stamps" / "0.png").write_bytes(b"no picture")
+    given = ["data.held_out=0", "trainer.eval_at_end=false", "trainer.eval_every=null"]
+    given += [
+        f"data.source.path={folder / 'stamps'}",
+        "data.shuffle=false",
+        "trainer.global_batch_size=4",
+        "trainer.micro_batch_size=4",
+    ]
+    looked = trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given, "--samples", "0")
+    assert looked.returncode == 0 and looked.stdout.count("19 of 20 measured; 1 cannot be read") == 2, looked.stderr
+    refused(trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given), "its picture cannot be read")
+    Image.new("RGB", (40, 30)).save(folder / "stamps" / "0.png")
     result = trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given, "--html", "page.html")
     assert result.returncode == 0, result.stderr
     assert re.search(r"pixels wide +4\d ", result.stdout) and re.search(r"tokens +\d+ .* 0 cut at 32", result.stdout)

@@ -30,11 +30,11 @@ def sample_views(sample: Collated, processor: Any, tokenizer: Any, facts: Facts)
         if name in MASKS:
             continue
         if tokenizer is not None and name.endswith("input_ids") and _is_row(value):
-            labels = targets[TARGET] if name == TOKENS and beside else None
-            mask = inputs.get(name.replace(TOKENS, "attention_mask"))
-            mask = mask if mask is not None and mask.shape == value.shape else None
+            labels = targets[TARGET].tolist() if name == TOKENS and beside else None
+            beneath = inputs.get(name.replace(TOKENS, "attention_mask"))
+            mask = beneath.tolist() if beneath is not None and beneath.shape == value.shape else None
             names = facts.labels if labels is not None else ()
-            found[name] = token_view(tokenizer, value, labels, sample.head == "causal_lm", mask, names)
+            found[name] = token_view(tokenizer, value.tolist(), labels, sample.head == "causal_lm", mask, names)
         else:
             found[name] = _picture(name, value, processor) or _sound(name, value, inputs, processor) or numbers(value)
     for name, value in targets.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Spread:
     """What is beyond it is cut; None if nothing is cut."""
     cut: int = 0
     """How many of those that were measured are beyond the limit."""
+    unreadable: int = 0
+    """How many have no such length, such as files that hold no picture: they are refused when they are read."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,12 @@ def measured_rows(rows: Dataset, samples: Any) -> list[Spread]:
     places = np.linspace(0, len(rows) - 1, count).round().astype(np.int64) if count < len(rows) else np.arange(count)
     found: dict[str, list[float]] = {}
     for first in range(0, count, AT_ONCE):
-        for name, values in samples.lengths(rows[places[first : first + AT_ONCE]]).items():
+        batch: Any = rows[places[first : first + AT_ONCE]]  # type: ignore[index]
+        for name, values in samples.lengths(batch).items():
             found.setdefault(name, []).extend(values)
     limits = samples.longest()
-    return [one for name, values in found.items() for one in spread(name, values, len(rows), limits.get(name))]
+    spreads = [one for name, values in found.items() for one in spread(name, values, len(rows), limits.get(name))]
+    return [replace(one, unreadable=count - one.counted) for one in spreads]
 
 
 def label_facts(rows: Dataset, facts: Facts) -> tuple[list[LabelCount], list[Spread]]:
@@ -122,8 +126,9 @@ def label_counts(counts: Mapping[Any, int], names: Sequence[str], by_number: boo
     """
     known, others = dict.fromkeys(names, 0), dict[str, int]()
     for value, count in counts.items():
-        inside = by_number and value is not None and 0 <= value < len(names)
-        name = names[value] if inside else "none" if value is None else str(value)
+        name = "none" if value is None else str(value)
+        if by_number and value is not None and 0 <= value < len(names):
+            name = names[value]
         into = known if name in known and value is not None else others
         into[name] = into.get(name, 0) + count
     return [LabelCount(name, count) for name, count in known.items()] + [
@@ -132,16 +137,19 @@ def label_counts(counts: Mapping[Any, int], names: Sequence[str], by_number: boo
 
 
 def _values(rows: Dataset) -> Any:
-    return rows.select_columns([LABEL]).with_format("arrow")[:].column(LABEL)
+    """The column of the labels, as pyarrow holds it."""
+    table: Any = rows.select_columns([LABEL]).with_format("arrow")[:]
+    return table.column(LABEL)
 
 
 def _counted(values: Any) -> dict[Any, int]:
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # its functions are made when it is imported, so no type checker knows them
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        values = pc.list_flatten(values)
-    return {one["values"]: one["counts"] for one in pc.value_counts(values).to_pylist()}
+        values = compute.list_flatten(values)
+    return {one["values"]: one["counts"] for one in compute.value_counts(values).to_pylist()}
 
 
 def component_text(component: Mapping[str, Any], most: int = 200) -> str:
