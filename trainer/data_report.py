@@ -93,7 +93,8 @@ def _about(recipe: RecipeConfig, corpus: Corpus) -> dict[str, str]:
     if processor is not None and processor is not tokenizer:
         found["processor"] = type(processor).__name__
     if tokenizer is not None:
-        found["tokenizer"] = f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens"
+        model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", tokenizer)
+        found["tokenizer"] = f"{type(model).__name__} of {len(tokenizer):,} tokens"
     return found
 
 

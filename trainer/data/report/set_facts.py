@@ -128,7 +128,7 @@ def label_counts(counts: Mapping[Any, int], names: Sequence[str], by_number: boo
     for value, count in counts.items():
         name = "none" if value is None else str(value)
         if by_number and value is not None and 0 <= value < len(names):
-            name = names[value]
+            name = names[int(value)]
         into = known if name in known and value is not None else others
         into[name] = into.get(name, 0) + count
     return [LabelCount(name, count) for name, count in known.items()] + [

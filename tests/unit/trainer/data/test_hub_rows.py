@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from helpers.command import refused, trireme_here
 from helpers.hub import hub
 from trireme.errors import UserError
 from trireme.trainer.data.hub_source import Hub
@@ -148,3 +150,36 @@ def test_a_label_that_is_not_there_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"its label {value} is none of the 2 labels"):
             label_number(value, ("bad", "good"), is_number=True)
     assert label_number(1, ("bad", "good"), is_number=True) == 1
+
+
+RECIPE = """
+defaults:
+  - /base
+  - /model: bert_tiny
+  - /data: hub_rows
+  - override /task: sequence_classification
+  - _self_
+data:
+  source: {path: parts, split: "train[:80%]"}
+  eval_source: {_target_: trireme.trainer.data.sources.Hub, path: parts, split: validation}
+  test_source: {_target_: trireme.trainer.data.sources.Hub, path: parts, split: "train[80%:]"}
+  columns: {text: body, label: stars}
+  tokenizer: {vocab_size: 300}
+  block_size: 16
+trainer: {max_steps: 2, global_batch_size: 4, micro_batch_size: 4}
+"""
+
+
+def test_a_recipe_names_splits_by_group(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(saved)
+    (saved / "reviews.yaml").write_text(RECIPE)
+    result = trireme_here(capsys, "data", "reviews.yaml", "--samples", "1")
+    assert result.returncode == 0, result.stderr
+    for line in ("train  rows: 8", "held_out  rows: 4", "test  rows: 2"):
+        assert line in result.stdout
+    assert re.search(r"^  bad +4 +50.0%", result.stdout, re.M)
+    stream = ["data.streaming=true", "data.deduplicate=false", "data.tokenizer.sample_documents=9"]
+    refused(trireme_here(capsys, "data", "reviews.yaml", *stream), "data.streaming")
+    refused(trireme_here(capsys, "data", "reviews.yaml", "data.source.path=./none"), "there is no such folder")
