@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem
+from ..errors import Problem, UserError
 from ..launch.launch_config import LaunchConfig
 from ..models.accepted_configs import accepted_config
-from ..models.check_model import check_kernel, check_model
+from ..models.check_model import check_kernel, check_model, family_for_plan
 from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
@@ -163,7 +163,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (_check_folders, ("run", "data")),
         (_check_length, ("trainer", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
-        (_check_vocabulary, ("data", "model")),
+        (_check_vocabulary, ("data", "model", "task")),
         (_check_native, ("checkpoint", "plan")),
         (_check_generation, ("generation", "plan", "task")),
         (check_task, ("task",)),
@@ -178,7 +178,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (_check_model, ("model", "data", "task")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
-            ("plan", "model", "trainer", "data", "optimizer", "scheduler", "ema"),
+            ("plan", "model", "task", "trainer", "data", "optimizer", "scheduler", "ema"),
         ),
     ]
     for rule, names in rules:
@@ -227,7 +227,13 @@ def _check_plan(parts: dict[str, Any], world_size: int, found: list[Problem]) ->
         return []
     config = accepted_config(model)
     values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config, data)
-    return check_plan(plan, degrees, model.spec, config, values)
+    family = model.spec
+    if degrees.tensor > 1:
+        try:
+            family = family_for_plan(model, head_of(parts["task"]))
+        except UserError as error:
+            return [problem for problem in error.problems if isinstance(problem, Problem)]
+    return check_plan(plan, degrees, family, config, values)
 
 
 def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
@@ -309,8 +315,10 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
     return problems
 
 
-def _check_vocabulary(data: DataConfig, model: ModelConfig) -> list[Problem]:
+def _check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:
     """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
+    if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of pictures have a vocabulary
+        return []
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")
     if tokenizer.path is None and model.weights is None and isinstance(size, int) and tokenizer.vocab_size > size:
         return [

@@ -134,8 +134,8 @@ class Planner:
 
         model = self.recipe.model
         built = build_on_meta(model, head_of(self.recipe.task), Facts())
-        self.config = built.config
-        self.sizes = model_sizes(built, described(model.spec, built))
+        self.config, self.family = built.config, described(model.spec, built)
+        self.sizes = model_sizes(built, self.family)
 
     def decide(self, machine: Machine) -> Decision:
         from ..parallel.planner import choose
@@ -252,7 +252,7 @@ class Planner:
 
         recipe = self.recipe
         values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config, recipe.data)
-        problems = check_plan(plan, degrees, recipe.model.spec, self.config, values)
+        problems = check_plan(plan, degrees, self.family, self.config, values)
         return f"{problems[0].field} {problems[0].why}" if problems else ""
 
 

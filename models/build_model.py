@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ..errors import Problem, UserError
@@ -44,9 +44,11 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     """
     facts = data if isinstance(data, Facts) else Facts(data)
     config = hf_config(model)
-    for name, value in model.spec.fixed:
-        if hasattr(config, name):
-            setattr(config, name, value)
+    for part in _parts(config):
+        for name, value in model.spec.fixed:
+            # Some configurations do not declare what their models read all the same.
+            if hasattr(part, name) or (name == "apply_spec_augment" and hasattr(part, "mask_time_prob")):
+                setattr(part, name, value)
     base = _set_vocabulary(config, model, facts.vocabulary)
     if facts.labels and HEADS[head].labelled:
         config.id2label = dict(enumerate(facts.labels))
@@ -69,6 +71,14 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     return built
 
 
+def _parts(config: Any) -> Iterator[Any]:
+    """``config`` and the configurations inside of it, such as those of a text and of a vision model."""
+    yield config
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            yield from _parts(part)
+
+
 def _set_vocabulary(config: Any, model: ModelConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
     """Put the tokenizer's special tokens into ``config``, and enlarge the vocabulary if the recipe asks for it.
 
@@ -84,6 +94,8 @@ def _set_vocabulary(config: Any, model: ModelConfig, vocabulary: Vocabulary | No
         text.vocab_size = vocabulary.size
     base = {name: getattr(text, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     text.bos_token_id, text.eos_token_id, text.pad_token_id = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    if model.weights is None and getattr(config, "forced_eos_token_id", None) is not None:
+        config.forced_eos_token_id = vocabulary.eos  # by default the one of the published tokenizer
     if getattr(config, "is_encoder_decoder", False):
         config.decoder_start_token_id = decoder_start(config, vocabulary)
     return base
@@ -95,6 +107,7 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
             if model.architecture is not None:
                 return own_class(model)(config).to(torch.float32)
             factory = getattr(modeling_auto, HEADS[head].factory)
+            config.architectures = config.architectures or []  # the factory looks through them, and may find None
             if type(config) not in factory._model_mapping:
                 raise UserError(_no_such_head(model, head))
             return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)

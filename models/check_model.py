@@ -19,9 +19,12 @@ from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
-from .other_families import AUTO, described
+from .other_families import described
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .family import ModelFamily
     from .pretrained import Matched
 
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -192,23 +195,42 @@ def _check_tensors(model: ModelConfig, head: str) -> list[Problem]:
 def _match(model: ModelConfig, head: str) -> Matched | None:
     """Build the model on the meta device and find its tensors in the headers of local safetensors files.
 
-    None for other files: a ``.bin`` has no header, so it is first read when training starts.
+    None for other files: a ``.bin`` has no header, so it is first read when training starts. Architectures without a
+    family file are built in any case, since only the model tells which heads they have.
     """
     if not is_local(model.weights):
+        if model.spec.stacks:
+            return None
+        _blueprint(model, head)
         return None
-    from .build_model import build_on_meta
-    from .facts import Facts
-    from .heads import HEADS
     from .pretrained import match_weights
     from .weight_sets import chosen_set
 
     path = weights_path(model)
     if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
         return None
-    if head not in HEADS:  # reported with the task
-        return None
-    blueprint = build_on_meta(dataclasses.replace(model, attention="eager"), head, Facts())
-    return match_weights(blueprint, path, described(model.spec, blueprint), model.new_head)
+    blueprint = _blueprint(model, head)
+    return match_weights(blueprint, path, described(model.spec, blueprint), model.new_head) if blueprint else None
+
+
+def _blueprint(model: ModelConfig, head: str) -> PreTrainedModel | None:
+    """The model on the meta device; None for an unknown head, which is reported with the task."""
+    from .build_model import build_on_meta
+    from .facts import Facts
+    from .heads import HEADS
+
+    return build_on_meta(dataclasses.replace(model, attention="eager"), head, Facts()) if head in HEADS else None
+
+
+def family_for_plan(model: ModelConfig, head: str) -> ModelFamily:
+    """The family of ``model``, whose parts are read from the built model if no file names them.
+
+    Raises:
+        UserError: the model cannot be built.
+    """
+    if model.spec.stacks or (built := _blueprint(model, head)) is None:
+        return model.spec
+    return described(model.spec, built)
 
 
 def _check_length(config: Any, model: ModelConfig, block_size: int) -> list[Problem]:
@@ -229,7 +251,7 @@ def _unknown_fields(model: ModelConfig) -> list[Problem]:
         return []
     known = {f.name for f in dataclasses.fields(cls)} | set(cls.attribute_map) | set(model.spec.config_extras)
     known |= set(inspect.signature(cls.__init__).parameters) - {"self"} if model.own else set()
-    known |= {"model_type"} if model.family == AUTO else set()
+    known |= {"model_type"} if model.config.get("model_type") == model.spec.model_type else set()
     problems = []
     for name in model.config:
         if name not in known:

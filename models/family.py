@@ -56,6 +56,14 @@ class TensorPlan:
     splits: tuple[tuple[str, int], ...] = (("num_attention_heads", 1),)
     """(configuration field, unit) of sizes that are split. Each must be a multiple of unit x tensor ranks, or None if
     it follows from others."""
+    gathered: tuple[str, ...] = ()
+    """Column modules whose outputs every rank needs whole, such as those behind which a norm sees all heads."""
+    scattered: tuple[str, ...] = ()
+    """Row modules whose inputs are whole; each rank takes its part of them."""
+    sizes: tuple[tuple[str, int], ...] = ()
+    """(what, number) of further sizes, which must be multiples of the tensor ranks."""
+    sequence_parallel: bool = True
+    """Whether blocks may see a part of the sequence outside of their split parts."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,8 @@ class ModelFamily:
     smaller: tuple[tuple[str, str], ...] = ()
     """(parameter, configuration field) of parameters whose random values, as transformers draws them, are divided by
     the root of the field."""
+    no_tensor: str = ""
+    """Why there is no tensor plan, as a clause after the title; empty where nobody has written one yet."""
     fp16: str = ""
     """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
     config_extras: tuple[str, ...] = field(default=())

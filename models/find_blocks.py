@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .family import ModelFamily
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def blocks_of(model: nn.Module, family: ModelFamily) -> list[nn.Module]:
     """All blocks of all stacks, in the order in which data passes them."""
-    return [block for _, stack in block_lists(model, family) for block in stack.children()]
+    return [block for _, stack in block_lists(model, family) for block in _members(stack)]
 
 
 def block_lists(model: nn.Module, family: ModelFamily) -> list[tuple[str, nn.Module]]:
@@ -28,6 +29,17 @@ def embeddings_of(model: nn.Module, family: ModelFamily) -> list[tuple[str, nn.M
 def heads_of(model: nn.Module, family: ModelFamily) -> list[tuple[str, nn.Module]]:
     """(path, module) of the output layers over tokens that ``model`` has."""
     return [found for _, path in family.heads for found in _matches(model, path)]
+
+
+def _members(stack: nn.Module) -> Iterator[nn.Module]:
+    """Blocks of a list, or of the lists that it holds for its stages, which run nothing themselves."""
+    from torch import nn
+
+    for child in stack.children():
+        if isinstance(child, nn.ModuleList):
+            yield from _members(child)
+        else:
+            yield child
 
 
 def _matches(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:

@@ -50,6 +50,7 @@ def initial_weights(
                 tensor = getattr(filled, name).detach()
                 if tensor.is_floating_point() and tensor.isnan().any():
                     tensor = _remaining(_join(prefix, name), module, name, given or {}, _seed(seed, prefix))
+                    tensor = _as_constructed(module, name, owner, _seed(seed, prefix)) if tensor is None else tensor
                 if tensor is None:
                     raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
                 yield _join(prefix, name), tensor
@@ -120,6 +121,20 @@ def _remaining(name: str, module: nn.Module, own: str, given: Mapping[str, float
             fresh.reset_parameters()  # type: ignore[operator]
         return getattr(fresh, own).detach()
     return torch.zeros(shape) if own == "bias" else None
+
+
+def _as_constructed(module: nn.Module, own: str, owner: PreTrainedModel, seed: int) -> Tensor | None:
+    """A tensor as the constructor of its module makes it, such as ``nn.Parameter(torch.zeros(...))``, which a model on
+    the meta device does not tell; None for a whole model, and for a module that takes more than a configuration."""
+    if isinstance(module, PreTrainedModel):
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed)
+            made = getattr(type(module)(owner.config), own)  # type: ignore[call-arg]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return made.detach() if made.shape == getattr(module, own).shape else None
 
 
 def _own_names(module: nn.Module) -> list[str]:

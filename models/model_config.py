@@ -15,7 +15,7 @@ from ..errors import Problem, UserError, refuse
 from .family import ModelFamily, families
 from .hub import is_local, local_path
 from .locate import locate
-from .other_families import AUTO, WRONG, model_types, other_family
+from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
 
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
 """Fields of a config.json that describe how it was saved. They are dropped here; quantised weights are refused when
@@ -27,9 +27,9 @@ class ModelConfig:
     """Which model is trained, and where its weights come from."""
 
     family: str | None = None
-    """A family that ``trireme models`` lists; ``auto`` for any other architecture of transformers, whose
-    ``model_type`` stands in ``config`` or in the config.json of ``weights``; or the dotted path of a ``ModelFamily`` of
-    your own, as ``mine.decoder.FAMILY``. Null takes the one of ``weights``."""
+    """A family that ``trireme models`` lists; ``auto`` for any architecture of transformers, whose ``model_type``
+    stands in ``config`` or in the config.json of ``weights``; or the dotted path of a ``ModelFamily`` of your own, as
+    ``mine.decoder.FAMILY``. Null takes the one of ``weights``."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the family's transformers configuration. With ``weights``, these override the folder's config.json."""
     weights: str | None = None
@@ -55,10 +55,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.family is None:
             self.family = self._family_of_weights()
+        if self.family == AUTO and self.architecture is None:
+            self.family = self._own_file()
         refuse(self._flaws(self.family))
 
     def _flaws(self, family: str) -> Iterator[str]:
-        if self.architecture is not None:
+        if wrong := [*wrong_parts(self.config)]:
+            yield from (
+                f"{field}={kind!r} is refused: {WRONG[kind]}; use another architecture" for field, kind in wrong
+            )
+        elif kind := self._wrong_part_of_weights():
+            yield f"weights={self.weights!r} holds a model of type {kind!r}, refused: {WRONG[kind]}; use another one"
+        elif self.architecture is not None:
             yield from _own_class_flaws(self)
         if "." in family:
             yield from _own_family_flaws(self)
@@ -80,12 +88,19 @@ class ModelConfig:
         kind = self._model_type()
         if kind is None:
             yield "config.model_type=None is wrong because family=auto needs it; write one, such as qwen3, or weights"
-        elif kind in WRONG:
-            yield f"config.model_type={kind!r} is refused: {WRONG[kind]}; use another architecture"
         elif kind not in model_types():
             near = difflib.get_close_matches(str(kind), model_types(), n=1)
             hint = f"did you mean {near[0]}?" if near else "use one that transformers has"
             yield f"config.model_type={kind!r} is no architecture of transformers; {hint}"
+
+    def _wrong_part_of_weights(self) -> str | None:
+        """A wrong architecture in the config.json of local weights; a folder without one is reported elsewhere."""
+        if self.weights is None or not is_local(self.weights):
+            return None
+        try:
+            return next((kind for _, kind in wrong_parts(config_values(self))), None)
+        except UserError:
+            return None
 
     def _model_type(self) -> str | None:
         """``model_type`` of a family without a file."""
@@ -106,6 +121,14 @@ class ModelConfig:
             name = problem.field.removeprefix("model.")
             raise ValueError(f"{name}={problem.value!r} {problem.why}; {problem.fix}") from None
         return family_of(model_type, self.weights)
+
+    def _own_file(self) -> str:
+        """The family with a file that ``auto`` stands for; ``auto`` where no file describes the architecture."""
+        try:
+            kind = self._model_type()
+        except UserError:  # reported with the weights
+            return AUTO
+        return next((name for name, family in families().items() if family.model_type == kind), AUTO)
 
     @property
     def spec(self) -> ModelFamily:
@@ -210,9 +233,13 @@ def _located(field: str, path: str) -> Any:
 
 def _own_class_flaws(model: ModelConfig) -> Iterator[str]:
     try:
-        own_class(model)
+        found = own_class(model)
     except ValueError as error:
         yield str(error)
+        return
+    kind = found.config_class.model_type
+    if kind in WRONG and found.__module__.startswith("transformers."):
+        yield f"architecture={model.architecture!r} is refused: {WRONG[kind]}; use another architecture"
 
 
 def _own_family_flaws(model: ModelConfig) -> Iterator[str]:

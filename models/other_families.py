@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,16 @@ WRONG = {
 """Architectures whose class in transformers computes something else than its paper, with the reason."""
 
 
+def wrong_parts(config: Any, path: str = "config") -> Iterator[tuple[str, str]]:
+    """(field, architecture) of every part of a configuration, itself included, whose architecture is in ``WRONG``."""
+    if isinstance(config, Mapping):
+        kind = config.get("model_type")
+        if isinstance(kind, str) and kind in WRONG:
+            yield f"{path}.model_type", kind
+        for name, part in config.items():
+            yield from wrong_parts(part, f"{path}.{name}")
+
+
 @cache
 def other_family(model_type: str) -> ModelFamily:
     """What is known of an architecture before a model is built."""
@@ -39,7 +50,7 @@ def other_family(model_type: str) -> ModelFamily:
         attention=("sdpa", "eager", "flash_attention_2"),
         initial=(("*logit_scale*", TEMPERATURE),),
         fixed=NOT_AT_RANDOM,
-        unused=("*masked_spec_embed",),
+        unused=("*masked_spec_embed", "*logit_bias"),
     )
 
 
@@ -54,24 +65,32 @@ def described(family: ModelFamily, model: PreTrainedModel) -> ModelFamily:
     """``family`` with the parts of ``model``, if its file does not name them."""
     if family.stacks:
         return family
+    from .upstream_plan import upstream_plan
+
     names = {id(module): name for name, module in model.named_modules()}
     embedding, head = _module(model, "get_input_embeddings"), _module(model, "get_output_embeddings")
-    return dataclasses.replace(
+    found = dataclasses.replace(
         family,
         stacks=tuple(Stack(path) for path in _lists(model)),
         embeddings=tuple(names[id(embedding)] for _ in [0] if _holds_tokens(embedding) and id(embedding) in names),
         heads=tuple(("", names[id(head)]) for _ in [0] if head is not None and id(head) in names),
     )
+    plan, reason = upstream_plan(model, found)
+    if plan is None:
+        return dataclasses.replace(found, no_tensor=reason)
+    return dataclasses.replace(found, stacks=(dataclasses.replace(found.stacks[0], tensor=plan),))
 
 
 def _lists(model: nn.Module) -> list[str]:
     """Paths of the outermost lists of blocks: those that hold more than a tenth of the largest one's parameters."""
     from torch import nn
+    from torch.nn.utils import parametrize
 
     sizes: dict[str, int] = {}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer in sizes)
-        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+        is_list = isinstance(module, nn.ModuleList) and not isinstance(module, parametrize.ParametrizationList)
+        if is_list and len(module) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
             if size:
                 sizes[path] = size

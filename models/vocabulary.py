@@ -23,6 +23,9 @@ def decoder_start(config: Any, vocabulary: Vocabulary) -> int:
     """The token with which a decoder begins to write: that of the configuration, else the tokenizer's first token, its
     padding (as T5 does), or its last."""
     given = getattr(config, "decoder_start_token_id", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if given is not None and given >= getattr(text, "vocab_size", given + 1):
+        given = None  # the default of a larger vocabulary
     tokens = (given, vocabulary.bos, vocabulary.pad, vocabulary.eos)
     return next((token for token in tokens if token is not None), 0)
 

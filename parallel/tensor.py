@@ -135,8 +135,12 @@ def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border
         if own_parameters(module):
             if path in column:
                 split_by_output(module, border.mesh, parts.get(path, 1))
+                if path in plan.gathered:
+                    module.register_forward_hook(lambda _, inputs, output: border.gather_features(output))
             elif path in plan.row:
                 split_by_input(module, border, parts.get(path, 1))
+                if path in plan.scattered:
+                    module.register_forward_pre_hook(lambda _, inputs: (border.split_features(inputs[0]),))
             elif path in plan.norms:
                 replicate_parameters(module, border.mesh, lambda: border.outside_gradient)
             elif path in per_head:

@@ -24,19 +24,19 @@ def check_tensor(family: ModelFamily, config: Any, tensor: int) -> list[Problem]
         return []
     if family.tensor is None:
         able = ", ".join(name for name, other in families().items() if other.tensor is not None)
-        return [
-            Problem(
-                "plan.tensor", f"{family.title} has no tensor plan", f"use 1, or a family that has one: {able}", tensor
-            )
-        ]
+        why = f"{family.title} {family.no_tensor or 'has no tensor plan'}"
+        return [Problem("plan.tensor", why, f"use 1, or a family that has one: {able}", tensor)]
     return [
         Problem("plan.tensor", why, _fix(family.tensor, config, tensor), tensor)
         for why in _obstacles(family.tensor, config, tensor)
     ]
 
 
-def check_sequence(tensor: int, recipe: RecipeValues) -> list[Problem]:
-    """The problem of sequences that do not divide over ``tensor`` ranks, as sequence parallel needs it."""
+def check_sequence(family: ModelFamily, tensor: int, recipe: RecipeValues) -> list[Problem]:
+    """The problem of sequences that are not to be split over ``tensor`` ranks, as sequence parallel needs it."""
+    if family.tensor is not None and not family.tensor.sequence_parallel:
+        why = f"needs a family file, since the plan that transformers has for {family.title} splits whole sequences"
+        return [Problem("plan.sequence_parallel", why, "set it to false", True)]
     length, key = recipe.length, recipe.length_key
     if length is None or length % tensor == 0:
         return []
@@ -52,6 +52,7 @@ def _obstacles(plan: TensorPlan, config: Any, tensor: int) -> list[str]:
         if size is not None and size % (unit * tensor):
             units = f", in groups of {unit}," if unit > 1 else ""
             found.append(f"{field}={size}{units} does not divide over {tensor} ranks")
+    found += [f"{what} ({size}) do not divide over {tensor} ranks" for what, size in plan.sizes if size % tensor]
     field = plan.key_value_heads
     if field is not None:
         heads = getattr(config, field)

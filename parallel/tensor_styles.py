@@ -51,6 +51,15 @@ class Border:
         """The whole sequence; the backward pass gives each rank its part of the gradient, which all ranks have."""
         return self._at(hidden, Shard(1)).redistribute(placements=[Replicate()]).to_local()
 
+    def gather_features(self, part: Tensor) -> Tensor:
+        """The features of all ranks, of which each computed some; the backward pass gives each rank its part of the
+        gradient, which all ranks have."""
+        return self._at(part, Shard(part.ndim - 1)).redistribute(placements=[Replicate()]).to_local()
+
+    def split_features(self, whole: Tensor) -> Tensor:
+        """This rank's part of features that all ranks have; the backward pass gathers the gradient."""
+        return self._at(whole, Replicate()).redistribute(placements=[Shard(whole.ndim - 1)]).to_local()
+
     @property
     def outside_gradient(self) -> Placement:
         """Placement of the gradients of weights outside of the split part: partial sums if the sequence is split."""
@@ -106,12 +115,16 @@ def split_vocabulary_in(module: nn.Embedding, border: Border) -> None:
     first = longest * border.mesh.get_local_rank()
 
     def forward(self: Any, tokens: Tensor) -> Tensor:
-        weight = _local(self.weight)
+        spread, given = self._parameters, self.padding_idx
+        weight = _local(spread["weight"])
         here = tokens - first
         elsewhere = (here < 0) | (here >= weight.shape[0])
-        padding = None if self.padding_idx is None else self.padding_idx - first
-        padding = padding if padding is not None and 0 <= padding < weight.shape[0] else None
-        found = F.embedding(here.masked_fill(elsewhere, 0), weight, padding)
+        self._parameters = {"weight": weight}
+        self.padding_idx = given - first if given is not None and 0 <= given - first < weight.shape[0] else None
+        try:  # the module's own forward, since some scale what they find
+            found = type(self).forward(self, here.masked_fill(elsewhere, 0))
+        finally:
+            self._parameters, self.padding_idx = spread, given
         return border.leave(found.masked_fill(elsewhere.unsqueeze(-1), 0))
 
     module.forward = MethodType(forward, module)

@@ -1,137 +1,179 @@
 """Architectures without a file of their own, by ``model.family=auto``: every plan against one process, resume, export.
 
-``make families`` runs all of it and writes ``docs/families.md``; ``test_matrix.py`` runs a part. Configurations are
-tiny (``tiny_config.py``), data is text of Python's standard library. Others are tried by name:
+``make families`` runs all of it and writes ``docs/families.md``; ``test_matrix.py`` runs one of each shape. What an
+architecture turns into what, and so its task, data and processor, follows from the heads that transformers has for it
+(``kinds.py``); configurations are tiny (``tiny_config.py``). Others are tried by name:
 
-    python tests/families/report.py --types qwen3,mistral
+    python tests/families/report.py phi3 beit hubert
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from families.tiny_config import tiny_config
+from families.kinds import kind_of, recipe
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
-from helpers.recipes import FEW_FILES, TINY
 from helpers.zero import load_deepspeed
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
 from trireme.models.heads import HEADS
-from trireme.trainer.build import train
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build
 from trireme.trainer.checkpoint.export.export_folder import export
+from trireme.trainer.checkpoint.layout import step_folder
+from trireme.trainer.checkpoint.load.open_source import open_source
+from trireme.trainer.collective import on_main
+from trireme.trainer.loop import Trainer
+from trireme.trainer.run_folder import open_run_folder
 
 TOLERANCE, STEPS, SAVED = 1e-4, 6, 3
-PLANS = {"ddp": 2, "zero3": 2, "fsdp_full_shard": 2}
-"""Plan -> its ranks."""
-TYPES: dict[str, str] = {
-    **dict.fromkeys(("qwen3", "mistral", "gemma3_text", "falcon", "bloom", "stablelm", "olmo2", "mamba"), "causal_lm"),
-    **dict.fromkeys(("ctrl", "xglm", "gpt_bigcode", "qwen2", "gemma", "cohere", "olmo", "starcoder2"), "causal_lm"),
-    **dict.fromkeys(("roberta", "deberta-v2", "electra", "fnet", "roberta-prelayernorm"), "masked_lm"),
-    **dict.fromkeys(("data2vec-text", "albert", "distilbert", "xlm-roberta", "camembert"), "masked_lm"),
-}
-"""``model_type`` -> the task that it is tried with."""
+PLANS = ("ddp", "fsdp_full_shard", "tp", "zero3")
+"""Plans on two ranks; tp where transformers has a tensor plan."""
+TYPES = (
+    # texts
+    *("qwen3", "mistral", "gemma3_text", "falcon", "bloom", "stablelm", "olmo2", "mamba", "ctrl", "xglm"),
+    *("gpt_bigcode", "qwen2", "gemma", "cohere", "olmo", "starcoder2", "phi3", "granite"),
+    *("gpt_neox", "gpt2", "phi", "gptj", "opt", "codegen", "persimmon", "recurrent_gemma"),
+    *("bert", "roberta", "deberta-v2", "electra", "fnet", "roberta-prelayernorm", "data2vec-text", "albert"),
+    *("distilbert", "xlm-roberta", "camembert", "luke", "perceiver"),
+    *("canine", "lilt"),
+    *("t5", "bart", "pegasus", "m2m_100", "nllb-moe", "blenderbot-small", "mbart", "marian"),
+    # pictures
+    *("vit", "swin", "resnet", "convnextv2", "pvt", "bit", "dinov2", "focalnet", "mobilevitv2", "cvt"),
+    *("data2vec-vision", "beit", "deit"),
+    # sounds
+    *("wav2vec2", "data2vec-audio", "hubert", "whisper"),
+    # several
+    *("clip", "vision-text-dual-encoder", "clap", "blip", "pix2struct", "vision-encoder-decoder", "idefics"),
+    *("upernet", "dpt", "yolos"),
+)
+"""The seed's architectures, those that the documentation names, and more of each shape."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Found:
     """What was seen of one architecture."""
 
-    parameters: int
-    differences: dict[str, float]
+    shape: str
+    head: str
+    parameters: int = 0
+    differences: dict[str, float] = field(default_factory=dict)
     """Plan -> largest relative difference of losses and gradient norms from one process."""
-    resumed: bool
+    resumed: bool = False
     """Whether a run that was stopped and resumed ended bit for bit like one that was not."""
-    exported: bool
-    """Whether plain transformers gives the same outputs from the exported folder."""
+    exported: bool = False
+    """Whether plain transformers loads the exported weights and processors, and gives the same outputs."""
+    no_tensor: str = ""
+    """Why there is no tensor parallelism."""
+    failure: str = ""
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        plans = {plan for plan in PLANS if plan != "tp" or not self.no_tensor}
+        whole = not self.failure and self.resumed and self.exported and plans <= set(self.differences)
+        return whole and all(value < TOLERANCE for value in self.differences.values())
 
 
-def recipe_file(model_type: str, folder: Path) -> Path:
-    """The tiny recipe with this architecture and the task that it is tried with."""
-    task = TYPES[model_type]
-    tiny: dict[str, Any] = yaml.safe_load(TINY.read_text())
-    tiny["defaults"] = [entry for entry in tiny["defaults"] if entry != {"/model": "persimmon_tiny"}]
-    tiny["defaults"].insert(-1, {"override /task": task})
-    tiny["model"] = {"family": "auto", "config": {"model_type": model_type, **tiny_config(model_type)}}
-    if task == "masked_lm":
-        tiny["data"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 512}
+def look(model_type: str, folder: Path, plans: Sequence[str] = PLANS) -> Found:
+    """Train ``model_type`` in one process and under every plan, resume and export it."""
+    kind = kind_of(model_type)
+    found = Found(kind.shape, kind.task)
     file = folder / f"{model_type}.yaml"
-    file.write_text("# The tiny recipe.\n" + yaml.safe_dump(tiny, sort_keys=False))
-    return file
+    file.write_text("# An architecture, tried.\n" + yaml.safe_dump(recipe(model_type, STEPS, SAVED), sort_keys=False))
+    one = folder / model_type
+    found.parameters, found.resumed, found.exported, found.no_tensor = run_ranks(
+        _alone, 1, str(file), str(one), model_type, timeout=600
+    )[0]
+    assert len({line["loss"] for line in training(one)}) == STEPS, "no step changes the loss"
+    if "zero3" in plans:
+        load_deepspeed()
+    tried = [plan for plan in plans if plan != "tp" or not found.no_tensor]
+    run_ranks(_under, 2, str(file), str(one), tried, timeout=600)
+    for plan in tried:
+        found.differences[plan] = worst_difference(training(one), training(folder / f"{model_type}-{plan}"))
+    return found
 
 
-def run(file: str, run_dir: str, *overrides: str) -> None:
-    """Train the recipe on the ranks that exist."""
+def _alone(file: str, run_dir: str, model_type: str) -> tuple[int, bool, bool, str]:
+    one = Path(run_dir)
+    trainer = _run(file, one)
+    again = one.with_name(f"{one.name}-again")
+    _run(file, again, resume=step_folder(one / "checkpoints", SAVED))
+    saved = _saved(step_folder(one / "checkpoints", STEPS))
+    exported = _exports(trainer, one, model_type, saved)
+    family = trainer.strategy.family
+    reason = "" if family.tensor else family.no_tensor or "has a family file without one"
+    return sum(map(torch.numel, saved.values())), _goes_on(one, again), exported, reason
+
+
+def _under(file: str, run_dir: str, plans: Sequence[str]) -> None:
+    one = Path(run_dir)
+    for plan in plans:
+        _run(
+            file,
+            one.with_name(f"{one.name}-{plan}"),
+            f"plan={plan}",
+            "checkpoint.at_end=false",
+            "checkpoint.every=null",
+        )
+
+
+def _run(file: str, run_dir: Path, *overrides: str, resume: Path | None = None) -> Trainer:
+    """Train on the ranks that exist, which more runs may use afterwards."""
     import os
 
-    roots = f"data.source.roots=[{','.join(FEW_FILES)}]"
-    composed = compose(file, [roots, f"run.dir={run_dir}", f"trainer.max_steps={STEPS}", *overrides])
-    recipe, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
-    assert recipe is not None, [*composed.problems, *problems]
-    train(recipe)
+    composed = compose(file, [f"run.dir={run_dir}", *overrides])
+    found, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
+    assert found is not None, [*composed.problems, *problems]
+    mesh = build_mesh(found.plan)
+    on_main(mesh, partial(open_run_folder, run_dir, fresh=False))
+    trainer = build(found, mesh, resume=str(resume) if resume else "never")
+    trainer.fit()
+    for callback in trainer.callbacks.values():
+        callback.close()
+    return trainer
 
 
-def look(model_type: str, folder: Path, plans: dict[str, int] = PLANS, further: bool = True) -> Found:
-    """Train ``model_type`` under one process and every plan.
-
-    Args:
-        further: also resume and export.
-    """
-    file = str(recipe_file(model_type, folder))
-    short = ["trainer.eval_at_end=false", "trainer.log_every=1"]
-    one = folder / model_type
-    run_ranks(run, 1, file, str(one), *short, timeout=300)
-    assert len({line["loss"] for line in training(one)}) == STEPS, "no step changes the loss"
-    differences = {}
-    for plan, ranks in plans.items():
-        if plan.startswith("zero"):
-            load_deepspeed()
-        other = folder / f"{model_type}-{plan}"
-        run_ranks(run, ranks, file, str(other), f"plan={plan}", *short, "checkpoint.at_end=false", timeout=300)
-        differences[plan] = worst_difference(training(one), training(other))
-        shutil.rmtree(other)
-    resumed = exported = False
-    if further:
-        resumed = _resumes(file, one, folder / f"{model_type}-again", short)
-        exported = _exports(model_type, one, folder / f"{model_type}-out")
-    return Found(_parameters(one), differences, resumed, exported)
+def _goes_on(one: Path, again: Path) -> bool:
+    """Whether lines and tensors of a resumed run are those of the run that was not stopped."""
+    same = [(line["loss"], line["grad_norm"]) for line in training(one)[SAVED:]]
+    first, second = (_saved(step_folder(run / "checkpoints", STEPS)) for run in (one, again))
+    alike = all(torch.equal(first[name], second[name]) for name in first)
+    return alike and same == [(line["loss"], line["grad_norm"]) for line in training(again)]
 
 
-def _resumes(file: str, one: Path, again: Path, short: list[str]) -> bool:
-    run_ranks(run, 1, file, str(again), *short, f"trainer.stop_at={SAVED}", timeout=300)
-    run_ranks(run, 1, file, str(again), *short, timeout=300)
-    same = [line for line in training(again) if line["step"] > SAVED]
-    lines = [line for line in training(one) if line["step"] > SAVED]
-    return [(a["loss"], a["grad_norm"]) for a in same] == [(b["loss"], b["grad_norm"]) for b in lines]
+def _exports(trainer: Trainer, one: Path, model_type: str, saved: dict[str, torch.Tensor]) -> bool:
+    """Whether plain transformers loads every trained tensor and the processors, and computes the same outputs."""
+    import transformers
 
-
-def _exports(model_type: str, one: Path, out: Path) -> bool:
-    """Whether plain transformers loads every trained tensor from the exported folder, and computes with it."""
-    from transformers.models.auto import modeling_auto
-
-    export(str(one), str(out))
-    model = getattr(modeling_auto, HEADS[TYPES[model_type]].factory).from_pretrained(out, dtype=torch.float32).eval()
-    loaded = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    saved = _saved(one)
+    out = export(str(one), str(one.with_name(f"{one.name}-out")))
+    factory = getattr(transformers, HEADS[str(trainer.task.head)].factory)
+    loaded = factory.from_pretrained(out, dtype=torch.float32).eval()
+    tensors = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
+    wrong = [name for name, tensor in saved.items() if name not in tensors or not torch.equal(tensors[name], tensor)]
+    assert not wrong, f"the export differs in {wrong[:3]}"
+    for name in kind_of(model_type).processor:
+        options = {"backend": "pil"} if name == "AutoImageProcessor" else {}
+        getattr(transformers, name).from_pretrained(out, **options)
+    micro = next(iter(trainer.corpus.eval_batches(4)))
+    live = trainer.strategy.module.eval()
     with torch.no_grad():
-        logits = model(input_ids=torch.arange(5, 25).view(2, 10)).logits
-    return bool(logits.isfinite().all()) and all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+        ours, theirs = live(**micro.inputs), loaded(**micro.inputs)
+    names = [name for name, value in ours.items() if isinstance(value, torch.Tensor) and name in theirs]
+    assert names and all(ours[name].isfinite().all() for name in names), "outputs are not finite"
+    return all(torch.equal(ours[name], theirs[name]) for name in names)
 
 
-def _parameters(one: Path) -> int:
-    return sum(tensor.numel() for tensor in _saved(one).values())
-
-
-def _saved(one: Path) -> dict[str, torch.Tensor]:
-    """Weights of the newest checkpoint by plain name."""
-    from trireme.trainer.checkpoint.load.open_source import open_source
-
-    source = open_source(sorted((one / "checkpoints").iterdir())[-1])
+def _saved(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint by plain name."""
+    source = open_source(checkpoint)
     shapes = {name: entry for name, entry in source.shapes.items() if name.startswith("model.")}
     tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     source.read(tensors)

@@ -1,18 +1,36 @@
-"""A part of the table of architectures without a file of their own; ``make families`` tries all of them."""
+"""One architecture of each shape, without a file of its own; ``make families`` tries all of them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from families.matrix import TOLERANCE, look
 from trireme.models.model_config import ModelConfig
 
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+OF_EACH_SHAPE = [
+    ("qwen3", ["fsdp_full_shard", "tp"]),
+    ("roberta", ["ddp"]),
+    ("bart", ["fsdp_full_shard"]),
+    ("canine", ["ddp"]),
+    ("swin", ["zero3"]),
+    ("yolos", ["ddp"]),
+    ("upernet", ["ddp"]),
+    ("clip", ["fsdp_full_shard"]),
+    ("pix2struct", ["ddp"]),
+    pytest.param("data2vec-audio", ["zero3"], marks=needs_espeak),
+    pytest.param("whisper", ["fsdp_full_shard"], marks=needs_espeak),
+    pytest.param("clap", ["ddp"], marks=needs_espeak),
+]
 
-@pytest.mark.parametrize(("model_type", "plans"), [("qwen3", {"fsdp_full_shard": 2}), ("roberta", {"ddp": 2})])
-def test_an_architecture_without_a_file(model_type: str, plans: dict[str, int], tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("model_type", "plans"), OF_EACH_SHAPE)
+def test_an_architecture_without_a_file(model_type: str, plans: list[str], tmp_path: Path) -> None:
     found = look(model_type, tmp_path, plans)
-    assert found.resumed and found.exported and found.parameters > 10_000
+    assert found.resumed and found.exported and found.parameters > 1_000
+    assert set(found.differences) == set(plans)
     assert max(found.differences.values()) < TOLERANCE
 
 
@@ -23,8 +41,28 @@ def test_an_architecture_without_a_file(model_type: str, plans: dict[str, int], 
         ({"model_type": "qwen33"}, "did you mean qwen3?"),
         ({"model_type": "mra"}, "attention silently gives zeros"),
         ({"model_type": "cpmant"}, "is not causal"),
+        (
+            {"model_type": "encoder-decoder", "encoder": {"model_type": "mra"}, "decoder": {"model_type": "bert"}},
+            "encoder.model_type='mra' is refused",
+        ),
     ],
 )
 def test_an_architecture_that_is_not_there_or_not_right(config: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("?", r"\?")):
         ModelConfig("auto", dict(config))
+
+
+@pytest.mark.parametrize("name", ["MraForMaskedLM", "CpmAntForCausalLM"])
+def test_a_wrong_class_is_refused_by_its_path_too(name: str) -> None:
+    with pytest.raises(ValueError, match="is refused"):
+        ModelConfig(architecture=f"transformers.{name}")
+
+
+def test_weights_of_a_wrong_architecture_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mra"}')
+    with pytest.raises(ValueError, match="attention silently gives zeros"):
+        ModelConfig(weights=str(tmp_path))
+
+
+def test_auto_takes_the_file_of_a_family_that_has_one() -> None:
+    assert ModelConfig("auto", {"model_type": "t5"}).family == "t5"

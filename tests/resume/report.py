@@ -10,15 +10,10 @@ on (``--fresh`` starts it over; failures are tried again).
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
-import logging
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from helpers.report import keep, kept, markdown, progress_bar, quietly, show
 from resume.matrix import (
     BATCHES,
     GLOBAL_BATCH,
@@ -41,9 +37,6 @@ from resume.matrix import (
     resumed,
     uninterrupted,
 )
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 DOCS, RESULTS, RUNS = ROOT / "docs" / "resume.md", ROOT / "build" / "resume.json", ROOT / "build" / "resume"
@@ -84,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = _run(cases)
     wanted = [case for group in cases.values() for case in group]
     failures = [case for case in wanted if not results[case.name].sound]
-    _show(after, results)
+    title = "largest relative difference from an uninterrupted run"
+    show(["saved under", *map(_title, after)], _rows(after, results), title)
     print(
         f"{len(wanted)} resumes, {len(failures)} wrong",
         *(_wrong(case, results[case.name]) for case in failures),
@@ -97,28 +91,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(cases: dict[str, list[Case]]) -> dict[str, Found]:
     """By name of the case; a group of ranks that fails is started again for the cases after the one that failed."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results = {name: found for name, value in kept.items() if (found := Found(**value)).sound}
-    for name in kept.keys() - results.keys():
+    earlier = kept(RESULTS, Found)
+    results = {name: found for name, found in earlier.items() if found.sound}
+    for name in earlier.keys() - results.keys():
         shutil.rmtree(RUNS / name, ignore_errors=True)
     RUNS.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TRIREME_CACHE", str(RUNS / "cache"))
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("resume", total=sum(map(len, cases.values())))
+    with progress_bar(sum(map(len, cases.values()))) as bar:
         for after, group in cases.items():
             while left := [case for case in group if case.name not in results]:
-                progress.update(bar, description=after, completed=len(results))
-                results |= _quietly(after, left)
-                RESULTS.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=0))
-        progress.update(bar, completed=len(results))
+                bar(after, len(results))
+                results |= _resumed(after, left)
+                keep(RESULTS, results)
+        bar("resume", len(results))
     return results
 
 
-def _quietly(after: str, cases: list[Case]) -> dict[str, Found]:
-    """Without the runs' own log lines."""
-    logging.disable(logging.WARNING)
-    with contextlib.redirect_stdout(io.StringIO()):
+def _resumed(after: str, cases: list[Case]) -> dict[str, Found]:
+    with quietly():
         for plan in {"single", *(case.before for case in cases)}:
             uninterrupted(RUNS, plan)
         return resumed(RUNS, after, cases)
@@ -154,17 +144,9 @@ def _title(plan: str) -> str:
     return f"{plan} x{LAYOUTS[plan].ranks}" if plan in LAYOUTS else plan
 
 
-def _show(after: Sequence[str], results: dict[str, Found]) -> None:
-    table = Table("saved under", *map(_title, after), title="largest relative difference from an uninterrupted run")
-    for row in _rows(after, results):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
 def _markdown(results: dict[str, Found]) -> str:
     titles = ["saved under / resumed under", *map(_title, PLANS)]
-    lines = [titles, ["---"] * len(titles), *_rows(PLANS, results)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown(titles, _rows(PLANS, results))
     others = [case for group in full().values() for case in group if case.batch != GLOBAL_BATCH]
     right = [f"{case.after} at {case.batch}" for case in others if results[case.name].sound]
     batches = " and ".join(map(str, BATCHES))

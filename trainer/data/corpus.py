@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...models.facts import Facts
+from ...models.forward_inputs import forward_inputs
 from ...models.heads import HEADS
 from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component
@@ -85,6 +86,7 @@ class Corpus(ABC):
             "seed": seed,
             "processor": processor,
             "model": model,
+            "inputs": forward_inputs(model, str(task.head)) if model is not None else None,
             "facts": self.facts,
         }
         self.collator: Collator = open_collator(

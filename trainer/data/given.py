@@ -10,6 +10,7 @@ GIVEN = {
     "seed": "the recipe's seed, for ``base_collator.draws``",
     "processor": "what makes inputs of raw data",
     "model": "the model's transformers configuration",
+    "inputs": "names of the inputs that the model takes; None if they are not known",
     "facts": "vocabulary and labels of the data",
 }
 """Name of a value -> what it is."""

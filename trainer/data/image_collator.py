@@ -16,6 +16,9 @@ from ...errors import Problem, UserError
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, draws, positions
 
+NOTHING = 255
+"""Number of the pixels of a map that belong to no class."""
+
 
 @dataclass
 class ImageCollator(Collator):
@@ -38,26 +41,48 @@ class ImageCollator(Collator):
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         varied = [
-            {**sample, "pixel_values": self.vary(sample["pixel_values"], int(place))}
+            {**sample, **self.varied(sample, int(place))}
             for sample, place in zip(samples, positions(samples), strict=True)
         ]
         return super().__call__(varied)
 
+    def varied(self, sample: Sample, position: int) -> Sample:
+        """The picture at ``position`` of the stream, varied, and with it a label that is a map of its pixels."""
+        pixels = sample["pixel_values"]
+        found = {"pixel_values": self.vary(pixels, position)}
+        if np.ndim(sample.get("label")) == 2:
+            found["label"] = self.vary(sample["label"][None], position, fill=NOTHING)[0]
+        return found
+
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        shapes = {sample["pixel_values"].shape for sample in samples}
-        if len(shapes) > 1:
-            fix = "set data.image_size, or name a data.processor that brings pictures to one size"
-            why = f"gives pictures of several sizes in one micro-batch: {sorted(shapes)[:3]}"
-            raise UserError(Problem("data.processor", why, fix))
-        pixels = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
+        pixels = stacked(samples)
         labels = torch.as_tensor(np.stack([np.asarray(sample["label"]) for sample in samples]))
         return MicroBatch({"pixel_values": pixels}, {"labels": labels}, positions(samples), len(samples))
 
-    def vary(self, pixels: np.ndarray, position: int) -> np.ndarray:
-        """The variant of a picture [channels, height, width] at ``position`` of the stream."""
+    def vary(self, pixels: np.ndarray, position: int, fill: int = 0) -> np.ndarray:
+        """The variant of a picture [channels, height, width] at ``position`` of the stream.
+
+        Args:
+            fill: what stands around it.
+        """
         numbers = draws(self.seed, position, "image")
         (height, width), room = pixels.shape[1:], self.crop_padding
         top, left = numbers.integers(2 * room + 1, size=2)
         if room:
-            pixels = np.pad(pixels, ((0, 0), (room, room), (room, room)))[:, top : top + height, left : left + width]
+            pixels = np.pad(pixels, ((0, 0), (room, room), (room, room)), constant_values=fill)
+            pixels = pixels[:, top : top + height, left : left + width]
         return pixels[:, :, ::-1].copy() if numbers.random() < self.flip else np.ascontiguousarray(pixels)
+
+
+def stacked(samples: Sequence[Sample]) -> torch.Tensor:
+    """The pictures of samples, [samples, channels, height, width].
+
+    Raises:
+        UserError: they are of several sizes.
+    """
+    shapes = {sample["pixel_values"].shape for sample in samples}
+    if len(shapes) > 1:
+        fix = "set data.image_size, or name a data.processor that brings pictures to one size"
+        why = f"gives pictures of several sizes in one micro-batch: {sorted(shapes)[:3]}"
+        raise UserError(Problem("data.processor", why, fix))
+    return torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))

@@ -11,7 +11,7 @@ import torch
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Sample, positions
 from .image_collator import ImageCollator
-from .padded_collator import INPUTS, padded
+from .padded_collator import INPUTS, padded, takes
 
 
 @dataclass
@@ -23,16 +23,29 @@ class ImageTextCollator(ImageCollator):
     block_size: int = 64
     """Every caption is padded to this length, so that all ranks see one shape; given by the engine from
     ``data.block_size``."""
+    inputs: frozenset[str] | None = None
+    """Names of the inputs that the model takes; given by the engine."""
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        fill = {"input_ids": self.pad_token_id}
-        inputs = {
-            name: padded([sample[name] for sample in samples], self.block_size, fill.get(name, 0))
-            for name in INPUTS
-            if name in samples[0]
-        }
-        masks = [np.ones(len(sample["input_ids"]), np.int64) for sample in samples]
-        inputs.setdefault("attention_mask", padded(masks, self.block_size, 0))
+        inputs = captions(samples, self.block_size, self.pad_token_id, self.inputs)
         inputs["pixel_values"] = torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))
         paired = torch.ones(len(samples), dtype=torch.bool)
         return MicroBatch(inputs, {"paired": paired}, positions(samples), len(samples))
+
+
+def captions(samples: Sequence[Sample], length: int, pad: int, taken: frozenset[str] | None) -> dict[str, torch.Tensor]:
+    """The texts of samples as inputs of a model, all padded to ``length``.
+
+    Args:
+        taken: names of the inputs that the model takes; None if they are not known.
+    """
+    fill = {"input_ids": pad}
+    inputs = {
+        name: padded([sample[name] for sample in samples], length, fill.get(name, 0))
+        for name in INPUTS
+        if name in samples[0] and takes(taken, name)
+    }
+    if takes(taken, "attention_mask"):
+        masks = [np.ones(len(sample["input_ids"]), np.int64) for sample in samples]
+        inputs.setdefault("attention_mask", padded(masks, length, 0))
+    return inputs

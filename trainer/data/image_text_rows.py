@@ -7,13 +7,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
 from .image_rows import opened_image, picture_sizes, pixel_values
-from .processors import channels_of, image_processor
+from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
-from .text_rows import text_processor, token_counts
+from .text_rows import ended, text_processor, token_counts
 from .text_values import vocabulary_of
+
+PICTURES = ("pixel_values", "flattened_patches", "attention_mask", "pixel_mask")
+"""Arrays that image processors make of a picture."""
+IMAGE_TOKENS = ("image_token_id", "image_token_index")
+"""Configuration fields of models that have pictures in the place of tokens."""
 
 
 class CaptionedImages(Samples):
@@ -25,10 +31,9 @@ class CaptionedImages(Samples):
     most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
-        vision = getattr(given.model, "vision_config", given.model)
-        images, tokens = image_processor(given, vision), text_processor(given, "text")
+        images, tokens = image_processor(given), text_processor(given, "text")
         self.processor = ImageAndText(images, tokens)
-        self.length, self.channels = given.config.block_size, channels_of(vision)
+        self.length, self.channels = given.config.block_size, channels_of(vision_part(given.model))
         self.facts = Facts(vocabulary_of(tokens))
 
     def sample(self, row: dict[str, Any]) -> Sample:
@@ -46,6 +51,35 @@ class CaptionedImages(Samples):
 
     def longest(self) -> dict[str, float]:
         return {"tokens": self.length}
+
+
+class WrittenCaptions(CaptionedImages):
+    """A picture and the caption that a model writes of it, with the token that ends it."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        if named := next((name for name in IMAGE_TOKENS if getattr(given.model, name, None) is not None), None):
+            why = f"gives pictures beside the text, but a {given.model.model_type} has them among its tokens ({named})"
+            raise UserError(Problem("task", why, "choose an architecture without, such as blip or git"))
+        self.among = hasattr(given.model, "cross_layer_interval")  # IDEFICS takes several pictures in a text
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        if not row["text"]:
+            raise ValueError("it has no text")
+        tokenizer = self.processor.tokenizer
+        picture = opened_image(row["image"], self.channels)
+        seen = self.processor.image_processor(images=picture, return_tensors="np")
+        seen = seen if isinstance(seen, Mapping) else {"pixel_values": seen}
+        found = {name: plain(value[0]) for name, value in seen.items() if name in PICTURES}
+        if self.among and found["pixel_values"].ndim == 3:
+            found["pixel_values"] = found["pixel_values"][None]
+        return {**found, "labels": ended(tokenizer, row["text"], tokenizer, self.length)}
+
+
+def plain(value: Any) -> np.ndarray:
+    """Numbers as float32, whole ones as int64."""
+    array = np.asarray(value)
+    return array.astype(np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64)
 
 
 class ImageAndText:

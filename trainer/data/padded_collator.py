@@ -31,18 +31,22 @@ class PaddedCollator(Collator):
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
     pad_to_multiple_of: int = 8
     """Padded lengths are multiples of this (but at most ``block_size``)."""
+    inputs: frozenset[str] | None = None
+    """Names of the inputs that the model takes; given by the engine. One that takes no mask of the padding sees it, so
+    its texts are all padded to ``block_size``."""
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         lengths = [len(sample["input_ids"]) for sample in samples]
-        multiple = self.pad_to_multiple_of
+        multiple = self.pad_to_multiple_of if takes(self.inputs, "attention_mask") else self.block_size
         length = max(min(-(-max(lengths) // multiple) * multiple, self.block_size), max(lengths))
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE}
         inputs = {
             name: padded([sample[name] for sample in samples], length, fill.get(name, 0))
             for name in INPUTS
-            if name in samples[0]
+            if name in samples[0] and takes(self.inputs, name)
         }
-        inputs.setdefault("attention_mask", padded([np.ones(size, np.int64) for size in lengths], length, 0))
+        if takes(self.inputs, "attention_mask"):
+            inputs.setdefault("attention_mask", padded([np.ones(size, np.int64) for size in lengths], length, 0))
         if "labels" in samples[0]:
             labels = padded([sample["labels"] for sample in samples], length, IGNORE)
         else:
@@ -50,11 +54,16 @@ class PaddedCollator(Collator):
         return MicroBatch(inputs, {"labels": labels}, positions(samples), sum(lengths))
 
 
+def takes(inputs: frozenset[str] | None, name: str) -> bool:
+    """Whether a model takes an input; one whose inputs are not known takes all."""
+    return inputs is None or name in inputs
+
+
 def padded(arrays: Sequence[Any], length: int, fill: float) -> Tensor:
-    """Arrays of one dimension in one tensor [arrays, length], with ``fill`` behind each."""
+    """Arrays that differ in their first dimension, in one tensor [arrays, length, ...], with ``fill`` behind each."""
     first = np.asarray(arrays[0])
     kind = np.int64 if np.issubdtype(first.dtype, np.integer) else first.dtype
-    rows = np.full((len(arrays), length), fill, dtype=kind)
+    rows = np.full((len(arrays), length, *first.shape[1:]), fill, dtype=kind)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
     return torch.from_numpy(rows)

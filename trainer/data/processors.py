@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ log = logging.getLogger("trireme.data")
 FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of which a folder with a processor holds at least one."""
 FIELD = "data.processor"
+FIXED = ("nb_max_frames", "nb_max_samples", "max_length")
+"""Attributes of feature extractors that bring every sound to one length, by silence."""
+BINS = ("num_mel_bins", "input_feat_per_channel")
+"""Configuration fields with the number of frequencies of a spectrum."""
 SAMPLING_RATE = 16_000
 """Samples per second that published models of speech take."""
 
 
-def image_processor(given: Given, model: Any = None) -> Any:
-    """The image processor of the recipe, of the weights, or one made for the size and channels of the model.
-
-    Args:
-        model: configuration of the part that sees pictures; None takes the model's.
-    """
+def image_processor(given: Given) -> Any:
+    """The image processor of the recipe, of the weights, or one made for the size and channels of the model."""
     folder = processor_folder(given)
     if folder is None:
-        return _made_image_processor(model or given.model, given.config.image_size)
+        return _made_image_processor(given.model, given.config.image_size)
     from transformers import AutoImageProcessor
 
     # Without torchvision, which these processors do not need, transformers takes those of Pillow only where asked.
@@ -42,7 +43,7 @@ def feature_extractor(given: Given) -> Any:
     """The feature extractor of the recipe, of the weights, or one made for the model."""
     folder = processor_folder(given)
     if folder is None:
-        return _made_feature_extractor(given.model, given.config.sampling_rate or SAMPLING_RATE)
+        return _made_feature_extractor(given.model, given.config.sampling_rate)
     from transformers import AutoFeatureExtractor
 
     extractor = loaded(AutoFeatureExtractor, folder, FIELD)
@@ -88,15 +89,45 @@ def loaded(factory: Any, folder: Path, field: str, **options: Any) -> Any:
         raise UserError(Problem(field, why, fix, str(folder))) from error
 
 
-def _made_feature_extractor(model: Any, rate: int) -> Any:
+def _made_feature_extractor(model: Any, rate: int | None) -> Any:
     """A feature extractor of the kind that transformers has for the model's architecture."""
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as NAMES
     from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
 
     kind: Any = feature_extractor_class_from_name(NAMES.get(model.model_type) or NAMES["wav2vec2"])
-    # Group norm of the first convolution sees the padding, so such models are trained without a mask of it.
-    masks = getattr(model, "feat_extract_norm", "layer") == "layer"
-    return kind(sampling_rate=rate, return_attention_mask=masks)
+    taken = inspect.signature(kind.__init__).parameters
+    rate = rate or taken["sampling_rate"].default or SAMPLING_RATE
+    model = getattr(model, "audio_config", model)
+    options: dict[str, Any] = {"sampling_rate": rate}
+    bins = next((getattr(model, name) for name in BINS if getattr(model, name, None)), None)
+    # Waveforms have a feature size of 1, whatever the model; spectra have one of the model's.
+    names = [name for name in ("feature_size", "num_mel_bins") if name in taken and taken[name].default != 1]
+    options |= dict.fromkeys(names, bins) if bins else {}
+    if "max_length" in taken and getattr(model, "max_length", None):
+        options["max_length"] = model.max_length
+    if "chunk_length" in taken and getattr(model, "max_source_positions", None):
+        options["chunk_length"] = _seconds(model.max_source_positions, taken["hop_length"].default, rate)
+    if "max_length_s" in taken and hasattr(model, "spec_size"):  # CLAP folds a spectrum into a square
+        frames = model.spec_size * (model.spec_size // model.num_mel_bins)
+        options |= {"max_length_s": frames * taken["hop_length"].default // rate, "frequency_max": rate // 2}
+        options["truncation"] = "fusion" if model.enable_fusion else "rand_trunc"
+    if not any(hasattr(kind(), name) for name in FIXED):
+        # Group norm of the first convolution sees the padding, so such models are trained without a mask of it.
+        options["return_attention_mask"] = getattr(model, "feat_extract_norm", "layer") == "layer"
+    return kind(**options)
+
+
+def _seconds(positions: int, hop: int, rate: int) -> int:
+    """Seconds of the sounds that an encoder with so many positions takes, each of which is two frames.
+
+    Raises:
+        UserError: they are not whole, and the feature extractor counts in whole seconds.
+    """
+    if positions * 2 * hop % rate:
+        why = f"is {positions * 2 * hop / rate:g} seconds of sound at {rate} samples per second, with {hop} per frame"
+        fix = f"use a multiple of {rate // hop // 2}, so that the seconds are whole"
+        raise UserError(Problem("model.config.max_source_positions", why, fix, positions))
+    return positions * 2 * hop // rate
 
 
 def _made_image_processor(model: Any, image_size: int | None) -> Any:
@@ -106,25 +137,37 @@ def _made_image_processor(model: Any, image_size: int | None) -> Any:
         get_image_processor_class_from_name,
     )
 
-    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model.model_type) or IMAGE_PROCESSOR_MAPPING_NAMES["vit"]
+    part, channels = vision_part(model), channels_of(vision_part(model))
+    known = (model.model_type, part.model_type, "vit")
+    names = next(IMAGE_PROCESSOR_MAPPING_NAMES[name] for name in known if name in IMAGE_PROCESSOR_MAPPING_NAMES)
     kind: Any = get_image_processor_class_from_name(str(names.get("pil") or names["torchvision"]))
     processor = kind()
-    size, channels = image_size or getattr(model, "image_size", None), channels_of(model)
-    if size is not None:
+    size = image_size or getattr(part, "image_size", None)
+    options: dict[str, Any] = {}
+    if hasattr(processor, "max_patches"):  # pictures of any size become so many patches
+        side = int((part.patch_embed_hidden_size / channels) ** 0.5)
+        options = {"max_patches": part.seq_len, "patch_size": {"height": side, "width": side}}
+    elif size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         asked = dict(processor.size)
         sides = {name: min(height, width) for name, value in asked.items() if value is not None}
-        options: dict[str, Any] = {"size": sides}
+        options = {"size": sides}
         if "height" in sides:
             options["size"] = {"height": height, "width": width}
         if getattr(processor, "do_center_crop", None):
             options["crop_size"] = {"height": height, "width": width}
-        processor = kind(**options)
+    processor = kind(**options)
     for name in ("image_mean", "image_std"):
         values = getattr(processor, name, None)
         if isinstance(values, list | tuple) and len(values) != channels:
             setattr(processor, name, [sum(values) / len(values)] * channels)
     return processor
+
+
+def vision_part(model: Any) -> Any:
+    """The configuration of the part of a model that sees pictures: its own, or one inside of it."""
+    found = (getattr(model, name, None) for name in ("vision_config", "backbone_config", "encoder"))
+    return next((part for part in found if hasattr(part, "model_type")), model)
 
 
 def channels_of(model: Any) -> int:

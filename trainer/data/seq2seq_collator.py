@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ...models.facts import Facts
 from ...models.loss import IGNORE
@@ -35,16 +36,34 @@ class Seq2SeqCollator(Collator):
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         sources = [np.asarray(sample["input_ids"]) for sample in samples]
         targets = [np.asarray(sample["labels"]) for sample in samples]
-        start = decoder_start(self.model, self.facts.vocabulary or Vocabulary(0))
-        read = [np.concatenate([[start], target[:-1]]) for target in targets]
-        wide, long = self._length(sources), self._length(targets)
+        wide = multiple(sources, self.pad_to_multiple_of)
+        read, labels = written(
+            targets,
+            decoder_start(self.model, self.facts.vocabulary or Vocabulary(0)),
+            self.pad_token_id,
+            self.pad_to_multiple_of,
+        )
         inputs = {
             "input_ids": padded(sources, wide, self.pad_token_id),
             "attention_mask": padded([np.ones(len(source), np.int64) for source in sources], wide, 0),
-            "decoder_input_ids": padded(read, long, self.pad_token_id),
+            "decoder_input_ids": read,
         }
-        labels = padded(targets, long, IGNORE)
         return MicroBatch(inputs, {"labels": labels}, positions(samples), sum(map(len, (*sources, *targets))))
 
-    def _length(self, arrays: Sequence[np.ndarray]) -> int:
-        return -(-max(map(len, arrays)) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+def written(targets: Sequence[np.ndarray], start: int, pad: int, of: int) -> tuple[Tensor, Tensor]:
+    """What a decoder reads, and the labels at the positions that predict them: both [texts, length].
+
+    Args:
+        start: the token with which the decoder begins.
+        pad: the token of padding positions.
+        of: the length is a multiple of this.
+    """
+    length = multiple(targets, of)
+    read = [np.concatenate([[start], target[:-1]]) for target in targets]
+    return padded(read, length, pad), padded(targets, length, IGNORE)
+
+
+def multiple(arrays: Sequence[np.ndarray], of: int) -> int:
+    """Length of the longest array, rounded up to a multiple."""
+    return -(-max(map(len, arrays)) // of) * of

@@ -19,7 +19,11 @@ from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, draws, positions
 from .padded_collator import padded
+from .processors import FIXED
 from .waveform_frames import output_frames
+
+FRAME = 0.01
+"""Seconds between frames of a spectrum, where the feature extractor does not say."""
 
 
 @dataclass
@@ -53,7 +57,8 @@ class SpeechCollator(Collator):
         self.frames = output_frames(self.model)
         self.rate = self.extractor.sampling_rate  # of the waveform, which is what spans and lengths are measured in
         self.takes_mask = bool(getattr(self.extractor, "return_attention_mask", True))
-        if not self.takes_mask and self.longest_seconds is None:
+        self.fixed = any(hasattr(self.extractor, name) for name in FIXED)
+        if not self.takes_mask and not self.fixed and self.longest_seconds is None:
             why = f"is needed, since a {self.model.model_type} with these settings takes no mask of the padding: what "
             why += "it makes of a sound would depend on the others in its micro-batch"
             fix = "set it to the length of the longest sound, in seconds"
@@ -65,7 +70,15 @@ class SpeechCollator(Collator):
         return super().__call__([{**one, self.name: self.mask(one[self.name], place)} for one, place in pairs])
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        lengths = [len(sample[self.name]) for sample in samples]
+        inputs, lengths = self.sounds(samples)
+        frames = self.frames(torch.tensor(lengths)).to(torch.int64)
+        return MicroBatch(inputs, self._targets(samples, frames), positions(samples), int(frames.sum()))
+
+    def sounds(self, samples: Sequence[Sample]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Inputs of the model, and the length of each sound."""
+        lengths = [sample[self.name].shape[time_axis(sample[self.name], self.extractor)] for sample in samples]
+        if self.fixed:
+            return {self.name: torch.from_numpy(np.stack([sample[self.name] for sample in samples]))}, lengths
         longest = max(lengths)
         if self.longest_seconds is not None:
             room = round(self.longest_seconds * self.rate)
@@ -77,9 +90,7 @@ class SpeechCollator(Collator):
         inputs = {self.name: padded(sounds, longest, getattr(self.extractor, "padding_value", 0.0))}
         if self.takes_mask:
             inputs["attention_mask"] = padded([np.ones(length, np.int64) for length in lengths], longest, 0)
-        frames = self.frames(torch.tensor(lengths)).to(torch.int64)
-        targets = self._targets(samples, frames)
-        return MicroBatch(inputs, targets, positions(samples), int(frames.sum()))
+        return inputs, lengths
 
     def _targets(self, samples: Sequence[Sample], frames: torch.Tensor) -> dict[str, Any]:
         if "labels" not in samples[0]:
@@ -88,11 +99,24 @@ class SpeechCollator(Collator):
         return {"labels": padded(texts, max(map(len, texts)), IGNORE), "frames": frames}
 
     def mask(self, sound: np.ndarray, position: int) -> np.ndarray:
-        """A copy of a sound [samples] with silent spans; the sound at ``position`` of the stream."""
-        span = min(max(round(self.span_seconds * self.rate), 1), len(sound))
+        """A copy of a sound with silent spans; the sound at ``position`` of the stream."""
+        axis = time_axis(sound, self.extractor)
+        length = sound.shape[axis]
+        rate = self.rate if sound.ndim == 1 else self.rate / getattr(self.extractor, "hop_length", FRAME * self.rate)
+        span = min(max(round(self.span_seconds * rate), 1), length)
         numbers = draws(self.seed, position, "sound")
-        count = int(self.masked * len(sound) / span + numbers.random())  # a fraction of a span is drawn
+        count = int(self.masked * length / span + numbers.random())  # a fraction of a span is drawn
         sound = sound.copy()
-        for start in numbers.integers(len(sound) - span + 1, size=count):
-            sound[start : start + span] = 0.0
+        silent = np.moveaxis(sound, axis, 0)  # a view
+        for start in numbers.integers(length - span + 1, size=count):
+            silent[start : start + span] = 0.0
         return sound
+
+
+def time_axis(sound: np.ndarray, extractor: Any) -> int:
+    """The dimension of a sound's features that is time: the last one of [frequencies, time], the middle one of
+    [channels, time, frequencies], else the first."""
+    if sound.ndim == 3:
+        return 1
+    size = getattr(extractor, "feature_size", None)
+    return 1 if sound.ndim == 2 and sound.shape[0] == size and sound.shape[1] != size else 0

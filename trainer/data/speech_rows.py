@@ -86,9 +86,18 @@ class TranscribedSpeech(Samples):
 
 
 def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
-    """What the feature extractor makes of a stored sound: float32 arrays whose first dimension is time."""
+    """What the feature extractor makes of a stored sound: float32 [time], [time, frequencies] or, where every sound is
+    brought to one length, [frequencies, time] or [channels, time, frequencies].
+
+    Raises:
+        ValueError: the sound is longer than this length.
+    """
     rate = extractor.sampling_rate
-    found = extractor(waveform(stored, rate), sampling_rate=rate, return_attention_mask=False)
+    sound = waveform(stored, rate)
+    most = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
+    if most is not None and len(sound) > most:
+        raise ValueError(f"its sound of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s of the model")
+    found = extractor(sound, sampling_rate=rate, return_attention_mask=False)
     name = extractor.model_input_names[0]
     return {name: np.asarray(found[name][0], np.float32)}
 

@@ -11,7 +11,7 @@ from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
 from .samples import Given, Samples
-from .text_rows import text_processor, token_counts
+from .text_rows import ended, text_processor, token_counts
 from .text_values import vocabulary_of
 
 
@@ -56,11 +56,11 @@ class TextPairs(Samples):
         source = self.processor(
             self.prefix + row["source"], truncation=True, max_length=self.length, return_token_type_ids=False
         )
-        target = self.processor(text_target=row["target"], truncation=True, max_length=self.target_length)
-        return {
-            "input_ids": np.asarray(source["input_ids"], np.int64),
-            "labels": np.asarray(target["input_ids"], np.int64),
-        }
+        target = ended(self._target, row["target"], self.processor, self.target_length)
+        return {"input_ids": np.asarray(source["input_ids"], np.int64), "labels": target}
+
+    def _target(self, text: str, **options: Any) -> Any:
+        return self.processor(text_target=text, **options)
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         sources = [self.prefix + str(text or "") for text in rows["source"]]

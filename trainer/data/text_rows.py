@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
 from .content_stamp import hash_json
@@ -49,6 +50,24 @@ def token_counts(tokenizer: Any, texts: Sequence[Any], pairs: Sequence[Any] | No
     beside = [str(text or "") for text in pairs] if pairs is not None else None
     encoded = tokenizer(plain, beside, truncation=False, verbose=False)
     return [len(ids) for ids in encoded["input_ids"]]
+
+
+def ended(encode: Any, text: str, tokenizer: Any, length: int) -> np.ndarray:
+    """Tokens of a text that a model is to write, at most ``length``, with the token that ends it.
+
+    Args:
+        encode: the tokenizer, or a function like it.
+
+    Raises:
+        UserError: the tokenizer has no such token, so that no written text would end.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        fix = "set data.tokenizer.kind=unigram, bpe or wordpiece, or name a tokenizer with an eos_token"
+        raise UserError(Problem("data.tokenizer", "has no token that ends a text, and the model is to write some", fix))
+    tokens = encode(text, truncation=True, max_length=length, verbose=False)["input_ids"]
+    tokens = tokens if tokens and tokens[-1] == end else [*tokens[: length - 1], end]
+    return np.asarray(tokens, np.int64)
 
 
 def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> Any:

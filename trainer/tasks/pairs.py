@@ -6,8 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BIAS = 1e-3
+"""Share of the largest logit that no scale of the products explains, where a bias is added. It changes no softmax."""
 
-def pair_losses(one: Tensor, other: Tensor, scale: Tensor, paired: Tensor) -> tuple[Tensor, Tensor]:
+
+def pair_losses(
+    one: Tensor, other: Tensor, scale: Tensor, paired: Tensor, other_scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum over the pairs of the symmetric cross-entropy (InfoNCE), and the logits.
 
     Args:
@@ -15,34 +20,42 @@ def pair_losses(one: Tensor, other: Tensor, scale: Tensor, paired: Tensor) -> tu
         other: [pairs, size], likewise.
         scale: inverse temperature.
         paired: [pairs], false for rows that only fill a place: they are no candidates.
+        other_scale: inverse temperature of finding ``one`` for ``other``; None if it is ``scale``.
     """
     logits = scale.float() * one.float() @ other.float().T
-    return _loss(logits, paired), logits
+    back = None if other_scale is None else other_scale.float() * other.float() @ one.float().T
+    return _loss(logits, paired, back), logits
 
 
 def scale_of(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """The inverse temperature of ``logits`` = scale x one x other, with its gradient.
+    """The inverse temperature of ``logits`` = scale x one x other (+ a bias, as SigLIP has), with its gradient.
 
     It is read from the outputs because the parameter itself is gathered inside of the model's forward pass only, under
     plans that shard it.
     """
+    logits = logits.float()
     products = one.float() @ other.float().T  # with its gradient, so that features have none by the scale
-    return (logits.float() * products).sum() / (products**2).sum()
+    scale = (logits * products).sum() / (products**2).sum()
+    if (logits - scale * products).detach().abs().max() > BIAS * logits.detach().abs().max():
+        logits, products = logits - logits.mean(), products - products.mean()
+        scale = (logits * products).sum() / (products**2).sum()
+    return scale
 
 
-def pair_sums(logits: Tensor, paired: Tensor) -> dict[str, Tensor]:
-    """Sums of a micro-batch with the given logits [pairs, pairs]."""
+def pair_sums(logits: Tensor, paired: Tensor, back: Tensor | None = None) -> dict[str, Tensor]:
+    """Sums of a micro-batch with the given logits [pairs, pairs], and those of the way back, if they differ."""
     logits = logits.float().masked_fill(~paired, -torch.inf)
     own = torch.arange(len(logits), device=logits.device)
     return {
-        "loss": _loss(logits, paired),
+        "loss": _loss(logits, paired, back),
         "found": ((logits.argmax(1) == own) & paired).sum(),
         "labels": paired.sum(),
     }
 
 
-def _loss(logits: Tensor, paired: Tensor) -> Tensor:
+def _loss(logits: Tensor, paired: Tensor, back: Tensor | None = None) -> Tensor:
     there = paired.nonzero().squeeze(1)
     logits = logits[there][:, there]
+    back = logits.T if back is None else back.float()[there][:, there]
     own = torch.arange(len(there), device=logits.device)
-    return (F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(logits.T, own, reduction="sum")) / 2
+    return (F.cross_entropy(logits, own, reduction="sum") + F.cross_entropy(back, own, reduction="sum")) / 2

@@ -85,8 +85,8 @@ def test_every_published_preset_is_here() -> None:
 def test_presets_build_on_meta_with_the_published_size(name: str) -> None:
     settings = {key: _number(value) for key, value in PRESETS[name]["config"].items()}
     config = ModelConfig(**{**PRESETS[name], "config": settings})
-    assert check_model(config, 128) == []
     head = next((task for task, _ in config.spec.heads), None) or OTHER_HEADS[config.spec.name]
+    assert check_model(config, 128, head) == []
     model = build_on_meta(config, head, Vocabulary(30))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert blocks_of(model, described(config.spec, model))

@@ -52,9 +52,10 @@ def test_each_family_names_its_own_fields(family: str, tensor: int, config: dict
 
 def test_sequences_must_divide() -> None:
     values = RecipeValues(8, 8, None, 1, {}, "constant", 0, 0.0, 8, length=63, length_key="data.block_size")
-    (problem,) = check_sequence(2, values)
+    (problem,) = check_sequence(families()["llama"], 2, values)
     assert problem.field == "plan.sequence_parallel" and "data.block_size=62" in problem.fix
-    assert check_sequence(3, values) == check_sequence(2, dataclasses.replace(values, length=None)) == []
+    assert check_sequence(families()["llama"], 3, values) == []
+    assert check_sequence(families()["llama"], 2, dataclasses.replace(values, length=None)) == []
 
 
 def test_a_family_without_a_plan_names_those_that_have_one() -> None:

@@ -1,0 +1,75 @@
+"""Samples of pictures with boxes around the things in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ...errors import Problem, UserError
+from ...models.facts import Facts
+from ...models.loss import IGNORE
+from ...parallel.micro_batch import MicroBatch
+from .base_collator import Collator, Sample, positions
+from .image_collator import stacked
+from .image_rows import opened_image, pixel_values
+from .padded_collator import padded
+from .processors import channels_of, image_processor, vision_part
+from .samples import Given, Samples
+
+
+class BoxedImages(Samples):
+    """A picture, its boxes as (left, top, width, height) in pixels, and the label of each."""
+
+    columns: ClassVar[dict[str, bool]] = {"image": True, "boxes": True, "labels": True}
+    unit = "images"
+
+    def __init__(self, given: Given) -> None:
+        self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
+        if getattr(self.processor, "do_center_crop", None):
+            why = "cuts pictures, so that boxes would lie elsewhere"
+            raise UserError(
+                Problem("data.processor", why, "set do_center_crop to false in its preprocessor_config.json")
+            )
+        found = {str(label) for labels in given.rows["labels"] for label in labels or []}
+        self.facts = Facts(None, tuple(given.config.labels or sorted(found)))
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        picture = opened_image(row["image"], self.channels)
+        labels, boxes = [str(label) for label in row["labels"] or []], row["boxes"] or []
+        if len(labels) != len(boxes):
+            raise ValueError(f"it has {len(boxes)} boxes and {len(labels)} labels")
+        if unknown := [label for label in labels if label not in self.facts.labels]:
+            raise ValueError(f"its label {unknown[0]!r} is none of {', '.join(self.facts.labels[:10])}")
+        corners = np.asarray(boxes, np.float32).reshape(-1, 4)
+        middles = corners[:, :2] + corners[:, 2:] / 2
+        size = np.asarray([picture.width, picture.height] * 2, np.float32)
+        return {
+            "pixel_values": pixel_values(self.processor, picture),
+            "boxes": np.concatenate([middles, corners[:, 2:]], 1) / size,
+            "classes": np.asarray([self.facts.labels.index(label) for label in labels], np.int64),
+        }
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"image": "a picture", "labels": ", ".join(map(str, row["labels"] or []))}
+
+
+@dataclass
+class BoxCollator(Collator):
+    """Stacks pictures of one size. The targets are ``boxes`` [pictures, most, 4] as shares of the picture (middle and
+    size), ``classes`` [pictures, most], and ``pictures``, false for rows that only fill a place."""
+
+    micro_batch_size: int
+    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
+
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
+        most = max(1, *(len(sample["classes"]) for sample in samples))
+        targets = {
+            "boxes": padded([sample["boxes"] for sample in samples], most, 0.0),
+            "classes": padded([sample["classes"] for sample in samples], most, IGNORE),
+            "pictures": torch.ones(len(samples), dtype=torch.bool),
+        }
+        return MicroBatch({"pixel_values": stacked(samples)}, targets, positions(samples), len(samples))

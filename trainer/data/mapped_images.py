@@ -1,0 +1,70 @@
+"""Samples of pictures with a map: another picture of the same size, whose pixels are numbers of classes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ...models.facts import Facts
+from .base_collator import Sample
+from .image_collator import NOTHING
+from .image_rows import opened_image, pixel_values
+from .processors import channels_of, image_processor, vision_part
+from .samples import Given, Samples
+
+
+class MappedImages(Samples):
+    """A picture and its map. Classes are called by ``data.labels``, else by their numbers."""
+
+    columns: ClassVar[dict[str, bool]] = {"image": True, "map": True}
+    unit = "images"
+
+    def __init__(self, given: Given) -> None:
+        self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
+        self.cuts = "segmentation_maps" in inspect.signature(self.processor.preprocess).parameters
+        names = given.config.labels or [str(number) for number in range(_classes(given))]
+        self.facts = Facts(None, tuple(names))
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        picture, numbers = opened_image(row["image"], self.channels), _numbers(row["map"])
+        if numbers.shape != (picture.height, picture.width):
+            raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its picture")
+        known = numbers < len(self.facts.labels)
+        if not (known | (numbers == NOTHING)).all():
+            wrong = int(numbers[~known & (numbers != NOTHING)][0])
+            raise ValueError(f"its map has a {wrong}, but there are {len(self.facts.labels)} classes")
+        if self.cuts:
+            made = self.processor(images=picture, segmentation_maps=numbers, return_tensors="np")
+            pixels, labels = made["pixel_values"][0], made["labels"][0]
+        else:
+            pixels = pixel_values(self.processor, picture)
+            size = pixels.shape[2], pixels.shape[1]
+            labels = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
+        return {"pixel_values": np.asarray(pixels, np.float32), "label": np.asarray(labels, np.int64)}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"image": "a picture", "map": "a map of its classes"}
+
+
+def _numbers(stored: Any) -> np.ndarray:
+    """The map of stored bytes: whole numbers [height, width]."""
+    import io
+
+    data = stored["bytes"] if isinstance(stored, dict) else stored
+    opened = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else Image.open(stored["path"])
+    array = np.asarray(opened)
+    if array.ndim != 2:
+        raise ValueError(f"its map is a picture of the mode {opened.mode}; it must have one number per pixel")
+    return array.astype(np.uint8)
+
+
+def _classes(given: Given) -> int:
+    """Number of classes in the maps of the rows to train on."""
+    most = 0
+    for row in given.rows.select_columns(["map"]):
+        numbers = _numbers(row["map"])  # type: ignore[index]
+        most = max(most, int(numbers[numbers != NOTHING].max(initial=0)))
+    return most + 1

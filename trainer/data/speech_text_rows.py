@@ -1,0 +1,72 @@
+"""Samples of speech with its text, for models that write the text token by token."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...models.facts import Facts
+from .base_collator import Sample
+from .padded_collator import INPUTS
+from .processors import feature_extractor
+from .samples import Given, Samples
+from .speech_rows import features
+from .text_rows import ended, text_processor
+from .text_values import vocabulary_of
+
+
+class WrittenSpeech(Samples):
+    """A sound and the text that is said in it, with the token that ends a text."""
+
+    columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
+    unit = "frames"
+
+    def __init__(self, given: Given) -> None:
+        self.features, tokens = feature_extractor(given), text_processor(given, "text")
+        self.processor = SpeechAndText(self.features, tokens)
+        self.length, self.facts = given.config.block_size, Facts(vocabulary_of(tokens))
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        text = " ".join(str(row["text"] or "").split())
+        if not text:
+            raise ValueError("it has no text")
+        tokenizer = self.processor.tokenizer
+        return {**features(self.features, row["audio"]), "labels": ended(tokenizer, text, tokenizer, self.length)}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"audio": "a sound", "text": str(row["text"])}
+
+
+class CaptionedSounds(Samples):
+    """A sound and its caption, for models that hear the one and read the other."""
+
+    columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
+    unit = "frames"
+
+    def __init__(self, given: Given) -> None:
+        self.features, tokens = feature_extractor(given), text_processor(given, "text")
+        self.processor = SpeechAndText(self.features, tokens)
+        self.length, self.facts = given.config.block_size, Facts(vocabulary_of(tokens))
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        if not row["text"]:
+            raise ValueError("it has no text")
+        encoded = self.processor.tokenizer(row["text"], truncation=True, max_length=self.length, verbose=False)
+        arrays = {name: np.asarray(ids, np.int64) for name, ids in encoded.items() if name in INPUTS}
+        return {**features(self.features, row["audio"]), **arrays}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"audio": "a sound", "text": str(row["text"])}
+
+
+class SpeechAndText:
+    """A feature extractor and a tokenizer, saved side by side as transformers' processors of both are."""
+
+    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
+        self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write the files of both into ``folder``."""
+        self.feature_extractor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,37 @@
+"""The task of bringing sounds and their captions together (CLAP, https://arxiv.org/abs/2211.06687)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .contrastive import Contrastive
+from .task import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AudioContrastive(Contrastive):
+    """Cross-entropy of finding each sound's caption, and each caption's sound, among those of the global batch. Each
+    direction has a temperature of its own. Metrics are those of pictures and captions."""
+
+    samples = "trireme.trainer.data.speech_text_rows.CaptionedSounds"
+    collator = "trireme.trainer.data.sound_text_collator.SoundTextCollator"
+
+    def features(self, outputs: Any) -> dict[str, Tensor]:
+        from .pairs import scale_of
+
+        sound, text = outputs.audio_embeds, outputs.text_embeds
+        scales = scale_of(outputs.logits_per_audio, sound, text), scale_of(outputs.logits_per_text, text, sound)
+        return {"sound": sound, "text": text, "scale": scales[0], "text_scale": scales[1]}
+
+    def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
+        from .pairs import pair_losses
+
+        arguments = outputs["sound"], outputs["text"], outputs["scale"], targets["paired"]
+        return pair_losses(*arguments, other_scale=outputs["text_scale"])[0]
+
+    def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
+        from .pairs import pair_sums
+
+        return pair_sums(outputs.logits_per_audio, targets["paired"], outputs.logits_per_text)
