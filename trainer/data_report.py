@@ -142,17 +142,18 @@ def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generato
 def _evaluated(corpus: Corpus, name: str, count: int) -> Generator[Collated]:
     """The first samples of a set as an evaluation gets them."""
     for micro in corpus.eval_batches(max(count, 1), 0, 1, name):
-        yield from _rows(corpus, micro, iter(micro.samples.tolist()), evaluated=True)
+        for sample in _rows(corpus, micro, iter(micro.samples.tolist())):  # whose positions are places in the set
+            yield replace(sample, position=None)
 
 
-def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int], evaluated: bool = False) -> Iterator[Collated]:
+def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int]) -> Iterator[Collated]:
     """The samples of a micro-batch, without those that only fill a place."""
     for row, position in enumerate(micro.samples.tolist()):
         index = next(indices)
         if position < 0:
             continue
         inputs, targets = (map_tensors(tree, partial(_array, row=row)) for tree in (micro.inputs, micro.targets))
-        yield Collated(inputs, targets, index, None if evaluated else position, str(corpus.task.head))
+        yield Collated(inputs, targets, index, position, str(corpus.task.head))
 
 
 def _array(tensor: Tensor, row: int) -> Any:

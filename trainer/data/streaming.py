@@ -398,7 +398,7 @@ class StreamingCorpus(Corpus):
         if not self._collected:
             return SetFacts(name, {"documents": None, "tokens": None}, notes=["read when it is first evaluated"])
         blocks = self._held_out.blocks
-        about = f"the first {len(blocks)} blocks of the stream's held-out documents, as many as trainer.eval_samples"
+        about = "the beginning of the stream's held-out documents, as long as trainer.eval_samples asks for"
         sizes: dict[str, int | None] = {"tokens": sum(map(len, blocks)), "blocks": len(blocks)}
         return SetFacts(name, sizes, spreads=spread("tokens of a block", list(map(len, blocks))), notes=[about])
 

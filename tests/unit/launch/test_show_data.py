@@ -256,6 +256,25 @@ def test_a_stream_says_that_its_size_is_unknown(folder: Path, capsys: pytest.Cap
     assert "a stream: its end is not known" in result.stdout and "sample 0 of the run" in result.stdout
 
 
+def test_a_mixture_is_shown_by_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = "trireme.trainer.data.sources.Files"
+    (folder / "more.jsonl").write_text(
+        "".join(json.dumps({"text": f"oar {number} " * 9}) + "\n" for number in range(30))
+    )
+    sources = [f"{name}: {{weight: {weight}, source: {{_target_: {files}, paths: [{name}.jsonl]}}}}"
+               for name, weight in (("docs", 3), ("more", 1))]  # fmt: skip
+    given = ["data.source=null", f"data.sources={{{', '.join(sources)}}}"]
+    result = trireme_here(capsys, "data", "masked.yaml", *given, "--samples", "8", "--html", "page.html")
+    assert result.returncode == 0, result.stderr
+    train = result.stdout[: result.stdout.index("held_out")]
+    assert re.search(r"^  docs +\d+ +75.0%", train, re.M) and re.search(r"^  more +\d+ +25.0%", train, re.M)
+    assert result.stdout.count("data_source\n    docs") == 6 and result.stdout.count("data_source\n    more") == 2
+    assert "75.0%" in (folder / "page.html").read_text()
+    held = trireme_here(capsys, "data", "masked.yaml", *given, "--samples", "20", "--set", "held_out")
+    numbers = [int(number) for number in re.findall(r"^sample (\d+) of held_out$", held.stdout, re.M)]
+    assert numbers == list(range(len(numbers))) and len(numbers) > 8
+
+
 OWN = """
 import numpy as np
 import torch
