@@ -13,7 +13,7 @@ from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
 from .mixed_source import SOURCES, problem_of_source, source_key
-from .row_source import RowSource
+from .row_source import NO_STREAM, RowSource
 
 
 def check_data(config: DataConfig, collator: Component | None = None, rows: bool = False) -> list[Problem]:
@@ -22,7 +22,7 @@ def check_data(config: DataConfig, collator: Component | None = None, rows: bool
     Args:
         rows: whether the task learns from rows, not from documents.
     """
-    problems: list[Problem] = []
+    problems: list[Problem] = [NO_STREAM] if rows and config.streaming else []
     texts: dict[str, list[str] | None] = {}
     mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
     further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import Problem, UserError
+from ...errors import UserError
 from ..component import Component
 from ..settings import TrainerConfig
 from ..tasks.task import Task
@@ -94,12 +94,12 @@ def _rows(
     """The corpus of a task that learns from rows."""
     from .open_samples import made_samples, open_samples
     from .prepare_rows import prepared_rows
+    from .row_source import NO_STREAM
     from .rows_corpus import RowsCorpus
 
     kind = open_samples(str(task.samples), config.samples)
     if config.streaming:
-        fix = "set data.streaming=false; rows are read from disk while training"
-        raise UserError(Problem("data.streaming", "does not go with a task that learns from rows", fix, True))
+        raise UserError(NO_STREAM)
     beside = Path(weights) if weights else None
     if config.sources is not None:
         from .mixed_rows import open_mixed_rows

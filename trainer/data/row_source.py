@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+NO_STREAM = Problem(
+    "data.streaming",
+    "does not go with a task that learns from rows",
+    "set data.streaming=false; rows are read from disk while training",
+    True,
+)
+
+
 class RowSource(DocumentSource):
     """The source at ``key`` of the recipe, which gives rows of several columns."""
 

@@ -181,5 +181,6 @@ def test_a_recipe_names_splits_by_group(
         assert line in result.stdout
     assert re.search(r"^  bad +4 +50.0%", result.stdout, re.M)
     stream = ["data.streaming=true", "data.deduplicate=false", "data.tokenizer.sample_documents=9"]
-    refused(trireme_here(capsys, "data", "reviews.yaml", *stream), "data.streaming")
+    for command in ("check", "data"):
+        refused(trireme_here(capsys, command, "reviews.yaml", *stream), "data.streaming")
     refused(trireme_here(capsys, "data", "reviews.yaml", "data.source.path=./none"), "there is no such folder")
