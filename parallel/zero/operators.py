@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -34,12 +35,14 @@ def load_operator(builder: str) -> None:
     """Compile (once per environment of this machine) and load an operator by the name of its builder."""
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder()))
     made = current_accelerator().create_op_builder(builder)
-    if made is None:
+    if made is None or _load_compiled(made):
         return
-    if not _is_built(made.name):
+    if not _library(made.name).exists():
         log.info("compiling DeepSpeed's operator %s: once per environment, a minute or more", made.name)
     with quiet(), one_at_a_time(made.name), own_ninja():
-        made.load(verbose=False)
+        if not _load_compiled(made):  # another rank may have compiled it meanwhile
+            made.load(verbose=False)
+            _note(made.name)
 
 
 def own_folder() -> Path:
@@ -47,21 +50,66 @@ def own_folder() -> Path:
 
     torch has one folder for all environments of a user. Their versions and the paths that the compiler is given differ,
     so that two environments which take turns, or one that is reached by two paths, would each compile everything again.
+    Operators are also compiled for the processor, and machines with different ones may share a home folder.
     """
-    import deepspeed
-    import torch
     from torch.utils.cpp_extension import get_default_build_root
 
+    return Path(get_default_build_root()) / f"trireme_{_hash(_environment())}"
+
+
+def _environment() -> list[str]:
+    """What operators are compiled for: versions, paths of packages, the processor's abilities."""
+    import deepspeed
+    import torch
+
     packages = [str(Path(str(module.__file__)).parent) for module in (torch, deepspeed)]
-    made_with = [torch.__version__, deepspeed.__version__, sys.version, sysconfig.get_path("include"), *packages]
-    name = hashlib.blake2b("\n".join(made_with).encode(), digest_size=8).hexdigest()
-    return Path(get_default_build_root()) / f"trireme_{name}"
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    versions = [torch.__version__, deepspeed.__version__, sys.version, sysconfig.get_path("include")]
+    return [*versions, *packages, *flags]
 
 
-def _is_built(name: str) -> bool:
+def _load_compiled(made: Any) -> bool:
+    """Load a finished operator without asking the compiler and ninja about it, which takes seconds for each."""
+    library = _library(made.name)
+    note = library.with_suffix(".compiled")
+    if not (library.exists() and note.exists() and note.read_text() == _state_of(library)):
+        return False
+    if made.name not in made._loaded_ops:
+        spec = importlib.util.spec_from_file_location(made.name, library)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        made._loaded_ops[made.name] = module
+    return True
+
+
+def _note(name: str) -> None:
+    """Note that an operator is finished: a build that was killed leaves a library that is not."""
+    library = _library(name)
+    if library.exists():  # DeepSpeed may have been installed with its operators
+        library.with_suffix(".compiled").write_text(_state_of(library))
+
+
+def _state_of(library: Path) -> str:
+    """The library's file, and what its code depends on."""
+    import torch
+
+    found, devices = library.stat(), range(torch.cuda.device_count())
+    asked = [str(os.environ.get(name)) for name in ("CXX", "CFLAGS", "CXXFLAGS", "TORCH_CUDA_ARCH_LIST")]
+    capabilities = [str(torch.cuda.get_device_capability(device)) for device in devices]
+    return _hash([str(found.st_size), str(found.st_mtime_ns), *_environment(), *asked, *capabilities])
+
+
+def _hash(parts: list[str]) -> str:
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _library(name: str) -> Path:
     from torch.utils.cpp_extension import _get_build_directory
 
-    return (Path(_get_build_directory(name, verbose=False)) / f"{name}.so").exists()
+    return Path(_get_build_directory(name, verbose=False)) / f"{name}.so"
 
 
 def load_operators(config: dict[str, Any]) -> None:

@@ -131,6 +131,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "what it says of them",
     ),
     "_REMOVED_ZERO_CONFIG_KEYS": (f"{REMOVED}_REMOVED_ZERO_CONFIG_KEYS", "what it says of keys that it has dropped"),
+    "_loaded_ops": (
+        "deepspeed.ops.op_builder.builder:OpBuilder._loaded_ops",
+        "where its classes find an operator that is loaded; its own way of loading asks the compiler first",
+    ),
     "_copy_recovery_script": (
         "deepspeed.runtime.engine:DeepSpeedEngine._copy_recovery_script",
         "it writes a file past the checkpoint engine; an error there must reach all ranks",

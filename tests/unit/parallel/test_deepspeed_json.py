@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -464,6 +465,29 @@ def test_a_folder_for_operators_that_is_named_is_kept(
         monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
     load_operator("CPUAdamBuilder")
     assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path if named else own_folder())
+
+
+def test_a_compiled_operator_is_loaded_without_its_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is trusted once its build has ended, and while it and what it was made for are the same."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder  # type: ignore[attr-defined]
+
+    load_operator("CPUAdamBuilder")
+    built = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "cpu_adam"
+    shutil.copytree(built, tmp_path / "cpu_adam", ignore=shutil.ignore_patterns("*.o", "*.compiled"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    loaded, asked = dict(CPUAdamBuilder._loaded_ops), []
+    monkeypatch.setattr(CPUAdamBuilder, "load", lambda self, verbose: asked.append(self.name))
+    for changed in (None, "library", "compiler"):
+        if changed == "library":
+            os.utime(tmp_path / "cpu_adam" / "cpu_adam.so")
+        if changed == "compiler":
+            monkeypatch.setenv("CXX", "another-g++")
+        CPUAdamBuilder._loaded_ops.pop("cpu_adam", None)
+        load_operator("CPUAdamBuilder")  # asks the builder: nothing says that the library is finished
+        load_operator("CPUAdamBuilder")
+        assert CPUAdamBuilder._loaded_ops["cpu_adam"].adam_update
+    assert asked == ["cpu_adam"] * 3
+    CPUAdamBuilder._loaded_ops.update(loaded)
 
 
 class NoBuilder:
