@@ -87,3 +87,9 @@ def test_starts_are_timed(tmp_path: Path) -> None:
     for ours, theirs in load("startup").measure(tmp_path, 1, "").values():
         assert len(ours) == len(theirs) == 1
         assert all(one.waited > 0 and one.processor > 0 for one in (*ours, *theirs))
+
+
+def test_the_tiny_model_of_the_overhead_trains():
+    overhead = load("engine_overhead")
+    ours, theirs = overhead.measure(overhead.TINY, 8, block=1, rounds=2)
+    assert len(ours) == len(theirs) == 2 and min(*ours, *theirs) > 0
