@@ -96,7 +96,10 @@ def test_libraries_follow_the_log_level(level: str, libraries: str, tmp_path: Pa
         set_verbosity_warning()
 
 
-def test_a_folder_that_holds_no_run_is_answered_with_those_that_do(tmp_path: Path, capsys) -> None:
+def test_a_folder_that_holds_no_run_is_answered_with_those_that_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without a folder of runs
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "log.txt").touch()
     answer = trireme_here(capsys, "logs", str(tmp_path / "tinny"))
