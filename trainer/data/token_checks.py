@@ -57,7 +57,16 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
         return
     tokens = [micro.inputs["input_ids"] for micro in batch.micro_batches if "input_ids" in micro.inputs]
     most = max((int(rows.max()) for rows in tokens if rows.numel()), default=0)
-    known = model.get_input_embeddings().num_embeddings if tokens else 0
-    if tokens and most >= known:
+    known = _embeddings(model) if tokens else None
+    if known is not None and most >= known:
         name = component["_target_"] if own and component else type(samples).__qualname__
         raise UserError(wrong_collator(name, f"gives the token {most}, but the model has {known} embeddings"))
+
+
+def _embeddings(model: Any) -> int | None:
+    """How many tokens a model of transformers knows; of models with several parts, the one that reads texts."""
+    try:
+        found = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # a model of several parts
+        found = None
+    return getattr(model.config.get_text_config(), "vocab_size", None) if found is None else found
