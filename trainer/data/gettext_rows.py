@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,23 @@ class GettextCatalogues:
         return source != target and all(self.shortest <= len(text) <= self.longest for text in pair)
 
     def _files(self) -> list[Path]:
-        pattern = f"**/{self.language}/LC_MESSAGES/*.mo"
-        roots = [Path(os.path.expanduser(root)) for root in self.searched]
-        found = sorted({file.resolve() for root in roots if root.is_dir() for file in root.glob(pattern)})
-        if not found:
-            why = f"hold no catalogue of the language {self.language} (LANGUAGE/LC_MESSAGES/*.mo)"
-            fix = "name folders that do, or install a package of translations, such as Debian's locales or gettext"
-            raise UserError(Problem("data.source.roots", why, fix, self.searched))
-        return found
+        return catalogues(self.language, self.searched)
+
+
+def catalogues(language: str, roots: Sequence[str]) -> list[Path]:
+    """The catalogues of a language below ``roots``, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders = [Path(os.path.expanduser(root)) for root in roots]
+    pattern = f"**/{language}/LC_MESSAGES/*.mo"
+    found = sorted({file.resolve() for folder in folders if folder.is_dir() for file in folder.glob(pattern)})
+    if not found:
+        why = f"hold no catalogue of the language {language} (LANGUAGE/LC_MESSAGES/*.mo)"
+        fix = "name folders that do, or install a package of translations, such as Debian's locales or gettext"
+        raise UserError(Problem("data.source.roots", why, fix, roots))
+    return found
 
 
 def catalogue(path: Path) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.catalogues import write_catalogue
 from trireme.errors import UserError
 from trireme.models.facts import Facts
 from trireme.models.loss import IGNORE
@@ -29,19 +30,7 @@ MESSAGES = {"": "Content-Type: text/plain; charset=UTF-8\n", "yes": "oui", "a\x0
 
 
 def _catalogue(path: Path, order: str) -> Path:
-    """A catalogue as msgfmt writes it (its manual, "The Format of GNU MO Files")."""
-    import struct
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    texts = [[part.encode() for part in side] for side in zip(*MESSAGES.items(), strict=True)]
-    start, tables, strings = 28 + 16 * len(MESSAGES), b"", b""
-    for side in texts:
-        for text in side:
-            tables += struct.pack(f"{order}2I", len(text), start + len(strings))
-            strings += text + b"\0"
-    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(MESSAGES), 28, 28 + 8 * len(MESSAGES), 0, 0)
-    path.write_bytes(head + tables + strings)
-    return path
+    return write_catalogue(path, MESSAGES, order)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

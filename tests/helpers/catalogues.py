@@ -1,0 +1,21 @@
+"""Write gettext catalogues as msgfmt does (its manual, "The Format of GNU MO Files")."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_catalogue(path: Path, messages: Mapping[str, str], order: str = "<") -> Path:
+    """``messages`` and their translations in one file; ``order`` is the byte order, as ``struct`` writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [[part.encode() for part in side] for side in zip(*messages.items(), strict=True)]
+    start, tables, strings = 28 + 16 * len(messages), b"", b""
+    for side in texts:
+        for text in side:
+            tables += struct.pack(f"{order}2I", len(text), start + len(strings))
+            strings += text + b"\0"
+    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(messages), 28, 28 + 8 * len(messages), 0, 0)
+    path.write_bytes(head + tables + strings)
+    return path
