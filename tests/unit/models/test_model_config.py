@@ -74,7 +74,7 @@ OTHER_HEADS = {
     "auto": "image_classification",
 }
 """Head of families without an output layer over tokens."""
-TINY = {"persimmon_mini", "resnet_tiny", "t5_mini", *(f"{name}_tiny" for name in families())}
+TINY = {"persimmon_mini", "resnet_tiny", "bert_mini", "t5_mini", *(f"{name}_tiny" for name in families())}
 
 
 def test_every_published_preset_is_here() -> None:
