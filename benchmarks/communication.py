@@ -35,7 +35,7 @@ from bare import Look, deepspeed_step
 from helpers.micro_batches import loss_of
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
-from parity.matrix import LAYOUTS
+from parity.matrix import LAYOUTS, SPREAD
 from pipeline_idle import idle_fraction
 from rich.console import Console
 from rich.table import Table
@@ -236,7 +236,7 @@ def _alone(off: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--plans", default=",".join(LAYOUTS), help="comma separated")
+    parser.add_argument("--plans", default=",".join(SPREAD), help="comma separated")
     parser.add_argument("--micro-batches", type=int, default=1, help="of a step; pipelines run at least two")
     parser.add_argument("overrides", nargs="*", help="for every plan, such as plan.deepspeed.reduce_bucket_size=1000")
     options = parser.parse_args(argv)

@@ -1,5 +1,6 @@
 """The parity matrix: plan x family x accumulation x masks, against one process, for 20 steps in fp32.
 
+Decoders go through every plan, the other shapes of ``shapes.py`` through those without stages and pieces of tensors.
 ``make parity`` runs all of it, prints the table and writes ``docs/parity.md``; ``test_matrix.py`` runs a part.
 A step's loss and the norm of its global gradient are compared as relative differences; the first step tests the
 forward and the backward pass, the later ones every optimizer step before them.
@@ -7,20 +8,22 @@ forward and the backward pass, the later ones every optimizer step before them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
-from helpers.recipes import tiny_recipe
+from helpers.recipes import TINY
+from helpers.several_runs import train_all
 from helpers.zero import load_deepspeed
-from trireme.trainer.build import train
+from parity.shapes import SHAPES
 
 TOLERANCE = 1e-4
 STEPS = 20
 GLOBAL_BATCH = 16
 FAMILIES = ("persimmon", "gpt_neox", "llama", "gpt2")
-MASKS = {"full": [], "uneven": ["+collator._target_=helpers.masking.UnevenMasks"]}
+MASKS = ("full", "uneven")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Layout:
 
 
 LAYOUTS = {
+    "single": Layout(1, 1),
     "ddp": Layout(2, 2),
     "zero0": Layout(2, 2),
     "zero1": Layout(2, 2),
@@ -60,7 +64,9 @@ LAYOUTS = {
     "3d": Layout(8, 2, 2),
     "3d_zero1": Layout(8, 2, 2),
 }
-"""Every plan of ``configs/plan`` but ``single`` (a test holds this table to the folder)."""
+"""Every plan of ``configs/plan`` (a test holds this table to the folder)."""
+SPREAD = tuple(plan for plan in LAYOUTS if plan != "single")
+"""Plans of several ranks."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Case:
 
     plan: str
     family: str
+    """One of ``FAMILIES``, or a shape."""
     accumulation: int
     masks: str
     overrides: tuple[str, ...] = ()
@@ -94,34 +101,51 @@ def reference(folder: Path, family: str, masks: str, steps: int = STEPS) -> Path
     """The run of one process, whole batches at once; run once and kept in ``folder``."""
     run_dir = folder / f"single-{family}-{masks}-{steps}"
     if not (run_dir / "done").exists():
-        _train(run_dir, [*_common(family, masks, steps), f"trainer.micro_batch_size={GLOBAL_BATCH}"])
+        overrides = [*_common(folder, family, masks, steps), f"trainer.micro_batch_size={GLOBAL_BATCH}"]
+        train_all([(_file(family), run_dir, overrides)])
         (run_dir / "done").touch()
     return run_dir
 
 
 def difference(case: Case, folder: Path, steps: int = STEPS) -> float:
     """Largest relative difference of losses and gradient norms of ``case`` from one process."""
-    layout = LAYOUTS[case.plan]
-    run_dir = folder / f"{case.name}-{steps}"
-    micro = GLOBAL_BATCH // (layout.data * case.micro_batches)
-    overrides = [*_common(case.family, case.masks, steps), f"plan={case.plan}", f"trainer.micro_batch_size={micro}"]
-    overrides += case.overrides
+    return differences([case], folder, steps)[case.name]
+
+
+def differences(cases: Sequence[Case], folder: Path, steps: int = STEPS) -> dict[str, float]:
+    """The same for several cases of one plan, by their names: one group of ranks trains them one after the other."""
+    plan = cases[0].plan
+    assert all((case.plan, case.overrides) == (plan, cases[0].overrides) for case in cases)
+    if plan.startswith("zero"):
+        load_deepspeed()
+    ones = [training(reference(folder, case.family, case.masks, steps)) for case in cases]
+    jobs = [(_file(case.family), folder / f"{case.name}-{steps}", _overrides(case, folder, steps)) for case in cases]
+    run_ranks(train_all, LAYOUTS[plan].ranks, jobs, timeout=600)
+    found = {}
+    for case, one, (_, run_dir, _) in zip(cases, ones, jobs, strict=True):
+        many = training(run_dir)
+        counts = [[line.get("tokens", line.get("samples")) for line in side] for side in (one, many)]
+        assert len(many) == steps and counts[0] == counts[1], case.name
+        found[case.name] = worst_difference(one, many)
+    return found
+
+
+def _overrides(case: Case, folder: Path, steps: int) -> list[str]:
+    micro = GLOBAL_BATCH // (LAYOUTS[case.plan].data * case.micro_batches)
+    overrides = [*_common(folder, case.family, case.masks, steps), f"plan={case.plan}", *case.overrides]
+    overrides.append(f"trainer.micro_batch_size={micro}")
     if case.plan == "zero3_nvme":
         (folder / "nvme").mkdir(exist_ok=True)
         for part in ("offload_optimizer", "offload_param"):
             overrides.append(f"plan.deepspeed.{part}.nvme_path={folder / 'nvme'}")
-    if case.plan.startswith("zero"):
-        load_deepspeed()
-    run_ranks(_train, layout.ranks, run_dir, overrides, timeout=600)
-    one, many = training(reference(folder, case.family, case.masks, steps)), training(run_dir)
-    assert len(many) == steps and [line["tokens"] for line in one] == [line["tokens"] for line in many]
-    return worst_difference(one, many)
+    return overrides
 
 
-def _common(family: str, masks: str, steps: int) -> list[str]:
+def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
+    model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)] if family in SHAPES else [f"model={family}_tiny"]
     return [
-        f"model={family}_tiny",
-        *MASKS[masks],
+        *model,
+        *_masks(family, masks),
         f"trainer.max_steps={steps}",
         f"trainer.global_batch_size={GLOBAL_BATCH}",
         "trainer.eval_at_end=false",
@@ -129,5 +153,11 @@ def _common(family: str, masks: str, steps: int) -> list[str]:
     ]
 
 
-def _train(run_dir: Path, overrides: list[str]) -> None:
-    train(tiny_recipe(run_dir, *overrides))
+def _masks(family: str, masks: str) -> list[str]:
+    if masks == "full":
+        return []
+    return SHAPES[family].uneven_labels if family in SHAPES else ["+collator._target_=helpers.masking.UnevenMasks"]
+
+
+def _file(family: str) -> Path:
+    return SHAPES[family].file if family in SHAPES else TINY

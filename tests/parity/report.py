@@ -2,6 +2,7 @@
 
     make parity
     python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; docs/parity.md is left alone
+    python tests/parity/report.py --families seq2seq_lm,ctc               # shapes that are no decoders
     python tests/parity/report.py --table                                 # only write down what has been measured
 
 Results are kept in ``docs/parity.json`` as they come, so that an interrupted matrix goes on (``--fresh`` starts
@@ -20,7 +21,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +29,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from parity.matrix import FAMILIES, LAYOUTS, MASKS, STEPS, TOLERANCE, Case, difference
+from parity.matrix import FAMILIES, LAYOUTS, MASKS, SPREAD, STEPS, TOLERANCE, Case, differences
+from parity.shapes import PLANS, SHAPES
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -38,18 +40,20 @@ DOCS, RESULTS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.json"
 ACCUMULATION = (1, 4)
 HEAD = f"""# Parity, measured
 
-Every plan trains {{families}} for {STEPS} steps in fp32 on real gloo ranks, and is compared with one process:
-the loss and the norm of the global gradient of every step. A number is the largest relative difference of both over all
-steps, over accumulation {" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches that a pipeline runs count
-as 1), over full labels and uneven masks, on torch {torch.__version__}. All must stay under {TOLERANCE:.0e}.
-`make parity` makes this table.
+Every plan trains decoders ({", ".join(FAMILIES)}), and the plans without stages and pieces of tensors train a model of
+every other shape, for {STEPS} steps in fp32 on real gloo ranks. Each run is compared with one process that takes a
+whole batch at once: the loss and the norm of the global gradient of every step. A number is the largest relative
+difference of both over all steps, over accumulation {" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches
+that a pipeline runs count as 1), over full and uneven labels, on torch {torch.__version__}. All must stay under
+{TOLERANCE:.0e}. `make parity` makes these tables.
 """
+TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes, by their task"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plans", default=",".join(LAYOUTS), help="comma separated")
-    parser.add_argument("--families", default=",".join(FAMILIES), help="comma separated")
+    parser.add_argument("--families", default=",".join((*FAMILIES, *SHAPES)), help="comma separated; shapes too")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--table", action="store_true", help="measure nothing; write docs/parity.md of what there is")
     options = parser.parse_args(argv)
@@ -57,15 +61,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
-    results = json.loads(RESULTS.read_text()) if options.table else _run(list(_cases(plans, families)))
-    wanted = {case.name: results[case.name] for case in _cases(plans, families) if case.name in results}
+    cases = [case for case in _all() if case.plan in plans and case.family in families]
+    results = json.loads(RESULTS.read_text()) if options.table else _run(cases)
+    wanted = {case.name: results[case.name] for case in cases if case.name in results}
     failures = [f"{name}: {found:.1e}" for name, found in wanted.items() if not found < TOLERANCE]
-    worst = _worst(plans, families, results)
-    _show(plans, families, worst)
+    for kinds, title in TITLES.items():
+        _show(
+            title, [plan for plan in _plans(kinds) if plan in plans], [one for one in kinds if one in families], results
+        )
     print(f"{len(wanted)} cases, {len(failures)} above {TOLERANCE:.0e}", *failures, sep="\n")
-    if set(plans) == set(LAYOUTS) and set(families) == set(FAMILIES) and not failures:
-        DOCS.write_text(_markdown(plans, families, worst, len(wanted)))
+    if len(cases) == len(_all()) and not failures:
+        DOCS.write_text(_markdown(results, len(wanted)))
     return 1 if failures else 0
+
+
+def _plans(kinds: Sequence[str]) -> Sequence[str]:
+    return SPREAD if kinds == FAMILIES else PLANS
+
+
+def _all() -> list[Case]:
+    return [case for kinds in TITLES for case in _cases(_plans(kinds), kinds)]
 
 
 def _cases(plans: Sequence[str], families: Sequence[str]) -> Iterator[Case]:
@@ -79,24 +94,28 @@ def _run(cases: list[Case]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True)) as progress:
         os.environ.setdefault("TRIREME_CACHE", f"{folder}/cache")
         bar = progress.add_task("parity", total=len(cases))
-        for case in cases:
-            progress.update(bar, description=case.name)
-            if case.name not in results:
-                results[case.name] = _quietly(case, Path(folder))
+        for plan, group in groupby(cases, lambda case: case.plan):
+            group = list(group)
+            left = [case for case in group if case.name not in results]
+            progress.update(bar, description=f"{plan}: {', '.join(case.family for case in left)}")
+            if left:
+                results.update(_quietly(left, Path(folder)))
                 RESULTS.write_text(json.dumps(results, indent=0))
-            progress.advance(bar)
+            progress.advance(bar, len(group))
     return results
 
 
-def _quietly(case: Case, folder: Path) -> float:
-    """Without the runs' own log lines."""
+def _quietly(cases: list[Case], folder: Path) -> dict[str, float]:
+    """Without the runs' own log lines. One that fails ends its group, so each is then tried alone."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return difference(case, folder)
+            return differences(cases, folder)
     except AssertionError as error:
-        print(f"{case.name}: {error}", file=sys.stderr)
-        return math.nan
+        if len(cases) > 1:
+            return {name: found for case in cases for name, found in _quietly([case], folder).items()}
+        print(f"{cases[0].name}: {error}", file=sys.stderr)
+        return {cases[0].name: math.nan}
 
 
 def _worst(plans: Sequence[str], families: Sequence[str], results: dict[str, float]) -> dict[tuple[str, str], float]:
@@ -107,28 +126,32 @@ def _worst(plans: Sequence[str], families: Sequence[str], results: dict[str, flo
     return found
 
 
-def _rows(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float]) -> list[list[str]]:
-    rows = []
+def _rows(plans: Sequence[str], families: Sequence[str], results: dict[str, float]) -> list[list[str]]:
+    worst, rows = _worst(plans, families, results), []
     for plan in plans:
         values = [worst[plan, family] for family in families]
         rows.append([plan, str(LAYOUTS[plan].ranks), *(f"{value:.1e}" for value in values), f"{max(values):.1e}"])
     return rows
 
 
-def _show(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float]) -> None:
-    table = Table("plan", "ranks", *families, "maximum", title="largest relative difference from one process")
-    for row in _rows(plans, families, worst):
+def _show(title: str, plans: Sequence[str], families: Sequence[str], results: dict[str, float]) -> None:
+    if not plans or not families:
+        return
+    table = Table("plan", "ranks", *families, "maximum", title=f"{title}: largest relative difference from one process")
+    for row in _rows(plans, families, results):
         table.add_row(*row)
     Console().print(table)
 
 
-def _markdown(plans: Sequence[str], families: Sequence[str], worst: dict[tuple[str, str], float], measured: int) -> str:
-    titles = ["plan", "ranks", *families, "maximum"]
-    lines = [titles, ["---"] * len(titles), *_rows(plans, families, worst)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    cases = sum(1 for _ in _cases(plans, families))
+def _markdown(results: dict[str, float], measured: int) -> str:
+    cases = len(_all())
     extent = f"All {cases} cases were" if measured == cases else f"So far {measured} of {cases} cases were"
-    return f"{HEAD.format(families=', '.join(families))}\n{extent} measured ([parity.json](parity.json)).\n\n{table}\n"
+    parts = [f"{HEAD}\n{extent} measured ([parity.json](parity.json)).\n"]
+    for kinds, title in TITLES.items():
+        titles = ["plan", "ranks", *kinds, "maximum"]
+        lines = [titles, ["---"] * len(titles), *_rows(_plans(kinds), kinds, results)]
+        parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Pictures and sounds: every plan gives the trajectory of one process, a resume is exact, an export loads elsewhere."""
+"""Models that are no decoders: every plan gives the trajectory of one process, a resume is exact, an export loads."""
 
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +10,44 @@ import pytest
 import torch
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
-from helpers.recipes import TINY, recipe_of
+from helpers.recipes import recipe_of
+from helpers.several_runs import Job, train_all
+from helpers.zero import load_deepspeed
+from parity.shapes import SHAPES
 from trireme.launch.cli import main
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import export
 
 TOLERANCE = 1e-4
-PICTURES, SPEECH = TINY.with_name("pictures.yaml"), TINY.with_name("speech.yaml")
+PICTURES, SPEECH = SHAPES["image_classification"].file, SHAPES["ctc"].file
 RESNET = ["model=resnet_tiny", "data.image_size=16"]
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
-KINDS = [
-    pytest.param((PICTURES, []), id="vit"),
-    pytest.param((PICTURES, RESNET), id="resnet"),
-    pytest.param((SPEECH, []), id="wav2vec2", marks=needs_espeak),
-]
+needs_espeak = pytest.mark.skipif(SHAPES["ctc"].missing, reason="espeak-ng is not installed")
+KINDS = {
+    **{name: (name, []) for name in SHAPES if not SHAPES[name].missing},
+    "batch_norm": ("image_classification", RESNET),
+}
+STEPS, SAVED = 6, 3
 
 
 def _train(file: Path, run_dir: Path, overrides: list[str]) -> None:
-    train(recipe_of(file, run_dir, *overrides))
+    train_all([(file, run_dir, overrides)])
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Path]:
-    """A recipe, its overrides, and its run in one process."""
-    file, overrides = request.param
-    run_dir = tmp_path_factory.mktemp("one")
-    _train(file, run_dir, overrides)
-    return file, overrides, run_dir
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """By kind, its run in one process: labels are missing from some samples, and collators draw at random."""
+    folder, jobs = tmp_path_factory.mktemp("alone"), {}
+    for kind, (name, overrides) in KINDS.items():
+        shape = SHAPES[name]
+        overrides = [*overrides, *shape.overrides, *shape.data(folder), *shape.uneven_labels]
+        jobs[kind] = (shape.file, folder / kind, overrides)
+    train_all(list(jobs.values()))
+    return jobs
+
+
+def _jobs(alone: dict[str, Job], folder: Path, *overrides: str) -> list[Job]:
+    return [(file, folder / kind, [*own, *overrides]) for kind, (file, _, own) in alone.items()]
 
 
 @pytest.mark.parametrize(
@@ -47,15 +56,41 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ids=["ddp", "zero3", "fsdp_full_shard", "accumulation"],
 )
 def test_a_plan_gives_the_trajectory_of_one_process(
-    tmp_path: Path, one: tuple[Path, list[str], Path], plan: str, micro: int, ranks: int
+    tmp_path: Path, alone: dict[str, Job], plan: str, micro: int, ranks: int
 ) -> None:
-    file, overrides, run_dir = one
-    run_ranks(_train, ranks, file, tmp_path, [*overrides, f"plan={plan}", f"trainer.micro_batch_size={micro}"])
-    alone, spread = training(run_dir), training(tmp_path)
-    assert len(alone) == 6 and alone[0]["loss"] != alone[-1]["loss"]
-    assert worst_difference(alone, spread) < TOLERANCE
-    evaluated = [next(line for line in lines(run) if "eval_loss" in line) for run in (run_dir, tmp_path)]
-    assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE)
+    if plan == "zero3":
+        load_deepspeed()
+    run_ranks(train_all, ranks, _jobs(alone, tmp_path, f"plan={plan}", f"trainer.micro_batch_size={micro}"))
+    for kind, (_, run_dir, _) in alone.items():
+        one, many = training(run_dir), training(tmp_path / kind)
+        assert len(one) == STEPS and one[0]["loss"] != one[-1]["loss"], kind
+        assert worst_difference(one, many) < TOLERANCE, kind
+        if kind != "contrastive":  # its candidates are those of a micro-batch, and another size has others
+            evaluated = [next(line for line in lines(run) if "eval_loss" in line) for run in (run_dir, tmp_path / kind)]
+            assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE), kind
+
+
+def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, alone: dict[str, Job]) -> None:
+    rates = ("images_per_second", "frames_per_second", "samples_per_second", "step_seconds", "memory_mib", "mfu")
+    jobs = _jobs(alone, tmp_path, "checkpoint.at_end=true")
+    train_all([(file, run_dir, [*overrides, f"trainer.stop_at={SAVED}"]) for file, run_dir, overrides in jobs])
+    train_all(jobs)
+    for kind, (_, run_dir, _) in alone.items():
+        whole, parts = (
+            [{name: value for name, value in line.items() if name not in rates} for line in lines(folder)]
+            for folder in (run_dir, tmp_path / kind)
+        )
+        assert [line for line in parts if "loss" in line] == [line for line in whole if "loss" in line], kind
+        assert parts[-1] == whole[-1], kind
+
+
+def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, alone: dict[str, Job]) -> None:
+    jobs = _jobs(alone, tmp_path, "checkpoint.at_end=true", "trainer.micro_batch_size=4")
+    train_all([(file, run_dir, [*overrides, f"trainer.stop_at={SAVED}"]) for file, run_dir, overrides in jobs])
+    further = [(file, run_dir, [*overrides, "plan=fsdp_full_shard"]) for file, run_dir, overrides in jobs]
+    run_ranks(train_all, 2, further)
+    for kind, (_, run_dir, _) in alone.items():
+        assert worst_difference(training(run_dir), training(tmp_path / kind)) < TOLERANCE, kind
 
 
 @needs_espeak
@@ -63,28 +98,6 @@ def test_a_plan_gives_the_trajectory_of_one_process(
 def test_inputs_that_are_no_whole_numbers_have_the_type_of_the_plan(tmp_path: Path, plan: str) -> None:
     run_ranks(_train, 2, SPEECH, tmp_path, [f"plan={plan}", "plan.precision=bf16", "trainer.max_steps=2"])
     assert all(line["loss"] > 0 for line in training(tmp_path)) and len(training(tmp_path)) == 2
-
-
-def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, one: tuple[Path, list[str], Path]) -> None:
-    file, overrides, run_dir = one
-    saved = [*overrides, "checkpoint.at_end=true"]
-    _train(file, tmp_path / "run", [*saved, "trainer.stop_at=3"])
-    _train(file, tmp_path / "run", saved)
-    rates = ("images_per_second", "frames_per_second", "samples_per_second", "step_seconds", "memory_mib")
-    whole, parts = (
-        [{name: value for name, value in line.items() if name not in rates} for line in lines(folder)]
-        for folder in (run_dir, tmp_path / "run")
-    )
-    assert [line for line in parts if "loss" in line] == [line for line in whole if "loss" in line]
-    assert parts[-1] == whole[-1]
-
-
-def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, one: tuple[Path, list[str], Path]) -> None:
-    file, overrides, run_dir = one
-    saved = [*overrides, "checkpoint.at_end=true", "trainer.micro_batch_size=4"]
-    _train(file, tmp_path, [*saved, "trainer.stop_at=3"])
-    run_ranks(_train, 2, file, tmp_path, [*saved, "plan=fsdp_full_shard"])
-    assert worst_difference(training(run_dir), training(tmp_path)) < TOLERANCE
 
 
 @pytest.mark.parametrize("model", ["vit", "resnet"])

@@ -1,0 +1,60 @@
+"""One small run of each shape of model: what it reads, what it predicts, and collators that leave labels out.
+
+``matrix.py`` compares plans by them, ``tests/dist/test_shapes.py`` resumes and exports them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.captions import captioned_digits
+from helpers.recipes import FEW_FILES, TINY
+
+RECIPES = TINY.parent
+PLANS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
+"""Plans without stages and pieces of tensors, which serve every shape."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A recipe of ``tests/recipes``, and what belongs to it."""
+
+    recipe: str
+    uneven: str
+    """Collator of ``helpers.uneven`` that leaves out the labels of some samples."""
+    arguments: tuple[str, ...] = ()
+    """Arguments of that collator: what it draws at random."""
+    overrides: tuple[str, ...] = ()
+    program: str = ""
+    """Program without which there are no data."""
+
+    @property
+    def file(self) -> Path:
+        return RECIPES / f"{self.recipe}.yaml"
+
+    @property
+    def missing(self) -> bool:
+        """Whether this machine lacks the program."""
+        return bool(self.program) and shutil.which(self.program) is None
+
+    @property
+    def uneven_labels(self) -> list[str]:
+        """Overrides that leave out labels."""
+        return [f"+collator._target_=helpers.uneven.{self.uneven}", *(f"+collator.{one}" for one in self.arguments)]
+
+    def data(self, folder: Path) -> list[str]:
+        """Overrides for data that are made in ``folder``."""
+        return [f"data.source.path={captioned_digits(folder / 'captions')}"] if self.recipe == "captions" else []
+
+
+SHAPES = {
+    "masked_lm": Shape("masked", "UnevenMaskedLM", overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]",)),
+    "sequence_classification": Shape("texts", "UnevenTexts"),
+    "seq2seq_lm": Shape("translations", "UnevenSeq2Seq"),
+    "image_classification": Shape("pictures", "UnevenImages", ("crop_padding=1", "flip=0.5")),
+    "ctc": Shape("speech", "UnevenSpeech", ("masked=0.1",), program="espeak-ng"),
+    "contrastive": Shape("captions", "UnevenPairs", ("crop_padding=2", "flip=0.5")),
+}
+"""By task."""
