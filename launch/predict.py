@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .command import Command
-from .evaluate import show, with_weights
 from .failures import leave
 from .quick_imports import quick_imports
 from .recipe_arguments import PREDICTION, PREDICTION_EXAMPLES, add_prediction_arguments
+from .with_weights import option, show, with_weights
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> None:
     from ..trainer.prediction_files import check_out
 
     check_out(options.out)
-    limit = ["--limit", str(options.limit)] if options.limit is not None else []
-    with_weights(options, _go, ENTRY, ["--on", options.on, "--out", options.out, *limit])
+    further = ["--on", options.on, "--out", options.out, *option("--limit", options.limit)]
+    with_weights(options, _go, ENTRY, further)
 
 
 def _go(recipe: RecipeConfig, options: argparse.Namespace) -> None:

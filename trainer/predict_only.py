@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
-from ..parallel.mesh import build_mesh
 from .collective import on_main
 from .data.data_config import HELD_OUT
-from .evaluate_only import place_trained
-from .evaluation import Evaluation
 from .generation import GenerationConfig
-from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed
 from .prediction_files import write_rows
 from .records import Records
-from .set_metrics import set_metrics
+from .trained import trained
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -38,30 +34,22 @@ def predict(
 
     Args:
         out: a file that ends in ``.jsonl`` or ``.parquet``; an existing one is replaced.
-        checkpoint, ema: see ``evaluate``.
+        checkpoint, ema: see ``trained``.
         on: ``held_out``, a name in ``data.eval_sets``, or ``test``.
         limit: samples to predict, from the first on; None takes all.
 
     Raises:
         UserError: something that the user can mend.
     """
-    mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
-    handlers = set_up_logging(None, mesh, recipe.run)
-    try:
-        placed, result = place_trained(recipe, mesh, checkpoint, ema, on)
-        placed.strategy.set_training(False)
+    with trained(recipe, checkpoint, ema, on) as model:
+        placed, records = model.placed, Records(model.mesh)
         writes = recipe.generation or (GenerationConfig() if placed.task.writes else None)
         writes = dataclasses.replace(writes, samples=None) if writes else None
-        evaluation = Evaluation(placed.strategy, placed.task, placed.corpus.tokenizer, recipe.seed, writes)
-        records = Records(mesh)
         samples = recipe.trainer.eval_samples if recipe.data.streaming and limit is None else limit
-        metrics = set_metrics(evaluation, placed.corpus, on, samples, records)
-        on_main(mesh, lambda: _write(out, placed, records, on))
+        metrics = model.metrics(on, samples, writes, records)
+        on_main(model.mesh, lambda: _write(out, placed, records, on))
         records.close()
-        mesh.close()  # only after success, since after a failure of one rank the others would wait here
-        return result | metrics
-    finally:
-        tear_down_logging(handlers)
+    return model.origin | metrics
 
 
 def _write(out: str, placed: Placed, records: Records, on: str) -> None:

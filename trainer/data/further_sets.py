@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("trireme.data")
+Source = TypeVar("Source", bound=DocumentSource)
 
 
 def prefix_of(name: str) -> str:
@@ -45,24 +46,18 @@ def further_rows(config: DataConfig, name: str, wanted: Mapping[str, bool]) -> D
     """
     from datasets import load_from_disk
 
-    key, component = source_of(config, name)
-    source = RowSource(component, key)
-    source.check(streaming=False)
-    print_ = hash_json([VERSION, source.fingerprint(), dict(wanted), config.columns, config.deduplicate])
-    folder = cache_root(config.cache_dir) / f"rows-set-{print_[:24]}"
-    with built_once(folder) as scratch:
-        if scratch:
-            with progress_bars():
-                temporary = scratch / "temporary"
-                temporary.mkdir()
-                data = source.rows_of(str(temporary), wanted, config.columns)
-                kept = first_of_each(row_hashes(data)) if config.deduplicate else np.arange(len(data))
-                if not len(kept):
-                    raise UserError(Problem(key, "gives no rows", "point it at data", source.name))
-                without_decoding(data.select(kept)).save_to_disk(str(scratch / "rows"), num_proc=None)
-                shutil.rmtree(temporary)
-    rows = load_from_disk(str(folder / "rows"))
-    log.info("%s: %d rows", key, len(rows))
+    source = _opened(RowSource, config, name)
+
+    def build(scratch: Path, temporary: Path) -> None:
+        data = source.rows_of(str(temporary), wanted, config.columns)
+        kept = first_of_each(row_hashes(data)) if config.deduplicate else np.arange(len(data))
+        if not len(kept):
+            raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))
+        without_decoding(data.select(kept)).save_to_disk(str(scratch / "rows"), num_proc=None)
+
+    content = [VERSION, source.fingerprint(), dict(wanted), config.columns, config.deduplicate]
+    rows = load_from_disk(str(_built(config, "rows-set", content, build) / "rows"))
+    log.info("%s: %d rows", source.key, len(rows))
     return rows  # type: ignore[return-value]
 
 
@@ -72,18 +67,37 @@ def further_tokens(config: DataConfig, name: str, tokenizer: Any) -> Path:
     Raises:
         UserError: there is no such set, or its source is not usable.
     """
-    key, component = source_of(config, name)
-    source = DocumentSource(component, key)
-    source.check(streaming=False)
+    source = _opened(DocumentSource, config, name)
+
+    def build(scratch: Path, temporary: Path) -> None:
+        documents = load_documents(config, source, temporary / "source")
+        write_tokens(config, documents.data, tokenizer, scratch / name, temporary)
+
     content = [source.fingerprint(), content_hash(tokenizer), config.append_eos, config.deduplicate, name]
-    folder = cache_root(config.cache_dir) / f"set-{hash_json(content)[:24]}"
+    return _built(config, "set", content, build)
+
+
+def _opened(kind: type[Source], config: DataConfig, name: str) -> Source:
+    """The source of a further set, with its contract checked."""
+    key, component = source_of(config, name)
+    source = kind(component, key)
+    source.check(streaming=False)
+    return source
+
+
+def _built(config: DataConfig, kind: str, content: list[Any], build: Callable[[Path, Path], None]) -> Path:
+    """The folder in the cache that is named by ``content``, built once.
+
+    Args:
+        build: fills the first of two folders; the second is for temporary files.
+    """
+    folder = cache_root(config.cache_dir) / f"{kind}-{hash_json(content)[:24]}"
     with built_once(folder) as scratch:
         if scratch:
             with progress_bars():
                 temporary = scratch / "temporary"
                 temporary.mkdir()
-                documents = load_documents(config, source, temporary / "source")
-                write_tokens(config, documents.data, tokenizer, scratch / name, temporary)
+                build(scratch, temporary)
                 shutil.rmtree(temporary)
     return folder
 
