@@ -49,10 +49,28 @@ def generate(
         return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
     from ..trainer.checkpoint.export.export_folder import ExportOptions, export
 
+    _import_own_classes(path)
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"
         export(str(path), str(exported), ExportOptions(ema=ema))
         return _write(exported, prompt, max_new_tokens, temperature, top_k, seed, device_map)
+
+
+def _import_own_classes(path: Path) -> None:
+    """Import the user's own classes that the recipe in a run or checkpoint names; the current folder is searched."""
+    import yaml
+
+    from ..models.exported_class import import_own_classes
+    from ..models.locate import import_from
+    from ..trainer.checkpoint.layout import RECIPE
+
+    if (path / RECIPE).is_file():
+        import_from(Path.cwd())
+        try:
+            import_own_classes(yaml.safe_load((path / RECIPE).read_text())["model"])
+        except ImportError as error:
+            fix = "start the command in the folder of the file, or install it"
+            raise UserError(Problem("MODEL", f"needs code of your own: {error}", fix, str(path))) from None
 
 
 def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:

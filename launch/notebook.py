@@ -83,22 +83,27 @@ class Run:
         return self._loaded[0]
 
     @property
-    def tokenizer(self) -> Any:
+    def processor(self) -> Any:
+        """What makes inputs of raw data: a tokenizer, an image processor, several in one; None if transformers has no
+        class for it."""
         return self._loaded[1]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer in the processor; None if there is none."""
+        from ..trainer.data.text_values import tokenizer_in
+
+        return tokenizer_in(self.processor)
 
     @property
     def _title(self) -> str:
         """The title of the picture in the run folder; the folder's name if no recipe was saved yet."""
-        import yaml
-
         from ..models.family import families
         from ..trainer.callbacks.curve import curve_title
-        from ..trainer.checkpoint.layout import RECIPE
 
-        file = self.dir / RECIPE
-        if not file.is_file():
+        recipe = self._recipe
+        if not recipe:
             return self.dir.name
-        recipe = yaml.safe_load(file.read_text())
         family = families().get(recipe["model"]["family"])
         return curve_title(self.dir.name, family.title if family else "model", recipe["plan"]["name"])
 
@@ -110,14 +115,30 @@ class Run:
         return read_metrics(file) if file.exists() else []
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def _recipe(self) -> dict[str, Any]:
+        """The recipe as it was saved; empty if none was yet."""
+        import yaml
 
+        from ..trainer.checkpoint.layout import RECIPE
+
+        file = self.dir / RECIPE
+        return yaml.safe_load(file.read_text()) if file.is_file() else {}
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoProcessor
+
+        from ..models.exported_class import exported_class
         from ..trainer.checkpoint.export.export_folder import export
+        from ..trainer.tasks.task import head_of
 
         with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder:
             exported = export(str(self.dir), f"{folder}/model")
-            return AutoModelForCausalLM.from_pretrained(exported).eval(), AutoTokenizer.from_pretrained(exported)
+            model = exported_class(self._recipe["model"], head_of(self._recipe["task"])).from_pretrained(exported)
+            try:
+                return model.eval(), AutoProcessor.from_pretrained(exported)
+            except (OSError, ValueError):  # a processor of the user's own, or none
+                return model.eval(), None
 
 
 def train(

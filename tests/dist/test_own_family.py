@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trireme
 from helpers.command import ROOTS
 from helpers.metrics import lines
 from helpers.own_code import EXAMPLES, fresh_modules
 from helpers.ranks import run_ranks
-from helpers.recipes import recipe_of
+from helpers.recipes import FEW_FILES, recipe_of
 from trireme.launch.cli import main
 from trireme.trainer.build import train
 from trireme.trainer.evaluate_only import evaluate
@@ -61,6 +62,18 @@ def test_transformers_loads_the_export_of_a_family_of_ones_own(
     assert main(["export", str(folder / "decay_single"), str(tmp_path / "out")]) == 0
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(model).__name__ == "Decay" and not any(report.values())
+
+
+def test_a_notebook_loads_models_of_every_kind(folder: Path, tmp_path: Path) -> None:
+    options = {"trainer.max_steps": 1, "trainer.eval_at_end": False}
+    for name, kind, tokens in (
+        ("words", "BertForTokenClassification", True),
+        ("series", "PatchTSTForPrediction", False),
+        ("decay", "Decay", True),
+    ):
+        roots = {"data.source.roots": FEW_FILES} if name == "decay" else {}
+        run = trireme.train(str(folder / f"{name}.yaml"), {**options, **roots, "run.dir": str(tmp_path / name)})
+        assert type(run.model).__name__ == kind and (run.tokenizer is not None) == tokens
 
 
 def _evaluated(folder: Path, plan: str) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""The class that loads the export of a recipe's model, and the user's own code that it may need.
+
+transformers knows classes of the user's own only after their file has been imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .heads import HEADS
+from .locate import locate
+
+
+def exported_class(model: Mapping[str, Any], head: str) -> Any:
+    """The class whose ``from_pretrained`` loads an export: the one that the recipe names, else the head's Auto class.
+
+    Args:
+        model: the ``model`` part of a recipe, as plain data.
+        head: the output layer that the task asks for.
+    """
+    import_own_classes(model)
+    if model.get("architecture"):
+        return locate(model["architecture"])
+    from transformers.models.auto import modeling_auto
+
+    return getattr(modeling_auto, HEADS[head].factory)
+
+
+def import_own_classes(model: Mapping[str, Any]) -> None:
+    """Import the family and the class that a recipe names by their dotted paths, so that transformers knows them."""
+    for path in (model.get("family"), model.get("architecture")):
+        if path and "." in path:
+            locate(path)
