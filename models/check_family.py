@@ -1,10 +1,11 @@
-"""Check a family of the user's own against the model that it describes, before any process starts.
+"""Check a model class and a family of the user's own against each other, before any process starts.
 
 A path that does not exist would be found late, or not at all: blocks that no plan finds are never wrapped.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,12 @@ TENSOR_FIX = "every module of a block with parameters belongs into column, row, 
 
 
 def check_family(config: ModelConfig, head: str) -> list[Problem]:
-    """Problems of ``config.family`` where it is the user's own: parts that the model does not have.
+    """Problems of a model of the user's own: inputs that it does not take, and parts of its family that it lacks.
 
     Args:
         head: the output layer that the task asks for.
     """
-    if "." not in str(config.family):
+    if not config.own:
         return []
     from .build_model import build_on_meta
     from .facts import Facts
@@ -37,6 +38,11 @@ def check_family(config: ModelConfig, head: str) -> list[Problem]:
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)]
     family, name = config.spec, type(model).__name__
+    key, value = (
+        ("model.family", config.family) if "." in str(config.family) else ("model.architecture", config.architecture)
+    )
+    if problems := [Problem(key, f"{name}.{why}", fix, value) for why, fix in _forward(model, family, head)]:
+        return problems
     flaws = [
         *_stacks(model, family),
         *_paths(model, "embeddings", family.embeddings),
@@ -44,7 +50,20 @@ def check_family(config: ModelConfig, head: str) -> list[Problem]:
         *(_cut(model, family.cut) if family.cut and head == "causal_lm" else ()),
         *(_tensor(model, family, family.tensor) if family.tensor else ()),
     ]
-    return [Problem("model.family", f"{what}, which {name} does not have", fix, config.family) for what, fix in flaws]
+    return [Problem(key, f"{what}, which {name} does not have", fix, value) for what, fix in flaws]
+
+
+def _forward(model: nn.Module, family: ModelFamily, head: str) -> Iterator[tuple[str, str]]:
+    """Inputs of texts, and those of pipeline stages, that ``forward`` does not take."""
+    if head not in ("causal_lm", "masked_lm"):
+        return
+    signature = inspect.signature(model.forward)
+    for name in ("input_ids", "attention_mask", *(("inputs_embeds", "use_cache") if family.cut else ())):
+        try:
+            signature.bind_partial(**{name: None})
+        except TypeError:
+            fix = "write def forward(self, input_ids=None, inputs_embeds=None, attention_mask=None, **others)"
+            yield f"forward takes no {name}: it has {signature}", fix
 
 
 def _stacks(model: Any, family: ModelFamily) -> Iterator[tuple[str, str]]:

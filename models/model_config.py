@@ -199,7 +199,7 @@ def own_class(model: ModelConfig) -> Any:
             f"architecture={model.architecture!r} is no PreTrainedModel of transformers; derive it from that, and "
             "set config_class"
         )
-    if not hasattr(found.config_class, "model_type"):
+    if not hasattr(getattr(found, "config_class", None), "model_type"):
         raise ValueError(
             f"architecture={model.architecture!r} is wrong because it names no configuration; set config_class to a "
             "class that derives from transformers' PreTrainedConfig and has a model_type"

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,9 +257,18 @@ class Trainer:
 
     def forward_backward(self, batch: StepBatch) -> StepLoss:
         """Loss and gradients of this rank's share of a step."""
-        if self.task.coupled:
-            return self.strategy.forward_backward_coupled(batch, self.task)
-        return self.strategy.forward_backward(batch, self.source_losses.beside(self.loss_function))
+        with self._own_model():
+            if self.task.coupled:
+                return self.strategy.forward_backward_coupled(batch, self.task)
+            return self.strategy.forward_backward(batch, self.source_losses.beside(self.loss_function))
+
+    def _own_model(self) -> AbstractContextManager:
+        """Context that names the user's own model class in its exceptions."""
+        model, kind = self.recipe.model, type(self.blueprint)
+        if not model.own or kind.__module__.startswith("transformers."):
+            return nullcontext()
+        key = "model.family" if model.architecture is None else "model.architecture"
+        return component_errors(key, kind, "forward", only_its_file=True)
 
     def _begin(self) -> None:
         # The step of the loaded checkpoint is saved already, and was evaluated if that was due.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.command import ROOTS
 from helpers.own_code import EXAMPLES, fresh_modules
 from trireme.launch.cli import main
 
@@ -22,6 +23,8 @@ from trireme.launch.cli import main
         ('splits=(("num_heads", 1),)', 'splits=(("heads", 1),)', "names the field heads of the configuration"),
         ('model_type="decay"', 'model_type="other"', "transformers has no model_type 'other'"),
         ("AutoModelForCausalLM.register(DecayConfig, Decay, exist_ok=True)", "", "AutoModelForCausalLM.register("),
+        ("inputs_embeds=None, **others", "inputs_embeds=None", "Decay.forward takes no attention_mask"),
+        ("inputs_embeds=None, **others", "attention_mask=None", "Decay.forward takes no inputs_embeds"),
         ("FAMILY = decoder(", "FAMILY = dict(", "is a dict, not a ModelFamily"),
         ("FAMILY = decoder(", "OTHER = decoder(", "has no attribute 'FAMILY'"),
         ("import torch\n", "import torhc\n", "cannot be imported: No module named 'torhc'"),
@@ -50,3 +53,14 @@ def test_mistakes_of_a_family(
         assert main(["check", path, "plan=ddp", "--nproc", "2"]) == 2
     message = capsys.readouterr().err
     assert words in message and "model." in message, message
+
+
+def test_an_error_in_a_model_of_ones_own_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES["decay"].write(tmp_path)
+    file = tmp_path / "mine" / "decay.py"
+    file.write_text(file.read_text().replace("return self.out(mean.flatten(2) * gate)", "return self.out(mean)"))
+    with fresh_modules():
+        assert main(["train", path, ROOTS, f"run.dir={tmp_path / 'run'}", "trainer.max_steps=1"]) == 1
+    message = capsys.readouterr().err
+    assert "model.family" in message and "mine.decay.Decay raises RuntimeError: mat1 and mat2" in message
+    assert "decay.py, line" in message and "Traceback" not in message
