@@ -9,6 +9,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
 from helpers.command import command, tiny_command
 from helpers.ranks import free_port, run_ranks
 from helpers.recipes import tiny_recipe
@@ -89,15 +90,16 @@ def test_ranks_that_join_again_do_not_meet_the_last_group() -> None:
         assert run_ranks(_join_again, 2, late, timeout=40) == 2 * [3 * [[0, 1]]]
 
 
-def _train_and_predict(folder: Path) -> tuple[int, float]:
-    recipe = tiny_recipe(folder / "run", "plan=ddp", "trainer.micro_batch_size=2", "trainer.max_steps=2")
+def _train_and_predict(folder: Path, plan: str) -> tuple[int, float]:
+    recipe = tiny_recipe(folder / "run", f"plan={plan}", "trainer.micro_batch_size=2", "trainer.max_steps=2")
     step = train(recipe).step
     if os.environ["RANK"] == "0":
         time.sleep(0.5)  # as a script does that looks at what was trained
     return step, predict(recipe, str(folder / "out.jsonl"), limit=3)["eval_loss"]
 
 
-def test_predictions_after_training_in_the_same_ranks(tmp_path: Path) -> None:
-    (step, loss), other = run_ranks(_train_and_predict, 2, tmp_path)
+@pytest.mark.parametrize("plan", ["ddp", "zero3", "fsdp_full_shard"])
+def test_predictions_after_training_in_the_same_ranks(tmp_path: Path, plan: str) -> None:
+    (step, loss), other = run_ranks(_train_and_predict, 2, tmp_path, plan)
     assert step == 2 and other == (step, loss)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3

@@ -11,6 +11,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from trireme.models.facts import Facts
 from trireme.models.loss import IGNORE
 from trireme.models.vocabulary import Vocabulary
+from trireme.parallel.mesh import Mesh
+from trireme.parallel.plan import Degrees
+from trireme.trainer.records import Records
+from trireme.trainer.tasks.checked import CheckedTask
 from trireme.trainer.tasks.ctc import CTC
 from trireme.trainer.tasks.edit_distance import edit_distance
 
@@ -65,6 +69,24 @@ def test_error_rates_count_edits() -> None:
     sums = task().evaluate(SimpleNamespace(logits=logits), targets)
     metrics = task().metrics({"loss": 1.0, "counts": sums["counts"].double()})
     assert metrics == {"loss": 0.2, "cer": 1 / 5, "wer": 1 / 2}
+
+
+def test_records_are_what_is_heard_and_predictions_its_text() -> None:
+    """Said: a a - a, a space, b; wanted: a, a space, b. The second sample only fills a place."""
+    said = torch.tensor([[3, 3, 0, 3, 2, 4, 4, 5], [5, 5, 5, 5, 5, 5, 5, 5]])
+    targets = {"labels": torch.tensor([[3, 2, 4], [IGNORE] * 3]), "frames": torch.tensor([7, IGNORE])}
+    outputs = SimpleNamespace(logits=torch.nn.functional.one_hot(said, 8).float())
+    checked = CheckedTask(task())
+    records = Records(Mesh(Degrees(), 0, torch.device("cpu"), None, None))
+    records.add(torch.tensor([5, -1]), checked.records(outputs, targets))
+    records.gather()
+    (record,) = records
+    assert record == {"index": 5, "tokens": [3, 3, 2, 4], "wanted": [3, 2, 4]}
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=["-", "<unk>", "|", "a", "b", "c"].__getitem__)
+    row = {"index": 5, "prediction": "aa b", "wanted": "a b"}
+    assert checked.prediction(record, Facts(), tokenizer) == row
+    checked.task.delimiter = None
+    assert checked.prediction(record, Facts(), tokenizer) == {**row, "prediction": "aa|b", "wanted": "a|b"}
 
 
 def test_edit_distance_is_that_of_the_recursion() -> None:
