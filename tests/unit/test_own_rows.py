@@ -292,6 +292,14 @@ def test_sources_of_rows_that_break_their_contract(recipe: Path, source: str, wo
     assert words in (said := _run(recipe, f"data.source._target_=mine.broken.{source}")), said
 
 
+def test_targets_without_labels_need_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = EXAMPLES["series"]
+    path = example._replace(code=example.code.replace("def count(", "def number(")).write(tmp_path)
+    with fresh_modules():
+        assert main(["train", path, f"run.dir={tmp_path / 'run'}"]) == 2
+    assert "Forecast has targets without labels (future)" in capsys.readouterr().err
+
+
 def test_two_sources_of_rows_do_not_mix(recipe: Path) -> None:
     made = recipe_of(
         recipe,

@@ -31,7 +31,6 @@ from .tokenizer import tokens_like, versions
 if TYPE_CHECKING:
     from ..tasks.task import Task
     from .mixture import Mixture
-    from .samples import Samples
 
 
 class TrainBatches(Iterator[StepBatch], ABC):
@@ -60,8 +59,8 @@ class Corpus(ABC):
     """This corpus, if it mixes several sources."""
     length: int | None = None
     """Greatest length of a sample, in ``unit``; None if it is not known."""
-    samples: Samples | None = None
-    """What makes samples of rows; None for texts."""
+    samples: Any = None
+    """The ``Samples`` that make samples of rows; None for texts."""
 
     def __init__(
         self,

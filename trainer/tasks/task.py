@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...errors import Problem, UserError
 from ...models.heads import USUAL
 from ..component import Component, locate
 
@@ -55,6 +56,11 @@ class Task(ABC):
         """Number of labels in the targets of a micro-batch. The loss of a step is divided by those of all ranks."""
         from ...models.loss import IGNORE
 
+        if "labels" not in targets:
+            given = ", ".join(targets)
+            why = f"{type(self).__name__} has targets without labels ({given}), and does not say their number"
+            fix = "write def count(self, targets), which gives an int; docs/extending.md has an example"
+            raise UserError(Problem("task", why, fix))
         return int((targets["labels"] != IGNORE).sum())
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
