@@ -28,6 +28,7 @@ from ..trainer.data.check_data import check_data
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.data.given import GIVEN
+from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.folders import folder_problem, name_problem
 from ..trainer.generation import GenerationConfig
 from ..trainer.recipe_values import recipe_values
@@ -101,7 +102,8 @@ def read_recipe(
     parts, problems = read_parts(raw, RecipeConfig, PROVIDED)
     problems = with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
-        problems += check_data(parts["data"], parts.get("collator"), learns_from_rows(raw.get("task")))
+        task = raw.get("task")
+        problems += check_data(parts["data"], parts.get("collator"), learns_from_rows(task), wanted_columns(task))
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += _check_parts(parts, processes, remedy)
     problems += _check_built(parts, {problem.field for problem in problems})

@@ -33,6 +33,9 @@ class CaptionedFolder:
         found = Dataset.from_generator(self._rows, features=features, cache_dir=cache_dir)
         return found  # type: ignore[return-value]
 
+    def column_names(self) -> list[str]:
+        return ["image", "text"]
+
     def look(self) -> None:
         """Refuse a folder without captioned pictures."""
         self._pairs()

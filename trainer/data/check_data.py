@@ -6,6 +6,7 @@ Neither torch nor datasets is imported, so that ``trireme check`` answers at onc
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
@@ -16,25 +17,32 @@ from .mixed_source import SOURCES, problem_of_source, source_key
 from .row_source import NO_STREAM, RowSource
 
 
-def check_data(config: DataConfig, collator: Component | None = None, rows: bool = False) -> list[Problem]:
+def check_data(
+    config: DataConfig,
+    collator: Component | None = None,
+    rows: bool = False,
+    wanted: Mapping[str, bool] | None = None,
+) -> list[Problem]:
     """Problems of the sources, and of the documents where they can be read quickly.
 
     Args:
         rows: whether the task learns from rows, not from documents.
+        wanted: columns of these rows (``Samples.columns``); None if they are not known.
     """
     problems: list[Problem] = [NO_STREAM] if rows and config.streaming else []
     texts: dict[str, list[str] | None] = {}
     mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
     further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
     alone = {SOURCE: config.source, EVAL_SOURCE: config.eval_source, "data.test_source": config.test_source}
-    wanted = {**mixed, **alone, **further}
-    for key, component in wanted.items():
+    for key, component in {**mixed, **alone, **further}.items():
         if component is None:
             continue
         try:
             source = RowSource(component, key) if rows else DocumentSource(component, key)
             source.check(config.streaming)
             texts[key] = source.look()
+            if isinstance(source, RowSource) and wanted and (there := source.column_names()) is not None:
+                problems += source.column_problems(there, wanted, _columns(config, key))
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         except ComponentFailed as error:
@@ -51,6 +59,12 @@ def check_data(config: DataConfig, collator: Component | None = None, rows: bool
 
         problems += collator_problems(collator)
     return problems
+
+
+def _columns(config: DataConfig, key: str) -> Mapping[str, str]:
+    """Names of the columns of the source at ``key``."""
+    of_source = {source_key(name): entry.columns for name, entry in (config.sources or {}).items()}
+    return {**config.columns, **(of_source.get(key) or {})}
 
 
 def _of_argument(error: ValueError, key: str, component: Component) -> Problem:

@@ -25,6 +25,8 @@ class Stats:
     """Documents without text (null, or an empty string)."""
     without_text: list[str] = field(default_factory=list)
     """Names of files that gave no document."""
+    incomplete_rows: list[str] = field(default_factory=list)
+    """By source, one line on its rows that lack what the task needs."""
     documents_digest: str | None = None
     """Digest that is equal for the same train and held-out documents in the same order."""
     tokens_digest: str | None = None
@@ -56,12 +58,16 @@ class Stats:
         ]
         if self.without_text:
             parts.append(f"{len(self.without_text)} file(s) that give no document ({listed(self.without_text)})")
-        return f"left out: {', '.join(parts)}" if parts else ""
+        lines = [f"left out: {', '.join(parts)}"] if parts else []
+        return "; ".join(self.incomplete_rows + lines)
 
 
 def joined_stats(parts: Sequence[Stats]) -> Stats:
     """Statistics of several sources together: numbers that can be added, and names."""
-    joined = Stats(without_text=[name for part in parts for name in part.without_text])
+    joined = Stats(
+        without_text=[name for part in parts for name in part.without_text],
+        incomplete_rows=[line for part in parts for line in part.incomplete_rows],
+    )
     for name in _ADDED:
         values = [getattr(part, name) for part in parts]
         if all(value is not None for value in values):

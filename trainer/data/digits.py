@@ -34,6 +34,9 @@ class Digits:
         features = Features({"image": Image(decode=False), "label": ClassLabel(names=[str(n) for n in range(10)])})
         return Dataset.from_dict({"image": images, "label": found.target.tolist()}, features=features)
 
+    def column_names(self) -> list[str]:
+        return ["image", "label"]
+
     def look(self) -> None:
         """Refuse to go on without scikit-learn."""
         if importlib.util.find_spec("sklearn") is None:

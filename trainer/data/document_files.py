@@ -46,7 +46,7 @@ def read_documents(path: str, format: Format, options: ReadOptions) -> Iterator[
         delimiter = options.delimiter or ("\t" if format == "tsv" else ",")
         yield from _encodable(_csv_texts(path, options, delimiter), path)
     else:
-        for place, row in _json_rows(path, options.encoding):
+        for place, row in json_rows(path, options.encoding):
             yield _text(row, options.text_column, place)
 
 
@@ -163,7 +163,7 @@ def _split(chunks: Iterable[str], split_text: SplitText) -> Iterator[str]:
             yield "".join(paragraph).rstrip("\r\n")
 
 
-def _json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
+def json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
     """Pairs (place, row) of JSON lines, or of a file that is one JSON array or one object over several lines."""
     name, first = Path(path).name, True
     numbered = enumerate(lines(decoded(path, encoding)), start=1)

@@ -73,6 +73,9 @@ class SynthesisedSpeech:
         }
         return Dataset.from_dict(columns)  # the type Audio of datasets needs torchcodec, and bytes do not
 
+    def column_names(self) -> list[str]:
+        return ["audio", "text"]
+
     def look(self) -> None:
         """Refuse to go on without espeak-ng."""
         if shutil.which(PROGRAM) is None:

@@ -50,6 +50,8 @@ def further_rows(config: DataConfig, name: str, wanted: Mapping[str, bool]) -> D
 
     def build(scratch: Path, temporary: Path) -> None:
         data = source.rows_of(str(temporary), wanted, config.columns)
+        if source.left_out:
+            log.info("%s: %s", source.key, source.left_out)
         kept = first_of_each(row_hashes(data)) if config.deduplicate else np.arange(len(data))
         if not len(kept):
             raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))

@@ -49,6 +49,9 @@ class GettextLanguages:
             for text in sorted(found, key=_hash)[: self.most]
         ]
 
+    def column_names(self) -> list[str]:
+        return ["text", "label"]
+
     def look(self) -> None:
         """Refuse roots without a catalogue of one of the languages."""
         self._files()

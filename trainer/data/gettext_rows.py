@@ -47,6 +47,9 @@ class GettextCatalogues:
         pairs = dict.fromkeys(pair for file in self._files() for pair in catalogue(file) if self._fits(pair))
         return [{"source": source, "target": target} for source, target in pairs]
 
+    def column_names(self) -> list[str]:
+        return ["source", "target"]
+
     def look(self) -> None:
         """Refuse roots without a catalogue of the language."""
         self._files()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import Problem, UserError
 from .content_stamp import content_stamp, hash_json, time_stamp
-from .file_formats import ChosenFiles, choose_files, refuse
+from .file_columns import column_names
+from .file_formats import ChosenFiles, Format, choose_files, refuse
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,12 +51,17 @@ class RowFiles:
         files, format = self._files()
         options: dict[str, Any] = {}
         if format in ("csv", "tsv"):
-            options = {"delimiter": self.delimiter or ("\t" if format == "tsv" else ",")}
+            options = {"delimiter": self._delimiter(format)}
         return _read(BUILDERS[format], files, cache_dir, "data.source.paths", **options)
 
     def look(self) -> None:
         """Refuse files that do not exist, or are of several formats."""
         self._files()
+
+    def column_names(self) -> list[str] | None:
+        """Names of the columns of the first file."""
+        files, format = self._files()
+        return column_names(files[0], format, self._delimiter(format))
 
     def notes(self) -> list[str]:
         return self._chosen().notes
@@ -71,10 +77,13 @@ class RowFiles:
         files, format = self._files()
         return hash_json([format, self.delimiter, [stamp(Path(file)) for file in files]])
 
+    def _delimiter(self, format: Format) -> str:
+        return self.delimiter or ("\t" if format == "tsv" else ",")
+
     def _chosen(self) -> ChosenFiles:
         return choose_files(self.paths, None if self.format == "auto" else self.format)
 
-    def _files(self) -> tuple[list[str], str]:
+    def _files(self) -> tuple[list[str], Format]:
         chosen = self._chosen()
         refuse(chosen)
         formats = sorted(set(chosen.files.values()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
+from .complete_rows import complete_rows
 from .document_source import DocumentSource
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ NO_STREAM = Problem(
 class RowSource(DocumentSource):
     """The source at ``key`` of the recipe, which gives rows of several columns."""
 
+    left_out = ""
+    """One line on the rows that ``rows_of`` has left out."""
     contract = "see docs/extending.md: a source of rows has rows(cache_dir) and fingerprint()"
 
     def needed(self, streaming: bool) -> dict[str, list[Any]]:
@@ -36,14 +39,14 @@ class RowSource(DocumentSource):
         return {"rows": [""], "fingerprint": []}
 
     def rows_of(self, cache_dir: str, wanted: Mapping[str, bool], columns: Mapping[str, str]) -> Dataset:
-        """All rows, with the columns that a task wants.
+        """All rows that have what a task needs, with the columns that it wants.
 
         Args:
             wanted: name that the task uses for a column -> whether every row must have it.
             columns: that name -> name of the column in the source, where they differ.
 
         Raises:
-            UserError: a column is missing.
+            UserError: a column is missing, or no row has what the task needs.
         """
         from datasets import Dataset
 
@@ -51,16 +54,33 @@ class RowSource(DocumentSource):
         with self._named(method):
             found = getattr(self.source, method)(cache_dir)
             data = found if isinstance(found, Dataset) else self._written(found, method, cache_dir)
-        unknown = [name for name in columns if name not in wanted]
-        if unknown:
-            raise UserError(*(self._no_such_role(name, wanted) for name in unknown))
+        if problems := self.column_problems(data.column_names, wanted, columns):
+            raise UserError(*problems)
         names = {name: columns.get(name, name) for name in wanted}
-        missing = [name for name, needed in wanted.items() if needed and names[name] not in data.column_names]
-        if missing:
-            raise UserError(*(self._missing(name, names[name], data.column_names) for name in missing))
         present = {name: column for name, column in names.items() if column in data.column_names}
         data = data.select_columns(list(dict.fromkeys(present.values())))
-        return data.rename_columns({column: name for name, column in present.items() if column != name})
+        data = data.rename_columns({column: name for name, column in present.items() if column != name})
+        data, self.left_out = complete_rows(data, [name for name, needed in wanted.items() if needed])
+        if self.left_out and not len(data):
+            fix = "name the columns that hold them: data.columns"
+            raise UserError(
+                Problem(self.key, f"has no row with all that the task needs: {self.left_out}", fix, self.name)
+            )
+        return data
+
+    def column_names(self) -> list[str] | None:
+        """Names of the source's columns if they show quickly."""
+        return self._optional("column_names", None)
+
+    def column_problems(
+        self, there: Sequence[str], wanted: Mapping[str, bool], columns: Mapping[str, str]
+    ) -> list[Problem]:
+        """Columns that the task does not know, or those that it does not find, among the source's own."""
+        unknown = [self._no_such_role(name, wanted) for name in columns if name not in wanted]
+        names = {name: columns.get(name, name) for name in wanted}
+        # One that is named must be there, even if the task could do without.
+        missing = [name for name, needed in wanted.items() if (needed or name in columns) and names[name] not in there]
+        return unknown or [self._missing(name, names[name], list(there)) for name in missing]
 
     def _written(self, found: Any, method: str, cache_dir: str) -> Dataset:
         """A data set on disk of rows that a source of the user's own has given."""
