@@ -11,8 +11,9 @@ import pytest
 import torch
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
-from trireme.errors import UserError
+from trireme.errors import ComponentFailed, Problem, UserError
 from trireme.parallel.mesh import Mesh, build_mesh
+from trireme.trainer.collective import on_main
 from trireme.trainer.prediction_files import check_out, write_rows
 from trireme.trainer.records import AT_ONCE, Records
 
@@ -77,3 +78,21 @@ def test_files_of_both_kinds_hold_the_rows(tmp_path: Path) -> None:
 def test_files_that_cannot_be_written(out: str) -> None:
     with pytest.raises(UserError, match="--out"):
         check_out(out)
+
+
+def _failure_on_all(kind: type[Exception]) -> str:
+    mesh = build_mesh(tiny_recipe(Path("unused"), "plan=ddp", "trainer.micro_batch_size=2").plan)
+
+    def fails() -> None:
+        raise kind(Problem("task", "mine.Own raises KeyError in record_metrics"))
+
+    with pytest.raises(kind) as caught:
+        on_main(mesh, fails)
+    mesh.close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [UserError, ComponentFailed])
+def test_what_fails_on_rank_0_is_said_on_all(kind: type[Exception]) -> None:
+    one, other = run_ranks(_failure_on_all, 2, kind, timeout=40)
+    assert one == other and "raises KeyError in record_metrics" in one
