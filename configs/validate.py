@@ -239,6 +239,8 @@ def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
     why = why[found.end() :].lstrip()
     if found[2] is None:
         value = values[found[1]]
+        if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            value = ", ".join(value)
         for shown in (f"={value!r} ", f"={value} "):
             why = why.removeprefix(shown)
     return Problem(field, why.removeprefix("="), fix, value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
@@ -14,7 +15,7 @@ from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
 from .mixed_source import SOURCES, problem_of_source, source_key
-from .row_source import NO_STREAM, RowSource
+from .row_source import COLUMNS, NO_STREAM, RowSource, columns_key
 
 
 def check_data(
@@ -29,7 +30,7 @@ def check_data(
         rows: whether the task learns from rows, not from documents.
         wanted: columns of these rows (``Samples.columns``); None if they are not known.
     """
-    problems: list[Problem] = [NO_STREAM] if rows and config.streaming else []
+    problems = [*([NO_STREAM] if rows and config.streaming else []), *([] if rows else _without_use(config))]
     texts: dict[str, list[str] | None] = {}
     mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
     further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
@@ -42,7 +43,8 @@ def check_data(
             source.check(config.streaming)
             texts[key] = source.look()
             if isinstance(source, RowSource) and wanted and (there := source.column_names()) is not None:
-                problems += source.column_problems(there, wanted, _columns(config, key))
+                found = source.column_problems(there, wanted, _columns(config, key))
+                problems += [one for each in found if (one := _at_own_key(each, config, key)) not in problems]
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
         except ComponentFailed as error:
@@ -65,6 +67,22 @@ def _columns(config: DataConfig, key: str) -> Mapping[str, str]:
     """Names of the columns of the source at ``key``."""
     of_source = {source_key(name): entry.columns for name, entry in (config.sources or {}).items()}
     return {**config.columns, **(of_source.get(key) or {})}
+
+
+def _at_own_key(problem: Problem, config: DataConfig, key: str) -> Problem:
+    """``problem``, which names the columns of one source of a mixture if that source names them itself."""
+    own = next((entry.columns for name, entry in (config.sources or {}).items() if source_key(name) == key), {})
+    name = problem.field.removeprefix(f"{COLUMNS}.")
+    return replace(problem, field=f"{columns_key(key)}.{name}") if name in own else problem
+
+
+def _without_use(config: DataConfig) -> list[Problem]:
+    """Problems of columns that are named for a task which learns from documents."""
+    mixed = {source_key(name): entry.columns for name, entry in (config.sources or {}).items()}
+    why = "names columns, and this task learns from documents"
+    fix = "leave it out; the column of documents is named by text_column of the source"
+    every = {SOURCE: config.columns, **mixed}
+    return [Problem(columns_key(key), why, fix, dict(names)) for key, names in every.items() if names]
 
 
 def _of_argument(error: ValueError, key: str, component: Component) -> Problem:

@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Problem, UserError
 from .complete_rows import complete_rows
 from .document_source import DocumentSource
+from .mixed_source import SOURCES
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+COLUMNS = "data.columns"
 NO_STREAM = Problem(
     "data.streaming",
     "does not go with a task that learns from rows",
     "set data.streaming=false; rows are read from disk while training",
     True,
 )
+
+
+def columns_key(key: str) -> str:
+    """Where a recipe names the columns of the source at ``key``."""
+    return f"{key.removesuffix('source')}columns" if key.startswith(SOURCES) else COLUMNS
 
 
 class RowSource(DocumentSource):
@@ -126,8 +133,8 @@ class RowSource(DocumentSource):
 
     def _missing(self, name: str, column: str, there: list[str]) -> Problem:
         why = f"gives no column {column}, which the task needs as {name}; columns there: {', '.join(there) or 'none'}"
-        return Problem(self.key, why, f"name it: data.columns.{name}=COLUMN", self.name)
+        return Problem(self.key, why, f"name it: {columns_key(self.key)}.{name}=COLUMN", self.name)
 
     def _no_such_role(self, name: str, wanted: Mapping[str, bool]) -> Problem:
         why = f"is no column that the task uses; it uses {', '.join(wanted)}"
-        return Problem(f"data.columns.{name}", why, "write it as NAME_IN_THE_TASK: COLUMN_OF_THE_SOURCE")
+        return Problem(f"{COLUMNS}.{name}", why, "write it as NAME_IN_THE_TASK: COLUMN_OF_THE_SOURCE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +59,11 @@ def opened(config: DataConfig, settings: TrainerConfig, seed: int = 0) -> Any:
 
 def rows(batch: StepBatch) -> list[Any]:
     return [[micro.inputs["input_ids"].tolist(), micro.samples.tolist()] for micro in batch.micro_batches]
+
+
+def blocks(batches: Iterable[StepBatch]) -> list[tuple[int, ...]]:
+    micros = (micro for batch in batches for micro in batch.micro_batches)
+    return [tuple(ids) for micro in micros for ids in micro.inputs["input_ids"].tolist()]
 
 
 def loud(corpus: Corpus, ids: list[int]) -> bool:
@@ -259,3 +264,26 @@ def test_a_fault_names_its_source(mixed: Make, settings: TrainerConfig, tmp_path
     assert "data.sources.third.source" in rows and "rows of columns, and this task learns from documents" in rows
     for path in (empty, short):
         assert "third" in refused({"_target_": FILES, "paths": [path]}, block_size=128), path
+
+
+def test_streams_go_on_from_where_they_were_with_other_weights_and_sources(
+    mixed: Make, settings: TrainerConfig, tmp_path: Path, documents: list[str]
+) -> None:
+    config = mixed(streaming=True, block_size=128)
+    batches = opened(config, settings).train_batches({}, 0, 6)
+    seen = blocks(batches)
+    new = {"_target_": FILES, "paths": [jsonl(tmp_path / "new.jsonl", [{"text": text} for text in documents[90:130]])]}
+    sources = {name: dataclasses.replace(entry, weight=1) for name, entry in config.sources.items()}
+    path = str(tmp_path / "tokenizer")
+    opened(config, settings).tokenizer.save_pretrained(path)
+    other = dataclasses.replace(
+        config, sources={**sources, "new": MixedSource(new)}, tokenizer=TokenizerConfig(path=path)
+    )
+    after = opened(other, settings)
+    more = after.train_batches(batches.state(), 6 * GLOBAL, 3)
+    found = blocks(more)
+    assert not set(found) & set(seen), "the first pass of every source goes on"
+    assert more.state()["sources"].keys() == {"loud", "plain", "new"}
+    one = dataclasses.replace(other, source=new, sources=None)
+    again = open_corpus(one, 0, settings, CausalLM()).train_batches(batches.state(), GLOBAL, 1)
+    assert len(blocks(again)) == GLOBAL  # read from its beginning
