@@ -11,14 +11,16 @@ Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: t
    out, and so are values of a callback that is no longer chosen. Both are reported.
 
 The same merging decides between two keys that exclude each other: the later file's key counts (``trainer.max_steps`` of
-a recipe over ``trainer.epochs`` of the file that it extends). A key that a file leaves open (``???``) stays open even
-if the typed schema has a default; OmegaConf alone would ignore a ``???`` that is merged over a value.
+a recipe over ``trainer.epochs`` of the file that it extends). Of two mappings (``data.source``, ``data.sources``) that
+in a file which the command line chooses counts, also over the recipe's own. A key that a file leaves open (``???``)
+stays open even if the typed schema has a default; OmegaConf alone would ignore a ``???`` that is merged over a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -32,10 +34,13 @@ SCHEMA = "schema_defaults"
 
 
 @contextmanager
-def components_begin_anew() -> Iterator[list[str]]:
+def components_begin_anew(overrides: Sequence[str] = ()) -> Iterator[list[str]]:
     """Context in which Hydra merges files by rule 1. Hydra has no public hook for it, so a method of its loader is
     wrapped. Another is wrapped so that overrides may stand anywhere in a list of defaults, and a third is replaced
     because Hydra would compose a recipe twice, the first time only to read ``hydra.mode``.
+
+    Args:
+        overrides: those of the command line, which may choose files of groups (``data=files``).
 
     Yields:
         names of the files of the last composition (such as ``callbacks/default``), in the order of their merge.
@@ -46,10 +51,12 @@ def components_begin_anew() -> Iterator[list[str]]:
 
     merge, read = ConfigLoaderImpl._compose_config_from_defaults_list, ConfigRepository._create_defaults_list
     pairs, files = alternatives(), []
+    chosen = {f"{key_of(text)}/{value_of(text)}" for text in overrides}
 
     def merged(self: Any, defaults: Any, repo: Any) -> Any:
         files[:] = [str(default.config_path).strip("/") for default in defaults]
-        loaded = iter(_pruned([self._load_single_config(default, repo) for default in defaults], pairs, files))
+        layers = [self._load_single_config(default, repo) for default in defaults]
+        loaded = iter(_pruned(layers, pairs, files, chosen))
         with mock.patch.object(self, "_load_single_config", lambda default, repo: next(loaded)):
             return merge(self, defaults, repo)
 
@@ -65,8 +72,15 @@ def components_begin_anew() -> Iterator[list[str]]:
         yield files
 
 
-def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Any]:
-    """Loaded files in the order of their merge, without the values that a later file makes void."""
+def _pruned(
+    layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequence[str], chosen: Collection[str] = ()
+) -> list[Any]:
+    """Loaded files in the order of their merge, without the values that a later file makes void.
+
+    Args:
+        pairs: keys that exclude each other.
+        chosen: names of files that the command line chooses.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     def content(layer: Any) -> Any:
@@ -85,10 +99,13 @@ def _pruned(layers: Sequence[Any], pairs: Sequence[tuple[str, str]], names: Sequ
                 for earlier in void[:index]:
                     earlier.append(path)
             named[path] = target
-        for key, other in (*pairs, *(pair[::-1] for pair in pairs)):
-            if _at(data, key) is not None and _at(data, other) is None:
-                for earlier in null[:index]:
-                    earlier.append(other)
+    for key, other in (*pairs, *(pair[::-1] for pair in pairs)):
+        for stronger, weaker in product(range(len(plain)), repeat=2):
+            given, against = _at(plain[stronger], key), _at(plain[stronger], other)
+            decides = isinstance(given, dict) and names[stronger] in chosen
+            stands = isinstance(_at(plain[weaker], other), dict) and names[weaker] in chosen
+            if given is not None and against is None and (decides, stronger) > (stands, weaker):
+                null[weaker].append(other)
     written = [
         [[path for path in paths if _written(data, path)] for data, paths in zip(plain, part, strict=True)]
         for part in (void, null)

@@ -54,7 +54,7 @@ def run_hydra(
         # A nested config name would put the recipe into a package of that name, so the name is always the bare stem.
         _arguments([f"--config-path={file.parent}", f"--config-name={file.stem}", *flags, *quiet, *overrides]),
         added_folders([path.parent, *config_folders(path, recipe_dirs)[1:]]),
-        components_begin_anew() as files,
+        components_begin_anew(overrides) as files,
         warnings.catch_warnings(),
     ):
         # Without _self_ a recipe's own values come last, as its author expects, so Hydra's warning is not needed.

@@ -195,3 +195,35 @@ def test_what_the_own_recipe_wrote_and_the_new_target_takes_stays(tmp_path: Path
     assert compose(recipe, composed.overrides).raw == composed.raw  # as a rank composes it
     packaged = compose(STDLIB, ["optimizer._target_=torch.optim.SGD"]).raw["optimizer"]
     assert packaged == {"_target_": "torch.optim.SGD"}
+
+
+MIXED = BEGIN + "data:\n  sources:\n    code: {source: {_target_: mine.Own}, weight: 3}\n"
+
+
+def test_a_mixture_replaces_the_source_of_its_preset(tmp_path: Path) -> None:
+    recipe = written(tmp_path, MIXED)
+    data = compose(recipe).raw["data"]
+    assert data["source"] is None and list(data["sources"]) == ["code"]
+    more = compose(recipe, ["data.sources.code.weight=2", "data.sources.text={source:{_target_:mine.Other}}"])
+    assert more.raw["data"]["sources"] == {
+        "code": {"source": {"_target_": "mine.Own"}, "weight": 2},
+        "text": {"source": {"_target_": "mine.Other"}},
+    }
+    assert list(
+        compose(recipe, ["data.sources.a={source:{_target_:mine.A}}", "~data.sources.code"]).raw["data"]["sources"]
+    ) == ["a"]
+
+
+def test_a_choice_of_one_source_replaces_a_mixture_and_the_reverse(tmp_path: Path) -> None:
+    recipe = written(tmp_path, MIXED)
+    for given in (
+        ["data=python_stdlib"],
+        ["data=files", "data.source.paths=[a]"],
+        ["data.source={_target_: mine.One}"],
+    ):
+        composed = compose(recipe, given)
+        assert composed.raw["data"]["sources"] is None and composed.raw["data"]["source"]["_target_"], given
+        assert compose(recipe, composed.overrides).raw == composed.raw  # as a rank composes it
+    composed = compose(STDLIB, ["data=python_mixture"])
+    assert composed.raw["data"]["source"] is None and "code" in composed.raw["data"]["sources"]
+    assert compose(STDLIB, ["scheduler=linear", "scheduler.warmup_steps=3"]).raw["scheduler"]["warmup_steps"] == 3
