@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..errors import Problem, short
@@ -44,10 +45,14 @@ def blame(
             accepted(left)
             return problems
         except Exception as error:  # transformers raises several kinds of its own for wrong field types and values
-            name = _named(error, left) or _by_leaving_out(accepted, left, own)
-            if name is None:
+            name = _named(error, left)
+            names = [name] if name else _by_leaving_out(accepted, left, own)
+            if not names:
                 return [*problems, _of_none(error, left, own, weights)]
-            problems.append(_problem(name, _reason(error), left.pop(name), own, weights))
+            name, *others = names
+            also = "".join(f", or another model.config.{other}" for other in others)
+            fix = f"write another value{also}"
+            problems.append(_problem(name, _reason(error), left.pop(name), own, weights, fix))
     return problems
 
 
@@ -70,15 +75,15 @@ def _named(error: Exception, values: Mapping[str, Any]) -> str | None:
 
 def _by_leaving_out(
     accepted: Callable[[dict[str, Any]], Any], values: Mapping[str, Any], own: Mapping[str, Any]
-) -> str | None:
-    """The field without which the others are accepted; those of the recipe are tried first."""
+) -> list[str]:
+    """The fields without each of which the others are accepted, such as a size and a count that must divide it; those
+    of the recipe come first."""
+    found = []
     for name in sorted(values, key=lambda name: name not in own):
-        try:
+        with suppress(Exception):
             accepted({other: value for other, value in values.items() if other != name})
-            return name
-        except Exception:
-            continue
-    return None
+            found.append(name)
+    return found
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ import yaml
 from trireme.configs.key_list import FOLDER, Key, keys
 from trireme.launch.check_environment import CHOICES, LEAST
 from trireme.models.family import families
+from trireme.trainer.component import locate
 
 NOTHING: Callable[[Path], list[str]] = lambda folder: []  # noqa: E731
 
@@ -137,6 +138,9 @@ def value_mutations() -> Iterator[Mutation]:
     for key in [*keys(), *_model_keys()]:
         if key.path == "tracker":
             continue
+        of_rows = (
+            ["learns from documents"] if key.target in _sources_of_rows() else []
+        )  # as the tiny recipe's task does
         allowed = set(key.type.split(" | "))
         if "list of str" in allowed or "list" in allowed:
             allowed |= {"str"} if key.default != "required" else set()
@@ -153,7 +157,8 @@ def value_mutations() -> Iterator[Mutation]:
                 nonsense = False
             given = (*contexts(key), f"{plus}{key.path}={text}")
             # Of two keys that do not go together, a message may begin with the other.
-            yield Mutation(f"{title}: {kind}", given, (key.path, f" {key.path.rpartition('.')[2]} "), nonsense)
+            named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
+            yield Mutation(f"{title}: {kind}", given, named, nonsense)
         yield Mutation(
             f"{title}: misspelt",
             (*contexts(key), f"++{_misspelt(key.path)}=1"),
@@ -162,6 +167,23 @@ def value_mutations() -> Iterator[Mutation]:
         )
         if not allowed & {"mapping", "component", "any"}:
             yield Mutation(f"{title}: a key below it", (*contexts(key), f"++{key.path}.below=1"), (key.path,), True)
+
+
+@cache
+def _sources_of_rows() -> set[str]:
+    """Names of packaged sources that give rows only."""
+    files = (FOLDER / "data").glob("*.yaml")
+    targets = {node["_target_"] for file in files for node in _components(yaml.safe_load(file.read_text()))}
+    found = [locate(target) for target in targets]
+    return {cls.__name__ for cls in found if hasattr(cls, "rows") and not hasattr(cls, "load")}
+
+
+def _components(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for inner in node.values():
+            yield from _components(inner)
 
 
 def _misspelt(path: str) -> str:

@@ -58,7 +58,8 @@ def _run(
     """The exit code, or what happened in its place, and all that was said."""
     recipe = mutation.recipe(folder) if mutation.recipe else TINY
     given = [*mutation.arrange(folder), *mutation.overrides]
-    roots = [] if "data=files" in given or "data=hub" in given else [f"data.source.roots=[{STDLIB / 'json'}]"]
+    other_data = any(text.startswith("data=") and text != "data=python_stdlib" for text in given)
+    roots = [] if other_data else [f"data.source.roots=[{STDLIB / 'json'}]"]
     run = [] if any(text.startswith("run.dir=") for text in given) else [f"run.dir={folder / 'run'}"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mutation.environment.items():
