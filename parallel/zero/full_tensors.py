@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -24,6 +26,8 @@ class EngineState:
             safe_get_full_optimizer_state,
             safe_set_full_fp32_param,
             safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
         )
 
         self.engine = engine
@@ -32,6 +36,7 @@ class EngineState:
         self.base = getattr(self.wrapper, "optimizer", self.wrapper)
         self.get_weight, self.set_weight = safe_get_full_fp32_param, safe_set_full_fp32_param
         self.get_moment, self.set_moment = safe_get_full_optimizer_state, safe_set_full_optimizer_state
+        self.set_part, self.set_part_of_moment = safe_set_local_fp32_param, safe_set_local_optimizer_state
         self.pieces = {id(p): flat for params, flat in self._groups() for p in params}
         self._linked = False
 
@@ -52,7 +57,10 @@ class EngineState:
             if self.stage == 0 and id(parameter) in self.pieces:
                 self.pieces[id(parameter)].copy_(value)
             elif self.stage > 0 and parameter.requires_grad:
-                self.set_weight(parameter, value)
+                if self._is_uneven(parameter):
+                    self.set_part(parameter, _own_part(parameter, value))
+                else:
+                    self.set_weight(parameter, value)
             if self.stage in (0, 3) or not parameter.requires_grad:
                 with self._gathered(parameter, modified=True):
                     parameter.copy_(value)
@@ -86,7 +94,12 @@ class EngineState:
             present = entries.get(key)
             if isinstance(present, Tensor) and present.dim() > 0:
                 with torch.no_grad():
-                    present.copy_(value) if self.stage == 0 else self.set_moment(parameter, value, key)
+                    if self.stage == 0:
+                        present.copy_(value)
+                    elif self._is_uneven(parameter):
+                        self.set_part_of_moment(parameter, _own_part(parameter, value), key)
+                    else:
+                        self.set_moment(parameter, value, key)
             elif isinstance(present, Tensor):
                 present.fill_(value.item())
             elif present is not None:
@@ -125,6 +138,10 @@ class EngineState:
                     value.zero_()
                 else:
                     self.base.state[flat][key] = 0
+
+    def _is_uneven(self, parameter: Any) -> bool:
+        """Whether the last part in stage 3 is padded: DeepSpeed's setter of a full tensor reads beyond its end."""
+        return self.stage == 3 and parameter.ds_numel % dist.get_world_size(parameter.ds_process_group) > 0
 
     # -- differences between stages ---------------------------------------------------------------------------
 
@@ -178,6 +195,13 @@ class EngineState:
 
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
             yield
+
+
+def _own_part(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's part of a full tensor in stage 3, with DeepSpeed's padding."""
+    group, size = parameter.ds_process_group, parameter.ds_tensor.numel()
+    whole = F.pad(value.flatten(), (0, size * dist.get_world_size(group) - value.numel()))
+    return whole.narrow(0, size * dist.get_rank(group), size)
 
 
 @contextlib.contextmanager

@@ -240,6 +240,13 @@ def test_resume_continues_bit_exactly(options: DeepSpeedOptions) -> None:
     assert abs(one - other) < 0.1 * (one + other)
 
 
+def test_shards_of_uneven_length_resume_bit_exactly() -> None:
+    """DeepSpeed's own setter fails if a parameter (here of 33 numbers) does not divide over the ranks."""
+    case = Case(DeepSpeedOptions(stage=3), family="gpt2", overrides={"n_embd": 33, "n_head": 3})
+    expected, found, (_, _, difference) = run_ranks(_interrupted, 2, case, case)[0]
+    assert expected == found and difference == 0
+
+
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp16"), (1, "bf16"), (2, "fp16"), (3, "bf16")])
 def test_resume_in_half_precision(stage: int, precision: str) -> None:
     case = Case(DeepSpeedOptions(stage=stage), precision=precision)
