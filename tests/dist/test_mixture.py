@@ -157,3 +157,66 @@ def test_the_check_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
     rows = f"{{source:{{_target_:trireme.trainer.data.row_files.RowFiles,paths:[{tmp_path}/empty.txt]}},weight:1}}"
     message = _refused(capsys, *MIXED, f"data.sources.none={rows}")
     assert "rows of columns, and this task learns from documents" in message
+
+
+ROWS = """# Tells two kinds of texts apart, from two sources.
+# trireme train rows.yaml
+defaults:
+  [/base, /model: bert_tiny, /data: rows, override /task: sequence_classification, override /callbacks: minimal, _self_]
+model: {config: {vocab_size: 300}}
+data:
+  sources:
+    posts: {source: {_target_: trireme.trainer.data.row_files.RowFiles, paths: [FOLDER/posts.jsonl]}, weight: 2}
+    reviews:
+      source: {_target_: trireme.trainer.data.row_files.RowFiles, paths: [FOLDER/reviews.csv]}
+      columns: {text: body, label: stars}
+  held_out: 0.25
+  block_size: 16
+  tokenizer: {kind: wordpiece, vocab_size: 200}
+trainer: {max_steps: 4, global_batch_size: 12, micro_batch_size: 3, eval_every: 2}
+checkpoint: {every: 2, at_end: true}
+seed: 3
+"""
+
+
+def _rows_recipe(folder: Path) -> Path:
+    posts = [json.dumps({"text": f"a post of {n} words", "label": ["calm", "angry"][n % 2]}) for n in range(40)]
+    reviews = [f"a review of {n} stars,{['angry', 'odd'][n % 2]}" for n in range(16)]
+    (folder / "posts.jsonl").write_text("\n".join(posts))
+    (folder / "reviews.csv").write_text("\n".join(["body,stars", *reviews]))
+    (folder / "rows.yaml").write_text(ROWS.replace("FOLDER", str(folder)))
+    return folder / "rows.yaml"
+
+
+def _train_rows(recipe: Path, run: str, *overrides: str) -> None:
+    train(recipe_of(recipe, recipe.parent / run, *overrides))
+
+
+def test_rows_under_every_plan(tmp_path: Path) -> None:
+    recipe = _rows_recipe(tmp_path)
+    _train_rows(recipe, "one", "data.num_workers=1")
+    alone, keys = training(tmp_path / "one"), ("loss", "loss/posts", "loss/reviews", "grad_norm")
+    for line in alone:
+        assert line["loss"] == pytest.approx((2 * line["loss/posts"] + line["loss/reviews"]) / 3, rel=1e-5)
+    for plan in ("ddp", "zero3"):
+        run_ranks(_train_rows, 2, recipe, plan, f"plan={plan}", "trainer.stop_at=2")
+        run_ranks(_train_rows, 2, recipe, plan, f"plan={plan}")
+        assert worst_difference(alone, training(tmp_path / plan), keys) < TOLERANCE
+        evaluated = [[line for line in lines(tmp_path / run) if "eval_loss" in line] for run in ("one", plan)]
+        for there, here in zip(*evaluated, strict=True):
+            assert {"eval_loss/posts", "eval_accuracy/reviews", "eval_f1"} <= here.keys()
+            assert here == pytest.approx(there, rel=TOLERANCE)
+
+
+def test_columns_of_rows_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = _rows_recipe(tmp_path)
+    assert main(["check", str(recipe)]) == 0, capsys.readouterr().err
+    for override, *said in (
+        ("data.sources.reviews.columns.label=starz", "data.sources.reviews.source", "no column starz", "body, stars"),
+        ("data.sources.posts.columns={txt: text}", "data.sources.posts.columns.txt", "no column that the task uses"),
+        ("data.columns={txt: text}", "data.columns.txt", "no column that the task uses"),
+        ("data.columns.text=words", "data.sources.posts.source", "data.sources.posts.columns.text=COLUMN"),
+    ):
+        assert main(["check", str(recipe), override]) == 2
+        message = capsys.readouterr().err
+        assert all(words in message for words in said), message

@@ -48,8 +48,9 @@ def refuse_no_numbers(extra: Metrics) -> None:
 
 
 def evaluation_parts(metrics: Metrics) -> list[str]:
-    """Name and value of every held-out metric."""
-    parts = [f"{name} {number(value)}" for name, value in metrics.items() if name.startswith(("eval_", "test_"))]
+    """Name and value of every held-out metric; of those of single sources of a mixture only the losses."""
+    shown = [name for name in metrics if name.startswith(("eval_", "test_")) and ("/" not in name or "_loss/" in name)]
+    parts = [f"{name} {number(metrics[name])}" for name in shown]
     return [*parts, "(averaged weights)"] if metrics.get("averaged") else parts
 
 
