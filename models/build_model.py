@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
 
 from ..errors import Problem, UserError
 from .base_assets import end_of_text_ids, generation_values
 from .batch_norm import fix_statistics
 from .facts import Facts
+from .forward_inputs import factory_of
 from .heads import HEADS
 from .initial_weights import initial_weights
 from .model_config import ModelConfig, hf_config, own_class, weights_path
@@ -106,9 +106,9 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
         with torch.device("meta"):
             if model.architecture is not None:
                 return own_class(model)(config).to(torch.float32)
-            factory = getattr(modeling_auto, HEADS[head].factory)
+            factory = factory_of(type(config), head)
             config.architectures = config.architectures or []  # the factory looks through them, and may find None
-            if type(config) not in factory._model_mapping:
+            if factory is None:
                 raise UserError(_no_such_head(model, head))
             return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
     except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -135,7 +135,7 @@ def _untie(model: PreTrainedModel, name: str) -> None:
 def _no_such_head(model: ModelConfig, head: str) -> Problem:
     """The refusal of a task whose head the architecture does not have in transformers."""
     kind = type(hf_config(model))
-    able = [name for name, other in HEADS.items() if kind in getattr(modeling_auto, other.factory)._model_mapping]
+    able = [name for name in HEADS if factory_of(kind, name)]
     why = f"asks for the head {head}, which transformers does not have for {model.spec.title}"
     if model.own:
         fix = f"register its class: {HEADS[head].factory}.register({kind.__name__}, YourModel, exist_ok=True)"

@@ -17,13 +17,15 @@ class Head:
     labelled: bool = False
     """Whether its size is the number of labels, which come from the data; it then begins at random on a pretrained
     model that lacks it."""
+    also: str = ""
+    """Name of the Auto class for architectures with this head whose class has others beside it."""
     next_tokens: bool = False
     """Whether it predicts the token that follows each token, so that labels are shifted and texts can be continued."""
 
 
 HEADS: dict[str, Head] = {
     "causal_lm": Head("AutoModelForCausalLM", next_tokens=True),
-    "masked_lm": Head("AutoModelForMaskedLM"),
+    "masked_lm": Head("AutoModelForMaskedLM", also="AutoModelForPreTraining"),
     "seq2seq_lm": Head("AutoModelForSeq2SeqLM"),
     "sequence_classification": Head("AutoModelForSequenceClassification", labelled=True),
     "token_classification": Head("AutoModelForTokenClassification", labelled=True),

@@ -7,6 +7,7 @@ from typing import Any
 
 from families.tiny_config import TWO_PARTS, tiny_config
 from helpers.recipes import FEW_FILES
+from trireme.models.forward_inputs import factory_of
 from trireme.models.heads import HEADS
 
 SOURCES = "families.small_data."
@@ -64,6 +65,12 @@ KINDS = {
         _rows("CaptionedDigits", image_size=32, tokenizer=_tokens("wordpiece")),
         ("AutoTokenizer", "AutoImageProcessor"),
     ),
+    "masked_captions": Kind(
+        "picture and text",
+        "masked_captions",
+        _rows("CaptionedDigits", image_size=32, tokenizer=_tokens("wordpiece")),
+        ("AutoTokenizer", "AutoImageProcessor"),
+    ),
     "contrastive": Kind(
         "picture and text",
         "contrastive",
@@ -95,6 +102,10 @@ ORDER = (
 )
 
 
+BY_CLASS = {"bridgetower": ("masked_captions", "transformers.BridgeTowerForMaskedLM")}
+"""Architectures whose heads no Auto class has -> how they are tried, and their class for ``model.architecture``."""
+
+
 def kind_of(model_type: str) -> Kind:
     """The first of ``ORDER`` that transformers has for the architecture.
 
@@ -102,11 +113,12 @@ def kind_of(model_type: str) -> Kind:
         LookupError: it has none.
     """
     from transformers import CONFIG_MAPPING
-    from transformers.models.auto import modeling_auto
 
+    if model_type in BY_CLASS:
+        return KINDS[BY_CLASS[model_type][0]]
     cls = CONFIG_MAPPING[model_type]
     for name in ORDER:
-        if name in HEADS and cls in getattr(modeling_auto, HEADS[name].factory)._model_mapping:
+        if name in HEADS and factory_of(cls, name):
             return KINDS[name]
         if name not in HEADS and _meets(cls, "audio_config" if name.startswith("audio") else "vision_config"):
             return KINDS[name]
@@ -129,6 +141,8 @@ def recipe(model_type: str, steps: int, saved: int) -> dict[str, Any]:
     config = tiny_config(model_type)
     size = {"image_size": config["image_size"]} if isinstance(config.get("image_size"), int) else {}
     model = {"family": "auto", "frozen_batchnorm": True, "config": {"model_type": model_type, **config}}
+    if model_type in BY_CLASS:
+        model = {"architecture": BY_CLASS[model_type][1], "config": config}
     return {
         "defaults": [
             "/base",

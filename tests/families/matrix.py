@@ -22,7 +22,6 @@ from helpers.ranks import run_ranks
 from helpers.zero import load_deepspeed
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
-from trireme.models.heads import HEADS
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.checkpoint.export.export_folder import export
@@ -43,14 +42,15 @@ TYPES = (
     *("bert", "roberta", "deberta-v2", "electra", "fnet", "roberta-prelayernorm", "data2vec-text", "albert"),
     *("distilbert", "xlm-roberta", "camembert", "luke", "perceiver"),
     *("canine", "lilt"),
-    *("t5", "bart", "pegasus", "m2m_100", "nllb-moe", "blenderbot-small", "mbart", "marian"),
+    *("t5", "bart", "pegasus", "m2m_100", "nllb-moe", "blenderbot-small", "mbart", "marian", "led"),
     # pictures
     *("vit", "swin", "resnet", "convnextv2", "pvt", "bit", "dinov2", "focalnet", "mobilevitv2", "cvt"),
-    *("data2vec-vision", "beit", "deit"),
+    *("data2vec-vision", "beit", "deit", "convnext"),
     # sounds
-    *("wav2vec2", "data2vec-audio", "hubert", "whisper"),
+    *("wav2vec2", "data2vec-audio", "hubert", "wavlm", "whisper", "speech_to_text", "audio-spectrogram-transformer"),
     # several
-    *("clip", "vision-text-dual-encoder", "clap", "blip", "pix2struct", "vision-encoder-decoder", "idefics"),
+    *("clip", "siglip", "vision-text-dual-encoder", "clap", "blip", "pix2struct", "vision-encoder-decoder", "idefics"),
+    *("bridgetower", "visual_bert"),
     *("upernet", "dpt", "yolos"),
 )
 """The seed's architectures, those that the documentation names, and more of each shape."""
@@ -154,8 +154,8 @@ def _exports(trainer: Trainer, one: Path, model_type: str, saved: dict[str, torc
     import transformers
 
     out = export(str(one), str(one.with_name(f"{one.name}-out")))
-    factory = getattr(transformers, HEADS[str(trainer.task.head)].factory)
-    loaded = factory.from_pretrained(out, dtype=torch.float32).eval()
+    (name,) = transformers.AutoConfig.from_pretrained(out).architectures
+    loaded = getattr(transformers, name).from_pretrained(out, dtype=torch.float32).eval()
     tensors = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
     wrong = [name for name, tensor in saved.items() if name not in tensors or not torch.equal(tensors[name], tensor)]
     assert not wrong, f"the export differs in {wrong[:3]}"

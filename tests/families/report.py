@@ -31,6 +31,7 @@ import torch
 import transformers
 from families.matrix import PLANS, STEPS, TOLERANCE, TYPES, Found, look
 from helpers.report import keep, kept, markdown, progress_bar, quietly, show
+from trireme.models.other_families import WRONG
 
 ROOT = Path(__file__).parents[2]
 DOCS, RESULTS = ROOT / "docs" / "families.md", ROOT / "build" / "families.json"
@@ -49,7 +50,8 @@ outputs are the same. No number under tp: transformers has no tensor plan for th
 trireme does not have; `trireme check` says which. Architectures with BatchNorm are trained with its statistics fixed
 (`model.frozen_batchnorm=true`).
 
-Pipelines need a file in `models/families`.
+Refused by name: {"; ".join(f"`{kind}`, because {reason}" for kind, reason in WRONG.items())}. Pipelines need a file in
+`models/families`.
 """
 
 

@@ -91,6 +91,14 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "mobilevitv2": {"image_size": 64},
+    **{f"bridgetower{part}": {"hidden_size": 64} for part in ("", "_vision_model", "_text_model")},
+    "moonshine": {
+        **dict.fromkeys(("encoder_num_attention_heads", "decoder_num_attention_heads"), 2),
+        **dict.fromkeys(("encoder_num_key_value_heads", "decoder_num_key_value_heads"), 2),
+        **dict.fromkeys(("encoder_num_hidden_layers", "decoder_num_hidden_layers"), 2),
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "mamba2": {"head_dim": 16, "num_heads": 4},
     "led": {"attention_window": 8},
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
 }  # fmt: skip

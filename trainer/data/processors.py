@@ -149,19 +149,23 @@ def _made_image_processor(model: Any, image_size: int | None) -> Any:
         options = {"max_patches": part.seq_len, "patch_size": {"height": side, "width": side}}
     elif size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-        asked = dict(processor.size)
-        sides = {name: min(height, width) for name, value in asked.items() if value is not None}
-        options = {"size": sides}
-        if "height" in sides:
-            options["size"] = {"height": height, "width": width}
-        if getattr(processor, "do_center_crop", None):
-            options["crop_size"] = {"height": height, "width": width}
+        cuts = getattr(processor, "do_center_crop", None)
+        for name in ("size", "crop_size") if cuts else ("size",):
+            options[name] = _sides(getattr(processor, name, None), height, width)
     processor = kind(**options)
     for name in ("image_mean", "image_std"):
         values = getattr(processor, name, None)
         if isinstance(values, list | tuple) and len(values) != channels:
             setattr(processor, name, [sum(values) / len(values)] * channels)
     return processor
+
+
+def _sides(usual: Any, height: int, width: int) -> dict[str, int]:
+    """A size under the names that a processor has for it: those of both sides, or of the shorter and the longer one."""
+    names = [name for name, value in dict(usual or {}).items() if value is not None]
+    if not names or "height" in names:
+        return {"height": height, "width": width}
+    return dict.fromkeys(names, min(height, width))
 
 
 def vision_part(model: Any) -> Any:
