@@ -21,7 +21,8 @@ from trireme.trainer.data.gettext_rows import GettextCatalogues, catalogue
 from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.data.open_samples import open_samples
 from trireme.trainer.data.seq2seq_collator import Seq2SeqCollator
-from trireme.trainer.data.tokenizer import TokenizerConfig
+from trireme.trainer.data.text_rows import ended
+from trireme.trainer.data.tokenizer import TokenizerConfig, load_or_train
 from trireme.trainer.settings import TrainerConfig
 from trireme.trainer.tasks.seq2seq_lm import Seq2SeqLM
 
@@ -132,3 +133,20 @@ def test_the_decoder_reads_targets_shifted_by_one() -> None:
     assert micro.targets["labels"].tolist()[1] == [7, 1, *[IGNORE] * 6] and micro.length == 12
     model.decoder_start_token_id = 2
     assert collator.micro_batch(samples).inputs["decoder_input_ids"][0, 0] == 2
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_every_text_to_be_written_ends(tmp_path: Path, kind: str) -> None:
+    config = TokenizerConfig(kind=kind, vocab_size=300)
+    tokenizer = load_or_train(config, lambda: iter(["see the sea"] * 9), kind, str(tmp_path))
+    for length in (3, 64):
+        tokens = ended(tokenizer, "the sea, the sea", tokenizer, length)
+        assert tokens[-1] == tokenizer.eos_token_id and len(tokens) <= length
+        assert (tokens == tokenizer.eos_token_id).sum() == 1
+
+
+def test_a_tokenizer_without_an_end_writes_no_texts(tmp_path: Path) -> None:
+    config = TokenizerConfig(kind="characters", vocab_size=32)
+    tokenizer = load_or_train(config, lambda: iter(["see"]), "characters", str(tmp_path))
+    with pytest.raises(UserError, match="no token that ends a text"):
+        ended(tokenizer, "see", tokenizer, 8)
