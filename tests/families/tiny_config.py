@@ -99,6 +99,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mamba2": {"head_dim": 16, "num_heads": 4},
+    "codegen": {"n_head": 8, "rotary_dim": 4},
     "led": {"attention_window": 8},
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
 }  # fmt: skip

@@ -15,6 +15,6 @@ from .masked_lm_collator import MaskedLMCollator
 class MaskedCaptionCollator(MaskedLMCollator):
     """Masks a share of the tokens of captions, and stacks their pictures."""
 
-    def _collate(self, samples: Sequence[Sample], purpose: str) -> MicroBatch:
-        micro = super()._collate(samples, purpose)
+    def collate(self, samples: Sequence[Sample], purpose: str) -> MicroBatch:
+        micro = super().collate(samples, purpose)
         return replace(micro, inputs={**micro.inputs, "pixel_values": stacked(samples)})

@@ -55,12 +55,17 @@ class MaskedLMCollator(Collator):
         self._special = np.array(sorted(self.tokenizer.all_special_ids), np.int64)
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
-        return [self._collate(group, "train") for group in self.groups(samples)]
+        return [self.collate(group, "train") for group in self.groups(samples)]
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        return self._collate(samples, "evaluation")
+        return self.collate(samples, "evaluation")
 
-    def _collate(self, samples: Sequence[Sample], purpose: str) -> MicroBatch:
+    def collate(self, samples: Sequence[Sample], purpose: str) -> MicroBatch:
+        """Samples of one forward pass, with masks for training or for an evaluation.
+
+        Args:
+            purpose: ``train`` or ``evaluation``.
+        """
         tokens = [np.asarray(sample["input_ids"], np.int64) for sample in samples]
         places = positions(samples)
         masked = [self._mask(row, int(place), purpose) for row, place in zip(tokens, places, strict=True)]
