@@ -104,6 +104,9 @@ def _write(
     from transformers import set_seed
 
     tokenizer, model = _load(folder, device_map)
+    if not hasattr(model, "generate"):
+        why, fix = f"holds a {type(model).__name__}, which has no generate", "name a model that writes texts"
+        raise UserError(Problem("MODEL", why, f"{fix}; a class of your own derives from GenerationMixin too"))
     # An offloaded model is on the meta device; accelerate moves inputs to the right device itself.
     device = model.device if model.device.type != "meta" else _device()
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)

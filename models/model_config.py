@@ -17,6 +17,7 @@ from .hub import is_local, local_path
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
 
+FOUND = "check the path; its file is looked for beside the recipe, in the current folder, and among what is installed"
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
 """Fields of a config.json that describe how it was saved. They are dropped here; quantised weights are refused when
 they are read."""
@@ -228,7 +229,7 @@ def _located(field: str, path: str) -> Any:
     except Exception as error:  # the user's own module may fail in any way
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split()).replace("; ", ", ")
-        raise ValueError(f"{field}={path!r} cannot be imported: {reason}; check path and module") from None
+        raise ValueError(f"{field}={path!r} cannot be imported: {reason}; {FOUND}") from None
 
 
 def _own_class_flaws(model: ModelConfig) -> Iterator[str]:

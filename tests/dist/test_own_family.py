@@ -55,13 +55,15 @@ def test_a_family_of_ones_own_under_every_plan(folder: Path, alone: list[dict[st
 
 
 def test_transformers_loads_the_export_of_a_family_of_ones_own(
-    folder: Path, alone: list[dict[str, float]], tmp_path: Path
+    folder: Path, alone: list[dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     assert main(["export", str(folder / "decay_single"), str(tmp_path / "out")]) == 0
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(model).__name__ == "Decay" and not any(report.values())
+    assert main(["generate", str(folder / "decay_single"), "--prompt", "def"]) == 2
+    assert "holds a Decay, which has no generate" in capsys.readouterr().err
 
 
 def test_a_notebook_loads_models_of_every_kind(folder: Path, tmp_path: Path) -> None:
