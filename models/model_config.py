@@ -170,7 +170,7 @@ def family_of(model_type: Any, weights: str) -> str:
         )
     raise ValueError(
         f"weights={weights!r} holds a model of type {model_type!r}, which is not supported; "
-        f"use weights of a supported type: {supported}"
+        f"use weights of a supported type: {supported}, or name a family of your own (model.family=mine.net.FAMILY)"
     )
 
 
