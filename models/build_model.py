@@ -151,10 +151,10 @@ def _keep_special_tokens(
     This waits until the model is built, because while building the padding token of the configuration decides which
     embedding gets no gradient.
     """
-    eos = end_of_text_ids(base["eos"], vocabulary.eos)
+    eos = end_of_text_ids(base.get("eos"), vocabulary.eos)
     model.config.eos_token_id = eos
-    model.config.bos_token_id = vocabulary.bos if base["bos"] is None else base["bos"]
-    model.config.pad_token_id = base["pad"] if vocabulary.pad is None else vocabulary.pad
+    model.config.bos_token_id = vocabulary.bos if base.get("bos") is None else base["bos"]
+    model.config.pad_token_id = base.get("pad") if vocabulary.pad is None else vocabulary.pad
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = generation["eos_token_id"] if generation else eos
 

@@ -22,9 +22,11 @@ def factory_of(kind: type, head: str) -> Any:
     if kind in first._model_mapping:
         return first
     also = getattr(modeling_auto, found.also) if found.also else None
-    if also is not None and kind in also._model_mapping and "input_ids" in _parameters(also, kind):
-        return also
-    return None
+    if also is None or kind not in also._model_mapping:
+        return None
+    # This Auto class gives most architectures a class of another head, or one that reads no tokens.
+    with_several = _class(also, kind).__name__.endswith("ForPreTraining")
+    return also if with_several and "input_ids" in _parameters(also, kind) else None
 
 
 def forward_inputs(config: Any, head: str) -> frozenset[str] | None:
@@ -39,6 +41,9 @@ def forward_inputs(config: Any, head: str) -> frozenset[str] | None:
 
 
 def _parameters(factory: Any, kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(_class(factory, kind).forward).parameters)
+
+
+def _class(factory: Any, kind: type) -> Any:
     found = factory._model_mapping[kind]
-    model = found[0] if isinstance(found, list | tuple) else found
-    return frozenset(inspect.signature(model.forward).parameters)
+    return found[0] if isinstance(found, list | tuple) else found
