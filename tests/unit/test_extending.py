@@ -258,6 +258,13 @@ class UnknownTokens(CausalLMCollator):
             micro.inputs["input_ids"].fill_(99999)
         return micro_batches
 
+class UnknownLabels(CausalLMCollator):
+    def __call__(self, samples):
+        micro_batches = super().__call__(samples)
+        for micro in micro_batches:
+            micro.targets["labels"].fill_(99999)
+        return micro_batches
+
 class SavesEarly(Callback):
     def on_step_end(self, trainer, state, control):
         state.best_metric, state.best_step = 1.0, state.step
@@ -471,6 +478,7 @@ def test_our_own_keep_their_contracts() -> None:
         ("+callbacks.x._target_=mine.broken.ListState", "its state_dict gives [1], not a dict"),
         ("task._target_=mine.broken.HalfLoss", "HalfLoss.loss returns a tensor of shape () and type bfloat16"),
         ("+collator._target_=mine.broken.UnknownTokens", "gives the token 99999, but the model has"),
+        ("+collator._target_=mine.broken.UnknownLabels", "gives the label 99999, but the model has"),
         ("+callbacks.x._target_=mine.broken.SetsTheirs", "fix: write control.stop = True"),
         ("task._target_=mine.broken.ListSums", "ListSums.evaluate returns a list"),
         ("task._target_=mine.broken.NoLossMetric", "NoLossMetric.metrics returns a dict of other: a float"),

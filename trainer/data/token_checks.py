@@ -50,17 +50,22 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
     that some assertion failed.
 
     Raises:
-        UserError: a token has no embedding.
+        UserError: a token has no embedding, or a label is none of the tokens.
     """
     own = component is not None and not component["_target_"].startswith("trireme.")
     if not own and (samples is None or is_ours(samples)):
         return
-    tokens = [micro.inputs["input_ids"] for micro in batch.micro_batches if "input_ids" in micro.inputs]
-    most = max((int(rows.max()) for rows in tokens if rows.numel()), default=0)
-    known = _embeddings(model) if tokens else None
-    if known is not None and most >= known:
-        name = component["_target_"] if own and component else type(samples).__qualname__
-        raise UserError(wrong_collator(name, f"gives the token {most}, but the model has {known} embeddings"))
+    of_texts = [micro for micro in batch.micro_batches if "input_ids" in micro.inputs]
+    known = _embeddings(model) if of_texts else None
+    for kind, found in (
+        ("token", [micro.inputs["input_ids"] for micro in of_texts]),
+        ("label", [micro.targets["labels"] for micro in of_texts if "labels" in micro.targets]),
+    ):
+        whole = [rows for rows in found if isinstance(rows, Tensor) and rows.numel() and not rows.is_floating_point()]
+        most = max((int(rows.max()) for rows in whole), default=0)
+        if known is not None and most >= known:
+            name = component["_target_"] if own and component else type(samples).__qualname__
+            raise UserError(wrong_collator(name, f"gives the {kind} {most}, but the model has {known} embeddings"))
 
 
 def _embeddings(model: Any) -> int | None:
