@@ -42,7 +42,7 @@ class LabelledImages(Samples):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         image = row["image"]
         path = image.get("path") if isinstance(image, dict) else None
-        return {"image": path or "a picture without a file name", "label": str(row["label"])}
+        return {"image": path or "a picture without a file name", "label": self.labels.shown(row)}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return picture_sizes(rows["image"])
@@ -82,7 +82,9 @@ def opened_image(stored: Any, channels: int) -> Image:
         # Cameras store how they were held; Pillow does not turn the picture by itself.
         upright = ImageOps.exif_transpose(image)
         return (on_white(upright) if channels in (1, 3) else upright).convert(MODES[channels])
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # whose message is an address in memory
+        raise ValueError("its picture is of no format that Pillow reads") from None
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"its picture cannot be read: {error}") from None
 
 

@@ -51,6 +51,13 @@ class Labels:
             marked[label_number(one, self.names, self._stored_as_numbers)] = 1.0
         return marked
 
+    def shown(self, row: dict[str, Any]) -> str:
+        """The label as people read it: its name, where the data set stores its place."""
+        value = row[COLUMN]
+        if self._stored_as_numbers and isinstance(value, int) and 0 <= value < len(self.names):
+            return self.names[value]
+        return str(value)
+
 
 def _names_in_lists(given: Given) -> tuple[str, ...]:
     from datasets import ClassLabel

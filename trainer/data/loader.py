@@ -42,10 +42,10 @@ class Batcher:
             samples=[int(sample["index"]) for sample in samples],
         )
 
-    def or_error(self, samples: Sequence[Sample]) -> StepBatch | Exception:
+    def or_error(self, samples: Sequence[Sample] | Exception) -> StepBatch | Exception:
         """In a worker: an error that has a message of its own comes back whole; torch would hand on a traceback."""
         try:
-            return self(samples)
+            return samples if isinstance(samples, Exception) else self(samples)
         except (UserError, ComponentFailed) as error:
             return error
 
@@ -64,6 +64,16 @@ class Positioned(Dataset[Sample]):
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         return self.__getitems__([place])[0]
+
+
+class PositionedOrError(Positioned):
+    """In a worker: an error of the data set stands for its samples, as in ``Batcher.or_error``."""
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Sample] | Exception:  # type: ignore[override]
+        try:
+            return super().__getitems__(places)
+        except (UserError, ComponentFailed) as error:
+            return error
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -137,7 +147,7 @@ def step_batches(
     if num_workers:
         workers = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _leave_signals_to_the_rank}
     loader = DataLoader(
-        Positioned(dataset),
+        PositionedOrError(dataset) if num_workers else Positioned(dataset),
         batch_sampler=sampler,
         collate_fn=batcher.or_error if num_workers else batcher,
         num_workers=num_workers,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from trireme.errors import UserError
 from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.data.collator import IGNORE, CausalLMCollator
 from trireme.trainer.data.loader import Batcher, evaluation_batches, step_batches
@@ -113,6 +114,22 @@ def test_many_steps_ordered_together_equal_single_ones(monkeypatch: pytest.Monke
 
 def test_workers_give_the_same_batches() -> None:
     assert [tokens(batch) for batch in batches(num_workers=2)] == [tokens(batch) for batch in batches()]
+
+
+class Broken(MemoryBlocks):
+    def __getitem__(self, index: int) -> Any:
+        raise UserError("row 7 is not usable")
+
+    __getitems__ = None
+
+
+def test_an_error_of_a_row_comes_back_whole_from_a_worker() -> None:
+    """Its own words, not a traceback in a string."""
+    options = {"samples": 0, "steps": 1, "global_batch_size": GLOBAL}
+    (found,) = step_batches(Broken(DATA.blocks), BATCHER, EpochOrder(SIZE, seed=1), num_workers=1, **options)
+    assert isinstance(found, UserError) and str(found) == "row 7 is not usable"
+    with pytest.raises(UserError, match=r"^row 7 is not usable$"):
+        list(step_batches(Broken(DATA.blocks), BATCHER, EpochOrder(SIZE, seed=1), **options))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
