@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...models.facts import Facts
@@ -85,7 +86,8 @@ class Corpus(ABC):
             "seed": seed,
             "processor": processor,
             "model": model,
-            "inputs": forward_inputs(model, str(task.head)) if model is not None else None,
+            # Importing the model's class takes a second or more, which few collators need.
+            "inputs": partial(forward_inputs, model, str(task.head)) if model is not None else None,
             "facts": self.facts,
         }
         self.collator: Collator = open_collator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -63,14 +64,17 @@ def collator_problems(component: Component) -> list[Problem]:
 
 
 def taken(target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``given`` that the constructor or function ``target`` takes."""
+    """The values of ``given`` that the constructor or function ``target`` takes; partials are called for theirs."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # there is no signature
         return {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return dict(given)
-    return {name: value for name, value in given.items() if name in parameters}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {
+        name: value() if isinstance(value, partial) else value
+        for name, value in given.items()
+        if takes_all or name in parameters
+    }
 
 
 class CheckedCollator(Collator):
