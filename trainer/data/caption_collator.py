@@ -1,4 +1,4 @@
-"""Collate pictures and the captions that a model writes of them."""
+"""Collate pictures and the texts, their captions, that a model writes of them."""
 
 from __future__ import annotations
 

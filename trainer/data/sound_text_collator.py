@@ -1,4 +1,4 @@
-"""Collate sounds and their captions: sounds padded and masked in training steps, captions padded."""
+"""Collate sounds and their captions: sounds padded and masked in training steps, the tokens of captions padded."""
 
 from __future__ import annotations
 
