@@ -128,13 +128,16 @@ def _as_constructed(module: nn.Module, own: str, owner: PreTrainedModel, seed: i
     the meta device does not tell; None for a whole model, and for a module that takes more than a configuration."""
     if isinstance(module, PreTrainedModel):
         return None
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(seed)
-            made = getattr(type(module)(owner.config), own)  # type: ignore[call-arg]
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return made.detach() if made.shape == getattr(module, own).shape else None
+    for arguments in ((owner.config,), ()):
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                torch.default_generator.manual_seed(seed)
+                made = getattr(type(module)(*arguments), own)
+        except (AttributeError, TypeError, ValueError):
+            continue
+        if made.shape == getattr(module, own).shape:
+            return made.detach().float()
+    return None
 
 
 def _own_names(module: nn.Module) -> list[str]:

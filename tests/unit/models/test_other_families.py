@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +80,17 @@ def test_a_start_beyond_the_vocabulary_is_no_start() -> None:
     whisper = hf_config(ModelConfig("auto", {"model_type": "whisper", **tiny_config("whisper")}))
     assert whisper.decoder_start_token_id == 50257
     assert decoder_start(whisper, Vocabulary(512, 5, 3, 0)) == 5
+
+
+def test_weights_of_a_model_without_a_vocabulary_are_built(tmp_path: Path) -> None:
+    """CANINE reads code points, and has no vocab_size."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "canine", **tiny_config("canine")}))
+    model = ModelConfig(weights=str(tmp_path))
+    canine = build_on_meta(model, "sequence_classification", Facts(Vocabulary(64, None, 3, 0), ("a", "b")))
+    assert canine.config.eos_token_id == 3 and canine.config.num_labels == 2
+
+
+def test_an_activation_with_parameters_begins_as_its_constructor_says() -> None:
+    model, apertus = built("apertus", "causal_lm", Facts(Vocabulary(512, None, 3, 0)))
+    name = "model.layers.0.mlp.act_fn.alpha_p"
+    assert dict(weight_source(model, apertus, 7)({name}))[name].isfinite().all()
