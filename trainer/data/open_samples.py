@@ -13,6 +13,7 @@ from ...models.facts import Facts
 from ..component import locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from .base_collator import Sample
+from .report.views import Collated, View, as_view
 from .samples import Given, Samples
 
 CONTRACT = (
@@ -116,6 +117,21 @@ def checked_sample(samples: Samples, row: dict[str, Any]) -> Sample:
         fix = "draw in the collator, from draws(seed, position, purpose)"
         raise UserError(_wrong(name, f"gives another {' and '.join(other)} when sample(row) is called again; {fix}"))
     return sample
+
+
+def checked_views(samples: Samples, sample: Collated) -> dict[str, View]:
+    """What is shown of a collated sample.
+
+    Raises:
+        UserError: ``views`` gives no mapping of names.
+        ComponentFailed: it fails.
+    """
+    with component_errors("task", samples, "views"):
+        found = samples.views(sample)
+        if isinstance(found, Mapping) and all(isinstance(name, str) for name in found):
+            return {name: as_view(value) for name, value in found.items()}
+    name = f"{type(samples).__module__}.{type(samples).__qualname__}"
+    raise UserError(_wrong(name, f"gives {type(found).__name__} by views(sample), not a dict of what is shown by name"))
 
 
 def _equal(one: Any, other: Any) -> bool:

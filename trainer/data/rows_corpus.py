@@ -18,7 +18,7 @@ from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
 from .further_sets import further_rows
-from .open_samples import NotUsable, checked_sample, usable
+from .open_samples import NotUsable, checked_sample, checked_views, usable
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
 from .report.views import Collated
@@ -107,14 +107,12 @@ class RowsCorpus(CorpusByIndex):
 
     def describe(self, name: str) -> SetFacts:
         rows = (self.train if name == TRAIN else self.eval_set(name)).rows
-        labels, values = label_facts(rows, self.facts)
-        with component_errors("data", self.samples, "lengths"):
-            spreads = measured_rows(rows, self.samples)
+        labels, values = label_facts(rows, self.facts, self.samples.label_column)
+        spreads = measured_rows(rows, self.samples)
         return SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels)
 
     def views(self, sample: Collated) -> Mapping[str, Any]:
-        with component_errors("data", self.samples, "views"):
-            return self.samples.views(sample)
+        return checked_views(self.samples, sample)
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
         row = self.eval_set(name).rows[index]

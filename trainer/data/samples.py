@@ -17,6 +17,7 @@ from ...models.facts import Facts
 from .base_collator import Sample
 from .data_config import DataConfig
 from .report.sample_views import sample_views
+from .report.set_facts import LABEL
 from .report.views import Collated
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Samples(ABC):
     """Greatest length of a sample, in ``unit``; None if it is not known."""
     made_of: ClassVar[dict[str, str]] = {}
     """Inputs and targets -> the columns that they are made of, for ``views``."""
+    label_column: ClassVar[str] = LABEL
+    """Column whose labels ``trireme data`` counts."""
     most_measured: ClassVar[int] = 10_000
     """Rows that ``trireme data`` measures of a larger set."""
     processor: Any = None

@@ -281,6 +281,7 @@ import torch
 from dataclasses import dataclass
 from trireme.parallel.micro_batch import MicroBatch
 from trireme.trainer.data.base_collator import Collator, positions
+from trireme.trainer.data.report.views import Picture
 from trireme.trainer.data.samples import Samples
 from trireme.trainer.tasks.sequence_classification import SequenceClassification
 
@@ -326,6 +327,16 @@ class Stacked(Collator):
         return MicroBatch(nested, {"far": at.sum(1)}, positions(samples), len(samples))
 
 
+class Listed(Plain):
+    def views(self, sample):
+        return ["no names"]
+
+
+class Pale(Plain):
+    def views(self, sample):
+        return {"map": Picture(np.zeros((4, 4), np.float32))}
+
+
 class Task(SequenceClassification):
     samples = "own_points.Plain"
     collator = "own_points.Stacked"
@@ -340,6 +351,14 @@ class DrawnTask(Task):
 
 class BrokenTask(Task):
     samples = "own_points.Broken"
+
+
+class ListedTask(Task):
+    samples = "own_points.Listed"
+
+
+class PaleTask(Task):
+    samples = "own_points.Pale"
 """
 POINTS = """
 defaults:
@@ -360,10 +379,10 @@ def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -
     """Numbers where nothing is known, what its ``views`` give where it has them, and one message where they fail."""
     (folder / "own_points.py").write_text(OWN)
     results = {}
-    for task in ("Task", "DrawnTask", "BrokenTask"):
+    for task in ("Task", "DrawnTask", "BrokenTask", "ListedTask", "PaleTask"):
         (folder / "points.yaml").write_text(POINTS.replace("TASK", task))
         results[task] = trireme_here(capsys, "data", "points.yaml", "--samples", "2")
-    plain, drawn, broken = results.values()
+    plain, drawn, broken, listed, pale = results.values()
     assert plain.returncode == drawn.returncode == 0, plain.stderr + drawn.stderr
     assert "rows: 20" in plain.stdout and "Points" in plain.stdout
     for name in ("at", "more.twice.0", "far"):
@@ -371,6 +390,8 @@ def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "(float32 [2]," in plain.stdout
     assert re.search(r"^  point\n    at \d+", drawn.stdout, re.M) and re.search(r"^  x +0 +9 ", drawn.stdout, re.M)
     assert broken.returncode == 1 and "own_points.Broken raises RuntimeError: no ink in views" in broken.stderr
+    refused(listed, "own_points.Listed gives list by views(sample), not a dict")
+    assert pale.returncode == 1 and "pixels are float32 [4, 4]; give uint8" in pale.stderr
 
 
 def test_what_is_wrong_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,7 +416,7 @@ def test_no_engine_is_imported_and_nothing_is_written(folder: Path) -> None:
     arguments = ["data", str(TINY), ROOTS, "plan=zero3", "--samples", "1"]
     program = (
         f"import sys; from trireme.launch.cli import main; code = main({arguments!r}); import torch; "
-        "print(code, {'deepspeed', 'torch._dynamo'} & set(sys.modules), torch.distributed.is_initialized())"
+        "print(code, {'deepspeed', 'accelerate'} & set(sys.modules), torch.distributed.is_initialized())"
     )
     before = set(folder.iterdir())
     for _ in range(2):  # the first check of a model's configuration imports it

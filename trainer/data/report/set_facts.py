@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....models.facts import Facts
+from ...component_errors import component_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,22 +98,24 @@ def measured_rows(rows: Dataset, samples: Any) -> list[Spread]:
     found: dict[str, list[float]] = {}
     for first in range(0, count, AT_ONCE):
         batch: Any = rows[places[first : first + AT_ONCE]]  # type: ignore[index]
-        for name, values in samples.lengths(batch).items():
-            found.setdefault(name, []).extend(values)
-    limits = samples.longest()
+        with component_errors("task", samples, "lengths"):
+            for name, values in samples.lengths(batch).items():
+                found.setdefault(name, []).extend(map(float, values))
+    with component_errors("task", samples, "longest"):
+        limits = dict(samples.longest())
     spreads = [one for name, values in found.items() for one in spread(name, values, len(rows), limits.get(name))]
     return [replace(one, unreadable=count - one.counted) for one in spreads]
 
 
-def label_facts(rows: Dataset, facts: Facts) -> tuple[list[LabelCount], list[Spread]]:
+def label_facts(rows: Dataset, facts: Facts, column: str = LABEL) -> tuple[list[LabelCount], list[Spread]]:
     """How often each label occurs in the column of the labels, or the distribution of numbers to be predicted."""
     from datasets import ClassLabel
 
-    if not facts.labels or LABEL not in rows.column_names:
+    if not facts.labels or column not in rows.column_names:
         return [], []
-    feature = rows.features[LABEL]
+    feature = rows.features[column]
     by_number = isinstance(getattr(feature, "feature", feature), ClassLabel)
-    values = _values(rows)
+    values = _values(rows, column)
     if facts.problem == "regression":
         return [], spread("value of the label", values.drop_null().to_numpy())
     return label_counts(_counted(values), facts.labels, by_number), []
@@ -136,10 +139,10 @@ def label_counts(counts: Mapping[Any, int], names: Sequence[str], by_number: boo
     ]
 
 
-def _values(rows: Dataset) -> Any:
+def _values(rows: Dataset, column: str) -> Any:
     """The column of the labels, as pyarrow holds it."""
-    table: Any = rows.select_columns([LABEL]).with_format("arrow")[:]
-    return table.column(LABEL)
+    table: Any = rows.select_columns([column]).with_format("arrow")[:]
+    return table.column(column)
 
 
 def _counted(values: Any) -> dict[Any, int]:

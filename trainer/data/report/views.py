@@ -62,6 +62,11 @@ class Picture:
     about: str = ""
     """Size and range of the numbers that the model gets."""
 
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or not _is_picture(self.pixels.shape) or not self.pixels.size:
+            found = f"{self.pixels.dtype} {list(self.pixels.shape)}"
+            raise ValueError(f"pixels are {found}; give uint8 [height, width, 3] or [height, width]")
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -71,6 +76,10 @@ class Sound:
     rate: int
     """Samples per second."""
     about: str = ""
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 1 or self.rate < 1:
+            raise ValueError(f"samples are {list(self.samples.shape)} at {self.rate} Hz; give [samples] and their rate")
 
     @property
     def seconds(self) -> float:
@@ -126,7 +135,7 @@ def as_view(value: Any) -> View:
         return Text(value)
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # a picture of Pillow, which need not be installed
         return Picture(np.asarray(value.convert("RGB")))
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_picture(value.shape):
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_picture(value.shape):
         return Picture(value)
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
         return numbers(value)

@@ -130,6 +130,8 @@ def test_distributions_and_counts() -> None:
     rows = Dataset.from_dict({"label": [["a"], ["a", "b"], [], ["c"]]})
     facts = Facts(labels=("a", "b"), problem="multi_label_classification")
     assert [(one.name, one.count) for one in label_facts(rows, facts)[0]] == [("a", 2), ("b", 1), ("c", 1)]
+    tagged = Dataset.from_dict({"tags": [["b", "b"], ["a"]]})
+    assert [(one.name, one.count) for one in label_facts(tagged, facts, "tags")[0]] == [("a", 1), ("b", 2)]
     numbers = Dataset.from_dict({"label": [1.5, 2.5, None]})
     none, (values,) = label_facts(numbers, Facts(labels=("value",), problem="regression"))
     assert none == [] and (values.least, values.most, values.counted) == (1.5, 2.5, 2)
