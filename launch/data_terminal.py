@@ -148,7 +148,7 @@ def _parts(piece: Piece, marked: bool) -> Iterator[tuple[str, str]]:
     """Texts and styles of a piece; ``marked`` puts signs around what is learnt, where there are no colours."""
     repeated = f" x {piece.count:,}" if piece.role is Role.PADDING and piece.count > 1 else ""
     text = visible(piece.text) + repeated
-    yield f"«{text}»" if marked and piece.role is Role.LEARNT else text, STYLES[piece.role]
+    yield f"«{text}»" if text and marked and piece.role is Role.LEARNT else text, STYLES[piece.role]
     if piece.hides is not None:
         yield f"[{visible(piece.hides).strip()}]", HIDDEN
 

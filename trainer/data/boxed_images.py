@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +15,12 @@ from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, positions
 from .image_collator import stacked
-from .image_rows import opened_image, pixel_values
+from .image_rows import opened_image, picture_sizes, pixel_values
 from .padded_collator import padded
 from .processors import channels_of, image_processor, vision_part
+from .report.picture_views import with_boxes
+from .report.sample_views import sample_views
+from .report.views import Collated, Picture
 from .samples import Given, Samples
 
 
@@ -26,6 +29,8 @@ class BoxedImages(Samples):
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "boxes": True, "labels": True}
     unit = "images"
+    label_column: ClassVar[str] = "labels"
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
@@ -55,6 +60,20 @@ class BoxedImages(Samples):
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"image": "a picture", "labels": ", ".join(map(str, row["labels"] or []))}
+
+    def views(self, sample: Collated) -> dict[str, Any]:
+        there = sample.targets["classes"] != IGNORE
+        boxes, classes = sample.targets["boxes"][there], sample.targets["classes"][there].tolist()
+        picture = sample_views(sample, self.processor, None, self.facts)["pixel_values"]
+        framed = with_boxes(picture, boxes, classes) if isinstance(picture, Picture) else picture
+        named = [
+            f"{self.facts.labels[number]} at {', '.join(f'{value:.3f}' for value in box)}"
+            for number, box in zip(classes, boxes, strict=True)
+        ]
+        return {"image (pixel_values)": framed, "boxes (middle and size)": "\n".join(named) or "none"}
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {**picture_sizes(rows["image"]), "boxes": [float(len(boxes or [])) for boxes in rows["boxes"]]}
 
 
 @dataclass

@@ -56,6 +56,8 @@ class CaptionedImages(Samples):
 class WrittenCaptions(CaptionedImages):
     """A picture and the caption that a model writes of it, with the token that ends it."""
 
+    made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "labels": "text"}
+
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         if named := next((name for name in IMAGE_TOKENS if getattr(given.model, name, None) is not None), None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from ...models.facts import Facts
 from .base_collator import Sample
 from .image_collator import NOTHING
-from .image_rows import opened_image, pixel_values
+from .image_rows import opened_image, picture_sizes, pixel_values
 from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
 
@@ -21,6 +22,8 @@ class MappedImages(Samples):
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "map": True}
     unit = "images"
+    made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "labels": "map"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
@@ -47,6 +50,9 @@ class MappedImages(Samples):
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"image": "a picture", "map": "a map of its classes"}
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return picture_sizes(rows["image"])
 
 
 def _numbers(stored: Any) -> np.ndarray:

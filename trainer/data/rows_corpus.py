@@ -66,6 +66,8 @@ class RowSamples(Dataset[Sample]):
 class RowsCorpus(CorpusByIndex):
     """Prepared rows, read by index."""
 
+    samples: Samples
+
     def __init__(
         self,
         config: DataConfig,

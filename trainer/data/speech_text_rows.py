@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...models.facts import Facts
+from .audio import seconds
 from .base_collator import Sample
 from .padded_collator import INPUTS
 from .processors import feature_extractor
 from .samples import Given, Samples
 from .speech_rows import features
-from .text_rows import ended, text_processor
+from .text_rows import ended, text_processor, token_counts
 from .text_values import vocabulary_of
 
 
@@ -21,6 +23,8 @@ class WrittenSpeech(Samples):
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
+    made_of: ClassVar[dict[str, str]] = {"input_values": "audio", "input_features": "audio", "labels": "text"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         self.features, tokens = feature_extractor(given), text_processor(given, "text")
@@ -37,12 +41,20 @@ class WrittenSpeech(Samples):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"audio": "a sound", "text": str(row["text"])}
 
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}
+
+    def longest(self) -> dict[str, float]:
+        return {"tokens": self.length}
+
 
 class CaptionedSounds(Samples):
     """A sound and its caption, for models that hear the one and read the other."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
+    made_of: ClassVar[dict[str, str]] = {"input_values": "audio", "input_features": "audio", "input_ids": "text"}
+    most_measured: ClassVar[int] = 2_000
 
     def __init__(self, given: Given) -> None:
         self.features, tokens = feature_extractor(given), text_processor(given, "text")
@@ -58,6 +70,12 @@ class CaptionedSounds(Samples):
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"audio": "a sound", "text": str(row["text"])}
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}
+
+    def longest(self) -> dict[str, float]:
+        return {"tokens": self.length}
 
 
 class SpeechAndText:

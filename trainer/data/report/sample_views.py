@@ -13,12 +13,15 @@ import numpy as np
 
 from ....models.facts import Facts
 from ....models.loss import IGNORE
+from .picture_views import class_map, denormalised, joined_patches, stretched
 from .token_views import token_view
 from .views import Collated, Picture, Sound, Text, View, numbers
 
 MASKS = ("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "position_ids")
 """Inputs that are not shown beside those that they are about."""
 TOKENS, TARGET = "input_ids", "labels"
+SHIFTED = ("causal_lm", "image_text_to_text")
+"""Heads whose labels stand at the positions that predict them, one before their tokens."""
 
 
 def sample_views(sample: Collated, processor: Any, tokenizer: Any, facts: Facts) -> dict[str, View]:
@@ -34,7 +37,7 @@ def sample_views(sample: Collated, processor: Any, tokenizer: Any, facts: Facts)
             beneath = inputs.get(name.replace(TOKENS, "attention_mask"))
             mask = beneath.tolist() if beneath is not None and beneath.shape == value.shape else None
             names = facts.labels if labels is not None else ()
-            found[name] = token_view(tokenizer, value.tolist(), labels, sample.head == "causal_lm", mask, names)
+            found[name] = token_view(tokenizer, value.tolist(), labels, sample.head in SHIFTED, mask, names)
         else:
             found[name] = _picture(name, value, processor) or _sound(name, value, inputs, processor) or numbers(value)
     for name, value in targets.items():
@@ -68,39 +71,18 @@ def _stand_beside(sample: Collated, inputs: Mapping[str, np.ndarray], targets: M
 
 
 def _picture(name: str, value: np.ndarray, processor: Any) -> View | None:
-    """Pixels as they were before the processor normalised them, or a spectrogram with time from left to right."""
+    """A picture, the first of several, or a spectrogram with time from left to right."""
     about = f"{' x '.join(map(str, value.shape))}, {value.min():.3g} to {value.max():.3g}" if value.size else ""
-    if name.endswith("pixel_values") and value.ndim == 3 and value.shape[0] in (1, 3, 4) and value.size:
-        return Picture(_denormalised(value, getattr(processor, "image_processor", processor)), about)
-    if name.endswith("input_features") and value.ndim == 2 and value.size:
-        bands = value.T if value.shape[0] > value.shape[1] else value  # some extractors put time first
-        return Picture(_stretched(bands[::-1]), about)
+    first = value[0] if value.ndim == 4 and len(value) else value
+    if name.endswith("pixel_values") and first.ndim == 3 and first.shape[0] in (1, 3, 4) and value.size:
+        return Picture(denormalised(first, getattr(processor, "image_processor", processor)), about)
+    first = value[0] if value.ndim == 3 and len(value) == 1 else value
+    if name.endswith("input_features") and first.ndim == 2 and first.size:
+        bands = first.T if first.shape[0] > first.shape[1] else first  # some extractors put time first
+        return Picture(stretched(bands[::-1]), about)
+    if name.endswith("flattened_patches") and value.ndim == 2 and (joined := joined_patches(value)) is not None:
+        return Picture(joined, about)
     return None
-
-
-def _denormalised(pixels: np.ndarray, processor: Any) -> np.ndarray:
-    mean, deviation = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    colours = np.asarray(pixels, np.float32)
-    if getattr(processor, "do_normalize", False) and _per_channel(mean, pixels) and _per_channel(deviation, pixels):
-        scale, shift = (np.asarray(values, np.float32)[:, None, None] for values in (deviation, mean))
-        colours = colours * scale + shift
-        shown = np.clip(colours * 255.0, 0, 255).round().astype(np.uint8)
-    elif colours.min() >= 0 and colours.max() <= 1:
-        shown = (colours * 255.0).round().astype(np.uint8)
-    else:
-        shown = _stretched(colours)
-    return shown[0] if len(shown) == 1 else np.ascontiguousarray(shown[:3].transpose(1, 2, 0))
-
-
-def _per_channel(values: Any, pixels: np.ndarray) -> bool:
-    return isinstance(values, list | tuple) and len(values) == len(pixels)
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Numbers as shades, the least black and the greatest white."""
-    found = np.nan_to_num(np.asarray(values, np.float32))
-    low, high = float(found.min()), float(found.max())
-    return ((found - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
 
 
 def _sound(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], processor: Any) -> View | None:
@@ -116,7 +98,7 @@ def _sound(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], proce
 
 
 def _label(name: str, value: np.ndarray, tokenizer: Any, facts: Facts) -> View | None:
-    """The name of a class, the names of several, a number, or tokens that are to be written."""
+    """The name of a class, the names of several, a number, a map of classes, or tokens that are to be written."""
     names, whole = facts.labels, value.dtype.kind in "iu"
     if name != TARGET:
         return None
@@ -127,6 +109,8 @@ def _label(name: str, value: np.ndarray, tokenizer: Any, facts: Facts) -> View |
     if value.ndim == 1 and value.dtype.kind in "fb" and len(names) == len(value):
         marked = [one for one, mark in zip(names, value, strict=True) if mark > 0.5]
         return Text(", ".join(marked) or "none")
+    if value.ndim == 2 and whole and names and value.size:
+        return class_map(value, names)
     if tokenizer is not None and _is_row(value):
         wanted = [int(label) for label in value if label != IGNORE]
         return token_view(tokenizer, wanted, wanted)
