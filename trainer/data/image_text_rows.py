@@ -49,7 +49,7 @@ class CaptionedImages(Samples):
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"tokens": token_counts(self.processor.tokenizer, rows["text"]), **picture_sizes(rows["image"])}
 
-    def longest(self) -> dict[str, float]:
+    def longest(self) -> dict[str, float | None]:
         return {"tokens": self.length}
 
 

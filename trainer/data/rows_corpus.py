@@ -66,7 +66,7 @@ class RowSamples(Dataset[Sample]):
 class RowsCorpus(CorpusByIndex):
     """Prepared rows, read by index."""
 
-    samples: Samples
+    samples: Samples  # type: ignore[assignment]  # rows always have them
 
     def __init__(
         self,

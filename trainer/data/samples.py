@@ -103,8 +103,8 @@ class Samples(ABC):
         """
         return {}
 
-    def longest(self) -> Mapping[str, float]:
-        """The greatest of these lengths that a sample holds, by name; what is beyond is cut."""
+    def longest(self) -> Mapping[str, float | None]:
+        """The greatest of these lengths that a sample holds, by name, beyond which it is cut; None cuts nothing."""
         return {}
 
 

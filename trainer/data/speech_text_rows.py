@@ -44,7 +44,7 @@ class WrittenSpeech(Samples):
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}
 
-    def longest(self) -> dict[str, float]:
+    def longest(self) -> dict[str, float | None]:
         return {"tokens": self.length}
 
 
@@ -74,7 +74,7 @@ class CaptionedSounds(Samples):
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}
 
-    def longest(self) -> dict[str, float]:
+    def longest(self) -> dict[str, float | None]:
         return {"tokens": self.length}
 
 

@@ -72,5 +72,5 @@ class TextPairs(Samples):
             "tokens of the target": [len(ids) for ids in targets["input_ids"]],
         }
 
-    def longest(self) -> dict[str, float]:
+    def longest(self) -> dict[str, float | None]:
         return {"tokens of the source": self.length, "tokens of the target": self.target_length}

@@ -40,7 +40,7 @@ class LabelledTexts(Samples):
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"tokens": token_counts(self.processor, rows["text"], rows.get("text_pair"))}
 
-    def longest(self) -> dict[str, float]:
+    def longest(self) -> dict[str, float | None]:
         return {"tokens": self.length}
 
 
