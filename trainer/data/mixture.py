@@ -36,7 +36,8 @@ from .mixture_order import Interleave, MixedOrder, seed_of
 from .report.mixture_facts import joined_facts
 from .report.set_facts import SetFacts
 from .report.views import Collated
-from .streaming import ShuffledBlocks, StreamBatches, StreamingCorpus
+from .stream_blocks import ShuffledBlocks, StreamBatches
+from .streaming import StreamingCorpus
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
