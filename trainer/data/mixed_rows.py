@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def open_mixed_rows(
         own = {**config.columns, **(config.sources or {})[name].columns}
         with of_source(name):
             rows[name] = prepared_rows(part, kind.columns, source_key(name), own)
+    rows = with_named_labels(rows)
     print_ = hash_json([[name, each.print] for name, each in rows.items()])
     given = Given(config, joined_rows(rows), cache_root(config.cache_dir), print_, weights, model)
     samples = made_samples(kind, given, config.samples)
@@ -57,6 +59,30 @@ def open_mixed_rows(
         for name, part in configs.items()
     }
     return IndexedMixture(config, seed, settings, collator, task, model, parts)
+
+
+def with_named_labels(rows: Mapping[str, PreparedRows]) -> dict[str, PreparedRows]:
+    """``rows``, in which labels that sources number in different ways, or of which one gives the names, are names."""
+    found = dict(rows)
+    for column in {column for each in rows.values() for column in each.train.column_names}:
+        features = [each.train.features.get(column) for each in rows.values()]
+        if any(feature != features[0] for feature in features):
+            for name, each in found.items():
+                parts = {part: _named(getattr(each, part), column) for part in ("train", "held_out")}
+                found[name] = replace(each, **parts)
+    return found
+
+
+def _named(data: Dataset, column: str) -> Dataset:
+    """``data`` with the names of the labels in ``column`` in place of their numbers, if it holds any."""
+    from datasets import ClassLabel, Value
+
+    feature = data.features.get(column)
+    if not isinstance(feature, ClassLabel):
+        return data
+    names = dict(enumerate(feature.names))
+    values = [names.get(number) for number in data[column]]
+    return data.remove_columns(column).add_column(column, values, feature=Value("string"))  # type: ignore[call-arg]
 
 
 def joined_rows(rows: Mapping[str, PreparedRows]) -> Dataset:
@@ -86,7 +112,7 @@ def _differences(first: str, wanted: Dataset, name: str, data: Dataset) -> list[
         here, there = (_kind(one.features[column]) for one in (data, wanted))
         if here != there:
             why = f"holds {column} as {here}, and the source {first} holds it as {there}"
-            problems.append(Problem(key, why, "give the column the same type, and the same labels, in all sources"))
+            problems.append(Problem(key, why, "give the column the same type in all sources"))
     return problems
 
 
@@ -96,10 +122,8 @@ def _listed(data: Dataset) -> str:
 
 def _kind(feature: Any) -> str:
     """A type of ``datasets`` in words; the two widths of strings are one."""
-    from datasets import ClassLabel, Value
+    from datasets import Value
 
-    if isinstance(feature, ClassLabel):
-        return f"labels ({', '.join(feature.names)})"
     if isinstance(feature, Value):
         return feature.dtype.replace("large_string", "string")
     return str(feature)

@@ -11,14 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import ClassLabel, Dataset, Value
 from trireme.errors import UserError
 from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.data.corpus import Corpus
+from trireme.trainer.data.corpus_stats import Stats
 from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.mixed_rows import joined_rows, with_named_labels
 from trireme.trainer.data.mixed_source import MixedSource
 from trireme.trainer.data.mixture import IndexedMixture, Mixture, StreamedMixture
 from trireme.trainer.data.open_corpus import open_corpus
 from trireme.trainer.data.open_mixture import in_turn
+from trireme.trainer.data.prepare_rows import PreparedRows
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.settings import TrainerConfig
 from trireme.trainer.tasks.causal_lm import CausalLM
@@ -220,6 +224,22 @@ def test_rows_of_several_sources(data_config: Make, settings: TrainerConfig, tmp
                 assert ("post" in corpus.tokenizer.decode(ids)) == (kind == "posts")
     assert Counter(found) == {"posts": 80, "reviews": 40}
     assert corpus.shown(0)["data_source"] == "posts" and "text" in corpus.shown(0)
+
+
+def test_labels_that_sources_number_differently_are_taken_by_name(tmp_path: Path) -> None:
+    def rows(names: list[str], values: list[Any], feature: Any) -> PreparedRows:
+        data = Dataset.from_dict({"text": names, "label": values}).cast_column("label", feature)
+        return PreparedRows(data, data.select([0]), Stats(), "print")
+
+    one = rows(["a", "b"], [0, 1], ClassLabel(names=["cat", "dog"]))
+    two = rows(["c", "d"], [1, 0], ClassLabel(names=["dog", "owl"]))
+    three = rows(["e"], ["cat"], Value("string"))
+    named = with_named_labels({"one": one, "two": two, "three": three})
+    joined = joined_rows(named)
+    assert dict(zip(joined["text"], joined["label"], strict=True)) == dict(a="cat", b="dog", c="owl", d="dog", e="cat")
+    assert named["two"].held_out["label"] == ["owl"] and named["three"] == three
+    alike = {"one": one, "again": one}
+    assert with_named_labels(alike) == alike, "labels that are numbered alike stay numbers"
 
 
 def test_sources_that_do_not_fit_are_refused(data_config: Make, settings: TrainerConfig, tmp_path: Path) -> None:
