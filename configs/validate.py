@@ -246,7 +246,7 @@ def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
     return Problem(field, why.removeprefix("="), fix, value)
 
 
-def _fields(cls: type) -> dict[str, Any]:
+def _fields(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, localns={"Component": ComponentNode})
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

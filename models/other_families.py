@@ -89,8 +89,9 @@ def _lists(model: nn.Module) -> list[str]:
     sizes: dict[str, int] = {}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer in sizes)
-        is_list = isinstance(module, nn.ModuleList) and not isinstance(module, parametrize.ParametrizationList)
-        if is_list and len(module) and not inside:
+        if inside or not isinstance(module, nn.ModuleList) or isinstance(module, parametrize.ParametrizationList):
+            continue
+        if len(module):
             size = sum(parameter.numel() for parameter in module.parameters())
             if size:
                 sizes[path] = size

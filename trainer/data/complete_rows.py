@@ -35,8 +35,9 @@ def complete_rows(data: Dataset, needed: Sequence[str]) -> tuple[Dataset, str]:
 def _lacking(column: Any) -> np.ndarray:
     """Which values of a column of Arrow are missing."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute  # its functions are made when it is imported, so no type checker knows them
     missing = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))

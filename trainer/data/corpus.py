@@ -7,9 +7,11 @@ resume; a streamed one also needs the JSON that its batches returned as ``state(
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...models.facts import Facts
 from ...models.forward_inputs import forward_inputs
@@ -25,7 +27,6 @@ from .open_collator import open_collator
 from .report.sample_views import sample_views
 from .report.set_facts import SetFacts
 from .report.views import Collated
-from .sample_order import EpochOrder
 from .text_values import text_values, tokenizer_in, vocabulary_of
 from .tokenizer import tokens_like, versions
 
@@ -154,7 +155,8 @@ class CorpusByIndex(Corpus):
     train: Any
     held_out: Any
     """Data sets of samples, with a length."""
-    order: EpochOrder
+    order: Callable[[np.ndarray], np.ndarray]
+    """Maps positions in the endless stream to indices of ``train``."""
 
     @abstractmethod
     def eval_set(self, name: str) -> Any:

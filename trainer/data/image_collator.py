@@ -50,8 +50,9 @@ class ImageCollator(Collator):
         """The picture at ``position`` of the stream, varied, and with it a label that is a map of its pixels."""
         pixels = sample["pixel_values"]
         found = {"pixel_values": self.vary(pixels, position)}
-        if np.ndim(sample.get("label")) == 2:
-            found["label"] = self.vary(sample["label"][None], position, fill=NOTHING)[0]
+        label = sample.get("label")
+        if label is not None and np.ndim(label) == 2:
+            found["label"] = self.vary(label[None], position, fill=NOTHING)[0]
         return found
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:

@@ -33,7 +33,8 @@ class CaptionedImages(Samples):
     def __init__(self, given: Given) -> None:
         images, tokens = image_processor(given), text_processor(given, "text")
         self.processor = ImageAndText(images, tokens)
-        self.length, self.channels = given.config.block_size, channels_of(vision_part(given.model))
+        self.length = self.text_length = given.config.block_size
+        self.channels = channels_of(vision_part(given.model))
         self.facts = Facts(vocabulary_of(tokens))
 
     def sample(self, row: dict[str, Any]) -> Sample:
@@ -75,7 +76,7 @@ class WrittenCaptions(CaptionedImages):
         found = {name: plain(value[0]) for name, value in seen.items() if name in PICTURES}
         if self.among and found["pixel_values"].ndim == 3:
             found["pixel_values"] = found["pixel_values"][None]
-        return {**found, "labels": ended(tokenizer, row["text"], tokenizer, self.length)}
+        return {**found, "labels": ended(tokenizer, row["text"], tokenizer, self.text_length)}
 
 
 def plain(value: Any) -> np.ndarray:

@@ -271,7 +271,7 @@ class MixedBlocks(Iterator[Sample]):
         return {"sources": {name: blocks.state() for name, blocks in self.blocks.items()}}
 
     def __next__(self) -> Sample:
-        number = int(self.interleave.sources(np.int64(self.position)))
+        number = int(self.interleave.sources(np.asarray(self.position)))
         with of_source(self.interleave.names[number]):
             sample = next(self._order[number])
         self.position += 1

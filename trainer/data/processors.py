@@ -96,9 +96,9 @@ def _made_feature_extractor(model: Any, rate: int | None) -> Any:
 
     kind: Any = feature_extractor_class_from_name(NAMES.get(model.model_type) or NAMES["wav2vec2"])
     taken = inspect.signature(kind.__init__).parameters
-    rate = rate or taken["sampling_rate"].default or SAMPLING_RATE
+    per_second: int = rate or taken["sampling_rate"].default or SAMPLING_RATE
     model = getattr(model, "audio_config", model)
-    options: dict[str, Any] = {"sampling_rate": rate}
+    options: dict[str, Any] = {"sampling_rate": per_second}
     bins = next((getattr(model, name) for name in BINS if getattr(model, name, None)), None)
     # Waveforms have a feature size of 1, whatever the model; spectra have one of the model's.
     names = [name for name in ("feature_size", "num_mel_bins") if name in taken and taken[name].default != 1]
@@ -106,10 +106,11 @@ def _made_feature_extractor(model: Any, rate: int | None) -> Any:
     if "max_length" in taken and getattr(model, "max_length", None):
         options["max_length"] = model.max_length
     if "chunk_length" in taken and getattr(model, "max_source_positions", None):
-        options["chunk_length"] = _seconds(model.max_source_positions, taken["hop_length"].default, rate)
+        options["chunk_length"] = _seconds(model.max_source_positions, taken["hop_length"].default, per_second)
     if "max_length_s" in taken and hasattr(model, "spec_size"):  # CLAP folds a spectrum into a square
         frames = model.spec_size * (model.spec_size // model.num_mel_bins)
-        options |= {"max_length_s": frames * taken["hop_length"].default // rate, "frequency_max": rate // 2}
+        options["max_length_s"] = frames * taken["hop_length"].default // per_second
+        options["frequency_max"] = per_second // 2
         options["truncation"] = "fusion" if model.enable_fusion else "rand_trunc"
     if not any(hasattr(kind(), name) for name in FIXED):
         # Group norm of the first convolution sees the padding, so such models are trained without a mask of it.

@@ -29,14 +29,15 @@ class WrittenSpeech(Samples):
     def __init__(self, given: Given) -> None:
         self.features, tokens = feature_extractor(given), text_processor(given, "text")
         self.processor = SpeechAndText(self.features, tokens)
-        self.length, self.facts = given.config.block_size, Facts(vocabulary_of(tokens))
+        self.length = self.text_length = given.config.block_size
+        self.facts = Facts(vocabulary_of(tokens))
 
     def sample(self, row: dict[str, Any]) -> Sample:
         text = " ".join(str(row["text"] or "").split())
         if not text:
             raise ValueError("it has no text")
         tokenizer = self.processor.tokenizer
-        return {**features(self.features, row["audio"]), "labels": ended(tokenizer, text, tokenizer, self.length)}
+        return {**features(self.features, row["audio"]), "labels": ended(tokenizer, text, tokenizer, self.text_length)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"audio": "a sound", "text": str(row["text"])}
