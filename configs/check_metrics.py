@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import Problem
+from ..trainer.cadence import Every
 from ..trainer.callbacks.best_model import BestModel
 from ..trainer.callbacks.callback import Callback, no_average
 from ..trainer.callbacks.early_stopping import EarlyStopping
@@ -56,7 +57,7 @@ def check_averages(averages: bool, callbacks: Mapping[str, Any]) -> list[Problem
     return [] if averages else [no_average(f"callbacks.{name}.ema") for name in needing]
 
 
-_REMEDY = "set trainer.eval_every to a number of steps, or leave this out"
+_REMEDY = "set trainer.eval_every to a number of steps or to epoch, or leave this out"
 
 
 def _never(trainer: TrainerConfig, data: DataConfig) -> str:
@@ -65,7 +66,7 @@ def _never(trainer: TrainerConfig, data: DataConfig) -> str:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
         return "trainer.eval_every is null: none runs before the end"
-    if trainer.max_steps is not None and trainer.eval_every > trainer.max_steps:
+    if trainer.max_steps is not None and _meet(trainer.eval_every, 1) > trainer.max_steps:
         return f"trainer.eval_every={trainer.eval_every} is beyond trainer.max_steps ({trainer.max_steps})"
     return ""
 
@@ -83,13 +84,19 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
         return []
     elif checkpoint.every is None:
         why = "ranks checkpoints, and checkpoint.every is null: none is written before the end"
-    elif trainer.max_steps is not None and math.lcm(checkpoint.every, trainer.eval_every) > trainer.max_steps:
+    elif trainer.max_steps is not None and _meet(checkpoint.every, trainer.eval_every) > trainer.max_steps:
         why = (
             f"ranks checkpoints of evaluated steps, and checkpoint.every={checkpoint.every} and "
             f"trainer.eval_every={trainer.eval_every} never meet in {trainer.max_steps} steps"
         )
     fix = "set both to the same number, add the callback best_model, or set checkpoint.keep_best=0"
     return [Problem("checkpoint.keep_best", why, fix, checkpoint.keep_best)] if why else []
+
+
+def _meet(*cadences: Every) -> int:
+    """First step at which all are due, 1 if that depends on the length of a pass."""
+    steps = [every for every in cadences if isinstance(every, int)]
+    return math.lcm(*steps) if len(steps) == len(cadences) else 1
 
 
 def _known(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Sequence[str]) -> set[str]:

@@ -163,7 +163,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
     problems: list[Problem] = []
     rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
         (_check_folders, ("run", "data")),
-        (_check_length, ("trainer", "data", "scheduler")),
+        (_check_length, ("trainer", "checkpoint", "data", "scheduler")),
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model", "task")),
         (_check_native, ("checkpoint", "plan")),
@@ -250,7 +250,9 @@ def _check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
     return [Problem(field, why, f"give another folder as {field}", path) for field, path, why in found if why]
 
 
-def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleConfig) -> list[Problem]:
+def _check_length(
+    trainer: TrainerConfig, checkpoint: CheckpointConfig, data: DataConfig, scheduler: ScheduleConfig
+) -> list[Problem]:
     problems = []
     if data.streaming and trainer.max_steps is None:
         problems.append(
@@ -260,21 +262,38 @@ def _check_length(trainer: TrainerConfig, data: DataConfig, scheduler: ScheduleC
                 "set trainer.max_steps and trainer.epochs=null",
             )
         )
+    problems += _check_cadences(trainer, checkpoint, data)
     if trainer.max_steps is not None:
         problems += check_steps(trainer, scheduler, trainer.max_steps)
     return problems
 
 
-def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
-    if trainer.eval_every is None or data.eval_source is not None or data.held_out > 0 or data.eval_sets:
-        return []
+def _check_cadences(trainer: TrainerConfig, checkpoint: CheckpointConfig, data: DataConfig) -> list[Problem]:
+    """Problems of what is due at the end of each pass, which a stream does not have."""
+    cadences = {
+        "trainer.log_every": trainer.log_every,
+        "trainer.eval_every": trainer.eval_every,
+        "checkpoint.every": checkpoint.every,
+    }
+    why = "asks for the end of each pass, and a stream (data.streaming=true) has no passes"
     return [
-        Problem(
-            "trainer.eval_every",
-            "requests evaluations, but data.held_out is 0 and there is no data.eval_source",
-            "set data.held_out=0.05, or trainer.eval_every=null",
-            trainer.eval_every,
+        Problem(key, why, f"give a number of steps, for example {key}=100", every)
+        for key, every in cadences.items()
+        if every == "epoch" and data.streaming
+    ]
+
+
+def _check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
+    if data.eval_source is not None or data.held_out > 0 or data.eval_sets:
+        return []
+    why = "requests evaluations, but data.held_out is 0 and there is no data.eval_source"
+    return [
+        Problem(key, why, f"set data.held_out=0.05, or {key}={off}", value)
+        for key, value, off in (
+            ("trainer.eval_every", trainer.eval_every, "null"),
+            ("trainer.eval_on_start", trainer.eval_on_start, "false"),
         )
+        if value
     ]
 
 

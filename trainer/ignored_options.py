@@ -88,7 +88,7 @@ def _of_calendar(recipe: RecipeConfig, steps: int) -> Iterator[str]:
     trainer, checkpoint = recipe.trainer, recipe.checkpoint
     if trainer.stop_at is not None and trainer.stop_at > steps:
         yield f"trainer.stop_at={trainer.stop_at} has no effect: the run ends at step {steps}"
-    if trainer.eval_every is not None and trainer.eval_every > steps and not trainer.eval_at_end:
+    if isinstance(trainer.eval_every, int) and trainer.eval_every > steps and not trainer.eval_at_end:
         yield f"trainer.eval_every={trainer.eval_every} has no effect: the run ends at step {steps}"
-    if checkpoint.every is not None and checkpoint.every > steps and not checkpoint.at_end:
+    if isinstance(checkpoint.every, int) and checkpoint.every > steps and not checkpoint.at_end:
         yield f"checkpoint.every={checkpoint.every} has no effect: the run ends at step {steps}, and saves nothing"

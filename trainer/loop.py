@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 
 from ..parallel.micro_batch import MicroBatch, StepBatch
 from ..parallel.strategy import StepLoss, StepResult
+from .cadence import due
 from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_parts
 from .checkpoint.layout import metric_of
 from .component import locate
@@ -280,6 +281,8 @@ class Trainer:
         self.before_first_step()
         if self.control.stop:
             log.info("nothing is trained: %s", self.control.reason)
+        if self.settings.eval_on_start and self.state.step == 0 and not self.control.stop:
+            self.evaluate()
         self.clock.restart(self.state)
         if self.state.evaluation_due:
             self.state.evaluation_due = False
@@ -309,8 +312,9 @@ class Trainer:
 
     def _will_be_logged(self) -> bool:
         """Whether the coming step is one that the recipe logs, as ``callbacks.flow`` decides after it."""
-        step, last = self.state.step + 1, self.state.stop_at or self.state.max_steps
-        return step == 1 or step % self.settings.log_every == 0 or step >= last
+        batch, last = self.settings.global_batch_size, self.state.stop_at or self.state.max_steps
+        then = replace(self.state, step=self.state.step + 1, samples=self.state.samples + batch)
+        return then.step == 1 or due(self.settings.log_every, then, batch) or then.step >= last
 
     def _metrics(self) -> dict[str, float]:
         """Metrics of every set that training evaluates, by the names of an evaluation line."""

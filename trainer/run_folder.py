@@ -40,6 +40,8 @@ NOT_COMPARED = (
             "micro_batch_size",
             "log_every",
             "eval_every",
+            "eval_delay",
+            "eval_on_start",
             "eval_at_end",
             "eval_samples",
             "max_time",

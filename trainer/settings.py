@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ..errors import refuse
+from .cadence import Every
 from .folders import name_problem
 from .interruption import parse_time
 
@@ -20,6 +21,7 @@ MOST = {
     "stop_at": 10**12,
     "log_every": 10**12,
     "eval_every": 10**12,
+    "eval_delay": 10**12,
     "epochs": 10**9,
 }
 """Far more than a run can do; beyond it counters and lists of samples no longer fit into 64 bits or memory."""
@@ -67,10 +69,15 @@ class TrainerConfig:
     """Samples of one forward pass on one rank."""
     max_grad_norm: float | None = 1.0
     """Global norm to which the gradient is clipped; null does not clip."""
-    log_every: int = 1
-    """Steps between training lines."""
-    eval_every: int | None = None
-    """Steps between evaluations on held-out data; null evaluates only at the end."""
+    log_every: Every = 1
+    """Steps between training lines, or ``epoch``: one at the end of each pass."""
+    eval_every: Every | None = None
+    """Steps between evaluations on held-out data, or ``epoch``: one at the end of each pass. null evaluates only at the
+    end."""
+    eval_delay: int = 0
+    """Steps before which ``eval_every`` does not evaluate; passes with ``eval_every=epoch``."""
+    eval_on_start: bool = False
+    """Evaluate before the first step, so that the curve begins with the untrained model."""
     eval_at_end: bool = True
     """Evaluate after the last step."""
     eval_samples: int | None = None
@@ -102,14 +109,19 @@ class TrainerConfig:
             "eval_samples",
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 yield f"{name}={value} must be at least 1"
+        if self.eval_delay < 0:
+            yield f"eval_delay={self.eval_delay} must not be negative; 0 waits for nothing"
+        if self.eval_delay and self.eval_every is None:
+            yield f"eval_delay={self.eval_delay} has no effect without eval_every; set it, or leave this out"
         for name in ("epochs", "max_grad_norm", "timeout_minutes", "join_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 yield (f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
         for name, most in MOST.items():
-            if (value := getattr(self, name)) is not None and most < value < math.inf:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and most < value < math.inf:
                 yield f"{name}={value} is wrong because it is above {most}; use a smaller number"
         for name in ("timeout_minutes", "join_minutes"):
             if getattr(self, name) > YEAR:

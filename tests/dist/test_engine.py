@@ -192,3 +192,45 @@ def test_compiled_blocks_follow_the_trajectory(tmp_path: Path) -> None:
     _train(tmp_path / "compiled", "trainer.max_steps=3", "trainer.eval_at_end=false", "plan.compile=true")
     assert counters["stats"]["unique_graphs"] > 0
     assert worst_difference(training(tmp_path / "plain"), training(tmp_path / "compiled")) < 1e-4
+
+
+FIFTY_LINES = [
+    "data=files",
+    "data.source.split_text=line",
+    "data.packing=false",
+    "data.held_out=0.2",
+    "trainer.eval_samples=null",
+    "trainer.max_steps=null",
+    "trainer.epochs=3",
+]
+
+
+def _fifty_lines(tmp_path: Path) -> list[str]:
+    (tmp_path / "text.txt").write_text("".join(f"line {number}\n" for number in range(50)))
+    return [*FIFTY_LINES, f"data.source.paths=[{tmp_path}/text.txt]"]
+
+
+def test_log_evaluate_and_save_at_the_end_of_each_pass(tmp_path: Path) -> None:
+    each_pass = [f"{key}=epoch" for key in ("trainer.log_every", "trainer.eval_every", "checkpoint.every")]
+    kept = ["checkpoint.keep_last=null", "trainer.eval_delay=2"]
+    steps = _train(tmp_path / "run", *_fifty_lines(tmp_path), *each_pass, *kept)
+    ends = _ends_of_passes(lines(tmp_path / "run"), steps)
+    assert [line["step"] for line in training(tmp_path / "run")] == [1, *ends]
+    evaluated = [line["step"] for line in lines(tmp_path / "run") if "eval_loss" in line]
+    assert evaluated == ends[1:], "the first pass is within eval_delay"
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")) == [
+        f"step_{step:08}" for step in ends
+    ]
+
+
+def _ends_of_passes(written: list[dict], steps: int) -> list[int]:
+    """First steps at which 1, 2 and 3 passes are done, by the share of a pass that a step is."""
+    share = next(line["epoch"] for line in written if line["step"] == 1)
+    return [next(step for step in range(1, steps + 1) if step * share >= passes - 1e-9) for passes in (1, 2, 3)]
+
+
+def test_evaluate_before_the_first_step(tmp_path: Path) -> None:
+    _train(tmp_path, "trainer.eval_on_start=true", "trainer.max_steps=2")
+    evaluated = [line for line in lines(tmp_path) if "eval_loss" in line]
+    assert [line["step"] for line in evaluated] == [0, 2]
+    assert evaluated[0]["eval_loss"] > evaluated[1]["eval_loss"]

@@ -7,6 +7,13 @@ Add a row for every mistake in a recipe that can be found without training. The 
 from __future__ import annotations
 
 RADAM = ["optimizer._target_=torch.optim.RAdam"]
+STREAM = [
+    "data.streaming=true",
+    "data.deduplicate=false",
+    "data.tokenizer.sample_documents=10",
+    "trainer.eval_samples=4",
+]
+
 BAD: list[tuple[list[str], list[str]]] = [
     # optimizers
     (["optimizer.lr=-1"], ["optimizer.lr"]),
@@ -40,6 +47,11 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["trainer.timeout_minutes=-1"], ["trainer.timeout_minutes"]),
     (["trainer.timeout_minutes=1e18"], ["trainer.timeout_minutes"]),
     (["trainer.eval_every=0"], ["trainer.eval_every"]),
+    (["trainer.eval_every=passes"], ["trainer.eval_every"]),
+    (["trainer.eval_delay=5", "trainer.eval_every=null"], ["trainer.eval_delay"]),
+    (["trainer.eval_delay=-1", "trainer.eval_every=2"], ["trainer.eval_delay"]),
+    (["data.held_out=0", "trainer.eval_on_start=true"], ["trainer.eval_on_start"]),
+    ([*STREAM, "checkpoint.every=epoch"], ["checkpoint.every"]),
     (["checkpoint.keep_last=0"], ["checkpoint.keep_last"]),
     (["checkpoint.every=-1"], ["checkpoint.every"]),
     (["+ema.decay=1.5"], ["ema.decay"]),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..cadence import due, past_delay
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class Flow(Callback):
-    """Follows ``trainer.{log_every,eval_every,eval_at_end,max_steps,stop_at}`` and ``checkpoint.{every,at_end}``."""
+    """Follows ``trainer.{log_every,eval_every,eval_delay,eval_at_end,max_steps,stop_at}`` and
+    ``checkpoint.{every,at_end}``."""
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         settings, checkpoints, step = trainer.settings, trainer.checkpoints, state.step
@@ -30,15 +32,14 @@ class Flow(Callback):
         elif state.stop_at and step >= state.stop_at:
             control.request_stop(f"leaving at trainer.stop_at={state.stop_at} of {state.max_steps} steps")
 
-        control.log |= _due(step, settings.log_every) or step == 1 or control.stop
+        batch = settings.global_batch_size
+        control.log |= due(settings.log_every, state, batch) or step == 1 or control.stop
         if trainer.corpus.has_held_out:
-            control.evaluate |= _due(step, settings.eval_every) or (settings.eval_at_end and step >= state.max_steps)
-        control.save |= _due(step, checkpoints.every) or (checkpoints.at_end and control.stop)
+            regular = due(settings.eval_every, state, batch)
+            control.evaluate |= regular and past_delay(settings.eval_every, settings.eval_delay, state)
+            control.evaluate |= settings.eval_at_end and step >= state.max_steps
+        control.save |= due(checkpoints.every, state, batch) or (checkpoints.at_end and control.stop)
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Save the last step if an evaluation has ended training (early stopping)."""
         control.save |= control.stop and trainer.checkpoints.at_end
-
-
-def _due(step: int, every: int | None) -> bool:
-    return bool(every) and step % every == 0

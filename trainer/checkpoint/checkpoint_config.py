@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...errors import refuse
+from ..cadence import Every
 
 
 @dataclass
 class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
-    every: int | None = None
-    """Steps between checkpoints; null writes only at the end."""
+    every: Every | None = None
+    """Steps between checkpoints, or ``epoch``: one at the end of each pass. null writes only at the end."""
     at_end: bool = True
     """Write a checkpoint after the last step."""
     keep_last: int | None = 2
@@ -40,7 +41,7 @@ class CheckpointConfig:
     def _flaws(self) -> Iterator[str]:
         for name in ("every", "keep_last"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 yield (f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
         if self.keep_best < 0:
             yield f"keep_best={self.keep_best} must not be negative"

@@ -67,7 +67,8 @@ class StreamingCorpus(Corpus):
         self.has_held_out = bool(config.eval_source or config.held_out)
         # Without a separate evaluation source, documents are held out by the same rule as in a prepared corpus.
         self._share = 0.0 if config.eval_source else config.held_out
-        if self.has_held_out and settings.eval_samples is None and (settings.eval_every or settings.eval_at_end):
+        evaluates = settings.eval_every or settings.eval_at_end or settings.eval_on_start
+        if self.has_held_out and settings.eval_samples is None and evaluates:
             raise UserError(_NO_LIMIT)
         self._source, *others = sources(config.source, config.eval_source, streaming=True, key=key)
         self._eval_source = others[0] if others else None

@@ -106,7 +106,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("tracker=wandb", "another tracker is a callback"),
         ("plan.precision=bfloat16", "write plan.precision=bf16"),
         ("plan.recompute=true", "write plan.recompute=full"),
-        ("trainer.eval_every=epoch", "a number of steps"),
+        ("trainer.eval_every=steps", "a number of steps"),
     ],
 )
 def test_a_refusal_answers_with_the_name_here(

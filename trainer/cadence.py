@@ -1,0 +1,37 @@
+"""When something that repeats is due: every so many steps, or at the end of each pass over the training data.
+
+``trainer.log_every``, ``trainer.eval_every`` and ``checkpoint.every`` are such cadences. A pass ends with the
+first step that reaches its last sample, so that step may hold the first samples of the next pass too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .trainer_state import TrainerState
+
+Every = int | Literal["epoch"]
+"""Number of steps, or ``epoch``."""
+
+
+def ends_pass(samples: int, batch: int, train_size: int | None) -> bool:
+    """Whether a step ends a pass.
+
+    Args:
+        samples: samples consumed, those of the step included.
+        batch: samples of the step.
+        train_size: samples of a pass; None for a stream, which has none.
+    """
+    return bool(train_size) and samples // train_size > (samples - batch) // train_size  # type: ignore[operator]
+
+
+def due(every: Every | None, state: TrainerState, batch: int) -> bool:
+    """Whether a cadence is due after the step that ``state`` already counts, which had ``batch`` samples."""
+    if every == "epoch":
+        return ends_pass(state.samples, batch, state.train_size)
+    return bool(every) and state.step % every == 0
+
+
+def past_delay(every: Every | None, delay: int, state: TrainerState) -> bool:
+    """Whether ``trainer.eval_delay`` is over: a number of steps, or of passes if evaluations follow passes."""
+    return (state.epoch or 0) >= delay if every == "epoch" else state.step >= delay
