@@ -32,7 +32,7 @@ from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.folders import folder_problem, name_problem
 from ..trainer.generation import GenerationConfig
 from ..trainer.recipe_values import recipe_values
-from ..trainer.schedules import ScheduleConfig
+from ..trainer.schedules import OWN, ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
@@ -44,6 +44,7 @@ from .validate import read_parts, schema_paths
 
 PROVIDED = {
     "optimizer": Provided(positional=1),
+    OWN: Provided(positional=1),
     "collator": Provided(names=frozenset(GIVEN)),
 }
 """Arguments that ``trainer.build`` passes to components, in addition to those of the recipe."""
@@ -104,6 +105,8 @@ def read_recipe(
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
         task = raw.get("task")
         problems += check_data(parts["data"], parts.get("collator"), learns_from_rows(task), wanted_columns(task))
+    if any(problem.field.startswith(OWN) for problem in problems):
+        parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += _check_parts(parts, processes, remedy)
     problems += _check_built(parts, {problem.field for problem in problems})

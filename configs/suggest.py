@@ -15,6 +15,10 @@ REFUSALS = ("unknown key", "unknown argument of trireme.", "unknown argument of 
 """Beginnings of problems that get a suggestion. Users' components are left out, since a name may differ in meaning."""
 
 
+OWN_SCHEDULE = "scheduler._target_"
+"""The only part of a recipe that is no component, but has one inside."""
+
+
 def nearest_key(key: str, siblings: Iterable[str], path: str, known: Sequence[str]) -> str | None:
     """The dotted key nearest to ``key`` at ``path``: a sibling, unless a key elsewhere is clearly nearer.
 
@@ -44,6 +48,8 @@ def _answered(problem: Problem, known: Sequence[str]) -> Problem:
         return replace(problem, fix=value_fix(problem.field, problem.value) or problem.fix)
     if not problem.why.startswith(REFUSALS):
         return problem
+    if problem.field == OWN_SCHEDULE:
+        return replace(problem, fix=f"write scheduler=own scheduler.factor._target_={problem.value}")
     name = problem.field.rpartition(".")[2]
     other = find(name)
     if other is not None and other.ours.rpartition(".")[2] != name:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..errors import Problem
-from .schedules import ScheduleConfig, build_schedule
+from ..errors import Problem, UserError
+from .schedules import OWN, ScheduleConfig, build_schedule
 from .settings import TrainerConfig
 
 MOST_READ = 5000
@@ -37,6 +37,12 @@ def _check_values(scheduler: ScheduleConfig, max_steps: int) -> list[Problem]:
         factor = build_schedule(scheduler, max_steps)
         wrong = next((step for step in steps if not 0 <= factor(step) < math.inf), None)
         why = "" if wrong is None else f"gives {factor(wrong)} times the learning rate at step {wrong}"
+    except UserError as error:
+        return [each for each in error.problems if isinstance(each, Problem)]
     except (ValueError, OverflowError, ZeroDivisionError) as error:
         why = f"gives no number over {max_steps} steps: {error}"
-    return [Problem("scheduler", why, "use usual values: see docs/recipes.md", scheduler.name)] if why else []
+    if not why:
+        return []
+    if scheduler.factor:
+        return [Problem(f"{OWN}._target_", why, "give finite numbers from 0 on", scheduler.factor["_target_"])]
+    return [Problem("scheduler", why, "use usual values: see docs/recipes.md", scheduler.name)]

@@ -76,9 +76,10 @@ def learning_rate_moves(recipe: RecipeConfig, source: Source, step: int, max_ste
         return ""
     try:
         schedule = ScheduleConfig(**(then.get("scheduler") or dataclasses.asdict(recipe.scheduler)))
-    except (TypeError, ValueError):  # written by a version with other options
-        schedule = recipe.scheduler
-    before, now = build_schedule(schedule, steps)(step), build_schedule(recipe.scheduler, max_steps)(step)
+        before = build_schedule(schedule, steps)(step)
+    except (TypeError, ValueError, ImportError, UserError):  # of another version, or own and gone
+        before = build_schedule(recipe.scheduler, steps)(step)
+    now = build_schedule(recipe.scheduler, max_steps)(step)
     if abs(before - now) <= 1e-9:
         return ""
     rate = recipe.optimizer.get("lr")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ..errors import refuse
+from ..errors import Problem, UserError, refuse
+from .component import Component, instantiate, locate
+from .component_errors import place_in
 
 Schedule = Callable[[int], float]
 """Step (0 for the first optimizer step) -> factor of the base learning rate."""
@@ -23,6 +25,7 @@ OPTIONS = {
     "warmup_stable_decay": {"min_lr_ratio", "decay_ratio", "decay_type"},
 }
 """Schedule -> options that it takes besides warm-up."""
+OWN = "scheduler.factor"
 DECAY_RATIO = 0.1
 """Default of ``decay_ratio`` for warmup_stable_decay."""
 
@@ -41,6 +44,7 @@ class ScheduleConfig:
         "polynomial",
         "inverse_sqrt",
         "warmup_stable_decay",
+        "own",
     ] = "cosine"
     """Name of the schedule: the shape of the learning rate after the warm-up."""
     warmup_steps: int | None = None
@@ -57,6 +61,9 @@ class ScheduleConfig:
     """Length of the final decay of ``warmup_stable_decay``, as a share of ``max_steps``; null takes 0.1."""
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
     """Shape of the final decay of ``warmup_stable_decay``; null takes linear."""
+    factor: Component | None = None
+    """Your own class or function, for ``own``. It is called with ``max_steps`` and its arguments here, and gives a
+    function from a step (0 for the first one) to the factor of the base learning rate; the warm-up goes before it."""
 
     def __post_init__(self) -> None:
         refuse([*self._unused(), *self._ranges(), *self._contradictions()])
@@ -66,6 +73,10 @@ class ScheduleConfig:
             yield f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} contradict; set one to null"
         if self.name == "constant" and (self.warmup_steps or self.warmup_ratio):
             yield "name='constant' has no warm-up; use constant_with_warmup"
+        if self.name == "own" and self.factor is None:
+            yield "factor is required by own; set scheduler.factor._target_=package.module.Name"
+        if self.name != "own" and self.factor is not None:
+            yield f"factor is not an option of {self.name}; set scheduler=own"
 
     def _unused(self) -> list[str]:
         """Problems of options that the schedule does not take."""
@@ -129,6 +140,40 @@ def build_schedule(config: ScheduleConfig, max_steps: int) -> Schedule:
         return after(step)
 
     return factor
+
+
+def _own(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
+    """The user's function of the step.
+
+    Raises:
+        UserError: it is no function, raises, or does not give a number.
+    """
+    component = config.factor or {}
+    made = _called(component, lambda: instantiate(component, max_steps), locate(component["_target_"]))
+    if not callable(made):
+        raise _no_schedule(component, f"gives a {type(made).__name__}, not a function")
+
+    def factor(step: int) -> float:
+        value = _called(component, lambda: made(step), made)
+        if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+            raise _no_schedule(component, f"gives {value!r} at step {step}, which is no number")
+        return float(value)
+
+    return factor
+
+
+def _called(component: Component, call: Callable[[], Any], target: Any) -> Any:
+    """The result of the user's code, whose exceptions name the key and the line."""
+    try:
+        return call()
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise _no_schedule(component, f"raises {text}{place_in(target, error)}") from error
+
+
+def _no_schedule(component: Component, why: str) -> UserError:
+    fix = "give a function from a step to a number; docs/extending.md has an example"
+    return UserError(Problem(f"{OWN}._target_", why, fix, component["_target_"]))
 
 
 def _constant(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
@@ -201,6 +246,7 @@ _AFTER_WARMUP: dict[str, Callable[[ScheduleConfig, int, int], Schedule]] = {
     "polynomial": _polynomial,
     "inverse_sqrt": _inverse_sqrt,
     "warmup_stable_decay": _warmup_stable_decay,
+    "own": _own,
 }
 _DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,

@@ -98,6 +98,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("plan.deepspeed.zero_optimization.stage=2", "its keys stand in plan.deepspeed itself"),
         ("plan.epochs=3", "did you mean trainer.epochs?"),
         ("trainer.lr_scheduler_type=cosine", "scheduler=linear"),
+        ("scheduler._target_=mine.Triangle", "write scheduler=own scheduler.factor._target_=mine.Triangle"),
         ("plan=fsdpp", "did you mean plan=fsdp_full_shard?"),
         ("plan=deepspeed", "write plan=zero2"),
         ("optimizer=adamw_torch", "write optimizer=adamw"),

@@ -10,10 +10,12 @@ import pytest
 import torch
 import yaml
 from transformers.optimization import get_scheduler
+from trireme.trainer.check_steps import check_steps
 from trireme.trainer.schedules import ScheduleConfig, build_schedule
+from trireme.trainer.settings import TrainerConfig
 
 GROUP = Path(__file__).parents[3] / "configs" / "scheduler"
-NAMES = sorted(path.stem for path in GROUP.glob("*.yaml"))
+NAMES = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,3 +118,52 @@ def test_a_given_zero_is_a_zero() -> None:
 def test_options_that_do_not_apply_are_refused(wrong: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ScheduleConfig(**wrong)
+
+
+def half_of(max_steps: int, share: float = 0.5) -> Any:
+    return lambda step: torch.tensor(share) if step < max_steps // 2 else 1
+
+
+def test_a_function_of_ones_own_follows_the_warm_up() -> None:
+    own = {"_target_": f"{__name__}.half_of", "share": 0.25}
+    schedule = build_schedule(ScheduleConfig("own", warmup_steps=4, factor=own), 20)
+    assert [schedule(step) for step in (0, 2, 4, 9, 10, 19)] == [0, 0.5, 0.25, 0.25, 1, 1]
+
+
+OWN_CODE = """
+def number(max_steps): return 3
+def raises(max_steps): return lambda step: {}[step]
+def text(max_steps): return lambda step: "a"
+def negative(max_steps): return lambda step: -1
+def late(max_steps): return lambda step: 1 if step < max_steps - 1 else float("nan")
+class Refuses:
+    def __init__(self, max_steps): raise OSError("no file")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("number", "gives a int, not a function"),
+        ("raises", "raises KeyError: 0"),
+        ("text", "gives 'a' at step 0"),
+        ("negative", "gives -1.0 times the learning rate"),
+        ("late", "gives nan times the learning rate at step 19"),
+        ("Refuses", "raises OSError: no file"),
+    ],
+)
+def test_a_function_that_is_no_schedule_is_refused(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_schedules.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scheduler = ScheduleConfig("own", factor={"_target_": f"own_schedules.{name}"})
+    (problem,) = check_steps(TrainerConfig(max_steps=20), scheduler, 20)
+    assert problem.field == "scheduler.factor._target_" and why in problem.why
+
+
+def test_own_and_its_function_belong_together() -> None:
+    with pytest.raises(ValueError, match="factor is required by own"):
+        ScheduleConfig("own")
+    with pytest.raises(ValueError, match="factor is not an option of cosine"):
+        ScheduleConfig("cosine", factor={"_target_": "math.sqrt"})
