@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .task import Sums, Task
+from .task import Sums, Task, share_of_labels
 from .text_scores import text_metrics
 
 if TYPE_CHECKING:
@@ -19,11 +19,20 @@ class CausalLM(Task):
 
     head = "causal_lm"
     metric_names = ("loss", "perplexity", "accuracy")
+    label_smoothing: float = 0.0
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        """
+        Args:
+            label_smoothing: share of each target that is spread evenly over the vocabulary in training. Evaluations
+                measure the plain loss, so that they can be compared.
+        """
+        self.label_smoothing = share_of_labels(label_smoothing)
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         from ...models.loss import token_loss
 
-        return token_loss(outputs.logits, targets["labels"])
+        return token_loss(outputs.logits, targets["labels"], self.label_smoothing)
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
         from ...models.loss import IGNORE, most_likely, token_loss

@@ -21,15 +21,16 @@ def labelled(labels: Tensor) -> Tensor:
     return there if there.ndim == 1 else there.all(1)
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Sum over the labelled samples, in fp32: cross-entropy, squared error, or the mean over classes of the binary one.
 
     Args:
         logits: [samples, classes]; [samples, 1] for numbers to be predicted.
+        smoothing: share of a class label that is spread evenly over the classes.
     """
     logits, there = logits.float(), labelled(labels)
     if not labels.is_floating_point():
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
     # A sample without a label must not enter the graph, since 0 x NaN is NaN in the backward pass.
     logits, labels = logits[there], labels[there]
     if labels.ndim == 1:

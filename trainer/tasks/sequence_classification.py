@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .task import Sums, Task
+from .task import Sums, Task, share_of_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,15 @@ class SequenceClassification(Task):
     collator = "trireme.trainer.data.padded_collator.PaddedCollator"
 
     loss_unit = "per text"
+    label_smoothing: float = 0.0
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        """
+        Args:
+            label_smoothing: share of each class label that is spread evenly over the classes in training. Evaluations
+                measure the plain loss; labels that are numbers or several classes are not smoothed.
+        """
+        self.label_smoothing = share_of_labels(label_smoothing)
 
     def count(self, targets: dict[str, Any]) -> int:
         from .classification import labelled
@@ -29,7 +38,7 @@ class SequenceClassification(Task):
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         from .classification import label_loss
 
-        return label_loss(outputs.logits, targets["labels"])
+        return label_loss(outputs.logits, targets["labels"], self.label_smoothing)
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
         from .classification import label_sums

@@ -101,6 +101,17 @@ class Task(ABC):
         return {}
 
 
+def share_of_labels(smoothing: float) -> float:
+    """``label_smoothing`` of a task.
+
+    Raises:
+        ValueError: it is no share below 1.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing={smoothing} must be a share from 0 to below 1; 0.1 is usual")
+    return smoothing
+
+
 def head_of(component: Component) -> str:
     """Head of the recipe's task, without making the task."""
     try:
