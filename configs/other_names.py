@@ -130,6 +130,10 @@ def coming_from() -> str:
         "Three things work differently. A recipe says `trainer.global_batch_size`, the samples of one optimizer step,",
         "and accumulation follows from it. Parallelism is one choice, `plan=NAME`. The same command resumes.",
         "",
+        "`trireme convert-args FILE my.yaml` makes a recipe of a file of arguments: `TrainingArguments` as YAML or",
+        "JSON, a file of `accelerate config`, or one of axolotl. Defaults of the tool that differ from those here are",
+        "written out. What could not be taken over stands at the end, with what to do about it.",
+        "",
         "This page is made from `configs/other_names.yaml` by `make pages`.",
     ]
     for tool in tools():

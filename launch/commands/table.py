@@ -8,6 +8,7 @@ from . import (
     check,
     checkpoints,
     completion,
+    convert_args,
     data,
     doctor,
     evaluate,
@@ -27,7 +28,7 @@ from . import (
 HEADINGS = {
     "train a recipe": (train, check, data, batch_size),
     "use what was trained": (logs, evaluate, predict, generate, checkpoints, export),
-    "look up what there is": (recipes, models, plans, keys),
+    "look up what there is": (recipes, models, plans, keys, convert_args),
     "on a SLURM cluster": (launch, jobs, cancel),
     "this machine": (doctor, completion),
 }

@@ -1,0 +1,67 @@
+"""``trireme convert-args``: make a recipe of the arguments of another tool."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..command import Command
+
+TOOLS = ("transformers", "accelerate", "axolotl")
+
+EXAMPLES = """examples:
+  trireme convert-args training_args.json my/recipe.yaml
+  trireme convert-args axolotl.yaml my/recipe.yaml --nproc 8
+"""
+DESCRIPTION = (
+    "Make a recipe of the arguments of transformers' Trainer (YAML or JSON), of a file of accelerate config, or of an "
+    "axolotl file, and say what could not be taken over."
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="arguments by name")
+    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="recipe to write; without it, it is printed")
+    parser.add_argument("--tool", choices=TOOLS, help="whose arguments they are; found out by their names")
+    parser.add_argument("--nproc", type=int, help="data ranks of the run, for the batch of a step (default: 1)")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
+    from ..convert.convert_arguments import converted
+
+    if options.nproc is not None and options.nproc < 1:
+        raise UserError(Problem("--nproc", "is below 1", "give the number of data ranks", options.nproc))
+    out: Path | None = options.out
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise UserError(Problem("OUT", "is no name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))
+    if out is not None and out.exists() and not options.force:
+        raise UserError(Problem("OUT", "exists already", "give another name, or --force to replace it", str(out)))
+    draft, tool = converted(options.file, options.tool, options.nproc)
+    ranks = f" --nproc {options.nproc}" if options.nproc and options.nproc > 1 else ""
+    text = draft.text(str(options.file), f"trireme train {out or 'RECIPE.yaml'}{ranks}")
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(Problem("OUT", f"cannot be written: {error.strerror}", "give another path", str(out))) from None
+    taken = len(draft.values) + sum(map(len, draft.choices.values()))
+    print(f"{out}: {taken} settings of {tool} taken over")
+    for name, (_, why) in draft.left.items():
+        print(f"  not taken over: {name}   {why}")
+    print(f"next: trireme check {out}{ranks}")
+
+
+COMMAND = Command(
+    "convert-args",
+    "FILE [OUT]",
+    "make a recipe of another tool's arguments",
+    run,
+    arguments,
+    description=DESCRIPTION,
+    examples=EXAMPLES,
+)

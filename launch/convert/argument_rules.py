@@ -1,0 +1,357 @@
+"""Rules for arguments of other tools that are no key of the same value here: groups, arithmetic, files.
+
+A rule gets the draft, the value, and all arguments. Names without a rule go by ``configs/other_names.yaml``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...configs.key_list import FOLDER, group_options
+from ...configs.other_names import find, value_fix
+from .recipe_draft import Draft
+
+USUAL_SHAPE = {"cosine": {"min_lr_ratio": 0.0}, "cosine_with_restarts": {"num_cycles": 1}, "polynomial": {"power": 1.0}}
+"""Schedule -> options of transformers' defaults that differ from the file in configs/scheduler."""
+Arguments = Mapping[str, Any]
+Rule = Callable[[Draft, Any, Arguments], None]
+
+
+def option(draft: Draft, group: str, name: str, value: Any) -> None:
+    """Choose an option of a group by another tool's name for it."""
+    plain = str(getattr(value, "value", value))
+    if plain in group_options(group):
+        draft.choose(group, plain)
+        return
+    found = value_fix(group, plain).removeprefix("write ")
+    words = found.split()
+    if words and all("=" in word for word in words):
+        for word in words:
+            draft.assign(word)
+    elif words:
+        draft.leave(name, value, found)
+    else:
+        draft.leave(name, value, f"choose one of {', '.join(group_options(group))}")
+
+
+def scheduler(draft: Draft, value: Any, given: Arguments) -> None:
+    option(draft, "scheduler", "lr_scheduler_type", value)
+    warms_up = any(given.get(name) for name in ("warmup_steps", "warmup_ratio"))
+    if draft.choices.get("scheduler") == ["constant"] and warms_up:
+        draft.choose("scheduler", "constant_with_warmup")
+
+
+def without_preset(draft: Draft) -> None:
+    """Set options that a file of configs/scheduler gives and the other tool leaves off: warm-up and lowest rate."""
+    name = draft.choices.get("scheduler", ["cosine"])[-1]
+    preset = yaml.safe_load((FOLDER / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))
+    warmed = {"scheduler.warmup_steps", "scheduler.warmup_ratio"} & draft.values.keys()
+    if "warmup_ratio" in preset and not warmed:
+        draft.set("scheduler.warmup_ratio", 0.0)
+    elif "warmup_ratio" in preset and "scheduler.warmup_steps" in warmed:
+        draft.set("scheduler.warmup_ratio", None)
+    for key, value in USUAL_SHAPE.get(name, {}).items():
+        if f"scheduler.{key}" not in draft.values:
+            draft.set(f"scheduler.{key}", value)
+
+
+def scheduler_arguments(draft: Draft, value: Any, given: Arguments) -> None:
+    keys = {"num_cycles": "num_cycles", "power": "power", "min_lr_rate": "min_lr_ratio", "min_lr_ratio": "min_lr_ratio"}
+    for name, each in (value or {}).items():
+        if name in keys:
+            draft.set(f"scheduler.{keys[name]}", each)
+        elif name in ("lr_end", "min_lr") and given.get("learning_rate"):
+            draft.set("scheduler.min_lr_ratio", round(float(each) / float(given["learning_rate"]), 12))
+        else:
+            draft.leave(f"lr_scheduler_kwargs.{name}", each, "see trireme keys scheduler")
+
+
+def warmup(draft: Draft, value: Any, given: Arguments) -> None:
+    if not value:
+        return
+    value = float(value)
+    draft.set("scheduler.warmup_ratio" if value < 1 else "scheduler.warmup_steps", value if value < 1 else int(value))
+
+
+def warmup_ratio(draft: Draft, value: Any, given: Arguments) -> None:
+    if value and not given.get("warmup_steps"):  # the number of steps wins in transformers too
+        draft.set("scheduler.warmup_ratio", float(value))
+
+
+def optimizer(draft: Draft, value: Any, given: Arguments) -> None:
+    option(draft, "optimizer", "optim", value)
+
+
+def betas(draft: Draft, value: Any, given: Arguments) -> None:
+    draft.set("optimizer.betas", [float(given.get("adam_beta1", 0.9)), float(given.get("adam_beta2", 0.999))])
+
+
+def max_steps(draft: Draft, value: Any, given: Arguments) -> None:
+    if int(value) > 0:
+        draft.set("trainer.max_steps", int(value))
+        draft.set("trainer.epochs", None)
+
+
+def epochs(draft: Draft, value: Any, given: Arguments) -> None:
+    if int(given.get("max_steps") or -1) <= 0:  # max_steps wins
+        draft.set("trainer.epochs", float(value))
+        draft.set("trainer.max_steps", None)
+
+
+def precision(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value is True or str(value).lower() in ("auto", "full", "true"):
+            draft.set("plan.precision", name)
+
+    return rule
+
+
+def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
+    """A strategy (no, steps, epoch) with its number of steps."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        plain = {False: "no"}.get(value, str(getattr(value, "value", value)))
+        if plain == "steps":
+            number = given.get(steps) or usual
+            if isinstance(number, float) and 0 < number < 1:
+                draft.leave(steps, number, f"a share of the run; give a number of steps: {key}=N")
+            elif number:
+                draft.set(key, int(number))
+        elif plain == "epoch":
+            draft.set(key, "epoch")
+        elif plain == "no":
+            _never(draft, key)
+        else:
+            draft.leave(name, value, f"{key} takes a number of steps, epoch or null")
+
+    return rule
+
+
+def _never(draft: Draft, key: str) -> None:
+    if key == "trainer.log_every":
+        draft.leave("logging_strategy", "no", "training lines are always written; fewer: trainer.log_every=1000")
+        return
+    draft.set(key, None)
+    draft.set("checkpoint.at_end" if key == "checkpoint.every" else "trainer.eval_at_end", False)
+
+
+def steps(key: str, *strategies: str) -> Rule:
+    """A number of steps, which counts if no strategy stands beside it; with one, the strategy's rule has read it."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if not any(name in given for name in strategies):
+            cadence(key, key, "steps", None)(draft, "steps", {"steps": value})
+
+    return rule
+
+
+def best_model(draft: Draft, value: Any, given: Arguments) -> None:
+    if value:
+        draft.choose("callbacks", "default")
+        draft.choose("callbacks", "best_model")
+        draft.set("checkpoint.keep_best", 1)
+
+
+def metric(draft: Draft, value: Any, given: Arguments) -> None:
+    name = str(value)
+    draft.set("checkpoint.metric", name if name.startswith("eval_") else f"eval_{name}")
+    if given.get("greater_is_better") or ("greater_is_better" not in given and not name.endswith("loss")):
+        draft.set("checkpoint.mode", "max")
+
+
+def kept(draft: Draft, value: Any, given: Arguments) -> None:
+    draft.set("checkpoint.keep_last", int(value))
+
+
+def recompute(draft: Draft, value: Any, given: Arguments) -> None:
+    if value:
+        draft.set("plan.recompute", "full")
+
+
+def trackers(draft: Draft, value: Any, given: Arguments) -> None:
+    for name in value if isinstance(value, list) else [value]:
+        plain = str(name)
+        if plain in ("none", "None", "[]"):
+            continue
+        if plain in group_options("tracker"):
+            draft.choose("tracker", plain)
+        else:
+            draft.leave("report_to", plain, f"choose one of {', '.join(group_options('tracker'))}")
+
+
+def push(draft: Draft, value: Any, given: Arguments) -> None:
+    if not value:
+        return
+    draft.choose("callbacks", "default")
+    draft.choose("callbacks", "push")
+    for name, key in (("hub_model_id", "hub_id"), ("hub_private_repo", "private"), ("hub_strategy", "strategy")):
+        if given.get(name) is not None:
+            draft.set(f"callbacks.push.{key}", given[name])
+
+
+def fsdp(draft: Draft, value: Any, given: Arguments) -> None:
+    words = value if isinstance(value, list) else str(value).split()
+    if value is True:
+        words = ["full_shard"]
+    for word in words:
+        if word == "offload":
+            draft.set("plan.fsdp.offload", True)
+        elif word not in ("auto_wrap", "True", "False"):
+            option(draft, "plan", "fsdp", word)
+
+
+def fsdp_options(draft: Draft, value: Any, given: Arguments) -> None:
+    if not isinstance(value, dict):
+        draft.leave("fsdp_config", value, "a file: write its keys into the arguments")
+        return
+    for name, each in value.items():
+        full = name if name.startswith("fsdp_") else f"fsdp_{name}"
+        entry = find(full)
+        if entry and entry.ours and not entry.how:
+            draft.set(entry.ours, each)
+        else:
+            draft.leave(f"fsdp_config.{name}", each, entry.how if entry else "see trireme keys plan.fsdp")
+
+
+def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
+    """A file is named by the recipe as it is; its stage chooses the plan."""
+    stage = 2
+    if isinstance(value, dict):
+        draft.leave("deepspeed", "a mapping", "write it to a file and name that: plan.deepspeed=FILE")
+        stage = (value.get("zero_optimization") or {}).get("stage", 0)
+    else:
+        draft.set("plan.deepspeed", str(value))
+        try:
+            stage = json.loads(Path(str(value)).read_text()).get("zero_optimization", {}).get("stage", 0)
+        except (OSError, ValueError, AttributeError):
+            draft.leave("deepspeed", value, "the file cannot be read here; check that the plan has its stage")
+    draft.choose("plan", f"zero{stage}")
+
+
+def nothing(draft: Draft, value: Any, given: Arguments) -> None:
+    """For arguments that another rule reads."""
+
+
+def share(draft: Draft, value: Any, given: Arguments) -> None:
+    """``val_set_size``: a share, or a number of samples."""
+    if value and float(value) >= 1:
+        draft.leave("val_set_size", value, "a number of samples; data.held_out is a share, such as 0.05")
+    elif value is not None:
+        draft.set("data.held_out", float(value))
+
+
+def per_epoch(key: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value == 1:
+            draft.set(key, "epoch")
+        elif value:
+            why = f"several times per pass: give a number of steps, {key}=N"
+            draft.leave(f"{key.split('.')[0]} per epoch", value, why)
+
+    return rule
+
+
+def datasets(draft: Draft, value: Any, given: Arguments) -> None:
+    """axolotl's list: files or data sets of the hub; several become a mixture."""
+    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+        draft.leave("datasets", value, "data=files data.source.paths=[...], or data=hub data.source.path=owner/name")
+        return
+    first, *others = value
+    path, name = str(first.get("path", "")), first.get("name")
+    files = first.get("data_files") or (path if Path(path).suffix or Path(path).exists() else None)
+    if files:
+        draft.choose("data", "files")
+        draft.set("data.source.paths", files if isinstance(files, list) else [files])
+    else:
+        draft.choose("data", "hub")
+        draft.set("data.source.path", path)
+        draft.values |= {"data.source.name": name} if name else {}
+        draft.values |= {"data.source.split": first["split"]} if first.get("split") else {}
+    if first.get("field"):
+        draft.set("data.source.text_column", first["field"])
+    kind = first.get("type")
+    if kind not in (None, "completion"):
+        draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
+    if others:
+        draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
+
+
+def attention(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value:
+            draft.set("model.attention", name)
+
+    return rule
+
+
+def batch(draft: Draft, given: Arguments, ranks: int) -> None:
+    """The batch of a step from the micro-batch, accumulation and data ranks."""
+    names = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
+    micro = next((given[name] for name in names if given.get(name)), None)
+    accumulation = given.get("gradient_accumulation_steps")
+    if micro is None and accumulation is None and not given.get("batch_size"):
+        return
+    micro = int(micro) if str(micro).isdigit() else 8
+    draft.set("trainer.micro_batch_size", micro)
+    whole = given.get("batch_size") or micro * (int(accumulation) if str(accumulation).isdigit() else 1)
+    draft.set("trainer.global_batch_size", math.prod((int(whole), ranks)))
+
+
+RULES: dict[str, Rule] = {
+    "per_device_train_batch_size": nothing,
+    "per_gpu_train_batch_size": nothing,
+    "micro_batch_size": nothing,
+    "gradient_accumulation_steps": nothing,
+    "batch_size": nothing,
+    "lr_scheduler_type": scheduler,
+    "lr_scheduler": scheduler,
+    "lr_scheduler_kwargs": scheduler_arguments,
+    "warmup_steps": warmup,
+    "warmup_ratio": warmup_ratio,
+    "optim": optimizer,
+    "optimizer": optimizer,
+    "adam_beta1": betas,
+    "adam_beta2": betas,
+    "max_steps": max_steps,
+    "num_train_epochs": epochs,
+    "num_epochs": epochs,
+    "bf16": precision("bf16"),
+    "bfloat16": precision("bf16"),
+    "fp16": precision("fp16"),
+    "float16": precision("fp16"),
+    "logging_strategy": cadence("logging_strategy", "trainer.log_every", "logging_steps", 500),
+    "eval_strategy": cadence("eval_strategy", "trainer.eval_every", "eval_steps", 500),
+    "evaluation_strategy": cadence("evaluation_strategy", "trainer.eval_every", "eval_steps", 500),
+    "save_strategy": cadence("save_strategy", "checkpoint.every", "save_steps", 500),
+    "logging_steps": steps("trainer.log_every", "logging_strategy"),
+    "eval_steps": steps("trainer.eval_every", "eval_strategy", "evaluation_strategy"),
+    "save_steps": steps("checkpoint.every", "save_strategy"),
+    "evals_per_epoch": per_epoch("trainer.eval_every"),
+    "saves_per_epoch": per_epoch("checkpoint.every"),
+    "load_best_model_at_end": best_model,
+    "save_total_limit": kept,
+    "metric_for_best_model": metric,
+    "greater_is_better": nothing,
+    "gradient_checkpointing": recompute,
+    "activation_checkpointing": recompute,
+    "report_to": trackers,
+    "push_to_hub": push,
+    "hub_model_id": nothing,
+    "hub_private_repo": nothing,
+    "hub_strategy": nothing,
+    "fsdp": fsdp,
+    "fsdp_config": fsdp_options,
+    "deepspeed": deepspeed,
+    "datasets": datasets,
+    "val_set_size": share,
+    "flash_attention": attention("flash_attention_2"),
+    "sdp_attention": attention("sdpa"),
+    "eager_attention": attention("eager"),
+}
+"""Argument -> its rule."""

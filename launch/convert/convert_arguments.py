@@ -1,0 +1,169 @@
+"""Make a recipe of the arguments of transformers' Trainer, of accelerate's configuration, or of an axolotl file.
+
+Names go by ``configs/other_names.yaml``, the table behind docs/coming-from.md; ``argument_rules.py`` has rules for what
+is no key of the same value. What cannot be taken over is written into the recipe as a comment, with what to do instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ...configs.key_list import keys
+from ...configs.other_names import find
+from ...errors import Problem, UserError
+from .argument_rules import RULES, batch, without_preset
+from .recipe_draft import Draft
+
+Tool = Literal["transformers", "accelerate", "axolotl"]
+MARKS: dict[Tool, tuple[str, ...]] = {
+    "accelerate": ("distributed_type", "compute_environment", "num_machines"),
+    "axolotl": ("base_model", "sequence_len", "micro_batch_size", "datasets"),
+}
+"""Names by which a file is recognised; else it is one of transformers."""
+USUAL: dict[Tool, dict[str, Any]] = {
+    "transformers": {
+        "learning_rate": 5e-5,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_epsilon": 1e-8,
+        "lr_scheduler_type": "linear",
+        "num_train_epochs": 3.0,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 500,
+        "save_steps": 500,
+        "seed": 42,
+    },
+    "axolotl": {
+        "lr_scheduler": "cosine",
+        "num_epochs": 1.0,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_epsilon": 1e-8,
+        "sequence_len": 512,
+        "sample_packing": False,
+        "gradient_accumulation_steps": 1,
+    },
+    "accelerate": {},
+}
+"""Defaults of the tool that differ from those here: they are written out, so that the run stays the same."""
+SAME = {"logging_steps": "logging_strategy", "save_steps": "save_strategy", "num_train_epochs": "max_steps"}
+"""Defaults that do not count if another argument is given."""
+PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]]*\]|[^\s,\[]+)(?:,.*)?")
+"""``how`` of a table entry that is an assignment, such as ``plan.recompute=full, or selective``."""
+
+
+def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) -> tuple[Draft, Tool]:
+    """The draft of a recipe, and the tool whose arguments the file has.
+
+    Args:
+        path: a YAML or JSON file with a mapping.
+        tool: None recognises it.
+        ranks: data ranks of the run that is taken over; None takes the file's number of processes, or 1.
+
+    Raises:
+        UserError: the file cannot be read, or is no mapping.
+    """
+    given = _read(path)
+    tool = tool or next((name for name, marks in MARKS.items() if any(mark in given for mark in marks)), "transformers")
+    draft = Draft()
+    if tool == "accelerate":
+        _take_accelerate(draft, path, given)
+        return draft, tool
+    asked = {name.lstrip("-").replace("-", "_"): value for name, value in given.items()}
+    skipped = {name for name, other in SAME.items() if _counts(asked.get(other))}
+    assumed = {name: value for name, value in USUAL[tool].items() if name not in asked and name not in skipped}
+    for name, value in (assumed | asked).items():
+        before = dict(draft.values)
+        take(draft, name, value, assumed | asked)
+        if name in assumed:
+            fresh = [key for key in draft.values if key not in before]
+            draft.assumed |= dict.fromkeys(fresh, f"{name}={value}")
+    without_preset(draft)
+    batch(draft, assumed | asked, ranks or 1)
+    return draft, tool
+
+
+def _counts(value: Any) -> bool:
+    return value is not None and value is not False and str(value) not in ("-1", "steps")
+
+
+def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
+    """Take one argument into the draft, or leave it with what to do about it."""
+    if value is None:
+        return
+    if name in RULES:
+        try:
+            RULES[name](draft, value, given)
+        except (ValueError, TypeError, AttributeError) as error:
+            why = f"has a value that the tool itself would refuse: {' '.join(str(error).split())}"
+            raise UserError(Problem(name, why, "correct it in the file", value)) from None
+        return
+    other = find(name)
+    if other is None:
+        draft.leave(name, value, "unknown here; see docs/coming-from.md and trireme keys")
+    elif other.ours in _keys() and not other.how:
+        draft.set(other.ours, _typed(other.ours, value))
+    elif value is False:
+        return  # it is off there, and there is no such switch here
+    elif value is True and (found := PLAIN.fullmatch(other.how)):
+        draft.assign(f"{found['key']}={found['value']}")
+    elif not value:
+        return
+    else:
+        draft.leave(name, value, other.fix(value))
+
+
+@cache
+def _keys() -> dict[str, str]:
+    """Types of all keys of a recipe, as ``trireme keys`` shows them."""
+    return {key.path: key.type for key in keys()}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A number that the file has as a text (YAML reads 2e-5 as one), if the key takes numbers."""
+    if not isinstance(value, str) or not re.search(r"\b(int|float)\b", _keys()[key]):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if "float" not in _keys()[key] else number
+
+
+def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None:
+    from ..accelerate import with_choices
+    from ..accelerate_file import settings_of_file
+
+    settings, processes = settings_of_file(str(path))
+    for text in with_choices([], settings):
+        draft.assign(text.lstrip("+"))
+    if processes > 1 and "plan" not in draft.choices:
+        draft.choose("plan", "ddp")
+    machines = given.get("num_machines") or 1
+    if machines != 1:
+        why = "launch=slurm launch.nodes=N, or torchrun on each machine: docs/launchers.md"
+        draft.leave("num_machines", machines, why)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    field, fix = "FILE", "give a YAML or JSON file with arguments by name"
+    try:
+        text = path.read_text(encoding="utf-8")
+        read = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(Problem(field, f"cannot be read: {error.strerror}", fix, str(path))) from None
+    except (ValueError, yaml.YAMLError) as error:
+        why = f"is no YAML or JSON: {' '.join(str(error).split())}"
+        raise UserError(Problem(field, why, fix, str(path))) from None
+    if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):
+        raise UserError(Problem(field, "is no mapping of arguments by name", fix, str(path)))
+    if not read:
+        raise UserError(Problem(field, "has no arguments", fix, str(path)))
+    return read

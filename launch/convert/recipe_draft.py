@@ -1,0 +1,101 @@
+"""A recipe that is being made of another tool's arguments: choices of groups, values of keys, and what is left over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+REQUIRED = {"model": "pretrained", "data": "files"}
+"""Groups that a recipe must choose -> what is written if the arguments do not tell."""
+ORDER = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint", "callbacks", "seed")
+"""Order of the parts in the file."""
+SEQUENCE = "tag:yaml.org,2002:seq"
+LISTS = ("callbacks", "tracker")
+"""Groups of which several options may be chosen."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists in one line."""
+
+
+_Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence(SEQUENCE, value, flow_style=True))
+
+
+@dataclass
+class Draft:
+    """Choices, values and remarks, in the order in which they were found."""
+
+    choices: dict[str, list[str]] = field(default_factory=dict)
+    """Options of groups, such as ``plan`` -> ``[zero2]``."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Values by dotted key."""
+    left: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    """What was not converted: name -> (value, what to do about it)."""
+    assumed: dict[str, str] = field(default_factory=dict)
+    """Keys that follow from a default of the other tool -> the name and value of that default."""
+
+    def choose(self, group: str, option: str) -> None:
+        kept = self.choices.get(group, []) if group in LISTS else []
+        self.choices[group] = [*[each for each in kept if each != option], option]
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def leave(self, name: str, value: Any, why: str) -> None:
+        self.left[name] = (value, why)
+
+    def assign(self, text: str) -> None:
+        """Take an override such as ``plan=zero2`` or ``plan.precision=bf16``."""
+        key, _, value = text.partition("=")
+        parsed = yaml.safe_load(value)
+        if "." in key:
+            self.set(key, parsed)
+        else:
+            for option in parsed if isinstance(parsed, list) else [str(parsed)]:
+                self.choose(key, option)
+
+    def text(self, source: str, command: str) -> str:
+        """The recipe in YAML, with what was left over as comments.
+
+        Args:
+            source: file that it was made of.
+            command: the command that trains it.
+        """
+        about = f"# Made of {source} by trireme convert-args. What it could not take over stands at the end."
+        lines = [about, f"# {command}", "defaults:", "  - /base"]
+        chosen = {group: [option] for group, option in REQUIRED.items() if group not in self.choices} | self.choices
+        for group in sorted(chosen, key=lambda name: (name not in REQUIRED, name)):
+            options = chosen[group]
+            shown = f"[{', '.join(options)}]" if group in LISTS and len(options) > 1 else options[-1]
+            lines.append(f"  - {'' if group in REQUIRED else 'override '}/{group}: {shown}")
+        lines += ["  - _self_", ""]
+        body = _nested(self.values)
+        for part in sorted(body, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+            dumped = yaml.dump({part: body[part]}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+            lines += [*dumped.rstrip().splitlines(), ""]
+        if self.assumed:
+            lines.append("# Defaults of the other tool, which differ from those here:")
+            lines += [f"#   {key}: {of}" for key, of in self.assumed.items()]
+            lines.append("")
+        if self.left:
+            lines.append("# Not taken over:")
+            lines += [f"#   {name}: {_short(value)}   -> {why}" for name, (value, why) in self.left.items()]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        inside = found
+        for name in path:
+            inside = inside.setdefault(name, {})
+        inside[last] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

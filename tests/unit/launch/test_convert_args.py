@@ -1,0 +1,199 @@
+"""``trireme convert-args``: recipes of other tools' arguments, which the check accepts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.command import refused, trireme_here
+from helpers.recipes import STDLIB, recipe_of
+from transformers import TrainingArguments
+from trireme.errors import UserError
+from trireme.launch.convert.convert_arguments import converted
+
+WITH = [
+    "model=llama_tiny",
+    f"data.source.paths=[{STDLIB}/json/*.py]",
+    "data.source.format=txt",
+    "data.tokenizer.vocab_size=512",
+    "data.block_size=64",
+]
+
+
+def write(folder: Path, arguments: dict[str, Any], name: str = "arguments.yaml") -> Path:
+    file = folder / name
+    file.write_text(json.dumps(arguments) if name.endswith(".json") else yaml.safe_dump(arguments))
+    return file
+
+
+def recipe(folder: Path, capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], *more: str) -> Any:
+    """The typed recipe made of arguments, on real data."""
+    out = folder / "recipe.yaml"
+    made = trireme_here(capsys, "convert-args", str(write(folder, arguments)), str(out), "--force", *more)
+    assert made.returncode == 0, made.stderr
+    return recipe_of(out, folder / "run", *WITH)
+
+
+def test_arguments_of_the_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = recipe(
+        tmp_path,
+        capsys,
+        {
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": "2e-5",
+            "num_train_epochs": 2,
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr": 2e-6},
+            "warmup_ratio": 0.03,
+            "adam_beta2": 0.95,
+            "bf16": True,
+            "gradient_checkpointing": True,
+            "eval_strategy": "epoch",
+            "save_strategy": "steps",
+            "save_steps": 200,
+            "save_total_limit": 3,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "accuracy",
+            "report_to": ["tensorboard"],
+            "label_smoothing_factor": 0.1,
+            "max_grad_norm": 0.5,
+            "dataloader_num_workers": 1,
+        },
+        "--nproc",
+        "2",
+    )
+    trainer, optimizer = found.trainer, found.optimizer
+    assert (trainer.micro_batch_size, trainer.global_batch_size, trainer.epochs) == (4, 16, 2.0)
+    assert (optimizer["lr"], optimizer["betas"], optimizer["weight_decay"]) == (2e-5, [0.9, 0.95], 0.0)
+    assert (found.scheduler.name, found.scheduler.min_lr_ratio, found.scheduler.warmup_ratio) == ("cosine", 0.1, 0.03)
+    assert (found.plan.precision, found.plan.recompute) == ("bf16", "full")
+    assert (trainer.eval_every, found.checkpoint.every, found.checkpoint.keep_last) == ("epoch", 200, 3)
+    assert (found.checkpoint.metric, found.checkpoint.mode, "best_model" in found.callbacks) == (
+        "eval_accuracy",
+        "max",
+        True,
+    )
+    assert found.task["label_smoothing"] == 0.1
+    assert (trainer.max_grad_norm, found.data.num_workers, found.seed) == (0.5, 1, 42)
+
+
+def test_defaults_of_the_trainer_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = recipe(tmp_path, capsys, {"output_dir": "out"})
+    assert (found.optimizer["lr"], found.scheduler.name, found.trainer.epochs) == (5e-5, "linear", 3.0)
+    assert found.scheduler.warmup_ratio == 0 and found.scheduler.min_lr_ratio is None
+    assert "learning_rate=5e-05" in (tmp_path / "recipe.yaml").read_text()
+
+
+def test_max_steps_wins_over_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = recipe(tmp_path, capsys, {"max_steps": 7, "num_train_epochs": 9})
+    assert (found.trainer.max_steps, found.trainer.epochs) == (7, None)
+
+
+def test_a_file_of_axolotl(tmp_path: Path) -> None:
+    draft, tool = converted(
+        write(
+            tmp_path,
+            {
+                "base_model": "owner/base",
+                "datasets": [{"path": "data/*.jsonl", "type": "completion", "field": "body"}],
+                "val_set_size": 0.1,
+                "sequence_len": 2048,
+                "sample_packing": True,
+                "micro_batch_size": 2,
+                "gradient_accumulation_steps": 4,
+                "optimizer": "adamw_bnb_8bit",
+                "lr_scheduler": "cosine",
+                "learning_rate": 2e-5,
+                "bf16": "auto",
+                "saves_per_epoch": 1,
+                "evals_per_epoch": 2,
+                "flash_attention": True,
+            },
+        )
+    )
+    assert tool == "axolotl" and draft.choices["optimizer"] == ["adamw_8bit"] and draft.choices["data"] == ["files"]
+    wanted = {
+        "model.weights": "owner/base",
+        "model.attention": "flash_attention_2",
+        "data.source.paths": ["data/*.jsonl"],
+        "data.source.text_column": "body",
+        "data.held_out": 0.1,
+        "data.block_size": 2048,
+        "trainer.micro_batch_size": 2,
+        "trainer.global_batch_size": 8,
+        "trainer.epochs": 1.0,
+        "optimizer.lr": 2e-5,
+        "plan.precision": "bf16",
+        "checkpoint.every": "epoch",
+    }
+    assert {key: draft.values.get(key) for key in wanted} == wanted
+    assert [value for value, _ in draft.left.values()] == [2]
+
+
+def test_a_file_of_accelerate(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        {
+            "compute_environment": "LOCAL_MACHINE",
+            "distributed_type": "FSDP",
+            "fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD", "fsdp_version": 1},
+            "mixed_precision": "bf16",
+            "num_machines": 1,
+            "num_processes": 2,
+        },
+    )
+    draft, tool = converted(file)
+    assert tool == "accelerate" and draft.choices["plan"] == ["fsdp_full_shard"]
+    assert draft.values["plan.precision"] == "bf16"
+
+
+def test_every_argument_of_the_trainer_is_taken_or_said(tmp_path: Path) -> None:
+    """A value that is not the default of its field ends up in the recipe, or is listed with what to do."""
+    silent = {"overwrite_output_dir", "greater_is_better", "hub_model_id", "hub_private_repo", "hub_strategy"}
+    for field in dataclasses.fields(TrainingArguments):
+        value = field.default if isinstance(field.default, float | int | str) else None
+        given = not value if isinstance(value, bool) else (value + 1 or 3 if isinstance(value, int | float) else "x")
+        if field.name in {*silent, "run_name"} or given is False:
+            continue
+        try:
+            draft, _ = converted(write(tmp_path, {field.name: given}))
+        except UserError as error:
+            assert field.name in str(error)
+            continue
+        said = {key.split(".")[0] for key in draft.left}
+        usual, _ = converted(write(tmp_path, {"run_name": "x"}))
+        moved = draft.values != usual.values or draft.choices != usual.choices
+        assert moved or field.name in said, field.name
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is no mapping"),
+        ("- a\n- b\n", "is no mapping"),
+        ("a: [1\n", "is no YAML or JSON"),
+        ("{}", "has no arguments"),
+        ("1: 2", "is no mapping"),
+    ],
+)
+def test_what_is_no_file_of_arguments_is_refused(
+    content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    refused(trireme_here(capsys, "convert-args", str(tmp_path / "a.yaml")), "FILE", words)
+
+
+def test_a_recipe_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = write(tmp_path, {"max_steps": 3}), tmp_path / "r.yaml"
+    out.write_text("mine")
+    refused(trireme_here(capsys, "convert-args", str(file), str(out)), "exists already")
+    refused(trireme_here(capsys, "convert-args", str(file), str(tmp_path / "r")), "is no name of a recipe")
+    refused(trireme_here(capsys, "convert-args", str(tmp_path / "none.yaml")), "cannot be read")
+    assert out.read_text() == "mine"
+    printed = trireme_here(capsys, "convert-args", str(file))
+    assert printed.returncode == 0 and yaml.safe_load(printed.stdout)["trainer"]["max_steps"] == 3
