@@ -293,13 +293,13 @@ def attention(name: str) -> Rule:
 def batch(draft: Draft, given: Arguments, ranks: int) -> None:
     """The batch of a step from the micro-batch, accumulation and data ranks."""
     names = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
-    micro = next((given[name] for name in names if given.get(name)), None)
-    accumulation = given.get("gradient_accumulation_steps")
+    micro: Any = next((given[name] for name in names if given.get(name)), None)
+    accumulation: Any = given.get("gradient_accumulation_steps")
     if micro is None and accumulation is None and not given.get("batch_size"):
         return
     micro = int(micro) if str(micro).isdigit() else 8
     draft.set("trainer.micro_batch_size", micro)
-    whole = given.get("batch_size") or micro * (int(accumulation) if str(accumulation).isdigit() else 1)
+    whole: Any = given.get("batch_size") or micro * (int(accumulation) if str(accumulation).isdigit() else 1)
     draft.set("trainer.global_batch_size", math.prod((int(whole), ranks)))
 
 

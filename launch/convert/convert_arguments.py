@@ -71,7 +71,7 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
         UserError: the file cannot be read, or is no mapping.
     """
     given = _read(path)
-    tool = tool or next((name for name, marks in MARKS.items() if any(mark in given for mark in marks)), "transformers")
+    tool = tool or _recognised(given)
     draft = Draft()
     if tool == "accelerate":
         _take_accelerate(draft, path, given)
@@ -88,6 +88,11 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
     without_preset(draft)
     batch(draft, assumed | asked, ranks or 1)
     return draft, tool
+
+
+def _recognised(given: Mapping[str, Any]) -> Tool:
+    found: list[Tool] = [name for name, marks in MARKS.items() if any(mark in given for mark in marks)]
+    return found[0] if found else "transformers"
 
 
 def _counts(value: Any) -> bool:
