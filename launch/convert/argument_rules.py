@@ -6,7 +6,6 @@ A rule gets the draft, the value, and all arguments. Names without a rule go by 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -293,14 +292,19 @@ def attention(name: str) -> Rule:
 def batch(draft: Draft, given: Arguments, ranks: int) -> None:
     """The batch of a step from the micro-batch, accumulation and data ranks."""
     names = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
-    micro: Any = next((given[name] for name in names if given.get(name)), None)
-    accumulation: Any = given.get("gradient_accumulation_steps")
+    micro = next((given[name] for name in names if given.get(name)), None)
+    accumulation = given.get("gradient_accumulation_steps")
     if micro is None and accumulation is None and not given.get("batch_size"):
         return
-    micro = int(micro) if str(micro).isdigit() else 8
-    draft.set("trainer.micro_batch_size", micro)
-    whole: Any = given.get("batch_size") or micro * (int(accumulation) if str(accumulation).isdigit() else 1)
-    draft.set("trainer.global_batch_size", math.prod((int(whole), ranks)))
+    size = _whole_number(micro, 8)
+    draft.set("trainer.micro_batch_size", size)
+    whole = _whole_number(given.get("batch_size"), size * _whole_number(accumulation, 1))
+    draft.set("trainer.global_batch_size", whole * ranks)
+
+
+def _whole_number(value: Any, otherwise: int) -> int:
+    """A number, or ``otherwise`` for ``auto`` and what was not given."""
+    return int(value) if str(value).isdigit() else otherwise
 
 
 RULES: dict[str, Rule] = {
