@@ -30,7 +30,7 @@ def load(trainer: Trainer, source: Source) -> None:
         moments = state_shapes(source.shapes)
         check_state(trainer.recipe.optimizer, moments)
         if not moments:
-            log.warning("%s holds no state of an optimizer: moments begin at zero", source.path)
+            log.warning("%s holds no state of the optimizer: its moments begin at zero", source.path)
         trainer.strategy.load(read, source.shapes, saved.scalars)
         if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
             trainer.ema.load(read)

@@ -70,8 +70,13 @@ class Saving:
         Args:
             copy: see ``Strategy.saved_tensors``.
         """
-        ema = self.trainer.ema
-        return self.trainer.strategy.saved_tensors(copy) | (ema.saved_tensors(copy) if ema else {})
+        ema, weights_only = self.trainer.ema, self.trainer.checkpoints.only_model
+
+        def copied(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor if weights_only and name.startswith("optim.") else copy(name, tensor)
+
+        found = self.trainer.strategy.saved_tensors(copied) | (ema.saved_tensors(copy) if ema else {})
+        return {name: tensor for name, tensor in found.items() if not (weights_only and name.startswith("optim."))}
 
     def _ended(self, path: Path | None) -> None:
         self.failed = path is None

@@ -308,3 +308,13 @@ def test_the_loss_scale_and_average_are_restored(tmp_path: Path) -> None:
     assert scale["value"] > 1
     _train(tmp_path / "parts", *overrides)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero2"])
+def test_a_checkpoint_of_the_weights_alone(tmp_path: Path, plan: str) -> None:
+    overrides = [f"plan={plan}", "checkpoint.only_model=true", "checkpoint.every=2"]
+    run_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=4")
+    assert {name.partition(".")[0] for name in _tensors(tmp_path, 4)} == {"model"}
+    run_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=6")
+    assert "holds no state of the optimizer: its moments begin at zero" in (tmp_path / "log.txt").read_text()
+    assert [line["step"] for line in training(tmp_path)][-1] == 6

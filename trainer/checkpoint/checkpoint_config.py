@@ -18,6 +18,9 @@ class CheckpointConfig:
     """Steps between checkpoints, or ``epoch``: one at the end of each pass. null writes only at the end."""
     at_end: bool = True
     """Write a checkpoint after the last step."""
+    only_model: bool = False
+    """Write the weights without the optimizer's state: a third of the size with AdamW. A run that resumes from such a
+    checkpoint begins with zero moments, and says so."""
     keep_last: int | None = 2
     """Number of newest checkpoints to keep; null keeps all."""
     keep_best: int = 0
