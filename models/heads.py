@@ -19,28 +19,32 @@ class Head:
     model that lacks it."""
     also: str = ""
     """Name of the Auto class for architectures with this head whose class has others beside it."""
+    pipeline: str = ""
+    """Name on the Hugging Face Hub of what such a model does, for model cards."""
     next_tokens: bool = False
     """Whether it predicts the token that follows each token, so that labels are shifted and texts can be continued."""
 
 
 HEADS: dict[str, Head] = {
-    "causal_lm": Head("AutoModelForCausalLM", next_tokens=True),
-    "masked_lm": Head("AutoModelForMaskedLM", also="AutoModelForPreTraining"),
-    "seq2seq_lm": Head("AutoModelForSeq2SeqLM"),
-    "sequence_classification": Head("AutoModelForSequenceClassification", labelled=True),
-    "token_classification": Head("AutoModelForTokenClassification", labelled=True),
+    "causal_lm": Head("AutoModelForCausalLM", next_tokens=True, pipeline="text-generation"),
+    "masked_lm": Head("AutoModelForMaskedLM", also="AutoModelForPreTraining", pipeline="fill-mask"),
+    "seq2seq_lm": Head("AutoModelForSeq2SeqLM", pipeline="text2text-generation"),
+    "sequence_classification": Head(
+        "AutoModelForSequenceClassification", labelled=True, pipeline="text-classification"
+    ),
+    "token_classification": Head("AutoModelForTokenClassification", labelled=True, pipeline="token-classification"),
     "question_answering": Head("AutoModelForQuestionAnswering", labelled=True),
     "multiple_choice": Head("AutoModelForMultipleChoice", labelled=True),
     "next_sentence": Head("AutoModelForNextSentencePrediction"),
-    "image_classification": Head("AutoModelForImageClassification", labelled=True),
+    "image_classification": Head("AutoModelForImageClassification", labelled=True, pipeline="image-classification"),
     "masked_image": Head("AutoModelForMaskedImageModeling"),
-    "semantic_segmentation": Head("AutoModelForSemanticSegmentation", labelled=True),
-    "object_detection": Head("AutoModelForObjectDetection", labelled=True),
+    "semantic_segmentation": Head("AutoModelForSemanticSegmentation", labelled=True, pipeline="image-segmentation"),
+    "object_detection": Head("AutoModelForObjectDetection", labelled=True, pipeline="object-detection"),
     "depth_estimation": Head("AutoModelForDepthEstimation"),
-    "ctc": Head("AutoModelForCTC", labelled=True),
-    "audio_classification": Head("AutoModelForAudioClassification", labelled=True),
-    "speech_seq2seq": Head("AutoModelForSpeechSeq2Seq"),
-    "image_text_to_text": Head("AutoModelForImageTextToText"),
+    "ctc": Head("AutoModelForCTC", labelled=True, pipeline="automatic-speech-recognition"),
+    "audio_classification": Head("AutoModelForAudioClassification", labelled=True, pipeline="audio-classification"),
+    "speech_seq2seq": Head("AutoModelForSpeechSeq2Seq", pipeline="automatic-speech-recognition"),
+    "image_text_to_text": Head("AutoModelForImageTextToText", pipeline="image-to-text"),
     "features": Head("AutoModel"),
 }
 """Value of ``Task.head`` -> the output layer."""

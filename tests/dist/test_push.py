@@ -54,6 +54,15 @@ def test_all_checkpoints(tmp_path: Path) -> None:
     ]
 
 
+def test_a_card_that_a_person_wrote_is_kept(tmp_path: Path) -> None:
+    with hub() as server:
+        server.files["me/tiny"] = {"README.md": b"# Mine"}
+        done = _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=end")
+        assert done.returncode == 0, done.stderr
+        files = server.files["me/tiny"]
+    assert files["README.md"] == b"# Mine" and "config.json" in files
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("strategy", "folders"), [("end", set()), ("every_save", set()), ("checkpoint", {"last-checkpoint"})]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import Problem, UserError
+from ..checkpoint.export.model_card import CARD, MARK
 from .export import Export
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ class Push(Export):
 
         HfApi().create_repo(self.hub_id, private=self.private, exist_ok=True)
 
+    def _has_own_card(self) -> bool:
+        """Whether the repository has a card that a person wrote, which is kept."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        if not api.file_exists(self.hub_id, CARD):
+            return False
+        return MARK not in Path(api.hf_hub_download(self.hub_id, CARD)).read_text(encoding="utf-8", errors="replace")
+
     def _upload(self, folder: Path, where: str | None, message: str) -> None:
         """Upload a folder; in a subfolder of the repository, files of an earlier push that it lacks are deleted."""
         from huggingface_hub import HfApi
@@ -125,4 +135,5 @@ class Push(Export):
             path_in_repo=where,
             commit_message=message,
             delete_patterns="*" if where else None,
+            ignore_patterns=CARD if where is None and self._has_own_card() else None,
         )

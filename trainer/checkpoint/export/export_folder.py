@@ -28,6 +28,7 @@ from ..source import Source
 from ..tensors import split_by_bytes
 from .expected_tensors import known_weights
 from .model_assets import copy_assets
+from .model_card import write_card
 from .weight_shards import write_shards
 
 log = logging.getLogger("trireme.export")
@@ -100,6 +101,7 @@ def export_source(
     shards = split_by_bytes(sizes, size_in_bytes(options.max_shard_size))
     with _complete_or_nothing(target, replace, sum(sizes.values())) as folder:
         copy_assets(assets, folder, dtype)
+        write_card(source.path, folder)
         # Checking digests reads every file again, so a thread does it while the files are copied.
         damage = _in_thread(partial(source.damage, list(stored.values()))) if verify else lambda: None
         try:
