@@ -24,6 +24,7 @@ from ..parallel.plan import Plan
 from ..trainer.check_steps import check_steps
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
+from ..trainer.data.chat.conversation import COLUMNS
 from ..trainer.data.check_data import check_data
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
@@ -104,7 +105,9 @@ def read_recipe(
     problems = with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
         task = raw.get("task")
-        problems += check_data(parts["data"], parts.get("collator"), learns_from_rows(task), wanted_columns(task))
+        chats = parts["data"].chat is not None
+        wanted = dict(COLUMNS) if chats else wanted_columns(task)
+        problems += check_data(parts["data"], parts.get("collator"), chats or learns_from_rows(task), wanted)
     if any(problem.field.startswith(OWN) for problem in problems):
         parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
@@ -181,6 +184,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         ),
         # These checks come last, since they may import transformers.
         (_check_model, ("model", "data", "task")),
+        (_check_chat, ("model", "data", "task")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
             ("plan", "model", "task", "trainer", "data", "optimizer", "scheduler", "ema"),
@@ -333,6 +337,23 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
     folder = Path(named) if named is not None else weights_folder(model)
     field = "data.tokenizer.path" if named is not None else "model.weights"
     problems, tokens = check_tokenizer(str(folder), field)
+    embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
+    if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
+        problems.append(too_few_embeddings(embeddings, tokens, model.weights))
+    return problems
+
+
+def _check_chat(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
+    """Problems of conversations: another task, a template that cannot be used, more tokens than embeddings."""
+    if data.chat is None:
+        return []
+    if head_of(task) != "causal_lm" or learns_from_rows(task):
+        why = "makes samples of conversations, and this task does not learn the tokens of a text"
+        return [Problem("data.chat", why, "set task=causal_lm, or leave data.chat out")]
+    from ..trainer.data.chat.check_chat import check_chat  # imported here, since it needs transformers
+
+    weights = weights_folder(model) if model.weights is not None else None
+    problems, tokens = check_chat(data.chat, data.tokenizer, weights, data.block_size)
     embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
     if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))

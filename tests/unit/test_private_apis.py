@@ -43,6 +43,11 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "hydra._internal.config_repository:ConfigRepository._create_defaults_list",
         "the step that reads a list of defaults, where overrides are put last",
     ),
+    # -- transformers: chat templates --
+    "_compile_jinja_template": (
+        "transformers.utils.chat_template_utils:_compile_jinja_template",
+        "templates get the filters and globals of transformers, and a day that does not change",
+    ),
     # -- torch: modules and tensors --
     "_buffers": (f"{MODULE}_buffers", "a buffer is replaced under its name; setattr would register a parameter"),
     "_modules": (f"{MODULE}_modules", "a stand-in of a parent holds one filled child, the others stay as they are"),

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
+from .chat.conversation import columns_problem
 from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
@@ -43,7 +44,10 @@ def check_data(
             source.check(config.streaming)
             texts[key] = source.look()
             if isinstance(source, RowSource) and wanted and (there := source.column_names()) is not None:
-                found = source.column_problems(there, wanted, _columns(config, key))
+                columns = _columns(config, key)
+                found = source.column_problems(there, wanted, columns)
+                if config.chat is not None and not found:
+                    found = columns_problem([name for name in wanted if columns.get(name, name) in there], key)
                 problems += [one for each in found if (one := _at_own_key(each, config, key)) not in problems]
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]

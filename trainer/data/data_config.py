@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ...errors import refuse
 from ..component import Component
+from .chat.chat_config import ChatConfig
 from .mixed_source import MixedSource, mixture_flaws
 from .text_config import MOST_TOKENS, TextConfig
 
@@ -34,6 +35,8 @@ class DataConfig(TextConfig):
     """Source of the test set, which only ``trireme evaluate --on test`` and ``trireme predict --on test`` read."""
     columns: dict[str, str] = field(default_factory=dict)
     """Name that the task uses for a column -> name of the column in the source, for tasks that learn from rows."""
+    chat: ChatConfig | None = None
+    """How rows of conversations become texts, and what is learnt of them (docs/chat.md); null for other data."""
     labels: list[str] | None = None
     """Names of the labels, in order; null takes those of the data set, else all that occur, sorted."""
     samples: dict[str, Any] = field(default_factory=dict)

@@ -75,8 +75,7 @@ def not_text(place: str, text_column: str, kind: str) -> Problem:
     )
 
 
-_CHATS = "; a list (of messages, say) must be written out as one text first, or by a source of your own "
-_CHATS += "(docs/extending.md)"
+_CHATS = "; conversations (lists of messages) are learnt with data=chat (docs/chat.md)"
 
 
 def _text(row: Any, text_column: str, place: str) -> str:

@@ -12,6 +12,7 @@ from ..component import Component
 from ..settings import TrainerConfig
 from ..tasks.task import Task
 from .cache import cache_root
+from .chat.chat_config import SAMPLES as CHATS
 from .check_tokenizer import lacks_tokenizer
 from .corpus import Corpus
 from .data_config import DataConfig
@@ -63,7 +64,7 @@ def _opened(
     task: Task,
     model: Any,
 ) -> Corpus:
-    if task.samples is not None:
+    if task.samples is not None or config.chat is not None:
         return _rows(config, seed, settings, collator, tokenizer_folder, task, model)
     config = _with_tokenizer(config, tokenizer_folder)
     if config.sources is not None:
@@ -97,7 +98,7 @@ def _rows(
     from .row_source import NO_STREAM
     from .rows_corpus import RowsCorpus
 
-    kind = open_samples(str(task.samples), config.samples)
+    kind = open_samples(str(task.samples or CHATS), config.samples)
     if config.streaming:
         raise UserError(NO_STREAM)
     beside = Path(weights) if weights else None

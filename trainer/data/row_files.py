@@ -7,7 +7,7 @@ A source of rows is a dataclass with ``rows(cache_dir)`` (a ``datasets.Dataset``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from ...errors import Problem, UserError
 from .content_stamp import content_stamp, hash_json, time_stamp
 from .file_columns import column_names
 from .file_formats import ChosenFiles, Format, choose_files, refuse
+from .json_rows import rows_of_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,13 +43,18 @@ class RowFiles:
     """Format of the files; auto goes by the suffix, and refuses unknown ones."""
     delimiter: str | None = None
     """Character between the cells of a row; null takes a comma in csv files, a tab (``\\t``) in tsv files."""
+    nested: Literal["columns", "text"] = "columns"
+    """Lists and objects of JSON files: columns of one type, in which keys that a row lacks become null; or the text of
+    their JSON, as it stands in the file."""
 
     def __post_init__(self) -> None:
         self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
         self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
 
-    def rows(self, cache_dir: str) -> Dataset:
+    def rows(self, cache_dir: str) -> Dataset | Iterable[dict[str, Any]]:
         files, format = self._files()
+        if self.nested == "text" and format in ("json", "jsonl"):
+            return rows_of_json(files)
         options: dict[str, Any] = {}
         if format in ("csv", "tsv"):
             options = {"delimiter": self._delimiter(format)}
@@ -75,7 +81,8 @@ class RowFiles:
 
     def _print(self, stamp: Callable[[Path], Any]) -> str:
         files, format = self._files()
-        return hash_json([format, self.delimiter, [stamp(Path(file)) for file in files]])
+        nested = ["text"] if self.nested == "text" else []
+        return hash_json([format, self.delimiter, *nested, [stamp(Path(file)) for file in files]])
 
     def _delimiter(self, format: Format) -> str:
         return self.delimiter or ("\t" if format == "tsv" else ",")

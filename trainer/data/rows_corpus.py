@@ -17,7 +17,7 @@ from .base_collator import Sample, is_ours
 from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
-from .further_sets import further_rows
+from .further_sets import further_rows, source_of
 from .open_samples import NotUsable, checked_sample, checked_views, usable
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
@@ -34,9 +34,14 @@ log = logging.getLogger("trireme.data")
 class RowSamples(Dataset[Sample]):
     """Samples of rows by index."""
 
-    def __init__(self, rows: Any, samples: Samples, key: str = SOURCE) -> None:
-        """``key``: where the source of the rows stands in the recipe."""
-        self.rows, self.samples, self.key = rows, samples, key
+    def __init__(self, rows: Any, samples: Samples, key: str = SOURCE, name: str = TRAIN) -> None:
+        """
+        Args:
+            key: where the source of the rows stands in the recipe.
+            name: of the set.
+        """
+        made = samples.made(rows, name, key)
+        self.rows, self.samples, self.key, self.notes, self.lengths = made.rows, samples, key, made.notes, made.lengths
         self._checked = is_ours(samples)
 
     def __len__(self) -> int:
@@ -82,7 +87,8 @@ class RowsCorpus(CorpusByIndex):
     ) -> None:
         self.samples, self.stats, self._print = samples, rows.stats, rows.print
         super().__init__(config, seed, settings, collator, task, samples.processor, model)
-        self.train, self.held_out = (RowSamples(part, samples, key) for part in (rows.train, rows.held_out))
+        parts = ((rows.train, TRAIN), (rows.held_out, HELD_OUT))
+        self.train, self.held_out = (RowSamples(part, samples, key, name) for part, name in parts)
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)
@@ -90,6 +96,9 @@ class RowsCorpus(CorpusByIndex):
         self.unit, self.length = samples.unit, samples.length
         if line := self.stats.left_out():
             log.info("%s", line)
+        for part, name in ((self.train, TRAIN), (self.held_out, HELD_OUT)):
+            for note in part.notes:
+                log.info("%s: %s", name, note)
         for name in config.eval_sets:  # so that a source that is not usable is refused before training
             self.eval_set(name)
 
@@ -104,14 +113,16 @@ class RowsCorpus(CorpusByIndex):
 
     def eval_set(self, name: str) -> RowSamples:
         if name not in self._sets:
-            self._sets[name] = RowSamples(further_rows(self.config, name, self.samples.columns), self.samples)
+            rows = further_rows(self.config, name, self.samples.columns)
+            self._sets[name] = RowSamples(rows, self.samples, source_of(self.config, name)[0], name)
         return self._sets[name]
 
     def describe(self, name: str) -> SetFacts:
-        rows = (self.train if name == TRAIN else self.eval_set(name)).rows
+        part = self.train if name == TRAIN else self.eval_set(name)
+        rows = part.rows
         labels, values = label_facts(rows, self.facts, self.samples.label_column)
         spreads = measured_rows(rows, self.samples)
-        return SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels)
+        return SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels, notes=list(part.notes))
 
     def views(self, sample: Collated) -> Mapping[str, Any]:
         return checked_views(self.samples, sample)

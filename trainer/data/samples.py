@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
@@ -22,6 +24,18 @@ from .report.views import Collated
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class MadeRows:
+    """Rows of which samples are made, and what is said of them."""
+
+    rows: Dataset
+    """Rows that ``sample`` takes, without those that are left out."""
+    notes: tuple[str, ...] = ()
+    """Lines on rows that were left out or cut."""
+    lengths: np.ndarray | None = None
+    """Length of the sample of each row, in ``unit`` (int64); None if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,18 @@ class Samples(ABC):
         Raises:
             ValueError: the row is not usable; the message says why, and the engine adds which row it is.
         """
+
+    def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
+        """Rows of a set for ``sample``, after what can be made of them once and kept.
+
+        Args:
+            name: of the set, such as ``train``.
+            key: where their source stands in the recipe.
+
+        Raises:
+            UserError: the rows are not usable.
+        """
+        return MadeRows(rows)
 
     @property
     def tokenizer(self) -> Any:

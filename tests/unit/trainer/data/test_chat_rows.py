@@ -1,0 +1,157 @@
+"""Corpora of conversations: rows of files, what is cut, left out and refused, the cache, and what the model gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.chats import CALL, TEMPLATES, answer, user
+from trireme.errors import UserError
+from trireme.models.loss import IGNORE
+from trireme.trainer.data.chat.chat_config import ChatConfig
+from trireme.trainer.data.check_data import check_data
+from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.open_corpus import open_corpus
+from trireme.trainer.data.row_files import RowFiles
+from trireme.trainer.data.rows_corpus import RowsCorpus
+from trireme.trainer.data.tokenizer import TokenizerConfig
+from trireme.trainer.settings import TrainerConfig
+from trireme.trainer.tasks.causal_lm import CausalLM
+
+ROWS: list[dict[str, Any]] = [
+    {"messages": [user(f"What is {number}?"), answer(f"It is {number} {'and more ' * (number % 9)}.")]}
+    for number in range(60)
+]
+Opened = Callable[..., RowsCorpus]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    def make(rows: list[dict[str, Any]], block_size: int = 64, columns: Any = None, **chat: Any) -> RowsCorpus:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = DataConfig(
+            source={"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": [str(path)], "nested": "text"},
+            chat=ChatConfig(**chat),
+            columns=columns or {},
+            block_size=block_size,
+            tokenizer=TokenizerConfig(vocab_size=300),
+            held_out=0.2,
+            cache_dir=str(tmp_path / "cache"),
+        )
+        settings = TrainerConfig(max_steps=4, global_batch_size=8, micro_batch_size=4)
+        found = open_corpus(config, 0, settings, CausalLM())
+        assert isinstance(found, RowsCorpus)
+        return found
+
+    return make
+
+
+def test_batches_hold_shifted_labels_and_the_tokenizer_has_the_size_of_the_recipe(opened: Opened) -> None:
+    corpus = opened(ROWS)
+    assert len(corpus.tokenizer) == 300 and corpus.facts.vocabulary is not None
+    assert corpus.tokenizer.decode(corpus.facts.vocabulary.eos) == "<|im_end|>"
+    batch = next(corpus.train_batches({}, 0, 4))
+    for micro in batch.micro_batches:
+        labels, tokens = micro.targets["labels"], micro.inputs["input_ids"]
+        kept = labels[:, :-1] != IGNORE
+        assert (labels[:, :-1][kept] == tokens[:, 1:][kept]).all()
+        for row, marks in zip(tokens, kept, strict=True):
+            text = corpus.tokenizer.decode(row[1:][marks])
+            assert text.startswith("It is") and text.endswith(".<|im_end|>")
+    assert len(corpus.train) + len(corpus.held_out) == 60
+    assert corpus.train.lengths is not None
+    assert [len(one["input_ids"]) for one in corpus.train.__getitems__(range(48))] == corpus.train.lengths.tolist()
+    assert "«" not in corpus.shown(0)["chat"] and "What is" in corpus.shown(0)["chat"]
+
+
+def test_rows_are_encoded_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = opened(ROWS)
+    monkeypatch.setattr("trireme.trainer.data.chat.prepare_chats.encode_row", None)
+    again = opened(ROWS)
+    for one, other in zip(first.train, again.train, strict=True):
+        assert np.array_equal(one["labels"], other["labels"]) and np.array_equal(one["input_ids"], other["input_ids"])
+    with pytest.raises(TypeError):
+        opened(ROWS, system="Another.")
+
+
+def test_long_rows_are_cut_dropped_or_refused_and_counted(opened: Opened) -> None:
+    limit = 25
+    whole = opened(ROWS).train.lengths
+    assert whole is not None
+    long = int((whole > limit).sum())
+    assert 0 < long < len(whole)
+    cut = opened(ROWS, limit)
+    assert any(f"{long} of {len(whole)} rows have more than" in note for note in cut.train.notes)
+    assert max(len(one["input_ids"]) for one in cut.train) == limit
+    dropped = opened(ROWS, limit, too_long="drop")
+    assert len(dropped.train) == len(whole) - long and "are left out" in dropped.train.notes[0]
+    with pytest.raises(UserError, match="too_long=cut or drop"):
+        opened(ROWS, limit, too_long="refuse")
+    facts = dropped.describe("train")
+    assert facts.notes == list(dropped.train.notes)
+    assert {spread.name for spread in facts.spreads} == {"tokens", "tokens that are learnt"}
+
+
+def test_rows_without_labels_are_left_out(opened: Opened) -> None:
+    silent = [{"messages": [user(f"Nothing {number}"), answer("a", train=False)]} for number in range(20)]
+    corpus = opened([*ROWS, *silent])
+    notes = [*corpus.train.notes, *corpus.held_out.notes]
+    assert sum(int(note.split()[2]) for note in notes if "without a label" in note) == 20
+    with pytest.raises(UserError, match="gives no row with a label"):
+        opened(silent)
+
+
+def test_unusable_rows_end_the_run_or_are_left_out(opened: Opened) -> None:
+    bad = [{"messages": [user(f"a{number}"), {"role": "assistant", "tool_calls": [CALL]}]} for number in range(30)]
+    with pytest.raises(
+        UserError, match=r"rows cannot be learnt exactly: \d+ since the template refuses it[\s\S]*leave_out"
+    ):
+        opened([*ROWS, *bad])
+    corpus = opened([*ROWS, *bad], unusable="leave_out")
+    assert len(corpus.train) + len(corpus.held_out) == 60
+    assert "rows that cannot be learnt exactly" in corpus.train.notes[0]
+
+
+def test_labels_without_a_stop_are_refused(opened: Opened) -> None:
+    with pytest.raises(UserError, match="never learns the token that ends a turn"):
+        opened(ROWS, template=TEMPLATES["alpaca_endless"]["template"])
+    with pytest.raises(UserError, match=r"every row is cut before it at data\.block_size=14"):
+        opened(ROWS, 14)
+
+
+def test_files_keep_nested_values_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user("a"), {"role": "assistant", "tool_calls": [{"function": {"arguments": {"x": None}}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "b"}]}], "tools": [{"name": "f"}], "n": 1},
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    found: Any = list(RowFiles([str(path)], nested="text").rows(str(tmp_path)))
+    assert [json.loads(row["messages"]) for row in found] == [row["messages"] for row in rows]
+    assert found[0]["tools"] is None and found[1]["n"] == 1
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match="not an object with columns"):
+        list(RowFiles([str(tmp_path / "list.jsonl")], nested="text").rows(""))
+
+
+def test_parquet_and_other_columns(opened: Opened, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    named = opened([{"dialog": row["messages"]} for row in ROWS], columns={"messages": "dialog"})
+    Dataset.from_list(ROWS).to_parquet(str(tmp_path / "rows.parquet"))
+    source = {"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": [str(tmp_path / "rows.parquet")]}
+    config = DataConfig(
+        source=source, chat=ChatConfig(), block_size=64, tokenizer=named.config.tokenizer, cache_dir=str(tmp_path)
+    )
+    settings = TrainerConfig(max_steps=4, global_batch_size=8, micro_batch_size=4)
+    corpus = open_corpus(config, 0, settings, CausalLM())
+    assert isinstance(corpus, RowsCorpus)
+    assert "What is" in corpus.shown(0)["chat"] and "What is" in named.shown(0)["chat"]
+    wrong = DataConfig(source=source, chat=ChatConfig(), columns={"prompt": "messages"}, cache_dir=str(tmp_path))
+    found = check_data(wrong, None, True, {"messages": False, "prompt": False, "completion": False})
+    assert not found or "none of the columns" in found[0].why

@@ -1,0 +1,183 @@
+"""Learn how a template begins and ends an answer, by trying it with one question and one answer.
+
+This is done once for each template and its arguments. Conversations themselves are rendered once, as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .chat_config import ChatConfig
+from .chat_text import ChatTemplate, ChatText
+from .conversation import ASSISTANT, Conversation, Message
+from .token_offsets import Control, Encoder, Encoding
+
+BEGUN = re.compile(r"(?:<(think|thinking|thought)>\s*(?:</\1>\s*)?|\[THINK\]\s*(?:\[/THINK\]\s*)?)$")
+"""Thinking that an invitation to answer begins, or leaves out."""
+USER, ANSWER, CALL = "q", "a", "call00000"
+"""Contents of the messages with which a template is tried, and the name of a call (Mistral's have nine letters)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a template begins and ends a turn of the assistant."""
+
+    prompts: tuple[str, ...]
+    """What stands before an answer, which the model does not write: the longest comes first. Of answers in the past,
+    templates may leave out its end, as ``<think>``."""
+    stop: int | None
+    """The token that ends an answer."""
+    texts: bool
+    lists: bool
+    """Whether contents may be texts, and lists of parts."""
+    marks: bool
+    """Whether the template says itself what the model writes, by ``{% generation %}``."""
+
+
+class Forms:
+    """Forms of one tokenizer's templates."""
+
+    def __init__(self, template: ChatTemplate, encoder: Encoder, config: ChatConfig) -> None:
+        self.template, self.encoder, self.config = template, encoder, config
+        self.known: dict[str, Form] = {}
+        self.known_tools: dict[str, str] = {}
+
+    def of(self, conversation: Conversation) -> Form:
+        """The form of a conversation's template.
+
+        Raises:
+            ValueError: the template does not take a question and an answer.
+        """
+        key = self._key(conversation)
+        if key not in self.known:
+            self.known[key] = self._tried(conversation)
+        return self.known[key]
+
+    def behind_tool(self, given: Conversation, role: str) -> str:
+        """What stands behind the last result of a tool and before an answer; nothing if that cannot be tried."""
+        key = self._key(given, role)
+        if key not in self.known_tools:
+            arguments = "{}" if self.config.tool_arguments == "text" else {}
+            call = {"type": "function", "id": CALL, "function": {"name": "f", "arguments": arguments}}
+            result = {"role": role, "name": "f", "tool_call_id": CALL, "content": USER}
+            chat = [{"role": "user", "content": USER}, {"role": ASSISTANT, "content": "", "tool_calls": [call]}, result]
+            try:
+                asked = self._text(given, chat, True)
+                self.known_tools[key] = asked.text[int(asked.own(2)[-1]) + 1 :] if len(asked.own(2)) else ""
+            except ValueError:
+                self.known_tools[key] = ""
+        return self.known_tools[key]
+
+    def _key(self, given: Conversation, role: str = "") -> str:
+        template = self.template.chosen(given.tools)
+        about = [template, given.template_args, bool(given.tools), bool(given.documents), role]
+        return json.dumps(about, sort_keys=True, default=str)
+
+    def _tried(self, given: Conversation) -> Form:
+        kinds: dict[str, list[ChatText]] = {}
+        reason = ""
+        for kind, content in (("texts", str), ("lists", lambda text: [{"type": "text", "text": text}])):
+            try:
+                found = self._small(given, content)
+            except ValueError as error:
+                reason = reason or str(error)
+                continue
+            if all(len(text.own(number)) == 1 for text, number in zip(found, (0, 0, 1, 1), strict=True)):
+                kinds[kind] = found
+        if not kinds:
+            why = reason or "the template does not write what messages say"
+            raise ValueError(f"{why} (tried with one question and one answer)")
+        without, asked, answered, last = next(iter(kinds.values()))
+        marks = bool(re.search(r"\{%-?\s*generation\s*-?%\}", self.template.chosen(given.tools)))
+        return Form(
+            _prompts(without, asked, answered, last), self._stop(answered), "texts" in kinds, "lists" in kinds, marks
+        )
+
+    def _small(self, given: Conversation, content: Callable[[str], Any]) -> list[ChatText]:
+        """A question; with an invitation to answer it; with an answer and a further question; with an answer alone."""
+        question: Message = {"role": "user", "content": content(USER)}
+        answer: Message = {"role": ASSISTANT, "content": content(ANSWER)}
+        chats = (
+            ([question], False),
+            ([question], True),
+            ([question, answer, question], False),
+            ([question, answer], False),
+        )
+        return [self._text(given, messages, prompt) for messages, prompt in chats]
+
+    def _text(self, given: Conversation, messages: Sequence[Message], prompt: bool) -> ChatText:
+        return self.template.text(replace(given, messages=list(messages), learnt=[], completion=[]), prompt)
+
+    def _stop(self, answered: ChatText) -> int | None:
+        """The token at which writing stops, of the control tokens behind an answer: the end of a text if it is among
+        them, else the last of those that follow each other at once."""
+        found = own_controls(
+            self.encoder(answered.text), answered, int(answered.own(1)[-1]) + 1, extent(answered, 1)[1]
+        )
+        eos = self.encoder.tokenizer.eos_token_id
+        if any(each.token == eos for each in found):
+            return eos
+        last = None
+        for each in found:
+            if last is not None and each.place != last.place + 1:
+                break
+            last = each
+        return None if last is None else last.token
+
+
+def extent(text: ChatText, number: int) -> tuple[int, int]:
+    """Where the template writes at a message.
+
+    Raises:
+        ValueError: it does so nowhere, or in several places.
+    """
+    places = np.flatnonzero(text.turn == number)
+    if not len(places):
+        raise ValueError(f"the template leaves out message {number + 1}")
+    begin, end = int(places[0]), int(places[-1]) + 1
+    if len(places) != end - begin:
+        raise ValueError(f"the template writes message {number + 1} in several places")
+    return begin, end
+
+
+def own_controls(encoding: Encoding, text: ChatText, start: int, end: int) -> list[Control]:
+    """Control tokens between two places that the template itself writes."""
+    inside = (each for each in encoding.controls if start <= each.start and each.end <= end)
+    return [each for each in inside if text.message[each.start] < 0]
+
+
+def _prompts(without: ChatText, asked: ChatText, answered: ChatText, last: ChatText) -> tuple[str, ...]:
+    """What stands before an answer at the place where the template writes it (``Forms._small``)."""
+    begin, own = extent(answered, 1)[0], answered.own(1)
+    head = answered.text[begin : own[0]]
+    # What follows a question is the end of its turn, then what invites to answer.
+    closing = answered.text[int(answered.own(0)[-1]) + 1 : begin]
+    invited = asked.text[int(asked.own(0)[-1]) + 1 :]
+    prompt = invited[len(closing) :] if invited.startswith(closing) else _added(without.text, asked.text)
+    prompt = prompt if prompt.strip() else head if head.strip() else ""
+    heads = (head, last.text[extent(last, 1)[0] : last.own(1)[0]])
+    shorter = sorted({BEGUN.sub("", prompt), *(_common(prompt, each) for each in heads)}, key=len, reverse=True)
+    return tuple(dict.fromkeys(each for each in (prompt, *shorter) if each.strip()))
+
+
+def _common(one: str, other: str) -> str:
+    """The beginning that two texts share, up to a whole ``<tag>``."""
+    pairs = enumerate(zip(one, other, strict=False))
+    size = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    open_tag = max(one.rfind("<", 0, size), one.rfind("[", 0, size))
+    closed = max(one.rfind(">", 0, size), one.rfind("]", 0, size))
+    return one[:open_tag] if open_tag > closed and size < len(one) else one[:size]
+
+
+def _added(without: str, text: str) -> str:
+    """What the generation prompt adds to a text; some templates leave out the end of a text for it."""
+    if text.startswith(without):
+        return text[len(without) :]
+    same = next((place for place, (one, other) in enumerate(zip(without, text, strict=False)) if one != other), 0)
+    return text[same:]

@@ -1,0 +1,88 @@
+"""The keys ``data.chat`` of a recipe: which template makes texts of conversations, and which tokens are learnt.
+
+Nothing heavy is imported, since every command reads this file.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ....errors import refuse
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The template of a tokenizer that has none."""
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+SAMPLES = "trireme.trainer.data.chat.chat_rows.Chats"
+"""Dotted path of the ``Samples`` that are made of chats."""
+KEY = "data.chat"
+
+
+@dataclass
+class ChatConfig:
+    """How conversations become texts, and which of their tokens are learnt."""
+
+    template: Any = None
+    """Jinja template: its text, a file that holds it, or several by their names (``{default: ..., tool_use: ...}``).
+    Null takes the tokenizer's own, or ChatML with a warning if it has none."""
+    template_name: str | None = None
+    """Which of several templates is taken, such as rag; null takes ``tool_use`` for rows with tools where there is one,
+    else ``default``, as transformers does."""
+    template_args: dict[str, Any] = field(default_factory=dict)
+    """Further variables of the template, such as ``enable_thinking``; a row's own stand in its column
+    ``template_args``."""
+    loss: Literal["assistant", "last", "completions", "roles", "all"] = "assistant"
+    """What is learnt: the turns of the assistant, its last turn, the column ``completion``, the turns of ``roles``, or
+    every token. A message with ``train: false`` (or ``weight: 0``) is never learnt, unless it is ``all``."""
+    roles: list[str] = field(default_factory=list)
+    """Roles that are learnt with ``loss=roles``."""
+    system: str | None = None
+    """Message of the system for conversations that have none."""
+    tools: list[Any] = field(default_factory=list)
+    """Tools for rows without a column ``tools``: JSON schemas, or dotted paths of Python functions with type hints and
+    a docstring in Google's style, of which transformers makes them."""
+    tool_arguments: Literal["object", "text"] = "object"
+    """How templates get the arguments of calls; text suits templates that join them to other texts."""
+    role_names: dict[str, str] = field(default_factory=dict)
+    """Role in the data -> role that the template knows, beside those of ShareGPT (human, gpt, observation)."""
+    control_tokens: list[str] = field(default_factory=list)
+    """Tokens that are added to the tokenizer as special ones; with ``model.weights``, the model then needs
+    ``model.resize_embeddings``. Those of ChatML are added with that template."""
+    stop_tokens: list[str] = field(default_factory=list)
+    """Tokens that end a turn, if the template does not show them: also those that begin the next turn."""
+    unusable: Literal["refuse", "leave_out"] = "refuse"
+    """What happens with rows whose labels cannot be told exactly: they end the run, or are left out and counted."""
+    unseen: Literal["refuse", "allow"] = "refuse"
+    """Rows with a message, or with tools, that the template leaves out are not usable; allow learns them so."""
+    too_long: Literal["cut", "drop", "refuse"] = "cut"
+    """Rows of more than ``data.block_size`` tokens are cut at the end, dropped, or refused; each is counted."""
+    learn_empty_thinking: bool = False
+    """Learn empty thinking that a template writes by itself (``<think>`` and its end), too."""
+    date: str = "2026-01-01"
+    """Day (YYYY-MM-DD) that templates write as today's, so that samples stay the same tomorrow."""
+
+    def __post_init__(self) -> None:
+        refuse(self._flaws())
+
+    def _flaws(self) -> Iterator[str]:
+        if self.loss == "roles" and not self.roles:
+            yield "roles=[] is wrong with loss=roles because nothing would be learnt; name some, such as [assistant]"
+        if self.roles and self.loss != "roles":
+            yield f"roles={self.roles!r} is of no use with loss={self.loss}; set loss=roles, or leave it out"
+        if not isinstance(self.template, str | dict | None):
+            yield f"template={self.template!r} is no text; write the template, its file, or several by their names"
+        several = self.template if isinstance(self.template, dict) else {"default": ""}
+        if not several or not all(isinstance(one, str) for pair in several.items() for one in pair):
+            yield f"template={self.template!r} is wrong; write several as {{default: TEXT_OR_FILE, tool_use: ...}}"
+        for tool in self.tools:
+            if not isinstance(tool, str | dict):
+                yield f"tools={tool!r} is no tool; write a JSON schema, or the dotted path of a function"
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            yield f"date={self.date!r} is no day; write it as 2026-01-31"

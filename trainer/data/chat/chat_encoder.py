@@ -1,0 +1,125 @@
+"""Make tokens and labels of a conversation: exactly what is to be learnt has labels, or the row is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ....models.loss import IGNORE
+from .answer_form import Form
+from .chat_config import ChatConfig
+from .chat_text import ChatTemplate, ChatText
+from .conversation import Conversation, Message, conversation_of
+from .token_offsets import Control, Encoder, Encoding, labels_of
+from .tools import tool_schemas
+from .turns import Turns
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A conversation as tokens."""
+
+    text: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    """The tokens that are learnt, and -100 in place of the others (int64)."""
+    stops: tuple[int, ...]
+    """Places of the tokens that end a turn and are learnt."""
+    notes: tuple[str, ...] = ()
+    """What was not kept of it, though it is usable."""
+
+
+class ChatEncoder:
+    """Encodes conversations by the template of a tokenizer."""
+
+    def __init__(self, tokenizer: Any, config: ChatConfig) -> None:
+        self.config, self.template = config, ChatTemplate(tokenizer, config)
+        self.encoder = Encoder(tokenizer, config.stop_tokens)
+        self.turns = Turns(self.template, self.encoder, config)
+        self.tools = tool_schemas(config.tools)
+
+    def conversation(self, row: Mapping[str, Any]) -> Conversation:
+        """The conversation of a row, with contents of the kind that its template takes.
+
+        Raises:
+            ValueError: it holds none, or one that the template does not take.
+        """
+        config = self.config
+        as_text = config.tool_arguments == "text"
+        found = conversation_of(row, config.system, self.tools, as_text, config.role_names)
+        form = self.turns.forms.of(found)
+        messages = [_fitting(message, number, form) for number, message in enumerate(found.messages)]
+        return replace(found, messages=messages)
+
+    def __call__(self, row: Mapping[str, Any]) -> EncodedChat:
+        """Tokens and labels of a row.
+
+        Raises:
+            ValueError: the labels cannot be told exactly; the message says why.
+        """
+        conversation = self.conversation(row)
+        text = self.template.text(conversation)
+        unseen = list(_unseen(conversation, text))
+        if unseen and self.config.unseen == "refuse":
+            raise ValueError(f"the template leaves out {', '.join(unseen)} (data.chat.unseen=allow learns it so)")
+        encoding = self.encoder(text.text)
+        _refuse_doubled(text, encoding)
+        learnt, places = self.turns.learnt(conversation, text, encoding)
+        labels = labels_of(text.text, text.solid, learnt, encoding)
+        stops = tuple(sorted(place for place in places if labels[place] != IGNORE))
+        notes = [f"the template leaves out {each}" for each in unseen]
+        if any(_in_message(text, each) for each in encoding.controls):
+            notes.append("a message holds control tokens")
+        return EncodedChat(text.text, encoding.ids, labels, stops, tuple(notes))
+
+
+def _in_message(text: ChatText, control: Control) -> bool:
+    """Whether a control token stands in what a message says."""
+    return bool(text.message[control.start] >= 0 and text.spoken[control.start])
+
+
+def _fitting(message: Message, number: int, form: Form) -> Message:
+    """A message whose content is a text, or a list of parts, as its template takes it."""
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part if isinstance(part, Mapping) else {"type": "text", "text": str(part)} for part in content]
+        other = [str(part.get("type", "part without a type")) for part in parts if "text" not in part]
+        if other:
+            kinds = ", ".join(dict.fromkeys(other))
+            raise ValueError(f"message {number + 1} holds {kinds}, and this model reads texts alone")
+        return message if form.lists else {**message, "content": "".join(str(part["text"]) for part in parts)}
+    if isinstance(content, str) and not form.texts:
+        return {**message, "content": [{"type": "text", "text": content}]}
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"message {number + 1} has a content that is {type(content).__name__}, not a text")
+    return message
+
+
+def _unseen(conversation: Conversation, text: ChatText) -> list[str]:
+    """What the text does not show of a conversation."""
+    found = []
+    for number, message in enumerate(conversation.messages):
+        if _says(message) and not len(text.own(number)):
+            found.append(f"message {number + 1} ({message['role']})")
+    for name in ("tools", "documents"):
+        if getattr(conversation, name) and not getattr(text, name):
+            found.append(f"the {name}")
+    return found
+
+
+def _says(message: Message) -> bool:
+    content = message.get("content")
+    parts = [part.get("text", "") for part in content] if isinstance(content, list) else [content or ""]
+    return any(str(part).strip() for part in parts) or bool(message.get("tool_calls"))
+
+
+def _refuse_doubled(text: ChatText, encoding: Encoding) -> None:
+    """Refuse a control token that a message and the template both write at one place."""
+    for one, other in zip(encoding.controls, encoding.controls[1:], strict=False):
+        beside = one.token == other.token and one.place + 1 == other.place
+        if beside and _in_message(text, one) != _in_message(text, other):
+            token = text.text[one.start : one.end]
+            raise ValueError(f"a message holds {token} where the template writes it too")

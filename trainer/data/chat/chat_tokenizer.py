@@ -1,0 +1,117 @@
+"""The tokenizer of chats: its template, its control tokens, and the end of a turn as its end of a text."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..content_stamp import hash_json
+from ..samples import Given
+from ..tokenizer import SMALLEST_VOCABULARY, load_or_train, load_tokenizer
+from .answer_form import Forms
+from .chat_config import CHATML, CHATML_TOKENS, ChatConfig
+from .chat_text import ChatTemplate, written_template
+from .conversation import COLUMNS, Conversation
+from .token_offsets import Encoder
+
+log = logging.getLogger("trireme.data")
+
+
+def chat_tokenizer(given: Given, chat: ChatConfig) -> Any:
+    """The tokenizer that the recipe names, that of the weights, or one trained on the train conversations.
+
+    Raises:
+        UserError: there is none, or its template is not usable.
+    """
+    config = given.config.tokenizer
+    if config.path is not None:
+        return prepared_tokenizer(load_tokenizer(config.path), chat)
+    if given.weights is not None:
+        return prepared_tokenizer(load_tokenizer(str(given.weights), "model.weights"), chat)
+    written = written_template(chat)
+    wanted = control_tokens(chat, written or CHATML)
+    # The control tokens are added to those that are trained, so that both together are as many as the recipe says.
+    least = SMALLEST_VOCABULARY if config.kind == "bpe" else 1
+    smaller = replace(config, vocab_size=max(config.vocab_size - len(wanted), least))
+    name = hash_json([given.print, "chats"])
+    trained = load_or_train(smaller, lambda: texts_of_chats(given.rows, chat), name, str(given.cache))
+    return prepared_tokenizer(trained, chat, trained=True)
+
+
+def prepared_tokenizer(tokenizer: Any, chat: ChatConfig, trained: bool = False) -> Any:
+    """A copy of ``tokenizer`` with the template and the control tokens of the recipe.
+
+    Raises:
+        UserError: the template is not usable.
+    """
+    tokenizer, written = copy.deepcopy(tokenizer), written_template(chat)
+    own = tokenizer.chat_template
+    if written is not None and own is not None and written != own:
+        log.warning("the tokenizer has a chat template of its own, and data.chat.template replaces it")
+    tokenizer.chat_template = written or own or CHATML
+    if written is None and own is None and not trained:
+        log.warning("the tokenizer has no chat template, so ChatML is taken; data.chat.template names another one")
+    added = add_control_tokens(tokenizer, control_tokens(chat, tokenizer.chat_template))
+    tokenizer.split_special_tokens = False  # the template's control tokens are tokens
+    _end_by_stop(tokenizer, chat, added)
+    return tokenizer
+
+
+def control_tokens(chat: ChatConfig, template: str | Mapping[str, str]) -> list[str]:
+    """Control tokens that a recipe asks for."""
+    own = CHATML_TOKENS if template == CHATML else ()
+    return list(dict.fromkeys([*own, *chat.control_tokens]))
+
+
+def add_control_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[str]:
+    """Add those of ``tokens`` that are no special tokens yet; returns them."""
+    from tokenizers import AddedToken
+
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    new = [token for token in tokens if token not in special]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    return new
+
+
+def _end_by_stop(tokenizer: Any, chat: ChatConfig, added: Sequence[str]) -> None:
+    """Where a recipe adds the token that ends a turn, make it the token that ends a text, at which writing stops."""
+    stop = stop_token(tokenizer, chat)
+    if stop is not None and tokenizer.convert_ids_to_tokens(stop) in added:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)
+
+
+def stop_token(tokenizer: Any, chat: ChatConfig) -> int | None:
+    """The token with which the template ends an answer; None if it ends none by a token, or cannot be tried."""
+    template = ChatTemplate(tokenizer, chat)
+    try:
+        return Forms(template, Encoder(tokenizer), chat).of(Conversation([], [], [])).stop
+    except ValueError:
+        return None
+
+
+def texts_of_chats(rows: Any, chat: ChatConfig) -> Iterator[str]:
+    """What messages, tools and documents of the rows say, to train a tokenizer on."""
+    from .conversation import conversation_of
+
+    present = [name for name in COLUMNS if name in rows.column_names]
+    for batch in rows.select_columns(present).iter(batch_size=256):
+        for values in zip(*batch.values(), strict=True):
+            try:
+                found = conversation_of(dict(zip(batch, values, strict=True)), chat.system)
+            except ValueError:  # reported when the row is encoded
+                continue
+            yield from _texts([found.messages, found.tools, found.documents])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)

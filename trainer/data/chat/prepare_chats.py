@@ -1,0 +1,188 @@
+"""Make tokens of the conversations of a set once, and say of each row why it is cut, left out or refused.
+
+Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....errors import Problem, UserError
+from ....models.loss import IGNORE
+from ..cache import built_once
+from ..content_stamp import hash_json
+from ..corpus_stats import digest
+from ..data_config import TRAIN
+from ..prepare import progress_bars
+from ..prepare_rows import row_hashes
+from ..samples import MadeRows
+from ..tokenizer import content_hash
+from .chat_config import KEY
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .chat_encoder import ChatEncoder
+    from .chat_rows import Chats
+
+log = logging.getLogger("trireme.data")
+VERSION = 1
+"""Raised when other tokens or labels are made of the same rows."""
+NUMBERS = ("length", "learnt", "first", "stop")
+"""Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
+LATER = ("unusable", "too_long")
+"""Options that only tell what happens with encoded rows."""
+
+
+def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
+    """The encoded rows of a set, without those that are left out.
+
+    Raises:
+        UserError: a row is not usable, or nothing of the set can be learnt.
+    """
+    from datasets import load_from_disk
+
+    if not len(rows):
+        return MadeRows(rows)
+    options = {option: value for option, value in asdict(chats.chat).items() if option not in LATER}
+    tokenizer = chats.processor
+    content = [VERSION, digest([row_hashes(rows)]), options, chats.encoder.tools, content_hash(tokenizer)]
+    folder = chats.cache / f"chats-{hash_json([*content, tokenizer.chat_template])[:24]}"
+    with built_once(folder) as scratch:
+        if scratch:
+            with progress_bars():
+                _encoded(chats, rows).save_to_disk(str(scratch / "chats"), num_proc=None)
+    encoded: Any = load_from_disk(str(folder / "chats"))
+    kept, notes = _kept(chats, encoded, rows, name, key)
+    columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
+    lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
+    return MadeRows(columns, tuple(notes), lengths)
+
+
+def _encoded(chats: Chats, rows: Dataset) -> Dataset:
+    from datasets import Features, List, Value
+
+    features = Features(
+        input_ids=List(Value("int32")),
+        labels=List(Value("int32")),
+        reason=Value("string"),
+        notes=List(Value("string")),
+        **{name: Value("int32") for name in NUMBERS},
+    )
+    processes = chats.processes if chats.processes > 1 else None
+    return rows.map(
+        encode_row,
+        fn_kwargs={"encoder": chats.encoder},
+        remove_columns=rows.column_names,
+        features=features,
+        num_proc=processes,
+        load_from_cache_file=False,
+        keep_in_memory=processes is None and len(rows) < 10_000,
+        desc="encode chats",
+    )
+
+
+def encode_row(row: Mapping[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
+    """Tokens and labels of a row, or the reason why it has none."""
+    try:
+        found = encoder(row)
+    except ValueError as error:
+        none = np.zeros(0, np.int32)
+        return {"input_ids": none, "labels": none, "reason": str(error), "notes": [], **dict.fromkeys(NUMBERS, 0)}
+    places = np.flatnonzero(found.labels != IGNORE)
+    places = places[places > 0]  # no token stands before the first, from which it could be learnt
+    stops = [place for place in found.stops if place > 0]
+    return {
+        "input_ids": found.input_ids.astype(np.int32),
+        "labels": found.labels.astype(np.int32),
+        "reason": "",
+        "notes": list(found.notes),
+        "length": len(found.input_ids),
+        "learnt": len(places),
+        "first": int(places[0]) if len(places) else -1,
+        "stop": int(stops[0]) if stops else -1,
+    }
+
+
+def _numbers(encoded: Dataset) -> dict[str, np.ndarray]:
+    table: Any = encoded.select_columns(list(NUMBERS)).with_format("arrow")[:]
+    return {name: table.column(name).to_numpy() for name in NUMBERS}
+
+
+def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the rows that are kept, and lines on the others."""
+    chat, most, count = chats.chat, chats.block_size, len(encoded)
+    numbers, reasons = _numbers(encoded), np.array(encoded["reason"], object)
+    wrong, notes = reasons != "", []
+    if wrong.any():
+        said = _reasons(reasons, wrong)
+        if chat.unusable == "refuse":
+            place = int(np.flatnonzero(wrong)[0])
+            why = f"{int(wrong.sum())} of {count} {name} rows cannot be learnt exactly: {said}; row {place + 1} is "
+            fix = f"correct them, or leave them out: {KEY}.unusable=leave_out"
+            raise UserError(Problem(key, why + _short(rows[place]), fix))
+        notes.append(f"left out {int(wrong.sum())} of {count} rows that cannot be learnt exactly: {said}")
+    long = ~wrong & (numbers["length"] > most)
+    if long.any():
+        told = f"{int(long.sum())} of {count} rows have more than data.block_size={most} tokens"
+        if chat.too_long == "refuse":
+            fix = f"set {KEY}.too_long=cut or drop, or a larger data.block_size"
+            raise UserError(Problem("data.block_size", f"{told} in the set {name}", fix, most))
+        beyond = int((numbers["length"][long] - most).sum())
+        told += " and are left out" if chat.too_long == "drop" else f": they are cut, {beyond} tokens in all"
+        notes.append(told)
+    kept = ~wrong & ~(long if chat.too_long == "drop" else False)
+    without = kept & ((numbers["first"] < 0) | (numbers["first"] >= most))
+    if without.any():
+        notes.append(f"left out {int(without.sum())} of {count} rows without a label in their {most} first tokens")
+    kept &= ~without
+    notes += [f"{times} rows: {note}" for note, times in _counted(encoded, kept).items()]
+    stopped = kept & (numbers["stop"] >= 0) & (numbers["stop"] < most)
+    if name == TRAIN:
+        _refuse_nothing(chats, kept, stopped, key)
+    endless = int((kept & ~stopped).sum())
+    if endless and chat.loss != "all":
+        notes.append(f"{endless} of {int(kept.sum())} rows hold no label on a token that ends a turn")
+    return np.flatnonzero(kept), notes
+
+
+def _refuse_nothing(chats: Chats, kept: np.ndarray, stopped: np.ndarray, key: str) -> None:
+    if not kept.any():
+        raise UserError(Problem(key, "gives no row with a label", f"see {KEY}.loss, data.block_size and the rows"))
+    if not stopped.any() and chats.chat.loss != "all":
+        raise UserError(no_stop(chats.block_size))
+
+
+def no_stop(block_size: int) -> Problem:
+    """The refusal of labels that never hold the token that ends a turn: such a model would never stop writing."""
+    why = "never learns the token that ends a turn, so that the model would not stop writing: the template ends no "
+    why += f"turn of the assistant by a special token, or every row is cut before it at data.block_size={block_size}"
+    fix = f"name it as {KEY}.stop_tokens, add it by {KEY}.control_tokens, or end turns by eos_token in {KEY}.template"
+    return Problem(KEY, why, fix)
+
+
+def _reasons(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
+    """Reasons with how often they occur, and the first row of each."""
+    first: dict[str, int] = {}
+    for place in np.flatnonzero(wrong):
+        first.setdefault(reasons[place], int(place))
+    counts = Counter(reasons[wrong]).most_common()
+    parts = [f"{times} since {reason} (the first is row {first[reason] + 1})" for reason, times in counts[:most]]
+    return "; ".join(parts) + (f"; and {len(counts) - most} other reasons" if len(counts) > most else "")
+
+
+def _counted(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
+    table: Any = encoded.select_columns(["notes"]).with_format("arrow")[:]
+    notes = table.column("notes").to_pylist()
+    return Counter(note for place in np.flatnonzero(kept) for note in dict.fromkeys(notes[place] or ()))
+
+
+def _short(row: Any, most: int = 300) -> str:
+    text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,187 @@
+"""Render a chat template once, and learn of every character which message it was copied from or written for.
+
+The template's language is transformers' own: filters and globals are those of its environment. The compiled code
+differs in three ways: texts stay ``Traced``, loops over messages tell at which message they stand, and what is written
+there gets the number of that message. The text is the same; ``chat_text.py`` compares it with transformers' rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from .traced_text import Traced, formatted, joined, json_text
+
+PLACE = "trireme_place"
+"""Name of the ``Place`` among the variables of a template."""
+
+
+class Turn(dict[str, Any]):
+    """A message that knows its number."""
+
+    number = -1
+
+
+class Place:
+    """Message at which a template stands while it is rendered."""
+
+    def __init__(self) -> None:
+        self.turn: int | None = None
+        self.outer: list[tuple[int | None, bool]] = []
+        """For every loop around this place: the message outside of it, and whether it runs over messages."""
+
+    def begin(self) -> None:
+        """A loop begins."""
+        self.outer.append((self.turn, False))
+
+    def enter(self, item: Any) -> None:
+        """The next round of a loop begins."""
+        self.turn, _ = self.outer[-1]
+        if isinstance(item, Turn):
+            self.outer[-1], self.turn = (self.turn, True), item.number
+
+    def assigned(self, value: Any) -> None:
+        """A variable is set: loops over numbers take their message by it."""
+        if isinstance(value, Turn) and self.outer and not any(over_messages for _, over_messages in self.outer):
+            self.turn = value.number
+
+    def end(self) -> None:
+        """A loop is over."""
+        self.turn, _ = self.outer.pop()
+
+    def said(self, value: Any) -> Traced:
+        """What the template writes here."""
+        text, turn = str(value), self.turn
+        text = text if isinstance(text, Traced) else Traced(text)
+        return text if turn is None else text.marked(lambda mark: mark.at(turn))
+
+
+class _Instrumented(NodeTransformer):
+    """Adds the calls of ``Place`` to a template."""
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Output:
+        self.generic_visit(node)
+        said = [nodes.Const(each.data) if isinstance(each, nodes.TemplateData) else each for each in node.nodes]
+        node.nodes = [_call("said", each) for each in said]
+        return node
+
+    def visit_For(self, node: nodes.For) -> list[nodes.Node]:
+        self.generic_visit(node)
+        if isinstance(node.target, nodes.Name):
+            node.body.insert(0, _statement("enter", nodes.Name(node.target.name, "load")))
+        else:
+            node.body.insert(0, _statement("enter", nodes.Const(None)))
+        return [_statement("begin"), node, _statement("end")]
+
+    def visit_Assign(self, node: nodes.Assign) -> list[nodes.Node]:
+        self.generic_visit(node)
+        if not isinstance(node.target, nodes.Name):
+            return [node]
+        return [node, _statement("assigned", nodes.Name(node.target.name, "load"))]
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        function = nodes.EnvironmentAttribute("joined_texts")
+        return nodes.Call(function, [nodes.List(node.nodes)], [], None, None)
+
+
+def _call(method: str, *arguments: nodes.Expr) -> nodes.Call:
+    function = nodes.EnvironmentAttribute(f"place_{method}")
+    return nodes.Call(function, [nodes.Name(PLACE, "load"), *arguments], [], None, None)
+
+
+def _statement(method: str, *arguments: nodes.Expr) -> nodes.ExprStmt:
+    return nodes.ExprStmt(_call(method, *arguments))
+
+
+class _Code(CodeGenerator):
+    def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:
+        changed = _Instrumented().visit(node)
+        for each in changed.find_all(nodes.Node):
+            each.set_environment(self.environment)
+            each.lineno = each.lineno or 1
+        super().visit_Template(changed, frame)
+
+
+class _Generation(Extension):
+    """The tag ``{% generation %}``, with which a template itself says what the model writes."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2's own attribute
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("marked"), [], [], body).set_lineno(line)
+
+    def marked(self, caller: Callable[[], str]) -> str:
+        return joined([caller()]).marked(lambda mark: mark.said_by_model())
+
+
+class TracingEnvironment(ImmutableSandboxedEnvironment):
+    """The environment of transformers' chat templates, in which texts stay traced."""
+
+    code_generator_class = _Code
+    concat = staticmethod(joined)  # type: ignore[assignment]
+    intercepted_binops = frozenset({"%"})
+    place_said = staticmethod(Place.said)
+    place_begin = staticmethod(Place.begin)
+    place_enter = staticmethod(Place.enter)
+    place_end = staticmethod(Place.end)
+    place_assigned = staticmethod(Place.assigned)
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension])
+        own = _compile_jinja_template("").environment
+        self.filters.update(own.filters)
+        self.filters.update(tojson=json_text, join=_join, indent=_indent)
+        self.globals.update(own.globals)
+
+    @staticmethod
+    def joined_texts(parts: list[Any]) -> Traced:
+        return joined(map(str, parts))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            return formatted(left, right)
+        return super().call_binop(context, operator, left, right)
+
+
+def _join(value: Any, d: str = "", attribute: Any = None) -> Traced:
+    parts = value if attribute is None else [each[attribute] for each in value]
+    return Traced(d).join(str(each) for each in parts)
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """jinja2's filter ``indent``, traced."""
+    before = " " * width if isinstance(width, int) else width
+    lines = joined([text, "\n"]).splitlines()
+    rest = [joined([before, line]) if blank or line else line for line in lines[1:]]
+    out = Traced("\n").join([lines[0], *rest])
+    return joined([before, out]) if first else out
+
+
+@lru_cache(maxsize=64)
+def tracing_template(template: str) -> Any:
+    """The compiled template.
+
+    Raises:
+        jinja2.TemplateError: it is no template.
+    """
+    return TracingEnvironment().from_string(template)
+
+
+def traced_rendering(template: str, variables: dict[str, Any]) -> Traced:
+    """The text of a template, traced.
+
+    Raises:
+        jinja2.TemplateError: the template refuses what it is given.
+    """
+    return tracing_template(template).render({**variables, PLACE: Place()})

@@ -1,0 +1,49 @@
+"""Rows of JSON files, in which lists and objects stay texts of JSON.
+
+A table has columns of one type: keys that one row has and another lacks would become null there, and a column could not
+hold a text in one row and a list in another. Conversations have both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ...errors import Problem, UserError
+from .document_files import json_rows, kind_of
+
+PATHS = "data.source.paths"
+
+
+def rows_of_json(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of all files, with the same columns in each; what a row lacks is None.
+
+    Raises:
+        UserError: a file cannot be read, or holds something else than rows.
+    """
+    columns: dict[str, None] = {}
+    for place, row in _rows(files):
+        if not isinstance(row, dict):
+            fix = 'write each row as an object: {"messages": [{"role": "user", "content": "..."}, ...]}'
+            raise UserError(Problem(PATHS, f"{place} holds {kind_of(row)}, not an object with columns", fix))
+        columns.update(dict.fromkeys(row))
+    for place, row in _rows(files):
+        yield {name: _cell(row.get(name), place) for name in columns}
+
+
+def _rows(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for file in files:
+        yield from json_rows(file, "utf-8")
+
+
+def _cell(value: Any, place: str) -> Any:
+    if not isinstance(value, list | dict):
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        why = f"{place} holds half of a surrogate pair, which is no character"
+        raise UserError(Problem(PATHS, why, "correct that text, or leave the row out")) from None
+    return text
