@@ -10,6 +10,7 @@ The holder of this lock removes a lock file that has not changed for a while.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -27,6 +28,8 @@ from .json_fill import offload_device
 from .library import current_accelerator, import_deepspeed, quiet
 
 log = logging.getLogger("trireme.deepspeed")
+NEEDS = {"AsyncIOBuilder": "PinMemoryBuilder"}
+"""Builder -> builder of the operator whose symbols it takes, which must be loaded first."""
 PATIENCE = 300.0
 """Age in seconds at which torch's lock file is removed; an operator compiles in one to three minutes."""
 
@@ -34,6 +37,8 @@ PATIENCE = 300.0
 def load_operator(builder: str) -> None:
     """Compile (once per environment of this machine) and load an operator by the name of its builder."""
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder()))
+    if builder in NEEDS:
+        load_operator(NEEDS[builder])
     made = current_accelerator().create_op_builder(builder)
     if made is None or _load_compiled(made):
         return
@@ -79,6 +84,8 @@ def _load_compiled(made: Any) -> bool:
     if made.name not in made._loaded_ops:
         spec = importlib.util.spec_from_file_location(made.name, library)
         assert spec is not None and spec.loader is not None
+        if type(made).__name__ in NEEDS.values():
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # as DeepSpeed does, so that others find its symbols
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         made._loaded_ops[made.name] = module
@@ -117,7 +124,6 @@ def load_operators(config: dict[str, Any]) -> None:
     if current_accelerator().device_name() == "cpu":
         load_operator("ShareMemCommBuilder")
     if uses_nvme(config):
-        load_operator("PinMemoryBuilder")
         load_operator("AsyncIOBuilder")
 
 
@@ -134,7 +140,7 @@ def compile_all() -> list[str]:
     names = ["ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder"]
     notes = []
     if aio_compatible():
-        names += ["PinMemoryBuilder", "AsyncIOBuilder"]
+        names += ["AsyncIOBuilder"]
     else:
         notes.append("no NVMe offload: libaio is not installed")
     for name in names:
