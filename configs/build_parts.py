@@ -85,10 +85,11 @@ def check_values(component: Component) -> list[Problem]:
     arguments = {key: value for key, value in component.items() if key != "_target_"}
     if not target.startswith(OWN_OPTIMIZERS):
         return _try_optimizer(component)
-    problems = [problem_of(line, "optimizer", arguments) for line in value_problems(arguments)]
-    library, extra = LIBRARIES.get(target.removeprefix(OWN_OPTIMIZERS), ("", ""))
+    name = target.removeprefix(OWN_OPTIMIZERS)
+    problems = [problem_of(line, "optimizer", arguments) for line in value_problems(arguments, name)]
+    library, extra = LIBRARIES.get(name, ("", ""))
     if library and importlib.util.find_spec(library) is None:
-        why = f"{target.removeprefix(OWN_OPTIMIZERS)} needs {library}, which is not installed"
+        why = f"{name} needs {library}, which is not installed"
         problems.append(Problem("optimizer", why, f"pip install {extra}"))
     return problems
 

@@ -256,7 +256,7 @@ def _switches(implementation: Implementation) -> dict[str, bool]:
     return {"fused": implementation == "fused", "foreach": implementation == "foreach"}
 
 
-def value_problems(arguments: dict[str, Any]) -> list[str]:
+def value_problems(arguments: dict[str, Any], optimizer: str = "") -> list[str]:
     """Problems of argument values for the optimizers here, as lines ``field=value why; fix``.
 
     Valid ranges are declared instead of building an optimizer, since building one makes torch import its compiler.
@@ -270,6 +270,8 @@ def value_problems(arguments: dict[str, Any]) -> list[str]:
             fits, words = _RANGES[name]
             if not (math.isfinite(value) and fits(value)):
                 problems.append(f"{name}={value} must be {words}")
+    if optimizer == "lion" and arguments.get("lr") == 0:
+        problems.append("lr=0 must be positive, since Lion is not made with 0; use 1e-4 or so")
     if arguments.get("nesterov") and arguments.get("momentum") == 0:
         problems.append("nesterov=true needs momentum; set momentum=0.9, or nesterov=false")
     return problems

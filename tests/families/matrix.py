@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 from families.kinds import kind_of, recipe
+from helpers.exported import aligned
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.zero import load_deepspeed
@@ -155,7 +156,7 @@ def _exports(trainer: Trainer, one: Path, model_type: str, saved: dict[str, torc
 
     out = export(str(one), str(one.with_name(f"{one.name}-out")))
     (name,) = transformers.AutoConfig.from_pretrained(out).architectures
-    loaded = getattr(transformers, name).from_pretrained(out, dtype=torch.float32).eval()
+    loaded = aligned(getattr(transformers, name).from_pretrained(out, dtype=torch.float32))
     tensors = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
     wrong = [name for name, tensor in saved.items() if name not in tensors or not torch.equal(tensors[name], tensor)]
     assert not wrong, f"the export differs in {wrong[:3]}"

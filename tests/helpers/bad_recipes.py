@@ -47,6 +47,7 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["trainer.timeout_minutes=-1"], ["trainer.timeout_minutes"]),
     (["trainer.timeout_minutes=1e18"], ["trainer.timeout_minutes"]),
     (["trainer.eval_every=0"], ["trainer.eval_every"]),
+    (["optimizer=lion", "optimizer.lr=0"], ["optimizer.lr"]),
     (["trainer.eval_every=passes"], ["trainer.eval_every"]),
     (["trainer.eval_delay=5", "trainer.eval_every=null"], ["trainer.eval_delay"]),
     (["trainer.eval_delay=-1", "trainer.eval_every=2"], ["trainer.eval_delay"]),

@@ -1,0 +1,17 @@
+"""Models that transformers has loaded from an export, to be compared to the bit with the live one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def aligned(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, its weights copied into memory of their own.
+
+    Loaded weights lie in a mapped file at any address, and kernels of some processors round differently there.
+    """
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return model.eval()
