@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
+from .chat_prompt import ChatPrompt, chat_inputs, stops
 
 
 def generate(
     model: str,
-    prompt: str,
+    prompt: str | ChatPrompt,
     *,
     max_new_tokens: int = 100,
     temperature: float = 0.8,
@@ -22,10 +23,11 @@ def generate(
     ema: bool = False,
     device_map: str | dict[str, Any] | None = None,
 ) -> str:
-    """The prompt and its continuation.
+    """The prompt and its continuation, or the message that answers a conversation.
 
     Args:
         model: exported folder, checkpoint or run folder; the latter two are exported to a temporary folder first.
+        prompt: how the text begins, or a conversation.
         temperature: 0 always takes the likeliest token.
         top_k: number of likeliest tokens to sample from; 0 samples from all.
         seed: the same seed gives the same text.
@@ -93,7 +95,7 @@ def _check_device_map(device_map: str | dict[str, Any] | None) -> None:
 
 def _write(
     folder: Path,
-    prompt: str,
+    prompt: str | ChatPrompt,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -109,16 +111,24 @@ def _write(
         raise UserError(Problem("MODEL", why, f"{fix}; a class of your own derives from GenerationMixin too"))
     # An offloaded model is on the meta device; accelerate moves inputs to the right device itself.
     device = model.device if model.device.type != "meta" else _device()
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
-    if inputs["input_ids"].shape[1] == 0:
-        raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", prompt))
+    if isinstance(prompt, ChatPrompt):
+        inputs = chat_inputs(tokenizer, prompt).to(device)
+        sampling: dict[str, Any] = {"eos_token_id": stops(tokenizer, model)}
+    else:
+        inputs, sampling = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device), {}
+    begun = inputs["input_ids"].shape[1]
+    if begun == 0:
+        raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", str(prompt)))
     set_seed(seed)
-    sampling: dict[str, Any] = {"do_sample": False}
+    sampling["do_sample"] = temperature > 0
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k}
+        sampling |= {"temperature": temperature, "top_k": top_k}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with torch.inference_mode():
         tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+    if isinstance(prompt, ChatPrompt):
+        written = tokens[0] if model.config.is_encoder_decoder else tokens[0][begun:]
+        return prompt.begun + tokenizer.decode(written, skip_special_tokens=True)
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 

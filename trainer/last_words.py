@@ -64,7 +64,8 @@ def _say_where(trainer: Trainer) -> None:
         run = shlex.quote(str(folder))
         first = "next:"
         if HEADS[trainer.task.head].next_tokens and hasattr(trainer.strategy.module, "generate"):
-            log.info('next: trireme generate %s --prompt "..."', run)
+            chat = " --chat" if trainer.recipe.data.chat is not None else ""
+            log.info('next: trireme generate %s%s --prompt "..."', run, chat)
             first = "     "
         log.info("%s trireme evaluate %s", first, shlex.quote(str(folder / RECIPE)))
         log.info("      trireme export %s OUT    # a folder for transformers", run)

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ..command import Command
 from ..recipe_arguments import add_debug
 
+if TYPE_CHECKING:
+    from ..chat_prompt import ChatPrompt
+
 EXAMPLES = """examples:
   trireme generate runs/persimmon_stdlib --prompt "def main("
   trireme generate exported --prompt "import " --temperature 0 --max-new-tokens 50
+  trireme generate exported --chat --prompt "What is an oar?"
+  trireme generate exported --chat messages.json --temperature 0
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint or a run folder")
-    parser.add_argument("--prompt", metavar="TEXT", help="how the text begins (required)")
+    parser.add_argument("--prompt", metavar="TEXT", help="how the text begins (required without --chat)")
+    parser.add_argument(
+        "--chat",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="answer a conversation by the model's chat template: JSON with messages (perhaps tools, documents and "
+        "template_args), - for standard input; --prompt is a further message of the user",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="message of the system, for a conversation without one")
+    parser.add_argument(
+        "--continue-final-message",
+        action="store_true",
+        help="go on with the last message of the conversation, which is done by itself if it is the assistant's",
+    )
+    parser.add_argument(
+        "--add-generation-prompt",
+        action="store_true",
+        help="begin a new message in any case; not together with --continue-final-message",
+    )
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N", help="tokens that are written (default: 100)"
     )
@@ -42,16 +67,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from ...errors import Problem, UserError
 
-    if options.prompt is None:
+    if options.prompt is None and options.chat is None:
         fix = f'for example: trireme generate {options.model} --prompt "def main("'
         raise UserError(Problem("--prompt", "is required: how the text begins", fix))
+    prompt: str | ChatPrompt = str(options.prompt) if options.chat is None else _chat(options)
+    for name in ("system", "continue_final_message", "add_generation_prompt"):
+        if options.chat is None and getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
     from ..enter import prepare_process
     from ..generate import generate
 
     prepare_process()
     text = generate(
         options.model,
-        options.prompt,
+        prompt,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_k=options.top_k,
@@ -60,6 +90,13 @@ def run(options: argparse.Namespace) -> None:
         device_map=options.device_map,
     )
     print(text)
+
+
+def _chat(options: argparse.Namespace) -> ChatPrompt:
+    from ..chat_prompt import chat_prompt
+
+    new = True if options.add_generation_prompt else None
+    return chat_prompt(options.chat or None, options.prompt, options.system, options.continue_final_message, new)
 
 
 COMMAND = Command(

@@ -15,6 +15,7 @@ from .chat_text import ChatTemplate, ChatText
 from .conversation import Conversation, Message, conversation_of
 from .token_offsets import Control, Encoder, Encoding, labels_of
 from .tools import tool_schemas
+from .traced_text import ELSEWHERE
 from .turns import Turns
 
 
@@ -102,18 +103,21 @@ def _unseen(conversation: Conversation, text: ChatText) -> list[str]:
     """What the text does not show of a conversation."""
     found = []
     for number, message in enumerate(conversation.messages):
-        if _says(message) and not len(text.own(number)):
-            found.append(f"message {number + 1} ({message['role']})")
+        said = [name for name in ("content", "tool_calls") if _says(message, name)]
+        unseen = [name for name in said if (number, name) not in text.shown]
+        whole = f"message {number + 1} ({message['role']})"
+        found += [whole] if unseen and unseen == said else [f"{name} of {whole}" for name in unseen]
     for name in ("tools", "documents"):
-        if getattr(conversation, name) and not getattr(text, name):
+        if getattr(conversation, name) and (ELSEWHERE, name) not in text.shown:
             found.append(f"the {name}")
     return found
 
 
-def _says(message: Message) -> bool:
-    content = message.get("content")
-    parts = [part.get("text", "") for part in content] if isinstance(content, list) else [content or ""]
-    return any(str(part).strip() for part in parts) or bool(message.get("tool_calls"))
+def _says(message: Message, name: str) -> bool:
+    value = message.get(name)
+    if name == "content" and isinstance(value, list):
+        return any(str(part.get("text", "")).strip() for part in value)
+    return bool(value.strip() if isinstance(value, str) else value)
 
 
 def _refuse_doubled(text: ChatText, encoding: Encoding) -> None:

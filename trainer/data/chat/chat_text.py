@@ -40,9 +40,8 @@ class ChatText:
     """Whether it was copied from what the message says, not from its role."""
     generated: np.ndarray
     """Whether it stands in a block ``{% generation %}``."""
-    tools: bool
-    documents: bool
-    """Whether the text shows any of the tools, and of the documents."""
+    shown: frozenset[tuple[int, str]]
+    """Messages and their fields of which the text shows anything; tools and documents are fields of ``ELSEWHERE``."""
 
     def own(self, number: int) -> np.ndarray:
         """Places of the characters that are copied from what a message says."""
@@ -149,8 +148,7 @@ def _chat_text(found: str) -> ChatText:
             [(mark.message or 0) >= 0 and mark.message is not None and mark.field not in NAMES for mark in marks], bool
         ),
         generated=each([mark.generated for mark in marks], bool),
-        tools=any(mark.message == ELSEWHERE and mark.field == "tools" for mark in marks),
-        documents=any(mark.message == ELSEWHERE and mark.field == "documents" for mark in marks),
+        shown=frozenset((mark.message, mark.field) for mark in marks if mark.message is not None),
     )
 
 

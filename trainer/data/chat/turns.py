@@ -49,8 +49,10 @@ class Turns:
             ValueError: they cannot be told exactly.
         """
         chat = Chat(conversation, text, encoding, self.forms.of(conversation))
-        learnt = np.full(len(text.text), self.config.loss == "all")
-        stops: set[int] = set()
+        if self.config.loss == "all":
+            ends = {each.place for each in encoding.controls if each.token == chat.form.stop}
+            return np.ones(len(text.text), bool), ends
+        learnt, stops = np.zeros(len(text.text), bool), set[int]()
         for number in self._chosen(conversation):
             start, end, stop = self._region(chat, number)
             if chat.form.marks and conversation.messages[number]["role"] == ASSISTANT:

@@ -38,7 +38,7 @@ def test_what_is_learnt(options: dict[str, Any], wanted: list[str]) -> None:
 def test_all_learns_every_token() -> None:
     encoder = encoder_for("chatml", loss="all")
     chat = encoder({"messages": FOUR})
-    assert (chat.labels == chat.input_ids).all() and len(chat.stops) == 2
+    assert (chat.labels == chat.input_ids).all() and len(chat.stops) == 4
 
 
 @pytest.mark.parametrize("key", [{"train": False}, {"weight": 0}])
@@ -180,6 +180,19 @@ def test_a_token_that_joins_an_answer_with_what_is_read_is_refused() -> None:
     encoder = ChatEncoder(tokenizer, ChatConfig())
     with pytest.raises(ValueError, match="the token ':b' joins what is learnt with what is not"):
         encoder({"messages": [user("c"), answer("b")]})
+
+
+def test_a_content_that_is_dropped_beside_a_call_is_refused() -> None:
+    row = {
+        "messages": [user("погода?"), answer("I look.", tool_calls=[CALL]), user("и?"), answer("Rain.")],
+        "tools": TOOLS,
+    }
+    with pytest.raises(ValueError, match=r"leaves out content of message 2 \(assistant\)"):
+        encoder_for("llama3_1")(row)
+    encoder = encoder_for("llama3_1", unseen="allow")
+    chat = encoder(row)
+    assert chat.notes == ("the template leaves out content of message 2 (assistant)",)
+    assert runs(encoder, chat)[0] == TEMPLATES["llama3_1"]["call"] + "<|eot_id|>"
 
 
 def test_control_tokens_are_added_once_and_end_texts(caplog: pytest.LogCaptureFixture) -> None:

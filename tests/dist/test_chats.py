@@ -1,0 +1,58 @@
+"""Conversations train alike under every plan, and a chat model is exported with its template and answers in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.metrics import training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import TINY, recipe_of
+from transformers import AutoTokenizer
+from trireme.launch.cli import main
+from trireme.trainer.build import train
+from trireme.trainer.checkpoint.export.export_folder import export
+
+TOLERANCE = 1e-4
+CHATS = [
+    "data=python_chat",
+    "data.source.longest=30",
+    "data.chat.unseen=allow",
+    "data.tokenizer.vocab_size=512",
+    "data.block_size=96",
+    "trainer.max_steps=5",
+    "checkpoint.at_end=true",
+]
+
+
+def _train(run_dir: Path, overrides: list[str]) -> None:
+    train(recipe_of(TINY, run_dir, *overrides))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("chats") / "run"
+    _train(run_dir, CHATS)
+    return run_dir
+
+
+@pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "pp_1f1b"])
+def test_a_plan_gives_the_trajectory_of_one_process(tmp_path: Path, one: Path, plan: str) -> None:
+    run_ranks(_train, 2, tmp_path, [*CHATS, f"plan={plan}"])
+    alone, spread = training(one), training(tmp_path)
+    assert len(alone) == len(spread) == 5
+    assert worst_difference(alone, spread, ("loss", "grad_norm")) < TOLERANCE
+
+
+def test_an_export_has_the_template_and_answers(one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export(str(one), str(tmp_path / "out"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True
+    )
+    assert asked == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.eos_token == "<|im_end|>" and len(tokenizer(asked, add_special_tokens=False)["input_ids"]) < 20
+    options = ["--chat", "--prompt", "Where is copy from?", "--temperature", "0", "--max-new-tokens", "5"]
+    assert main(["generate", str(folder), *options]) == 0
+    assert "im_start" not in capsys.readouterr().out
+    assert '--chat --prompt "..."' in (one / "log.txt").read_text()
