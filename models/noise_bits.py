@@ -1,0 +1,126 @@
+"""Dropout masks and uniform numbers for whole tensors, from a key for each row and an index for each column.
+
+A tensor [..., columns] is seen as rows x columns. The key of a row already holds the seed, the step, the module, the
+sample and the place in it; here only the column is hashed in. Dropout takes 16 bits for each element, two elements from
+one hash, so its probability is a multiple of 1/65536. The backward pass draws the mask again instead of keeping it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .noise_hash import FIRST, SECOND, index_keys, mix, place_keys
+
+CHUNK = 2**17
+"""Elements that are drawn at once on a CPU, so that what is between the operations stays in its cache."""
+LEVELS = 2**16
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The last axis of a tensor."""
+
+    first: int = 0
+    """Index of its first column in the whole tensor, of which a tensor rank may hold a part."""
+    places: Tensor | None = None
+    """Index of each column, [samples, 1 ..., columns], if samples differ in it; None counts from ``first``."""
+    pairs: bool = True
+    """Whether two columns share a hash; not where ``places`` may be given, since they need not be consecutive."""
+
+
+def dropout(values: Tensor, rows: Tensor, columns: Columns, share: float) -> Tensor:
+    """``values`` with a share of the elements set to zero and the others divided by what is left; differentiable.
+
+    Args:
+        values: floating point, [..., columns].
+        rows: int32 keys, of the shape of ``values`` without its last axis.
+        share: probability that an element is dropped; rounded to 1/65536.
+    """
+    level = round(share * LEVELS)
+    if level == 0:
+        return values
+    if level >= LEVELS:
+        return values * 0
+    if torch.compiler.is_compiling():
+        kept = _kept(rows, columns, level, values.shape[-1])
+        return values * kept.to(values.dtype) * (LEVELS / (LEVELS - level))
+    return _Dropout.apply(values, rows, columns, level)  # type: ignore[return-value]
+
+
+def uniform(rows: Tensor, columns: int) -> Tensor:
+    """Numbers in (-1, 1), fp32, [*rows.shape, columns]: odd multiples of 2^-24, each as likely as any other."""
+    keys = mix(rows.unsqueeze(-1) ^ index_keys(columns, 0, rows.device))
+    positive = (keys >> 8) & 0xFFFFFF
+    return (2 * positive + 1 - 2**24).float() * 2.0**-24
+
+
+def chance(rows: Tensor) -> Tensor:
+    """One number in (0, 1) for each key, fp32."""
+    return (uniform(rows, 1).squeeze(-1) + 1) / 2
+
+
+class _Dropout(torch.autograd.Function):
+    """Multiplies by the mask, in the backward pass by the same mask drawn again."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tensor:
+        ctx.save_for_backward(rows)  # type: ignore[attr-defined]
+        ctx.rest = columns, level  # type: ignore[attr-defined]
+        return _dropped(values, rows, columns, level)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _dropped(gradient, rows, *ctx.rest), None, None, None  # type: ignore[attr-defined]
+
+
+def _dropped(values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tensor:
+    if not columns.pairs:
+        kept = _kept(rows, columns, level, values.shape[-1])
+        return (values * kept.to(values.dtype)).mul_(LEVELS / (LEVELS - level))
+    count = values.shape[-1]
+    flat, keys = values.reshape(-1, count), rows.reshape(-1, 1)
+    size = max(CHUNK // max(count, 1), 1) if values.device.type == "cpu" else max(len(flat), 1)
+    result = torch.empty_like(flat, memory_format=torch.contiguous_format)
+    first, last = columns.first // 2, (columns.first + count + 1) // 2
+    of_pairs, skipped = index_keys(last - first, first, rows.device), columns.first % 2
+    for start in range(0, len(flat), size):
+        part, out = flat[start : start + size], result[start : start + size]
+        lanes = _lanes(keys[start : start + size], of_pairs)[:, skipped : skipped + count]
+        kept = torch.ge(lanes, level - LEVELS // 2, out=torch.empty_like(out))
+        torch.mul(part, kept, out=out)
+        out.mul_(LEVELS / (LEVELS - level))
+    return result.view(values.shape)
+
+
+def _lanes(rows: Tensor, pairs: Tensor) -> Tensor:
+    """Uniform 16-bit integers, [rows, 2 x pairs], by ``mix`` in place, without its first step: both keys are mixed.
+
+    A shift that repeats the sign, as torch's, only loses one of 32 bits before the last product.
+    """
+    values = rows ^ pairs
+    values.mul_(FIRST)
+    values.bitwise_xor_(values >> 15)
+    values.mul_(SECOND)
+    values.bitwise_xor_((values >> 16).bitwise_and_(0xFFFF))
+    return values.view(torch.int16)
+
+
+def _kept(rows: Tensor, columns: Columns, level: int, count: int) -> Tensor:
+    """Which elements are kept, [*rows.shape, columns], in operations that a compiler can fuse."""
+    if columns.pairs:
+        first, last, skipped = columns.first // 2, (columns.first + count + 1) // 2, columns.first % 2
+        pairs = index_keys(last - first, first, rows.device)
+        values = (rows.unsqueeze(-1) ^ pairs) * FIRST
+        values = (values ^ (values >> 15)) * SECOND
+        values = values ^ ((values >> 16) & 0xFFFF)
+        # The lower and the upper half of each hash, one after the other, as they lie in memory.
+        lanes = torch.stack(((values << 16) >> 16, values >> 16), dim=-1).flatten(-2)
+        return lanes[..., skipped : skipped + count] >= level - LEVELS // 2
+    keys = index_keys(count, columns.first, rows.device) if columns.places is None else place_keys(columns.places)
+    return (mix(rows.unsqueeze(-1) ^ keys) >> 16) >= level - LEVELS // 2
