@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-NOT_AT_RANDOM = (
-    *((name, 0.0) for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")),
-    ("apply_spec_augment", False),
-)
+NOT_AT_RANDOM = (("apply_spec_augment", False),)
 """Configuration fields of what transformers drops at random by generators that depend on the rank."""
 
 
@@ -130,7 +127,7 @@ class ModelFamily:
     initial: tuple[tuple[str, float], ...] = ()
     """(pattern, value) of parameters that transformers leaves without a value when it draws initial weights."""
     fixed: tuple[tuple[str, Any], ...] = ()
-    """(configuration field, value) that training needs, whatever the recipe says: (``layerdrop``, 0.0)."""
+    """(configuration field, value) that training needs, whatever the recipe says: (``apply_spec_augment``, False)."""
     untied: tuple[tuple[str, Any, str], ...] = ()
     """(configuration field, value, parameter) of parameters that transformers ties to the embedding, although the
     architecture has them apart where the field has this value."""
@@ -242,8 +239,8 @@ def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
 def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
     """The family of a model of sounds: convolutions over a waveform, and one stack of blocks over their frames.
 
-    Whole layers and spans of frames that transformers drops at random are not dropped: it draws them from generators
-    that depend on the rank. Collators mask the sound instead.
+    Spans of frames that transformers drops at random are not dropped: it draws them from generators that depend on the
+    rank. Collators mask the sound instead.
 
     Args:
         others: fields of ``ModelFamily``.

@@ -49,6 +49,9 @@ class ModelConfig:
     """Begin the head at random, also if the weights hold one (for other labels than those of the weights)."""
     resize_embeddings: bool = False
     """Give the model as many embeddings as the tokenizer has tokens; those that the weights lack begin at random."""
+    neftune_alpha: float | None = None
+    """Add uniform noise to the embeddings of tokens in training (NEFTune), in +-alpha / sqrt(tokens of the sample x
+    width). The paper uses 5, 10 and 15 for instruction tuning. Evaluation, generation and exports have none."""
     architecture: str | None = None
     """Dotted path of a model class, derived from transformers' ``PreTrainedModel``, which is built for every task;
     ``config`` holds the fields of its configuration class. ``family`` may name a family of your own beside it."""
@@ -82,6 +85,11 @@ class ModelConfig:
         elif self.attention is not None and self.attention not in self.spec.attention:
             offered = " or ".join(self.spec.attention)
             yield (f"attention={self.attention!r} is not offered by {self.spec.title}; use {offered}")
+        if self.neftune_alpha is not None and not 0 < self.neftune_alpha < float("inf"):
+            yield f"neftune_alpha={self.neftune_alpha} must be greater than 0; use 5, or null for no noise"
+        spec = families().get(family)
+        if self.neftune_alpha is not None and spec is not None and not spec.embeddings:
+            yield f"neftune_alpha={self.neftune_alpha} needs embeddings of tokens; leave it out for {spec.title}"
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
             yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
 

@@ -112,6 +112,7 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "which architectures have a head: an Auto class has no public list",
     ),
     "_TYPES": ("safetensors.torch:_TYPES", "names of types in a file's header"),
+    "_attn_implementation": ("transformers:PreTrainedConfig._attn_implementation", "the kernel that a model was given"),
     "_from_config": ("transformers:PreTrainedModel._from_config", "a model's class builds itself on the meta device"),
     "_get_feat_extract_output_lengths": (
         "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",

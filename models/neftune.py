@@ -1,0 +1,64 @@
+"""NEFTune: uniform noise on the embeddings of tokens in training (https://arxiv.org/abs/2310.05914).
+
+The noise of each number lies in +-alpha / sqrt(L d), where d is the width of the embedding, and L the tokens of the
+sample itself: without padding, and in packed rows of the document alone. It is a function of (seed, step, sample,
+position, feature), so it is the same under every plan and after a resume. Outside of training there is none.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .family import ModelFamily
+from .find_blocks import embeddings_of
+from .noise import Noise, Site
+from .noise_bits import uniform
+from .noise_hash import text_key
+from .noise_keys import MicroKeys
+
+
+def add_neftune(model: nn.Module, family: ModelFamily, noise: Noise) -> None:
+    """Add noise behind every embedding with the weight of the token embedding: an encoder and a decoder have one each,
+    and later stages of a pipeline have none."""
+    weights = {id(module.weight) for module in token_embeddings(model, family)}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and id(module.weight) in weights:
+            site = Site(name, torch.tensor(text_key("neftune", name), dtype=torch.int32, device="cpu"))
+            module.__dict__["neftune_hook"] = module.register_forward_hook(partial(_noisy, noise, site))
+
+
+def token_embeddings(model: Any, family: ModelFamily) -> list[nn.Embedding]:
+    """The embeddings of tokens that ``model`` has; none for models of pictures and sounds."""
+    found: list[Any] = [module for _, module in embeddings_of(model, family)]
+    if not found and hasattr(model, "get_input_embeddings"):  # a backbone without head has other paths
+        with suppress(AttributeError, NotImplementedError):
+            found = [model.get_input_embeddings()]
+    return [module for module in found if isinstance(module, nn.Embedding)]
+
+
+def _noisy(noise: Noise, site: Site, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    rows = noise.rows_of(site, output.shape) if module.training else None
+    if rows is None or noise.keys is None or noise.neftune_alpha is None:
+        return output
+    length = own_lengths(noise.keys, site, args[0])
+    bound = noise.neftune_alpha / (length * output.shape[-1]).sqrt()
+    return output + (uniform(rows, output.shape[-1]) * bound.unsqueeze(-1)).to(output.dtype)
+
+
+def own_lengths(keys: MicroKeys, site: Site, tokens: Tensor) -> Tensor:
+    """Tokens of the sample or document of each token: [rows, 1] or [rows, length], fp32.
+
+    Args:
+        tokens: [rows, length], or several rows for each sample.
+    """
+    found = keys.target_lengths if "decoder" in site.name.split(".") else keys.lengths
+    if found is None or found.shape[1] not in (1, tokens.shape[1]):
+        return torch.full((1, 1), float(tokens.shape[1]), device=tokens.device)
+    if len(found) != len(tokens):
+        found = found.repeat_interleave(len(tokens) // len(found), 0)
+    return found.clamp(min=1).float()

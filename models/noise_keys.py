@@ -1,0 +1,174 @@
+"""The keys of one micro-batch, and how a tensor of any shape finds a key for each of its rows.
+
+The first axis of a hidden state counts samples. Its other axes are coordinates in a sample, each hashed in by its index
+in the whole model's tensor, so padding, micro-batches and ranks do not change what an element draws. In packed rows of
+tokens, the key of a token is made of its document and of its position there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .noise_hash import index_keys, mix, number_keys, place_keys, text_key
+
+Pair = tuple[Tensor, Tensor]
+"""Two int32 keys of the same thing, which together hold 64 bits; coordinates are hashed into the first."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a tensor that one of several tensor ranks holds."""
+
+    rank: int
+    """Number of the tensor rank."""
+    border: Any
+    """Has ``sequence``: whether hidden states between the split parts are split by position now."""
+    width: int
+    """Features of whole hidden states."""
+    features: bool = False
+    """Whether hidden states are split by feature here, as between a column and a row projection."""
+    gathered: bool = False
+    """Whether sequences are whole here in any case, as in what feeds a projection."""
+    ranks: int = 1
+    """Number of tensor ranks."""
+    groups: int = 1
+    """Groups of heads, of each of which a rank holds some."""
+
+    def heads(self, count: int, device: torch.device) -> Tensor:
+        """Numbers of the ``count`` heads on this rank among all of them."""
+        inside = count // self.groups
+        own = torch.arange(inside, device=device) + self.rank * inside
+        return (own + torch.arange(self.groups, device=device)[:, None] * inside * self.ranks).flatten()
+
+    def first(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """For each axis, the index in the whole tensor of the first element on this rank."""
+        if len(shape) == 4:
+            split = 1  # attention probabilities are split by head
+        elif self.features or shape[-1] not in (1, self.width):
+            split = len(shape) - 1
+        else:
+            split = 1 if self.border.sequence and not self.gathered and len(shape) == 3 else -1
+        return tuple(self.rank * size if axis == split else 0 for axis, size in enumerate(shape))
+
+
+@dataclass
+class MicroKeys:
+    """Keys of the samples of one micro-batch, under the seed and the step of the run."""
+
+    step: Pair
+    """Keys of (seed, step), [1]."""
+    rows: Pair
+    """Keys of each row's sample, [rows]."""
+    documents: Pair | None = None
+    """Keys of each token's document, [rows, length], in packed rows; None if a row is one sample."""
+    places: Tensor | None = None
+    """Position of each token in its document, [rows, length], in packed rows."""
+    lengths: Tensor | None = None
+    """Tokens of the sample or document that a token belongs to, [rows, 1] or [rows, length]; None: the whole row."""
+    target_lengths: Tensor | None = None
+    """Tokens of each sample on the side of the decoder, [rows, 1], in a model that has one."""
+    time_first: bool = False
+    """Whether the model has hidden states [length, samples, features]."""
+    visits: dict[int, int] = field(default_factory=dict)
+    """How often each module was entered, since a forward pass may run a module several times."""
+    found: dict[tuple, Pair] = field(default_factory=dict)
+    """What ``of_rows`` gave for a shape."""
+
+    def of_rows(self, shape: Sequence[int], part: Part | None = None) -> Pair:
+        """Keys for the rows of a tensor of ``shape``: int32, of that shape without its last axis."""
+        if part is not None and part.groups > 1 and len(shape) == 4:
+            whole = self.of_rows((shape[0], shape[1] * part.ranks, *shape[2:]))
+            heads = part.heads(shape[1], whole[0].device)
+            return whole[0][:, heads], whole[1][:, heads]
+        first = (0,) * len(shape) if part is None else part.first(shape)
+        if torch.compiler.is_compiling():
+            return self._of_rows(tuple(shape), first)
+        key = (*shape, first)
+        if key not in self.found:
+            self.found[key] = self._of_rows(tuple(shape), first)
+        return self.found[key]
+
+    def of_samples(self, length: int, part: Part | None = None) -> Pair:
+        """Keys of the documents of packed rows, [rows, length], else of the samples, [rows]."""
+        if self.documents is None:
+            return self.rows
+        first = 0 if part is None else part.first((len(self.rows[0]), length, 1))[1]
+        return self.documents[0][:, first : first + length], self.documents[1][:, first : first + length]
+
+    def _of_rows(self, shape: tuple[int, ...], first: tuple[int, ...]) -> Pair:
+        count, outer, inner = len(self.rows[0]), shape[0], shape[1:-1]
+        if self.time_first and len(shape) > 2 and shape[1] == count:
+            found = _inside(self.rows, (outer, *shape[2:-1]), (0, *first[2:-1]))
+            return found[0].transpose(0, 1), found[1].transpose(0, 1)
+        if outer == count:
+            return self._of_tokens(inner, first[1:-1]) or _inside(self.rows, inner, first[1:-1])
+        if outer and outer % count == 0:  # heads, windows or positions beside the samples, in one axis
+            inner, first = (outer // count, *inner), (0, *first[1:-1])
+            found = self._of_tokens(inner, first) or _inside(self.rows, inner, first)
+            return found[0].flatten(0, 1), found[1].flatten(0, 1)
+        # What samples share, such as embeddings of positions, is one draw for all of them.
+        found = _inside(self.step, (outer, *inner), (0, *first[1:-1]))
+        return found[0].squeeze(0), found[1].squeeze(0)
+
+    def _of_tokens(self, inner: tuple[int, ...], first: tuple[int, ...]) -> Pair | None:
+        """Keys by token, if the last of the axes between samples and columns counts tokens of packed rows.
+
+        Args:
+            inner: (tokens,) of hidden states; (heads, queries) of attention probabilities.
+        """
+        if self.documents is None or self.places is None or len(inner) not in (1, 2):
+            return None
+        length = self.places.shape[1]
+        if first[-1] + inner[-1] > length or (length % inner[-1] if len(inner) == 1 else inner[-1] != length):
+            return None
+        tokens = slice(first[-1], first[-1] + inner[-1])
+        keys, others, places = self.documents[0][:, tokens], self.documents[1][:, tokens], self.places[:, tokens]
+        if len(inner) == 2:
+            heads = index_keys(inner[0], first[0], keys.device)
+            keys, others, places = mix(keys[:, None] ^ heads[:, None]), others[:, None], places[:, None]
+        keys = mix(keys ^ place_keys(places))
+        return keys, others.expand_as(keys)
+
+
+def micro_keys(
+    step: tuple[int, int],
+    samples: Tensor,
+    documents: Tensor | None = None,
+    places: Tensor | None = None,
+    time_first: bool = False,
+) -> MicroKeys:
+    """The keys of a micro-batch.
+
+    Args:
+        step: ``step_keys`` of the seed and the step.
+        samples: number of each row's sample, [rows], int64.
+        documents: number of each token's document, [rows, length], int64, where rows are packed.
+        places: position of each token in its document, [rows, length].
+    """
+    start = tuple(torch.tensor([value], dtype=torch.int32, device=samples.device) for value in step)
+    return MicroKeys(
+        (start[0], start[1]),
+        number_keys(samples, *step),
+        None if documents is None else number_keys(documents, *step),
+        None if documents is None else places,
+        time_first=time_first,
+    )
+
+
+def step_keys(seed: int, step: int) -> tuple[int, int]:
+    """Two keys of an optimizer step of a run."""
+    return text_key(seed, step, "first"), text_key(seed, step, "second")
+
+
+def _inside(keys: Pair, sizes: Sequence[int], first: Sequence[int]) -> Pair:
+    """Keys [rows, *sizes] of coordinates in each row, of which ``keys`` [rows] are given."""
+    found, others = keys
+    for size, start in zip(sizes, first, strict=True):
+        found = mix(found.unsqueeze(-1) ^ index_keys(size, start, found.device))
+        others = others.unsqueeze(-1)
+    return found, others.expand_as(found)
