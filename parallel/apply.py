@@ -2,11 +2,13 @@
 
 1. pipeline    first, because a rank need not process blocks of other ranks (``pipeline/cut.py``, before this file)
 2. tensor      before any wrapper, because wrappers must see the split parameters
-3. recompute   before compile, so that the compiled block contains the recomputation
-4. compile     per block, so that one graph serves all blocks; before FSDP, which adds hooks to the blocks
-5. FSDP        shards this rank's part of each parameter, while it is on the meta device and takes no memory
-6. materialise moves the module off the meta device and loads this rank's part of the weights, one tensor at a time
-7. DDP         last, because it registers hooks on the final parameters
+3. noise       after tensor, which says what of a hidden state this rank holds; before recompute and compile, so that
+               both contain it (only where a model is trained)
+4. recompute   before compile, so that the compiled block contains the recomputation
+5. compile     per block, so that one graph serves all blocks; before FSDP, which adds hooks to the blocks
+6. FSDP        shards this rank's part of each parameter, while it is on the meta device and takes no memory
+7. materialise moves the module off the meta device and loads this rank's part of the weights, one tensor at a time
+8. DDP         last, because it registers hooks on the final parameters
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from transformers import PreTrainedModel
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import blocks_of
+from ..models.noise import Noise
+from ..models.noise_keys import Part
+from ..models.noise_sites import add_noise
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
@@ -27,19 +32,25 @@ from .tensor import parallelize_tensor, tie
 from .tensor_shards import copy_part
 
 
-def parallelize(root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh) -> None:
-    """Apply steps 2 to 5 in place, on the meta device.
+def parallelize(
+    root: nn.Module, part: PreTrainedModel, family: ModelFamily, plan: Plan, mesh: Mesh, noise: Noise | None = None
+) -> None:
+    """Apply steps 2 to 6 in place, on the meta device.
 
     Args:
         root: the module that forward passes call: ``part`` itself, or the pipeline stage around it.
         part: the model, or this stage's part of it.
+        noise: source of the noise of training; None if the model is not trained.
     """
+    parts: dict[nn.Module, Part] = {}
     if mesh.degrees.tensor > 1:
         assert mesh.axes is not None
-        parallelize_tensor(part, family, mesh.axes["tensor"], plan.sequence_parallel)
+        parts = parallelize_tensor(part, family, mesh.axes["tensor"], plan.sequence_parallel)
+    if noise is not None:
+        add_noise(part, family, noise, parts)
     blocks = blocks_of(part, family)
     if plan.recompute != "none":
-        recompute(blocks, plan.recompute)
+        recompute(blocks, plan.recompute, noise)
     if plan.compile:
         for block in blocks:
             block.compile(dynamic=False)

@@ -26,6 +26,9 @@ class MicroBatch:
     """Position of each sample in the endless stream of the run (int64); -1 for one that only fills a place."""
     length: int
     """Tokens in the inputs (or patches, or frames), padding not counted."""
+    documents: Tensor | None = None
+    """[rows, length], number of each token's document (int64), other numbers in every pass; -1 for padding. None if
+    every row is one sample."""
 
     @property
     def rows(self) -> int:
@@ -39,6 +42,7 @@ class MicroBatch:
             inputs=map_tensors(self.inputs, function),
             targets=map_tensors(self.targets, function),
             samples=function(self.samples),
+            documents=None if self.documents is None else function(self.documents),
         )
 
     def to(self, device: torch.device) -> MicroBatch:

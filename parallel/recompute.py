@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from ..models.noise import Noise
+
 _aten = torch.ops.aten
 KEPT = {
     _aten.mm.default,
@@ -23,24 +25,28 @@ KEPT = {
 """Operations whose results ``selective`` keeps, because they cost much more to compute than to store."""
 
 
-def recompute(blocks: Iterable[nn.Module], how: str) -> None:
+def recompute(blocks: Iterable[nn.Module], how: str, noise: Noise | None = None) -> None:
     """Wrap the forward of every block, so that its activations are recomputed.
 
     Args:
         how: ``full`` keeps a block's input only; ``selective`` keeps matrix products and attention as well.
+        noise: what the blocks draw from, both times alike.
     """
     contexts = {"context_fn": functools.partial(create_selective_checkpoint_contexts, _policy)}
     options = contexts if how == "selective" else {}
     for block in blocks:
-        block.forward = _wrapped(block, block.forward, options)
+        block.forward = _wrapped(block, block.forward, options, noise)
 
 
-def _wrapped(block: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _wrapped(
+    block: nn.Module, forward: Callable[..., Any], options: dict[str, Any], noise: Noise | None
+) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         if not (torch.is_grad_enabled() and block.training):  # evaluation and generation have no backward
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+        twice = forward if noise is None else noise.again(forward)
+        return checkpoint(twice, *args, use_reentrant=False, **options, **kwargs)
 
     return run
 

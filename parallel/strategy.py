@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..models.noise import Noise
+from ..models.noise_sites import remove_noise
 from .coupled_loss import CoupledTask, feature_gradients, noise_state, restore_noise
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch
+from .micro_batch_noise import noise_of
 from .plan import Plan
 
 if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a recipe does not need them
@@ -104,6 +107,8 @@ class Strategy(ABC):
         self.plan = plan
         self.mesh = mesh
         self.family = family
+        self.noise: Noise | None = None
+        """Source of the noise of training; None if the model is not trained. Set before ``place``."""
 
     @property
     @abstractmethod
@@ -117,6 +122,10 @@ class Strategy(ABC):
     @abstractmethod
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         """Build the optimizer over the placed parameters."""
+
+    def end_noise(self) -> None:
+        """Give the modules back the classes that they had before their noise; training is over."""
+        remove_noise(self.module)
 
     @abstractmethod
     def set_training(self, mode: bool) -> None:
@@ -133,7 +142,7 @@ class Strategy(ABC):
         micro_batches = [micro.to(device) for micro in batch.micro_batches]
         for micro in micro_batches:
             noise.append(noise_state(device))
-            with torch.no_grad():
+            with torch.no_grad(), noise_of(self.noise, micro):
                 parts.append(task.features(self.outputs(micro)))
         gradients = feature_gradients(task, parts, micro_batches, self.mesh)
         for number, micro in enumerate(micro_batches):
@@ -142,7 +151,8 @@ class Strategy(ABC):
             def surrogate(outputs: Any, micro: MicroBatch, number: int = number) -> Tensor:
                 return gradients.surrogate(number, task.features(outputs))
 
-            self.backward(micro, surrogate, lambda: counts.result()[0], last=number == len(micro_batches) - 1)
+            with noise_of(self.noise, micro):
+                self.backward(micro, surrogate, lambda: counts.result()[0], last=number == len(micro_batches) - 1)
         return StepLoss(gradients.loss, *counts.result())
 
     def outputs(self, micro: MicroBatch) -> Any:

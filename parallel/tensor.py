@@ -11,7 +11,7 @@ last one. Pipeline stages therefore exchange whole hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily, TensorPlan
 from ..models.find_blocks import blocks_of, embeddings_of, heads_of
+from ..models.noise_keys import Part
 from .tensor_styles import (
     Border,
     own_parameters,
@@ -37,13 +38,16 @@ from .tensor_styles import (
 
 def parallelize_tensor(
     part: PreTrainedModel, family: ModelFamily, mesh: DeviceMesh, sequence_parallel: bool = False
-) -> None:
+) -> dict[nn.Module, Part]:
     """Split ``part`` (a model on the meta device, or one pipeline stage of it) over ``mesh``, in place.
 
     Every parameter becomes a DTensor. Logits are DTensors, split over the vocabulary.
 
     Args:
         mesh: the one-dimensional mesh of the axis ``tensor``.
+
+    Returns:
+        What this rank holds of the hidden states that a module of a block sees, for its noise.
 
     Raises:
         ValueError: the family has no tensor plan, or its sizes do not divide (``check_tensor`` finds both earlier).
@@ -73,6 +77,8 @@ def parallelize_tensor(
         blocks[-1].register_forward_hook(partial(_join_sequence, inside))
     for target, source in tied.items():
         _set(part, target, part.get_parameter(source))
+    width = getattr(part.config.get_text_config(), "hidden_size", 0)
+    return {module: found for block in blocks for module, found in _noise_parts(block, plan, inside, width)}
 
 
 def tie(part: PreTrainedModel) -> None:
@@ -153,6 +159,21 @@ def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border
         for where, attribute in divided:
             if where == path and hasattr(module, attribute):
                 _divide(module, attribute, ranks)
+
+
+def _noise_parts(block: nn.Module, plan: TensorPlan, border: Border, width: int) -> Iterator[tuple[nn.Module, Part]]:
+    """What this rank holds of hidden states: inside of a row projection, as in its adapters, some of the features."""
+    row = tuple(f"{path}." for path in plan.row if path not in plan.scattered)
+    gathered = tuple(f"{path}." for path in (*plan.column, *plan.key_value, *plan.row))
+    groups = max(
+        dict(plan.fused).get(path, 1) for path in plan.row
+    )  # of heads, which reach the projection of attention
+    rank, ranks = border.mesh.get_local_rank(), border.mesh.size()
+    for path, module in block.named_modules():
+        yield (
+            module,
+            Part(rank, border, width, f"{path}.".startswith(row), f"{path}.".startswith(gathered), ranks, groups),
+        )
 
 
 def _divide(module: nn.Module, attribute: str, ranks: int) -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import heads_of
+from ..models.noise_sites import remove_noise
 from ..models.other_families import AUTO
 from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write
@@ -25,6 +26,7 @@ from .fsdp import gather, gather_once, reshard
 from .generate_in_step import generate_in_step
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch
+from .micro_batch_noise import noise_of
 from .plan import Plan
 from .precision import LossScale, autocast, set_backend
 from .strategy import (
@@ -59,7 +61,7 @@ class TorchStrategy(Strategy):
         self.roots = [self.stage_root(part) for part in self.parts]
         device = torch.device("cpu") if self.plan.fsdp.offload else self.mesh.device
         for root, part in zip(self.roots, self.parts, strict=True):
-            parallelize(root, part, self.family, self.plan, self.mesh)
+            parallelize(root, part, self.family, self.plan, self.mesh, self.noise)
             materialise(part, device, weights, self.source_names(part))
         self.after_placing()
 
@@ -91,6 +93,10 @@ class TorchStrategy(Strategy):
     def module(self) -> PreTrainedModel:
         return self.parts[0]
 
+    def end_noise(self) -> None:
+        for part in self.parts:
+            remove_noise(part)
+
     def set_training(self, mode: bool) -> None:
         for root in self.roots:
             root.train(mode)
@@ -106,7 +112,8 @@ class TorchStrategy(Strategy):
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             micro, last = micro.to(self.mesh.device), position == len(batch.micro_batches)
-            total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
+            with noise_of(self.noise, micro):
+                total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
         return StepLoss(total, *counts.result())
 
     def outputs(self, micro: MicroBatch) -> Any:

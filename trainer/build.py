@@ -238,6 +238,8 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         log.warning(note)
     for note in ignored_options(recipe, trainer.state.max_steps) if mesh.is_main else ():
         log.warning(note)
+    for note in trainer.strategy.noise.notes if mesh.is_main and trainer.strategy.noise else ():
+        log.warning(note)
     if trainer.averaged:
         _introduce_average(trainer)
     if checkpoint:

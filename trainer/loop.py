@@ -291,6 +291,8 @@ class Trainer:
 
     def _begin_step(self) -> None:
         self._seed_step()
+        if self.strategy.noise is not None:
+            self.strategy.noise.begin_step(self.recipe.seed, self.state.step)
         self.source_losses.begin_step(self._will_be_logged())
         size, batch = self.state.train_size, self.settings.global_batch_size
         if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
@@ -338,7 +340,8 @@ class Trainer:
     def _seed_step(self) -> None:
         """Seed every generator from (seed, step, data rank), so that a resume needs no generator state.
 
-        Dropout draws from torch's, and some models draw masks and layers from those of numpy and Python.
+        Dropout has keys of its own (``models/noise.py``). Fused attention kernels draw from torch's generator, and some
+        models from those of numpy and Python.
         """
         key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
@@ -373,6 +376,7 @@ class Trainer:
             self._finish_training()
         self.saving.end()
         self.emit("on_train_end")
+        self.strategy.end_noise()
 
     def _finish_training(self) -> None:
         left_early = (

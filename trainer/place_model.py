@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, build_on_meta
+from ..models.family import ModelFamily
+from ..models.neftune import token_embeddings
+from ..models.noise import Noise
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
@@ -72,6 +75,9 @@ def place(
         recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, recipe.data, state.max_steps
     )
     strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
+    if batch:
+        strategy.noise = Noise(recipe.model.neftune_alpha)
+        _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
     strategy.place(model, weights(blueprint))
     return Placed(strategy, blueprint, task, corpus, state)
 
@@ -93,6 +99,12 @@ def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> Weig
             yield from source(names)
 
     return weights
+
+
+def _refuse_neftune(alpha: float | None, blueprint: PreTrainedModel, family: ModelFamily) -> None:
+    if alpha is not None and not token_embeddings(blueprint, family):
+        why = f"adds noise to embeddings of tokens, and {family.title} has none"
+        raise UserError(Problem("model.neftune_alpha", why, "leave it out", alpha))
 
 
 def _initial_state(recipe: RecipeConfig, train_size: int | None, batch: dict[str, int]) -> TrainerState:

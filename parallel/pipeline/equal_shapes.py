@@ -59,9 +59,9 @@ def _padded(micro: MicroBatch, length: int, pad_token: int) -> MicroBatch:
     def pad(tensors: dict[str, Any], fill: dict[str, int]) -> dict[str, Tensor]:
         return {name: _pad(name, value, length - shape[1], shape, fill) for name, value in tensors.items()}
 
-    return replace(
-        micro, inputs=pad(micro.inputs, {"input_ids": pad_token}), targets=pad(micro.targets, {"labels": IGNORE})
-    )
+    documents = None if micro.documents is None else F.pad(micro.documents, (0, length - shape[1]), value=-1)
+    inputs, targets = pad(micro.inputs, {"input_ids": pad_token}), pad(micro.targets, {"labels": IGNORE})
+    return replace(micro, inputs=inputs, targets=targets, documents=documents)
 
 
 def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, fill: dict[str, int]) -> Tensor:

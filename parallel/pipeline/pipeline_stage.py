@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from ...models.noise import Noise
+from ..micro_batch_noise import noise_of_stage
 from ..plan import Plan
 from ..precision import DTYPES, autocast
 
@@ -31,8 +33,17 @@ class Stage(nn.Module):
     It is also the root module of FSDP, because the schedules control gradient reduction on the module that they call.
     """
 
-    def __init__(self, part: PreTrainedModel, first: bool, last: bool, hidden: HiddenStates, plan: Plan) -> None:
+    def __init__(
+        self,
+        part: PreTrainedModel,
+        first: bool,
+        last: bool,
+        hidden: HiddenStates,
+        plan: Plan,
+        noise: Noise | None = None,
+    ) -> None:
         super().__init__()
+        self.noise = noise
         self.part = part
         self.first, self.last = first, last
         self.hidden, self.plan = hidden, plan
@@ -42,10 +53,10 @@ class Stage(nn.Module):
 
         Args:
             received: token ids [batch, length] on the first stage, hidden states on the others.
-            inputs: other inputs of the model, such as attention mask and positions.
+            inputs: other inputs of the model, such as attention mask and positions, and what its noise depends on.
         """
         name = "input_ids" if self.first else "inputs_embeds"
-        with autocast(self.plan, received.device):
+        with noise_of_stage(self.noise, inputs), autocast(self.plan, received.device):
             output = self.part(**{name: received}, **inputs, use_cache=False).logits
         if self.last:
             return output

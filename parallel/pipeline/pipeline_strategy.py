@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class PipelineStrategy(TorchStrategy):
 
     def stage_root(self, part: PreTrainedModel) -> nn.Module:
         stage = self.stages[self.parts.index(part)]
-        return Stage(part, stage == 0, stage == self.last, self.hidden, self.plan)
+        return Stage(part, stage == 0, stage == self.last, self.hidden, self.plan, self.noise)
 
     def after_placing(self) -> None:
         self.pipeline = Pipeline(
@@ -72,7 +73,7 @@ class PipelineStrategy(TorchStrategy):
             total.add_(loss.detach())
             return loss * self.loss_weight(counts.result()[0])
 
-        with self.loss_context():
+        with self.loss_context(), nullcontext() if self.noise is None else self.noise.in_place():
             self.pipeline.step([micro.to(self.mesh.device) for micro in batch.micro_batches], weighted)
         return StepLoss(total, *counts.result())
 

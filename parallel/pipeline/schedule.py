@@ -25,6 +25,7 @@ from torch.distributed.pipelining import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from ..micro_batch import MicroBatch
+from ..micro_batch_noise import stage_inputs
 from ..plan import PipelineOptions
 from ..strategy import LossFunction
 from .equal_shapes import concatenated, pad_alike
@@ -91,13 +92,13 @@ class Pipeline:
             loss_function: called on the last stage only, with outputs that have logits, and with the micro-batch, which
                 is padded to the longest of the step. The backward pass starts from its result.
         """
-        micro_batches = pad_alike(micro_batches, self.pad_token)
+        given, micro_batches = micro_batches, pad_alike(micro_batches, self.pad_token)
         shape = (len(micro_batches), *micro_batches[0].inputs["input_ids"].shape)
         if shape != self._shape:
             self._schedule = None  # free the old buffers before new ones are allocated
             self._schedule, self._shape = self._build(*shape), shape
         self._micro_batches, self._loss_function = micro_batches, loss_function
-        inputs = concatenated(micro_batches)
+        inputs = concatenated(micro_batches) | stage_inputs(given, micro_batches)
         ids = inputs.pop("input_ids")
         numbers = torch.arange(len(micro_batches))  # as targets, they tell the loss function which micro-batch it gets
         self._schedule.step(*([ids] if self.holds_first else []), target=numbers, return_outputs=False, **inputs)

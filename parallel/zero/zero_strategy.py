@@ -21,11 +21,13 @@ from transformers import PreTrainedModel
 from ...models.build_model import WeightSource
 from ...models.family import ModelFamily
 from ...models.find_blocks import blocks_of
+from ...models.noise_sites import add_noise
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
 from ..generate_in_step import generate_in_step
 from ..mesh import Mesh
 from ..micro_batch import MicroBatch, StepBatch
+from ..micro_batch_noise import noise_of
 from ..plan import Plan
 from ..precision import DTYPES, autocast, cast_inputs, set_backend
 from ..strategy import (
@@ -75,10 +77,12 @@ class DeepSpeedStrategy(Strategy):
         load_operators(self.config)
         with quiet():
             deepspeed.init_distributed(dist_init_required=False, verbose=False)
+        if self.noise is not None:
+            add_noise(model, self.family, self.noise)
         if self.plan.recompute != "none":
             from ..recompute import recompute
 
-            recompute(blocks_of(model, self.family), self.plan.recompute)
+            recompute(blocks_of(model, self.family), self.plan.recompute, self.noise)
         self._module = model
         self._numbers = numbers_to_vectors(model)
         if self.dtype != torch.float32:
@@ -129,7 +133,8 @@ class DeepSpeedStrategy(Strategy):
         total = torch.zeros((), device=self.mesh.device)
         for position, micro in enumerate(batch.micro_batches, start=1):
             micro, last = micro.to(self.mesh.device), position == len(batch.micro_batches)
-            total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
+            with noise_of(self.noise, micro):
+                total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
         return StepLoss(total, *counts.result())
 
     def outputs(self, micro: MicroBatch) -> Any:

@@ -1,4 +1,4 @@
-"""The parity matrix: plan x family x accumulation x masks, against one process, for 20 steps in fp32.
+"""The parity matrix: plan x family x accumulation x masks or noise, against one process, for 20 steps in fp32.
 
 Decoders go through every plan, the other shapes of ``shapes.py`` through those without stages and pieces of tensors.
 ``make parity`` runs all of it, prints the table and writes ``docs/parity.md``; ``test_matrix.py`` runs a part.
@@ -23,7 +23,25 @@ TOLERANCE = 1e-4
 STEPS = 20
 GLOBAL_BATCH = 16
 FAMILIES = ("persimmon", "gpt_neox", "llama", "gpt2")
-MASKS = ("full", "uneven")
+MASKS = ("full", "uneven", "noise")
+"""What differs between the runs of a family: labels of all tokens, labels of some, and noise: NEFTune with alpha 5, and
+dropout 0.1 wherever the family has one."""
+DROPOUTS = {
+    "persimmon": ("hidden_dropout", "attention_dropout"),
+    "gpt_neox": ("hidden_dropout", "attention_dropout"),
+    "llama": ("attention_dropout",),
+    "gpt2": ("embd_pdrop", "attn_pdrop", "resid_pdrop"),
+    "masked_lm": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "sequence_classification": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "seq2seq_lm": ("dropout_rate",),
+    "image_classification": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "ctc": ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop"),
+    "contrastive": tuple(
+        f"{part}_config.{name}_dropout_prob" for part in ("text", "vision") for name in ("hidden", "attention_probs")
+    ),
+}
+"""Fields of the configuration, by family."""
+WITHOUT_TOKENS = ("image_classification", "ctc")
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,9 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
 
 
 def _masks(family: str, masks: str) -> list[str]:
+    if masks == "noise":
+        alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
+        return [*alpha, "model.attention=eager", *(f"model.config.{name}=0.1" for name in DROPOUTS[family])]
     if masks == "full":
         return []
     return SHAPES[family].uneven_labels if family in SHAPES else ["+collator._target_=helpers.masking.UnevenMasks"]

@@ -44,8 +44,8 @@ Every plan trains decoders ({", ".join(FAMILIES)}), and the plans without stages
 every other shape, for {STEPS} steps in fp32 on real gloo ranks. Each run is compared with one process that takes a
 whole batch at once: the loss and the norm of the global gradient of every step. A number is the largest relative
 difference of both over all steps, over accumulation {" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches
-that a pipeline runs count as 1), over full and uneven labels, on torch {torch.__version__}. All must stay under
-{TOLERANCE:.0e}. `make parity` makes these tables.
+that a pipeline runs count as 1), over full labels, uneven labels, and noise (NEFTune and every dropout), on torch
+{torch.__version__}. All must stay under {TOLERANCE:.0e}. `make parity` makes these tables.
 """
 TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes, by their task"}
 

@@ -10,6 +10,7 @@ from parity.matrix import LAYOUTS, SPREAD, TOLERANCE, Case, differences
 
 SMALL = [
     *(Case(plan, "persimmon", 4, "uneven") for plan in SPREAD),
+    *(Case(plan, "gpt2", 4, "noise") for plan in SPREAD),
     # One more family for each kind of plan: tied and fused (GPT-2), grouped queries (Llama), biases (GPT-NeoX).
     *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "tp", "tp_sp", "pp_1f1b", "3d_zero1")),
     *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_interleaved", "dp_tp")),

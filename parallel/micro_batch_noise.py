@@ -1,0 +1,75 @@
+"""The noise of a micro-batch of texts or of other samples: what it is a function of, found among the inputs.
+
+Noise on the embeddings of tokens needs the length of each sample without padding. Only this file knows where it stands.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..models.loss import IGNORE
+from ..models.noise import Noise
+from .micro_batch import MicroBatch
+
+SAMPLES, DOCUMENTS, LENGTHS = "noise_samples", "noise_documents", "noise_lengths"
+"""Names under which a pipeline hands to its stages what noise depends on."""
+
+
+def noise_of(noise: Noise | None, micro: MicroBatch) -> AbstractContextManager:
+    """The context in which the model runs ``micro``, forward and backward, for training."""
+    if noise is None:
+        return nullcontext()
+    packed = micro.documents is not None
+    lengths = targets = None
+    if noise.neftune_alpha and not packed:
+        lengths, targets = input_lengths(micro), target_lengths(micro)
+    places = micro.inputs.get("position_ids") if packed else None
+    return noise.running(noise.keys_of(micro.samples, micro.documents, places, lengths, targets))
+
+
+def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> dict[str, Tensor]:
+    """What stages of a pipeline need beside the inputs of the model, of all micro-batches, one after the other.
+
+    Args:
+        padded: the same micro-batches, padded to one length.
+    """
+    found = {SAMPLES: torch.cat([micro.samples for micro in padded])}
+    documents = [micro.documents for micro in padded if micro.documents is not None]
+    if documents:
+        return found | {DOCUMENTS: torch.cat(documents)}
+    return found | {LENGTHS: torch.cat([_lengths(micro) for micro in micro_batches])}
+
+
+def noise_of_stage(noise: Noise | None, inputs: dict[str, Tensor]) -> AbstractContextManager:
+    """The context in which a stage runs a micro-batch; takes what ``stage_inputs`` gave out of ``inputs``."""
+    samples, documents, lengths = (inputs.pop(name, None) for name in (SAMPLES, DOCUMENTS, LENGTHS))
+    if noise is None or samples is None:
+        return nullcontext()
+    places = inputs.get("position_ids") if documents is not None else None
+    return noise.running(noise.keys_of(samples, documents, places, lengths))
+
+
+def input_lengths(micro: MicroBatch) -> Tensor | None:
+    """Tokens of each sample, [rows, 1], from the mask of its padding; None if nothing is padded."""
+    mask = micro.inputs.get("attention_mask")
+    return mask.sum(1, keepdim=True) if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _lengths(micro: MicroBatch) -> Tensor:
+    found, tokens = input_lengths(micro), micro.inputs["input_ids"]
+    return tokens.new_full((len(tokens), 1), tokens.shape[1]) if found is None else found
+
+
+def target_lengths(micro: MicroBatch) -> Tensor | None:
+    """Tokens that the decoder reads of each sample, [rows, 1], in a model that has one; None if it is not known."""
+    mask = micro.inputs.get("decoder_attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return mask.sum(1, keepdim=True)
+    labels = micro.targets.get("labels")
+    if not isinstance(labels, Tensor) or labels.ndim != 2 or labels.is_floating_point():
+        return None
+    order = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    return torch.where(labels != IGNORE, order, 0).amax(1, keepdim=True)  # padding comes last, and has no labels
