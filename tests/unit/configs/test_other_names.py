@@ -89,7 +89,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("trainer.gradient_accumulation_steps=4", "write trainer.global_batch_size: "),
         ("per_device_train_batch_size=4", "write trainer.micro_batch_size=4"),
         ("report_to=wandb", "write tracker=tensorboard or none; another tracker is a callback"),
-        ("data.neftune_noise_alpha=5", "leave it out: there is no NEFTune noise yet"),
+        ("data.neftune_noise_alpha=5", "write model.neftune_alpha=5"),
         ("trainer.gradient_clipping=1.0", "write trainer.max_grad_norm=1.0"),
         ("+lora.r=8", "there are no adapters yet"),
         ("model.lora_r=8", "there are no adapters yet"),
