@@ -104,6 +104,8 @@ class Strategy(ABC):
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
 
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
+        self.after_micro_batch: Callable[[], None] = lambda: None
+        """Called when the gradient of a micro-batch is accumulated; never under a pipeline or for a coupled loss."""
         self.plan = plan
         self.mesh = mesh
         self.family = family

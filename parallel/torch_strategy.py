@@ -114,6 +114,7 @@ class TorchStrategy(Strategy):
             micro, last = micro.to(self.mesh.device), position == len(batch.micro_batches)
             with noise_of(self.noise, micro):
                 total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
+            self.after_micro_batch()
         return StepLoss(total, *counts.result())
 
     def outputs(self, micro: MicroBatch) -> Any:

@@ -14,6 +14,7 @@ from ..models.check_model import model_notes
 from ..models.flops import training_flops_per_token
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
+from .callback_list import CallbackList
 from .callbacks.callback import Callback
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
@@ -137,6 +138,7 @@ def build(
     if not automatic and own is None:
         trainer.before_first_step = partial(store.set_later_aside, checkpoint)
     _introduce(trainer, checkpoint)
+    trainer.emit("on_init_end")
     return trainer
 
 
@@ -199,8 +201,8 @@ def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str])
         raise UserError(unwritable(run_dir, error)) from None
 
 
-def _callbacks(recipe: RecipeConfig) -> dict[str, Callback]:
-    callbacks: dict[str, Callback] = {}
+def _callbacks(recipe: RecipeConfig) -> CallbackList:
+    callbacks = CallbackList()
     for name, component in recipe.callbacks.items():
         with component_errors(f"callbacks.{name}", locate(component["_target_"]), CONSTRUCTOR):
             callbacks[name] = instantiate(component)

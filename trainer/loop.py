@@ -19,7 +19,7 @@ from ..parallel.micro_batch import MicroBatch, StepBatch
 from ..parallel.strategy import StepLoss, StepResult
 from .cadence import due
 from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_parts
-from .checkpoint.layout import metric_of
+from .checkpoint.layout import metric_of, step_folder
 from .component import locate
 from .component_errors import component_errors
 from .data.token_checks import refuse_unknown_tokens
@@ -27,12 +27,12 @@ from .evaluation import Evaluation
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
+from .log_history import LogHistory
 from .saving import Saving
 from .set_metrics import set_metrics
 from .source_losses import SourceLosses
 from .sum_check import SumCheck
 from .train_batches import RunBatches
-from .trainer_state import NotTheirs
 from .training_clock import TrainingClock
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.mesh import Mesh
     from ..parallel.strategy import Strategy
-    from .callbacks.callback import Callback
+    from .callback_list import CallbackList
     from .checkpoint.store import Checkpoints
     from .data.corpus import Corpus
     from .ema import Ema
@@ -88,7 +88,7 @@ class Trainer:
     control: Control
     go_back: Callable[[Trainer], Path]
     """Restores the state of the newest complete checkpoint and returns its path (``rollback.roll_back``)."""
-    callbacks: dict[str, Callback]
+    callbacks: CallbackList
     store: Checkpoints
     ema: Ema | None = None
     flops_per_token: float | None = None
@@ -110,6 +110,7 @@ class Trainer:
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
+        self.history = LogHistory()
         self.evaluating = 0
         """Number of the current evaluation batch; 0 outside of evaluations."""
         writes = self.recipe.generation
@@ -134,6 +135,7 @@ class Trainer:
                 self.store.wait_for_copies()
                 with component_errors("optimizer", self.optimizer, "step", only_its_file=True):
                     result = self.strategy.optimizer_step(self.settings.max_grad_norm, self.schedule(self.state.step))
+                self.emit("on_optimizer_step")
                 if self.ema and not result.skipped:
                     self.ema.update()
                 self._end_step(batch, loss, result)
@@ -179,6 +181,7 @@ class Trainer:
         refuse_no_numbers(self.extra_metrics)
         self.metrics.update(line)
         self._note(training_parts(line, self.mesh.device))
+        self.history.lines.append(line)
         self.emit("on_log", line)
 
     def evaluate(self) -> dict[str, float]:
@@ -200,6 +203,7 @@ class Trainer:
             line["averaged"] = True  # the metrics are those of the averaged weights
         self.metrics.update(metrics)
         self._note(evaluation_parts(line))
+        self.history.lines.append(line)
         self.emit("on_evaluate", line)
         self.emit("on_log", line)
         self.leaving.limit.evaluation_took(time.monotonic() - began)
@@ -247,12 +251,19 @@ class Trainer:
 
     def emit(self, event: str, *details: Any) -> None:
         """Call ``event`` of every callback, in the recipe's order."""
-        state, control = self.state, self.control
-        for name, callback in self.callbacks.items():
-            with component_errors(f"callbacks.{name}", callback, event), state.read_only():
-                getattr(callback, event)(self, state, control, *details)
-                if self.state is not state or self.control is not control:
-                    raise NotTheirs("replaces trainer.state or trainer.control", "callbacks share them", "leave them")
+        self.callbacks.emit(self, event, *details)
+
+    @property
+    def total_flops(self) -> float | None:
+        """Floating-point operations of the whole run so far, by the same estimate as ``mfu``; None if not known."""
+        return None if self.flops_per_token is None else self.flops_per_token * self.state.tokens
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the best ``checkpoint.metric``, if it is known (callback ``best_model``) and kept."""
+        best = self.state.best_step
+        path = None if best is None else step_folder(self.store.root, best)
+        return path if path is not None and path.is_dir() else None
 
     # -- parts of a step --------------------------------------------------------------------------------------
 
@@ -277,6 +288,8 @@ class Trainer:
         cut = self.corpus.stats.train_tokens_cut
         if cut is not None and not self.state.step:
             self._once = {"train_tokens_cut": cut}
+        self.history.begin(self)
+        self.strategy.after_micro_batch = lambda: self.emit("on_substep_end")
         self.emit("on_train_begin")
         self.before_first_step()
         if self.control.stop:
@@ -329,6 +342,7 @@ class Trainer:
     def _counted(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         for batch in batches:
             self.evaluating += 1
+            self.emit("on_prediction_step")
             yield batch
 
     def _note(self, parts: list[str]) -> None:

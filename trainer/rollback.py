@@ -47,5 +47,6 @@ def roll_back(trainer: Trainer) -> Path:
     log.warning(
         "back from step %d to step %d; training goes on with sample %d of the stream", left, trainer.state.step, samples
     )
+    trainer.history.lines = [line for line in trainer.history.lines if line["step"] <= trainer.state.step]
     trainer.emit("on_train_begin")
     return checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -40,16 +41,24 @@ def test_events_come_in_order_on_every_rank(tmp_path: Path) -> None:
     ]
     run_ranks(_train, 2, tmp_path / "run", "plan=ddp", *recorder)
     expected = [
+        "init_end 0",
         "train_begin 0",
         "epoch_begin 0",
         "step_begin 0",
+        "substep_end 0",
+        "substep_end 0",
         "pre_optimizer_step 0",
+        "optimizer_step 0",
         "step_end 1",
         "log 1",
         "step_begin 1",
+        "substep_end 1",
+        "substep_end 1",
         "pre_optimizer_step 1",
+        "optimizer_step 1",
         "step_end 2",
         "log 2",
+        *["prediction_step 2"] * 4,
         "evaluate 2",
         "log 2",
         "pre_save 2",
@@ -234,3 +243,23 @@ def test_evaluate_before_the_first_step(tmp_path: Path) -> None:
     evaluated = [line for line in lines(tmp_path) if "eval_loss" in line]
     assert [line["step"] for line in evaluated] == [0, 2]
     assert evaluated[0]["eval_loss"] > evaluated[1]["eval_loss"]
+
+
+def test_callbacks_look_back_and_come_and_go(tmp_path: Path) -> None:
+    """On every rank and across a resume: the lines so far, the operations, and the best checkpoint."""
+    looks = [
+        "plan=ddp",
+        "callbacks=[minimal,best_model]",
+        "+callbacks.looks._target_=helpers.callbacks.LooksBack",
+        f"+callbacks.looks.path={tmp_path}/seen",
+        "trainer.eval_every=2",
+    ]
+    run_ranks(_train, 2, tmp_path / "run", *looks, "trainer.stop_at=4")
+    run_ranks(_train, 2, tmp_path / "run", *looks, "trainer.max_steps=6")
+    written = lines(tmp_path / "run")
+    best = min((line["eval_loss"], line["step"]) for line in written if "eval_loss" in line)[1]
+    for rank in (0, 1):
+        seen = json.loads((tmp_path / f"seen.{rank}").read_text())
+        assert [line["step"] for line in seen["lines"]] == [line["step"] for line in written]
+        assert seen["flops"] > 0 and seen["best"] == f"step_{best:08}"
+        assert seen["guest"] == [5], "it came with step 5 and left before step 6"

@@ -25,6 +25,9 @@ class Callback:
     needs_average = False
     """Whether it works on averaged weights, which a recipe without ``ema`` does not keep."""
 
+    def on_init_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Called once the trainer is built and a checkpoint is loaded; other callbacks can still be added here."""
+
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called after build and resume, before the first step."""
 
@@ -34,8 +37,15 @@ class Callback:
     def on_step_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called before the forward pass of a global batch."""
 
+    def on_substep_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Called when this rank has accumulated the gradient of one micro-batch; never under a pipeline, whose schedule
+        interleaves them, nor for a loss of the global batch (contrastive)."""
+
     def on_pre_optimizer_step(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called when the gradients of the global batch are ready but not yet clipped."""
+
+    def on_optimizer_step(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Called when the weights have changed, before ``state.step`` counts the step; gradients are freed already."""
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called after the optimizer step, which ``state.step`` already counts."""
@@ -45,6 +55,9 @@ class Callback:
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Called for every training line, and for every evaluation line (keys ``eval_*``)."""
+
+    def on_prediction_step(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Called before each batch of an evaluation; ``trainer.evaluating`` is its number."""
 
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Called after an evaluation, before its line is written."""

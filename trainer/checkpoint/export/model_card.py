@@ -18,10 +18,11 @@ import yaml
 
 from ....models.heads import HEADS
 from ....version import __version__
+from ...log_history import METRICS, lines_until
 from ...tasks.task import head_of
 from ..layout import RECIPE, step_of
 
-CARD, CURVE, METRICS = "README.md", "curve.png", "metrics.jsonl"
+CARD, CURVE = "README.md", "curve.png"
 MARK = "<!-- written by trireme -->"
 """Line by which a card of ours is told from one that a person wrote."""
 LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "deepspeed")
@@ -69,13 +70,9 @@ def write_card(checkpoint: Path, folder: Path) -> None:
 
 def evaluated(file: Path, step: int) -> dict[str, float]:
     """Metrics of the last evaluation up to ``step``, by name without ``eval_``."""
-    found: dict[str, float] = {}
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # a line that is being written
-            continue
-        if line.get("step", step + 1) <= step and any(name.startswith("eval_") for name in line):
+    found: dict[str, Any] = {}
+    for line in lines_until(file, step):
+        if any(name.startswith("eval_") for name in line):
             found = {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 

@@ -40,7 +40,9 @@ class Run:
         self.trainer: Any = SimpleNamespace(
             mesh=strategy.mesh,
             strategy=strategy,
-            settings=SimpleNamespace(log_every=1, eval_every=None, eval_at_end=False),
+            settings=SimpleNamespace(
+                log_every=1, eval_every=None, eval_delay=0, eval_at_end=False, global_batch_size=4
+            ),
             checkpoints=SimpleNamespace(every=None, at_end=False, metric="eval_loss", mode="min"),
             recipe=SimpleNamespace(
                 seed=7,

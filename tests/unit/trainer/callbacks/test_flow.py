@@ -6,9 +6,12 @@ from trireme.trainer.callbacks.early_stopping import EarlyStopping
 from trireme.trainer.callbacks.flow import Flow
 
 
-def calendar(run, *, log_every=4, eval_every=None, eval_at_end=False, every=None, at_end=False, stop_at=None):
+def calendar(
+    run, *, log_every=4, eval_every=None, eval_at_end=False, every=None, at_end=False, stop_at=None, eval_delay=0
+):
     """Steps at which each request stands after on_step_end, until Flow stops the run."""
     run.trainer.settings.log_every, run.trainer.settings.eval_every = log_every, eval_every
+    run.trainer.settings.eval_delay, run.trainer.settings.global_batch_size = eval_delay, 4
     run.trainer.settings.eval_at_end = eval_at_end
     run.trainer.checkpoints.every, run.trainer.checkpoints.at_end = every, at_end
     run.state.stop_at = stop_at or run.state.max_steps
@@ -16,6 +19,7 @@ def calendar(run, *, log_every=4, eval_every=None, eval_at_end=False, every=None
     flow = Flow()
     while not run.control.stop:
         run.state.step += 1
+        run.state.samples = run.state.step * 4
         assert run.state.step <= run.state.max_steps, "nothing stopped the run"
         run.fire("on_step_end", flow)
         for name, steps in seen.items():
@@ -29,6 +33,16 @@ def test_regular_first_and_last_steps(run):
     seen = calendar(run, eval_every=3, every=4)
     assert seen == {"log": [1, 4, 8, 10], "evaluate": [3, 6, 9], "save": [4, 8]}
     assert "10 steps" in run.control.reason
+
+
+def test_cadences_that_follow_passes(run):
+    run.state.train_size = 10  # 2.5 steps of 4 samples
+    seen = calendar(run, log_every="epoch", eval_every="epoch", every="epoch", eval_delay=2)
+    assert seen == {"log": [1, 3, 5, 8, 10], "evaluate": [5, 8, 10], "save": [3, 5, 8, 10]}
+
+
+def test_evaluations_begin_after_their_delay(run):
+    assert calendar(run, eval_every=2, eval_delay=5)["evaluate"] == [6, 8, 10]
 
 
 def test_end_of_training_evaluates_and_saves(run):
