@@ -18,6 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import Problem, UserError
 from .base_assets import end_of_text_ids, generation_values
 from .batch_norm import fix_statistics
+from .document_convolution import keep_documents_apart
+from .document_mask import mask_by_positions
 from .facts import Facts
 from .forward_inputs import factory_of
 from .heads import HEADS
@@ -68,6 +70,8 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
         _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, eos))
     freeze(built, model.frozen, model.spec.unused)
     fix_statistics(built, model.frozen_batchnorm)
+    keep_documents_apart(built, model.spec)
+    mask_by_positions(built, model.spec)
     return built
 
 

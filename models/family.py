@@ -120,6 +120,14 @@ class ModelFamily:
     attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
     """Attention kernels that transformers offers for the family. The first is the default: the best one that needs no
     further package."""
+    packs: bool | None = None
+    """Whether a document in a packed row (``position_ids`` that restart, no mask) gives what it gives alone. False is
+    refused; None, where nobody has tried, is tried with the model itself when training begins."""
+    convolutions: tuple[tuple[str, str], ...] = ()
+    """(module, child) of causal convolutions over a sequence, in modules of blocks that are called with
+    ``position_ids``. They are made to read nothing of earlier documents."""
+    mask_maker: str = ""
+    """Path of a module that makes its causal mask without looking at positions; it is given one of packed rows."""
     stored_names: tuple[tuple[str, str], ...] = ()
     """(name in published files, name in the model) of modules that were renamed since the weights were published."""
     unused: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="CodeGen",
     model_type="codegen",
     paper="https://arxiv.org/abs/2203.13474",
+    packs=True,
     embedding="transformer.wte",
     blocks="transformer.h",
     final_norm="transformer.ln_f",

@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="GPT-2",
     model_type="gpt2",
     paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+    packs=True,
     embedding="transformer.wte",
     blocks="transformer.h",
     final_norm="transformer.ln_f",

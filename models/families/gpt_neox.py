@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="GPT-NeoX",
     model_type="gpt_neox",
     paper="https://arxiv.org/abs/2204.06745",
+    packs=True,
     embedding="gpt_neox.embed_in",
     blocks="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",

@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="GPT-J",
     model_type="gptj",
     paper="https://github.com/kingoflolz/mesh-transformer-jax",
+    packs=True,
     embedding="transformer.wte",
     blocks="transformer.h",
     final_norm="transformer.ln_f",

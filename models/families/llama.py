@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="Llama",
     model_type="llama",
     paper="https://arxiv.org/abs/2302.13971",
+    packs=True,
     embedding="model.embed_tokens",
     blocks="model.layers",
     final_norm="model.norm",

@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="Persimmon",
     model_type="persimmon",
     paper="https://www.adept.ai/blog/persimmon-8b",
+    packs=True,
     embedding="model.embed_tokens",
     blocks="model.layers",
     final_norm="model.final_layernorm",

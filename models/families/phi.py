@@ -9,6 +9,7 @@ FAMILY = decoder(
     title="Phi",
     model_type="phi",
     paper="https://arxiv.org/abs/2309.05463",
+    packs=True,
     embedding="model.embed_tokens",
     blocks="model.layers",
     final_norm="model.final_layernorm",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.benchmarks import load
+from helpers.decoders import DECODERS, EAGER_ONLY
 from helpers.micro_batches import of_tokens
 from transformers import PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
@@ -25,28 +26,14 @@ from trireme.parallel.pipeline.pipeline_stage import HiddenStates, Stage
 from trireme.parallel.pipeline.schedule import SCHEDULES, stages_of
 from trireme.parallel.plan import Degrees, PipelineOptions, Plan
 
-COMMON = {"vocab_size": 96, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
 idle_fraction = load("pipeline_idle").idle_fraction
-DROPOUT = {"embd_pdrop": 0.5, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
-GPT = {"vocab_size": 96, "n_embd": 32, "n_head": 4, "n_layer": 4, "n_positions": 64, **DROPOUT}
-CONFIGS = {
-    "gpt2": GPT,
-    "gptj": {**GPT, "rotary_dim": 4},
-    "codegen": {**GPT, "rotary_dim": 4},
-    "gpt_neox": {**COMMON, "intermediate_size": 64},
-    "llama": {**COMMON, "intermediate_size": 64},
-    "opt": {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 16, "dropout": 0.0},
-    "persimmon": {**COMMON, "intermediate_size": 64},
-    "phi": {**COMMON, "intermediate_size": 64, "embd_pdrop": 0.5},
-    "recurrent_gemma": {**COMMON, "num_key_value_heads": 1, "intermediate_size": 64, "lru_width": 32, "head_dim": 8},
-}
 SPLIT = [1, 2, 1]
 PLAN = Plan()
 
 
 def _model(family: str, **changes: object) -> tuple[PreTrainedModel, ModelConfig]:
-    attention = "eager" if family in ("gptj", "codegen") else "sdpa"
-    config = ModelConfig(family, {**CONFIGS[family], **changes}, attention=attention)
+    attention = "eager" if family in EAGER_ONLY else "sdpa"
+    config = ModelConfig(family, {**DECODERS[family], **changes}, attention=attention)
     return build_on_meta(config, "causal_lm", Vocabulary(96)), config
 
 
@@ -64,7 +51,7 @@ def _parts(model: PreTrainedModel, config: ModelConfig, split: list[int]) -> lis
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", DECODERS)
 def test_stages_in_a_row_are_the_model(family: str, masked: bool) -> None:
     """Middle stages are in training mode: dropout of embeddings must not come back on them."""
     model, config = _model(family)
@@ -82,7 +69,7 @@ def test_stages_in_a_row_are_the_model(family: str, masked: bool) -> None:
     assert expected.std() > 0
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", DECODERS)
 def test_every_parameter_is_on_one_stage_under_its_name(family: str) -> None:
     model, config = _model(family)
     whole = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -146,7 +133,7 @@ def test_large_models_are_balanced_quickly() -> None:
 
 def _problems(micro_batches: int, layers: int = 4, ranks: int = 2, **options: object) -> list[str]:
     plan = Plan(pipeline=ranks, pipelining=PipelineOptions(**options))  # type: ignore[arg-type]
-    config = hf_config(ModelConfig("llama", {**CONFIGS["llama"], "num_hidden_layers": layers}))
+    config = hf_config(ModelConfig("llama", {**DECODERS["llama"], "num_hidden_layers": layers}))
     found = check_pipeline(plan, Degrees(pipeline=ranks), families()["llama"], config, micro_batches)
     return [str(problem) for problem in found]
 
@@ -169,7 +156,7 @@ def test_impossible_pipelines_are_refused() -> None:
 
 
 def test_split_backwards_need_plain_blocks() -> None:
-    config = hf_config(ModelConfig("llama", CONFIGS["llama"]))
+    config = hf_config(ModelConfig("llama", DECODERS["llama"]))
 
     def fields(schedule: str) -> list[str]:
         options = PipelineOptions(schedule=schedule)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""Models that mix the documents of a row are refused: by name where that is known, else by a trial of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families.tiny_config import tiny_config
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.check_packing import check_packing
+from trireme.models.document_attention import KERNEL, attend_within_documents
+from trireme.models.model_config import ModelConfig
+from trireme.parallel.apply import materialise
+from trireme.trainer.packing_trial import EXACT, differences, two_orders
+
+
+def auto(kind: str) -> ModelConfig:
+    return ModelConfig("auto", {"model_type": kind, **tiny_config(kind)})
+
+
+def difference(kind: str) -> float:
+    config = auto(kind)
+    built, source = (build_on_meta(config, "causal_lm", Vocabulary(96)) for _ in range(2))
+    attend_within_documents(built)
+    materialise(built, torch.device("cpu"), weight_source(config, source, 0))
+    micro = two_orders(96, 16)
+    with torch.no_grad():
+        sums = differences(built.eval()(**micro.inputs), micro)
+    return float((sums["difference"] / sums["spread"]).sqrt())
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma3_text", "gpt_bigcode"])
+def test_documents_are_apart(kind: str) -> None:
+    assert check_packing(auto(kind), "causal_lm", "bins", 4) == []
+    assert difference(kind) < EXACT
+
+
+@pytest.mark.parametrize("kind", ["falcon", "xglm", "jamba"])
+def test_a_trial_finds_documents_that_see_each_other(kind: str) -> None:
+    assert check_packing(auto(kind), "causal_lm", "bins", 4) == []
+    assert difference(kind) > 10 * EXACT
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba"])
+def test_a_model_without_positions_is_refused_by_name(kind: str) -> None:
+    (problem,) = check_packing(auto(kind), "causal_lm", "bins", 1)
+    assert problem.field == "data.packing" and "takes no position_ids" in problem.why
+
+
+def test_other_heads_and_kernels_are_refused() -> None:
+    small = ModelConfig("llama", {}, attention="flash_attention_2")
+    (problem,) = check_packing(ModelConfig("bert", {}), "masked_lm", "bins", 1)
+    assert "predict next tokens" in problem.why
+    (problem,) = check_packing(small, "causal_lm", "bins", 2)
+    assert problem.field == "model.attention" and "micro_batch_size" in problem.why
+    assert check_packing(small, "causal_lm", "bins", 1) == []
+
+
+def test_eager_models_keep_their_kernel() -> None:
+    built = build_on_meta(
+        ModelConfig("gptj", {"n_embd": 32, "n_head": 4, "rotary_dim": 4}), "causal_lm", Vocabulary(96)
+    )
+    attend_within_documents(built)
+    assert built.config._attn_implementation == "eager" != KERNEL
