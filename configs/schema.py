@@ -16,6 +16,7 @@ from ..errors import Problem, UserError
 from ..launch.launch_config import LaunchConfig
 from ..models.accepted_configs import accepted_config
 from ..models.check_model import check_kernel, check_model, family_for_plan
+from ..models.check_packing import check_packing
 from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
@@ -185,6 +186,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         # These checks come last, since they may import transformers.
         (_check_model, ("model", "data", "task")),
         (_check_chat, ("model", "data", "task")),
+        (_check_packing, ("data", "model", "task", "trainer")),
         (
             lambda **parts: _check_plan(parts, world_size or 1, problems),
             ("plan", "model", "task", "trainer", "data", "optimizer", "scheduler", "ema"),
@@ -327,6 +329,23 @@ def _check_generation(generation: GenerationConfig | None, plan: Plan, task: Com
 def _check_model(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
     found = check_model(model, data.block_size, head_of(task))
     return found or (_check_tokenizer(data, model) if reads_texts(task) else [])
+
+
+def _check_packing(data: DataConfig, model: ModelConfig, task: Component, trainer: TrainerConfig) -> list[Problem]:
+    """Problems of rows whose documents must not see each other, for a model without problems of its own."""
+    from_rows = learns_from_rows(task)
+    if data.group_by_length and (data.packing == "bins" or (data.packing and not from_rows)):
+        why = f"has no use with data.packing={data.packing}, whose rows are full"
+        return [Problem("data.group_by_length", why, "leave it out, or set data.packing=false", True)]
+    if not data.separates:
+        return []
+    if from_rows and data.packing != "bins":
+        why = "cuts blocks from documents end to end, and this task learns from rows"
+        return [Problem("data.packing", why, "set data.packing=bins, or false", data.packing)]
+    try:
+        return check_packing(model, head_of(task), data.packing, trainer.micro_batch_size)
+    except UserError:  # of the model, reported by its own check
+        return []
 
 
 def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:

@@ -33,6 +33,7 @@ from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
+from .packing_trial import refuse_leaks
 from .place_model import Placed, fitted, fitting, place
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
@@ -130,6 +131,8 @@ def build(
     placed.state.made_of = made_of(recipe, corpus, placed.state.max_steps)
     placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
     placed.strategy.set_training(True)
+    if recipe.data.separates and placed.strategy.family.packs is None:
+        refuse_leaks(placed.strategy, corpus.facts, recipe.data.packing)
     trainer = _trainer(recipe, mesh, placed, corpus, store)
     if source:
         load(trainer, source)

@@ -17,6 +17,7 @@ from ..models.build_model import WeightSource, build_on_meta
 from ..models.family import ModelFamily
 from ..models.neftune import token_embeddings
 from ..models.noise import Noise
+from ..models.document_attention import attend_within_documents
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
@@ -74,6 +75,8 @@ def place(
     values = recipe_values(
         recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, model.config, recipe.data, state.max_steps
     )
+    if recipe.data.separates and not recipe.plan.compile:  # compiled blocks want one shape, which a mask has
+        attend_within_documents(model)
     strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
     if batch:
         strategy.noise = Noise(recipe.model.neftune_alpha)

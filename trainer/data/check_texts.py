@@ -55,7 +55,7 @@ def _splits(config: DataConfig, texts: dict[str, list[str]], key: str) -> tuple[
 
 def _check_sizes(config: DataConfig, train: list[str], held_out: list[str]) -> list[Problem]:
     """Problems of splits that cannot fill one block, even if every byte became a token and documents had two marks."""
-    if config.tokenizer.path is not None or not config.packing:
+    if config.tokenizer.path is not None or config.packing in (False, "bins"):
         return []
     problems = []
     for name, texts in (("train", train), ("held-out", held_out)):

@@ -21,7 +21,9 @@ from .base_collator import Collator, Sample, positions
 class CausalLMCollator(Collator):
     """Collates token samples for next-token prediction.
 
-    Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right.
+    Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right. Packed rows
+    (``packed_rows.py``) get none either: ``position_ids`` that restart keep their documents apart, and padding is one
+    document more. All of them are padded to ``block_size``, so that shapes never change.
     """
 
     block_size: int
@@ -42,13 +44,15 @@ class CausalLMCollator(Collator):
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """One data rank's share of a step, cut into micro-batches in order."""
+        if "documents" in samples[0]:
+            return [self._packed(group) for group in self.groups(samples)]
         length, masked = self._shape(samples) if self.pad_step else (None, None)
         return [self._collate(group, length, masked) for group in self.groups(samples)]
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         """Inputs ``input_ids`` (samples x length, int64), and ``attention_mask`` if there is padding; targets
         ``labels``, of the same shape, at the positions that predict them."""
-        return self._collate(samples, None, None)
+        return self._packed(samples) if "documents" in samples[0] else self._collate(samples, None, None)
 
     def _shape(self, samples: Sequence[Sample]) -> tuple[int, bool]:
         """Padded length of ``samples``, and whether any of them is shorter."""
@@ -81,6 +85,25 @@ class CausalLMCollator(Collator):
         if masked:
             inputs["attention_mask"] = torch.from_numpy(attention)
         return MicroBatch(inputs, {"labels": next_token_labels(torch.from_numpy(labels))}, positions(samples), count)
+
+    def _packed(self, samples: Sequence[Sample]) -> MicroBatch:
+        """Rows of documents that do not see each other: the first token of a document is predicted by none."""
+        shape = len(samples), self.block_size
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        labels, documents = np.full(shape, IGNORE, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
+        positions_of = np.zeros(shape, dtype=np.int64)
+        for row, sample in enumerate(samples):
+            size = len(sample["input_ids"])
+            if size > self.block_size:
+                raise ValueError(f"a row of {size} tokens exceeds block_size={self.block_size}")
+            input_ids[row, :size], documents[row, :size] = sample["input_ids"], sample["documents"]
+            labels[row, :size] = _labels(sample)
+            positions_of[row, :size], positions_of[row, size:] = sample["position_ids"], np.arange(shape[1] - size)
+        labels[positions_of == 0] = IGNORE
+        inputs = {"input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(positions_of)}
+        targets = {"labels": next_token_labels(torch.from_numpy(labels))}
+        count = sum(len(sample["input_ids"]) for sample in samples)
+        return MicroBatch(inputs, targets, positions(samples), count, torch.from_numpy(documents))
 
 
 def _labels(sample: Sample) -> np.ndarray:

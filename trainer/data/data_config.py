@@ -55,6 +55,8 @@ class DataConfig(TextConfig):
     """Drop documents that repeat an earlier one, and train documents that also occur in ``eval_source``."""
     shuffle: bool = True
     """Shuffle samples in an order that depends on seed and epoch; false keeps the order of the source."""
+    group_by_length: bool = False
+    """Make steps of samples of similar length, so that little is padded; for samples that do not share rows."""
     streaming: bool = False
     """Read documents during training instead of preparing all of them before it."""
     shuffle_window: int = 1024
@@ -67,6 +69,7 @@ class DataConfig(TextConfig):
     """Folder for prepared data; null takes $TRIREME_CACHE, or ~/.cache/trireme."""
 
     def __post_init__(self) -> None:
+        self.packing = self.packing if self.packing != "blocks" else True  # one value for one thing, in checkpoints too
         refuse(self._problems())
 
     def parts(self) -> dict[str, DataConfig]:
@@ -116,6 +119,8 @@ class DataConfig(TextConfig):
                 "deduplicate=true is wrong with streaming=true because a stream is never seen as a whole; "
                 "set deduplicate=false, or streaming=false"
             )
+        if self.group_by_length:
+            found += self._flaws_of_grouping()
         if self.streaming and self.num_workers:
             found.append(
                 f"num_workers={self.num_workers} is wrong with streaming=true because every rank reads the "
@@ -127,6 +132,18 @@ class DataConfig(TextConfig):
                 "would read the whole stream; set a number such as 10000, or tokenizer.path"
             )
         return found
+
+    def _flaws_of_grouping(self) -> Iterator[str]:
+        if self.streaming:
+            yield (
+                "group_by_length=true is wrong with streaming=true because a stream is never seen as a whole; set "
+                "packing=bins, whose rows are full, or streaming=false"
+            )
+        if self.sources is not None:
+            yield (
+                "group_by_length=true is wrong with sources because a step holds samples of every source; set "
+                "packing=bins, whose rows are full, or leave it out"
+            )
 
     def _flaws_of_sources(self) -> Iterator[str]:
         if self.sources is not None:

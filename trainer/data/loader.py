@@ -16,11 +16,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ...errors import ComponentFailed, UserError
+from ...errors import ComponentFailed, Problem, UserError
 from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..interruption import SIGNALS
 from .base_collator import Collator, Sample, without_targets
 
+_MIXES_DOCUMENTS = Problem(
+    "collator",
+    "gives no documents of packed rows, so that their documents would see each other",
+    "derive it from trireme.trainer.data.collator.CausalLMCollator, or set data.packing=true or false",
+)
 POSITIONS_AT_ONCE = 1024
 """Positions that are mapped in one call, so that its cost is spread over several steps."""
 
@@ -35,6 +40,8 @@ class Batcher:
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch:
         micro_batches = self.collator(samples)
+        if "documents" in samples[0] and any(micro.documents is None for micro in micro_batches):
+            raise UserError(_MIXES_DOCUMENTS)
         return StepBatch(
             micro_batches=micro_batches,
             labels=sum(self.count(micro.targets) for micro in micro_batches),

@@ -46,7 +46,8 @@ log = logging.getLogger("trireme.data")
 
 
 class Joined(Dataset[Sample]):
-    """Data sets one after the other; the index of a sample counts over all of them."""
+    """Data sets one after the other; the index of a sample counts over all of them, and on over the passes where their
+    samples differ from pass to pass."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = list(parts)
@@ -56,8 +57,12 @@ class Joined(Dataset[Sample]):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        number, within = self.place(index)
-        return {**self.parts[number][within], "index": index}
+        turn, rest = divmod(index, len(self))
+        number, within = self.place(rest)
+        sample = self.parts[number][within + turn * len(self.parts[number])]
+        if "documents" in sample:  # those of the data sets in turn, so that each has a number of its own
+            sample = {**sample, "documents": sample["documents"] * len(self.parts) + number}
+        return {**sample, "index": index}
 
     def place(self, index: int) -> tuple[int, int]:
         """Number of the data set that holds ``index``, and the index there."""
@@ -218,7 +223,7 @@ class IndexedMixture(Mixture, CorpusByIndex):
         )
         self.train_size = len(self.train)
         sizes = {name: len(part.train) for name, part in zip(self.names, self.parts, strict=True)}
-        self.order = MixedOrder(self.interleave, sizes, self.seed, self.config.shuffle)
+        self.order = MixedOrder(self.interleave, sizes, self.seed, self.config.shuffle, self.config.separates)
 
     def eval_set(self, name: str) -> Any:
         return self.parts[0].eval_set(name)

@@ -66,13 +66,16 @@ class MixedOrder:
     """Maps positions of the stream to indices in the joined data sets of all sources. Each source has passes and an
     order of its own."""
 
-    def __init__(self, interleave: Interleave, sizes: Mapping[str, int], seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, interleave: Interleave, sizes: Mapping[str, int], seed: int, shuffle: bool, counts_on: bool = False
+    ) -> None:
         """
         Args:
             sizes: samples of one pass over each source.
+            counts_on: as for ``EpochOrder``: those of pass p of a source begin at p x all samples.
         """
         self.interleave = interleave
-        self.orders = [EpochOrder(sizes[name], seed_of(seed, name), shuffle) for name in interleave.names]
+        self.orders = [EpochOrder(sizes[name], seed_of(seed, name), shuffle, counts_on) for name in interleave.names]
         self.starts = np.cumsum([0, *(order.size for order in self.orders)])
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
@@ -81,7 +84,8 @@ class MixedOrder:
         indices = np.empty_like(positions)
         for number, order in enumerate(self.orders):
             chosen = numbers == number
-            indices[chosen] = self.starts[number] + order(places[chosen])
+            passes, within = np.divmod(order(places[chosen]), order.size)
+            indices[chosen] = passes * self.starts[-1] + self.starts[number] + within
         return indices
 
 

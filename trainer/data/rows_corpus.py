@@ -18,10 +18,13 @@ from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
 from .further_sets import further_rows, source_of
+from .length_order import LengthOrder
 from .open_samples import NotUsable, checked_sample, checked_views, usable
+from .packed_rows import BinnedDocuments
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
 from .report.views import Collated
+from .row_tokens import measured_samples, packed_samples
 from .sample_order import EpochOrder
 from .samples import Samples
 
@@ -88,15 +91,23 @@ class RowsCorpus(CorpusByIndex):
         self.samples, self.stats, self._print = samples, rows.stats, rows.print
         super().__init__(config, seed, settings, collator, task, samples.processor, model)
         parts = ((rows.train, TRAIN), (rows.held_out, HELD_OUT))
-        self.train, self.held_out = (RowSamples(part, samples, key, name) for part, name in parts)
+        self.rows, self.held_out = (RowSamples(part, samples, key, name) for part, name in parts)
+        # Only rows to train on share a row of tokens: evaluations and predictions are of single samples.
+        self.train: Any = self.rows
+        if config.packing == "bins":
+            self.train = packed_samples(config, seed, self.rows, rows.print)
+            self._say_packed(self.train)
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)
-        self.order = EpochOrder(len(self.train), seed, config.shuffle)
+        self.order = EpochOrder(len(self.train), seed, config.shuffle, config.separates)
+        if config.group_by_length:
+            lengths = measured_samples(config, self.rows, rows.print)
+            self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)
         self.unit, self.length = samples.unit, samples.length
         if line := self.stats.left_out():
             log.info("%s", line)
-        for part, name in ((self.train, TRAIN), (self.held_out, HELD_OUT)):
+        for part, name in ((self.rows, TRAIN), (self.held_out, HELD_OUT)):
             for note in part.notes:
                 log.info("%s: %s", name, note)
         for name in config.eval_sets:  # so that a source that is not usable is refused before training
@@ -118,11 +129,20 @@ class RowsCorpus(CorpusByIndex):
         return self._sets[name]
 
     def describe(self, name: str) -> SetFacts:
-        part = self.train if name == TRAIN else self.eval_set(name)
+        part = self.rows if name == TRAIN else self.eval_set(name)
         rows = part.rows
         labels, values = label_facts(rows, self.facts, self.samples.label_column)
         spreads = measured_rows(rows, self.samples)
-        return SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels, notes=list(part.notes))
+        facts = SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels, notes=list(part.notes))
+        if name == TRAIN and isinstance(self.train, BinnedDocuments):
+            facts.sizes[f"packed rows of {self.config.block_size} tokens"] = len(self.train)
+            facts.notes += filter(None, [self.train.facts(), self.train.pieces.line(name, self.config.overflow)])
+        return facts
+
+    def _say_packed(self, train: BinnedDocuments) -> None:
+        self.stats.train_tokens_cut = train.pieces.lost
+        for line in filter(None, [train.facts(), train.pieces.line(TRAIN, self.config.overflow)]):
+            log.info("%s", line)
 
     def views(self, sample: Collated) -> Mapping[str, Any]:
         return checked_views(self.samples, sample)

@@ -20,28 +20,31 @@ ROUNDS = 8
 class EpochOrder:
     """Maps global sample positions to dataset indices; each epoch has its own permutation."""
 
-    def __init__(self, size: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, size: int, seed: int, shuffle: bool = True, counts_on: bool = False) -> None:
         """
         Args:
             size: samples of one epoch, at least 1.
             seed: any integer; each gives another order.
             shuffle: False gives ``position % size``.
+            counts_on: indices count on over the epochs, for data sets whose samples differ from epoch to epoch: index i
+                of epoch e is ``e * size + i``.
         """
         if size < 1:
             raise ValueError(f"size={size} is below 1; give a data set that has samples")
-        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self.size, self.seed, self.shuffle, self.counts_on = size, seed, shuffle, counts_on
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Dataset indices (int64) at ``positions`` (int64, any shape; position p is in epoch ``p // size``)."""
         positions = np.asarray(positions, dtype=np.int64)
         epochs, within = np.divmod(positions, self.size)
+        begin = epochs * self.size if self.counts_on else 0
         if not self.shuffle or self.size == 1:
-            return within
+            return within + begin
         indices = np.empty_like(within)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             indices[chosen] = permute(within[chosen], self.size, self.seed, int(epoch))
-        return indices
+        return indices + begin
 
 
 def permute(indices: np.ndarray, size: int, *key: int) -> np.ndarray:

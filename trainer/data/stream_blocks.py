@@ -1,4 +1,4 @@
-"""The blocks of tokens of a stream: cut from its documents, shuffled in windows, and shared out to the data ranks.
+"""The rows of tokens of a stream: blocks or bins of its documents, shuffled in windows, shared out to the data ranks.
 
 The position is where the window began in the source, plus how far into the window training is. Tokens that were
 read but not yet used are not saved: their documents are read again.
@@ -6,8 +6,8 @@ read but not yet used are not saved: their documents are read again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Protocol
@@ -19,115 +19,14 @@ from ...errors import Problem, UserError
 from ...parallel.micro_batch import StepBatch
 from .base_collator import Sample
 from .corpus import TrainBatches
-from .corpus_stats import cut_line
 from .data_config import DataConfig
-from .document_source import DocumentSource
+from .document_bins import DocumentBins
 from .loader import Batcher
+from .packed_rows import packed
 from .sample_order import permute
+from .stream_reader import BlockReader
 
 log = logging.getLogger("trireme.data")
-DOCUMENTS_AT_ONCE = 16
-"""Documents that are tokenized together: enough to keep the tokenizer busy, few enough to read again on resume."""
-Tokenize = Callable[[list[str]], list[list[int]]]
-Keep = Callable[[str], bool]
-
-
-class BlockReader(Iterator[np.ndarray]):
-    """Blocks of one pass over a stream, and the position of the next one in it."""
-
-    def __init__(
-        self,
-        source: DocumentSource,
-        tokenize: Tokenize,
-        keep: Keep,
-        block_size: int,
-        packing: bool,
-        position: dict[str, Any] | None = None,
-    ) -> None:
-        """``position``: a value of ``position()``; None starts at the first document."""
-        self.stream, self.tokenize, self.keep = source.stream(), tokenize, keep
-        self.block_size, self.packing = block_size, packing
-        self.source_state: dict[str, Any] | None = position["source"] if position else None
-        if self.source_state is not None:
-            self.stream.load_state_dict(self.source_state)
-        self.texts = source.rows(iter(self.stream))
-        # Read but not used up: [source state before it, documents (joined into one by packing), used of them].
-        self.counts = {"documents": 0, "empty": 0, "cut": 0, "tokens": 0, "tokens cut": 0}  # since this reader began
-        self.segments: deque[tuple[dict[str, Any] | None, list[np.ndarray]]] = deque()
-        self.used = 0
-        if position and position["used"]:
-            self._fetch()
-            self.used = position["used"]
-
-    def position(self) -> dict[str, Any]:
-        """Position of the next block: source state before its first batch of documents, and the used part of it."""
-        if not self.segments:
-            return {"source": self.source_state, "used": 0}
-        return {"source": self.segments[0][0], "used": self.used}
-
-    def _fetch(self) -> bool:
-        """Read and tokenize the next documents; False at the end of the stream."""
-        before = self.source_state
-        texts = list(islice(self.texts, DOCUMENTS_AT_ONCE))
-        if not texts:
-            return False
-        self.source_state = self.stream.state_dict()
-        self.counts["empty"] += sum(not text for text in texts)
-        kept = [text for text in texts if text and self.keep(text)]
-        documents = [np.asarray(ids, np.int32) for ids in self.tokenize(kept)]
-        self.counts["documents"] += len(documents)
-        if not self.packing:
-            lengths = [len(document) for document in documents]
-            over = [length - self.block_size for length in lengths if length > self.block_size]
-            for name, count in (("cut", len(over)), ("tokens", sum(lengths)), ("tokens cut", sum(over))):
-                self.counts[name] += count
-        if self.packing and documents:
-            documents = [np.concatenate(documents)]
-        if documents:
-            self.segments.append((before, documents))
-        return True
-
-    def left_out(self) -> Iterator[str]:
-        """Lines for the log on text of the documents read so far that is in no block."""
-        counts = self.counts
-        if counts["empty"]:
-            yield f"{counts['empty']} document(s) of the stream hold no text (null or empty)"
-        cut, of = (counts["cut"], counts["tokens cut"]), (counts["documents"], counts["tokens"])
-        if line := cut_line("streamed", cut, of, self.block_size):
-            yield line
-
-    def __next__(self) -> np.ndarray:
-        return self._next_packed() if self.packing else self._next_document()
-
-    def _next_packed(self) -> np.ndarray:
-        """The next block of concatenated documents; ``used`` counts tokens of the first segment."""
-        while sum(len(documents[0]) for _, documents in self.segments) - self.used < self.block_size:
-            if not self._fetch():
-                raise StopIteration
-        pieces, missing = [], self.block_size
-        while missing:
-            tokens = self.segments[0][1][0]
-            piece = tokens[self.used : self.used + missing]
-            pieces.append(piece)
-            missing -= len(piece)
-            self.used += len(piece)
-            if self.used == len(tokens):
-                self.segments.popleft()
-                self.used = 0
-        return np.concatenate(pieces)
-
-    def _next_document(self) -> np.ndarray:
-        """The next document as a block; ``used`` counts documents of the first segment."""
-        while not self.segments:
-            if not self._fetch():
-                raise StopIteration
-        documents = self.segments[0][1]
-        block = documents[self.used][: self.block_size]
-        self.used += 1
-        if self.used == len(documents):
-            self.segments.popleft()
-            self.used = 0
-        return block
 
 
 class ShuffledBlocks(Iterator[Sample]):
@@ -169,7 +68,7 @@ class ShuffledBlocks(Iterator[Sample]):
                 getattr(self.config, name),
             )
             for name in _CUT
-            if state[name] != getattr(self.config, name)
+            if state.get(name, getattr(self.config, name)) != getattr(self.config, name)
         ]
         if problems:
             raise UserError(*problems)
@@ -212,19 +111,57 @@ class ShuffledBlocks(Iterator[Sample]):
 
     def _fill(self) -> int:
         self.start = self.reader.position()
-        blocks = list(islice(self.reader, self.config.shuffle_window))
+        blocks = next_rows(self.reader, self.config, self.config.shuffle_window, (self.seed, self.epoch, self.window))
         if self.epoch == 0 and (self.window == 0 or not blocks):  # early, and again at the end of the first pass
             for line in self.reader.left_out():
                 log.info("so far, %s" if blocks else "%s", line)
         order = np.arange(len(blocks))
         if self.config.shuffle:
             order = permute(order, max(len(blocks), 1), self.seed, self.epoch, self.window)
-        first = self.window * self.config.shuffle_window
-        self.samples = [{"input_ids": blocks[place], "index": first + int(place)} for place in order]
+        # Bins of one window are at most twice as many as full rows, since any two neighbours fill more than one.
+        most = self.config.shuffle_window * 2 + 1 if self.config.packing == "bins" else self.config.shuffle_window
+        first, begin = self.window * most, (self.epoch << 48) + (self.window << 26)
+        self.samples = [_numbered(blocks[place], first + int(place), begin) for place in order]
         return len(blocks)
 
 
-_CUT = ("block_size", "shuffle_window", "packing", "shuffle")
+def _numbered(row: Sample, index: int, begin: int) -> Sample:
+    """``row`` with its index, and the numbers of its documents counted from ``begin``."""
+    if "documents" in row:
+        row = {**row, "documents": row["documents"] + begin}
+    return {**row, "index": index}
+
+
+def next_rows(reader: BlockReader, config: DataConfig, count: int, key: tuple[int, int, int]) -> list[Sample]:
+    """The next rows of a stream, whose documents are numbered from 0; none at its end.
+
+    Args:
+        count: how many rows. Bins are made of the documents that hold as many tokens, so there are some more, and the
+            last ones of the stream may be fewer.
+        key: (seed, epoch, window), by which documents of one length are drawn.
+    """
+    if config.packing != "bins":
+        rows = list(islice(reader, count))
+        numbers = np.cumsum([0, *(len(row) for row in rows)])
+        if config.packing != "separate_blocks":
+            return [{"input_ids": np.concatenate(row)} for row in rows]
+        return [packed(row, first + np.arange(len(row))) for row, first in zip(rows, numbers[:-1], strict=True)]
+    documents: list[np.ndarray] = []
+    tokens = 0
+    while tokens < count * config.block_size and (row := next(reader, None)) is not None:
+        documents, tokens = [*documents, *row], tokens + sum(map(len, row))
+    lengths = np.array([len(document) for document in documents], np.int64)
+    bins = DocumentBins(lengths, config.block_size, _one_number(key), config.shuffle)
+    chosen = (bins(number)[0] for number in range(len(bins)))
+    return [packed([documents[piece] for piece in each.tolist()], each) for each in chosen]
+
+
+def _one_number(key: tuple[int, ...]) -> int:
+    """One number for a key of several."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "little")
+
+
+_CUT = ("block_size", "shuffle_window", "packing", "overflow", "shuffle")
 
 
 class Stream(Iterator[Sample], Protocol):

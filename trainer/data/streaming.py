@@ -28,9 +28,10 @@ from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE, DocumentSource, sources
 from .held_out import is_held_out, text_hash
 from .loader import evaluation_batches
+from .packed_rows import MemoryRows
 from .report.set_facts import SetFacts, spread
-from .stream_blocks import BlockReader, Keep, ShuffledBlocks, StreamBatches
-from .token_files import MemoryBlocks
+from .stream_blocks import ShuffledBlocks, StreamBatches, next_rows
+from .stream_reader import BlockReader, Keep
 from .tokenizer import check_eos, encode_documents, load_or_train
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class StreamingCorpus(Corpus):
         )
         check_eos(tokenizer, config.append_eos)
         super().__init__(config, seed, settings, collator, task, tokenizer, model)
-        self._held_out, self._collected = MemoryBlocks([]), 0
+        self._held_out, self._collected = MemoryRows([]), 0
         if self.has_held_out and settings.eval_samples:
             self._collect(settings.eval_samples)  # now, so that the unigram entropy is known from the start
 
@@ -98,7 +99,7 @@ class StreamingCorpus(Corpus):
         def tokenize(texts: list[str]) -> list[list[int]]:
             return encode_documents(self.tokenizer, texts, self.config.append_eos)
 
-        return BlockReader(source, tokenize, keep, self.config.block_size, self.config.packing, position)
+        return BlockReader(source, tokenize, keep, self.config, position)
 
     def blocks(self, state: dict[str, Any], seed: int) -> ShuffledBlocks:
         """The endless samples of the stream from ``state`` on; an empty one is its beginning."""
@@ -146,12 +147,12 @@ class StreamingCorpus(Corpus):
             return SetFacts(name, {"documents": None, "tokens": None}, notes=["a stream: its end is not known"])
         if not self._collected:
             return SetFacts(name, {"documents": None, "tokens": None}, notes=["read when it is first evaluated"])
-        blocks = self._held_out.blocks
+        lengths = [len(row["input_ids"]) for row in self._held_out.rows]
         about = "the beginning of the stream's held-out documents, as long as trainer.eval_samples asks for"
-        sizes: dict[str, int | None] = {"tokens": sum(map(len, blocks)), "blocks": len(blocks)}
-        return SetFacts(name, sizes, spreads=spread("tokens of a block", list(map(len, blocks))), notes=[about])
+        sizes: dict[str, int | None] = {"tokens": sum(lengths), "blocks": len(lengths)}
+        return SetFacts(name, sizes, spreads=spread("tokens of a block", lengths), notes=[about])
 
-    def first_held_out(self, limit: int | None) -> MemoryBlocks:
+    def first_held_out(self, limit: int | None) -> MemoryRows:
         """At least the first ``limit`` held-out samples, or all if there are fewer.
 
         Raises:
@@ -169,8 +170,8 @@ class StreamingCorpus(Corpus):
             reader = self._reader(self._eval_source, lambda text: True)
         else:
             reader = self._reader(self._source, lambda text: not self._is_train(text))
-        blocks = list(islice(reader, limit))
-        if not blocks:
+        rows = next_rows(reader, self.config, limit, (self.seed, 0, 0))
+        if not rows:
             raise UserError(
                 Problem(
                     "data.held_out",
@@ -179,7 +180,8 @@ class StreamingCorpus(Corpus):
                     self.config.held_out,
                 )
             )
-        self._held_out, self._collected = MemoryBlocks(blocks), limit
+        blocks = [row["input_ids"] for row in rows]
+        self._held_out, self._collected = MemoryRows(rows), limit
         self.stats.held_out_blocks = len(blocks)
         self.stats.held_out_tokens = sum(map(len, blocks))
         self.stats.unigram_entropy = unigram_entropy(np.bincount(np.concatenate(blocks)))

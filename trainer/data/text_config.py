@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .tokenizer import TokenizerConfig
 
@@ -30,8 +31,13 @@ class TextConfig:
     """Pretrained tokenizer, or options to train one."""
     block_size: int = 512
     """Tokens per sample: exactly this number with packing, at most this number without."""
-    packing: bool = True
-    """Concatenate documents and cut them into blocks; false makes each document a sample, truncated to a block."""
+    packing: bool | Literal["blocks", "separate_blocks", "bins"] = True
+    """How documents share rows. True or ``blocks``: they are concatenated and cut into blocks, and see those before
+    them in a block. ``separate_blocks``: the same blocks, in which no document sees another. ``bins``: rows of whole
+    documents that do not see each other, for fine-tuning. False: each document is a sample, truncated to a block."""
+    overflow: Literal["cut", "split", "drop"] = "cut"
+    """Documents longer than ``block_size`` with ``packing=bins``: cut behind it, split into parts that do not see each
+    other, or dropped. A run says how many there are."""
     append_eos: bool = True
     """End every document with the tokenizer's end-of-sequence token."""
 
@@ -40,8 +46,15 @@ class TextConfig:
         """Greatest length of a sample of text, in tokens."""
         return self.block_size
 
+    @property
+    def separates(self) -> bool:
+        """Whether rows hold several documents that do not see each other."""
+        return self.packing in ("separate_blocks", "bins")
+
     def _text_flaws(self) -> Iterator[str]:
         if self.block_size < 2:
             yield f"block_size={self.block_size} is below 2; set it to at least 2"
         if self.block_size > MOST_TOKENS:
             yield f"block_size={self.block_size} is above {MOST_TOKENS}; use a smaller number"
+        if self.overflow != "cut" and self.packing != "bins":
+            yield f"overflow={self.overflow} is for rows of whole documents; set packing=bins, or leave it out"

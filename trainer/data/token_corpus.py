@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import Problem, UserError
 from ..component import Component
 from ..settings import TrainerConfig
@@ -15,6 +17,8 @@ from .corpus import CorpusByIndex
 from .corpus_stats import Stats, cut_line
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .further_sets import further_tokens
+from .length_order import LengthOrder
+from .packed_rows import BinnedDocuments, SeparateBlocks
 from .report.set_facts import SetFacts, lengths_between, spread
 from .sample_order import EpochOrder
 from .token_files import Column, DocumentBlocks, PackedBlocks
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
 
 log = logging.getLogger("trireme.data")
+TokenSamples = PackedBlocks | DocumentBlocks | BinnedDocuments
 
 
 class IndexedCorpus(CorpusByIndex):
@@ -49,17 +54,24 @@ class IndexedCorpus(CorpusByIndex):
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out = bool(self.eval_sets)
         self.train_size, self.length = len(self.train), config.block_size
-        self.order = EpochOrder(len(self.train), seed, config.shuffle)
+        self.order = EpochOrder(len(self.train), seed, config.shuffle, config.separates)
+        if config.group_by_length and isinstance(self.train, DocumentBlocks):
+            lengths = np.minimum(lengths_between(self.train.ends.parts), config.block_size)
+            self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)
         for line in filter(None, self._left_out()):
             log.info("%s", line)
         for name in config.eval_sets:  # so that a source that is not usable is refused before training
             self.eval_set(name)
 
-    def _samples(self, folder: Path, split: str) -> PackedBlocks | DocumentBlocks:
-        tokens = Column(str(folder / f"{split}.arrow"))
-        if self.config.packing:
-            return PackedBlocks(tokens, self.config.block_size)
-        return DocumentBlocks(tokens, Column(str(folder / f"{split}_ends.arrow")), self.config.block_size)
+    def _samples(self, folder: Path, split: str) -> TokenSamples:
+        config, tokens = self.config, Column(str(folder / f"{split}.arrow"))
+        if config.packing is True:
+            return PackedBlocks(tokens, config.block_size)
+        ends = Column(str(folder / f"{split}_ends.arrow"))
+        if config.packing == "bins":
+            return BinnedDocuments(tokens, ends, config.block_size, config.overflow, self.seed, config.shuffle)
+        kind = SeparateBlocks if config.packing else DocumentBlocks
+        return kind(tokens, ends, config.block_size)
 
     def prints(self) -> dict[str, Any]:
         counts = {"train documents": self.stats.train_documents, "held-out documents": self.stats.held_out_documents}
@@ -71,7 +83,12 @@ class IndexedCorpus(CorpusByIndex):
         if line := self.stats.left_out():
             yield line
         size, stats = self.config.block_size, self.stats
-        if isinstance(self.train, DocumentBlocks) and isinstance(self.held_out, DocumentBlocks):
+        if isinstance(self.train, BinnedDocuments) and isinstance(self.held_out, BinnedDocuments):
+            stats.train_tokens_cut = self.train.pieces.lost
+            yield self.train.pieces.line("train", self.config.overflow)
+            yield self.held_out.pieces.line("held-out", self.config.overflow)
+            yield self.train.facts()
+        elif isinstance(self.train, DocumentBlocks) and isinstance(self.held_out, DocumentBlocks):
             cut = self.train.beyond()
             stats.train_tokens_cut = cut[1]
             yield cut_line("train", cut, (len(self.train), stats.train_tokens or 0), size)
@@ -89,6 +106,10 @@ class IndexedCorpus(CorpusByIndex):
             ("held-out", self.held_out, self.stats.held_out_tokens),
         ):
             if tokens and not len(samples):
+                if self.config.packing == "bins":
+                    why = f"drops all documents of the {name} split, which are longer than a row"
+                    problems.append(Problem("data.overflow", why, "set cut or split", self.config.overflow))
+                    continue
                 fit = 1 << (tokens.bit_length() - 1)
                 other = "" if name == "train" else ", raise data.held_out, name a data.eval_source"
                 problems.append(
@@ -102,7 +123,7 @@ class IndexedCorpus(CorpusByIndex):
         if problems:
             raise UserError(*problems)
 
-    def eval_set(self, name: str) -> PackedBlocks | DocumentBlocks:
+    def eval_set(self, name: str) -> TokenSamples:
         if name not in self._sets:
             self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
         return self._sets[name]
@@ -111,7 +132,10 @@ class IndexedCorpus(CorpusByIndex):
         data, size = self.train if name == TRAIN else self.eval_set(name), self.config.block_size
         lengths = lengths_between(Column(f"{data.tokens.path.removesuffix('.arrow')}_ends.arrow").parts)
         facts = SetFacts(name, {"documents": len(lengths), "tokens": len(data.tokens)})
-        if self.config.packing:
+        if isinstance(data, BinnedDocuments):
+            facts.sizes[f"rows of {size} tokens"] = len(data)
+            facts.notes += [data.facts(), *filter(None, [data.pieces.line("", self.config.overflow)])]
+        elif self.config.packing:
             facts.sizes[f"blocks of {size} tokens"] = len(data)
             if rest := len(data.tokens) % size:
                 facts.notes.append(f"the last {rest} tokens fill no block and are left out")

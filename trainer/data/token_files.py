@@ -8,6 +8,7 @@ two record batches). Block size and packing are not part of the file, so changin
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,22 +21,48 @@ BATCH = 1 << 22
 
 def write_column(path: str, arrays: Iterable[np.ndarray], dtype: np.dtype | type, batch: int = BATCH) -> int:
     """Write concatenated 1-D arrays as an Arrow file, with one record batch in memory; returns the number of values."""
-    import pyarrow as pa
-
-    schema = pa.schema([("values", pa.from_numpy_dtype(np.dtype(dtype)))])
-    buffer, filled, total = np.empty(batch, dtype), 0, 0
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with ColumnWriter(path, dtype, batch) as column:
         for array in arrays:
-            while len(array):
-                taken = min(len(array), batch - filled)
-                buffer[filled : filled + taken] = array[:taken]
-                array, filled, total = array[taken:], filled + taken, total + taken
-                if filled == batch:
-                    writer.write_batch(pa.record_batch([pa.array(buffer)], schema=schema))
-                    filled = 0
-        if filled:
-            writer.write_batch(pa.record_batch([pa.array(buffer[:filled])], schema=schema))
-    return total
+            column.add(array)
+    return column.length
+
+
+class ColumnWriter:
+    """Writes 1-D arrays end to end into an Arrow file, with one record batch in memory. Used as a context."""
+
+    def __init__(self, path: str, dtype: np.dtype | type, batch: int = BATCH) -> None:
+        self.path, self.length = path, 0
+        self._buffer, self._filled = np.empty(batch, dtype), 0
+
+    def __enter__(self) -> ColumnWriter:
+        import pyarrow as pa
+
+        self._files = ExitStack()
+        self._schema = pa.schema([("values", pa.from_numpy_dtype(self._buffer.dtype))])
+        sink = self._files.enter_context(pa.OSFile(self.path, "wb"))
+        self._writer = self._files.enter_context(pa.ipc.new_file(sink, self._schema))
+        return self
+
+    def add(self, array: np.ndarray) -> None:
+        """Write the values of an array behind those before."""
+        while len(array):
+            taken = min(len(array), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + taken] = array[:taken]
+            array, self._filled, self.length = array[taken:], self._filled + taken, self.length + taken
+            if self._filled == len(self._buffer):
+                self._flush()
+
+    def __exit__(self, *error: object) -> None:
+        if self._filled and error[0] is None:
+            self._flush()
+        self._files.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        values = pa.array(self._buffer[: self._filled])
+        self._writer.write_batch(pa.record_batch([values], schema=self._schema))
+        self._filled = 0
 
 
 class Column:
@@ -66,6 +93,13 @@ class Column:
             return self.parts[first][start - first * self.batch : stop - first * self.batch] if stop > start else _EMPTY
         pieces = (self.parts[number] for number in range(first, last + 1))
         return np.concatenate(list(pieces))[start - first * self.batch : stop - first * self.batch]
+
+    def not_above(self, value: int) -> int:
+        """Number of values that are at most ``value``, in a column that rises."""
+        full = sum(1 for part in self.parts if part[-1] <= value)
+        if full == len(self.parts):
+            return self.length
+        return full * self.batch + int(np.searchsorted(self.parts[full], value, side="right"))
 
 
 _EMPTY = np.empty(0, np.int32)
@@ -126,16 +160,3 @@ class DocumentBlocks(_Samples):
         start = int(self.ends.cut(index - 1, index)[0]) if index else 0
         stop = int(self.ends.cut(index, index + 1)[0])
         return self.tokens.cut(start, min(stop, start + self.block_size))
-
-
-class MemoryBlocks(_Samples):
-    """Blocks held in memory, for the held-out part of a stream."""
-
-    def __init__(self, blocks: list[np.ndarray]) -> None:
-        self.blocks = blocks
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def cut(self, index: int) -> np.ndarray:
-        return self.blocks[index]

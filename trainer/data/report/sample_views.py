@@ -7,6 +7,7 @@ A kind of input is one small function here; ``Samples.views`` may show its own s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .views import Collated, Picture, Sound, Text, View, numbers
 
 MASKS = ("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "position_ids")
 """Inputs that are not shown beside those that they are about."""
-TOKENS, TARGET = "input_ids", "labels"
+TOKENS, TARGET, PADDING = "input_ids", "labels", "padding"
 SHIFTED = ("causal_lm", "image_text_to_text")
 """Heads whose labels stand at the positions that predict them, one before their tokens."""
 
@@ -37,13 +38,35 @@ def sample_views(sample: Collated, processor: Any, tokenizer: Any, facts: Facts)
             beneath = inputs.get(name.replace(TOKENS, "attention_mask"))
             mask = beneath.tolist() if beneath is not None and beneath.shape == value.shape else None
             names = facts.labels if labels is not None else ()
-            found[name] = token_view(tokenizer, value.tolist(), labels, sample.head in SHIFTED, mask, names)
+            for part, mine in _documents(name, value, inputs, targets):
+                of_part = [None if row is None else row[mine] for row in (labels, mask)]
+                if part.endswith(PADDING):
+                    of_part = [None, [0] * len(value[mine])]
+                tokens, (labels_of, mask_of) = value[mine].tolist(), of_part
+                found[part] = token_view(tokenizer, tokens, labels_of, sample.head in SHIFTED, mask_of, names)
         else:
             found[name] = _picture(name, value, processor) or _sound(name, value, inputs, processor) or numbers(value)
     for name, value in targets.items():
         if name != beside:
             found[name] = _label(name, value, tokenizer, facts) or numbers(value)
     return found
+
+
+def _documents(
+    name: str, tokens: np.ndarray, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, slice]]:
+    """Names and places of the documents of a row of tokens, and of the padding behind them."""
+    length, positions = len(tokens), inputs.get("position_ids")
+    starts = [0] if name != TOKENS or positions is None else np.flatnonzero(positions == 0).tolist()
+    if len(starts) < 2:
+        yield name, slice(0, length)
+        return
+    last = slice(starts[-1], length)
+    padded = len(set(tokens[last].tolist())) == 1 and (targets.get(TARGET, tokens)[last] == IGNORE).all()
+    count = len(starts) - bool(padded)
+    for number, (start, stop) in enumerate(pairwise([*starts, length]), start=1):
+        what = f"document {number} of {count}" if number <= count else PADDING
+        yield f"{name}, {what}", slice(start, stop)
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -11,12 +11,12 @@ from trireme.errors import UserError
 from trireme.parallel.micro_batch import StepBatch
 from trireme.trainer.data.collator import IGNORE, CausalLMCollator
 from trireme.trainer.data.loader import Batcher, evaluation_batches, step_batches
+from trireme.trainer.data.packed_rows import MemoryRows
 from trireme.trainer.data.sample_order import EpochOrder
-from trireme.trainer.data.token_files import MemoryBlocks
 from trireme.trainer.tasks.causal_lm import CausalLM
 
 SIZE, BLOCK, GLOBAL = 23, 8, 6  # an epoch ends in the middle of a batch, and of a rank's share
-DATA = MemoryBlocks([np.full(BLOCK, i, np.int32) for i in range(SIZE)])
+DATA = MemoryRows([{"input_ids": np.full(BLOCK, i, np.int32)} for i in range(SIZE)])
 
 
 BATCHER = Batcher(CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=1), CausalLM().count)
@@ -116,7 +116,7 @@ def test_workers_give_the_same_batches() -> None:
     assert [tokens(batch) for batch in batches(num_workers=2)] == [tokens(batch) for batch in batches()]
 
 
-class Broken(MemoryBlocks):
+class Broken(MemoryRows):
     def __getitem__(self, index: int) -> Any:
         raise UserError("row 7 is not usable")
 
@@ -126,10 +126,10 @@ class Broken(MemoryBlocks):
 def test_an_error_of_a_row_comes_back_whole_from_a_worker() -> None:
     """Its own words, not a traceback in a string."""
     options = {"samples": 0, "steps": 1, "global_batch_size": GLOBAL}
-    (found,) = step_batches(Broken(DATA.blocks), BATCHER, EpochOrder(SIZE, seed=1), num_workers=1, **options)
+    (found,) = step_batches(Broken(DATA.rows), BATCHER, EpochOrder(SIZE, seed=1), num_workers=1, **options)
     assert isinstance(found, UserError) and str(found) == "row 7 is not usable"
     with pytest.raises(UserError, match=r"^row 7 is not usable$"):
-        list(step_batches(Broken(DATA.blocks), BATCHER, EpochOrder(SIZE, seed=1), **options))
+        list(step_batches(Broken(DATA.rows), BATCHER, EpochOrder(SIZE, seed=1), **options))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -173,4 +173,4 @@ def test_evaluation_counts_every_sample_once_and_is_even(limit: int | None, micr
 
 def test_evaluation_of_nothing_gives_nothing() -> None:
     collator = CausalLMCollator(BLOCK, pad_token_id=0, micro_batch_size=2)
-    assert list(evaluation_batches(MemoryBlocks([]), collator, micro_batch_size=2)) == []
+    assert list(evaluation_batches(MemoryRows([]), collator, micro_batch_size=2)) == []

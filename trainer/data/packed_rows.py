@@ -1,0 +1,117 @@
+"""Data sets of packed rows of tokens, whose documents do not see each other.
+
+Each sample has, beside ``input_ids`` and perhaps ``labels``, ``position_ids`` that restart at every document, and the
+number of each token's document (``documents``). The collator makes of these what the model needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .base_collator import Sample
+from .document_bins import DocumentBins, Overflow, Pieces, pieces
+from .report.set_facts import lengths_between
+from .token_files import Column, PackedBlocks
+
+
+class BinnedDocuments(Dataset[Sample]):
+    """Whole documents, several to a row (``document_bins.py``). Indices count on over the passes."""
+
+    def __init__(
+        self,
+        tokens: Column,
+        ends: Column,
+        block_size: int,
+        overflow: Overflow = "cut",
+        seed: int = 0,
+        shuffle: bool = True,
+        labels: Column | None = None,
+    ) -> None:
+        """
+        Args:
+            ends: ``ends[i]`` is the position in ``tokens`` after document i.
+            labels: a label beside every token; None takes the tokens.
+        """
+        self.tokens, self.ends, self.labels, self.block_size, self.overflow = tokens, ends, labels, block_size, overflow
+        self.pieces: Pieces = pieces(lengths_between(ends.parts), block_size, overflow)
+        self.bins = DocumentBins(self.pieces.lengths, block_size, seed, shuffle)
+
+    def __len__(self) -> int:
+        """Rows of one pass."""
+        return len(self.bins)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < 0 or not len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        chosen, numbers = self.bins(index)
+        places = [self._place(piece) for piece in chosen.tolist()]
+        sample = packed([self.tokens.cut(*place) for place in places], numbers)
+        if self.labels is not None:
+            sample["labels"] = np.concatenate([self.labels.cut(*place) for place in places])
+        return {**sample, "index": index}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self[index] for index in indices]
+
+    def _place(self, piece: int) -> tuple[int, int]:
+        """Where the tokens of a piece begin and end."""
+        document, within = self.pieces.place(piece)
+        start = (int(self.ends.cut(document - 1, document)[0]) if document else 0) + within
+        return start, start + int(self.pieces.lengths[piece])
+
+    def facts(self) -> str:
+        """One line on how full the rows are."""
+        rows, count, size = len(self), self.bins.filled, self.block_size
+        what = "documents" if self.pieces.documents is None else "documents and parts of documents"
+        each = f"{count / max(rows, 1):.3g} to a row"
+        return f"{count} {what} in {rows} rows of {size} tokens: {each}, rows are {self.bins.fill:.2%} full"
+
+
+class SeparateBlocks(PackedBlocks):
+    """Blocks of consecutive tokens, in which a document begins anew: it does not see those before it. Indices count on
+    over the passes."""
+
+    def __init__(self, tokens: Column, ends: Column, block_size: int) -> None:
+        super().__init__(tokens, block_size)
+        self.ends = ends
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < 0 or not len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        turn, place = divmod(index, len(self))
+        first = place * self.block_size
+        before = self.ends.not_above(first)
+        starts = self.ends.cut(before, self.ends.not_above(first + self.block_size - 1)) - first
+        parts = np.split(self.cut(place), starts)
+        # A block begins a part, too, so blocks before this one count beside the documents.
+        number = before + place + turn * (len(self.ends) + len(self))
+        return {**packed(parts, number + np.arange(len(parts))), "index": index}
+
+
+class MemoryRows(Dataset[Sample]):
+    """Rows held in memory, for the held-out part of a stream."""
+
+    def __init__(self, rows: list[Sample]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return {**self.rows[index], "index": index}
+
+
+def packed(documents: Sequence[np.ndarray], numbers: np.ndarray) -> Sample:
+    """A row of documents: their tokens one after the other, positions that restart, and the number of each token's
+    document."""
+    lengths = [len(tokens) for tokens in documents]
+    return {
+        "input_ids": np.concatenate(documents),
+        "position_ids": np.concatenate([np.arange(length) for length in lengths]),
+        "documents": np.repeat(np.asarray(numbers, np.int64), lengths),
+    }
