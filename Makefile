@@ -32,6 +32,7 @@ test-long: $(OPERATORS)
 
 parity: $(OPERATORS)
 	$(BIN)/python tests/parity/report.py
+	$(BIN)/python tests/parity/packed.py
 
 resume-matrix: $(OPERATORS)
 	$(BIN)/python tests/resume/report.py

@@ -1,0 +1,136 @@
+"""Packed equals alone, under every kind of plan: twelve documents in four rows against twelve rows of one document.
+
+Every decoder trains by SGD in fp32, each step on all twelve documents: once in one process, each document alone, and
+under each plan packed by ``data.packing=bins``, which mixes other documents in every pass. The loss and the norm of the
+gradient of every step are compared as relative differences; steps after the first test the gradient's direction too.
+
+    make parity                                                          # all, and docs/parity-packing.md
+    python tests/parity/packed.py --plans tp,pp_1f1b --families llama    # a part
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers.decoders import DECODERS
+from helpers.metrics import training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import STDLIB, TINY
+from helpers.several_runs import train_all
+from helpers.zero import load_deepspeed
+from parity.matrix import LAYOUTS
+
+PLANS = ("single", "ddp", "zero3", "fsdp_full_shard", "tp", "pp_1f1b", "3d")
+STEPS, ROWS = 4, 4
+TOLERANCE = 2e-6
+LENGTHS = (400, 60, 150, 90, 310, 40, 220, 120, 260, 75, 180, 330)
+"""Characters of the documents."""
+DOCS = Path(__file__).parents[2] / "docs" / "parity-packing.md"
+HEAD = f"""# Packed equals alone, measured
+
+Twelve documents in four rows (`data.packing=bins`), trained for {STEPS} steps of SGD in fp32 under each plan on gloo
+ranks, against one process that takes each document alone. A number is the largest relative difference of the loss and
+of the norm of the gradient over all steps. All must stay under {TOLERANCE:.0e}. `make parity` makes this table.
+"""
+
+
+def differences(plan: str, families: Sequence[str], folder: Path, *overrides: str, ranks: int = 0) -> dict[str, float]:
+    """Largest relative difference of each family under a plan from its documents alone.
+
+    Args:
+        overrides: further options of the plan, which then has ``ranks`` ranks.
+    """
+    if plan.startswith("zero"):
+        load_deepspeed()
+    alone = [(TINY, folder / f"alone-{family}", _alone(folder, family)) for family in families]
+    train_all([job for job in alone if not (job[1] / "metrics.jsonl").exists()])
+    packed = [(TINY, folder / f"{plan}-{family}", [*_packed(folder, family, plan), *overrides]) for family in families]
+    run_ranks(train_all, ranks or LAYOUTS[plan].ranks, packed, timeout=400)
+    found = {}
+    for family, (_, one, _), (_, other, _) in zip(families, alone, packed, strict=True):
+        lines = training(one), training(other)
+        counts = [[line["tokens"] for line in side] for side in lines]
+        assert counts[0] == counts[1] and len(counts[0]) == STEPS, counts  # so every step is a pass over all documents
+        found[family] = worst_difference(*lines)
+    return found
+
+
+def _alone(folder: Path, family: str) -> list[str]:
+    return [
+        *_common(folder, family),
+        "data.packing=false",
+        "trainer.global_batch_size=12",
+        "trainer.micro_batch_size=1",
+    ]
+
+
+def _packed(folder: Path, family: str, plan: str) -> list[str]:
+    micro = ROWS // (LAYOUTS[plan].data * LAYOUTS[plan].least)
+    batch = [f"trainer.global_batch_size={ROWS}", f"trainer.micro_batch_size={max(micro, 1)}"]
+    return [*_common(folder, family), "data.packing=bins", f"plan={plan}", *batch]
+
+
+def _common(folder: Path, family: str) -> list[str]:
+    return [
+        f"model={family}_tiny",
+        "data=files",
+        f"data.source.paths=[{_documents(folder)}]",
+        "data.held_out=0",
+        "data.block_size=176",
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        f"trainer.max_steps={STEPS}",
+        "trainer.eval_every=null",
+        "trainer.eval_at_end=false",
+        "checkpoint.at_end=false",
+    ]
+
+
+def _documents(folder: Path) -> Path:
+    path, text = folder / "documents.jsonl", (STDLIB / "dataclasses.py").read_text()
+    starts = [sum(LENGTHS[:number]) for number in range(len(LENGTHS))]
+    lines = [json.dumps({"text": text[at : at + length]}) for at, length in zip(starts, LENGTHS, strict=True)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plans", default=",".join(PLANS), help="comma separated")
+    parser.add_argument("--families", default=",".join(DECODERS), help="comma separated")
+    options = parser.parse_args(argv)
+    plans, families = options.plans.split(","), options.families.split(",")
+    logging.disable(logging.WARNING)
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TRIREME_CACHE", f"{folder}/cache")
+        for plan in plans:
+            with contextlib.redirect_stdout(io.StringIO()):
+                rows[plan] = differences(plan, families, Path(folder))
+            print(plan, *(f"{family} {value:.1e}" for family, value in rows[plan].items()), flush=True)
+    worst = max(value for row in rows.values() for value in row.values())
+    if worst < TOLERANCE and (set(plans), set(families)) == (set(PLANS), set(DECODERS)):
+        titles = ["plan", "ranks", *families]
+        lines = [
+            [plan, str(LAYOUTS[plan].ranks), *(f"{row[one]:.1e}" for one in families)] for plan, row in rows.items()
+        ]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *lines])
+        DOCS.write_text(f"{HEAD}\n{table}\n")
+    return int(not worst < TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

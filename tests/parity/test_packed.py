@@ -1,0 +1,24 @@
+"""Packed equals alone under every kind of plan, for decoders whose documents would mix in transformers; `make parity`
+runs all decoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parity.packed import PLANS, TOLERANCE, differences
+
+FAMILIES = ("llama", "opt", "recurrent_gemma")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packed")
+
+
+@pytest.mark.parametrize(
+    "plan", [pytest.param(plan, marks=[pytest.mark.long] if plan == "3d" else []) for plan in PLANS]
+)
+def test_packed_documents_equal_documents_alone(plan: str, folder: Path) -> None:
+    found = differences(plan, FAMILIES, folder)
+    assert set(found) == set(FAMILIES) and max(found.values()) < TOLERANCE, found
