@@ -1,0 +1,243 @@
+"""Measure useful tokens per second of packed rows against transformers' Trainer with padding and TRL with its packing.
+
+All train the same small Llama in fp32 by AdamW on the same rows: the functions of Python's standard library, cut at the
+same length, each read once. A useful token is one that stands in a row of the source: padding is none. Each side runs
+in a process of its own, and they take turns, so that changes in the machine's speed affect all. The result is the
+median of the ratios of neighbouring turns, with the share of the computed places that hold a useful token (fill).
+
+    python benchmarks/packing.py                         # some ten minutes on two idle cores
+    python benchmarks/packing.py --rounds 1 --rows 128
+
+TRL comes from ``build/trl``, where nothing else finds it: pip install --no-deps --target build/trl trl==1.16.0
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+TRL = ROOT / "build" / "trl"
+LENGTH, VOCABULARY = 1024, 4096
+PADDED_ROWS, PACKED_ROWS = 8, 2
+"""Rows of a step, whose useful tokens are about as many."""
+MODEL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": LENGTH,
+}
+WARM = 2
+"""Steps before the clock starts."""
+
+
+class Clock:
+    """Useful tokens and computed places of the steps after the first ones, and their time."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.times: list[float] = []
+
+    def result(self) -> dict[str, float]:
+        useful, places = (sum(step[part] for step in self.steps[WARM : len(self.times)]) for part in (0, 1))
+        return {"rate": useful / (self.times[-1] - self.times[WARM - 1]), "fill": useful / places, "tokens": useful}
+
+
+def rows(count: int) -> Iterator[str]:
+    """Functions of the standard library, in an order without meaning."""
+    found = []
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        text = path.read_text(errors="ignore")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (part := ast.get_source_segment(text, node)):
+                found.append(part)
+    found = sorted(set(found), key=lambda part: hash_of(part))
+    yield from found[:count]
+
+
+def hash_of(text: str) -> str:
+    import hashlib
+
+    return hashlib.blake2b(text.encode()).hexdigest()
+
+
+def with_trireme(folder: Path) -> dict[str, float]:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from helpers.recipes import recipe_of
+    from trireme.parallel.mesh import build_mesh
+    from trireme.trainer.build import build
+    from trireme.trainer.callbacks.callback import Callback
+
+    clock = Clock()
+
+    class Noted(Callback):
+        def on_step_end(self, trainer: Any, state: Any, control: Any) -> None:
+            micros = trainer.batch.micro_batches
+            clock.steps.append((trainer.batch.tokens, sum(micro.inputs["input_ids"].numel() for micro in micros)))
+            clock.times.append(time.perf_counter())
+
+    config = [f"model.config.{name}={value}" for name, value in MODEL.items()]
+    recipe = recipe_of(
+        ROOT / "tests" / "recipes" / "tiny.yaml",
+        folder / "run",
+        *("model=llama_tiny", *config, "data=files", f"data.source.paths=[{folder / 'rows.jsonl'}]", "data.held_out=0"),
+        *(f"data.tokenizer.path={folder / 'tokenizer'}", f"data.block_size={LENGTH}", "data.packing=bins"),
+        *(f"trainer.global_batch_size={PACKED_ROWS}", f"trainer.micro_batch_size={PACKED_ROWS}", "trainer.epochs=1"),
+        *("trainer.max_steps=null", "trainer.eval_every=null", "trainer.eval_at_end=false", "checkpoint.at_end=false"),
+        *("optimizer.lr=1e-4", f"data.cache_dir={folder / 'cache'}", "trainer.log_every=10"),
+    )
+    (folder / "run").mkdir()
+    mesh = build_mesh(recipe.plan)
+    trainer = build(recipe, mesh)
+    trainer.callbacks = {"noted": Noted()}
+    trainer.fit()
+    mesh.close()
+    return clock.result()
+
+
+def llama() -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**MODEL, use_cache=False))
+
+
+def arguments(folder: Path, batch: int) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder / "out"),
+        "per_device_train_batch_size": batch,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-4,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 10,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "bf16": False,
+    }
+
+
+def noted(clock: Clock) -> Any:
+    from transformers import TrainerCallback
+
+    class Noted(TrainerCallback):
+        def on_step_end(self, *given: Any, **others: Any) -> None:
+            clock.times.append(time.perf_counter())
+
+    return Noted()
+
+
+def counted(collator: Any, clock: Clock) -> Any:
+    """``collator``, whose useful tokens (those with labels, and the first of each row) and places are noted."""
+
+    def collate(samples: Any) -> Any:
+        batch = collator(samples)
+        ids = batch["input_ids"]
+        useful = int(batch["attention_mask"].sum()) if "attention_mask" in batch else ids.numel()
+        clock.steps.append((useful, ids.numel()))
+        return batch
+
+    return collate
+
+
+def with_transformers(folder: Path) -> dict[str, float]:
+    from datasets import load_dataset
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    tokenizer, clock = AutoTokenizer.from_pretrained(folder / "tokenizer"), Clock()
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    data = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / "hf"))
+    end = tokenizer.eos_token_id
+    data = data.map(
+        lambda row: {"input_ids": [*tokenizer(row["text"])["input_ids"], end][:LENGTH]}, remove_columns="text"
+    )
+    collator = counted(DataCollatorForLanguageModeling(tokenizer, mlm=False, pad_to_multiple_of=8), clock)
+    options = TrainingArguments(**arguments(folder, PADDED_ROWS))
+    Trainer(llama(), options, collator, data, callbacks=[noted(clock)]).train()
+    return clock.result()
+
+
+def with_trl(folder: Path) -> dict[str, float]:
+    sys.path.insert(0, str(TRL))
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer, clock = AutoTokenizer.from_pretrained(folder / "tokenizer"), Clock()
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    data = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / "hf"))
+    options = SFTConfig(**arguments(folder, PACKED_ROWS), packing=True, max_length=LENGTH)
+    trainer = SFTTrainer(llama(), options, train_dataset=data, processing_class=tokenizer, callbacks=[noted(clock)])
+    trainer.data_collator = counted(trainer.data_collator, clock)
+    trainer.train()
+    return clock.result()
+
+
+SIDES = {"trireme": with_trireme, "transformers": with_transformers, "trl": with_trl}
+
+
+def prepare(folder: Path, count: int) -> None:
+    """Write the rows, and a tokenizer that is trained on them."""
+    from trireme.trainer.data.tokenizer import TokenizerConfig, load_or_train
+
+    texts = list(rows(count))
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = TokenizerConfig(vocab_size=VOCABULARY)
+    load_or_train(config, lambda: iter(texts), "packing", str(folder)).save_pretrained(folder / "tokenizer")
+
+
+def measured(side: str, folder: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        for name in ("rows.jsonl", "tokenizer"):
+            (Path(own) / name).symlink_to(folder / name)
+        command = [sys.executable, __file__, "--side", side, "--folder", own]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(f"{side} failed:\n{ended.stderr[-3000:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.side:
+        print(json.dumps(SIDES[options.side](options.folder)))
+        return
+    sides = [side for side in SIDES if side != "trl" or TRL.is_dir()]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, options.rows)
+        turns = [{side: measured(side, folder) for side in sides} for _ in range(options.rounds)]
+    for side in sides:
+        rate = statistics.median(turn[side]["rate"] for turn in turns)
+        ratio = statistics.median(turn["trireme"]["rate"] / turn[side]["rate"] for turn in turns)
+        about = f"fill {turns[0][side]['fill']:.1%} of {turns[0][side]['tokens']:.0f} tokens"
+        print(f"{side:13} {rate:7.0f} useful tokens/s, {about}; trireme has {ratio:.2f} times as many")
+
+
+if __name__ == "__main__":
+    main()
