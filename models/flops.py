@@ -9,7 +9,7 @@ from .find_blocks import blocks_of, embeddings_of
 from .hidden_size import hidden_size
 
 
-def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length: int) -> float:
+def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length: float) -> float:
     """Floating point operations of forward and backward per token.
 
     The count is 6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention
@@ -18,7 +18,7 @@ def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length
 
     Args:
         model: may be on the meta device.
-        length: tokens per sequence.
+        length: tokens per sequence, or of the document that a token sees part of, as a mean over tokens.
     """
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
     if not getattr(model.config, "tie_word_embeddings", False):

@@ -194,7 +194,7 @@ def _flops(placed: Placed) -> float | None:
     corpus = placed.corpus
     if corpus.unit != "tokens" or corpus.length is None:
         return None
-    return training_flops_per_token(placed.blueprint, placed.strategy.family, corpus.length)
+    return training_flops_per_token(placed.blueprint, placed.strategy.family, corpus.attended or corpus.length)
 
 
 def _keep_recipe(recipe: RecipeConfig, run_dir: Path, others: Mapping[str, str]) -> None:

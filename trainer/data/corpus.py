@@ -61,6 +61,8 @@ class Corpus(ABC):
     """This corpus, if it mixes several sources."""
     length: int | None = None
     """Greatest length of a sample, in ``unit``; None if it is not known."""
+    attended: float | None = None
+    """Length of a token's document as a mean over tokens, where documents in a row do not see each other."""
     samples: Any = None
     """The ``Samples`` that make samples of rows; None for texts."""
 

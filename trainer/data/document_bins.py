@@ -105,6 +105,11 @@ class DocumentBins:
         return len(self.fit)
 
     @property
+    def attended(self) -> float:
+        """Length of a token's piece, as a mean over tokens."""
+        return float((self._counts * np.arange(len(self._counts)) ** 2).sum() / max(self.tokens, 1))
+
+    @property
     def fill(self) -> float:
         """Share of the places for tokens that hold one."""
         return self.tokens / max(len(self) * self.fit.capacity, 1)

@@ -140,7 +140,7 @@ class RowsCorpus(CorpusByIndex):
         return facts
 
     def _say_packed(self, train: BinnedDocuments) -> None:
-        self.stats.train_tokens_cut = train.pieces.lost
+        self.stats.train_tokens_cut, self.attended = train.pieces.lost, train.bins.attended
         for line in filter(None, [train.facts(), train.pieces.line(TRAIN, self.config.overflow)]):
             log.info("%s", line)
 

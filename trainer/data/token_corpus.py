@@ -55,6 +55,8 @@ class IndexedCorpus(CorpusByIndex):
         self.has_held_out = bool(self.eval_sets)
         self.train_size, self.length = len(self.train), config.block_size
         self.order = EpochOrder(len(self.train), seed, config.shuffle, config.separates)
+        if isinstance(self.train, BinnedDocuments):
+            self.attended = self.train.bins.attended
         if config.group_by_length and isinstance(self.train, DocumentBlocks):
             lengths = np.minimum(lengths_between(self.train.ends.parts), config.block_size)
             self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from families.tiny_config import tiny_config
+from helpers.recipes import FEW_FILES, recipe_of
+from trireme.errors import UserError
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.check_packing import check_packing
 from trireme.models.document_attention import KERNEL, attend_within_documents
+from trireme.models.family import families
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
+from trireme.trainer.build import train
 from trireme.trainer.packing_trial import EXACT, differences, two_orders
 
 
@@ -53,6 +61,28 @@ def test_other_heads_and_kernels_are_refused() -> None:
     (problem,) = check_packing(small, "causal_lm", "bins", 2)
     assert problem.field == "model.attention" and "micro_batch_size" in problem.why
     assert check_packing(small, "causal_lm", "bins", 1) == []
+
+
+def test_a_family_that_mixes_documents_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families(), "llama", replace(families()["llama"], packs=False))
+    (problem,) = check_packing(ModelConfig("llama", {}), "causal_lm", "separate_blocks", 1)
+    assert "see each other" in problem.why and "data.packing=true" in problem.fix
+
+
+@pytest.mark.parametrize("kind", ["falcon", "qwen3"])
+def test_training_begins_with_the_trial(kind: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "auto.yaml"
+    model = {"family": "auto", "config": {"model_type": kind, **tiny_config(kind)}}
+    defaults = ["/base", {"/data": "python_stdlib"}, {"override /callbacks": "minimal"}, "_self_"]
+    data = {"block_size": 64, "packing": "bins", "overflow": "split", "source": {"roots": FEW_FILES}}
+    trainer = {"max_steps": 1, "global_batch_size": 2, "micro_batch_size": 2, "eval_at_end": False}
+    parts = {"data": {**data, "tokenizer": {"vocab_size": 400}}, "trainer": trainer, "checkpoint": {"at_end": False}}
+    recipe.write_text(yaml.safe_dump({"defaults": defaults, "model": model, **parts}))
+    if kind == "qwen3":
+        assert train(recipe_of(recipe, tmp_path / "run")).step == 1
+        return
+    with pytest.raises(UserError, match="each changes the other's logits"):
+        train(recipe_of(recipe, tmp_path / "run"))
 
 
 def test_eager_models_keep_their_kernel() -> None:

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.decoders import DECODERS
 from torch import Tensor, nn
 from transformers import MistralConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from trireme.models import document_attention as attention
+from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.model_config import ModelConfig
+from trireme.parallel.apply import materialise
 
 ROWS = torch.tensor([[*range(5), *range(1), *range(6)], [*range(12)], [*range(2), *range(7), *range(3)]])
 """Positions of the documents of three rows."""
@@ -79,6 +83,24 @@ def test_padding_and_plain_rows_stay_as_they_are() -> None:
     padding = (torch.arange(12) < torch.tensor([[12], [7], [9]])).long()
     assert torch.equal(mask(attention.KERNEL, attention_mask=padding), mask("sdpa", attention_mask=padding))
     assert mask(attention.KERNEL, position_ids=torch.arange(12)[None]) is None
+
+
+def test_a_model_with_this_kernel_writes_as_before() -> None:
+    config = ModelConfig("llama", {**DECODERS["llama"], "initializer_range": 0.3})
+    texts = {
+        "input_ids": torch.tensor([[5, 7, 9, 11], [3, 3, 8, 2]]),
+        "attention_mask": torch.tensor([[1] * 4, [0, 0, 1, 1]]),
+    }
+    written = []
+    for apart in (False, True):
+        built, source = (build_on_meta(config, "causal_lm", Vocabulary(96)) for _ in range(2))
+        if apart:
+            attention.attend_within_documents(built)
+        materialise(built, torch.device("cpu"), weight_source(config, source, 0))
+        written.append(
+            built.eval().generate(**texts, max_new_tokens=8, do_sample=False, use_cache=True, pad_token_id=3)
+        )
+    assert torch.equal(*written) and built.config._attn_implementation == attention.KERNEL
 
 
 def test_all_documents_are_one_call_of_the_kernel_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -228,9 +229,13 @@ def test_micro_batches_become_uniform() -> None:
     assert concatenated([first, second])["input_ids"].shape == (4, 5)
     assert concatenated([first, second]).keys() == {"input_ids", "attention_mask"}
     packed = of_tokens(torch.ones(2, 3, dtype=torch.int64), position_ids=torch.tensor([[5, 0, 1]] * 2))
+    packed = dataclasses.replace(packed, documents=torch.tensor([[4, 5, 5]] * 2))
     other = torch.zeros(2, 5, dtype=torch.int64)
     (padded, _) = pad_alike([packed, of_tokens(other, position_ids=other)])
     assert padded.inputs["position_ids"].tolist()[0] == [5, 0, 1, 0, 1] and "attention_mask" not in padded.inputs
+    assert padded.documents is not None and padded.documents.tolist()[0] == [4, 5, 5, -1, -1]
+    moved = padded.to(torch.device("meta"))
+    assert moved.documents is not None and moved.documents.is_meta and short.to(torch.device("meta")).documents is None
 
 
 def test_micro_batches_that_cannot_become_uniform() -> None:

@@ -43,6 +43,7 @@ def test_millions_of_documents_take_no_time() -> None:
     bins = DocumentBins(lengths, 2048, seed=0)
     assert time.process_time() - start < 5
     assert bins.fill > 0.9999 and bins.filled == 2_000_000
+    assert bins.attended == pytest.approx((lengths.astype(float) ** 2).sum() / lengths.sum())
 
 
 LENGTHS = np.random.default_rng(1).integers(0, 33, 500)
