@@ -283,10 +283,25 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
 
 def attention(name: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value:
+        if value and not (name == "flash_attention_2" and _packs(given)):  # packed rows use torch's flash attention
             draft.set("model.attention", name)
 
     return rule
+
+
+def packing(draft: Draft, value: Any, given: Arguments) -> None:
+    """Whole documents to a row, with TRL's and axolotl's way for those that are longer."""
+    if not _packs(given):
+        draft.set("data.packing", bool(value))
+        return
+    draft.set("data.packing", "bins")
+    usual = "drop" if given.get("sample_packing") or given.get("packing_strategy", "bfd") == "bfd" else "split"
+    way = {"truncate": "cut", "drop": "drop"}.get(str(given.get("excess_length_strategy")), usual)
+    draft.set("data.overflow", way)
+
+
+def _packs(given: Arguments) -> bool:
+    return bool(given.get("sample_packing") or (given.get("packing") and given.get("packing_strategy") != "wrapped"))
 
 
 def batch(draft: Draft, given: Arguments, ranks: int) -> None:
@@ -318,6 +333,10 @@ RULES: dict[str, Rule] = {
     "lr_scheduler_kwargs": scheduler_arguments,
     "warmup_steps": warmup,
     "warmup_ratio": warmup_ratio,
+    "packing": packing,
+    "sample_packing": packing,
+    "packing_strategy": nothing,
+    "excess_length_strategy": nothing,
     "optim": optimizer,
     "optimizer": optimizer,
     "adam_beta1": betas,

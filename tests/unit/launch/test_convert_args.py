@@ -119,7 +119,9 @@ def test_a_file_of_axolotl(tmp_path: Path) -> None:
     assert tool == "axolotl" and draft.choices["optimizer"] == ["adamw_8bit"] and draft.choices["data"] == ["files"]
     wanted = {
         "model.weights": "owner/base",
-        "model.attention": "flash_attention_2",
+        "model.attention": None,  # rows of whole documents use torch's flash attention
+        "data.packing": "bins",
+        "data.overflow": "drop",
         "data.source.paths": ["data/*.jsonl"],
         "data.source.text_column": "body",
         "data.held_out": 0.1,
@@ -133,6 +135,21 @@ def test_a_file_of_axolotl(tmp_path: Path) -> None:
     }
     assert {key: draft.values.get(key) for key in wanted} == wanted
     assert [value for value, _ in draft.left.values()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"packing": True}, ("bins", "drop")),
+        ({"packing": True, "packing_strategy": "bfd_split"}, ("bins", "split")),
+        ({"packing": True, "packing_strategy": "wrapped"}, (True, None)),
+        ({"packing": False}, (False, None)),
+        ({"sample_packing": True, "excess_length_strategy": "truncate"}, ("bins", "cut")),
+    ],
+)
+def test_ways_of_packing(tmp_path: Path, given: dict[str, object], wanted: tuple[object, object]) -> None:
+    draft, _ = converted(write(tmp_path, given), "transformers")
+    assert (draft.values.get("data.packing"), draft.values.get("data.overflow")) == wanted
 
 
 def test_a_file_of_accelerate(tmp_path: Path) -> None:
