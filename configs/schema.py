@@ -333,7 +333,7 @@ def _check_model(model: ModelConfig, data: DataConfig, task: Component) -> list[
 
 def _check_packing(data: DataConfig, model: ModelConfig, task: Component, trainer: TrainerConfig) -> list[Problem]:
     """Problems of rows whose documents must not see each other, for a model without problems of its own."""
-    from_rows = learns_from_rows(task)
+    from_rows = learns_from_rows(task) or data.chat is not None
     if data.group_by_length and (data.packing == "bins" or (data.packing and not from_rows)):
         why = f"has no use with data.packing={data.packing}, whose rows are full"
         return [Problem("data.group_by_length", why, "leave it out, or set data.packing=false", True)]

@@ -21,6 +21,7 @@ from ..component_errors import component_errors
 from .base_collator import Sample
 from .cache import built_once, cache_root
 from .content_stamp import hash_json
+from .corpus_stats import digest
 from .data_config import DataConfig
 from .packed_rows import BinnedDocuments
 from .report.set_facts import AT_ONCE
@@ -51,7 +52,7 @@ def packed_samples(config: DataConfig, seed: int, rows: RowSamples, print_: str)
     Raises:
         UserError: a row is not usable, or samples are not tokens with labels.
     """
-    folder = cache_root(config.cache_dir) / f"row-tokens-{hash_json(_content(config, rows.samples, print_))[:24]}"
+    folder = cache_root(config.cache_dir) / f"row-tokens-{hash_json(_content(config, rows, print_))[:24]}"
     with built_once(folder) as scratch:
         if scratch:
             _write(rows, scratch)
@@ -65,7 +66,9 @@ def measured_samples(config: DataConfig, rows: RowSamples, print_: str) -> np.nd
     Raises:
         UserError: it measures none.
     """
-    folder = cache_root(config.cache_dir) / f"row-lengths-{hash_json(_content(config, rows.samples, print_))[:24]}"
+    if rows.lengths is not None:
+        return rows.lengths
+    folder = cache_root(config.cache_dir) / f"row-lengths-{hash_json(_content(config, rows, print_))[:24]}"
     with built_once(folder) as scratch:
         if scratch:
             _measure(rows, scratch)
@@ -85,14 +88,17 @@ def _measure(rows: RowSamples, folder: Path) -> None:
     np.save(folder / "lengths.npy", np.concatenate(found) if found else np.empty(0))
 
 
-def _content(config: DataConfig, samples: Samples, print_: str) -> list[Any]:
-    """All that the tokens of a row follow from, the code of the class included."""
-    kind, tokenizer = type(samples), samples.tokenizer
+def _content(config: DataConfig, rows: RowSamples, print_: str) -> list[Any]:
+    """All that the tokens of rows follow from, the code of the class included."""
+    kind, tokenizer = type(rows.samples), rows.samples.tokenizer
     code = [_code(one) for one in kind.__mro__ if issubclass(one, Samples)]
     processor = content_hash(tokenizer) if hasattr(tokenizer, "backend_tokenizer") else repr(type(tokenizer))
     options = {name: value for name, value in asdict(config).items() if name not in NOT_IN_TOKENS}
     template = str(getattr(tokenizer, "chat_template", None))
-    return [VERSION, print_, kind.__qualname__, code, processor, template, options]
+    # What ``Samples.made`` has made lies in folders that are named by their content.
+    made = [Path(file["filename"]).parts[-3:] for file in getattr(rows.rows, "cache_files", ())]
+    lengths = digest([rows.lengths]) if rows.lengths is not None else ""
+    return [VERSION, print_, kind.__qualname__, code, processor, template, options, made, lengths]
 
 
 def _write(rows: RowSamples, folder: Path) -> None:
