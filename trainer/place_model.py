@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, build_on_meta
+from ..models.document_attention import attend_within_documents
 from ..models.family import ModelFamily
 from ..models.neftune import token_embeddings
 from ..models.noise import Noise
-from ..models.document_attention import attend_within_documents
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
