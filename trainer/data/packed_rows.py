@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from .base_collator import Sample
 from .document_bins import DocumentBins, Overflow, Pieces, pieces
-from .report.set_facts import lengths_between
+from .report.set_facts import SetFacts, lengths_between
 from .token_files import Column, PackedBlocks
 
 
@@ -62,12 +62,22 @@ class BinnedDocuments(Dataset[Sample]):
         start = (int(self.ends.cut(document - 1, document)[0]) if document else 0) + within
         return start, start + int(self.pieces.lengths[piece])
 
-    def facts(self) -> str:
-        """One line on how full the rows are."""
+    def lines(self, name: str = "") -> list[str]:
+        """Lines on how full the rows are, and on documents that are longer than a row.
+
+        Args:
+            name: of the set.
+        """
         rows, count, size = len(self), self.bins.filled, self.block_size
         what = "documents" if self.pieces.documents is None else "documents and parts of documents"
         each = f"{count / max(rows, 1):.3g} to a row"
-        return f"{count} {what} in {rows} rows of {size} tokens: {each}, rows are {self.bins.fill:.2%} full"
+        full = f"{count} {what} in {rows} rows of {size} tokens: {each}, rows are {self.bins.fill:.2%} full"
+        return [full, *filter(None, [self.pieces.line(name, self.overflow)])]
+
+    def describe(self, facts: SetFacts) -> None:
+        """Add rows to what is known of a set."""
+        facts.sizes[f"packed rows of {self.block_size} tokens"] = len(self)
+        facts.notes += self.lines()
 
 
 class SeparateBlocks(PackedBlocks):

@@ -135,13 +135,12 @@ class RowsCorpus(CorpusByIndex):
         spreads = measured_rows(rows, self.samples)
         facts = SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels, notes=list(part.notes))
         if name == TRAIN and isinstance(self.train, BinnedDocuments):
-            facts.sizes[f"packed rows of {self.config.block_size} tokens"] = len(self.train)
-            facts.notes += filter(None, [self.train.facts(), self.train.pieces.line(name, self.config.overflow)])
+            self.train.describe(facts)
         return facts
 
     def _say_packed(self, train: BinnedDocuments) -> None:
         self.stats.train_tokens_cut, self.attended = train.pieces.lost, train.bins.attended
-        for line in filter(None, [train.facts(), train.pieces.line(TRAIN, self.config.overflow)]):
+        for line in train.lines(TRAIN):
             log.info("%s", line)
 
     def views(self, sample: Collated) -> Mapping[str, Any]:

@@ -87,9 +87,8 @@ class IndexedCorpus(CorpusByIndex):
         size, stats = self.config.block_size, self.stats
         if isinstance(self.train, BinnedDocuments) and isinstance(self.held_out, BinnedDocuments):
             stats.train_tokens_cut = self.train.pieces.lost
-            yield self.train.pieces.line("train", self.config.overflow)
+            yield from self.train.lines("train")
             yield self.held_out.pieces.line("held-out", self.config.overflow)
-            yield self.train.facts()
         elif isinstance(self.train, DocumentBlocks) and isinstance(self.held_out, DocumentBlocks):
             cut = self.train.beyond()
             stats.train_tokens_cut = cut[1]
@@ -135,8 +134,7 @@ class IndexedCorpus(CorpusByIndex):
         lengths = lengths_between(Column(f"{data.tokens.path.removesuffix('.arrow')}_ends.arrow").parts)
         facts = SetFacts(name, {"documents": len(lengths), "tokens": len(data.tokens)})
         if isinstance(data, BinnedDocuments):
-            facts.sizes[f"rows of {size} tokens"] = len(data)
-            facts.notes += [data.facts(), *filter(None, [data.pieces.line("", self.config.overflow)])]
+            data.describe(facts)
         elif self.config.packing:
             facts.sizes[f"blocks of {size} tokens"] = len(data)
             if rest := len(data.tokens) % size:
