@@ -35,7 +35,8 @@ class BinnedDocuments(Dataset[Sample]):
             ends: ``ends[i]`` is the position in ``tokens`` after document i.
             labels: a label beside every token; None takes the tokens.
         """
-        self.tokens, self.ends, self.labels, self.block_size, self.overflow = tokens, ends, labels, block_size, overflow
+        self.tokens, self.ends, self.labels, self.block_size = tokens, ends, labels, block_size
+        self.overflow: Overflow = overflow
         self.pieces: Pieces = pieces(lengths_between(ends.parts), block_size, overflow)
         self.bins = DocumentBins(self.pieces.lengths, block_size, seed, shuffle)
 
