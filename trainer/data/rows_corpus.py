@@ -14,6 +14,7 @@ from ..component import Component
 from ..component_errors import component_errors
 from ..settings import TrainerConfig
 from .base_collator import Sample, is_ours
+from .content_stamp import hash_json
 from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .document_source import SOURCE
@@ -44,7 +45,8 @@ class RowSamples(Dataset[Sample]):
             name: of the set.
         """
         made = samples.made(rows, name, key)
-        self.rows, self.samples, self.key, self.notes, self.lengths = made.rows, samples, key, made.notes, made.lengths
+        self.rows, self.samples, self.key = made.rows, samples, key
+        self.notes, self.lengths, self.digest = made.notes, made.lengths, made.digest
         self._checked = is_ours(samples)
 
     def __len__(self) -> int:
@@ -120,6 +122,8 @@ class RowsCorpus(CorpusByIndex):
     def prints(self) -> dict[str, Any]:
         labels = list(self.samples.facts.labels)
         content = {"documents": self.stats.documents_digest, **({"labels": labels} if labels else {})}
+        if self.train.digest is not None:
+            content["tokens"] = hash_json([self.train.digest, self.held_out.digest])
         return {**super().prints(), **content}
 
     def eval_set(self, name: str) -> RowSamples:

@@ -36,6 +36,8 @@ class MadeRows:
     """Lines on rows that were left out or cut."""
     lengths: np.ndarray | None = None
     """Length of the sample of each row, in ``unit`` (int64); None if it is not known."""
+    digest: str | None = None
+    """Digest of what was made, which a resume compares; None if samples follow from rows and recipe."""
 
 
 @dataclass(frozen=True)

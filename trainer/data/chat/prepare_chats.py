@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from .chat_rows import Chats
 
 log = logging.getLogger("trireme.data")
-VERSION = 1
+VERSION = 2
 """Raised when other tokens or labels are made of the same rows."""
+DIGEST = "digest.txt"
+"""File beside encoded rows with a digest of their tokens and labels."""
 NUMBERS = ("length", "learnt", "first", "stop")
 """Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
 LATER = ("unusable", "too_long")
@@ -57,12 +59,14 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     with built_once(folder) as scratch:
         if scratch:
             with progress_bars():
-                _encoded(chats, rows).save_to_disk(str(scratch / "chats"), num_proc=None)
+                made = _encoded(chats, rows)
+                made.save_to_disk(str(scratch / "chats"), num_proc=None)
+                (scratch / DIGEST).write_text(_digest(made))
     encoded: Any = load_from_disk(str(folder / "chats"))
     kept, notes = _kept(chats, encoded, rows, name, key)
     columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
     lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
-    return MadeRows(columns, tuple(notes), lengths)
+    return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text())
 
 
 def _encoded(chats: Chats, rows: Dataset) -> Dataset:
@@ -108,6 +112,13 @@ def encode_row(row: Mapping[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
         "first": int(places[0]) if len(places) else -1,
         "stop": int(stops[0]) if stops else -1,
     }
+
+
+def _digest(encoded: Dataset) -> str:
+    """A digest of all tokens and labels in order."""
+    columns: Any = encoded.select_columns(["input_ids", "labels", "length"]).with_format("arrow")
+    tables = (table.column(name).combine_chunks() for table in columns.iter(10_000) for name in columns.column_names)
+    return digest((each.flatten() if hasattr(each, "offsets") else each).to_numpy() for each in tables)
 
 
 def _numbers(encoded: Dataset) -> dict[str, np.ndarray]:

@@ -45,7 +45,8 @@ class Place:
     def enter(self, item: Any) -> None:
         """The next round of a loop begins."""
         self.turn, _ = self.outer[-1]
-        if isinstance(item, Turn):
+        # A loop within a loop looks for something, such as the name of a tool that was called.
+        if isinstance(item, Turn) and not any(over_messages for _, over_messages in self.outer[:-1]):
             self.outer[-1], self.turn = (self.turn, True), item.number
 
     def assigned(self, value: Any) -> None:

@@ -75,8 +75,11 @@ def test_rows_are_encoded_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) 
     again = opened(ROWS)
     for one, other in zip(first.train, again.train, strict=True):
         assert np.array_equal(one["labels"], other["labels"]) and np.array_equal(one["input_ids"], other["input_ids"])
+    assert first.prints()["tokens"] == again.prints()["tokens"]
     with pytest.raises(TypeError):
         opened(ROWS, system="Another.")
+    monkeypatch.undo()
+    assert opened(ROWS, system="Another.").prints()["tokens"] != first.prints()["tokens"]
 
 
 def test_long_rows_are_cut_dropped_or_refused_and_counted(opened: Opened) -> None:
