@@ -117,6 +117,11 @@ class Strategy(ABC):
     def module(self) -> PreTrainedModel:
         """The model without wrappers; under a pipeline, the first of this rank's stages."""
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The parts of the model on this rank, without wrappers: one, or a pipeline's stages."""
+        return [self.module]
+
     @abstractmethod
     def place(self, model: PreTrainedModel, weights: WeightSource) -> None:
         """Spread ``model`` (on the meta device) over the mesh and fill it from ``weights``."""

@@ -65,6 +65,10 @@ class TorchStrategy(Strategy):
             materialise(part, device, weights, self.source_names(part))
         self.after_placing()
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [*self.parts]
+
     def split(self, model: PreTrainedModel) -> list[PreTrainedModel]:
         """The parts of ``model`` that this rank holds."""
         return [model]

@@ -214,3 +214,15 @@ class LooksBack(Callback):
             "guest": self.guest.steps,
         }
         Path(f"{self.path}.{os.environ.get('RANK', 0)}").write_text(json.dumps(seen))
+
+
+class Explode(Callback):
+    """Makes one weight infinite before a step, on the ranks that hold it."""
+
+    def __init__(self, name: str, step: int) -> None:
+        self.name, self.step = name, step
+
+    def on_step_begin(self, trainer, state, control) -> None:
+        for name, parameter in trainer.strategy.named_parameters():
+            if state.step + 1 == self.step and name == self.name:
+                getattr(parameter, "_local_tensor", parameter).data.fill_(float("inf"))
