@@ -47,8 +47,8 @@ A number is the largest relative difference of losses and norms of the global gr
 {TOLERANCE:.0e}. *resumes*: a run that was stopped and resumed goes on bit for bit, and ends with the same weights.
 *exports*: plain transformers loads the exported folder with its processors, every tensor is the trained one, and the
 outputs are the same to 1e-6. No number under tp: transformers has no tensor plan for the architecture, or one with a
-style that trireme does not have; `trireme check` says which. Architectures with BatchNorm are trained with its statistics fixed
-(`model.frozen_batchnorm=true`).
+style that trireme does not have; `trireme check` says which. Architectures with BatchNorm are trained with its
+statistics fixed (`model.frozen_batchnorm=true`).
 
 Refused by name: {"; ".join(f"`{kind}`, because {reason}" for kind, reason in WRONG.items())}. Pipelines need a file in
 `models/families`.

@@ -2,7 +2,7 @@
 
 Every module's forward pass notes the smallest and largest magnitude of its weights, inputs and outputs. When one is not
 finite, the last notes go to ``overflow.txt`` in the run folder (``overflow.RANK.txt`` of other ranks), and the run
-stops on all ranks after the step. ``trace_steps`` writes the notes of chosen steps, finite or not: values that come near to
+stops on all ranks after the step. ``trace_steps`` writes the notes of chosen steps, finite or not: values near to
 65,504 overflow in fp16, and those far below 6e-8 vanish in it.
 
 This is for finding a fault: every note waits for the device, so steps take several times as long.
