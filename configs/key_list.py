@@ -77,8 +77,9 @@ def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
         nested = next((one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
         default = defaults.get(field.name, MISSING) if isinstance(defaults, dict) else MISSING
         text = about.get(field.name, "")
-        text += _choices(where)
-        yield Key(where, type_name(hint), _group_default(where) or _yaml(default, nested), text)
+        group = GROUP_OF.get(where, where)
+        text += _choices(group)
+        yield Key(where, type_name(hint), _group_default(group) or _yaml(default, nested), text)
         if nested is not None:
             inner = default if isinstance(default, dict) else schema_defaults(nested)
             yield from _schema(nested, inner, f"{where}.")
@@ -95,6 +96,10 @@ def _part_by_name(members: Iterable[Any]) -> type | None:
 def group_options(group: str) -> list[str]:
     """Names of the files of a group. Models are left out, since they are many: ``trireme models`` lists them."""
     return [] if group == "model" else sorted(file.stem for file in (FOLDER / group).glob("*.yaml"))
+
+
+GROUP_OF = {"model.adapter": "adapter"}
+"""Parts of a recipe whose files lie in a group of another name."""
 
 
 def _choices(group: str) -> str:

@@ -174,6 +174,7 @@ def _check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NP
         (_check_evaluation, ("trainer", "data")),
         (_check_vocabulary, ("data", "model", "task")),
         (_check_native, ("checkpoint", "plan")),
+        (_check_rates, ("model", "optimizer", "plan")),
         (_check_generation, ("generation", "plan", "task")),
         (check_task, ("task",)),
         (check_optimizer, ("optimizer",)),
@@ -311,6 +312,19 @@ def _check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
         return []
     why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
     return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
+
+
+def _check_rates(model: ModelConfig, optimizer: Component, plan: Plan) -> list[Problem]:
+    """Problems of two learning rates (LoRA+), which are multiples of that of the recipe's optimizer."""
+    if model.adapter is None or model.adapter.lr_ratio == 1:
+        return []
+    field, ratio = "model.adapter.lr_ratio", model.adapter.lr_ratio
+    if not isinstance(optimizer.get("lr"), int | float):
+        return [Problem(field, "is a multiple of optimizer.lr, which is not given", "set optimizer.lr", ratio)]
+    if plan.uses_deepspeed and isinstance(plan.deepspeed, str):
+        why = "gives two learning rates, and a DeepSpeed JSON may name an optimizer or a scheduler that sets only one"
+        return [Problem(field, why, "use plan=zero2 or another plan of configs/plan, or 1", ratio)]
+    return []
 
 
 def _check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:

@@ -54,7 +54,7 @@ def generate(
     _import_own_classes(path)
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"
-        export(str(path), str(exported), ExportOptions(ema=ema))
+        export(str(path), str(exported), ExportOptions(ema=ema, merge=True))
         return _write(exported, prompt, max_new_tokens, temperature, top_k, seed, device_map)
 
 

@@ -63,6 +63,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     ]
     notes = "".join(f"\n  note   {note}" for note in found)
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
+    weights += ", adapters beside them" if recipe.model.adapter else ""
     return (
         f"no problems found\n"
         f"  model  {recipe.model.family}, {weights}\n"

@@ -129,11 +129,11 @@ class Run:
         from transformers import AutoProcessor
 
         from ..models.exported_class import exported_class
-        from ..trainer.checkpoint.export.export_folder import export
+        from ..trainer.checkpoint.export.export_folder import ExportOptions, export
         from ..trainer.tasks.task import head_of
 
         with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder:
-            exported = export(str(self.dir), f"{folder}/model")
+            exported = export(str(self.dir), f"{folder}/model", ExportOptions(merge=True))
             model = exported_class(self._recipe["model"], head_of(self._recipe["task"])).from_pretrained(exported)
             try:
                 return model.eval(), AutoProcessor.from_pretrained(exported)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import Problem, UserError
+from .adapter_weights import merged_deltas, with_adapters, with_merged
+from .adapters import add_adapters
 from .base_assets import end_of_text_ids, generation_values
 from .batch_norm import fix_statistics
 from .document_convolution import keep_documents_apart
@@ -24,6 +26,7 @@ from .facts import Facts
 from .forward_inputs import factory_of
 from .heads import HEADS
 from .initial_weights import initial_weights
+from .merge_adapters import Rows, merged_rows
 from .model_config import ModelConfig, hf_config, own_class, weights_path
 from .other_families import described
 from .pretrained import match_weights, read_weights
@@ -68,6 +71,8 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     if model.weights is not None and facts.vocabulary:
         eos = facts.vocabulary.eos
         _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, eos))
+    if model.adapter is not None:
+        add_adapters(built, model.adapter, described(model.spec, built))
     freeze(built, model.frozen, model.spec.unused)
     fix_statistics(built, model.frozen_batchnorm)
     keep_documents_apart(built, model.spec)
@@ -196,6 +201,40 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
     Raises:
         UserError: the weights do not fit the model; this is known before any tensor is read.
     """
+    weights = _base_weights(config, model, seed, speaks)
+    if config.merged_adapters:
+        weights = with_merged(weights, model, config.merged_adapters)
+    return weights if config.adapter is None else with_adapters(weights, model, config.adapter, seed)
+
+
+def base_rows(config: ModelConfig, model: PreTrainedModel, seed: int) -> Callable[[str], Rows]:
+    """The function that gives a tensor of the base by name, with adapters merged into it, as rows that are read when
+    they are asked for. Tensors that are not in safetensors files are read or computed whole.
+
+    Raises:
+        UserError: the weights do not fit the model.
+    """
+    path = weights_path(config) if config.weights is not None else None
+    spec = described(config.spec, model)
+    stored = match_weights(model, path, spec, config.new_head, config.resize_embeddings) if path else None
+    deltas = merged_deltas(model, config.merged_adapters)
+    weights = _base_weights(config, model, seed, speaks=False)
+
+    def rows(name: str) -> Rows:
+        entry = stored.tensors.get(name) if stored and name not in stored.shapes else None
+        found = entry.rows if entry else _rows_of(dict(weights({name}))[name])
+        for delta in deltas.get(name, ()):
+            found = merged_rows(found, model.get_parameter(name).shape, delta)
+        return found
+
+    return rows
+
+
+def _rows_of(tensor: Tensor) -> Rows:
+    return lambda start, stop: tensor[start:stop] if tensor.ndim else tensor
+
+
+def _base_weights(config: ModelConfig, model: PreTrainedModel, seed: int, speaks: bool) -> WeightSource:
     path = weights_path(config) if config.weights is not None else None
     spec = described(config.spec, model)
     stored = match_weights(model, path, spec, config.new_head, config.resize_embeddings) if path else None

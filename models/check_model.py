@@ -199,9 +199,8 @@ def _match(model: ModelConfig, head: str) -> Matched | None:
     family file are built in any case, since only the model tells which heads they have.
     """
     if not is_local(model.weights):
-        if model.spec.stacks:
-            return None
-        _blueprint(model, head)
+        if model.adapter is not None or model.merged_adapters or not model.spec.stacks:
+            _check_merged(model, _blueprint(model, head))
         return None
     from .pretrained import match_weights
     from .weight_sets import chosen_set
@@ -210,7 +209,20 @@ def _match(model: ModelConfig, head: str) -> Matched | None:
     if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
         return None
     blueprint = _blueprint(model, head)
+    _check_merged(model, blueprint)
     return match_weights(blueprint, path, described(model.spec, blueprint), model.new_head) if blueprint else None
+
+
+def _check_merged(model: ModelConfig, blueprint: PreTrainedModel | None) -> None:
+    """Find the layers of the adapters that are merged.
+
+    Raises:
+        UserError: one does not fit the model.
+    """
+    if model.merged_adapters and blueprint is not None:
+        from .adapter_weights import merged_deltas
+
+        merged_deltas(blueprint, model.merged_adapters)
 
 
 def _blueprint(model: ModelConfig, head: str) -> PreTrainedModel | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .family import ModelFamily
@@ -12,15 +13,21 @@ from .hidden_size import hidden_size
 def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length: float) -> float:
     """Floating point operations of forward and backward per token.
 
-    The count is 6 per parameter that takes part in a matrix product, plus 12 x layers x hidden x length for attention
-    scores and values (PaLM, appendix B, https://arxiv.org/abs/2204.02311). The token embedding is a look-up and does
-    not count, unless it is tied to the head. Recomputation does not count, because MFU is about *model* FLOPs.
+    The count is 6 per parameter that takes part in a matrix product (4 if it is frozen, and so needs no gradient of its
+    own), plus 12 x layers x hidden x length for attention scores and values (PaLM, appendix B,
+    https://arxiv.org/abs/2204.02311). The token embedding is a look-up and does not count, unless it is tied to the
+    head. Recomputation does not count, because MFU is about *model* FLOPs.
 
     Args:
         model: may be on the meta device.
         length: tokens per sequence, or of the document that a token sees part of, as a mean over tokens.
     """
-    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
+    operations = sum(_cost(parameter) for parameter in model.parameters() if parameter.ndim >= 2)
     if not getattr(model.config, "tie_word_embeddings", False):
-        matrices -= sum(p.numel() for _, module in embeddings_of(model, family) for p in module.parameters())
-    return 6.0 * matrices + 12.0 * len(blocks_of(model, family)) * hidden_size(model.config) * length
+        operations -= sum(_cost(p) for _, module in embeddings_of(model, family) for p in module.parameters())
+    return operations + 12.0 * len(blocks_of(model, family)) * hidden_size(model.config) * length
+
+
+def _cost(parameter: Tensor) -> float:
+    """Operations per token with a matrix: two for each product, forward, for the inputs, and for the matrix itself."""
+    return (6.0 if parameter.requires_grad else 4.0) * parameter.numel()

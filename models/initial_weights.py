@@ -45,12 +45,12 @@ def initial_weights(
                 yield from _parametrised(model, owner, prefix, own, seed)
                 continue
             parent = model.get_submodule(prefix.rpartition(".")[0]) if prefix else None
-            filled = _initialise(module, owner, _seed(seed, prefix), parent, prefix.rpartition(".")[2])
+            filled = _initialise(module, owner, seed_of(seed, prefix), parent, prefix.rpartition(".")[2])
             for name in own:
                 tensor = getattr(filled, name).detach()
                 if tensor.is_floating_point() and tensor.isnan().any():
-                    tensor = _remaining(_join(prefix, name), module, name, given or {}, _seed(seed, prefix))
-                    tensor = _as_constructed(module, name, owner, _seed(seed, prefix)) if tensor is None else tensor
+                    tensor = _remaining(_join(prefix, name), module, name, given or {}, seed_of(seed, prefix))
+                    tensor = _as_constructed(module, name, owner, seed_of(seed, prefix)) if tensor is None else tensor
                 if tensor is None:
                     raise RuntimeError(f"{type(owner).__name__} does not initialise {_join(prefix, name)}")
                 yield _join(prefix, name), tensor
@@ -75,9 +75,9 @@ def _parametrised(
     plain._modules = {name: child for name, child in module._modules.items() if name != "parametrizations"}
     plain._parameters = {weight: nn.Parameter(getattr(module, weight).detach()), **module._parameters}
     parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
-    filled = getattr(_initialise(plain, owner, _seed(seed, prefix), parent, name), weight).detach()
+    filled = getattr(_initialise(plain, owner, seed_of(seed, prefix), parent, name), weight).detach()
     if filled.isnan().any():
-        filled = _remaining(prefix, plain, weight, {}, _seed(seed, prefix))
+        filled = _remaining(prefix, plain, weight, {}, seed_of(seed, prefix))
     with torch.no_grad():
         parts = parametrisation.right_inverse(filled)
     parts = (parts,) if isinstance(parts, Tensor) else parts
@@ -145,7 +145,8 @@ def _own_names(module: nn.Module) -> list[str]:
     return [name for name, tensor in tensors.items() if tensor is not None]
 
 
-def _seed(seed: int, name: str) -> int:
+def seed_of(seed: int, name: str) -> int:
+    """The seed of the generator of one module or tensor."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little") >> 1
 
 

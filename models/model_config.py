@@ -6,12 +6,13 @@ import difflib
 import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import Problem, UserError, refuse
+from .adapter_config import AdapterConfig, MergedAdapter, adapter_of, merged_of
 from .family import ModelFamily, families
 from .hub import is_local, local_path
 from .locate import locate
@@ -55,6 +56,10 @@ class ModelConfig:
     architecture: str | None = None
     """Dotted path of a model class, derived from transformers' ``PreTrainedModel``, which is built for every task;
     ``config`` holds the fields of its configuration class. ``family`` may name a family of your own beside it."""
+    adapter: AdapterConfig | None = None
+    """Small matrices that are trained beside the frozen weights (LoRA, DoRA); null trains the weights themselves."""
+    merged_adapters: dict[str, MergedAdapter] = field(default_factory=dict)
+    """Adapters that are added to the weights before training, by names of your choice, in this order."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -90,6 +95,11 @@ class ModelConfig:
         spec = families().get(family)
         if self.neftune_alpha is not None and spec is not None and not spec.embeddings:
             yield f"neftune_alpha={self.neftune_alpha} needs embeddings of tokens; leave it out for {spec.title}"
+        if self.merged_adapters and self.weights is None:
+            names = ", ".join(self.merged_adapters)
+            yield f"merged_adapters={names} stand beside no base; name the base as model.weights, or leave them out"
+        if self.adapter is not None and self.adapter.path is not None and self.weights is None:
+            yield "adapter.path stands beside no base; name the base as model.weights"
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
             yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
 
@@ -157,6 +167,22 @@ class ModelConfig:
     def own(self) -> bool:
         """Whether the class of the model is the user's own."""
         return self.architecture is not None or "." in str(self.family)
+
+
+def plain_model_config(values: Mapping[str, Any], weights: str | None = None) -> ModelConfig:
+    """The ``model`` part of a recipe that was read back as plain data.
+
+    Args:
+        weights: where the weights lie now; None takes what the recipe says.
+
+    Raises:
+        ValueError: it is of another version, or its weights cannot be found.
+    """
+    parts = {"adapter": adapter_of(values.get("adapter")), "merged_adapters": merged_of(values.get("merged_adapters"))}
+    try:
+        return ModelConfig(**{**values, **parts, **({"weights": weights} if weights is not None else {})})
+    except TypeError as error:
+        raise ValueError(f"model was written by another version of trireme ({error})") from None
 
 
 def family_of(model_type: Any, weights: str) -> str:
@@ -295,7 +321,9 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
     if not path.is_file():
         beside = "of the file " if is_local(where) and Path(os.path.expanduser(where)).is_file() else ""
         fix = "point to a folder saved by transformers or by trireme export"
-        if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            fix = "this is an adapter: name its base as model.weights, and this folder as model.adapter.path"
+        elif (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
             fix = f"this is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"
         raise UserError(Problem("model.weights", f"the folder {beside}has no config.json", fix, where))
     try:

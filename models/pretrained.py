@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ..errors import Problem, UserError
 from .family import ModelFamily
 from .find_blocks import block_lists, heads_of
+from .low_rank import is_part
 from .stored_names import ADAPTER, grouped, own_names, plain, quantised_by, redundant
 from .weight_files import Stored, stored_tensors
 from .weight_sets import chosen_set, none_there
@@ -89,7 +90,7 @@ def match_weights(
     if not stored:
         why, _, fix = none_there(path).partition("; ")
         raise UserError(Problem("model.weights", why, fix, str(path)))
-    own = own_names(model)
+    own = {name: one for name, one in own_names(model).items() if not is_part(name)}
     found: dict[str, Stored] = {}
     twice: dict[str, Stored] = {}
     unused, renamed = [], renaming(model)
@@ -113,6 +114,7 @@ def match_weights(
         *_other_kinds(unused, path),
         *(_misfits(found, wanted, model, more) or _missing(set(wanted) - set(found) - fresh, path, family)),
         *_untied(twice, found),
+        *_frozen_at_random({*fresh, *more}, model),
     ]
     if problems:
         raise UserError(problems[0])
@@ -151,6 +153,17 @@ def _more_rows(found: dict[str, Stored], wanted: dict[str, Tensor], model: PreTr
         and entry.shape[1:] == wanted[name].shape[1:]
         and entry.shape[:1] < (tokens,)
     }
+
+
+def _frozen_at_random(names: set[str], model: PreTrainedModel) -> Iterator[Problem]:
+    """Refuse tensors that begin at random beside adapters and are never trained, such as the head of a new task."""
+    parameters = dict(model.named_parameters())
+    left = sorted(name for name in names if name in parameters and not parameters[name].requires_grad)
+    if left and any(is_part(name) for name in parameters):
+        modules = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[2] for name in left)
+        why = f"begin at random, as the weights lack them, and are not trained beside adapters: {_listed(left)}"
+        fix = f"set model.adapter.modules_to_save=[{','.join(modules)}]"
+        yield Problem("model.adapter", f"parameters {why}", fix)
 
 
 def _fresh_notes(fresh: set[str], more: dict[str, torch.Size], found: dict[str, Stored]) -> Iterator[str]:
@@ -192,7 +205,8 @@ def _other_kinds(unused: list[str], path: Path) -> list[Problem]:
     adapter = next((name for name in unused if ADAPTER.search(name)), None)
     if adapter is None:
         return []
-    fix = "merge them into the model (peft: model.merge_and_unload().save_pretrained(FOLDER)) and name that folder"
+    fix = "merge them into the model (peft: model.merge_and_unload().save_pretrained(FOLDER)) and name that folder; an "
+    fix += "adapter beside its base is named by model.adapter.path, or by model.merged_adapters"
     return [Problem("model.weights", f"holds tensors of an adapter, such as {adapter}", fix, str(path))]
 
 

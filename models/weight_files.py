@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +29,18 @@ class Stored(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    part: Callable[[int, int], Tensor] | None = None
+    """Loads some of its rows; None where a file is only read as a whole."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` (exclusive).
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        if not self.shape:
+            return self.read()
+        return self.read()[start:stop] if self.part is None else self.part(start, stop)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -70,14 +82,20 @@ def _safetensors(file: Path) -> dict[str, Stored]:
         part = opened.get_slice(name)
         if part.get_dtype() not in DTYPES:
             raise ValueError(f"{file}: {name} is of type {part.get_dtype()}, which is not supported")
-        return Stored(file, torch.Size(part.get_shape()), DTYPES[part.get_dtype()], lambda: _read(opened, name, file))
+        return Stored(
+            file,
+            torch.Size(part.get_shape()),
+            DTYPES[part.get_dtype()],
+            lambda: _read(lambda: opened.get_tensor(name), file),
+            lambda start, stop: _read(lambda: opened.get_slice(name)[start:stop], file),
+        )
 
     return {name: stored(name) for name in opened.keys()}  # noqa: SIM118 (safe_open is not a mapping)
 
 
-def _read(opened: Any, name: str, file: Path) -> Tensor:
+def _read(read: Callable[[], Tensor], file: Path) -> Tensor:
     try:
-        return opened.get_tensor(name)
+        return read()
     except SafetensorError as error:
         raise ValueError(f"{file}: cannot be read ({error})") from None
 

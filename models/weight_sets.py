@@ -70,8 +70,8 @@ def none_there(path: Path) -> str:
     unread = chosen_set(path).unread
     if any(name.startswith("adapter_model") for name in unread):
         return (
-            "holds an adapter only, not a model; merge it into the model that it was trained for "
-            "(peft: model.merge_and_unload().save_pretrained(FOLDER)) and name that folder"
+            "holds an adapter only, not a model; name the model that it was trained for as model.weights, and this "
+            "folder as model.adapter.path (to train it on) or model.merged_adapters.NAME.path"
         )
     kinds = {what: name for name in unread for suffix, what in OTHERS.items() if name.endswith(suffix)}
     if kinds:

@@ -102,6 +102,8 @@ class Strategy(ABC):
 
     skip_nonfinite = False
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
+    saves_trained_only = False
+    """Whether checkpoints hold the trained parameters alone, since all others are those of a base."""
 
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
         self.after_micro_batch: Callable[[], None] = lambda: None
@@ -176,6 +178,10 @@ class Strategy(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
 
+    def without_gradient(self) -> set[str]:
+        """Names of the trained parameters of this rank that ``forward_backward`` gave no gradient."""
+        return {name for name, one in self.named_parameters() if one.requires_grad and one.grad is None}
+
     @abstractmethod
     def optimizer_step(self, max_norm: float | None, lr_scale: float) -> StepResult:
         """Clip by the norm of the global gradient, step with ``initial_lr * lr_scale``, and free the gradients."""
@@ -248,6 +254,11 @@ class Strategy(ABC):
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters by plain name; a tied one comes once."""
+
+    def saved_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """This rank's parameters that checkpoints hold, by plain name; a tied one comes once."""
+        every = self.named_parameters()
+        return ((name, one) for name, one in every if one.requires_grad) if self.saves_trained_only else every
 
     # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 

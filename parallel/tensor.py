@@ -25,6 +25,12 @@ from transformers import PreTrainedModel
 from ..models.family import ModelFamily, TensorPlan
 from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from ..models.noise_keys import Part
+from .tensor_adapters import (
+    replicate_adapter,
+    split_adapter_by_input,
+    split_adapter_by_output,
+    split_adapter_of_head,
+)
 from .tensor_styles import (
     Border,
     own_parameters,
@@ -70,8 +76,10 @@ def parallelize_tensor(
             split_vocabulary_in(module, outside)  # type: ignore[arg-type]
         elif path in heads:
             split_vocabulary_out(module, outside)  # type: ignore[arg-type]
+            split_adapter_of_head(module, outside)
         else:
             replicate_parameters(module, mesh)
+            replicate_adapter(module, outside)
     if sequence_parallel and blocks:
         blocks[0].register_forward_pre_hook(partial(_split_sequence, inside))
         blocks[-1].register_forward_hook(partial(_join_sequence, inside))
@@ -141,16 +149,20 @@ def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border
         if own_parameters(module):
             if path in column:
                 split_by_output(module, border.mesh, parts.get(path, 1))
+                split_adapter_by_output(module, border, parts.get(path, 1))
                 if path in plan.gathered:
                     module.register_forward_hook(lambda _, inputs, output: border.gather_features(output))
             elif path in plan.row:
                 split_by_input(module, border, parts.get(path, 1))
+                split_adapter_by_input(module, border, parts.get(path, 1))
                 if path in plan.scattered:
                     module.register_forward_pre_hook(lambda _, inputs: (border.split_features(inputs[0]),))
             elif path in plan.norms:
                 replicate_parameters(module, border.mesh, lambda: border.outside_gradient)
+                replicate_adapter(module, border, lambda: border.outside_gradient)
             elif path in per_head:
                 replicate_parameters(module, border.mesh, Partial)
+                replicate_adapter(module, border, Partial)
             else:
                 raise RuntimeError(f"the tensor plan does not name {path} of {type(block).__name__}")
         named.add(id(module))

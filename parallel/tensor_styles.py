@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from transformers.pytorch_utils import Conv1D
 
+from ..models.low_rank import is_part
 from .tensor_shards import split_like
 
 
@@ -84,7 +85,7 @@ def split_by_output(module: nn.Module, mesh: DeviceMesh, parts: int = 1) -> None
     """Column style: split every parameter along the outputs; the stock forward computes this rank's outputs."""
     for name, parameter in own_parameters(module):
         dim = 1 if isinstance(module, Conv1D) and name == "weight" else 0
-        distribute(module, name, mesh, _shard(dim, parts, parameter.shape[dim], mesh))
+        distribute(module, name, mesh, split_placement(dim, parts, parameter.shape[dim], mesh))
     if isinstance(module, Conv1D):
         module.nf //= mesh.size()
     compute_locally(module)
@@ -94,7 +95,7 @@ def split_by_input(module: nn.Module, border: Border, parts: int = 1) -> None:
     """Row style: split the weight along the inputs; the ranks' products are summed, and the bias is added once."""
     dim = 0 if isinstance(module, Conv1D) else 1
     weight = module.get_parameter("weight")
-    distribute(module, "weight", border.mesh, _shard(dim, parts, weight.shape[dim], border.mesh))
+    distribute(module, "weight", border.mesh, split_placement(dim, parts, weight.shape[dim], border.mesh))
     if module._parameters.get("bias") is not None:
         distribute(module, "bias", border.mesh, Replicate())
 
@@ -161,7 +162,9 @@ def compute_locally(module: nn.Module, gradient: Callable[[], Placement] | None 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         spread = self._parameters
         placement = gradient() if gradient is not None else None
-        self._parameters = {name: p if p is None else _local(p, placement) for name, p in spread.items()}
+        self._parameters = {
+            name: p if p is None or is_part(name) else _local(p, placement) for name, p in spread.items()
+        }
         try:
             return type(self).forward(self, *args, **kwargs)
         finally:
@@ -171,11 +174,16 @@ def compute_locally(module: nn.Module, gradient: Callable[[], Placement] | None 
 
 
 def own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters of the module itself, without those of its children."""
-    return list(module.named_parameters(recurse=False))
+    """Parameters of the module itself, without those of its children and those of an adapter beside it."""
+    return [(name, one) for name, one in module.named_parameters(recurse=False) if not is_part(name)]
 
 
-def _shard(dim: int, parts: int, size: int, mesh: DeviceMesh) -> Placement:
+def split_placement(dim: int, parts: int, size: int, mesh: DeviceMesh) -> Placement:
+    """The placement of a dimension that the ranks of ``mesh`` split, in which ``parts`` matrices follow each other.
+
+    Raises:
+        ValueError: the matrices do not divide.
+    """
     if parts > 1 and size % (parts * mesh.size()):
         raise ValueError(f"{size} features in {parts} parts do not divide over {mesh.size()} tensor ranks")
     return _StridedShard(dim, split_factor=parts) if parts > 1 else Shard(dim)

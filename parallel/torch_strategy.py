@@ -14,6 +14,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from ..errors import Problem, UserError
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import heads_of
@@ -88,7 +89,11 @@ class TorchStrategy(Strategy):
             self.roots = [replicate(root, self.plan, self.mesh, unknown) for root in self.roots]
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
-        self.optimizer = factory([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        if self.mesh.any_flags([not trained])[0]:
+            why = "gives a rank a part of the model in which nothing is trained (model.adapter.targets, model.frozen)"
+            raise UserError(Problem("plan.pipeline", why, "train something in every block, or use fewer stages"))
+        self.optimizer = factory(trained)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         copies = self.copies()
         self._copied = {id(p) for name, p in self.named_parameters() if name in copies}
@@ -211,7 +216,7 @@ class TorchStrategy(Strategy):
         copies = self.copies()
         tensors = {f"model.{name}": value for name, value in self._model_state() if name not in copies}
         # Buffers are cloned, because a forward pass changes them; parameters change only in the next optimizer step.
-        tensors |= {f"model.{name}": buffer.clone() for name, buffer in self._buffers()}
+        tensors |= {f"model.{name}": buffer.clone() for name, buffer in self._saved_buffers()}
         for name, key, value in self._optimizer_state():
             if name not in copies and isinstance(value, Tensor):
                 tensors[f"optim.{name}.{key}"] = value
@@ -252,13 +257,12 @@ class TorchStrategy(Strategy):
 
     def _model_state(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and persistent buffers by plain name; tied parameters once."""
-        for part in self.parts:
-            yield from ((name, p.detach()) for name, p in part.named_parameters())
-        yield from self._buffers()
+        yield from ((name, p.detach()) for name, p in self.saved_parameters())
+        yield from self._saved_buffers()
 
-    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Persistent buffers by plain name."""
-        for part in self.parts:
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Persistent buffers by plain name; beside a base, they are the base's."""
+        for part in self.parts if not self.saves_trained_only else ():
             persistent = part.state_dict(keep_vars=True)
             yield from ((name, buffer) for name, buffer in part.named_buffers() if name in persistent)
 

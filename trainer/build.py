@@ -14,6 +14,7 @@ from ..models.check_model import model_notes
 from ..models.flops import training_flops_per_token
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
+from .base_identity import read_base, refuse_other_base
 from .callback_list import CallbackList
 from .callbacks.callback import Callback
 from .checkpoint.load.open_source import open_source
@@ -129,7 +130,10 @@ def build(
     corpus = continued_corpus(recipe, mesh, source, automatic)
     placed = place(recipe, mesh, _weights(recipe, source, speaks=mesh.is_main), batch, corpus)
     placed.state.made_of = made_of(recipe, corpus, placed.state.max_steps)
-    placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer))
+    if source and placed.base:
+        with fitting("--resume", source.path, OTHER_RUN):
+            refuse_other_base(placed.base.digest, read_base(source.assets), recipe.model, source.path)
+    placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer, _lr_ratio(recipe)))
     placed.strategy.set_training(True)
     if recipe.data.separates and placed.strategy.family.packs is None:
         refuse_leaks(placed.strategy, corpus.facts, recipe.data.packing)
@@ -148,13 +152,23 @@ def build(
 def _weights(recipe: RecipeConfig, source: Source | None, speaks: bool) -> Callable[[PreTrainedModel], WeightSource]:
     """A function that gives the first weights of a model: those of the checkpoint, or else those of the recipe."""
 
+    adapted = recipe.model.adapter is not None
+
     def weights(blueprint: PreTrainedModel) -> WeightSource:
-        if source is None:
-            return weight_source(recipe.model, blueprint, recipe.seed, speaks)
+        first = weight_source(recipe.model, blueprint, recipe.seed, speaks) if source is None or adapted else None
+        if source is None and first is not None:
+            return first
+        assert source is not None
         with fitting("--resume", source.path, OTHER_RUN):  # random weights would be overwritten, so none are drawn
-            return fitted(checkpoint_weights(source, blueprint), "--resume", source.path, OTHER_RUN)
+            found = checkpoint_weights(source, blueprint, base=first)
+            return fitted(found, "--resume", source.path, OTHER_RUN)
 
     return weights
+
+
+def _lr_ratio(recipe: RecipeConfig) -> float:
+    """Learning rate of an adapter's second matrix as a multiple of the others'."""
+    return recipe.model.adapter.lr_ratio if recipe.model.adapter else 1.0
 
 
 def _batch(recipe: RecipeConfig, source: Source | None) -> dict[str, int]:
@@ -185,6 +199,7 @@ def _trainer(recipe: RecipeConfig, mesh: Mesh, placed: Placed, corpus: Corpus, s
         store=store,
         ema=Ema(recipe.ema, placed.strategy) if recipe.ema else None,
         flops_per_token=_flops(placed),
+        base=placed.base,
         reference_lines={"unigram entropy": entropy} if entropy else {},
     )
 
@@ -245,6 +260,9 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
         log.warning(note)
     for note in trainer.strategy.noise.notes if mesh.is_main and trainer.strategy.noise else ():
         log.warning(note)
+    if recipe.model.adapter is not None:
+        trained = sum(one.numel() for one in trainer.blueprint.parameters() if one.requires_grad)
+        log.info("adapters are trained: %.3f M of them (%.2f %%)", trained / 1e6, 100 * trained / count)
     if trainer.averaged:
         _introduce_average(trainer)
     if checkpoint:

@@ -21,13 +21,13 @@ class Ema:
         self.config = config
         self.strategy = strategy
         # Lists, not dicts by name: a pipeline rank may hold both a parameter and its copy for another stage.
-        named = list(strategy.named_parameters())
+        named = list(strategy.saved_parameters())
         self._names = [name for name, _ in named]
         self._average = [p.detach().clone() for _, p in named]
 
     def update(self) -> None:
         """average <- decay x average + (1 - decay) x weights."""
-        live = [local(p) for _, p in self.strategy.named_parameters()]
+        live = [local(p) for _, p in self.strategy.saved_parameters()]
         torch._foreach_lerp_([local(p) for p in self._average], [p.detach() for p in live], 1.0 - self.config.decay)
 
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class Ema:
             self._swap()
 
     def _swap(self) -> None:
-        live = [local(p).detach() for _, p in self.strategy.named_parameters()]
+        live = [local(p).detach() for _, p in self.strategy.saved_parameters()]
         for average, weight in zip((local(p) for p in self._average), live, strict=True):
             held = weight.clone()
             weight.copy_(average)

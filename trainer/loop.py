@@ -34,6 +34,7 @@ from .source_losses import SourceLosses
 from .sum_check import SumCheck
 from .train_batches import RunBatches
 from .training_clock import TrainingClock
+from .untrained import refuse_untrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.mesh import Mesh
     from ..parallel.strategy import Strategy
+    from .base_identity import Base
     from .callback_list import CallbackList
     from .checkpoint.store import Checkpoints
     from .data.corpus import Corpus
@@ -95,6 +97,8 @@ class Trainer:
     """Floating-point operations per token; None if they are not known, as for pictures and sounds."""
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
+    base: Base | None = None
+    """The base that adapters stand beside; None for a model that is trained itself."""
     before_first_step: Callable[[], None] = lambda: None
     """Called before the first step, after all checks have passed."""
 
@@ -131,6 +135,7 @@ class Trainer:
                 loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
+                    refuse_untrained(self.strategy, self.mesh)
                 self.emit("on_pre_optimizer_step")
                 self.store.wait_for_copies()
                 with component_errors("optimizer", self.optimizer, "step", only_its_file=True):

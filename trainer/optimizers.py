@@ -25,26 +25,43 @@ if TYPE_CHECKING:
     from torch import nn
 
 Groups = list[dict[str, Any]]
+SECOND = "lora_B"
+"""Name of the second matrix of an adapter."""
 Implementation = Literal["auto", "fused", "foreach", "for_loop"]
 """torch's implementation of a step: one kernel for all parameters (fused), batched operations (foreach), or a loop over
 parameters (for_loop)."""
 
 
-def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> Groups:
-    """Two groups: matrices and embeddings decay; norms, biases and other vectors do not (weight decay 0)."""
+def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], second_lr: float | None = None) -> Groups:
+    """Two groups: matrices and embeddings decay; norms, biases and other vectors do not (weight decay 0).
+
+    Args:
+        second_lr: learning rate of a third group, the second matrices of adapters (LoRA+,
+            https://arxiv.org/abs/2402.12354); None leaves them in the first.
+    """
     named = list(parameters)
-    matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
+    second = [one for name, one in named if second_lr is not None and name.endswith(f".{SECOND}")]
+    apart = {id(parameter) for parameter in second}
+    matrices = [parameter for _, parameter in named if parameter.ndim >= 2 and id(parameter) not in apart]
     vectors = [parameter for _, parameter in named if parameter.ndim < 2]
     groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups += [{"params": second, "lr": second_lr}] if second else []
     return [group for group in groups if group["params"]]
 
 
-def optimizer_factory(component: Component) -> Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]:
-    """A function that builds the recipe's optimizer over named parameters, with an ``initial_lr`` for schedules."""
+def optimizer_factory(
+    component: Component, lr_ratio: float = 1.0
+) -> Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]:
+    """A function that builds the recipe's optimizer over named parameters, with an ``initial_lr`` for schedules.
+
+    Args:
+        lr_ratio: learning rate of the second matrices of adapters, as a multiple of the others'.
+    """
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        second_lr = None if lr_ratio == 1 else lr_ratio * component["lr"]
         with component_errors("optimizer", locate(component["_target_"]), CONSTRUCTOR):
-            optimizer = instantiate(component, decay_groups(parameters))
+            optimizer = instantiate(component, decay_groups(parameters, second_lr))
         refuse_no_optimizer(optimizer, component["_target_"])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

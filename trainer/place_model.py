@@ -22,6 +22,7 @@ from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
 from ..parallel.strategy import Strategy
+from .base_identity import Base, BaseDigest, base_of
 from .check_steps import check_steps
 from .data.corpus import Corpus
 from .recipe_corpus import recipe_corpus
@@ -45,6 +46,8 @@ class Placed:
     corpus: Corpus
     state: TrainerState
     """State of a run that has not begun."""
+    base: Base | None = None
+    """The base that adapters stand beside; None for a model that is trained itself."""
 
 
 def place(
@@ -81,8 +84,15 @@ def place(
     if batch:
         strategy.noise = Noise(recipe.model.neftune_alpha)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
-    strategy.place(model, weights(blueprint))
-    return Placed(strategy, blueprint, task, corpus, state)
+    source = weights(blueprint)
+    if recipe.model.adapter is None:
+        strategy.place(model, source)
+        return Placed(strategy, blueprint, task, corpus, state)
+    strategy.saves_trained_only, digest = True, BaseDigest(blueprint)
+    alone = mesh.data_rank == 0 and mesh.index("tensor") == 0  # one rank of each stage notes what all of them read
+    strategy.place(model, digest.watched(source) if alone else source)
+    base = base_of(recipe.model, digest.of_all(mesh))
+    return Placed(strategy, blueprint, task, corpus, state, base)
 
 
 @contextmanager

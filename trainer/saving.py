@@ -12,6 +12,7 @@ import torch
 from ..errors import Problem, UserError, short
 from ..models.base_assets import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
+from .base_identity import write_base
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
 from .component_errors import component_errors
@@ -125,6 +126,8 @@ class Saving:
                 self.trainer.corpus.processor.save_pretrained(folder)
             eos = getattr(self.trainer.tokenizer, "eos_token_id", None)
             write_base_assets(self.trainer.recipe.model, eos, folder)
+            if self.trainer.base is not None:
+                write_base(self.trainer.base, folder)
         except OSError:
             raise
         except Exception as error:  # tokenizers raises a bare Exception for a full disk

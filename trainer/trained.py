@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, weight_source
 from ..parallel.mesh import Mesh, build_mesh
+from .base_identity import read_base, refuse_other_base
 from .checkpoint.layout import MANIFEST, checkpoints_at, verify
 from .checkpoint.load.find_checkpoint import newest_usable
 from .checkpoint.load.open_source import open_source
@@ -110,13 +111,20 @@ def _placed(
     checkpoint = Path(path) if isinstance(path, str) else None
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
-        if checkpoint is None:
-            return weight_source(recipe.model, blueprint, recipe.seed, speaks=mesh.is_main)
+        adapted, speaks = recipe.model.adapter is not None, mesh.is_main
+        first = weight_source(recipe.model, blueprint, recipe.seed, speaks) if checkpoint is None or adapted else None
+        if checkpoint is None and first is not None:
+            return first
+        assert checkpoint is not None
         with fitting("--checkpoint", checkpoint, OTHER_MODEL):
-            source = checkpoint_weights(open_source(checkpoint), blueprint, ema)
+            source = checkpoint_weights(open_source(checkpoint), blueprint, ema, first)
             return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)
 
     placed = place(recipe, mesh, weights)
+    if checkpoint and placed.base:
+        with fitting("--checkpoint", checkpoint, OTHER_MODEL):
+            saved = read_base(open_source(checkpoint).assets)
+            refuse_other_base(placed.base.digest, saved, recipe.model, checkpoint)
     _refuse_nothing(placed.corpus, [on] if on else placed.corpus.eval_sets)
     _check_tokenizer(placed.corpus, checkpoint)
     source = str(checkpoint or recipe.model.weights)

@@ -13,6 +13,8 @@ from ..recipe_arguments import add_debug
 EXAMPLES = """examples:
   trireme export runs/persimmon_stdlib exported
   trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
+  trireme export runs/lora adapter                    # adapters: a folder that peft loads
+  trireme export runs/lora merged --merge --memory 1GiB
 """
 
 
@@ -32,6 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FOLDER", help="where config.json and tokenizer are, for checkpoints without them"
     )
+    parser.add_argument(
+        "--merge", action="store_true", help="merge adapters into their base, and write the whole model"
+    )
+    parser.add_argument(
+        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the recipe of the run says"
+    )
     add_debug(parser)
 
 
@@ -40,12 +48,18 @@ def run(options: argparse.Namespace) -> None:
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
 
     try:
-        wanted = ExportOptions(options.dtype, options.ema, options.max_shard_size, options.memory)
+        wanted = ExportOptions(
+            options.dtype, options.ema, options.max_shard_size, options.memory, options.merge, options.base
+        )
     except ValueError as error:
         raise UserError(f"--{error}") from None
     folder = export(options.checkpoint, options.out, wanted, options.config)
     print(folder)
     # Only the folder goes to standard output, for scripts.
+    if (folder / "adapter_config.json").is_file():
+        print(f"load it: peft.PeftModel.from_pretrained(BASE, {str(folder)!r})", file=sys.stderr)
+        print("the whole model: trireme export --merge", file=sys.stderr)
+        return
     name, generates = _class_of(folder)
     print(f"load it: {name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:

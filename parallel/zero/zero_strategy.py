@@ -43,6 +43,7 @@ from ..strategy import (
 )
 from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
 from .full_tensors import EngineState
+from .gradient_watch import GradientWatch
 from .json_fill import zero_block
 from .library import ensure_process_group, import_deepspeed, quiet
 from .native_checkpoint import save_native
@@ -104,6 +105,7 @@ class DeepSpeedStrategy(Strategy):
         self.trains = True
         self.state = EngineState(self.engine)
         self.loss_scale = LossScaleState(self.engine)
+        self._reached = GradientWatch(self._module)
         set_masters(self.state, dict(self._module.named_parameters()), self._masters)
         self._masters = {}
 
@@ -137,6 +139,9 @@ class DeepSpeedStrategy(Strategy):
                 total += self.backward(micro, loss_function, lambda: counts.result()[0], last)
             self.after_micro_batch()
         return StepLoss(total, *counts.result())
+
+    def without_gradient(self) -> set[str]:
+        return self._reached.missing()
 
     def outputs(self, micro: MicroBatch) -> Any:
         return self.engine(**micro.inputs)
@@ -220,7 +225,7 @@ class DeepSpeedStrategy(Strategy):
 
         All of them are copies, so ``copy`` is not used.
         """
-        parameters = dict(self.named_parameters())
+        parameters = dict(self.saved_parameters())
         owner = owners({name: _numel(p) for name, p in parameters.items()}, self.mesh.data_size)
         tensors: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
@@ -235,7 +240,7 @@ class DeepSpeedStrategy(Strategy):
 
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
         saved = state_shapes(shapes)
-        parameters = dict(self.named_parameters())
+        parameters = dict(self.saved_parameters())
         if any(saved.get(name) for name in parameters) and not self.state.exists:
             self.state.create()
         for names in _in_portions(parameters):
@@ -284,6 +289,9 @@ class DeepSpeedStrategy(Strategy):
         return torch.Size([]) if name in self._numbers else _shape(parameter)
 
     def _buffers(self) -> list[tuple[str, Tensor]]:
+        """Buffers that checkpoints hold; beside a base, they are the base's."""
+        if self.saves_trained_only:
+            return []
         persistent = self._module.state_dict()
         return [(name, buffer) for name, buffer in self._module.named_buffers() if name in persistent]
 

@@ -1,6 +1,7 @@
 """The parity matrix: plan x family x accumulation x masks or noise, against one process, for 20 steps in fp32.
 
-Decoders go through every plan, the other shapes of ``shapes.py`` through those without stages and pieces of tensors.
+Decoders go through every plan, the other shapes of ``shapes.py`` through those without stages and pieces of tensors,
+adapters through plans of every kind.
 ``make parity`` runs all of it, prints the table and writes ``docs/parity.md``; ``test_matrix.py`` runs a part.
 A step's loss and the norm of its global gradient are compared as relative differences; the first step tests the
 forward and the backward pass, the later ones every optimizer step before them.
@@ -40,8 +41,23 @@ DROPOUTS = {
         f"{part}_config.{name}_dropout_prob" for part in ("text", "vision") for name in ("hidden", "attention_probs")
     ),
 }
+DROPOUTS |= {"llama_lora": DROPOUTS["llama"], "gpt2_dora": DROPOUTS["gpt2"]}
 """Fields of the configuration, by family."""
 WITHOUT_TOKENS = ("image_classification", "ctc")
+ADAPTED = {
+    "llama_lora": ("model=llama_tiny", "adapter=lora_plus", "model.adapter.rank=4", "model.adapter.alpha=8.0"),
+    "gpt2_dora": (
+        *("model=gpt2_tiny", "adapter=dora", "model.adapter.rank=4", "model.adapter.alpha=4.0"),
+        *("model.adapter.init=random", "model.adapter.modules_to_save=[wte]"),
+    ),
+}
+"""Runs with adapters, by a name that takes the place of a family: LoRA with two learning rates beside grouped queries;
+DoRA beside fused projections, with a tied embedding that is trained whole."""
+ADAPTER_PLANS = (
+    *("ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard", "tp", "tp_sp", "pp_1f1b"),
+    *("pp_zero_bubble", "dp_pp", "dp_tp", "3d"),
+)
+"""Plans of the rows with adapters."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Case:
 
     plan: str
     family: str
-    """One of ``FAMILIES``, or a shape."""
+    """One of ``FAMILIES``, a shape, or one of ``ADAPTED``."""
     accumulation: int
     masks: str
     overrides: tuple[str, ...] = ()
@@ -160,7 +176,10 @@ def _overrides(case: Case, folder: Path, steps: int) -> list[str]:
 
 
 def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
-    model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)] if family in SHAPES else [f"model={family}_tiny"]
+    if family in SHAPES:
+        model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)]
+    else:
+        model = list(ADAPTED.get(family, [f"model={family}_tiny"]))
     return [
         *model,
         *_masks(family, masks),
@@ -174,7 +193,9 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
 def _masks(family: str, masks: str) -> list[str]:
     if masks == "noise":
         alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
-        return [*alpha, "model.attention=eager", *(f"model.config.{name}=0.1" for name in DROPOUTS[family])]
+        adapter = ["model.adapter.dropout=0.1"] if family in ADAPTED else []
+        fields = (f"model.config.{name}=0.1" for name in DROPOUTS[family])
+        return [*alpha, "model.attention=eager", *adapter, *fields]
     if masks == "full":
         return []
     return SHAPES[family].uneven_labels if family in SHAPES else ["+collator._target_=helpers.masking.UnevenMasks"]

@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from parity.matrix import FAMILIES, LAYOUTS, MASKS, SPREAD, STEPS, TOLERANCE, Case, differences
+from parity.matrix import ADAPTED, ADAPTER_PLANS, FAMILIES, LAYOUTS, MASKS, SPREAD, STEPS, TOLERANCE, Case, differences
 from parity.shapes import PLANS, SHAPES
 from rich.console import Console
 from rich.progress import Progress
@@ -40,35 +40,37 @@ DOCS, RESULTS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.json"
 ACCUMULATION = (1, 4)
 HEAD = f"""# Parity, measured
 
-Every plan trains decoders ({", ".join(FAMILIES)}), and the plans without stages and pieces of tensors train a model of
-every other shape, for {STEPS} steps in fp32 on real gloo ranks. Each run is compared with one process that takes a
-whole batch at once: the loss and the norm of the global gradient of every step. A number is the largest relative
-difference of both over all steps, over accumulation {" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches
-that a pipeline runs count as 1), over full labels, uneven labels, and noise (NEFTune and every dropout), on torch
-{torch.__version__}. All must stay under {TOLERANCE:.0e}. `make parity` makes these tables.
+Every plan trains decoders ({", ".join(FAMILIES)}), the plans without stages and pieces of tensors train a model of
+every other shape, and plans of every kind train adapters beside a frozen base, for {STEPS} steps in fp32 on real gloo
+ranks. Each run is compared with one process that takes a whole batch at once: the loss and the norm of the global
+gradient of every step. A number is the largest relative difference of both over all steps, over accumulation
+{" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches that a pipeline runs count as 1), over full labels,
+uneven labels, and noise (NEFTune and every dropout), on torch {torch.__version__}. All must stay under {TOLERANCE:.0e}.
+`make parity` makes these tables.
 """
-TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes, by their task"}
+TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes, by their task", tuple(ADAPTED): "Adapters"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plans", default=",".join(LAYOUTS), help="comma separated")
-    parser.add_argument("--families", default=",".join((*FAMILIES, *SHAPES)), help="comma separated; shapes too")
+    parser.add_argument(
+        "--families", default=",".join((*FAMILIES, *SHAPES, *ADAPTED)), help="comma separated; shapes too"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--table", action="store_true", help="measure nothing; write docs/parity.md of what there is")
     options = parser.parse_args(argv)
-    plans, families = options.plans.split(","), options.families.split(",")
+    plans, kinds_wanted = options.plans.split(","), options.families.split(",")
     torch.set_num_threads(1)
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
-    cases = [case for case in _all() if case.plan in plans and case.family in families]
+    cases = [case for case in _all() if case.plan in plans and case.family in kinds_wanted]
     results = json.loads(RESULTS.read_text()) if options.table else _run(cases)
     wanted = {case.name: results[case.name] for case in cases if case.name in results}
     failures = [f"{name}: {found:.1e}" for name, found in wanted.items() if not found < TOLERANCE]
     for kinds, title in TITLES.items():
-        _show(
-            title, [plan for plan in _plans(kinds) if plan in plans], [one for one in kinds if one in families], results
-        )
+        own = [one for one in kinds if one in kinds_wanted]
+        _show(title, [plan for plan in _plans(kinds) if plan in plans], own, results)
     print(f"{len(wanted)} cases, {len(failures)} above {TOLERANCE:.0e}", *failures, sep="\n")
     if len(cases) == len(_all()) and not failures:
         DOCS.write_text(_markdown(results, len(wanted)))
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plans(kinds: Sequence[str]) -> Sequence[str]:
-    return SPREAD if kinds == FAMILIES else PLANS
+    return {FAMILIES: SPREAD, tuple(ADAPTED): ADAPTER_PLANS}.get(tuple(kinds), PLANS)
 
 
 def _all() -> list[Case]:

@@ -15,6 +15,9 @@ SMALL = [
     *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "tp", "tp_sp", "pp_1f1b", "3d_zero1")),
     *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_interleaved", "dp_tp")),
     *(Case(plan, "gpt_neox", 1, "full") for plan in ("tp_sp", "pp_zero_bubble", "dp_pp")),
+    *(Case(plan, "llama_lora", 4, "uneven") for plan in ("ddp", "zero2")),
+    *(Case(plan, "llama_lora", 4, "noise") for plan in ("tp_sp", "pp_1f1b", "dp_tp")),
+    *(Case(plan, "gpt2_dora", 4, "full") for plan in ("zero3", "fsdp_full_shard", "tp", "pp_zero_bubble", "3d")),
 ]
 STEPS = 6
 

@@ -47,6 +47,8 @@ def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: 
         "data.source.paths": f"[{tmp_path}/texts.jsonl]",
         "data.block_size": "64",
     }
+    if path.stem == "lora":  # its texts come with Python
+        del missing["data.source.paths"]
     given = [f"{key}={value}" for key, value in missing.items()] if "finetune" in path.parts else []
     if "multimodal" in path.parts:
         given = [f"data.source.path={_stamps(tmp_path)}"]

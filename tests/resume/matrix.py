@@ -47,6 +47,14 @@ PLANS = (
 """Of the full matrix. As a ring, each resumes what the one before has saved."""
 RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "pp_zero_bubble", "dp_pp", "3d_zero1")
 """Plans that place state in other ways than those above; a second ring."""
+ADAPTED = ("ddp", "tp", "zero3", "pp_1f1b", "zero2", "3d", "fsdp_full_shard")
+"""Plans of the rows with adapters; a third ring, of each variant."""
+MODELS = {
+    "": ("model=gpt2_tiny",),
+    "lora": ("model=llama_tiny", "adapter=lora", "model.adapter.rank=4"),
+    "dora": ("model=gpt2_tiny", "adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[wte]"),
+}
+"""Overrides by variant: the model itself is trained, or adapters beside it."""
 BATCHES = (8, 32)
 """Other global batches to resume with."""
 TOLERANCE = 1e-4
@@ -64,10 +72,13 @@ class Case:
     after: str
     batch: int = GLOBAL_BATCH
     """Global batch after the resume."""
+    variant: str = ""
+    """One of ``MODELS``."""
 
     @property
     def name(self) -> str:
-        return f"{self.before}-{self.after}" + (f"-{self.batch}" if self.batch != GLOBAL_BATCH else "")
+        batch = f"-{self.batch}" if self.batch != GLOBAL_BATCH else ""
+        return f"{self.before}-{self.after}{batch}" + (f"-{self.variant}" if self.variant else "")
 
 
 @dataclass
@@ -93,10 +104,19 @@ class Found:
         return good and self.difference < TOLERANCE
 
 
-def ring(plans: Sequence[str]) -> dict[str, list[Case]]:
+def ring(plans: Sequence[str], variant: str = "") -> dict[str, list[Case]]:
     """By the plan that resumes: what its neighbour has saved, also with another batch, and what it has saved itself."""
     before = dict(zip(plans, [plans[-1], *plans[:-1]], strict=True))
-    return {plan: [Case(before[plan], plan), Case(before[plan], plan, BATCHES[0]), Case(plan, plan)] for plan in plans}
+    batches = (GLOBAL_BATCH, BATCHES[0])
+    return {
+        plan: [*(Case(before[plan], plan, batch, variant) for batch in batches), Case(plan, plan, variant=variant)]
+        for plan in plans
+    }
+
+
+def adapted(variant: str) -> dict[str, list[Case]]:
+    """By the plan that resumes: what all plans of the rows with adapters have saved."""
+    return {plan: [Case(before, plan, variant=variant) for before in ADAPTED] for plan in ADAPTED}
 
 
 def full() -> dict[str, list[Case]]:
@@ -107,26 +127,27 @@ def full() -> dict[str, list[Case]]:
     return cases
 
 
-def uninterrupted(folder: Path, plan: str) -> Path:
+def uninterrupted(folder: Path, plan: str, variant: str = "") -> Path:
     """The whole run under ``plan``, with a checkpoint half way; run once and kept in ``folder``."""
-    run_dir = folder / plan
+    run_dir = folder / (f"{plan}-{variant}" if variant else plan)
     if not (run_dir / "done").exists():
-        _on_ranks(plan, [(None, run_dir, _overrides(plan, averaged=_averages(plan)))])
+        _on_ranks(plan, [(None, run_dir, _overrides(plan, _averages(plan), variant))])
         (run_dir / "done").touch()
     return run_dir
 
 
 def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]:
-    """Resume ``cases``, all under ``after``, in one group of ranks; by name of the case. What ``folder`` has stays."""
-    one = uninterrupted(folder, "single")
+    """Resume ``cases``, all under ``after`` and of one variant, in one group of ranks; by name of the case. What
+    ``folder`` has stays."""
+    one = uninterrupted(folder, "single", cases[0].variant)
     jobs, found = [], {}
     for case in cases:
         if (folder / case.name / CONSUMED).exists():
             continue
         shutil.rmtree(folder / case.name, ignore_errors=True)
-        saved = step_folder(uninterrupted(folder, case.before) / "checkpoints", SAVED)
+        saved = step_folder(uninterrupted(folder, case.before, case.variant) / "checkpoints", SAVED)
         averaged = _averages(case.before) and _averages(after)
-        overrides = [*_overrides(after, averaged), f"trainer.global_batch_size={case.batch}"]
+        overrides = [*_overrides(after, averaged, case.variant), f"trainer.global_batch_size={case.batch}"]
         jobs.append((saved, folder / case.name, overrides))
     error = ""
     try:
@@ -137,7 +158,7 @@ def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]
     for case in cases:
         run_dir = folder / case.name
         if (run_dir / CONSUMED).exists():
-            found[case.name] = _judge(case, run_dir, folder / case.before, one)
+            found[case.name] = _judge(case, run_dir, uninterrupted(folder, case.before, case.variant), one)
         elif error:
             found[case.name] = Found(error=error)
             break  # the ones after it have not been tried
@@ -199,10 +220,10 @@ def _averages(plan: str) -> bool:
     return not plan.startswith("zero")
 
 
-def _overrides(plan: str, averaged: bool) -> list[str]:
+def _overrides(plan: str, averaged: bool, variant: str) -> list[str]:
     return [
         f"plan={plan}",
-        "model=gpt2_tiny",
+        *MODELS[variant],
         "scheduler=cosine",
         f"trainer.max_steps={STEPS}",
         f"trainer.global_batch_size={GLOBAL_BATCH}",

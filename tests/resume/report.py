@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from helpers.report import keep, kept, markdown, progress_bar, quietly, show
 from resume.matrix import (
+    ADAPTED,
     BATCHES,
     GLOBAL_BATCH,
     LAYOUTS,
@@ -33,6 +34,7 @@ from resume.matrix import (
     TOLERANCE,
     Case,
     Found,
+    adapted,
     full,
     resumed,
     uninterrupted,
@@ -58,6 +60,11 @@ another: all ordered pairs, torch {torch.__version__}. `make resume-matrix` make
 8.1e-08 is one unit in the last place of a gradient norm in fp32. For comparison: a resume on one process that drops
 AdamW's first moments differs by 2.5e-02, one that skips a batch by 8.1e-02.
 """
+BESIDE = f"""
+Adapters go on in the same way. A checkpoint of theirs holds adapters, modules that are trained whole, both moments of
+these, and the identity of the base. LoRA stands beside Llama here, DoRA beside GPT-2 with its tied embedding trained
+whole; every pair of {", ".join(ADAPTED)}: all """
+VARIANTS = ("lora", "dora")
 OTHER = """
 With another global batch after the resume, a run goes on at the right sample. Saved under the plan before it in the
 list, resumed under """
@@ -74,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         RESULTS.unlink(missing_ok=True)
         shutil.rmtree(RUNS, ignore_errors=True)
     cases = {plan: full()[plan] for plan in after}
+    beside = ADAPTED if set(after) == set(PLANS) else [plan for plan in after if plan in ADAPTED]
+    for variant in VARIANTS:
+        cases |= {f"{plan}-{variant}": adapted(variant)[plan] for plan in beside}
     results = _run(cases)
     wanted = [case for group in cases.values() for case in group]
     failures = [case for case in wanted if not results[case.name].sound]
@@ -101,7 +111,7 @@ def _run(cases: dict[str, list[Case]]) -> dict[str, Found]:
         for after, group in cases.items():
             while left := [case for case in group if case.name not in results]:
                 bar(after, len(results))
-                results |= _resumed(after, left)
+                results |= _resumed(left[0].after, left)
                 keep(RESULTS, results)
         bar("resume", len(results))
     return results
@@ -110,7 +120,7 @@ def _run(cases: dict[str, list[Case]]) -> dict[str, Found]:
 def _resumed(after: str, cases: list[Case]) -> dict[str, Found]:
     with quietly():
         for plan in {"single", *(case.before for case in cases)}:
-            uninterrupted(RUNS, plan)
+            uninterrupted(RUNS, plan, cases[0].variant)
         return resumed(RUNS, after, cases)
 
 
@@ -151,7 +161,11 @@ def _markdown(results: dict[str, Found]) -> str:
     right = [f"{case.after} at {case.batch}" for case in others if results[case.name].sound]
     batches = " and ".join(map(str, BATCHES))
     assert len(right) == len(others)
-    return f"{HEAD}\n{table}\n{OTHER}{', '.join(PLANS)}, at {batches} instead of {GLOBAL_BATCH}: all {len(right)}.\n"
+    beside = [results[case.name] for kind in VARIANTS for group in adapted(kind).values() for case in group]
+    worst = max(found.difference for found in beside)
+    more = f"{BESIDE}{len(beside)}, with a difference of at most {worst:.1e}.\n"
+    batch = f"{OTHER}{', '.join(PLANS)}, at {batches} instead of {GLOBAL_BATCH}: all {len(right)}.\n"
+    return f"{HEAD}\n{table}\n{batch}{more}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from resume.matrix import PLANS, RELATED, Found, full, resumed, ring
+from resume.matrix import ADAPTED, PLANS, RELATED, Case, Found, adapted, full, resumed, ring
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,26 @@ def test_so_it_does_under_related_plans(plan: str, folder: Path) -> None:
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_goes_on_from_every_other(plan: str, folder: Path) -> None:
     cases = full()[plan]
+    _all_sound(resumed(folder, plan, cases), len(cases))
+
+
+QUICK = ("ddp", "zero3", "pp_1f1b", "tp", "fsdp_full_shard")
+"""Of ``ADAPTED``: a ring in which each variant goes through every kind of plan, half of it by LoRA."""
+
+
+@pytest.mark.parametrize(("plan", "variant"), zip(QUICK, ("lora", "dora", "lora", "dora", "lora"), strict=True))
+def test_adapters_go_on_where_they_were_saved(plan: str, variant: str, folder: Path) -> None:
+    before = QUICK[QUICK.index(plan) - 1]
+    cases = [Case(before, plan, variant=variant), Case(plan, plan, variant=variant)]
+    _all_sound(resumed(folder, plan, cases), len(cases))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("plan", ADAPTED)
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_adapters_of_every_plan_go_on_under_every_other(variant: str, plan: str, folder: Path) -> None:
+    cases = adapted(variant)[plan]
     _all_sound(resumed(folder, plan, cases), len(cases))
 
 

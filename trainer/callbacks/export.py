@@ -54,6 +54,7 @@ class Export(Callback):
         max_shard_size: size of the largest weight file, such as ``500MB`` or ``5GB``.
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export, replaced once a new export is complete; null takes ``exported`` in the run folder.
+        merge: merge adapters into their base; else an adapter run exports its adapters, as peft does.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Export(Callback):
         max_shard_size: str = "5GB",
         memory: str = "1GiB",
         out: str | None = None,
+        merge: bool = False,
     ) -> None:
         if at not in ("end", "every_save"):
             raise ValueError(f"at={at!r} is not known; use end or every_save")
         self.at, self.out = at, out
         self.needs_average = ema
-        self.options = ExportOptions(dtype, ema, max_shard_size, memory)
+        self.options = ExportOptions(dtype, ema, max_shard_size, memory, merge)
         self.keeps_all = False
         self._main = False
         self._saved: Path | None = None

@@ -38,6 +38,7 @@ class Push(Export):
         max_shard_size: size of the largest weight file, such as ``500MB`` or ``5GB``.
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export that is pushed; null takes ``exported`` in the run folder.
+        merge: merge adapters into their base; else an adapter run pushes its adapters, as peft does.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Push(Export):
         max_shard_size: str = "5GB",
         memory: str = "1GiB",
         out: str | None = None,
+        merge: bool = False,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy={strategy!r} is not known; use one of {', '.join(STRATEGIES)}")
-        super().__init__("end" if strategy == "end" else "every_save", dtype, ema, max_shard_size, memory, out)
+        super().__init__("end" if strategy == "end" else "every_save", dtype, ema, max_shard_size, memory, out, merge)
         self.hub_id, self.strategy, self.private = hub_id, strategy, private
         self.keeps_all = strategy == "all_checkpoints"
 

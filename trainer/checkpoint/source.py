@@ -94,6 +94,13 @@ class Source(ABC):
             while tensors:  # free each tensor after it was used
                 yield tensors.pop(next(iter(tensors))).flatten()
 
+    def check_read(self) -> None:  # noqa: B027 (most formats have nothing to check)
+        """Check, after all blocks have been read, that they are what was meant to be read.
+
+        Raises:
+            ValueError: they are not.
+        """
+
     def damage(self, names: list[str]) -> str | None:
         """The damage of the files that hold these tensors and the model's configuration; this reads the files.
 

@@ -7,6 +7,7 @@ interrupted export leaves nothing behind.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -21,11 +22,14 @@ from pathlib import Path
 from ....errors import Problem, UserError
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
+from ...base_identity import read_base
 from ..load.open_source import open_source
 from ..load.own_checkpoint import Checkpoint
 from ..load.weight_reader import stored_weights, usable_checkpoint
 from ..source import Source
 from ..tensors import split_by_bytes
+from .adapted_model import AdaptedModel, MergedCheckpoint
+from .adapter_folder import write_adapter
 from .expected_tensors import known_weights
 from .model_assets import copy_assets
 from .model_card import write_card
@@ -47,6 +51,11 @@ class ExportOptions:
     """Largest weight file, as ``500MB`` or ``5GB``; a larger tensor has a file of its own."""
     memory: str = "1GiB"
     """Most memory for tensors, beyond the size of the largest one."""
+    merge: bool = False
+    """Merge adapters into their base, and export the whole model; else a folder for peft is written. Checkpoints of
+    whole models are exported whole in any case."""
+    base: str | None = None
+    """Folder or hub id of the base of adapters, if it lies elsewhere than the recipe of the run says."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -64,6 +73,8 @@ def export(
     checkpoint: str, out: str, options: ExportOptions | None = None, config: str | None = None, replace: bool = False
 ) -> Path:
     """Write model, configuration and tokenizer of ``checkpoint`` (a checkpoint or run folder) to ``out``.
+
+    A checkpoint of adapters becomes a folder that peft loads, unless ``options.merge`` asks for the whole model.
 
     Args:
         config: folder with config.json and tokenizer, for checkpoints without them.
@@ -93,6 +104,13 @@ def export_source(
         verify: compare the files with their digests while they are copied.
         check: called between blocks; an exception that it raises ends the export.
     """
+    with _readable(source):
+        saved = read_base(source.assets)
+        if saved is not None and not options.merge:
+            return _export_adapter(source, target, options, replace, verify, check)
+        if saved is not None:
+            source = MergedCheckpoint(source, saved, options.base, options.ema)
+            options = dataclasses.replace(options, ema=False)
     assets = _assets(source, config)
     shapes, stored = _wanted(source, options.ema, assets)
     dtype = DTYPES[options.dtype]
@@ -104,17 +122,14 @@ def export_source(
         write_card(source.path, folder)
         # Checking digests reads every file again, so a thread does it while the files are copied.
         damage = _in_thread(partial(source.damage, list(stored.values()))) if verify else lambda: None
-        try:
+        with _readable(source):
             blocks = (
                 source.blocks([stored[name] for name in names], size_in_bytes(options.memory) // 2) for names in shards
             )
             entries = [{name: (shapes[name][0], types[name]) for name in names} for names in shards]
             write_shards(folder, entries, blocks, check)
-        except ValueError as error:
-            raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
-        if reason := damage():
-            fix = "name another checkpoint, for example an older one of the same run"
-            raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
+            source.check_read()
+        _refuse_damage(source, damage())
     log.info(
         "exported %s to %s (%s, %d tensors, %d file(s))",
         source.path.name,
@@ -124,6 +139,34 @@ def export_source(
         len(shards),
     )
     return target
+
+
+def _export_adapter(
+    source: Source, target: Path, options: ExportOptions, replace: bool, verify: bool, check: Callable[[], None]
+) -> Path:
+    """Write the adapters of ``source`` as peft does."""
+    adapted = AdaptedModel(source, options.base)
+    size = sum(shape.numel() * 4 for shape, _ in stored_weights(source, options.ema)[0].values())
+    with _complete_or_nothing(target, replace, size) as folder:
+        count = write_adapter(source, folder, adapted, DTYPES[options.dtype], options.ema, check)
+        _refuse_damage(source, source.damage(list(source.shapes)) if verify else None)
+    log.info("exported the adapters of %s to %s (%s, %d tensors)", source.path.name, target, options.dtype, count)
+    return target
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """Context that turns errors of a checkpoint that cannot be read into a problem."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+
+
+def _refuse_damage(source: Source, reason: str | None) -> None:
+    if reason:
+        fix = "name another checkpoint, for example an older one of the same run"
+        raise UserError(Problem("CHECKPOINT", reason, fix, str(source.path)))
 
 
 def _in_thread(function: Callable[[], str | None]) -> Callable[[], str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ....models.check_model import QUANTISATION_FILES
+from ...base_identity import BASE
 from .expected_tensors import model_class
 
 KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
@@ -17,7 +18,7 @@ TEMPLATES = "additional_chat_templates"
 """Folder of a tokenizer with several chat templates."""
 NOT_OURS = (
     *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
-    *("adapter_config.json", *QUANTISATION_FILES),  # describe other weights than the exported ones
+    *("adapter_config.json", BASE, *QUANTISATION_FILES),  # describe other weights than the exported ones
 )
 """Files that are not copied, though their suffix is in ``KINDS``."""
 
@@ -44,6 +45,19 @@ def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     if not (out / "generation_config.json").exists():
         _write_generation_config(out)
+
+
+def copy_processors(folder: Path, out: Path) -> None:
+    """Copy the files of tokenizer and processors alone, for an adapter, whose base has the configuration.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    others = ("config.json", "generation_config.json", *NOT_OURS)
+    for file in sorted(folder.iterdir()):
+        index = file.name.endswith(".index.json")
+        if file.is_file() and file.suffix in KINDS and not index and file.name not in others:
+            shutil.copyfile(file, out / file.name)
 
 
 def _write_generation_config(folder: Path) -> None:

@@ -23,7 +23,11 @@ log = logging.getLogger("trireme.export")
 
 
 def write_shards(
-    folder: Path, shards: Sequence[Shapes], blocks: Iterable[Iterable[Tensor]], check: Callable[[], None]
+    folder: Path,
+    shards: Sequence[Shapes],
+    blocks: Iterable[Iterable[Tensor]],
+    check: Callable[[], None],
+    stem: str = "model",
 ) -> None:
     """Write one file for each of ``shards``, and the index if there are several.
 
@@ -31,21 +35,22 @@ def write_shards(
         shards: for each file, shape and type to write of its tensors, in order.
         blocks: for each file, the elements of its tensors in order, as flat blocks; no block spans two tensors.
         check: called between blocks.
+        stem: beginning of the names of the files.
 
     Raises:
         ValueError: a tensor has fewer or more elements than its shape in ``shards``.
         OSError: a file cannot be written.
     """
     count = len(shards)
-    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    files = names if count > 1 else ["model.safetensors"]
+    names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    files = names if count > 1 else [f"{stem}.safetensors"]
     total = 0
     for file, tensors, elements in zip(files, shards, blocks, strict=True):
         total += _write(folder / file, tensors, elements, check)
     if count > 1:
         weight_map = {name: file for file, tensors in zip(files, shards, strict=True) for name in tensors}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def _write(path: Path, tensors: Shapes, blocks: Iterable[Tensor], check: Callable[[], None]) -> int:

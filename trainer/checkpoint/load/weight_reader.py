@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ....errors import Problem, UserError
+from ....models.adapters import trained_names
 from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
 from ....parallel.strategy import Shapes
+from ...base_identity import read_base
 from ..layout import checkpoints_at, not_finite, sound_first, verify
 from ..source import Source
 from ..tensors import split_by_bytes
@@ -89,7 +91,9 @@ def read_in_groups(
             yield tensors.pop(next(iter(tensors)))
 
 
-def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False) -> WeightSource:
+def checkpoint_weights(
+    source: Source, model: PreTrainedModel, ema: bool = False, base: WeightSource | None = None
+) -> WeightSource:
     """The function that yields the requested weights of ``model`` from a checkpoint of any plan.
 
     Reading needs no communication, so ranks may request different names. All ranks get them in the order of the model.
@@ -97,14 +101,22 @@ def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False
     Args:
         model: on the meta device; it must not change later, because every call of the function looks at its modules.
         ema: yield averaged weights.
+        base: for a model with adapters, gives all that its checkpoints do not hold.
 
     Raises:
         ValueError: a tensor of the model is missing or has another shape; this is known before any tensor is read.
         UserError: the checkpoint has no averaged weights.
     """
+    beside = read_base(source.assets) is not None
+    if beside != (base is not None):
+        what = ("adapters beside a base", "trains none") if beside else ("a whole model", "trains adapters beside one")
+        raise ValueError(f"it holds {what[0]}, and the recipe {what[1]} (model.adapter)")
     source.fit(model)
     shapes, sources = stored_weights(source, ema)
     persistent = _persistent(model)
+    if base is not None:
+        trained = trained_names(model)
+        persistent = {name: tensor for name, tensor in persistent.items() if name in trained}
     for name, tensor in persistent.items():
         if name not in shapes:
             raise ValueError(f"{name} is not in the checkpoint")
@@ -117,8 +129,9 @@ def checkpoint_weights(source: Source, model: PreTrainedModel, ema: bool = False
         stored = [name for name in persistent if name in names]
         for name, tensor in zip(stored, read_in_groups(source, shapes, stored, sources), strict=True):
             yield name, tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        left = set(names) - set(stored)
         # Buffers outside the state dict, such as rotary frequencies, are in no checkpoint and are computed.
-        yield from initial_weights(model, 0, set(names) - set(stored))
+        yield from initial_weights(model, 0, left) if base is None else base(left)
 
     return weights
 

@@ -1,0 +1,123 @@
+"""The first values of adapters: drawn as a function of (seed, name), or read from a folder of peft.
+
+Whoever places a model asks for weights by name, and gets the base's, the adapters', and the base's with other adapters
+merged into it, from one function. No rank draws or reads what it does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .adapter_config import AdapterConfig, MergedAdapter
+from .initial_weights import seed_of
+from .low_rank import DOWN, MAGNITUDE, UP, adapted_layers, adapter_in, is_part
+from .merge_adapters import Delta, delta_of, merged_tensor, row_norms
+from .peft_folder import folder_plan, peft_folder
+from .weight_files import Stored
+
+if TYPE_CHECKING:
+    from .build_model import WeightSource
+
+
+def with_adapters(base: WeightSource, model: PreTrainedModel, config: AdapterConfig, seed: int) -> WeightSource:
+    """The weights of ``base`` and the first values of the adapters of ``model``, by one function.
+
+    Args:
+        model: on the meta device, with its adapters.
+
+    Raises:
+        UserError: the folder of ``config`` does not fit; this is known before any tensor is read.
+    """
+    stored = peft_folder(config.path, "model.adapter.path").tensors(model) if config.path is not None else {}
+    layers = dict(adapted_layers(model))
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        own = {name for name in names if is_part(name)}
+        read = {name: entry for name, entry in stored.items() if name in names}
+        for name, entry in read.items():
+            yield name, entry.read().to(torch.float32)
+        drawn = own - set(read)
+        lengths = {f"{name.rpartition('.')[0]}.weight": name for name in drawn if name.endswith(f".{MAGNITUDE}")}
+        for name in sorted(drawn - set(lengths.values())):
+            yield name, _first(model, name, config.init, seed)
+        plain = set(names) - own - set(read)
+        for name, tensor in base(plain | set(lengths)):
+            if name in lengths:
+                yield lengths[name], _first_lengths(model, name, layers, tensor, config.init, seed)
+            if name in plain:
+                yield name, tensor
+
+    return weights
+
+
+def with_merged(base: WeightSource, model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -> WeightSource:
+    """The weights of ``base`` with adapters added to them, one after the other.
+
+    Raises:
+        UserError: an adapter does not fit.
+    """
+    deltas = merged_deltas(model, merged)
+
+    def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in base(names):
+            for delta in deltas.get(name, ()):
+                tensor = merged_tensor(tensor, delta)
+            yield name, tensor
+
+    return weights
+
+
+def merged_deltas(model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -> dict[str, list[Delta]]:
+    """What each adapter does to each weight of ``model``, in the order of the recipe."""
+    found: dict[str, list[Delta]] = {}
+    for name, one in merged.items():
+        folder = peft_folder(one.path, f"model.merged_adapters.{name}.path")
+        plan, tensors = folder_plan(folder, model, None), folder.tensors(model)
+        if one.weight != 1 and (plan.saved or plan.dora):
+            what = "rows of other lengths (DoRA)" if plan.dora else "whole modules"
+            why = f"holds {what}, of which there is no share"
+            raise folder.problem(why, f"leave model.merged_adapters.{name}.weight at 1")
+        for path in plan.ranks:
+            weight = f"{path}.weight"
+            if plan.dora and weight in found:
+                why = f"is a DoRA of {path}, which an adapter before it has changed: lengths are of another sum then"
+                raise folder.problem(why, "merge it alone, or first")
+            delta = delta_of(path, plan, _reader(tensors), model.get_submodule(path), one.weight)
+            found.setdefault(weight, []).append(delta)
+        for stored, entry in tensors.items():
+            if not is_part(stored):
+                found[stored] = [Delta(instead=entry.rows)]
+    return found
+
+
+def _reader(tensors: Mapping[str, Stored]) -> Callable[[str], Tensor]:
+    return lambda name: tensors[name].read().float()
+
+
+def _first(model: nn.Module, name: str, init: str, seed: int) -> Tensor:
+    """The first values of one of the two matrices; uniform ones are those of a linear layer in torch."""
+    part, shape = name.rpartition(".")[2], model.get_parameter(name).shape
+    if part == UP and init != "random":
+        return torch.zeros(shape)
+    generator = torch.Generator().manual_seed(seed_of(seed, name))
+    if part == DOWN and init == "gaussian":
+        return torch.randn(shape, generator=generator) / shape[0]
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _first_lengths(
+    model: nn.Module, weight: str, layers: Mapping[str, nn.Module], base: Tensor, init: str, seed: int
+) -> Tensor:
+    """Lengths of the rows with which DoRA begins: those of the base and the adapter's first values."""
+    path = weight.rpartition(".")[0]
+    down, up = (_first(model, f"{path}.{part}", init, seed) for part in (DOWN, UP))
+    adapter = adapter_in(layers[path])
+    assert adapter is not None
+    return row_norms(base, Delta(down, up, adapter.scaling, transposed=not isinstance(layers[path], nn.Linear)))

@@ -1,0 +1,113 @@
+"""Split the adapters of linear layers over tensor ranks, as their layers are split.
+
+Where a rank computes some outputs, the first matrix is whole and the second is split by rows. Where a rank sees some
+inputs, the first matrix is split by columns, the small products of the ranks are summed, and the second is whole. What
+a rank computes beside its layer is therefore exact, and costs one message of the adapter's rank per token at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.placement_types import Placement
+
+from ..models.low_rank import DOWN, MAGNITUDE, UP, Whole, adapter_in
+from .tensor_styles import Border, distribute, split_placement
+
+Gradient = Callable[[], Placement]
+"""Whether the gradient of a parameter that every rank has whole is whole too, or a partial sum."""
+
+
+@dataclass
+class Spread(Whole):
+    """How an adapter computes beside a layer that is a DTensor."""
+
+    border: Border
+    gradients: Mapping[str, Gradient] = field(default_factory=dict)
+    """For parameters that every rank has whole."""
+
+    def parameter(self, layer: nn.Module, name: str) -> Tensor:
+        found = layer._parameters[name]
+        assert isinstance(found, DTensor)
+        gradient = self.gradients.get(name)
+        return found.to_local(grad_placements=None if gradient is None else [gradient()])
+
+
+class SplitInputs(Spread):
+    """Each rank sees some inputs of the layer; its outputs are whole."""
+
+    def join(self, product: Tensor) -> Tensor:
+        return self.border.leave(product)
+
+    def join_squares(self, squares: Tensor) -> Tensor:
+        dist.all_reduce(squares, group=self.border.mesh.get_group())
+        return squares
+
+
+class SplitVocabulary(Spread):
+    """Each rank computes the logits of some tokens, which are a DTensor."""
+
+    def enter(self, inputs: Tensor) -> Tensor:
+        return self.border.enter(inputs)
+
+    def local(self, output: Tensor) -> Tensor:
+        assert isinstance(output, DTensor)
+        return output.to_local()
+
+    def like(self, result: Tensor, output: Tensor) -> Tensor:
+        assert isinstance(output, DTensor)
+        return DTensor.from_local(
+            result, output.device_mesh, output.placements, run_check=False, shape=output.shape, stride=output.stride()
+        )
+
+
+def split_adapter_by_output(layer: nn.Module, border: Border, parts: int = 1) -> None:
+    """The adapter of a layer of which each rank computes some outputs."""
+    _split_outputs(layer, border, Spread(border, {DOWN: Partial}), parts)
+
+
+def split_adapter_of_head(layer: nn.Module, border: Border) -> None:
+    """The adapter of a head of which each rank computes the logits of some tokens."""
+    _split_outputs(layer, border, SplitVocabulary(border, {DOWN: Partial}), 1)
+
+
+def split_adapter_by_input(layer: nn.Module, border: Border, parts: int = 1) -> None:
+    """The adapter of a layer of which each rank sees some inputs."""
+
+    def outside() -> Placement:
+        return border.outside_gradient
+
+    if (adapter := adapter_in(layer)) is None:
+        return
+    inputs = layer.get_parameter(DOWN).shape[1]
+    distribute(layer, DOWN, border.mesh, split_placement(1, parts, inputs, border.mesh))
+    distribute(layer, UP, border.mesh, Replicate())
+    if adapter.directional:
+        distribute(layer, MAGNITUDE, border.mesh, Replicate())
+    adapter.spread = SplitInputs(border, {UP: outside, MAGNITUDE: outside, "bias": outside})
+
+
+def replicate_adapter(layer: nn.Module, border: Border, gradient: Gradient = Replicate) -> None:
+    """The adapter of a layer that every rank has whole; ``gradient`` as for the layer's own parameters."""
+    if (adapter := adapter_in(layer)) is None:
+        return
+    names = (DOWN, UP, MAGNITUDE) if adapter.directional else (DOWN, UP)
+    for name in names:
+        distribute(layer, name, border.mesh, Replicate())
+    adapter.spread = Spread(border, {name: gradient for name in (*names, "bias")})
+
+
+def _split_outputs(layer: nn.Module, border: Border, spread: Spread, parts: int) -> None:
+    if (adapter := adapter_in(layer)) is None:
+        return
+    outputs = layer.get_parameter(UP).shape[0]
+    rows = Shard(0) if parts == 1 else split_placement(0, parts, outputs, border.mesh)
+    distribute(layer, DOWN, border.mesh, Replicate())
+    distribute(layer, UP, border.mesh, rows)
+    if adapter.directional:
+        distribute(layer, MAGNITUDE, border.mesh, rows)
+    adapter.spread = spread

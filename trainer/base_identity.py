@@ -1,0 +1,135 @@
+"""The identity of the base that adapters stand beside: a digest of its numbers, taken while they are loaded.
+
+A checkpoint of an adapter run holds the adapters, the modules that are trained whole, and this digest. The digest is
+over the frozen tensors in fp32, by name, so that it is the same for every plan, for other files with the same weights,
+and for a base with adapters merged into it; it is another one as soon as a single number differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from ..errors import Problem, UserError
+from ..models.build_model import WeightSource
+from ..models.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..parallel.mesh import Mesh
+
+BASE = "base.json"
+"""File of a checkpoint's folder ``model`` that names the base."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a checkpoint says of its base."""
+
+    digest: str
+    weights: str | None
+    """``model.weights`` of the run."""
+    revision: str | None = None
+
+
+class BaseDigest:
+    """Digests of the frozen tensors that pass, by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self._found: dict[str, str] = {}
+
+    def watched(self, source: WeightSource) -> WeightSource:
+        """``source``, whose tensors are noted as they pass."""
+
+        def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in source(names):
+                self.note(name, [tensor])
+                yield name, tensor
+
+        return weights
+
+    def note(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Note a tensor, given as blocks of its elements in order."""
+        for _ in self.noted(name, blocks):
+            pass
+
+    def noted(self, name: str, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The blocks of a tensor, noted as they pass."""
+        found = xxhash.xxh3_128()
+        for block in blocks:
+            if name in self.names:
+                found.update(block.float().contiguous().flatten().view(torch.uint8).numpy().data)
+                self._found[name] = found.hexdigest()  # now, since nobody may ask for what comes after the last block
+            yield block
+
+    def of_all(self, mesh: Mesh) -> str:
+        """The digest of the whole base, of which every rank may have seen a part; a collective call."""
+        found: dict[str, str] = {}
+        for part in mesh.gather_objects(self._found):
+            found |= part
+        return combined(found)
+
+    @property
+    def missing(self) -> set[str]:
+        """Names of the frozen tensors that have not passed in this process."""
+        return self.names - self._found.keys()
+
+    def of_this_process(self) -> str:
+        """The digest of what has passed here."""
+        return combined(self._found)
+
+
+def combined(found: Mapping[str, str]) -> str:
+    """One digest of the digests of all tensors."""
+    return xxhash.xxh3_128("".join(f"{name} {found[name]}\n" for name in sorted(found)).encode()).hexdigest()
+
+
+def write_base(base: Base, folder: Path) -> None:
+    """Write what a checkpoint says of its base into its folder ``model``."""
+    (folder / BASE).write_text(json.dumps(vars(base), indent=2) + "\n")
+
+
+def read_base(assets: Path | None) -> Base | None:
+    """What a checkpoint says of its base; None for a checkpoint that holds a whole model.
+
+    Args:
+        assets: its folder ``model``.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if assets is None or not (assets / BASE).is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads((assets / BASE).read_text())
+        return Base(values["digest"], values["weights"], values.get("revision"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its {BASE} cannot be read ({error})") from None
+
+
+def base_of(model: ModelConfig, digest: str) -> Base:
+    """What the checkpoints of a run say of its base."""
+    return Base(digest, model.weights, model.revision)
+
+
+def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkpoint: Path | None) -> None:
+    """Refuse a base that is not the one beside which the adapters of a checkpoint were trained.
+
+    Raises:
+        UserError: their digests differ.
+    """
+    if saved is None or saved.digest == found:
+        return
+    then = f"those of {saved.weights}" if saved.weights else "random weights of a seed"
+    why = f"gives another base than the one that the adapters in {checkpoint} were trained beside ({then})"
+    fix = "name that base, with the same model.config and model.merged_adapters, or train new adapters (--fresh)"
+    raise UserError(Problem("model.weights", why, fix, model.weights))

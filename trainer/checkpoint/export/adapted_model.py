@@ -1,0 +1,156 @@
+"""The model of an adapter run as its checkpoint describes it, on the meta device, and the same merged into its base."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ....models.adapter_plan import AdapterPlan
+from ....models.adapters import adapter_plan
+from ....models.build_model import base_rows, build_on_meta
+from ....models.exported_class import import_own_classes
+from ....models.facts import Facts
+from ....models.low_rank import is_part
+from ....models.merge_adapters import delta_of, merging, tiles
+from ....models.model_config import ModelConfig, plain_model_config
+from ....models.other_families import described
+from ....parallel.strategy import Shapes
+from ...base_identity import Base, BaseDigest
+from ...tasks.task import head_of
+from ..layout import RECIPE
+from ..source import Progress, Source
+
+
+class AdaptedModel:
+    """What a checkpoint of adapters belongs to."""
+
+    def __init__(self, source: Source, weights: str | None = None) -> None:
+        """
+        Args:
+            source: a checkpoint of an adapter run.
+            weights: where the base lies now; None takes what the recipe of the run says.
+
+        Raises:
+            ValueError: the recipe of the checkpoint, or its base, cannot be read.
+        """
+        recipe: dict[str, Any] = yaml.safe_load((source.path / RECIPE).read_text())
+        assert source.assets is not None
+        import_own_classes(recipe["model"])
+        self.config = _with_its_vocabulary(plain_model_config(recipe["model"], weights), source.assets)
+        self.seed, self.head = int(recipe.get("seed", 0)), head_of(recipe["task"])
+        self.model: PreTrainedModel = build_on_meta(self.config, self.head, _facts(source.assets))
+        if self.config.adapter is None:
+            raise ValueError("its recipe has no model.adapter")
+        self.plan: AdapterPlan = adapter_plan(self.model, self.config.adapter, described(self.config.spec, self.model))
+
+
+def _with_its_vocabulary(config: ModelConfig, assets: Path) -> ModelConfig:
+    """The configuration with the number of tokens that the run had, if the recipe let it grow."""
+    size = json.loads((assets / "config.json").read_text()).get("vocab_size")
+    if not config.resize_embeddings or size is None:
+        return config
+    return dataclasses.replace(config, config={**config.config, "vocab_size": size})
+
+
+def _facts(assets: Path) -> Facts:
+    """Labels of the data, as the configuration of the run's model notes them."""
+    values = json.loads((assets / "config.json").read_text())
+    labels = values.get("id2label") or {}
+    return Facts(None, tuple(labels[key] for key in sorted(labels, key=int)), values.get("problem_type"))
+
+
+class MergedCheckpoint(Source):
+    """A checkpoint of adapters merged into their base: it reads as one of a model that was trained whole.
+
+    Weights are merged tile by tile, so that memory does not depend on their sizes, and every number is the one that
+    merging in one piece gives.
+    """
+
+    def __init__(self, inner: Source, saved: Base, weights: str | None = None, ema: bool = False) -> None:
+        """
+        Args:
+            saved: what the checkpoint says of its base.
+            weights: where the base lies now.
+            ema: merge averaged adapters.
+
+        Raises:
+            ValueError: the base or the checkpoint cannot be read.
+        """
+        super().__init__(inner.path)
+        self.inner, self.saved, self.prefix = inner, saved, "ema" if ema else "model"
+        self.adapted = AdaptedModel(inner, weights)
+        self.digest = BaseDigest(self.adapted.model)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of the whole model, on the meta device; tied ones once."""
+        model = self.adapted.model
+        kept = model.state_dict()
+        every = (*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in kept))
+        return {name: tensor for name, tensor in every if not is_part(name)}
+
+    @cached_property
+    def _base(self) -> Any:
+        return base_rows(self.adapted.config, self.adapted.model, self.adapted.seed)
+
+    def read_shapes(self) -> Shapes:
+        return {f"model.{name}": (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
+
+    def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        for name, target in tensors.items():
+            target.view(-1).copy_(torch.cat([block.clone() for block in self.blocks([name], 0)]))
+
+    def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
+        for name in (name.removeprefix("model.") for name in names):
+            if f"model.{name}" in self.inner.shapes:
+                yield from self.inner.blocks([f"{self.prefix}.{name}"], limit)
+            else:
+                yield from self._of_base(name)
+
+    def check_read(self) -> None:
+        for name in self.digest.missing:  # tensors that the export leaves out
+            for _ in self._of_base(name):
+                pass
+        if self.digest.of_this_process() != self.saved.digest:
+            raise ValueError(
+                f"holds adapters that were trained beside another base ({self.saved.weights}) than the weights that "
+                "are there now: their numbers differ"
+            )
+
+    def _of_base(self, name: str) -> Iterator[Tensor]:
+        """Blocks of a tensor of the base, with the adapter beside it merged into it."""
+        tensor, rows = self._tensors[name], self._base(name)
+        path, _, kind = name.rpartition(".")
+        read = self.digest.noted(name, (rows(start, stop) for start, stop in tiles(tensor.shape)))
+        if kind != "weight" or path not in self.adapted.plan.ranks:
+            yield from (block.to(tensor.dtype).flatten() for block in read)
+            return
+        layer = self.adapted.model.get_submodule(path)
+        merge = merging(rows, tensor.shape, delta_of(path, self.adapted.plan, self._part, layer))
+        for (start, stop), tile in zip(tiles(tensor.shape), read, strict=True):
+            yield merge(start, stop, tile).flatten()
+
+    def _part(self, name: str) -> Tensor:
+        shape, dtype = self.inner.shapes[f"{self.prefix}.{name}"]
+        target = torch.empty(shape, dtype=dtype)
+        self.inner.read({f"{self.prefix}.{name}": target})
+        return target.float()
+
+    def damage(self, names: list[str]) -> str | None:
+        return self.inner.damage(list(self.inner.shapes))
+
+    def progress(self) -> Progress:
+        return self.inner.progress()
+
+    @property
+    def assets(self) -> Path | None:
+        return self.inner.assets
