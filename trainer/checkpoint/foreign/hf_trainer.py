@@ -46,7 +46,7 @@ class WeightsFolder(WholeTensors):
         tensors = stored_tensors(self.path)
         found = matched(tensors, self.model)
         tell_unused(tensors, found, self.model, self.path)
-        return {f"model.{own}": Lazy(*tensors[stored][1:]) for own, stored in found.items()}
+        return {f"model.{own}": Lazy(*tensors[stored][1:4]) for own, stored in found.items()}
 
     def progress(self) -> Progress:
         raise ValueError(f"{self.path} holds weights only; start from them with model.weights={self.path}")
