@@ -92,7 +92,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("data.neftune_noise_alpha=5", "write model.neftune_alpha=5"),
         ("trainer.gradient_clipping=1.0", "write trainer.max_grad_norm=1.0"),
         ("+lora.r=8", "write model.adapter: adapter=lora"),
-        ("model.lora_r=8", "there are no adapters yet"),
+        ("model.lora_r=8", "write model.adapter.rank=8"),
         ("model.load_in_4bit=true", "there is no quantised training yet"),
         ("data.sequence_len=128", "write data.block_size=128"),
         ("plan.deepspeed.zero_optimization.stage=2", "its keys stand in plan.deepspeed itself"),
