@@ -122,8 +122,8 @@ class RowsCorpus(CorpusByIndex):
     def prints(self) -> dict[str, Any]:
         labels = list(self.samples.facts.labels)
         content = {"documents": self.stats.documents_digest, **({"labels": labels} if labels else {})}
-        if self.train.digest is not None:
-            content["tokens"] = hash_json([self.train.digest, self.held_out.digest])
+        if self.rows.digest is not None:
+            content["tokens"] = hash_json([self.rows.digest, self.held_out.digest])
         return {**super().prints(), **content}
 
     def eval_set(self, name: str) -> RowSamples:

@@ -35,10 +35,6 @@ class Encoding:
     """Characters of each token: from ``starts`` on, up to ``ends``."""
     controls: tuple[Control, ...]
 
-    def ends_at(self, place: int) -> bool:
-        """Whether a token ends before the character at ``place``."""
-        return bool((self.ends == place).any())
-
 
 class Encoder:
     """Makes tokens of rendered texts: control tokens in them are control tokens, and none are added."""

@@ -117,8 +117,7 @@ class Turns:
             return 0
         head = text.text[begin:first]
         for prompt in prompts:
-            place = head.find(prompt)
-            if place >= 0 and (prompt == prompts[0] or chat.encoding.ends_at(begin + place + len(prompt))):
+            if (place := head.find(prompt)) >= 0:
                 return place + len(prompt)
         before = chat.conversation.messages[number - 1]["role"] if number else "user"
         if before not in ("user", *SYSTEM, ASSISTANT) and len(own := text.own(number - 1)) and own[-1] < begin:

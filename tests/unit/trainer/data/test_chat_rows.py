@@ -31,13 +31,16 @@ Opened = Callable[..., RowsCorpus]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
-    def make(rows: list[dict[str, Any]], block_size: int = 64, columns: Any = None, **chat: Any) -> RowsCorpus:
+    def make(
+        rows: list[dict[str, Any]], block_size: int = 64, columns: Any = None, packing: Any = True, **chat: Any
+    ) -> RowsCorpus:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = DataConfig(
             source={"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": [str(path)], "nested": "text"},
             chat=ChatConfig(**chat),
             columns=columns or {},
+            packing=packing,
             block_size=block_size,
             tokenizer=TokenizerConfig(vocab_size=300),
             held_out=0.2,
@@ -158,3 +161,14 @@ def test_parquet_and_other_columns(opened: Opened, tmp_path: Path) -> None:
     wrong = DataConfig(source=source, chat=ChatConfig(), columns={"prompt": "messages"}, cache_dir=str(tmp_path))
     found = check_data(wrong, None, True, {"messages": False, "prompt": False, "completion": False})
     assert not found or "none of the columns" in found[0].why
+
+
+def test_packed_conversations_hold_the_labels_of_single_ones(opened: Opened) -> None:
+    alone, packed = opened(ROWS), opened(ROWS, packing="bins")
+    assert alone.prints()["tokens"] == packed.prints()["tokens"]
+
+    def labels(corpus: RowsCorpus) -> int:
+        samples = (sample["labels"] for sample in (corpus.train[number] for number in range(len(corpus.train))))
+        return sum(int((each != IGNORE).sum()) for each in samples)
+
+    assert labels(packed) == labels(alone) and len(packed.train) < len(alone.train)
