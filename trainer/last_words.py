@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..models.heads import HEADS
 from .checkpoint.layout import RECIPE, complete_checkpoints, not_finite
+from .summary import FILE as SUMMARY
+from .summary import write_summary
 
 if TYPE_CHECKING:
     from .loop import Trainer, TrainResult
@@ -17,7 +19,7 @@ DIVERGED = (
     "the run has diverged: at step %d of %d %s. A checkpoint of this step is marked and never resumed from; "
     "lower optimizer.lr, warm up longer, or see docs/faults.md"
 )
-ASSETS = ("curve.png", "samples.txt", "metrics.jsonl", "log.txt")
+ASSETS = ("curve.png", "samples.txt", "metrics.jsonl", SUMMARY, "log.txt")
 
 
 def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None:
@@ -35,6 +37,7 @@ def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None
         log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)
     else:
         _compare(trainer)
+        write_summary(trainer)
         _say_where(trainer)
 
 

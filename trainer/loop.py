@@ -32,6 +32,7 @@ from .saving import Saving
 from .set_metrics import set_metrics
 from .source_losses import SourceLosses
 from .sum_check import SumCheck
+from .summary import RunClock
 from .train_batches import RunBatches
 from .training_clock import TrainingClock
 from .untrained import refuse_untrained
@@ -114,7 +115,7 @@ class Trainer:
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
-        self.history = LogHistory()
+        self.history, self.run_clock = LogHistory(), RunClock()
         self.evaluating = 0
         """Number of the current evaluation batch; 0 outside of evaluations."""
         writes = self.recipe.generation
@@ -294,6 +295,7 @@ class Trainer:
         if cut is not None and not self.state.step:
             self._once = {"train_tokens_cut": cut}
         self.history.begin(self)
+        self.run_clock.begin(self)
         self.strategy.after_micro_batch = lambda: self.emit("on_substep_end")
         self.emit("on_train_begin")
         self.before_first_step()

@@ -21,7 +21,7 @@ def test_a_run_says_where_its_files_are_and_what_next_and_is_short_when_run_agai
     run = ("train", str(TINY), ROOTS, f"run.dir={tmp_path}", "trainer.max_steps=1", SAMPLE)
     first = trireme_here(capsys, *run)
     assert first.returncode == 0, first.stderr
-    where = f"everything is in {tmp_path}: checkpoints/step_00000001, samples.txt, metrics.jsonl, log.txt"
+    where = f"everything is in {tmp_path}: checkpoints/step_00000001, samples.txt, metrics.jsonl, summary.json, log.txt"
     assert where in first.stderr
     for command in ("generate", "export", "evaluate"):
         assert f"trireme {command} {tmp_path}" in first.stderr
@@ -29,10 +29,14 @@ def test_a_run_says_where_its_files_are_and_what_next_and_is_short_when_run_agai
     assert lines[0]["train_tokens_cut"] > 0 and not any("train_tokens_cut" in line for line in lines[1:])
     assert "worse than unigram entropy" in first.stderr, "one step teaches nothing"
     assert "sample at step 1" in first.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["step"] == 1 and summary["samples"] == 8 and summary["eval_loss"] == lines[-1]["eval_loss"]
+    assert summary["samples_per_second"] == pytest.approx(8 / summary["seconds"], rel=0.01)
     again = trireme_here(capsys, *run)
     assert again.returncode == 0 and "sample at step" not in again.stdout and where in again.stderr
     assert "nothing is left to train" in again.stderr and "unigram" not in again.stderr
     assert (tmp_path / "samples.txt").read_text().count("--- step") == 1
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary, "it is that of the start that trained"
     out = tmp_path / "out"
     exported = trireme_here(capsys, "export", str(tmp_path), str(out))
     assert exported.stdout == f"{out}\n"
