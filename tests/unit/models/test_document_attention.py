@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import MistralConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_flash_attention_utils import _is_packed_sequence
 from trireme.models import document_attention as attention
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.models.model_config import ModelConfig
@@ -67,6 +68,19 @@ def test_documents_are_computed_by_themselves(groups: int, monkeypatch: pytest.M
 def test_the_numbers_mean_the_mask() -> None:
     numbers = mask(attention.KERNEL)
     assert torch.equal(attention._dense(numbers), mask("sdpa"))
+
+
+def test_transformers_keeps_documents_apart_where_positions_restart() -> None:
+    """What packed rows rely on, kernel by kernel; flash attention only in a row of its own, so more are refused."""
+    dense = mask("sdpa")
+    assert dense is not None and int(dense.sum()) == sum(length * (length + 1) // 2 for length in LENGTHS)
+    eager: Any = mask("eager")
+    assert torch.equal(eager == 0, dense)
+    flex: Any = mask("flex_attention")
+    row, query, key = (torch.arange(size) for size in (3, 12, 12))
+    assert torch.equal(flex.mask_mod(row[:, None, None], 0, query[:, None], key), dense[:, 0])
+    assert mask("flash_attention_2") is None
+    assert bool(_is_packed_sequence(ROWS[:1], 1)) and not _is_packed_sequence(ROWS, 3)
 
 
 @pytest.mark.parametrize("window", [3, 12])

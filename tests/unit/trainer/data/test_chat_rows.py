@@ -42,6 +42,7 @@ def opened(tmp_path: Path) -> Opened:
             columns=columns or {},
             packing=packing,
             block_size=block_size,
+            packing=packing,
             tokenizer=TokenizerConfig(vocab_size=300),
             held_out=0.2,
             cache_dir=str(tmp_path / "cache"),
@@ -70,6 +71,20 @@ def test_batches_hold_shifted_labels_and_the_tokenizer_has_the_size_of_the_recip
     assert corpus.train.lengths is not None
     assert [len(one["input_ids"]) for one in corpus.train.__getitems__(range(48))] == corpus.train.lengths.tolist()
     assert "«" not in corpus.shown(0)["chat"] and "What is" in corpus.shown(0)["chat"]
+
+
+def test_conversations_share_rows_with_their_labels(opened: Opened) -> None:
+    alone, packed = opened(ROWS, 200), opened(ROWS, 200, packing="bins")
+    assert packed.train.bins.fill > 0.9 and len(packed.train) < len(alone.train) / 2
+    assert any("to a row" in note for note in packed.describe("train").notes)
+    found = []
+    for corpus in (alone, packed):
+        samples = [corpus.train[index] for index in range(len(corpus.train))]
+        micro = corpus.collator.micro_batch(samples)
+        found.append((int((micro.targets["labels"] != IGNORE).sum()), micro.length))
+    assert found[0] == found[1]
+    shown = packed.tokenizer.decode(packed.train[0]["input_ids"][packed.train[0]["labels"] != IGNORE])
+    assert shown.startswith("It is") and shown.count("It is") == shown.count("<|im_end|>") > 1
 
 
 def test_rows_are_encoded_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
