@@ -36,7 +36,7 @@ from parity.matrix import LAYOUTS
 PLANS = ("single", "ddp", "zero3", "fsdp_full_shard", "tp", "pp_1f1b", "3d")
 STEPS, ROWS = 4, 4
 TOLERANCE = 2e-6
-LENGTHS = (400, 60, 150, 90, 310, 40, 220, 120, 260, 75, 180, 330)
+LENGTHS = (280, 42, 105, 63, 217, 28, 154, 84, 182, 52, 126, 231)
 """Characters of the documents."""
 DOCS = Path(__file__).parents[2] / "docs" / "parity-packing.md"
 HEAD = f"""# Packed equals alone, measured
@@ -89,7 +89,7 @@ def _common(folder: Path, family: str) -> list[str]:
         "data=files",
         f"data.source.paths=[{_documents(folder)}]",
         "data.held_out=0",
-        "data.block_size=176",
+        "data.block_size=128",
         "optimizer=sgd",
         "optimizer.lr=0.1",
         f"trainer.max_steps={STEPS}",
