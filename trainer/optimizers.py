@@ -182,10 +182,14 @@ def sgd(
         nesterov: use Nesterov momentum.
         weight_decay: decay of matrices and embeddings towards zero, scaled by the learning rate.
         implementation: torch's implementation of a step: one kernel for all parameters (fused), batched operations
-            (foreach), or a loop over parameters (for_loop); auto takes fused.
+            (foreach), or a loop over parameters (for_loop); auto takes fused, or foreach for tensors that are split
+            over ranks, for which torch has no fused SGD.
     """
     import torch
+    from torch.distributed.tensor import DTensor
 
+    if implementation == "auto" and any(isinstance(each, DTensor) for group in params for each in group["params"]):
+        implementation = "foreach"
     return torch.optim.SGD(
         params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **_switches(implementation)
     )
