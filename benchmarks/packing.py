@@ -113,7 +113,8 @@ def with_trireme(folder: Path) -> dict[str, float]:
     (folder / "run").mkdir()
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh)
-    trainer.callbacks = {"noted": Noted()}
+    trainer.callbacks.clear()
+    trainer.callbacks.add("noted", Noted())
     trainer.fit()
     mesh.close()
     return clock.result()
