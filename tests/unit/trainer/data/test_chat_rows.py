@@ -42,7 +42,6 @@ def opened(tmp_path: Path) -> Opened:
             columns=columns or {},
             packing=packing,
             block_size=block_size,
-            packing=packing,
             tokenizer=TokenizerConfig(vocab_size=300),
             held_out=0.2,
             cache_dir=str(tmp_path / "cache"),
