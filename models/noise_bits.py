@@ -84,18 +84,18 @@ def _dropped(values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tens
         kept = _kept(rows, columns, level, values.shape[-1])
         return (values * kept.to(values.dtype)).mul_(LEVELS / (LEVELS - level))
     count = values.shape[-1]
-    flat, keys = values.reshape(-1, count), rows.reshape(-1, 1)
+    result = torch.empty_like(values, memory_format=torch.contiguous_format)
+    flat, written, keys = values.reshape(-1, count), result.view(-1, count), rows.reshape(-1, 1)
     size = max(CHUNK // max(count, 1), 1) if values.device.type == "cpu" else max(len(flat), 1)
-    result = torch.empty_like(flat, memory_format=torch.contiguous_format)
     first, last = columns.first // 2, (columns.first + count + 1) // 2
     of_pairs, skipped = index_keys(last - first, first, rows.device), columns.first % 2
     for start in range(0, len(flat), size):
-        part, out = flat[start : start + size], result[start : start + size]
+        part, out = flat[start : start + size], written[start : start + size]
         lanes = _lanes(keys[start : start + size], of_pairs)[:, skipped : skipped + count]
         kept = torch.ge(lanes, level - LEVELS // 2, out=torch.empty_like(out))
         torch.mul(part, kept, out=out)
         out.mul_(LEVELS / (LEVELS - level))
-    return result.view(values.shape)
+    return result  # itself, since autograd lets nobody change a view of it in place
 
 
 def _lanes(rows: Tensor, pairs: Tensor) -> Tensor:

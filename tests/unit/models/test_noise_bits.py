@@ -94,6 +94,9 @@ def test_the_gradient_passes_where_the_value_did(rows: Tensor, dtype: torch.dtyp
     factor = 65536 / (65536 - round(0.3 * 65536))
     expected = torch.where(result != 0, torch.tensor(2 * factor, dtype=dtype), 0)
     torch.testing.assert_close(values.grad, expected)
+    changed = dropout(values, rows.view(4, -1), Columns(), 0.3)
+    changed[0] = 0  # as wav2vec 2.0 does at padding
+    changed.sum().backward()
     assert dropout(values, rows.view(4, -1), Columns(), 0.0) is values
     assert not dropout(values, rows.view(4, -1), Columns(), 1.0).any()
 
