@@ -192,13 +192,18 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
 
 def _masks(family: str, masks: str) -> list[str]:
     if masks == "noise":
-        alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
-        adapter = ["model.adapter.dropout=0.1"] if family in ADAPTED else []
-        fields = (f"model.config.{name}=0.1" for name in DROPOUTS[family])
-        return [*alpha, "model.attention=eager", *adapter, *fields]
+        return noise_of(family)
     if masks == "full":
         return []
     return SHAPES[family].uneven_labels if family in SHAPES else ["+collator._target_=helpers.masking.UnevenMasks"]
+
+
+def noise_of(family: str) -> list[str]:
+    """Overrides for NEFTune and for every dropout of ``family``, also that of attention."""
+    alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
+    adapter = ["model.adapter.dropout=0.1"] if family in ADAPTED else []
+    fields = (f"model.config.{name}=0.1" for name in DROPOUTS[family])
+    return [*alpha, "model.attention=eager", *adapter, *fields]
 
 
 def _file(family: str) -> Path:

@@ -31,7 +31,7 @@ from helpers.ranks import run_ranks
 from helpers.recipes import STDLIB, TINY
 from helpers.several_runs import train_all
 from helpers.zero import load_deepspeed
-from parity.matrix import LAYOUTS
+from parity.matrix import LAYOUTS, noise_of
 
 PLANS = ("single", "ddp", "zero3", "fsdp_full_shard", "tp", "pp_1f1b", "3d")
 STEPS, ROWS = 4, 4
@@ -66,6 +66,20 @@ def differences(plan: str, families: Sequence[str], folder: Path, *overrides: st
         assert counts[0] == counts[1] and len(counts[0]) == STEPS, counts  # so every step is a pass over all documents
         found[family] = worst_difference(*lines)
     return found
+
+
+def noisy_difference(plan: str, family: str, folder: Path) -> float:
+    """Largest relative difference of packed rows with NEFTune and dropout under a plan from those of one process."""
+    more = [*noise_of(family), "optimizer.implementation=foreach"]
+    runs = [
+        (TINY, folder / f"noisy-{name}-{family}", [*_packed(folder, family, name), *more]) for name in ("single", plan)
+    ]
+    if not (runs[0][1] / "metrics.jsonl").exists():
+        train_all(runs[:1])
+    if plan.startswith("zero"):
+        load_deepspeed()
+    run_ranks(train_all, LAYOUTS[plan].ranks, runs[1:], timeout=400)
+    return worst_difference(*(training(run_dir) for _, run_dir, _ in runs))
 
 
 def _alone(folder: Path, family: str) -> list[str]:

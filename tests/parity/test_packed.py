@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from parity.packed import PLANS, TOLERANCE, differences
+from parity.packed import PLANS, TOLERANCE, differences, noisy_difference
 
 FAMILIES = ("llama", "opt", "recurrent_gemma")
 
@@ -22,3 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_packed_documents_equal_documents_alone(plan: str, folder: Path) -> None:
     found = differences(plan, FAMILIES, folder)
     assert set(found) == set(FAMILIES) and max(found.values()) < TOLERANCE, found
+
+
+@pytest.mark.parametrize("plan", ["ddp", "zero3", "tp_sp", "pp_1f1b"])
+def test_packed_documents_draw_the_same_noise_under_every_plan(plan: str, folder: Path) -> None:
+    assert noisy_difference(plan, "gpt_neox", folder) < TOLERANCE
