@@ -275,10 +275,30 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     if first.get("field"):
         draft.set("data.source.text_column", first["field"])
     kind = first.get("type")
-    if kind not in (None, "completion"):
+    if kind == "chat_template":
+        draft.choose("data", "chat" if files else "hub_chat")
+        messages = first.get("field_messages")
+        draft.values |= {"data.columns": {"messages": messages}} if messages and messages != "messages" else {}
+    elif kind not in (None, "completion"):
         draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
     if others:
         draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
+
+
+def adapter(draft: Draft, value: Any, given: Arguments) -> None:
+    kind = str(value)
+    if kind == "qlora":
+        draft.leave("adapter", kind, "quantised bases are not there; adapter=lora trains beside full weights")
+    ratio, dora = given.get("loraplus_lr_ratio"), given.get("peft_use_dora")
+    if kind in ("lora", "qlora", "dora"):
+        draft.choose("adapter", "dora" if dora or kind == "dora" else "lora_plus" if ratio else "lora")
+    else:
+        option(draft, "adapter", "adapter", value)
+
+
+def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
+    if value:
+        draft.set("model.adapter.targets", value if isinstance(value, list) else "all-linear")
 
 
 def attention(name: str) -> Rule:
@@ -373,6 +393,10 @@ RULES: dict[str, Rule] = {
     "deepspeed": deepspeed,
     "datasets": datasets,
     "val_set_size": share,
+    "adapter": adapter,
+    "lora_target_modules": adapter_targets,
+    "lora_target_linear": adapter_targets,
+    "peft_use_dora": nothing,
     "flash_attention": attention("flash_attention_2"),
     "sdp_attention": attention("sdpa"),
     "eager_attention": attention("eager"),

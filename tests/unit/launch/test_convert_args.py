@@ -152,6 +152,39 @@ def test_ways_of_packing(tmp_path: Path, given: dict[str, object], wanted: tuple
     assert (draft.values.get("data.packing"), draft.values.get("data.overflow")) == wanted
 
 
+def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
+    draft, _ = converted(
+        write(
+            tmp_path,
+            {
+                "base_model": "owner/base",
+                "datasets": [{"path": "owner/chats", "type": "chat_template", "field_messages": "dialog"}],
+                "chat_template": "chatml",
+                "adapter": "lora",
+                "lora_r": 16,
+                "lora_alpha": 32,
+                "lora_dropout": 0.05,
+                "lora_target_linear": True,
+                "sample_packing": False,
+                "neftune_noise_alpha": 5,
+            },
+        )
+    )
+    assert draft.choices["adapter"] == ["lora"] and draft.choices["data"] == ["hub_chat"]
+    wanted = {
+        "data.source.path": "owner/chats",
+        "data.columns": {"messages": "dialog"},
+        "data.packing": False,
+        "model.adapter.rank": 16,
+        "model.adapter.alpha": 32,
+        "model.adapter.dropout": 0.05,
+        "model.adapter.targets": "all-linear",
+        "model.neftune_alpha": 5,
+    }
+    assert {key: draft.values.get(key) for key in wanted} == wanted
+    assert list(draft.left) == ["chat_template"]
+
+
 def test_a_file_of_accelerate(tmp_path: Path) -> None:
     file = write(
         tmp_path,
