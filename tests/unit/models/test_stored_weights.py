@@ -218,7 +218,7 @@ def _cut_off(folder: Path) -> None:
         (_two_standards, ["2 sets of weights", "model.safetensors.index.json"]),
         (_missing_shard, ["lacks model-00002-of-00002.safetensors"]),
         (_index_of_nothing, ["cannot be found"]),
-        (_only_an_adapter, ["adapter only", "merge_and_unload"]),
+        (_only_an_adapter, ["adapter only", "model.adapter.path"]),
         (_only_gguf, ["GGUF", "model-q4.gguf"]),
         (_nothing, ["no *.safetensors"]),
         (_cut_off, ["cannot be read"]),
