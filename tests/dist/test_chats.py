@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_an_export_has_the_template_and_answers(one: Path, tmp_path: Path, capsy
     assert main(["generate", str(folder), *options]) == 0
     assert "im_start" not in capsys.readouterr().out
     assert '--chat --prompt "..."' in (one / "log.txt").read_text()
+
+
+def test_a_chat_model_is_trained_further_in_its_own_template(one: Path, tmp_path: Path) -> None:
+    folder = export(str(one), str(tmp_path / "out"))
+    rows = [{"prompt": f"Say {number}.", "completion": f"{number}!"} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["data=chat", f"data.source.paths=[{tmp_path}/rows.jsonl]", "data.block_size=64", "data.packing=bins"]
+    model = ["model.family=null", f"model.weights={folder}", "model.config={}"]
+    _train(tmp_path / "run", [*data, *model, "data.chat.loss=completions", "trainer.max_steps=2"])
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "ChatML is taken" not in log and len(training(tmp_path / "run")) == 2
