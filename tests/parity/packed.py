@@ -35,7 +35,7 @@ from parity.matrix import LAYOUTS, noise_of
 
 PLANS = ("single", "ddp", "zero3", "fsdp_full_shard", "tp", "pp_1f1b", "3d")
 STEPS, ROWS = 4, 4
-TOLERANCE = 2e-6
+TOLERANCE = 1e-6
 LENGTHS = (280, 42, 105, 63, 217, 28, 154, 84, 182, 52, 126, 231)
 """Characters of the documents."""
 DOCS = Path(__file__).parents[2] / "docs" / "parity-packing.md"
