@@ -44,6 +44,22 @@ def test_torchs_generators_are_left_alone(kind: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("kind", ["bert", "vit", "opt"])
+def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_samples(kind: str) -> None:
+    made = noisy(kind)
+    made.model.double()
+    made.inputs = {n: one.double() if one.is_floating_point() else one for n, one in made.inputs.items()}
+
+    def gradient(rows: list[int]) -> Tensor:
+        made.model.zero_grad()
+        with made.noise.running(made.noise.keys_of(SAMPLES[rows])):
+            made.model(**{name: value[rows] for name, value in made.inputs.items()})[0].square().sum().backward()
+        return torch.cat([one.grad.flatten() for one in made.model.parameters() if one.grad is not None])
+
+    whole, parts = gradient([0, 1, 2, 3]), torch.stack([gradient([row]) for row in range(4)]).sum(0)
+    assert float((whole - parts).norm() / whole.norm()) < 1e-12
+
+
 def test_padding_does_not_change_a_sample() -> None:
     made = noisy("gpt2")
     tokens = made.inputs["input_ids"]
