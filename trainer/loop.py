@@ -136,7 +136,7 @@ class Trainer:
                 loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
-                    refuse_untrained(self.strategy, self.mesh)
+                    refuse_untrained(self.strategy, self.mesh, self.recipe.model)
                 self.emit("on_pre_optimizer_step")
                 self.store.wait_for_copies()
                 with component_errors("optimizer", self.optimizer, "step", only_its_file=True):

@@ -1,29 +1,35 @@
-"""End a run in whose first step a trained parameter gets no gradient, since it would never change.
+"""Find trained parameters that get no gradient in the first step, since they would never change.
 
 Usual reasons are a part of a model that the loss does not reach, an adapter beside a layer whose weight the model uses
 past the layer, and a graph that recomputation has cut. A family names the parameters that no loss reaches
-(``ModelFamily.unused``); they are frozen when the model is built.
+(``ModelFamily.unused``); they are frozen when the model is built. So such a parameter ends the run, but for a model
+without a family file: many architectures of transformers have parts that one of their heads does not use, and then it
+is a warning. Beside adapters it always ends the run.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from ..models.other_families import AUTO
 
 if TYPE_CHECKING:
+    from ..models.model_config import ModelConfig
     from ..parallel.mesh import Mesh
     from ..parallel.strategy import Strategy
 
+log = logging.getLogger("trireme.trainer")
 SHOWN = 5
 """Names that the message lists."""
 
 
-def refuse_untrained(strategy: Strategy, mesh: Mesh) -> None:
+def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None:
     """Check, after the first backward pass, that every trained parameter has a gradient; a collective call.
 
     Raises:
-        UserError: on all ranks, if a parameter has none on any rank that holds it.
+        UserError: on all ranks, if a parameter has none on any rank that holds it, unless that is only warned of.
     """
     missing = strategy.without_gradient()
     if not mesh.any_flags([bool(missing)])[0]:
@@ -37,4 +43,8 @@ def refuse_untrained(strategy: Strategy, mesh: Mesh) -> None:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         why = f"has trained parameters that get no gradient in the first step: {', '.join(names[:SHOWN])}{more}"
         fix = f"freeze what the loss does not reach (model.frozen=[{names[0]}]), or correct the model or the task"
-        raise UserError(Problem("model", why, fix))
+        of_a_library = model.family == AUTO and model.architecture is None
+        if not of_a_library or model.adapter is not None:
+            raise UserError(Problem("model", why, fix))
+        if mesh.is_main:
+            log.warning("the model %s; %s", why, fix)
