@@ -12,7 +12,7 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,17 @@ def look_up(name: str) -> str:
 class PythonQuestions:
     """Questions and answers about functions of the standard library, in the columns ``messages`` and ``tools``."""
 
-    modules: list[str] = field(default_factory=lambda: list(MODULES))
-    """Modules whose functions are asked for."""
+    modules: list[str] | None = None
+    """Modules whose functions are asked for; null takes those that are written in Python and well described."""
     longest: int = 70
     """Most characters of what is said of a function."""
 
+    @property
+    def asked(self) -> list[str]:
+        return list(MODULES) if self.modules is None else self.modules
+
     def rows(self, cache_dir: str) -> Iterator[dict[str, Any]]:
-        every = [each for module in self.modules for each in functions_of(module) if self._fits(each)]
+        every = [each for module in self.asked for each in functions_of(module) if self._fits(each)]
         times = Counter(function.name for function in every)
         for number, function in enumerate(every):
             if times[function.name] == 1:  # else there would be several answers
@@ -80,7 +84,7 @@ class PythonQuestions:
 
     def look(self) -> None:
         """Refuse modules without sources."""
-        for module in self.modules:
+        for module in self.asked:
             _source(module)
 
     def column_names(self) -> list[str]:
@@ -91,7 +95,7 @@ class PythonQuestions:
 
     def content(self) -> str:
         """A fingerprint of the sources."""
-        return hash_json([self.longest, [[module, content_stamp(_source(module))] for module in self.modules]])
+        return hash_json([self.longest, [[module, content_stamp(_source(module))] for module in self.asked]])
 
     def _fits(self, function: Function) -> bool:
         return max(len(function.purpose), len(function.arguments)) <= self.longest
