@@ -90,10 +90,17 @@ class TorchStrategy(Strategy):
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
         trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        if self.mesh.any_flags([not trained])[0]:
+        optimizer = None
+        try:
+            optimizer = factory(trained)
+        except ValueError:  # most optimizers are not made without parameters
+            if trained:
+                raise
+        if self.mesh.any_flags([optimizer is None])[0]:
             why = "gives a rank a part of the model in which nothing is trained (model.adapter.targets, model.frozen)"
             raise UserError(Problem("plan.pipeline", why, "train something in every block, or use fewer stages"))
-        self.optimizer = factory(trained)
+        assert optimizer is not None
+        self.optimizer = optimizer
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         copies = self.copies()
         self._copied = {id(p) for name, p in self.named_parameters() if name in copies}

@@ -39,6 +39,9 @@ def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None
     ranks = mesh.gather_objects((held - missing, missing))
     reached = set().union(*(names for names, _ in ranks))
     names = sorted(set().union(*(names for _, names in ranks)) - reached)
+    if names and not reached:
+        why = "gives a loss that depends on no weight: the gradient of the first step is zero"
+        raise UserError(Problem("task", why, "compute the loss from outputs; docs/extending.md has an example"))
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         why = f"has trained parameters that get no gradient in the first step: {', '.join(names[:SHOWN])}{more}"

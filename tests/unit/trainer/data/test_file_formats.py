@@ -157,7 +157,7 @@ def test_columns_that_hold_lists_say_what_they_are(tmp_path: Path) -> None:
         missing = refused(tmp_path, path)
         assert "list" in missing and "set data.source.text_column" not in missing
         text = refused(tmp_path, path, text_column="messages")
-        assert "list" in text and "docs/extending.md" in text
+        assert "list" in text and "docs/chat.md" in text
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "n.parquet")
     assert "holds int64, not text" in refused(tmp_path, tmp_path / "n.parquet")
 
