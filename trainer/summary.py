@@ -12,6 +12,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from .callbacks.metrics_file import json_value
 from .callbacks.throughput import memory_mib
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def write_summary(trainer: Trainer) -> None:
         return
     summary = trainer.run_clock.summary(trainer)
     try:
-        (trainer.run_dir / FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (trainer.run_dir / FILE).write_text(json.dumps(json_value(summary), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         log.warning("%s was not written: %s", FILE, error.strerror or error)
     unit = trainer.corpus.unit

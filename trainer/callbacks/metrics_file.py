@@ -46,18 +46,19 @@ def read_metrics(path: Path, last_step: int | None = None) -> list[Metrics]:
     return lines
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """A value that JSON can hold: plain numbers, and texts for those that are not finite."""
     if hasattr(value, "item"):  # a 0-dim tensor or a numpy scalar
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
-    return [_json_value(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: json_value(item) for key, item in value.items()}
+    return [json_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _encode(metrics: Metrics) -> bytes:
-    return json.dumps(_json_value(metrics), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(json_value(metrics), allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 class MetricsFile(Callback):

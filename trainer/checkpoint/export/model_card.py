@@ -18,7 +18,7 @@ import yaml
 
 from ....models.heads import HEADS
 from ....version import __version__
-from ...log_history import METRICS, lines_until
+from ...callbacks.metrics_file import FILE_NAME, read_metrics
 from ...tasks.task import head_of
 from ..layout import RECIPE, step_of
 
@@ -58,9 +58,9 @@ def write_card(checkpoint: Path, folder: Path) -> None:
         return
     told = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text())
-    run = next((path for path in (checkpoint.parent, checkpoint.parent.parent) if (path / METRICS).is_file()), None)
+    run = next((path for path in (checkpoint.parent, checkpoint.parent.parent) if (path / FILE_NAME).is_file()), None)
     step = step_of(checkpoint)
-    metrics = evaluated(run / METRICS, step) if run else {}
+    metrics = evaluated(run / FILE_NAME, step) if run else {}
     curve = run is not None and (run / CURVE).is_file()
     if run is not None and curve:
         shutil.copyfile(run / CURVE, folder / CURVE)
@@ -71,7 +71,7 @@ def write_card(checkpoint: Path, folder: Path) -> None:
 def evaluated(file: Path, step: int) -> dict[str, float]:
     """Metrics of the last evaluation up to ``step``, by name without ``eval_``."""
     found: dict[str, Any] = {}
-    for line in lines_until(file, step):
+    for line in read_metrics(file, step):
         if any(name.startswith("eval_") for name in line):
             found = {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
