@@ -6,37 +6,19 @@ A rule gets the draft, the value, and all arguments. Names without a rule go by 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ...configs.key_list import FOLDER, group_options
-from ...configs.other_names import find, value_fix
+from ...configs.other_names import find
+from .axolotl_rules import AXOLOTL_RULES
 from .recipe_draft import Draft
+from .rule import Arguments, Rule, option
 
 USUAL_SHAPE = {"cosine": {"min_lr_ratio": 0.0}, "cosine_with_restarts": {"num_cycles": 1}, "polynomial": {"power": 1.0}}
 """Schedule -> options of transformers' defaults that differ from the file in configs/scheduler."""
-Arguments = Mapping[str, Any]
-Rule = Callable[[Draft, Any, Arguments], None]
-
-
-def option(draft: Draft, group: str, name: str, value: Any) -> None:
-    """Choose an option of a group by another tool's name for it."""
-    plain = str(getattr(value, "value", value))
-    if plain in group_options(group):
-        draft.choose(group, plain)
-        return
-    found = value_fix(group, plain).removeprefix("write ")
-    words = found.split()
-    if words and all("=" in word for word in words):
-        for word in words:
-            draft.assign(word)
-    elif words:
-        draft.leave(name, value, found)
-    else:
-        draft.leave(name, value, f"choose one of {', '.join(group_options(group))}")
 
 
 def scheduler(draft: Draft, value: Any, given: Arguments) -> None:
@@ -237,93 +219,6 @@ def nothing(draft: Draft, value: Any, given: Arguments) -> None:
     """For arguments that another rule reads."""
 
 
-def share(draft: Draft, value: Any, given: Arguments) -> None:
-    """``val_set_size``: a share, or a number of samples."""
-    if value and float(value) >= 1:
-        draft.leave("val_set_size", value, "a number of samples; data.held_out is a share, such as 0.05")
-    elif value is not None:
-        draft.set("data.held_out", float(value))
-
-
-def per_epoch(key: str) -> Rule:
-    def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value == 1:
-            draft.set(key, "epoch")
-        elif value:
-            why = f"several times per pass: give a number of steps, {key}=N"
-            draft.leave(f"{key.split('.')[0]} per epoch", value, why)
-
-    return rule
-
-
-def datasets(draft: Draft, value: Any, given: Arguments) -> None:
-    """axolotl's list: files or data sets of the hub; several become a mixture."""
-    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
-        draft.leave("datasets", value, "data=files data.source.paths=[...], or data=hub data.source.path=owner/name")
-        return
-    first, *others = value
-    path, name = str(first.get("path", "")), first.get("name")
-    files = first.get("data_files") or (path if Path(path).suffix or Path(path).exists() else None)
-    if files:
-        draft.choose("data", "files")
-        draft.set("data.source.paths", files if isinstance(files, list) else [files])
-    else:
-        draft.choose("data", "hub")
-        draft.set("data.source.path", path)
-        draft.values |= {"data.source.name": name} if name else {}
-        draft.values |= {"data.source.split": first["split"]} if first.get("split") else {}
-    if first.get("field"):
-        draft.set("data.source.text_column", first["field"])
-    kind = first.get("type")
-    if kind == "chat_template":
-        draft.choose("data", "chat" if files else "hub_chat")
-        messages = first.get("field_messages")
-        draft.values |= {"data.columns": {"messages": messages}} if messages and messages != "messages" else {}
-    elif kind not in (None, "completion"):
-        draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
-    if others:
-        draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
-
-
-def adapter(draft: Draft, value: Any, given: Arguments) -> None:
-    kind = str(value)
-    if kind == "qlora":
-        draft.leave("adapter", kind, "quantised bases are not there; adapter=lora trains beside full weights")
-    ratio, dora = given.get("loraplus_lr_ratio"), given.get("peft_use_dora")
-    if kind in ("lora", "qlora", "dora"):
-        draft.choose("adapter", "dora" if dora or kind == "dora" else "lora_plus" if ratio else "lora")
-    else:
-        option(draft, "adapter", "adapter", value)
-
-
-def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
-    if value:
-        draft.set("model.adapter.targets", value if isinstance(value, list) else "all-linear")
-
-
-def attention(name: str) -> Rule:
-    def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value and not (name == "flash_attention_2" and _packs(given)):  # packed rows use torch's flash attention
-            draft.set("model.attention", name)
-
-    return rule
-
-
-def packing(draft: Draft, value: Any, given: Arguments) -> None:
-    """Whole documents to a row, with TRL's and axolotl's way for those that are longer."""
-    if not _packs(given):
-        draft.set("data.packing", bool(value))
-        return
-    draft.set("data.packing", "bins")
-    usual = "drop" if given.get("sample_packing") or given.get("packing_strategy", "bfd") == "bfd" else "split"
-    way = {"truncate": "cut", "drop": "drop"}.get(str(given.get("excess_length_strategy")), usual)
-    draft.set("data.overflow", way)
-
-
-def _packs(given: Arguments) -> bool:
-    return bool(given.get("sample_packing") or (given.get("packing") and given.get("packing_strategy") != "wrapped"))
-
-
 def batch(draft: Draft, given: Arguments, ranks: int) -> None:
     """The batch of a step from the micro-batch, accumulation and data ranks."""
     names = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
@@ -342,7 +237,7 @@ def _whole_number(value: Any, otherwise: int) -> int:
     return int(value) if str(value).isdigit() else otherwise
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = AXOLOTL_RULES | {
     "per_device_train_batch_size": nothing,
     "per_gpu_train_batch_size": nothing,
     "micro_batch_size": nothing,
@@ -353,8 +248,6 @@ RULES: dict[str, Rule] = {
     "lr_scheduler_kwargs": scheduler_arguments,
     "warmup_steps": warmup,
     "warmup_ratio": warmup_ratio,
-    "packing": packing,
-    "sample_packing": packing,
     "packing_strategy": nothing,
     "excess_length_strategy": nothing,
     "optim": optimizer,
@@ -375,8 +268,6 @@ RULES: dict[str, Rule] = {
     "logging_steps": steps("trainer.log_every", "logging_strategy"),
     "eval_steps": steps("trainer.eval_every", "eval_strategy", "evaluation_strategy"),
     "save_steps": steps("checkpoint.every", "save_strategy"),
-    "evals_per_epoch": per_epoch("trainer.eval_every"),
-    "saves_per_epoch": per_epoch("checkpoint.every"),
     "load_best_model_at_end": best_model,
     "save_total_limit": kept,
     "metric_for_best_model": metric,
@@ -391,14 +282,6 @@ RULES: dict[str, Rule] = {
     "fsdp": fsdp,
     "fsdp_config": fsdp_options,
     "deepspeed": deepspeed,
-    "datasets": datasets,
-    "val_set_size": share,
-    "adapter": adapter,
-    "lora_target_modules": adapter_targets,
-    "lora_target_linear": adapter_targets,
     "peft_use_dora": nothing,
-    "flash_attention": attention("flash_attention_2"),
-    "sdp_attention": attention("sdpa"),
-    "eager_attention": attention("eager"),
 }
 """Argument -> its rule."""

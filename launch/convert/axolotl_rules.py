@@ -1,0 +1,113 @@
+"""Rules for arguments that only axolotl (and TRL) have: data sets, packing, adapters, kernels of attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .recipe_draft import Draft
+from .rule import Arguments, Rule, option
+
+
+def share(draft: Draft, value: Any, given: Arguments) -> None:
+    """``val_set_size``: a share, or a number of samples."""
+    if value and float(value) >= 1:
+        draft.leave("val_set_size", value, "a number of samples; data.held_out is a share, such as 0.05")
+    elif value is not None:
+        draft.set("data.held_out", float(value))
+
+
+def per_epoch(key: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value == 1:
+            draft.set(key, "epoch")
+        elif value:
+            why = f"several times per pass: give a number of steps, {key}=N"
+            draft.leave(f"{key.split('.')[0]} per epoch", value, why)
+
+    return rule
+
+
+def datasets(draft: Draft, value: Any, given: Arguments) -> None:
+    """axolotl's list: files or data sets of the hub; several become a mixture."""
+    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+        draft.leave("datasets", value, "data=files data.source.paths=[...], or data=hub data.source.path=owner/name")
+        return
+    first, *others = value
+    path, name = str(first.get("path", "")), first.get("name")
+    files = first.get("data_files") or (path if Path(path).suffix or Path(path).exists() else None)
+    if files:
+        draft.choose("data", "files")
+        draft.set("data.source.paths", files if isinstance(files, list) else [files])
+    else:
+        draft.choose("data", "hub")
+        draft.set("data.source.path", path)
+        draft.values |= {"data.source.name": name} if name else {}
+        draft.values |= {"data.source.split": first["split"]} if first.get("split") else {}
+    if first.get("field"):
+        draft.set("data.source.text_column", first["field"])
+    kind = first.get("type")
+    if kind == "chat_template":
+        draft.choose("data", "chat" if files else "hub_chat")
+        messages = first.get("field_messages")
+        draft.values |= {"data.columns": {"messages": messages}} if messages and messages != "messages" else {}
+    elif kind not in (None, "completion"):
+        draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
+    if others:
+        draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
+
+
+def packing(draft: Draft, value: Any, given: Arguments) -> None:
+    """Whole documents to a row, with TRL's and axolotl's way for those that are longer."""
+    if not _packs(given):
+        draft.set("data.packing", bool(value))
+        return
+    draft.set("data.packing", "bins")
+    usual = "drop" if given.get("sample_packing") or given.get("packing_strategy", "bfd") == "bfd" else "split"
+    way = {"truncate": "cut", "drop": "drop"}.get(str(given.get("excess_length_strategy")), usual)
+    draft.set("data.overflow", way)
+
+
+def _packs(given: Arguments) -> bool:
+    return bool(given.get("sample_packing") or (given.get("packing") and given.get("packing_strategy") != "wrapped"))
+
+
+def adapter(draft: Draft, value: Any, given: Arguments) -> None:
+    kind = str(value)
+    if kind == "qlora":
+        draft.leave("adapter", kind, "quantised bases are not there; adapter=lora trains beside full weights")
+    ratio, dora = given.get("loraplus_lr_ratio"), given.get("peft_use_dora")
+    if kind in ("lora", "qlora", "dora"):
+        draft.choose("adapter", "dora" if dora or kind == "dora" else "lora_plus" if ratio else "lora")
+    else:
+        option(draft, "adapter", "adapter", value)
+
+
+def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
+    if value:
+        draft.set("model.adapter.targets", value if isinstance(value, list) else "all-linear")
+
+
+def attention(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value and not (name == "flash_attention_2" and _packs(given)):  # packed rows use torch's flash attention
+            draft.set("model.attention", name)
+
+    return rule
+
+
+AXOLOTL_RULES: dict[str, Rule] = {
+    "packing": packing,
+    "sample_packing": packing,
+    "evals_per_epoch": per_epoch("trainer.eval_every"),
+    "saves_per_epoch": per_epoch("checkpoint.every"),
+    "datasets": datasets,
+    "val_set_size": share,
+    "adapter": adapter,
+    "lora_target_modules": adapter_targets,
+    "lora_target_linear": adapter_targets,
+    "flash_attention": attention("flash_attention_2"),
+    "sdp_attention": attention("sdpa"),
+    "eager_attention": attention("eager"),
+}
+"""Argument -> its rule."""

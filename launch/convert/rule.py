@@ -1,0 +1,31 @@
+"""The type of a rule for one argument of another tool, and the choice of an option by another tool's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...configs.key_list import group_options
+from ...configs.other_names import value_fix
+from .recipe_draft import Draft
+
+Arguments = Mapping[str, Any]
+Rule = Callable[[Draft, Any, Arguments], None]
+"""Takes one argument into the draft: (draft, its value, all arguments)."""
+
+
+def option(draft: Draft, group: str, name: str, value: Any) -> None:
+    """Choose an option of a group by another tool's name for it."""
+    plain = str(getattr(value, "value", value))
+    if plain in group_options(group):
+        draft.choose(group, plain)
+        return
+    found = value_fix(group, plain).removeprefix("write ")
+    words = found.split()
+    if words and all("=" in word for word in words):
+        for word in words:
+            draft.assign(word)
+    elif words:
+        draft.leave(name, value, found)
+    else:
+        draft.leave(name, value, f"choose one of {', '.join(group_options(group))}")
