@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from helpers import zero
 from torch import nn
 from transformers import PreTrainedModel
 from trireme.models.adapter_config import AdapterConfig
@@ -14,27 +15,7 @@ from trireme.models.facts import Facts
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
 
-SIZES: dict[str, dict[str, Any]] = {
-    "llama": {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    },
-    "gpt2": {
-        "vocab_size": 64,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 64,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-    },
-}
+SIZES = {family: {**sizes, "vocab_size": 64} for family, sizes in zero.SIZES.items()}
 
 
 def config_of(family: str, adapter: AdapterConfig | None = None, **fields: Any) -> ModelConfig:
