@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from ..parallel.micro_batch import MicroBatch, StepBatch
+from ..parallel.micro_batch import StepBatch
 from ..parallel.strategy import StepLoss, StepResult
-from .cadence import due
-from .callbacks.line_text import evaluation_parts, refuse_no_numbers, training_parts
+from .agreement import agree
 from .checkpoint.layout import metric_of, step_folder
 from .component import locate
 from .component_errors import component_errors
 from .data.token_checks import refuse_unknown_tokens
-from .evaluation import Evaluation
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
 from .log_history import LogHistory
+from .run_evaluation import RunEvaluation
 from .saving import Saving
-from .set_metrics import set_metrics
 from .source_losses import SourceLosses
+from .step_seed import seed_step
 from .sum_check import SumCheck
 from .summary import RunClock
 from .train_batches import RunBatches
 from .training_clock import TrainingClock
+from .training_line import TrainingLines
 from .untrained import refuse_untrained
 
 if TYPE_CHECKING:
@@ -107,19 +101,13 @@ class Trainer:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
-        self._evaluated_at = -1
-        self._once: dict[str, Any] = {}
-        """What only the first training line of a run tells."""
         self.batches, self.saving, self.clock = RunBatches(self), Saving(self), TrainingClock()
         self.leaving = Leaving(self.settings.max_time, speaks=self.mesh.is_main)
         self.batch: StepBatch | None = None
         self.loss: StepLoss | None = None
         self.result: StepResult | None = None
         self.history, self.run_clock = LogHistory(), RunClock()
-        self.evaluating = 0
-        """Number of the current evaluation batch; 0 outside of evaluations."""
-        writes = self.recipe.generation
-        self.evaluation = Evaluation(self.strategy, self.task, self.tokenizer, self.recipe.seed, writes)
+        self.evaluations, self.lines = RunEvaluation(self), TrainingLines(self)
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
         self.source_losses = SourceLosses(self.task, self.corpus.mixture, self.mesh.device)
@@ -145,12 +133,12 @@ class Trainer:
                 if self.ema and not result.skipped:
                     self.ema.update()
                 self._end_step(batch, loss, result)
-                self._agree()
+                agree(self)
                 if self.control.rollback:
                     self.roll_back()
                     continue
                 if self.control.log:
-                    self.log_step(loss, result)
+                    self.lines.write(loss, result)
                 if self.control.evaluate:
                     self.evaluate()
                 if self.control.save:
@@ -163,57 +151,15 @@ class Trainer:
         interrupted = self.control.reason if self.control.interrupted else ""
         return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted, self.not_finite())
 
-    def log_step(self, loss: StepLoss, result: StepResult) -> None:
-        """Write the training line of this step. The loss is only summed over ranks here."""
-        mean, norm = self.strategy.global_loss(loss), result.grad_norm.item()
-        self.finiteness.look(self.state.step, mean)
-        elapsed = self.clock.elapsed(self.state)
-        self.clock.restart(self.state)
-        line = {
-            "step": self.state.step,
-            "epoch": self.state.epoch,
-            "loss": mean,
-            **self.source_losses.metrics(self.mesh),
-            "grad_norm": norm,
-            "lr": result.lr,
-            self.corpus.unit: self.state.tokens,
-            f"{self.corpus.unit}_per_second": elapsed.tokens / elapsed.seconds,
-        }
-        if result.skipped:
-            line["skipped"] = True
-        line.update(self._once)
-        self._once = {}
-        line.update(self.extra_metrics)
-        refuse_no_numbers(self.extra_metrics)
-        self.metrics.update(line)
-        self._note(training_parts(line, self.mesh.device))
-        self.history.lines.append(line)
-        self.emit("on_log", line)
-
     def evaluate(self) -> dict[str, float]:
         """Compute metrics on held-out data, equal on all ranks, and write an evaluation line."""
         with self.clock.paused():
-            return self._evaluate()
+            return self.evaluations.evaluate()
 
-    def _evaluate(self) -> dict[str, float]:
-        self._evaluated_at, began = self.state.step, time.monotonic()
-        self.store.wait_for_copies()  # before averages are swapped into the weights that are being copied
-        averaged = self.ema.in_place() if self.ema and self.averaged else nullcontext()
-        self.strategy.set_training(False)
-        with averaged:
-            metrics = self._metrics()
-        self.strategy.set_training(True)
-        self.evaluating = 0
-        line: dict[str, Any] = {"step": self.state.step, **metrics}
-        if self.averaged:
-            line["averaged"] = True  # the metrics are those of the averaged weights
-        self.metrics.update(metrics)
-        self._note(evaluation_parts(line))
-        self.history.lines.append(line)
-        self.emit("on_evaluate", line)
-        self.emit("on_log", line)
-        self.leaving.limit.evaluation_took(time.monotonic() - began)
-        return metrics
+    @property
+    def evaluating(self) -> int:
+        """Number of the current evaluation batch; 0 outside of evaluations."""
+        return self.evaluations.batch
 
     @property
     def averaged(self) -> bool:
@@ -227,12 +173,12 @@ class Trainer:
 
     def metric_of_this_step(self) -> float | None:
         """The value of ``checkpoint.metric`` if this step was evaluated, else None."""
-        return self.metrics.get(self.checkpoints.metric) if self._evaluated_at == self.state.step else None
+        return self.metrics.get(self.checkpoints.metric) if self.evaluations.is_of_this_step else None
 
     def not_finite(self) -> str:
         """A description of values that are not finite after this step; empty if all are. A collective call."""
         self.finiteness.look(self.state.step)
-        evaluated = self.metrics.get("eval_loss") if self._evaluated_at == self.state.step else None
+        evaluated = self.metrics.get("eval_loss") if self.evaluations.is_of_this_step else None
         return self.finiteness.verdict(evaluated)
 
     def roll_back(self) -> None:
@@ -249,7 +195,7 @@ class Trainer:
         self.control.clear()
         if not self.control.interrupted:  # a request to stop came from a step that is undone now
             self.control.stop, self.control.reason = False, ""
-        self._evaluated_at = self.state.step
+        self.evaluations.at = self.state.step
         self.batches.move()
         self.finiteness.begin()
         self.clock.restart(self.state)
@@ -290,10 +236,10 @@ class Trainer:
 
     def _begin(self) -> None:
         # The step of the loaded checkpoint is saved already, and was evaluated if that was due.
-        self._evaluated_at = self.saving.saved_at = self.state.step or -1
+        self.evaluations.at = self.saving.saved_at = self.state.step or -1
         cut = self.corpus.stats.train_tokens_cut
         if cut is not None and not self.state.step:
-            self._once = {"train_tokens_cut": cut}
+            self.lines.once = {"train_tokens_cut": cut}
         self.history.begin(self)
         self.run_clock.begin(self)
         self.strategy.after_micro_batch = lambda: self.emit("on_substep_end")
@@ -310,10 +256,10 @@ class Trainer:
             self.save()  # again, now with the metric, and with the callbacks' state after it
 
     def _begin_step(self) -> None:
-        self._seed_step()
+        seed_step(self.recipe.seed, self.state.step, self.mesh.data_rank, self.mesh.device)
         if self.strategy.noise is not None:
             self.strategy.noise.begin_step(self.recipe.seed, self.state.step)
-        self.source_losses.begin_step(self._will_be_logged())
+        self.source_losses.begin_step(self.lines.due_next())
         size, batch = self.state.train_size, self.settings.global_batch_size
         if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
             self.emit("on_epoch_begin")
@@ -332,65 +278,11 @@ class Trainer:
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")
 
-    def _will_be_logged(self) -> bool:
-        """Whether the coming step is one that the recipe logs, as ``callbacks.flow`` decides after it."""
-        batch, last = self.settings.global_batch_size, self.state.stop_at or self.state.max_steps
-        then = replace(self.state, step=self.state.step + 1, samples=self.state.samples + batch)
-        return then.step == 1 or due(self.settings.log_every, then, batch) or then.step >= last
-
-    def _metrics(self) -> dict[str, float]:
-        """Metrics of every set that training evaluates, by the names of an evaluation line."""
-        found = {}
-        for name in self.corpus.eval_sets:
-            limit = self.settings.eval_samples
-            found |= set_metrics(self.evaluation, self.corpus, name, limit, counted=self._counted)
-        return found
-
-    def _counted(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        for batch in batches:
-            self.evaluating += 1
-            self.emit("on_prediction_step")
-            yield batch
-
-    def _note(self, parts: list[str]) -> None:
+    def note(self, parts: list[str]) -> None:
         """Write a line into ``log.txt``, independently of callbacks."""
         if self.mesh.is_main:
             shown = "  ".join([f"step {self.state.step}/{self.state.stop_at}", *parts])
             logging.getLogger(SHOWN).info("%s", shown)
-
-    def _seed_step(self) -> None:
-        """Seed every generator from (seed, step, data rank), so that a resume needs no generator state.
-
-        Dropout has keys of its own (``models/noise.py``). Fused attention kernels draw from torch's generator, and some
-        models from those of numpy and Python.
-        """
-        key = f"{self.recipe.seed}/{self.state.step}/{self.mesh.data_rank}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-        # torch.manual_seed is avoided: without a GPU it queues the call, with its stack trace, at every step.
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        if self.mesh.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
-    def _agree(self) -> None:
-        """Make the requests of any rank those of all ranks, and complete a checkpoint once no rank is writing it."""
-        control = self.control
-        self.leaving.heed(control)
-        own = control.interrupted
-        asked = [control.stop, control.save, control.evaluate, control.log, control.rollback, control.interrupted]
-        *asked, writing = self.mesh.any_flags([*asked, self.store.writing])
-        if asked[0] and not control.stop:
-            control.request_stop("another rank asked to stop")
-        control.save, control.evaluate, control.log, control.rollback, control.interrupted = asked[1:]
-        if control.interrupted:
-            # A scheduler may not wait for an evaluation: save now, evaluate after the resume.
-            self.state.evaluation_due, control.evaluate, control.save = control.evaluate, False, True
-            reasons = self.mesh.gather_objects(control.reason if own else "")
-            control.reason = next((reason for reason in reasons if reason), control.reason)
-        if not writing:
-            with self.clock.paused():
-                self.saving.end()
 
     def _finish(self) -> None:
         if not self.control.interrupted:
@@ -407,7 +299,7 @@ class Trainer:
             self.settings.eval_at_end
             and self.corpus.has_held_out
             and not left_early
-            and self._evaluated_at != self.state.step
+            and not self.evaluations.is_of_this_step
         ):
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self.saving.saved_at != self.state.step:

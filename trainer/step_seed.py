@@ -1,0 +1,25 @@
+"""Seed every generator anew for each step, so that a resume needs no generator state.
+
+Dropout has keys of its own (``models/noise.py``). Fused attention kernels draw from torch's generator, and some models
+and users' tasks from those of numpy and Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def seed_step(seed: int, step: int, data_rank: int, device: torch.device) -> None:
+    """Seed the generators of this process from (seed, step, data rank)."""
+    key = f"{seed}/{step}/{data_rank}".encode()
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+    # torch.manual_seed is avoided: without a GPU it queues the call, with its stack trace, at every step.
+    torch.default_generator.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
