@@ -1,0 +1,91 @@
+"""Check models against the data that they learn from.
+
+Of texts: the tokenizer and its tokens, conversations, and rows in which documents are packed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import Problem, UserError
+from ..models.accepted_configs import accepted_config
+from ..models.check_model import check_model
+from ..models.check_packing import check_packing
+from ..models.heads import WRITERS
+from ..models.model_config import ModelConfig, weights_folder
+from ..models.vocabulary import too_few_embeddings
+from ..trainer.component import Component
+from ..trainer.data.check_tokenizer import check_tokenizer
+from ..trainer.data.data_config import DataConfig
+from ..trainer.settings import TrainerConfig
+from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts
+
+
+def check_model_with_data(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
+    found = check_model(model, data.block_size, head_of(task))
+    return found or (_check_tokenizer(data, model) if reads_texts(task) else [])
+
+
+def check_packed_rows(data: DataConfig, model: ModelConfig, task: Component, trainer: TrainerConfig) -> list[Problem]:
+    """Problems of rows whose documents must not see each other, for a model without problems of its own."""
+    from_rows = learns_from_rows(task) or data.chat is not None
+    if data.group_by_length and (data.packing == "bins" or (data.packing and not from_rows)):
+        why = f"has no use with data.packing={data.packing}, whose rows are full"
+        return [Problem("data.group_by_length", why, "leave it out, or set data.packing=false", True)]
+    if not data.separates:
+        return []
+    if from_rows and data.packing != "bins":
+        why = "cuts blocks from documents end to end, and this task learns from rows"
+        return [Problem("data.packing", why, "set data.packing=bins, or false", data.packing)]
+    try:
+        return check_packing(model, head_of(task), data.packing, trainer.micro_batch_size)
+    except UserError:  # of the model, reported by its own check
+        return []
+
+
+def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
+    """Problems of the named tokenizer, or of that beside the weights: it is missing, or too large for the model."""
+    named = data.tokenizer.path
+    if named is None and model.weights is None:
+        return []
+    folder = Path(named) if named is not None else weights_folder(model)
+    field = "data.tokenizer.path" if named is not None else "model.weights"
+    problems, tokens = check_tokenizer(str(folder), field)
+    embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
+    if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
+        problems.append(too_few_embeddings(embeddings, tokens, model.weights))
+    return problems
+
+
+def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
+    """Problems of conversations: another task, a template that cannot be used, more tokens than embeddings."""
+    if data.chat is None:
+        return []
+    if head_of(task) != "causal_lm" or learns_from_rows(task):
+        why = "makes samples of conversations, and this task does not learn the tokens of a text"
+        return [Problem("data.chat", why, "set task=causal_lm, or leave data.chat out")]
+    from ..trainer.data.chat.check_chat import check_chat  # imported here, since it needs transformers
+
+    weights = weights_folder(model) if model.weights is not None else None
+    problems, tokens = check_chat(data.chat, data.tokenizer, weights, data.block_size)
+    embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
+    if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
+        problems.append(too_few_embeddings(embeddings, tokens, model.weights))
+    return problems
+
+
+def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:
+    """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
+    if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of pictures have a vocabulary
+        return []
+    tokenizer, size = data.tokenizer, model.config.get("vocab_size")
+    if tokenizer.path is None and model.weights is None and isinstance(size, int) and tokenizer.vocab_size > size:
+        return [
+            Problem(
+                "data.tokenizer.vocab_size",
+                f"is larger than the model's vocabulary (model.config.vocab_size={size})",
+                f"use at most {size}, or model.config.vocab_size={tokenizer.vocab_size}",
+                tokenizer.vocab_size,
+            )
+        ]
+    return []

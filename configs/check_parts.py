@@ -1,0 +1,74 @@
+"""The checks that need more than one part of a recipe, in the order in which their problems are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import Problem
+from ..models.check_model import check_kernel
+from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
+from .check_lengths import check_evaluation, check_folders, check_length
+from .check_metrics import check_averages, check_metrics
+from .check_model_data import check_conversations, check_model_with_data, check_packed_rows, check_vocabulary
+from .check_spread import NPROC, check_batch, check_generation, check_native, check_plan_with_model, check_rates
+from .contracts import check_callbacks, check_optimizer, check_task
+
+
+def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
+    """Problems between parts. A check is skipped if one of its parts has problems of its own."""
+    problems: list[Problem] = []
+    rules: list[tuple[Callable[..., list[Problem]], tuple[str, ...]]] = [
+        (check_folders, ("run", "data")),
+        (check_length, ("trainer", "checkpoint", "data", "scheduler")),
+        (check_evaluation, ("trainer", "data")),
+        (check_vocabulary, ("data", "model", "task")),
+        (check_native, ("checkpoint", "plan")),
+        (check_rates, ("model", "optimizer", "plan")),
+        (check_generation, ("generation", "plan", "task")),
+        (check_task, ("task",)),
+        (check_optimizer, ("optimizer",)),
+        (check_callbacks, ("callbacks",)),
+        (lambda plan, trainer: check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
+        (
+            lambda model, plan, launch: check_kernel(model, plan.precision, launch.kind == "local"),
+            ("model", "plan", "launch"),
+        ),
+        # These checks come last, since they may import transformers.
+        (check_model_with_data, ("model", "data", "task")),
+        (check_conversations, ("model", "data", "task")),
+        (check_packed_rows, ("data", "model", "task", "trainer")),
+        (
+            lambda **parts: check_plan_with_model(parts, world_size or 1, problems),
+            ("plan", "model", "task", "trainer", "data", "optimizer", "scheduler", "ema"),
+        ),
+    ]
+    for rule, names in rules:
+        if all(name in parts for name in names):
+            problems += rule(**{name: parts[name] for name in names})
+    return problems
+
+
+def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
+    """Problems that only show when a part is built, for parts without problems so far."""
+
+    def sound(key: str) -> bool:
+        return key.split(".")[0] in parts and not any(f"{field}.".startswith(f"{key}.") for field in refused)
+
+    problems = check_values(parts["optimizer"]) if sound("optimizer") else []
+    task, found = built(parts["task"], "task") if sound("task") else (None, [])
+    problems += found
+    wanted = {name: part for name, part in parts.get("callbacks", {}).items() if sound(f"callbacks.{name}")}
+    callbacks, found = build_callbacks(wanted)
+    problems += found
+    if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
+        problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0))
+    if task is not None and sound("model"):
+        problems += check_frozen(parts["model"], task)
+    if sound("ema"):
+        problems += check_averages(parts.get("ema") is not None, callbacks)
+    if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):
+        writes = parts.get("generation")
+        scores = writes.scores if writes else ()
+        problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks, scores)
+    return problems

@@ -1,0 +1,104 @@
+"""Check a plan against what it spreads: the sizes of batches, the model, and what an engine can write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import Problem, UserError
+from ..models.accepted_configs import accepted_config
+from ..models.check_model import family_for_plan
+from ..models.heads import WRITERS
+from ..models.model_config import ModelConfig
+from ..parallel.check_plan import check_plan
+from ..parallel.plan import Plan
+from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
+from ..trainer.component import Component
+from ..trainer.generation import GenerationConfig
+from ..trainer.recipe_values import recipe_values
+from ..trainer.settings import TrainerConfig
+from ..trainer.tasks.task import head_of
+
+NPROC = "change --nproc"
+"""Remedy for a number of processes that does not fit."""
+
+
+def check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: str) -> list[Problem]:
+    """The problem if the plan does not fit the processes, or micro-batches do not divide a step evenly."""
+    try:
+        data = plan.degrees(world_size).data
+    except ValueError as error:
+        why, _, fix = str(error).partition("; ")
+        return [Problem("plan", why, fix or f"{remedy}, or choose another plan", plan.name)]
+    whole, micro = trainer.global_batch_size, trainer.micro_batch_size
+    unit = micro * data
+    if whole % unit == 0:
+        return []
+    neighbours = [str(size) for size in (whole // unit * unit, (whole // unit + 1) * unit) if size]
+    fix = f"set trainer.global_batch_size to {' or '.join(neighbours)}"
+    if whole % data == 0:
+        share = whole // data
+        fitting = [size for size in range(1, share + 1) if share % size == 0]
+        near = [max(size for size in fitting if size <= micro), *[size for size in fitting if size > micro][:1]]
+        fix += f", or trainer.micro_batch_size to {' or '.join(map(str, near))}"
+    degrees = [f"plan.{axis}" for axis in ("replicate", "shard") if getattr(plan, axis) not in ("auto", 1)]
+    fix += f", or change {' or '.join(degrees)}" if degrees else ""
+    why = f"is not a multiple of trainer.micro_batch_size x data ranks ({micro} x {data} = {unit})"
+    return [Problem("trainer.global_batch_size", why, fix, whole)]
+
+
+def check_plan_with_model(parts: dict[str, Any], world_size: int, found: list[Problem]) -> list[Problem]:
+    """Problems between plan and model. Problems of the model itself, or of the number of processes, come first.
+
+    Args:
+        found: problems found so far.
+    """
+    plan, model, data = parts["plan"], parts["model"], parts["data"]
+    spreads = world_size > 1 or plan.data_parallel != "ddp"
+    if not spreads or any(problem.field.startswith(("model.", "data.block_size")) for problem in found):
+        return []
+    try:
+        degrees = plan.degrees(world_size)
+    except ValueError:
+        return []
+    config = accepted_config(model)
+    values = recipe_values(parts["trainer"], parts["optimizer"], parts["scheduler"], parts["ema"], config, data)
+    family = model.spec
+    if degrees.tensor > 1:
+        try:
+            family = family_for_plan(model, head_of(parts["task"]))
+        except UserError as error:
+            return [problem for problem in error.problems if isinstance(problem, Problem)]
+    return check_plan(plan, degrees, family, config, values)
+
+
+def check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
+    if not checkpoint.deepspeed or plan.data_parallel == "deepspeed":
+        return []
+    why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
+    return [Problem("checkpoint.deepspeed", why, "choose a plan such as zero2, or leave it out", True)]
+
+
+def check_rates(model: ModelConfig, optimizer: Component, plan: Plan) -> list[Problem]:
+    """Problems of two learning rates (LoRA+), which are multiples of that of the recipe's optimizer."""
+    if model.adapter is None or model.adapter.lr_ratio == 1:
+        return []
+    field, ratio = "model.adapter.lr_ratio", model.adapter.lr_ratio
+    if not isinstance(optimizer.get("lr"), int | float):
+        return [Problem(field, "is a multiple of optimizer.lr, which is not given", "set optimizer.lr", ratio)]
+    if plan.uses_deepspeed and isinstance(plan.deepspeed, str):
+        why = "gives two learning rates, and a DeepSpeed JSON may name an optimizer or a scheduler that sets only one"
+        return [Problem(field, why, "use plan=zero2 or another plan of configs/plan, or 1", ratio)]
+    return []
+
+
+def check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:
+    """The problem of texts that the model or the plan cannot write."""
+    if generation is None:
+        return []
+    head, fix = head_of(task), "leave the part generation out"
+    if head not in WRITERS:
+        return [Problem("generation", f"asks for texts, which a model with the head {head} does not write", fix)]
+    if plan.pipeline != 1:
+        why = f"asks for texts, which plan {plan.name} cannot write, since no rank has the whole model"
+        return [Problem("generation", why, f"{fix}, or choose a plan without stages")]
+    return []

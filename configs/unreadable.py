@@ -1,0 +1,26 @@
+"""Find texts in a recipe that neither a file name nor a text file can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import Problem
+
+
+def unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
+    """Problems of texts with characters that neither a file name nor a text file can hold."""
+    items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in items:
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and ("\0" in value or (not value.isascii() and not _encodes(value))):
+            yield Problem(where, "contains a character that cannot be written into a file", "leave it out", value)
+        else:
+            yield from unreadable(value, where)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
