@@ -7,10 +7,11 @@ functions of (seed, step, sample, module, coordinates in the sample). ``noise_si
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,8 +45,10 @@ class Site:
 class Noise:
     """The source of a model's noise on one rank."""
 
-    def __init__(self, neftune_alpha: float | None = None) -> None:
+    def __init__(self, neftune_alpha: float | None = None, compiled: bool = False) -> None:
         self.neftune_alpha = neftune_alpha
+        self.compiled = compiled
+        """Whether blocks of the model are compiled."""
         self.time_first = False
         """Whether the model has hidden states [length, samples, features]."""
         self.notes: list[str] = []
@@ -86,7 +89,8 @@ class Noise:
         if documents is not None and self.neftune_alpha:
             lengths = document_lengths(documents)
         found = micro_keys(self._step, samples, documents, places, self.time_first)
-        return replace(found, lengths=lengths, target_lengths=target_lengths)
+        found.lengths, found.target_lengths = lengths, target_lengths
+        return found.made() if self.compiled else found
 
     @contextmanager
     def running(self, keys: MicroKeys | None) -> Iterator[None]:
@@ -125,7 +129,9 @@ class Noise:
             calls += 1
             if calls == 1:
                 return function(*args, **kwargs)
-            with self.running(replace(keys, visits=dict(visits))):
+            again = copy.copy(keys)  # with the keys that were made, which ``dataclasses.replace`` would leave behind
+            again.visits = dict(visits)
+            with self.running(again):
                 self.site, self.number, self.visit = before
                 return function(*args, **kwargs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,14 +59,17 @@ class Part:
 
 @dataclass
 class MicroKeys:
-    """Keys of the samples of one micro-batch, under the seed and the step of the run."""
+    """Keys of the samples of one micro-batch, under the seed and the step of the run.
 
-    step: Pair
-    """Keys of (seed, step), [1]."""
-    rows: Pair
-    """Keys of each row's sample, [rows]."""
-    documents: Pair | None = None
-    """Keys of each token's document, [rows, length], in packed rows; None if a row is one sample."""
+    They are made when a module draws for the first time, since most models draw nothing.
+    """
+
+    start: tuple[int, int]
+    """``step_keys`` of the seed and the step."""
+    samples: Tensor
+    """Number of each row's sample, [rows], int64."""
+    document_numbers: Tensor | None = None
+    """Number of each token's document, [rows, length], int64, in packed rows; None if a row is one sample."""
     places: Tensor | None = None
     """Position of each token in its document, [rows, length], in packed rows."""
     lengths: Tensor | None = None
@@ -78,6 +82,29 @@ class MicroKeys:
     """How often each module was entered, since a forward pass may run a module several times."""
     found: dict[tuple, Pair] = field(default_factory=dict)
     """What ``of_rows`` gave for a shape."""
+
+    @cached_property
+    def step(self) -> Pair:
+        """Keys of (seed, step), [1]."""
+        device = self.samples.device
+        first, second = (torch.tensor([value], dtype=torch.int32, device=device) for value in self.start)
+        return first, second
+
+    @cached_property
+    def rows(self) -> Pair:
+        """Keys of each row's sample, [rows]."""
+        return number_keys(self.samples, *self.start)
+
+    @cached_property
+    def documents(self) -> Pair | None:
+        """Keys of each token's document, [rows, length], in packed rows; None if a row is one sample."""
+        return None if self.document_numbers is None else number_keys(self.document_numbers, *self.start)
+
+    def made(self) -> MicroKeys:
+        """These keys, made now: compiled blocks read them, and each would compute them anew."""
+        for name in ("step", "rows", "documents"):
+            getattr(self, name)
+        return self
 
     def of_rows(self, shape: Sequence[int], part: Part | None = None) -> Pair:
         """Keys for the rows of a tensor of ``shape``: int32, of that shape without its last axis."""
@@ -150,14 +177,8 @@ def micro_keys(
         documents: number of each token's document, [rows, length], int64, where rows are packed.
         places: position of each token in its document, [rows, length].
     """
-    start = tuple(torch.tensor([value], dtype=torch.int32, device=samples.device) for value in step)
-    return MicroKeys(
-        (start[0], start[1]),
-        number_keys(samples, *step),
-        None if documents is None else number_keys(documents, *step),
-        None if documents is None else places,
-        time_first=time_first,
-    )
+    places = None if documents is None else places
+    return MicroKeys(step, samples, documents, places, time_first=time_first)
 
 
 def step_keys(seed: int, step: int) -> tuple[int, int]:
