@@ -259,7 +259,8 @@ class Trainer:
         seed_step(self.recipe.seed, self.state.step, self.mesh.data_rank, self.mesh.device)
         if self.strategy.noise is not None:
             self.strategy.noise.begin_step(self.recipe.seed, self.state.step)
-        self.source_losses.begin_step(self.lines.due_next())
+        if self.source_losses.mixture is not None:
+            self.source_losses.begin_step(self.lines.due_next())
         size, batch = self.state.train_size, self.settings.global_batch_size
         if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
             self.emit("on_epoch_begin")

@@ -82,7 +82,7 @@ def place(
         attend_within_documents(model)
     strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
     if batch:
-        strategy.noise = Noise(recipe.model.neftune_alpha)
+        strategy.noise = Noise(recipe.model.neftune_alpha, recipe.plan.compile)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
     source = weights(blueprint)
     if recipe.model.adapter is None:
