@@ -15,10 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..errors import Problem
 from .model_config import ModelConfig, given_fields, hf_config
 
 RULES = ("check_model.py", "config_errors.py", "head_arithmetic.py")
 """Files whose checks a configuration also passed; when they change, every configuration is checked again."""
+
+
+_refused: dict[str, list[Problem]] = {}
+"""Problems of configurations that were refused in this process, by the names of their files."""
 
 
 class AcceptedConfig(SimpleNamespace):
@@ -42,6 +47,16 @@ def recall(model: ModelConfig) -> AcceptedConfig | None:
         return AcceptedConfig(**json.loads(_file(model).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def refusal(model: ModelConfig) -> list[Problem]:
+    """Problems of the configuration, if it was refused before in this process; else none."""
+    return [] if model.own or not _refused else _refused.get(_file(model).name, [])
+
+
+def remember_refusal(model: ModelConfig, problems: list[Problem]) -> None:
+    """Keep the problems of a configuration that was refused."""
+    _refused[_file(model).name] = problems
 
 
 def remember(model: ModelConfig, config: Any) -> None:

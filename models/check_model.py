@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
-from .accepted_configs import recall, remember
+from .accepted_configs import recall, refusal, remember
 from .check_family import check_family
 from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
@@ -41,17 +41,19 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
         problems = _check_weights(model) if model.weights is not None else []
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)]
-    config, problems = (None, problems) if problems else _accepted(model)
+    config, problems = (None, problems) if problems else accepted(model)
     if config is None:
         return problems
     problems = _check_length(config, model, block_size) or check_family(model, head)
     return problems or _check_tensors(model, head)
 
 
-def _accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
+def accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
     """The configuration, or None and its problems. A configuration that was accepted before is not checked again."""
     if (known := recall(model)) is not None:
         return known, []
+    if problems := refusal(model):
+        return None, problems
     if problems := _unknown_fields(model):
         return None, problems
     fields = given_fields(model)

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...models.accept_apart import accept_apart
     from ..accelerate import take_choices
     from ..compose import compose
     from ..composed import runs_on
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
         print("\n\n".join(describe_run(*job) for job in check_sweep(options)))
         return
     composed = compose(options.recipe, options.overrides, options.recipe_dir)
+    if isinstance(composed.raw.get("model"), dict):
+        accept_apart(composed.raw["model"])
     if runs_on(composed) == "slurm":
         options.nproc = asked_for  # the machines decide the number of processes, not accelerate's file
         recipe, shape = checked_job(composed, options)

@@ -98,8 +98,8 @@ def test_usual_environments_are_accepted(
     assert main(["check", str(TINY), ROOTS, f"run.dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
 
 
-def test_a_check_of_a_model_seen_before_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    """Their imports are most of what a check would take."""
+def test_a_check_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    """Their imports are most of what a check would take; a new configuration is accepted in a process without torch."""
     program = (
         "import sys; from trireme.launch.cli import main; code = main(sys.argv[1:]); "
         "print(code, *{'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"
@@ -107,9 +107,15 @@ def test_a_check_of_a_model_seen_before_needs_neither_torch_nor_transformers(tmp
     arguments = ["check", str(TINY), "callbacks=[default,early_stopping,best_model]", "trainer.eval_every=5"]
     environment = {**os.environ, "TRIREME_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", program, *arguments, f"run.dir={tmp_path / 'run'}"]
-    for _ in range(2):
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert result.stdout.splitlines()[-1] == "0", result.stdout + result.stderr
+    for more, code in (
+        ([], "0"),
+        ([], "0"),
+        (["model.config.hidden_size=77"], "2"),
+        (["model.config.hiden_size=8"], "2"),
+    ):
+        result = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, check=True)
+        assert result.stdout.splitlines()[-1] == code, result.stdout + result.stderr
+    assert "did you mean model.config.hidden_size?" in result.stderr
 
 
 def test_a_port_that_is_no_number_is_told_what_a_port_is(

@@ -1,0 +1,57 @@
+"""Let transformers accept a new model configuration in a process of its own, without torch, for ``trireme check``.
+
+Torch takes most of the time in which transformers is imported, and no configuration needs it. But a process in which
+transformers was imported without torch can build no model afterwards, so this one ends. What it finds is
+left in the cache (``accepted_configs.py``), where the check looks first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..errors import Problem
+from .accepted_configs import recall, remember_refusal
+from .model_config import ModelConfig
+
+FIELDS = ("family", "config", "weights", "revision")
+"""Parts of a recipe's model that its configuration depends on."""
+SECONDS = 60.0
+"""After them the check goes on without the process."""
+
+
+def accept_apart(model: Mapping[str, Any]) -> None:
+    """Fill the cache for the ``model`` part of a recipe, of whatever form; unless it is filled, or torch is here."""
+    if "torch" in sys.modules or model.get("architecture") is not None:
+        return
+    fields = {name: model[name] for name in FIELDS if model.get(name) is not None}
+    with suppress(Exception):  # the check finds what is wrong, and says it
+        known = ModelConfig(**fields)
+        if known.own or recall(known) is not None:
+            return
+        command = [sys.executable, "-m", __spec__.name]
+        done = subprocess.run(command, input=json.dumps(fields), text=True, capture_output=True, timeout=SECONDS)
+        if done.returncode == 0 and done.stdout:
+            remember_refusal(known, [Problem(**problem) for problem in json.loads(done.stdout)])
+
+
+def main() -> None:
+    """Accept the configuration that standard input describes, or print its problems."""
+    import gc
+
+    gc.disable()
+    sys.modules["torch"] = None  # type: ignore[assignment] # what Python takes for a package that is not there
+    from .check_model import accepted
+
+    _, problems = accepted(ModelConfig(**json.load(sys.stdin)))
+    if problems:
+        print(json.dumps([dataclasses.asdict(problem) for problem in problems]))
+
+
+if __name__ == "__main__":
+    main()
