@@ -53,8 +53,13 @@ def _jobs(alone: dict[str, Job], folder: Path, *overrides: str) -> list[Job]:
 
 @pytest.mark.parametrize(
     ("plan", "micro", "ranks"),
-    [("ddp", 4, 2), ("zero3", 2, 2), ("fsdp_full_shard", 1, 2), ("single", 2, 1)],
-    ids=["ddp", "zero3", "fsdp_full_shard", "accumulation"],
+    [
+        ("zero3", 2, 2),
+        ("fsdp_full_shard", 1, 2),
+        pytest.param("ddp", 4, 2, marks=pytest.mark.long),  # `make parity` has these two as well
+        pytest.param("single", 2, 1, marks=pytest.mark.long),
+    ],
+    ids=["zero3", "fsdp_full_shard", "ddp", "accumulation"],
 )
 def test_a_plan_gives_the_trajectory_of_one_process(
     tmp_path: Path, alone: dict[str, Job], plan: str, micro: int, ranks: int

@@ -12,17 +12,17 @@ from trireme.models.model_config import ModelConfig
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 OF_EACH_SHAPE = [
     ("qwen3", ["fsdp_full_shard", "tp"]),
-    ("roberta", ["ddp"]),
     ("bart", ["fsdp_full_shard"]),
-    ("canine", ["ddp"]),
     ("swin", ["zero3"]),
     ("yolos", ["ddp"]),
-    ("upernet", ["ddp"]),
-    ("clip", ["fsdp_full_shard"]),
-    ("pix2struct", ["ddp"]),
-    pytest.param("data2vec-audio", ["zero3"], marks=needs_espeak),
+    pytest.param("roberta", ["ddp"], marks=pytest.mark.long),
+    pytest.param("canine", ["ddp"], marks=pytest.mark.long),
+    pytest.param("upernet", ["ddp"], marks=pytest.mark.long),
+    pytest.param("clip", ["fsdp_full_shard"], marks=pytest.mark.long),
+    pytest.param("pix2struct", ["ddp"], marks=pytest.mark.long),
+    pytest.param("data2vec-audio", ["zero3"], marks=[needs_espeak, pytest.mark.long]),
     pytest.param("whisper", ["fsdp_full_shard"], marks=needs_espeak),
-    pytest.param("clap", ["ddp"], marks=needs_espeak),
+    pytest.param("clap", ["ddp"], marks=[needs_espeak, pytest.mark.long]),
 ]
 
 
