@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Problem
+from ..models.check_loss import check_loss
 from ..models.check_model import check_kernel
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_lengths import check_evaluation, check_folders, check_length
@@ -65,6 +66,10 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0))
     if task is not None and sound("model"):
         problems += check_frozen(parts["model"], task)
+    if task is not None and sound("model.loss") and "plan" in parts and "launch" in parts:
+        tensor, here = parts["plan"].tensor, parts["launch"].kind == "local"
+        gives = getattr(task, "head_gives_losses", lambda: False)()
+        problems += check_loss(parts["model"], gives, tensor if isinstance(tensor, int) else 1, here)
     if sound("ema"):
         problems += check_averages(parts.get("ema") is not None, callbacks)
     if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):

@@ -152,6 +152,7 @@ class Planner:
             micro_batches=max(trainer.global_batch_size // (trainer.micro_batch_size * degrees.data), 1),
             state_bytes=state_bytes(self.recipe.optimizer, self.recipe.ema is not None),
             eager=self.recipe.model.kernel == "eager",
+            loss=self.recipe.model.loss,
         )
 
     def candidates(self, machine: Machine) -> Iterator[Candidate]:

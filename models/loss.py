@@ -1,12 +1,18 @@
 """The loss of tokens, for every task that predicts them.
 
-It is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch.
+It is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch. Where
+the head gives losses in place of logits (``head_loss.py``), functions take these as they take logits.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .head_output import HeadOutput
 
 IGNORE = -100
 """Label of positions that the loss skips, as in torch and transformers."""
@@ -25,7 +31,9 @@ def next_token_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
-def token_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def token_loss(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, z_loss: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Sum of the labels' cross-entropies in nats, computed in fp32 for logits of any type.
 
     Args:
@@ -33,46 +41,87 @@ def token_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
             torch's ``loss_parallel`` around forward and backward.
         labels: [batch, length], each at the position that predicts it; positions labelled ``IGNORE`` are skipped.
         smoothing: share of the target that is spread evenly over the vocabulary (https://arxiv.org/abs/1512.00567).
+        z_loss: factor of the square of log sum exp of a position's logits, which keeps logits small
+            (https://arxiv.org/abs/2204.02311, section 5).
+        weights: [batch, length], factors of the losses; None for 1.
     """
+    from .head_output import HeadOutput
+
+    if isinstance(logits, HeadOutput):
+        return _given(logits, labels, (smoothing, z_loss)).sum()
     logits, labels = logits.float().flatten(0, 1), labels.flatten()
+    counted = labels != IGNORE
+    if z_loss or weights is not None:
+        losses = _losses(logits, labels, z_loss)
+        factors = 1.0 if weights is None else weights.flatten().float()
+        return ((losses + smoothing * _above_mean(logits, labels)) * factors).where(counted, 0.0).sum()
     loss = _local(F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
-    return loss + smoothing * _above_mean(logits, labels) if smoothing else loss
+    return loss + smoothing * _above_mean(logits, labels).where(counted, 0.0).sum() if smoothing else loss
 
 
-def _above_mean(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over the labels of (logit of the label - mean of all logits): what smoothing adds to the cross-entropy, since
-    the mean of -log p over the vocabulary is -log p of the label plus this difference. Logits that are split over the
-    vocabulary are not gathered: each rank takes its part of both sums.
+def token_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each label [batch, length] (fp32), with gradient; 0 at positions labelled ``IGNORE``.
+
+    Args:
+        logits: [batch, length, vocabulary], also split over tensor ranks, or what the head gives in their place.
+        labels: [batch, length], each at the position that predicts it.
+    """
+    from .head_output import HeadOutput
+
+    if isinstance(logits, HeadOutput):
+        return -_given(logits, labels, (0.0, 0.0))
+    losses = _losses(logits.float().flatten(0, 1), labels.flatten(), 0.0)
+    return -losses.view_as(labels).where(labels != IGNORE, 0.0)
+
+
+def _losses(logits: Tensor, labels: Tensor, z_loss: float) -> Tensor:
+    """Loss of each position [positions], whatever its label is.
 
     Args:
         logits: [positions, vocabulary].
         labels: [positions].
     """
-    from torch.distributed.tensor import DTensor, Partial, Replicate
+    from .split_logits import log_sum_exp, own_logits
 
-    counted, first, size = labels != IGNORE, 0, logits.shape[-1]
-    part = logits
-    if isinstance(logits, DTensor):
-        part = logits.to_local()
-        if logits.placements[0].is_shard():
-            first = logits.device_mesh.get_local_rank() * -(-size // logits.device_mesh.size())
-    places = labels - first
-    here = counted & (places >= 0) & (places < part.shape[-1])
-    own = part.gather(1, places.where(here, 0)[:, None])[:, 0]
-    difference = own.where(here, 0).sum() - part.sum(1).where(counted, 0).sum() / size
-    if part is logits or not logits.placements[0].is_shard():  # type: ignore[attr-defined]
-        return difference
-    whole = DTensor.from_local(difference, logits.device_mesh, [Partial()])  # type: ignore[attr-defined]
-    return whole.redistribute(placements=[Replicate()]).to_local()
+    log_z = log_sum_exp(logits)
+    return log_z - own_logits(logits, labels) + z_loss * log_z.square()
+
+
+def _above_mean(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logit of each label - mean of all logits [positions]: what smoothing adds to the cross-entropy, since the mean of
+    -log p over the vocabulary is -log p of the label plus this difference.
+
+    Args:
+        logits: [positions, vocabulary].
+        labels: [positions].
+    """
+    from .split_logits import mean_logits, own_logits
+
+    return own_logits(logits, labels) - mean_logits(logits)
+
+
+def _given(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> Tensor:
+    """The losses that a head has given [batch, length]; 0 at positions labelled ``IGNORE``.
+
+    Raises:
+        UserError: they are others than those that are wanted now.
+    """
+    from .head_output import no_logits
+
+    if output.extras != extras or output.shape[:2] != labels.shape:
+        given, wanted = (tuple(output.shape[:2]), output.extras), (tuple(labels.shape), extras)
+        raise no_logits(f"has those of {given} (tokens, smoothing and z-loss), not of {wanted}")
+    return output.losses.where(labels != IGNORE, 0.0)
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """[batch, length]: the token with the largest logit at each position.
+    """[batch, length]: the token with the largest logit at each position. What a head gives has it where labels are.
 
     If logits are split over the vocabulary, ranks exchange only the best token of each part.
     """
-    tokens = logits.argmax(-1)
-    return _local(tokens)
+    from .head_output import HeadOutput
+
+    return logits.tokens if isinstance(logits, HeadOutput) else _local(logits.argmax(-1))
 
 
 def _local(tensor: Tensor) -> Tensor:

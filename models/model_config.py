@@ -46,6 +46,10 @@ class ModelConfig:
     one micro-batch would make the result depend on the plan."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """Attention kernel, by transformers' names; null takes the family's best one that needs no further package."""
+    loss: Literal["auto", "plain", "chunked", "liger"] = "auto"
+    """How losses of tokens are computed: ``plain`` of all logits; ``chunked`` in pieces, without holding all logits;
+    ``liger`` by the kernels of liger-kernel, on a GPU. ``auto`` takes pieces from 65,536 words on, where the model and
+    the task allow it. The trajectory is the same."""
     new_head: bool = False
     """Begin the head at random, also if the weights hold one (for other labels than those of the weights)."""
     resize_embeddings: bool = False

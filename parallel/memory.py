@@ -29,6 +29,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..models.check_loss import PIECE, in_pieces
 from ..models.family import ModelFamily
 from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from ..models.hidden_size import hidden_size
@@ -101,6 +102,8 @@ class Step:
     """Bytes of optimizer state per trained parameter, averaged weights included."""
     eager: bool = False
     """Whether attention keeps its scores (length x length per head)."""
+    loss: str = "auto"
+    """``model.loss``"""
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,8 @@ def _rank(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, first: bo
     # gradients of their own.
     each = 12 if plan.precision == "fp32" else 14
     logits = each * step.micro_batch * step.length * sizes.vocabulary / degrees.tensor if last else 0.0
+    if in_pieces(step.loss, sizes.vocabulary):
+        logits = min(logits, 2.0 * PIECE)
     states = {"ddp": _copies, "fsdp": _fsdp, "deepspeed": _deepspeed}[plan.data_parallel]
     return MemoryEstimate(**states(plan, degrees, sizes, step, held), activations=activations, logits=logits)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..models.head_loss import HeadLoss
 from ..models.noise import Noise
 from ..models.noise_sites import remove_noise
 from .coupled_loss import CoupledTask, feature_gradients, noise_state, restore_noise
@@ -113,6 +114,8 @@ class Strategy(ABC):
         self.family = family
         self.noise: Noise | None = None
         """Source of the noise of training; None if the model is not trained. Set before ``place``."""
+        self.head: HeadLoss | None = None
+        """How the head gives losses in place of logits; None if it gives logits. Set before ``place``."""
 
     @property
     @abstractmethod
@@ -178,6 +181,10 @@ class Strategy(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
 
+    def asking(self, micro: MicroBatch, training: bool) -> AbstractContextManager:
+        """The context of a forward pass in which the head gives what the task asks for."""
+        return nullcontext() if self.head is None else self.head.running(self.head.ask(micro.targets, training))
+
     def without_gradient(self) -> set[str]:
         """Names of the trained parameters of this rank that ``forward_backward`` gave no gradient."""
         return {name for name, one in self.named_parameters() if one.requires_grad and one.grad is None}
@@ -198,7 +205,9 @@ class Strategy(ABC):
         for micro in batches:
             micro = micro.to(self.mesh.device)
             with torch.no_grad(), self.inference_context():
-                add_sums(totals, function(model(**micro.inputs), micro))
+                with self.asking(micro, training=False):
+                    outputs = model(**micro.inputs)
+                add_sums(totals, function(outputs, micro))
         self.free_gathered()
         return self.shared_sums(totals)
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from transformers.pytorch_utils import Conv1D
 
+from ..models.head_loss import HeadPart
 from ..models.low_rank import is_part
 from .tensor_shards import split_like
 
@@ -147,6 +148,25 @@ def split_vocabulary_out(module: nn.Linear, border: Border) -> None:
         )
 
     module.forward = MethodType(forward, module)
+    module.head_part = SplitHead(border, vocabulary)  # type: ignore[assignment]
+
+
+class SplitHead(HeadPart):
+    """The words of the head that this rank has."""
+
+    def __init__(self, border: Border, words: int) -> None:
+        self.border, self.words = border, words
+        self.first = -(-words // border.mesh.size()) * border.mesh.get_local_rank()
+        self.group = border.mesh.get_group()
+
+    def enter(self, hidden: Tensor) -> Tensor:
+        return self.border.enter(hidden)
+
+    def parameters(self, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        return _local(head.weight), None if head.bias is None else _local(head.bias)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SplitHead:
+        return self  # process groups are not copied
 
 
 def replicate_parameters(module: nn.Module, mesh: DeviceMesh, gradient: Callable[[], Placement] = Replicate) -> None:

@@ -64,6 +64,8 @@ class TorchStrategy(Strategy):
         for root, part in zip(self.roots, self.parts, strict=True):
             parallelize(root, part, self.family, self.plan, self.mesh, self.noise)
             materialise(part, device, weights, self.source_names(part))
+            if self.head is not None:
+                self.head.attach(part, self.family)
         self.after_placing()
 
     @property
@@ -140,7 +142,9 @@ class TorchStrategy(Strategy):
     def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
         with self._reduction(last), self.loss_context():
             with autocast(self.plan, self.mesh.device):
-                value = whole_scalar(loss(self.roots[0](**micro.inputs), micro))
+                with self.asking(micro, training=True):
+                    outputs = self.roots[0](**micro.inputs)
+                value = whole_scalar(loss(outputs, micro))
             (value * self.loss_weight(labels())).backward()
         return value.detach()
 

@@ -56,9 +56,8 @@ def two_orders(vocabulary: int, length: int) -> MicroBatch:
     ids = torch.stack([torch.cat([first, second]), torch.cat([second, first])])
     positions = torch.arange(length).repeat(2, 2)
     documents = torch.tensor([[0, 1], [2, 3]]).repeat_interleave(length, 1)
-    targets = {"labels": torch.full_like(ids, -100)}
     inputs = {"input_ids": ids, "position_ids": positions}
-    return MicroBatch(inputs, targets, torch.tensor([0, 1]), 4 * length, documents)
+    return MicroBatch(inputs, {}, torch.tensor([0, 1]), 4 * length, documents)
 
 
 def differences(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, build_on_meta
 from ..models.document_attention import attend_within_documents
 from ..models.family import ModelFamily
+from ..models.head_loss import head_loss
 from ..models.neftune import token_embeddings
 from ..models.noise import Noise
 from ..models.other_families import described
@@ -80,7 +81,10 @@ def place(
     )
     if recipe.data.separates and not recipe.plan.compile:  # compiled blocks want one shape, which a mask has
         attend_within_documents(model)
-    strategy = build_strategy(recipe.plan, mesh, described(recipe.model.spec, blueprint), values)
+    family = described(recipe.model.spec, blueprint)
+    strategy = build_strategy(recipe.plan, mesh, family, values)
+    ask = task.ask if task.head_gives_losses() else None
+    strategy.head = head_loss(recipe.model.loss, blueprint, family, ask, mesh.device, mesh.degrees.tensor)
     if batch:
         strategy.noise = Noise(recipe.model.neftune_alpha, recipe.plan.compile)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)

@@ -26,6 +26,7 @@ NOT_COMPARED = (
     "checkpoint",
     "generation",
     "model.attention",
+    "model.loss",
     "data.eval_sets",
     "data.test_source",
     "data.num_workers",

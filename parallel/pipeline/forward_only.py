@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from ..micro_batch import MicroBatch
 from ..strategy import SumsFunction, add_sums
+from .pipeline_stage import head_inputs
 from .schedule import Pipeline
 
 
@@ -73,7 +74,7 @@ def evaluate(pipeline: Pipeline, batches: Iterable[MicroBatch], function: SumsFu
 def _forward(
     pipeline: Pipeline, stage: int, number: int, under_way: dict[int, MicroBatch], inbox: dict[tuple[int, int], Tensor]
 ) -> Tensor:
-    inputs = dict(under_way[number].inputs)
+    inputs = {**under_way[number].inputs, **head_inputs(pipeline.head, [under_way[number]])}
     ids = inputs.pop("input_ids")
     return pipeline.roots[stage](inbox.pop((stage, number)) if stage else ids, **inputs)
 

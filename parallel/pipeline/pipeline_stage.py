@@ -5,6 +5,7 @@ They pass hidden states by position, and other inputs by keyword.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from ...models.head_loss import HeadLoss
 from ...models.noise import Noise
+from ..micro_batch import MicroBatch
 from ..micro_batch_noise import noise_of_stage
 from ..plan import Plan
 from ..precision import DTYPES, autocast
+
+TARGET = "target_"
+"""Beginning of the names under which a pipeline hands targets to its last stage."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +47,26 @@ class Stage(nn.Module):
         hidden: HiddenStates,
         plan: Plan,
         noise: Noise | None = None,
+        head: HeadLoss | None = None,
     ) -> None:
         super().__init__()
+        self.head = head
         self.noise = noise
         self.part = part
         self.first, self.last = first, last
         self.hidden, self.plan = hidden, plan
 
     def forward(self, received: Tensor, **inputs: Any) -> Tensor:
-        """Logits on the last stage, hidden states [batch, length, size] on the others.
+        """Logits on the last stage, or what its head is asked for; hidden states [batch, length, size] on the others.
 
         Args:
             received: token ids [batch, length] on the first stage, hidden states on the others.
-            inputs: other inputs of the model, such as attention mask and positions, and what its noise depends on.
+            inputs: other inputs of the model, such as attention mask and positions, what its noise depends on, and the
+                targets of its head.
         """
         name = "input_ids" if self.first else "inputs_embeds"
-        with noise_of_stage(self.noise, inputs), autocast(self.plan, received.device):
+        asking = self._asking(inputs)
+        with noise_of_stage(self.noise, inputs), autocast(self.plan, received.device), asking:
             output = self.part(**{name: received}, **inputs, use_cache=False).logits
         if self.last:
             return output
@@ -68,6 +78,22 @@ class Stage(nn.Module):
         # refuses to detach a view in place, as zero-bubble schedules do with sent tensors.
         output = output.to(self.hidden.dtype)
         return output.clone() if output._is_view() else output
+
+    def _asking(self, inputs: dict[str, Any]) -> AbstractContextManager:
+        """The context in which the head gives what the task asks for; takes what ``head_inputs`` gave."""
+        names = [name for name in inputs if name.startswith(TARGET)]
+        targets = {name.removeprefix(TARGET): inputs.pop(name) for name in names}
+        if self.head is None or not self.last or not targets:
+            return nullcontext()
+        return self.head.running(self.head.ask(targets, torch.is_grad_enabled()))
+
+
+def head_inputs(head: HeadLoss | None, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
+    """Targets of all micro-batches, one after the other, which the head of the last stage needs."""
+    if head is None:
+        return {}
+    names = micro_batches[0].targets
+    return {f"{TARGET}{name}": torch.cat([micro.targets[name] for micro in micro_batches]) for name in names}
 
 
 def hidden_dtype(plan: Plan) -> torch.dtype:

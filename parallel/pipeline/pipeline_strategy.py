@@ -42,7 +42,7 @@ class PipelineStrategy(TorchStrategy):
 
     def stage_root(self, part: PreTrainedModel) -> nn.Module:
         stage = self.stages[self.parts.index(part)]
-        return Stage(part, stage == 0, stage == self.last, self.hidden, self.plan, self.noise)
+        return Stage(part, stage == 0, stage == self.last, self.hidden, self.plan, self.noise, self.head)
 
     def after_placing(self) -> None:
         self.pipeline = Pipeline(
@@ -53,7 +53,10 @@ class PipelineStrategy(TorchStrategy):
             self.hidden,
             self.mesh.pipeline_group,
             self.pad_token,
+            self.head,
         )
+        if self.head is not None:  # other schedules run the last stage on several micro-batches before they go back
+            self.head.at_once = self.plan.pipelining.schedule == "1f1b"
 
     def source_names(self, part: PreTrainedModel) -> dict[str, str]:
         return {self._head: self._embedding} if self.tied and self._holds_head(part) else {}

@@ -24,12 +24,13 @@ from torch.distributed.pipelining import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
+from ...models.head_loss import HeadLoss
 from ..micro_batch import MicroBatch
 from ..micro_batch_noise import stage_inputs
 from ..plan import PipelineOptions
 from ..strategy import LossFunction
 from .equal_shapes import concatenated, pad_alike
-from .pipeline_stage import HiddenStates
+from .pipeline_stage import HiddenStates, head_inputs
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "gpipe": ScheduleGPipe,
@@ -58,6 +59,7 @@ class Pipeline:
         group: process group of these ranks; None takes all ranks of the run.
         hidden: size and type of the hidden states that stages exchange.
         pad_token: token id at padding positions.
+        head: how the head gives losses; None if it gives logits.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Pipeline:
         hidden: HiddenStates,
         group: dist.ProcessGroup | None = None,
         pad_token: int = 0,
+        head: HeadLoss | None = None,
     ) -> None:
+        self.head = head
         self.roots, self.ranks, self.options = dict(sorted(roots.items())), ranks, options
         self.device, self.hidden, self.group, self.pad_token = device, hidden, group, pad_token
         self.stages = ranks * options.per_rank
@@ -99,6 +103,7 @@ class Pipeline:
             self._schedule, self._shape = self._build(*shape), shape
         self._micro_batches, self._loss_function = micro_batches, loss_function
         inputs = concatenated(micro_batches) | stage_inputs(given, micro_batches)
+        inputs |= head_inputs(self.head, micro_batches)
         ids = inputs.pop("input_ids")
         numbers = torch.arange(len(micro_batches))  # as targets, they tell the loss function which micro-batch it gets
         self._schedule.step(*([ids] if self.holds_first else []), target=numbers, return_outputs=False, **inputs)

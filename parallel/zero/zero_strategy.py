@@ -84,6 +84,8 @@ class DeepSpeedStrategy(Strategy):
             from ..recompute import recompute
 
             recompute(blocks_of(model, self.family), self.plan.recompute, self.noise)
+        if self.head is not None:
+            self.head.attach(model, self.family)
         self._module = model
         self._numbers = numbers_to_vectors(model)
         if self.dtype != torch.float32:
@@ -148,7 +150,9 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
-        value = loss(self.engine(**micro.inputs), micro)
+        with self.asking(micro, training=True):
+            outputs = self.engine(**micro.inputs)
+        value = loss(outputs, micro)
         # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
         weight = self.mesh.data_size / max(labels(), 1) * self.loss_scale.missing
         self.engine.backward(value * weight, scale_wrt_gas=False)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...models.facts import Facts
+    from ...models.head_loss import Asked
 
 
 class CausalLM(Task):
@@ -20,19 +21,40 @@ class CausalLM(Task):
     head = "causal_lm"
     metric_names = ("loss", "perplexity", "accuracy")
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
         """
         Args:
             label_smoothing: share of each target that is spread evenly over the vocabulary in training. Evaluations
                 measure the plain loss, so that they can be compared.
+            z_loss: factor of the square of log sum exp of the logits, which is added to each label's loss in training
+                and keeps logits from growing; PaLM has 0.0001.
         """
         self.label_smoothing = share_of_labels(label_smoothing)
+        if not 0 <= z_loss < 1:
+            raise ValueError(f"z_loss={z_loss} must be a factor from 0 to below 1; 0.0001 is usual")
+        self.z_loss = z_loss
+
+    def head_gives_losses(self) -> bool:
+        package = __name__.partition(".")[0]
+        readers = (getattr(type(self), name) for name in ("ask", "loss", "evaluate", "records"))
+        return all(reader.__module__.partition(".")[0] == package for reader in readers)  # others may read logits
+
+    def ask(self, targets: dict[str, Any], training: bool) -> Asked | None:
+        from ...models.head_loss import Asked
+
+        if "labels" not in targets:
+            return None
+        if not training:
+            return Asked(targets["labels"], likeliest=True)
+        return Asked(targets["labels"], targets.get("weights"), self.label_smoothing, self.z_loss)
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         from ...models.loss import token_loss
 
-        return token_loss(outputs.logits, targets["labels"], self.label_smoothing)
+        extras = self.label_smoothing, self.z_loss, targets.get("weights")
+        return token_loss(outputs.logits, targets["labels"], *extras)
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
         from ...models.loss import IGNORE, most_likely, token_loss

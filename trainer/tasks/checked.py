@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ...models.heads import HEADS
 from ..component_errors import component_errors
 from ..records import plain
 from .task import Sums, Task
+
+if TYPE_CHECKING:
+    from ...models.head_loss import Asked
 
 
 class CheckedTask(Task):
@@ -55,6 +58,14 @@ class CheckedTask(Task):
         if not isinstance(count, int) or isinstance(count, bool):
             raise self._wrong("count", count, "a whole number", "return the number of labels, as an int")
         return count
+
+    def head_gives_losses(self) -> bool:
+        with component_errors("task", self.task, "head_gives_losses"):
+            return bool(self._own("head_gives_losses")())
+
+    def ask(self, targets: dict[str, Any], training: bool) -> Asked | None:
+        with component_errors("task", self.task, "ask"):
+            return self.task.ask(targets, training)
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
         with component_errors("task", self.task, "features"):

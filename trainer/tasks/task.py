@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...models.facts import Facts
+    from ...models.head_loss import Asked
 
 Sums = dict[str, "Tensor"]
 """Sums of a micro-batch, which are added over micro-batches and ranks and then turned into metrics."""
@@ -62,6 +63,15 @@ class Task(ABC):
             fix = "write def count(self, targets), which gives an int; docs/extending.md has an example"
             raise UserError(Problem("task", why, fix))
         return int((targets["labels"] != IGNORE).sum())
+
+    def head_gives_losses(self) -> bool:
+        """Whether the head of the model may give losses in place of logits, as ``ask`` asks it to."""
+        return False
+
+    def ask(self, targets: dict[str, Any], training: bool) -> Asked | None:
+        """What the head is asked for, for one micro-batch; None for logits. ``loss``, ``evaluate`` and ``records`` then
+        get an output that only the functions of ``models/loss.py`` can read."""
+        return None
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
         """Features that a coupled loss is computed from: a row per sample, or a number that all samples share."""
