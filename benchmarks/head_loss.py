@@ -1,4 +1,4 @@
-"""Measure the loss of a large vocabulary in pieces (``model.loss=chunked``) against the plain loss and torch's operator.
+"""Measure the loss of a large vocabulary in pieces (``model.loss=chunked``) against the plain loss and torch's own.
 
 Each measurement is one forward and backward pass from hidden states and the head's weight, in fp32, in a process of its
 own. The ways take turns, so that changes in the machine's speed affect all; the result is the median of the ratios of
@@ -128,8 +128,8 @@ def compare(words: int, arguments: argparse.Namespace) -> None:
         }
         print(
             f"  {way:8} {found['clock']:7.2f} s ({ratios['clock']:.2f}), on the processor {found['processor']:7.2f} s "
-            f"({ratios['processor']:.2f}), beside the gradient {found['extra'] / 2**20:8.1f} MiB ({ratios['extra']:.3f}); "
-            f"loss {found['loss']:.6f}, norms {found['hidden']:.6f} {found['weight']:.6f}"
+            f"({ratios['processor']:.2f}), beside the gradient {found['extra'] / 2**20:8.1f} MiB "
+            f"({ratios['extra']:.3f}); loss {found['loss']:.6f}, norms {found['hidden']:.6f} {found['weight']:.6f}"
         )
 
 

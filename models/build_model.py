@@ -26,6 +26,7 @@ from .facts import Facts
 from .forward_inputs import factory_of
 from .heads import HEADS
 from .initial_weights import initial_weights
+from .locate import locate
 from .merge_adapters import Rows, merged_rows
 from .model_config import ModelConfig, hf_config, own_class, weights_path
 from .other_families import described
@@ -77,6 +78,8 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     fix_statistics(built, model.frozen_batchnorm)
     keep_documents_apart(built, model.spec)
     mask_by_positions(built, model.spec)
+    if model.spec.mend:
+        locate(model.spec.mend)(built)
     return built
 
 

@@ -21,13 +21,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from .window_attention import KERNEL as WINDOWS
+
 KERNEL = "sdpa_of_documents"
 """Name in transformers' registries."""
 
 
 def attend_within_documents(model: PreTrainedModel) -> None:
-    """Use this kernel in ``model`` if its kernel is ``sdpa``; others keep theirs, which take a mask."""
-    if model.config._attn_implementation != "sdpa":
+    """Use this kernel in ``model`` if its kernel is ``sdpa`` (also of windows); others, with a mask, keep theirs."""
+    if model.config._attn_implementation not in ("sdpa", WINDOWS):
         return
     AttentionInterface.register(KERNEL, document_attention)
     AttentionMaskInterface.register(KERNEL, document_mask)

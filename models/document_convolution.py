@@ -41,7 +41,7 @@ def keep_documents_apart(model: nn.Module, family: ModelFamily) -> None:
     for owner, child in family.convolutions:
         for path, module in model.named_modules():
             convolution = getattr(module, child, None)
-            if path.rpartition(".")[2] == owner and isinstance(convolution, nn.Conv1d):
+            if path.rpartition(".")[2] == owner and type(convolution) is nn.Conv1d:
                 convolution.__class__ = DocumentConv1d  # the module keeps its parameters, names and padding
                 module.register_forward_pre_hook(_Positions(child), with_kwargs=True)
 

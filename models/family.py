@@ -128,6 +128,8 @@ class ModelFamily:
     ``position_ids``. They are made to read nothing of earlier documents."""
     mask_maker: str = ""
     """Path of a module that makes its causal mask without looking at positions; it is given one of packed rows."""
+    mend: str = ""
+    """Dotted path of a function that changes a built model in place, where transformers' classes are slow or wrong."""
     stored_names: tuple[tuple[str, str], ...] = ()
     """(name in published files, name in the model) of modules that were renamed since the weights were published."""
     unused: tuple[str, ...] = ()

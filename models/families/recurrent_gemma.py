@@ -10,6 +10,7 @@ FAMILY = decoder(
     model_type="recurrent_gemma",
     paper="https://arxiv.org/abs/2404.07839",
     packs=True,
+    mend="trireme.models.recurrent_gemma.use_linear_recurrence",
     convolutions=(("temporal_block", "conv_1d"),),
     embedding="model.embed_tokens",
     blocks="model.layers",
