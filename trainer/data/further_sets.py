@@ -20,7 +20,7 @@ from .content_stamp import hash_json
 from .data_config import HELD_OUT, TEST, DataConfig
 from .document_source import DocumentSource
 from .held_out import first_of_each
-from .prepare import progress_bars, write_tokens
+from .prepare import borders_print, progress_bars, write_tokens
 from .prepare_rows import VERSION, row_hashes, without_decoding
 from .row_source import RowSource
 from .split_corpus import load_documents
@@ -75,7 +75,8 @@ def further_tokens(config: DataConfig, name: str, tokenizer: Any) -> Path:
         documents = load_documents(config, source, temporary / "source")
         write_tokens(config, documents.data, tokenizer, scratch / name, temporary)
 
-    content = [source.fingerprint(), content_hash(tokenizer), config.append_eos, config.deduplicate, name]
+    ends = borders_print(config)
+    content = [source.fingerprint(), content_hash(tokenizer), ends, config.deduplicate, name]
     return _built(config, "set", content, build)
 
 

@@ -26,7 +26,7 @@ from .data_config import DataConfig
 from .document_source import SOURCE, DocumentSource, sources
 from .split_corpus import map_into, split
 from .token_files import Column, write_column
-from .tokenizer import check_eos, content_hash, encode_documents, load_or_train, load_tokenizer
+from .tokenizer import check_borders, content_hash, encode_documents, load_or_train, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +58,7 @@ def prepared_folder(
     content = [prints, config.held_out, config.deduplicate]
     pretrained = tokenizer or (load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None)
     which = content_hash(pretrained) if pretrained else asdict(config.tokenizer)
-    folder = root / _hash([VERSION, content, which, config.append_eos])
+    folder = root / _hash([VERSION, content, which, borders_print(config)])
     with built_once(folder) as scratch:
         if scratch:
             _prepare(config, source, eval_source, pretrained, _hash(content), root, scratch)
@@ -80,7 +80,7 @@ def _prepare(
     with progress_bars():
         train, held_out, stats = split(config, source, eval_source, temporary)
         tokenizer = pretrained or load_or_train(config.tokenizer, partial(texts_of, train), content, str(root))
-        check_eos(tokenizer, config.append_eos)
+        check_borders(tokenizer, *config.borders)
         if not pretrained:
             tokenizer.save_pretrained(scratch / "tokenizer")
         stats.train_tokens = write_tokens(config, train, tokenizer, scratch / "train", temporary)
@@ -114,7 +114,7 @@ def write_tokens(
     dtype = "uint16" if len(tokenizer) <= 2**16 else "int32"
     rows = map_into(
         documents,
-        partial(_encode, tokenizer=tokenizer, append_eos=config.append_eos),
+        partial(_encode, tokenizer=tokenizer, borders=config.borders),
         Features({"tokens": LargeList(Value(dtype))}),
         temporary / f"{target.name}.arrow",
         config.num_proc,
@@ -133,8 +133,15 @@ def write_tokens(
     return tokens
 
 
-def _encode(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast, append_eos: bool) -> dict[str, Any]:
-    return {"tokens": encode_documents(tokenizer, batch["text"], append_eos)}
+def _encode(
+    batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast, borders: tuple[bool, bool]
+) -> dict[str, Any]:
+    return {"tokens": encode_documents(tokenizer, batch["text"], *borders)}
+
+
+def borders_print(config: DataConfig) -> bool | list[bool]:
+    """What tells prepared tokens apart whose documents end or begin otherwise."""
+    return [*config.borders] if config.prepend_bos else config.append_eos
 
 
 def _running_ends(lengths: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

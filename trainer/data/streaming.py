@@ -32,7 +32,7 @@ from .packed_rows import MemoryRows
 from .report.set_facts import SetFacts, spread
 from .stream_blocks import ShuffledBlocks, StreamBatches, next_rows
 from .stream_reader import BlockReader, Keep
-from .tokenizer import check_eos, encode_documents, load_or_train
+from .tokenizer import check_borders, encode_documents, load_or_train
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -82,7 +82,7 @@ class StreamingCorpus(Corpus):
             fingerprint,
             str(cache_root(config.cache_dir)),
         )
-        check_eos(tokenizer, config.append_eos)
+        check_borders(tokenizer, *config.borders)
         super().__init__(config, seed, settings, collator, task, tokenizer, model)
         self._held_out, self._collected = MemoryRows([]), 0
         if self.has_held_out and settings.eval_samples:
@@ -97,7 +97,7 @@ class StreamingCorpus(Corpus):
 
     def _reader(self, source: DocumentSource, keep: Keep, position: dict[str, Any] | None = None) -> BlockReader:
         def tokenize(texts: list[str]) -> list[list[int]]:
-            return encode_documents(self.tokenizer, texts, self.config.append_eos)
+            return encode_documents(self.tokenizer, texts, *self.config.borders)
 
         return BlockReader(source, tokenize, keep, self.config, position)
 

@@ -40,6 +40,13 @@ class TextConfig:
     other, or dropped. A run says how many there are."""
     append_eos: bool = True
     """End every document with the tokenizer's end-of-sequence token."""
+    prepend_bos: bool = False
+    """Begin every document with the tokenizer's beginning-of-sequence token, as Gemma and RecurrentGemma need it."""
+
+    @property
+    def borders(self) -> tuple[bool, bool]:
+        """Whether documents get a token at their end, and one at their beginning."""
+        return self.append_eos, self.prepend_bos
 
     @property
     def length(self) -> int:

@@ -222,8 +222,11 @@ def load_tokenizer(path: str, field: str = FIELD) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], append_eos: bool) -> list[list[int]]:
-    """Token ids of each document, without special tokens except the end of sequence for ``append_eos``."""
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], append_eos: bool, prepend_bos: bool = False
+) -> list[list[int]]:
+    """Token ids of each document, without special tokens except the end of sequence for ``append_eos``, and its
+    beginning for ``prepend_bos``."""
     if not texts:
         return []
     documents = tokenizer(
@@ -232,11 +235,17 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str], appen
     if append_eos:
         for document in documents:
             document.append(tokenizer.eos_token_id)
+    if prepend_bos:
+        for document in documents:
+            document.insert(0, tokenizer.bos_token_id)
     return documents
 
 
-def check_eos(tokenizer: PreTrainedTokenizerFast, append_eos: bool) -> None:
-    """Refuse to end documents with a token that the tokenizer does not have."""
+def check_borders(tokenizer: PreTrainedTokenizerFast, append_eos: bool, prepend_bos: bool = False) -> None:
+    """Refuse to end or begin documents with a token that the tokenizer does not have."""
+    if prepend_bos and tokenizer.bos_token_id is None:
+        why = "the tokenizer has no beginning-of-sequence token"
+        raise UserError(Problem("data.prepend_bos", why, "leave it out, or give the tokenizer a bos_token", True))
     if append_eos and tokenizer.eos_token_id is None:
         raise UserError(
             Problem(

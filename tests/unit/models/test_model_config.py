@@ -62,6 +62,7 @@ BILLIONS = {
     "codegen_2b": 2.779,
     "codegen_6b": 7.069,
     "recurrentgemma_2b": 2.683,
+    "recurrentgemma_9b": 8.58,
     "bert_base": 0.1097,
     "t5_small": 0.077,
     "vit_base": 0.0858,

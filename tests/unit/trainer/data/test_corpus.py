@@ -162,6 +162,7 @@ def test_the_second_time_loads(data_config: Make, settings: TrainerConfig, monke
     for change in (
         {"held_out": 0.2},
         {"append_eos": False},
+        {"prepend_bos": True},
         {"deduplicate": False},
         {"tokenizer": TokenizerConfig(vocab_size=401)},
     ):
@@ -282,11 +283,12 @@ def test_text_shorter_than_a_block(tmp_path: Path, data_config: Make, settings: 
 
 def test_a_tokenizer_without_an_end(tmp_path: Path, data_config: Make, settings: TrainerConfig) -> None:
     tokenizer = indexed(data_config(), settings).tokenizer
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.bos_token = None
     tokenizer.save_pretrained(tmp_path / "mine")
     config = data_config(tokenizer=TokenizerConfig(path=str(tmp_path / "mine")))
     assert "data.append_eos" in message(config, settings)
     assert indexed(dataclasses.replace(config, append_eos=False), settings).train_size
+    assert "data.prepend_bos" in message(dataclasses.replace(config, append_eos=False, prepend_bos=True), settings)
 
 
 def test_weights_bring_their_tokenizer(tmp_path: Path, data_config: Make, settings: TrainerConfig) -> None:

@@ -49,6 +49,8 @@ def test_any_text_comes_back(tokenizer) -> None:
 def test_documents_end_with_eos(tokenizer) -> None:
     plain, ended = (encode_documents(tokenizer, ["def f(): pass", "x"], eos) for eos in (False, True))
     assert ended == [[*ids, tokenizer.eos_token_id] for ids in plain]
+    begun = encode_documents(tokenizer, ["def f(): pass", "x"], True, True)
+    assert begun == [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for ids in plain]
     assert (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token) == ("<|endoftext|>",) * 2 + ("<|pad|>",)
     assert len(tokenizer) == 500
     assert encode_documents(tokenizer, [], True) == []
