@@ -40,8 +40,8 @@ def measure(way: str, length: int, steps: int) -> dict[str, float]:
     """Seconds of a step by the clock and on the processor, and bytes beside what was there before."""
     import torch
     from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+    from trireme.models.linear_recurrent_gemma import use_linear_recurrence
     from trireme.models.loss import next_token_labels, token_loss
-    from trireme.models.recurrent_gemma import use_linear_recurrence
 
     torch.manual_seed(0)
     model = RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**MODEL))

@@ -23,8 +23,9 @@ from ..errors import Problem, UserError
 from .check_loss import in_pieces, liger_problem
 from .find_blocks import heads_of
 from .head_output import HeadOutput, Step, logit_map
-from .linear_loss import LogitMap, Terms, select, spread, token_losses
+from .linear_loss import select, spread, token_losses
 from .loss import IGNORE
+from .loss_terms import LogitMap, Terms
 from .low_rank import adapter_in
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Problem, UserError
-from .linear_loss import LogitMap
+from .loss_terms import LogitMap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,7 @@ class HeadOutput(Tensor):
             return first
         if (step := _step(name, args)) is not None:
             output = next(each for each in args if isinstance(each, HeadOutput))
-            output._take(step)
+            output.take(step)
             return output
         if name not in KEPT:
             raise no_logits(f"is asked for {name} of logits")
@@ -76,7 +76,12 @@ class HeadOutput(Tensor):
         _hand_on(args, result)
         return result
 
-    def _take(self, step: Step) -> None:
+    def take(self, step: Step) -> None:
+        """Note a step, or compare it with the one that is expected.
+
+        Raises:
+            UserError: it is another one.
+        """
         if self.steps is None:
             self.done.append(step)
         elif not self.steps or not _alike(self.steps[0], step):
@@ -222,13 +227,12 @@ class _States:
 
 @contextmanager
 def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """``module`` with another forward, and without hooks."""
-    kept, hooks = module.__dict__.get("forward"), module._forward_hooks
-    module.forward, module._forward_hooks = forward, type(hooks)()
+    """``module`` with another forward."""
+    kept = module.__dict__.get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        module._forward_hooks = hooks
         if kept is None:
             del module.forward
         else:

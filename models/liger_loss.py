@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .linear_loss import Terms, Wanted
+from .loss_terms import Terms, Wanted
 
 
 def fused_losses(

@@ -14,7 +14,7 @@ With logits z, their map y = scale z or cap tanh(scale z), log Z = log sum exp y
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,59 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .check_loss import PIECE
+from .loss_terms import Terms, Wanted
 
 BUFFER = {"cpu": 128 * 2**20}
 """Bytes of logits in fp32 that are held at once, by type of device; GPUs are slow on products of few tokens."""
 IN_CACHE = 2**20
 """Bytes of logits that pass through a core's cache together."""
-
-
-@dataclass(frozen=True)
-class LogitMap:
-    """What a model does with the outputs of its head: ``scale * z``, or ``cap * tanh(scale * z)``."""
-
-    scale: float = 1.0
-    cap: float | None = None
-
-    def apply_(self, logits: Tensor) -> Tensor:
-        """``logits`` (fp32) mapped in place."""
-        if self.scale != 1.0:
-            logits.mul_(self.scale)
-        return logits if self.cap is None else logits.tanh_().mul_(self.cap)
-
-    def slope_(self, mapped: Tensor) -> Tensor:
-        """Derivative of the map at each of ``mapped``, its results, in their place."""
-        if self.cap is None:
-            return mapped.fill_(self.scale)
-        return mapped.div_(self.cap).square_().neg_().add_(1.0).mul_(self.scale * self.cap)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a loss consists of beside the cross-entropy."""
-
-    map: LogitMap = LogitMap()
-    smoothing: float = 0.0
-    z_loss: float = 0.0
-    first: int = 0
-    """Number of the first word of this rank's part of the vocabulary."""
-    words: int = 0
-    """Words of the whole vocabulary; 0 if this rank has all of them."""
-    group: dist.ProcessGroup | None = None
-    """Ranks that have the other parts of the vocabulary; all have the same tokens."""
-    likeliest: bool = False
-    """Whether the likeliest word of each token is found too."""
-    fused: bool = False
-    """Whether losses and gradients that are computed at once come from Liger's kernels."""
-
-
-@dataclass
-class Wanted:
-    """Gradients that are computed, in fp32 unless everything fits into one piece."""
-
-    hidden: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
 
 
 def token_losses(

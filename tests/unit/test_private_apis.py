@@ -119,6 +119,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "how many frames a model of speech makes of a sound, which the loss must know",
     ),
     "_init_weights": ("transformers:PreTrainedModel._init_weights", "the rule by which a family draws its weights"),
+    "_rnn_scan": (
+        "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru._rnn_scan",
+        "the loop over positions alone is replaced by a scan; gates and resets stay those of transformers",
+    ),
     "_keys_to_ignore_on_load_unexpected": (
         "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",
         "stored tensors that a family's class declares redundant",

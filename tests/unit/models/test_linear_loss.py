@@ -11,7 +11,8 @@ from helpers.ranks import run_ranks
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from trireme.models import linear_loss
-from trireme.models.linear_loss import LogitMap, Terms, select, spread, token_log_probabilities, token_losses
+from trireme.models.linear_loss import select, spread, token_log_probabilities, token_losses
+from trireme.models.loss_terms import LogitMap, Terms
 
 TOKENS, WIDTH, WORDS = 37, 16, 203
 """Words do not divide by two ranks, and tokens not into equal pieces."""

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, RecurrentGemmaConfig, RecurrentGe
 from trireme.models import linear_recurrence
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.linear_recurrence import linear_scan
+from trireme.models.linear_recurrent_gemma import LinearRglru, use_linear_recurrence
 from trireme.models.model_config import ModelConfig
-from trireme.models.recurrent_gemma import LinearRglru, use_linear_recurrence
 from trireme.models.window_attention import KERNEL
 
 SIZES = {
