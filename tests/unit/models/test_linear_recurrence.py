@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -185,3 +189,27 @@ def test_models_of_recipes_have_it() -> None:
     config = ModelConfig("recurrent_gemma", {name: value for name, value in SIZES.items() if "token" not in name})
     model = build_on_meta(config, "causal_lm", Vocabulary(61, pad=0))
     assert sum(isinstance(module, LinearRglru) for module in model.modules()) == 2
+
+
+KERNELS = """
+import torch
+from trireme.models import linear_recurrence, scan_kernel
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+for batch, length, features in ((2, 9, 70), (1, 1, 3), (3, 40, 64)):
+    a, x = torch.rand(batch, length, features, device=device), torch.randn(batch, length, features, device=device)
+    for name in ("scan", "scan_back"):
+        kernel, plain = getattr(scan_kernel, f"{name}_on_gpu_"), getattr(linear_recurrence, f"{name}_")
+        found, wanted = x.clone(), x.cpu().clone()
+        kernel(a, found)
+        plain(a.cpu(), wanted)
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-5, atol=1e-5)
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton, which runs the kernel without a GPU too")
+def test_the_kernel_for_gpus_is_the_scan() -> None:
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    run = [sys.executable, "-c", KERNELS]
+    done = subprocess.run(run, env={**os.environ, **interpreted}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
