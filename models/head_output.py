@@ -68,7 +68,7 @@ class HeadOutput(Tensor):
             return first
         if (step := _step(name, args)) is not None:
             output = next(each for each in args if isinstance(each, HeadOutput))
-            output.take(step)
+            output.meet(step)
             return output
         if name not in KEPT:
             raise no_logits(f"is asked for {name} of logits")
@@ -76,7 +76,7 @@ class HeadOutput(Tensor):
         _hand_on(args, result)
         return result
 
-    def take(self, step: Step) -> None:
+    def meet(self, step: Step) -> None:
         """Note a step, or compare it with the one that is expected.
 
         Raises:
@@ -140,7 +140,8 @@ def _hand_on(args: tuple, result: Any) -> None:
     for each in result if isinstance(result, list | tuple) else (result,):
         if isinstance(each, HeadOutput) and source is not None:
             for name, value in source.__dict__.items():
-                each.__dict__.setdefault(name, value)
+                if name not in each.__dict__:
+                    setattr(each, name, value)
 
 
 def logit_map(model: PreTrainedModel, head: nn.Module) -> tuple[LogitMap | None, list[Step], str]:

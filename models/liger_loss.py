@@ -21,7 +21,9 @@ def fused_losses(
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor, Wanted]:
     """Losses, labels, and the gradients of the sum of the losses; see ``linear_loss.token_losses``."""
-    from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_forward
+    from liger_kernel.ops.fused_linear_cross_entropy import (  # pyright: ignore[reportMissingImports]
+        fused_linear_cross_entropy_forward,
+    )
 
     cap = terms.map.cap
     factor = terms.map.scale * (1.0 if cap is None else cap)

@@ -97,7 +97,8 @@ class _TokenLosses(torch.autograd.Function):
         return losses, likeliest
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = grad_outputs[0]
         found, ctx.found = ctx.found, None
         hidden, weight, bias, labels, weights = ctx.saved_tensors
         if found is not None and gradient.numel() and bool((gradient == gradient[0]).all()):

@@ -24,7 +24,6 @@ WIDE = 2048
 """Features of all samples from which on one position is work enough for a core."""
 
 
-@torch.compiler.disable
 def linear_scan(gates: Tensor, inputs: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """All states of the recurrence, in the type of ``inputs``, and the last one in fp32.
 
@@ -33,7 +32,7 @@ def linear_scan(gates: Tensor, inputs: Tensor, first: Tensor | None = None) -> t
         inputs: x [batch, length, features].
         first: the state before the first position [batch, features]; None for zeros.
     """
-    return _Scan.apply(gates, inputs, first)
+    return _untraced(gates, inputs, first)
 
 
 class _Scan(torch.autograd.Function):
@@ -49,7 +48,8 @@ class _Scan(torch.autograd.Function):
         return output.clone() if output is states else output, states[:, -1].clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        gradient, last = grad_outputs
         gates, states, first = ctx.saved_tensors
         of_gates, of_inputs, of_first = ctx.types
         a, found = gates.float(), gradient.to(torch.float32, copy=True).contiguous()
@@ -63,6 +63,10 @@ class _Scan(torch.autograd.Function):
             torch.mul(found[:, 0], first.float(), out=slopes[:, 0])
         before = None if of_first is None or first is None else (found[:, 0] * a[:, 0]).to(of_first)
         return slopes.to(of_gates), found.to(of_inputs), before
+
+
+_untraced: Any = torch.compiler.disable(_Scan.apply)
+"""A compiler would unroll the loop over positions."""
 
 
 def scan_(a: Tensor, h: Tensor) -> None:

@@ -31,7 +31,7 @@ from .window_attention import attend_in_windows
 class LinearRglru(RecurrentGemmaRglru):
     """The gated linear recurrent unit, with a scan."""
 
-    def _rnn_scan(
+    def _rnn_scan(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         recurrent_gate: Tensor,
@@ -41,7 +41,9 @@ class LinearRglru(RecurrentGemmaRglru):
     ) -> tuple[Tensor, Tensor | None]:
         """States [batch, length, width], and the last one for a text that goes on; None if none was there before."""
         if hidden_states.shape[1] == 1 and recurrent_states is not None:
-            return super()._rnn_scan(hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype)
+            return RecurrentGemmaRglru._rnn_scan(
+                self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype
+            )
         states, last = linear_scan(recurrent_gate * ~reset, hidden_states, recurrent_states)
         return states, None if recurrent_states is None else last.detach()
 

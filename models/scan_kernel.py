@@ -5,8 +5,8 @@ features of one sample, so that each number is read and written once. All tensor
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 FEATURES = 64

@@ -101,10 +101,9 @@ def window_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     size = sliding_window
     step = size // 4 if size % 4 == 0 else size
-    grouped = {"enable_gqa": query.shape[1] != key.shape[1], "dropout_p": dropout, "scale": scaling}
-    first = F.scaled_dot_product_attention(
-        *(each[:, :, :size] for each in (query, key, value)), is_causal=True, **grouped
-    )
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1], "dropout_p": dropout, "scale": scaling}
+    begins = [each[:, :, :size] for each in (query, key, value)]
+    first = F.scaled_dot_product_attention(begins[0], begins[1], begins[2], is_causal=True, **grouped)
     pieces = -(-(length - size) // step)
     missing = size + pieces * step - length
     padded = [F.pad(each, (0, 0, 0, missing)) for each in (query, key, value)]
