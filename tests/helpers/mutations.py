@@ -105,8 +105,27 @@ def contexts(key: Key) -> tuple[str, ...]:
         found = [key.target]
     elif key.target:
         option = _options().get((key.path.rpartition(".")[0], key.target))
-        found = [*([option] if option else []), *found]
+        found = [*([option] if option else []), *_beside(key, found), *found]
     return tuple(found)
+
+
+@cache
+def _required() -> dict[str, list[str]]:
+    """Component -> the keys of it, as a source, that have no default."""
+    found: dict[str, list[str]] = {}
+    for key in keys():
+        if key.path.startswith("data.source.") and key.default == "required":
+            found.setdefault(key.target, []).append(key.path)
+    return found
+
+
+def _beside(key: Key, given: list[str]) -> list[str]:
+    """Overrides for what a source requires beside ``key``: a source that cannot be opened says nothing of its rest."""
+    if not key.path.startswith("data.source.") or key.target in ("Files", "Hub"):
+        return []
+    value = HERE / "rows.csv" if key.target == "RowFiles" else HERE
+    required = [path for path in _required().get(key.target, []) if path != key.path]
+    return [f"{path}={value}" for path in required if not any(text.startswith(f"{path}=") for text in given)]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from .content_stamp import content_stamp, hash_json, time_stamp
+from .file_text import refuse_encoding
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,6 +26,9 @@ class CaptionedFolder:
     """The folder; its subfolders are searched too."""
     encoding: str = "utf-8"
     """Encoding of the text files, by its name in Python."""
+
+    def __post_init__(self) -> None:
+        refuse_encoding(self.encoding)
 
     def rows(self, cache_dir: str) -> Dataset:
         from datasets import Dataset, Features, Image, Value

@@ -41,6 +41,32 @@ def kind_by_content(path: str) -> str | None:
     return None
 
 
+def refuse_encoding(encoding: str) -> None:
+    """Refuse the ``encoding`` of a source if Python has none of that name.
+
+    Raises:
+        ValueError: with the name, and what to write.
+    """
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError):
+        raise ValueError(
+            f"encoding={encoding} is not an encoding that Python knows; write one such as utf-8, latin-1 or utf-16"
+        ) from None
+
+
+def one_delimiter(delimiter: str | None) -> str | None:
+    """The character that separates the cells of a table; a tab may be given as ``\\t`` or ``tab``.
+
+    Raises:
+        ValueError: it is no single character.
+    """
+    delimiter = "\t" if delimiter in ("\\t", "tab") else delimiter
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError(f"delimiter={delimiter!r} is not a single character; write one such as ; or | or \\t")
+    return delimiter
+
+
 def decoded(path: str, encoding: str) -> Iterator[str]:
     """Text of the file in chunks; newlines stay as they are, a byte order mark is dropped.
 

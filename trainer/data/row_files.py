@@ -16,6 +16,7 @@ from ...errors import Problem, UserError
 from .content_stamp import content_stamp, hash_json, time_stamp
 from .file_columns import column_names
 from .file_formats import ChosenFiles, Format, choose_files, refuse
+from .file_text import one_delimiter
 from .json_rows import rows_of_json
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class RowFiles:
 
     def __post_init__(self) -> None:
         self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
-        self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+        self.delimiter = one_delimiter(self.delimiter)
 
     def rows(self, cache_dir: str) -> Dataset | Iterable[dict[str, Any]]:
         files, format = self._files()

@@ -25,7 +25,7 @@ from .arrow_texts import write_texts
 from .content_stamp import content_stamp, hash_json, time_stamp
 from .document_files import ReadOptions, read_documents
 from .file_formats import ChosenFiles, Format, choose_files, refuse
-from .file_text import decoded
+from .file_text import decoded, one_delimiter, refuse_encoding
 from .hub_source import Hub
 
 if TYPE_CHECKING:
@@ -154,17 +154,9 @@ class Files:
 
     def __post_init__(self) -> None:
         self.paths = [self.paths] if isinstance(self.paths, str) else self.paths
-        self.delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+        self.delimiter = one_delimiter(self.delimiter)
         self.without_text: list[str] = []  # files of the last load that gave no document
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ValueError(f"delimiter={self.delimiter!r} is not a single character; write one such as ; or | or \\t")
-        try:
-            "".encode(self.encoding)
-        except (LookupError, UnicodeError):
-            raise ValueError(
-                f"encoding={self.encoding} is not an encoding that Python knows; "
-                "write one such as utf-8, latin-1 or utf-16"
-            ) from None
+        refuse_encoding(self.encoding)
 
     def load(self, cache_dir: str) -> Dataset:
         """All documents in the order of the paths; bad files are reported together."""
