@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MicroBatch:
-    """Samples of one forward pass. The first dimension of every tensor is the sample."""
+    """Samples of one forward pass. The first dimension of every tensor counts rows, ``per_sample`` for each sample."""
 
     inputs: dict[str, Any]
     """Inputs of the model, by keyword."""
@@ -29,10 +29,18 @@ class MicroBatch:
     documents: Tensor | None = None
     """[rows, length], number of each token's document (int64), other numbers in every pass; -1 for padding. None if
     every row is one sample."""
+    per_sample: int = 1
+    """Rows that each sample takes, one after the other, such as two of a pair of texts; all of them have its position
+    in ``samples``."""
+    draws: Tensor | None = None
+    """[rows], number by which the noise of each row is drawn (int64), where rows of one sample have noise of their own;
+    None takes ``samples``."""
+    beside: MicroBatch | None = None
+    """Further texts of the same samples, which are read only, without gradient (``trainer/look_ahead.py``)."""
 
     @property
     def rows(self) -> int:
-        """Number of samples."""
+        """Number of rows: samples x ``per_sample``."""
         return len(self.samples)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> MicroBatch:
@@ -43,6 +51,8 @@ class MicroBatch:
             targets=map_tensors(self.targets, function),
             samples=function(self.samples),
             documents=None if self.documents is None else function(self.documents),
+            draws=None if self.draws is None else function(self.draws),
+            beside=None if self.beside is None else self.beside.map(function),
         )
 
     def to(self, device: torch.device) -> MicroBatch:

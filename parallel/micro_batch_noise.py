@@ -27,7 +27,7 @@ def noise_of(noise: Noise | None, micro: MicroBatch) -> AbstractContextManager:
     if noise.neftune_alpha and not packed:
         lengths, targets = input_lengths(micro), target_lengths(micro)
     places = micro.inputs.get("position_ids") if packed else None
-    return noise.running(noise.keys_of(micro.samples, micro.documents, places, lengths, targets))
+    return noise.running(noise.keys_of(_numbers(micro), micro.documents, places, lengths, targets))
 
 
 def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> d
     Args:
         padded: the same micro-batches, padded to one length.
     """
-    found = {SAMPLES: torch.cat([micro.samples for micro in padded])}
+    found = {SAMPLES: torch.cat([_numbers(micro) for micro in padded])}
     documents = [micro.documents for micro in padded if micro.documents is not None]
     if documents:
         return found | {DOCUMENTS: torch.cat(documents)}
@@ -56,6 +56,11 @@ def input_lengths(micro: MicroBatch) -> Tensor | None:
     """Tokens of each sample, [rows, 1], from the mask of its padding; None if nothing is padded."""
     mask = micro.inputs.get("attention_mask")
     return mask.sum(1, keepdim=True) if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _numbers(micro: MicroBatch) -> Tensor:
+    """Number by which the noise of each row is drawn, [rows]."""
+    return micro.samples if micro.draws is None else micro.draws
 
 
 def _lengths(micro: MicroBatch) -> Tensor:

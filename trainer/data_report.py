@@ -142,23 +142,27 @@ def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generato
 def _evaluated(corpus: Corpus, name: str, count: int) -> Generator[Collated]:
     """The first samples of a set as an evaluation gets them."""
     for micro in corpus.eval_batches(max(count, 1), 0, 1, name):
-        for sample in _rows(corpus, micro, iter(micro.samples.tolist())):  # whose positions are places in the set
+        for sample in _rows(
+            corpus, micro, iter(micro.samples[:: micro.per_sample].tolist())
+        ):  # whose positions are places in the set
             yield replace(sample, position=None)
 
 
 def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int]) -> Iterator[Collated]:
     """The samples of a micro-batch, without those that only fill a place."""
-    for row, position in enumerate(micro.samples.tolist()):
+    size = micro.per_sample
+    for number, position in enumerate(micro.samples[::size].tolist()):
         index = next(indices)
         if position < 0:
             continue
-        inputs, targets = (map_tensors(tree, partial(_array, row=row)) for tree in (micro.inputs, micro.targets))
+        rows = number if size == 1 else slice(number * size, number * size + size)
+        inputs, targets = (map_tensors(tree, partial(_array, rows=rows)) for tree in (micro.inputs, micro.targets))
         yield Collated(inputs, targets, index, position, str(corpus.task.head))
 
 
-def _array(tensor: Tensor, row: int) -> Any:
-    """A row of a tensor, as numpy has it."""
-    one = tensor[row].cpu()
+def _array(tensor: Tensor, rows: int | slice) -> Any:
+    """A row of a tensor, or the rows of one sample, as numpy has it."""
+    one = tensor[rows].cpu()
     return (one.float() if one.dtype is torch.bfloat16 else one).numpy()  # numpy has no bfloat16
 
 

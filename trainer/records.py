@@ -33,16 +33,21 @@ class Records:
         self.keeps = mesh.index("tensor") == 0
         self.file = tempfile.SpooledTemporaryFile(IN_MEMORY, mode="w+b")  # noqa: SIM115 (closed in close)
 
-    def add(self, samples: Tensor, parts: dict[str, Any]) -> None:
+    def add(self, samples: Tensor, parts: dict[str, Any], per_sample: int = 1) -> None:
         """Keep the records of a micro-batch.
 
         Args:
-            samples: place of each sample in the data set; -1 for those that only fill places.
-            parts: name -> a tensor [samples, ...], or a list with a value per sample.
+            samples: place of each row's sample in the data set; -1 for those that only fill places.
+            parts: name -> a tensor [rows, ...], or a list with a value per row.
+            per_sample: rows of each sample; of several, a record holds a list of their values.
         """
         if not self.keeps or not parts:
             return
         lists = {name: plain(value) for name, value in parts.items()}
+        if per_sample > 1:
+            starts = range(0, len(samples), per_sample)
+            lists = {name: [value[at : at + per_sample] for at in starts] for name, value in lists.items()}
+            samples = samples[::per_sample]
         for row, index in enumerate(samples.tolist()):
             if index >= 0:
                 self.waiting.append({"index": index, **{name: values[row] for name, values in lists.items()}})

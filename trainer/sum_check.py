@@ -71,12 +71,13 @@ class SumCheck:
             self._tries, self._mean = 0, abs(twice / once - 1) < 0.1
 
     def _loss_of_copies(self, outputs: Any, micro: MicroBatch, copies: int) -> Tensor:
-        batch, sample = micro.rows, _most_labels(micro)
+        batch, size = micro.rows, micro.per_sample
+        first = _most_labels(micro) // size * size
 
         def cut(tensor: Tensor) -> Tensor:
             if tensor.dim() == 0 or tensor.shape[0] != batch:
                 return tensor
-            return torch.cat([tensor.narrow(0, sample, 1)] * copies)
+            return torch.cat([tensor.narrow(0, first, size)] * copies)
 
         found = getattr(self.task, self.method)(map_tensors(outputs, cut), map_tensors(micro.targets, cut))
         loss = found["loss"] if self.method == "evaluate" else found
@@ -89,7 +90,7 @@ def _gpus(micro: MicroBatch) -> list[torch.device]:
 
 
 def _most_labels(micro: MicroBatch) -> int:
-    """Index of the sample with the most labels."""
+    """Index of the row with the most labels."""
     labels = micro.targets.get("labels")
     if not isinstance(labels, Tensor) or labels.dim() < 2:
         return 0

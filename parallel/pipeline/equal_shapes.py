@@ -60,8 +60,9 @@ def _padded(micro: MicroBatch, length: int, pad_token: int) -> MicroBatch:
         return {name: _pad(name, value, length - shape[1], shape, fill) for name, value in tensors.items()}
 
     documents = None if micro.documents is None else F.pad(micro.documents, (0, length - shape[1]), value=-1)
-    inputs, targets = pad(micro.inputs, {"input_ids": pad_token}), pad(micro.targets, {"labels": IGNORE})
-    return replace(micro, inputs=inputs, targets=targets, documents=documents)
+    along = {name: value for name, value in micro.targets.items() if tuple(getattr(value, "shape", ())) == tuple(shape)}
+    targets = {**micro.targets, **pad(along, {"labels": IGNORE})}  # others are numbers of rows, not of tokens
+    return replace(micro, inputs=pad(micro.inputs, {"input_ids": pad_token}), targets=targets, documents=documents)
 
 
 def _pad(name: str, value: Tensor, missing: int, shape: torch.Size, fill: dict[str, int]) -> Tensor:

@@ -69,10 +69,12 @@ def draws(seed: int, position: int, purpose: str) -> np.random.Generator:
 
 
 def without_targets(micro: MicroBatch, real: int) -> MicroBatch:
-    """``micro`` without the targets of its rows from ``real`` on, which only fill places: they add nothing to a sum.
+    """``micro`` without the targets of its samples from ``real`` on, which only fill places: they add nothing to a sum.
 
     Whole numbers become ``IGNORE``, other numbers NaN, and truth values false.
     """
+    beside = None if micro.beside is None else without_targets(micro.beside, real)
+    real *= micro.per_sample
     if real == micro.rows:
         return micro
 
@@ -83,7 +85,7 @@ def without_targets(micro: MicroBatch, real: int) -> MicroBatch:
 
     samples = micro.samples.clone()
     samples[real:] = -1
-    return replace(micro, targets=map_tensors(micro.targets, blanked), samples=samples)
+    return replace(micro, targets=map_tensors(micro.targets, blanked), samples=samples, beside=beside)
 
 
 def nothing(dtype: torch.dtype) -> Any:

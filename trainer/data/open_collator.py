@@ -124,15 +124,16 @@ class CheckedCollator(Collator):
             self._refuse(f"gives {type(micro_batches).__name__} when it is called, not a list of MicroBatch")
         for micro in micro_batches:
             self._check(micro, "a call", self.micro_batch_size)
-        rows = sum(micro.rows for micro in micro_batches)
-        if rows != samples:
-            self._refuse(f"gives {rows} rows for {samples} samples")
+        given = sum(micro.rows // micro.per_sample for micro in micro_batches)
+        if given != samples:
+            self._refuse(f"gives {given} rows for {samples} samples")
 
     def _check(self, micro: Any, method: str, rows: int) -> None:
         if not isinstance(micro, MicroBatch):
             self._refuse(
                 f"gives {type(micro).__name__} by {method}, not a MicroBatch (inputs, targets, samples, length)"
             )
+        rows *= micro.per_sample
         for part in ("inputs", "targets"):
             for name, value in getattr(micro, part).items():
                 for leaf in _leaves(value):
