@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from .adapter_config import ALL_LINEAR, RANK, AdapterConfig
 from .adapter_plan import AdapterPlan, pattern_key
 from .family import ModelFamily
 from .find_blocks import heads_of
-from .low_rank import attach, is_linear, is_part
+from .low_rank import adapted_layers, adapter_in, attach, is_linear, is_part
 from .peft_folder import folder_plan, peft_folder
 
 
@@ -64,6 +65,19 @@ def adapter_plan(model: PreTrainedModel, config: AdapterConfig, family: ModelFam
 def trained_names(model: nn.Module) -> set[str]:
     """Names of the parameters that an adapter run trains, and its checkpoints hold."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def adapters_off(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The context in which models compute as their base does, without their adapters."""
+    adapters = [found for module in modules for _, layer in adapted_layers(module) if (found := adapter_in(layer))]
+    for adapter in adapters:
+        adapter.off = True
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.off = False
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -69,10 +69,14 @@ class LowRank:
         """
         self.scaling, self.directional, self.dropout = scaling, directional, dropout
         self.spread = Whole()
+        self.off = False
+        """Whether the layer computes as if it had no adapter (``adapters.adapters_off``)."""
 
     def add(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of ``layer`` [..., outputs] with what the adapter adds to it."""
         spread = self.spread
+        if self.off:
+            return output
         entered = spread.enter(inputs)
         drops = self.dropout > 0 and layer.training
         dropped = layer.get_submodule(DROPOUT)(entered) if drops else entered
