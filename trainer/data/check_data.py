@@ -16,6 +16,7 @@ from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
 from .mixed_source import SOURCES, problem_of_source, source_key
+from .preference.preference_form import columns_problem as preferences_problem
 from .row_source import COLUMNS, NO_STREAM, RowSource, columns_key
 
 
@@ -46,8 +47,11 @@ def check_data(
             if isinstance(source, RowSource) and wanted and (there := source.column_names()) is not None:
                 columns = _columns(config, key)
                 found = source.column_problems(there, wanted, columns)
-                if config.chat is not None and not found:
-                    found = columns_problem([name for name in wanted if columns.get(name, name) in there], key)
+                names = [name for name in wanted if columns.get(name, name) in there]
+                if not found and "rejected" in wanted:
+                    found = preferences_problem(names, key, "label" in wanted)
+                elif not found and config.chat is not None:
+                    found = columns_problem(names, key)
                 problems += [one for each in found if (one := _at_own_key(each, config, key)) not in problems]
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]

@@ -62,6 +62,8 @@ class Joined(Dataset[Sample]):
         sample = self.parts[number][within + turn * len(self.parts[number])]
         if "documents" in sample:  # those of the data sets in turn, so that each has a number of its own
             sample = {**sample, "documents": sample["documents"] * len(self.parts) + number}
+        if "numbers" in sample:
+            sample = {**sample, "numbers": sample["numbers"] * len(self.parts) + number}
         return {**sample, "index": index}
 
     def place(self, index: int) -> tuple[int, int]:

@@ -17,8 +17,43 @@ from .report.set_facts import SetFacts, lengths_between
 from .token_files import Column, PackedBlocks
 
 
-class BinnedDocuments(Dataset[Sample]):
-    """Whole documents, several to a row (``document_bins.py``). Indices count on over the passes."""
+class Binned(Dataset[Sample]):
+    """Rows that each hold several pieces (``document_bins.py``). Indices count on over the passes."""
+
+    block_size: int
+    overflow: Overflow
+    pieces: Pieces
+    bins: DocumentBins
+    what = "documents"
+    """Name of the pieces."""
+
+    def __len__(self) -> int:
+        """Rows of one pass."""
+        return len(self.bins)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self[index] for index in indices]
+
+    def lines(self, name: str = "") -> list[str]:
+        """Lines on how full the rows are, and on documents that are longer than a row.
+
+        Args:
+            name: of the set.
+        """
+        rows, count, size = len(self), self.bins.filled, self.block_size
+        what = self.what if self.pieces.documents is None else "documents and parts of documents"
+        each = f"{count / max(rows, 1):.3g} to a row"
+        full = f"{count} {what} in {rows} rows of {size} tokens: {each}, rows are {self.bins.fill:.2%} full"
+        return [full, *filter(None, [self.pieces.line(name, self.overflow)])]
+
+    def describe(self, facts: SetFacts) -> None:
+        """Add rows to what is known of a set."""
+        facts.sizes[f"packed rows of {self.block_size} tokens"] = len(self)
+        facts.notes += self.lines()
+
+
+class BinnedDocuments(Binned):
+    """Whole documents, several to a row."""
 
     def __init__(
         self,
@@ -40,10 +75,6 @@ class BinnedDocuments(Dataset[Sample]):
         self.pieces: Pieces = pieces(lengths_between(ends.parts), block_size, overflow)
         self.bins = DocumentBins(self.pieces.lengths, block_size, seed, shuffle)
 
-    def __len__(self) -> int:
-        """Rows of one pass."""
-        return len(self.bins)
-
     def __getitem__(self, index: int) -> Sample:
         if index < 0 or not len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -54,31 +85,11 @@ class BinnedDocuments(Dataset[Sample]):
             sample["labels"] = np.concatenate([self.labels.cut(*place) for place in places])
         return {**sample, "index": index}
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        return [self[index] for index in indices]
-
     def _place(self, piece: int) -> tuple[int, int]:
         """Where the tokens of a piece begin and end."""
         document, within = self.pieces.place(piece)
         start = (int(self.ends.cut(document - 1, document)[0]) if document else 0) + within
         return start, start + int(self.pieces.lengths[piece])
-
-    def lines(self, name: str = "") -> list[str]:
-        """Lines on how full the rows are, and on documents that are longer than a row.
-
-        Args:
-            name: of the set.
-        """
-        rows, count, size = len(self), self.bins.filled, self.block_size
-        what = "documents" if self.pieces.documents is None else "documents and parts of documents"
-        each = f"{count / max(rows, 1):.3g} to a row"
-        full = f"{count} {what} in {rows} rows of {size} tokens: {each}, rows are {self.bins.fill:.2%} full"
-        return [full, *filter(None, [self.pieces.line(name, self.overflow)])]
-
-    def describe(self, facts: SetFacts) -> None:
-        """Add rows to what is known of a set."""
-        facts.sizes[f"packed rows of {self.block_size} tokens"] = len(self)
-        facts.notes += self.lines()
 
 
 class SeparateBlocks(PackedBlocks):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from ...errors import Problem, UserError
@@ -21,7 +22,7 @@ from .document_source import SOURCE
 from .further_sets import further_rows, source_of
 from .length_order import LengthOrder
 from .open_samples import NotUsable, checked_sample, checked_views, usable
-from .packed_rows import BinnedDocuments
+from .packed_rows import Binned
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
 from .report.views import Collated
@@ -47,6 +48,8 @@ class RowSamples(Dataset[Sample]):
         made = samples.made(rows, name, key)
         self.rows, self.samples, self.key = made.rows, samples, key
         self.notes, self.lengths, self.digest = made.notes, made.lengths, made.digest
+        self.beside: dict[str, np.ndarray] = {}
+        """Further values of each sample by name, such as what a reference says of it; set before it is read."""
         self._checked = is_ours(samples)
 
     def __len__(self) -> int:
@@ -61,7 +64,8 @@ class RowSamples(Dataset[Sample]):
     def _sample(self, index: int, row: dict[str, Any]) -> Sample:
         try:
             with component_errors("task", self.samples, "sample"):
-                return {**self._made(row), "index": index}
+                beside = {name: values[index] for name, values in self.beside.items()}
+                return {**self._made(row), **beside, "index": index}
         except NotUsable as error:
             why = f"gives a row that is not usable: {error} ({self.samples.show(row)})"
             raise UserError(Problem(self.key, why, "correct the row, or leave it out")) from error
@@ -97,7 +101,8 @@ class RowsCorpus(CorpusByIndex):
         # Only rows to train on share a row of tokens: evaluations and predictions are of single samples.
         self.train: Any = self.rows
         if config.packing == "bins":
-            self.train = packed_samples(config, seed, self.rows, rows.print)
+            own = samples.packed(self.rows, seed, config.shuffle)
+            self.train = packed_samples(config, seed, self.rows, rows.print) if own is None else own
             self._say_packed(self.train)
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
         self._sets = {HELD_OUT: self.held_out}
@@ -132,17 +137,23 @@ class RowsCorpus(CorpusByIndex):
             self._sets[name] = RowSamples(rows, self.samples, source_of(self.config, name)[0], name)
         return self._sets[name]
 
+    def row_sets(self) -> dict[str, RowSamples]:
+        """The rows of all sets that training reads, by name."""
+        return {TRAIN: self.rows, HELD_OUT: self.held_out} | {
+            name: self.eval_set(name) for name in self.config.eval_sets
+        }
+
     def describe(self, name: str) -> SetFacts:
         part = self.rows if name == TRAIN else self.eval_set(name)
         rows = part.rows
         labels, values = label_facts(rows, self.facts, self.samples.label_column)
         spreads = measured_rows(rows, self.samples)
         facts = SetFacts(name, {"rows": len(rows)}, spreads=[*spreads, *values], labels=labels, notes=list(part.notes))
-        if name == TRAIN and isinstance(self.train, BinnedDocuments):
+        if name == TRAIN and isinstance(self.train, Binned):
             self.train.describe(facts)
         return facts
 
-    def _say_packed(self, train: BinnedDocuments) -> None:
+    def _say_packed(self, train: Binned) -> None:
         self.stats.train_tokens_cut, self.attended = train.pieces.lost, train.bins.attended
         for line in train.lines(TRAIN):
             log.info("%s", line)

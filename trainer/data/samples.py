@@ -25,6 +25,8 @@ from .report.views import Collated
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .packed_rows import Binned
+
 
 @dataclass(frozen=True)
 class MadeRows:
@@ -105,6 +107,14 @@ class Samples(ABC):
             UserError: the rows are not usable.
         """
         return MadeRows(rows)
+
+    def packed(self, rows: Any, seed: int, shuffle: bool) -> Binned | None:
+        """Bins of the samples, where they are not packed as other tokens are (``packed_rows.Binned``).
+
+        Args:
+            rows: a data set of samples by index, with their ``lengths``.
+        """
+        return None
 
     @property
     def tokenizer(self) -> Any:

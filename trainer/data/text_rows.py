@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -70,11 +70,14 @@ def ended(encode: Any, text: str, tokenizer: Any, length: int) -> np.ndarray:
     return np.asarray(tokens, np.int64)
 
 
-def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> Any:
+def text_processor(
+    given: Given, *columns: str, beside: Sequence[str] = (), said: Callable[[], Iterable[str]] | None = None
+) -> Any:
     """The tokenizer of ``data.tokenizer``, of the weights, or one trained on ``columns`` of the rows.
 
     Args:
         beside: further texts to train it on, which samples hold too.
+        said: gives the texts of the rows, in place of ``columns``.
     """
     config = given.config.tokenizer
     if config.path is None and given.weights is not None:
@@ -82,4 +85,5 @@ def text_processor(given: Given, *columns: str, beside: Sequence[str] = ()) -> A
 
         return load_tokenizer(str(given.weights), "model.weights")
     name = hash_json([given.print, list(beside)]) if beside else given.print
-    return load_or_train(config, lambda: chain(beside, texts_of(given, *columns)), name, str(given.cache))
+    texts = said or (lambda: texts_of(given, *columns))
+    return load_or_train(config, lambda: chain(beside, texts()), name, str(given.cache))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,11 @@ from .token_offsets import Encoder
 log = logging.getLogger("trireme.data")
 
 
-def chat_tokenizer(given: Given, chat: ChatConfig) -> Any:
+def chat_tokenizer(given: Given, chat: ChatConfig, texts: Callable[[], Iterable[str]] | None = None) -> Any:
     """The tokenizer that the recipe names, that of the weights, or one trained on the train conversations.
+
+    Args:
+        texts: gives what a tokenizer is trained on; None takes what the conversations of the rows say.
 
     Raises:
         UserError: there is none, or its template is not usable.
@@ -37,7 +40,7 @@ def chat_tokenizer(given: Given, chat: ChatConfig) -> Any:
     least = SMALLEST_VOCABULARY if config.kind == "bpe" else 1
     smaller = replace(config, vocab_size=max(config.vocab_size - len(wanted), least))
     name = hash_json([given.print, "chats"])
-    trained = load_or_train(smaller, lambda: texts_of_chats(given.rows, chat), name, str(given.cache))
+    trained = load_or_train(smaller, texts or (lambda: texts_of_chats(given.rows, chat)), name, str(given.cache))
     return prepared_tokenizer(trained, chat, trained=True)
 
 
@@ -103,15 +106,16 @@ def texts_of_chats(rows: Any, chat: ChatConfig) -> Iterator[str]:
                 found = conversation_of(dict(zip(batch, values, strict=True)), chat.system)
             except ValueError:  # reported when the row is encoded
                 continue
-            yield from _texts([found.messages, found.tools, found.documents])
+            yield from texts_inside([found.messages, found.tools, found.documents])
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_inside(value: Any) -> Iterator[str]:
+    """All texts in lists and objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _texts(each)
+            yield from texts_inside(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _texts(each)
+            yield from texts_inside(each)

@@ -124,6 +124,20 @@ def _read_json(text: str, name: str) -> Any:
         raise ValueError(f"its {name} are a text that is no JSON: {error}") from None
 
 
+def read_side(value: Any, name: str = "completion") -> Any:
+    """One side of a row, a prompt or an answer: a text, a list of messages, or None.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        value = _value(value, "completion")
+    found = _without_null(value)
+    if found is not None and not isinstance(found, str | list):
+        raise ValueError(f"its {name} is {type(found).__name__}, neither a text nor a list of messages")
+    return found
+
+
 def _without_null(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_null(each) for key, each in value.items() if each is not None}

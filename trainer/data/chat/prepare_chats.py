@@ -61,7 +61,7 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
             with progress_bars():
                 made = _encoded(chats, rows)
                 made.save_to_disk(str(scratch / "chats"), num_proc=None)
-                (scratch / DIGEST).write_text(_digest(made))
+                (scratch / DIGEST).write_text(digest_of(made))
     encoded: Any = load_from_disk(str(folder / "chats"))
     kept, notes = _kept(chats, encoded, rows, name, key)
     columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
@@ -114,9 +114,13 @@ def encode_row(row: Mapping[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
     }
 
 
-def _digest(encoded: Dataset) -> str:
-    """A digest of all tokens and labels in order."""
-    columns: Any = encoded.select_columns(["input_ids", "labels", "length"]).with_format("arrow")
+def digest_of(encoded: Dataset, names: tuple[str, ...] = ("input_ids", "labels", "length")) -> str:
+    """A digest of all tokens and labels in order.
+
+    Args:
+        names: columns of lists and numbers.
+    """
+    columns: Any = encoded.select_columns(list(names)).with_format("arrow")
     tables = (table.column(name).combine_chunks() for table in columns.iter(10_000) for name in columns.column_names)
     return digest((each.flatten() if hasattr(each, "offsets") else each).to_numpy() for each in tables)
 
@@ -132,12 +136,12 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
     numbers, reasons = _numbers(encoded), np.array(encoded["reason"], object)
     wrong, notes = reasons != "", []
     if wrong.any():
-        said = _reasons(reasons, wrong)
+        said = reasons_of(reasons, wrong)
         if chat.unusable == "refuse":
             place = int(np.flatnonzero(wrong)[0])
             why = f"{int(wrong.sum())} of {count} {name} rows cannot be learnt exactly: {said}; row {place + 1} is "
             fix = f"correct them, or leave them out: {KEY}.unusable=leave_out"
-            raise UserError(Problem(key, why + _short(rows[place]), fix))
+            raise UserError(Problem(key, why + short_row(rows[place]), fix))
         notes.append(f"left out {int(wrong.sum())} of {count} rows that cannot be learnt exactly: {said}")
     long = ~wrong & (numbers["length"] > most)
     if long.any():
@@ -153,7 +157,7 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
     if without.any():
         notes.append(f"left out {int(without.sum())} of {count} rows without a label in their {most} first tokens")
     kept &= ~without
-    notes += [f"{times} rows: {note}" for note, times in _counted(encoded, kept).items()]
+    notes += [f"{times} rows: {note}" for note, times in counted_notes(encoded, kept).items()]
     stopped = kept & (numbers["stop"] >= 0) & (numbers["stop"] < most)
     if name == TRAIN:
         _refuse_nothing(chats, kept, stopped, key)
@@ -178,7 +182,7 @@ def no_stop(block_size: int) -> Problem:
     return Problem(KEY, why, fix)
 
 
-def _reasons(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
+def reasons_of(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
     """Reasons with how often they occur, and the first row of each."""
     first: dict[str, int] = {}
     for place in np.flatnonzero(wrong):
@@ -188,12 +192,14 @@ def _reasons(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
     return "; ".join(parts) + (f"; and {len(counts) - most} other reasons" if len(counts) > most else "")
 
 
-def _counted(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
+def counted_notes(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
+    """Notes of the rows that are kept (column ``notes``) -> rows that have it."""
     table: Any = encoded.select_columns(["notes"]).with_format("arrow")[:]
     notes = table.column("notes").to_pylist()
     return Counter(note for place in np.flatnonzero(kept) for note in dict.fromkeys(notes[place] or ()))
 
 
-def _short(row: Any, most: int = 300) -> str:
+def short_row(row: Any, most: int = 300) -> str:
+    """A row in a message."""
     text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None)
     return text if len(text) <= most else f"{text[: most - 3]}..."
