@@ -43,8 +43,12 @@ class Base:
 class BaseDigest:
     """Digests of the frozen tensors that pass, by name."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    def __init__(self, model: nn.Module, every: bool = False) -> None:
+        """
+        Args:
+            every: note all parameters, not only frozen ones.
+        """
+        self.names = {name for name, one in model.named_parameters() if every or not one.requires_grad}
         self._found: dict[str, str] = {}
 
     def watched(self, source: WeightSource) -> WeightSource:

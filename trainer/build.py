@@ -36,6 +36,7 @@ from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
 from .packing_trial import refuse_leaks
 from .place_model import Placed, fitted, fitting, place
+from .reference import Reference, read_reference, start_reference
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
 from .rollback import roll_back
@@ -128,7 +129,11 @@ def build(
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
     batch = _batch(recipe, source)
     corpus = continued_corpus(recipe, mesh, source, automatic)
-    placed = place(recipe, mesh, _weights(recipe, source, speaks=mesh.is_main), batch, corpus)
+    reference = start_reference(recipe, mesh, corpus)
+    if reference and source:
+        reference.find(_saved_reference(source))
+    weights = _weights(recipe, source, speaks=mesh.is_main)
+    placed = place(recipe, mesh, weights, batch, corpus, noted=reference is not None and source is None)
     placed.state.made_of = made_of(recipe, corpus, placed.state.max_steps)
     if source and placed.base:
         with fitting("--resume", source.path, OTHER_RUN):
@@ -137,7 +142,10 @@ def build(
     placed.strategy.set_training(True)
     if recipe.data.separates and placed.strategy.family.packs is None:
         refuse_leaks(placed.strategy, corpus.facts, recipe.data.packing)
+    if reference and placed.first is not None:
+        reference.make(placed.strategy, placed.first)
     trainer = _trainer(recipe, mesh, placed, corpus, store)
+    trainer.reference = reference.reference if reference else None
     if source:
         load(trainer, source)
         if moves := learning_rate_moves(recipe, source, trainer.state.step, trainer.state.max_steps):
@@ -164,6 +172,21 @@ def _weights(recipe: RecipeConfig, source: Source | None, speaks: bool) -> Calla
             return fitted(found, "--resume", source.path, OTHER_RUN)
 
     return weights
+
+
+def _saved_reference(source: Source) -> Reference:
+    """What a checkpoint says of the weights that answers are compared with.
+
+    Raises:
+        UserError: it says nothing, since another task has written it.
+    """
+    with fitting("--resume", source.path, OTHER_RUN):
+        saved = read_reference(source.assets)
+    if saved is None:
+        why = "does not tell which weights answers are compared with (task.reference=start)"
+        fix = "start a run from its weights: trireme export, then model.weights=FOLDER"
+        raise UserError(Problem("--resume", why, fix, str(source.path)))
+    return saved
 
 
 def _lr_ratio(recipe: RecipeConfig) -> float:

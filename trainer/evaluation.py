@@ -10,6 +10,7 @@ from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import Strategy
 from .collective import on_main
 from .generation import GenerationConfig
+from .look_ahead import LookAhead
 from .records import AT_ONCE, Records
 from .sum_check import SumCheck
 from .tasks.task import Sums, Task
@@ -29,6 +30,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self._round, self._records = 0, None
+        self.ahead = LookAhead(self.strategy, self.task)
         self._loss_check = SumCheck(self.task, "evaluate")
         parts = self.strategy, self.task, self.tokenizer, self.seed
         self._writer = TextWriter(*parts, self.generation) if self.generation else None
@@ -100,5 +102,5 @@ class Evaluation:
             scores, texts = self._writer(micro)
             sums, parts = {**sums, **scores}, {**parts, **texts}
         if self._records is not None:
-            self._records.add(micro.samples, parts)
+            self._records.add(micro.samples, parts, micro.per_sample)
         return sums

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .component import locate
+
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
     from ..parallel.plan import Plan
@@ -30,6 +32,7 @@ def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[
         *_of_plan(recipe.plan),
         *_of_evaluation(recipe),
         *_of_guard(recipe),
+        *_of_reference(recipe),
         *(_of_calendar(recipe, steps) if steps else ()),
     ]
 
@@ -46,6 +49,18 @@ def _of_plan(plan: Plan) -> Iterator[str]:
         if not is_used:
             for key, value in _changed(getattr(plan, block)):
                 yield f"plan.{block}.{key}={value} has no effect: plan {plan.name} {why}"
+
+
+def _of_reference(recipe: RecipeConfig) -> Iterator[str]:
+    """A reference that says nothing of answers, since nothing was learnt yet."""
+    from .tasks.preference import Preference
+
+    kind = locate(recipe.task["_target_"])
+    if isinstance(kind, type) and issubclass(kind, Preference) and recipe.model.weights is None:
+        yield (
+            "answers are compared with a model of random weights, since model.weights is null: name the model that was "
+            "fine-tuned on chats before"
+        )
 
 
 def _changed(block: Any) -> Iterator[tuple[str, Any]]:

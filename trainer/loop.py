@@ -23,6 +23,7 @@ from .log_history import LogHistory
 from .run_evaluation import RunEvaluation
 from .saving import Saving
 from .source_losses import SourceLosses
+from .step_metrics import StepMetrics
 from .step_seed import seed_step
 from .sum_check import SumCheck
 from .summary import RunClock
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .checkpoint.store import Checkpoints
     from .data.corpus import Corpus
     from .ema import Ema
+    from .reference import Reference
     from .schedules import Schedule
     from .tasks.task import Task
     from .trainer_state import Control, TrainerState
@@ -94,6 +96,8 @@ class Trainer:
     """Losses to compare with, by name, such as the unigram entropy."""
     base: Base | None = None
     """The base that adapters stand beside; None for a model that is trained itself."""
+    reference: Reference | None = None
+    """The weights that preferences are compared with; None if the task compares with none."""
     before_first_step: Callable[[], None] = lambda: None
     """Called before the first step, after all checks have passed."""
 
@@ -111,6 +115,7 @@ class Trainer:
         self.finiteness = Finiteness(self.mesh, self.strategy)
         self.loss_function = SumCheck(self.task)
         self.source_losses = SourceLosses(self.task, self.corpus.mixture, self.mesh.device)
+        self.step_metrics = StepMetrics(self.task, self.strategy)
         self.optimizer = locate(self.recipe.optimizer["_target_"])
 
     def fit(self) -> TrainResult:
@@ -224,7 +229,9 @@ class Trainer:
         with self._own_model():
             if self.task.coupled:
                 return self.strategy.forward_backward_coupled(batch, self.task)
-            return self.strategy.forward_backward(batch, self.source_losses.beside(self.loss_function))
+            self.evaluations.evaluation.ahead.step(batch)
+            loss = self.step_metrics.beside(self.source_losses.beside(self.loss_function))
+            return self.strategy.forward_backward(batch, loss)
 
     def _own_model(self) -> AbstractContextManager:
         """Context that names the user's own model class in its exceptions."""
@@ -259,8 +266,10 @@ class Trainer:
         seed_step(self.recipe.seed, self.state.step, self.mesh.data_rank, self.mesh.device)
         if self.strategy.noise is not None:
             self.strategy.noise.begin_step(self.recipe.seed, self.state.step)
-        if self.source_losses.mixture is not None:
-            self.source_losses.begin_step(self.lines.due_next())
+        if self.source_losses.mixture is not None or self.task.step_metrics:
+            due = self.lines.due_next()
+            self.source_losses.begin_step(due)
+            self.step_metrics.begin_step(due)
         size, batch = self.state.train_size, self.settings.global_batch_size
         if size and (self.state.samples == 0 or self.state.samples // size > (self.state.samples - batch) // size):
             self.emit("on_epoch_begin")

@@ -49,6 +49,8 @@ class Placed:
     """State of a run that has not begun."""
     base: Base | None = None
     """The base that adapters stand beside; None for a model that is trained itself."""
+    first: str | None = None
+    """Digest of all weights that the model was filled with, if it was asked for."""
 
 
 def place(
@@ -57,6 +59,7 @@ def place(
     weights: Callable[[PreTrainedModel], WeightSource],
     batch: dict[str, int] | None = None,
     corpus: Corpus | None = None,
+    noted: bool = False,
 ) -> Placed:
     """Prepare the data, build the model on the meta device, apply the plan, fill in the weights.
 
@@ -64,6 +67,7 @@ def place(
         weights: returns the source of weights, given the whole model on the meta device.
         batch: ``TrainerState.batch`` for a run that trains; None for an evaluation only.
         corpus: the corpus, if it is open already; None opens the recipe's.
+        noted: take a digest of all weights.
     """
     say("preparing data")
     corpus = corpus or recipe_corpus(recipe, recipe.data)
@@ -89,14 +93,15 @@ def place(
         strategy.noise = Noise(recipe.model.neftune_alpha, recipe.plan.compile)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
     source = weights(blueprint)
-    if recipe.model.adapter is None:
-        strategy.place(model, source)
-        return Placed(strategy, blueprint, task, corpus, state)
-    strategy.saves_trained_only, digest = True, BaseDigest(blueprint)
-    alone = mesh.data_rank == 0 and mesh.index("tensor") == 0  # one rank of each stage notes what all of them read
-    strategy.place(model, digest.watched(source) if alone else source)
-    base = base_of(recipe.model, digest.of_all(mesh))
-    return Placed(strategy, blueprint, task, corpus, state, base)
+    strategy.saves_trained_only = adapted = recipe.model.adapter is not None
+    frozen = BaseDigest(blueprint) if adapted else None
+    every = BaseDigest(blueprint, every=True) if noted else None
+    if mesh.data_rank == 0 and mesh.index("tensor") == 0:  # one rank of each stage notes what all of them read
+        for digest in filter(None, (frozen, every)):
+            source = digest.watched(source)
+    strategy.place(model, source)
+    base = base_of(recipe.model, frozen.of_all(mesh)) if frozen else None
+    return Placed(strategy, blueprint, task, corpus, state, base, every.of_all(mesh) if every else None)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from .base_identity import write_base
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
 from .component_errors import component_errors
+from .reference import write_reference
 from .run_folder import write_recipe
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Saving:
             write_base_assets(self.trainer.recipe.model, eos, folder)
             if self.trainer.base is not None:
                 write_base(self.trainer.base, folder)
+            if self.trainer.reference is not None:
+                write_reference(self.trainer.reference, folder)
         except OSError:
             raise
         except Exception as error:  # tokenizers raises a bare Exception for a full disk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..parallel.micro_batch import MicroBatch
@@ -36,11 +37,12 @@ def set_metrics(
     ranks = mesh.data_rank, mesh.data_size
     factors = mixture.factors(limit) if mixture is not None and name == HELD_OUT else {}
     if mixture is not None and factors:
-        sources = {
-            source: (factor, counted(mixture.source_batches(source, limit, *ranks)))
-            for source, factor in factors.items()
-        }
+        every = {source: partial(mixture.source_batches, source, limit, *ranks) for source in factors}
+        parts = evaluation.ahead.evaluation(every)
+        sources = {source: (factor, counted(parts[source])) for source, factor in factors.items()}
         found = evaluation.run_mixed(sources, records)
     else:
-        found = evaluation.run(counted(corpus.eval_batches(limit, *ranks, name)), records)
+        key = f"{name}/{limit}"
+        parts = evaluation.ahead.evaluation({key: partial(corpus.eval_batches, limit, *ranks, name)})
+        found = evaluation.run(counted(parts[key]), records)
     return {f"{prefix_of(name)}{metric}": value for metric, value in found.items()}

@@ -34,7 +34,9 @@ from .evaluation import Evaluation
 from .generation import GenerationConfig
 from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed, fitted, fitting, place
+from .recipe_corpus import recipe_corpus
 from .records import Records
+from .reference import read_reference, start_reference
 from .run_folder import changed_keys, weights_at
 from .set_metrics import set_metrics
 
@@ -120,7 +122,16 @@ def _placed(
             source = checkpoint_weights(open_source(checkpoint), blueprint, ema, first)
             return fitted(source, "--checkpoint", checkpoint, OTHER_MODEL)
 
-    placed = place(recipe, mesh, weights)
+    corpus = recipe_corpus(recipe, recipe.data)
+    reference = start_reference(recipe, mesh, corpus, [on] if on else corpus.eval_sets)
+    if reference and checkpoint:
+        with fitting("--checkpoint", checkpoint, OTHER_MODEL):
+            saved = read_reference(open_source(checkpoint).assets)
+        reference.find(saved)
+    placed = place(recipe, mesh, weights, corpus=corpus, noted=reference is not None and checkpoint is None)
+    if reference and placed.first is not None:
+        reference.make(placed.strategy, placed.first)
+        placed.strategy.set_training(False)
     if checkpoint and placed.base:
         with fitting("--checkpoint", checkpoint, OTHER_MODEL):
             saved = read_base(open_source(checkpoint).assets)

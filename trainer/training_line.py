@@ -41,6 +41,7 @@ class TrainingLines:
             "epoch": state.epoch,
             "loss": mean,
             **trainer.source_losses.metrics(trainer.mesh),
+            **trainer.step_metrics.metrics(),
             "grad_norm": norm,
             "lr": result.lr,
             unit: state.tokens,

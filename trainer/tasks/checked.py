@@ -36,6 +36,7 @@ class CheckedTask(Task):
         self.writes = bool(getattr(task, "writes", False))  # type: ignore[misc]
         self.scores_records = bool(getattr(task, "scores_records", False))  # type: ignore[misc]
         self.collator = getattr(task, "collator", Task.collator)  # type: ignore[misc]
+        self.step_metrics = tuple(getattr(task, "step_metrics", ()))  # type: ignore[misc]
         if self.head not in HEADS:
             fix = f"write one of {', '.join(HEADS)} as head in the class"
             raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))

@@ -43,6 +43,10 @@ class Task(ABC):
     """Whether evaluations keep records, because metrics are computed of them (``record_metrics``)."""
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
+    step_metrics: ClassVar[tuple[str, ...]] = ()
+    """Those of these that training lines hold too, over the global batch of the step that is logged."""
+    chats: ClassVar[bool] = False
+    """Whether the samples of rows are made of conversations where ``data.chat`` is set."""
 
     def configure(self, processor: Any, facts: Facts) -> None:
         """Take what the task needs of the data, once, before any batch.
@@ -136,6 +140,14 @@ def reads_texts(component: Any) -> bool:
         return getattr(locate(component["_target_"]), "texts", True)
     except Exception:  # reported by the check of components
         return True
+
+
+def takes_chats(component: Any) -> bool:
+    """Whether the recipe's task makes samples of its own of conversations."""
+    try:
+        return bool(getattr(locate(component["_target_"]), "chats", False))
+    except Exception:  # reported by the check of components
+        return False
 
 
 def learns_from_rows(component: Any) -> bool:

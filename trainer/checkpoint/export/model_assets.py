@@ -18,7 +18,12 @@ TEMPLATES = "additional_chat_templates"
 """Folder of a tokenizer with several chat templates."""
 NOT_OURS = (
     *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
-    *("adapter_config.json", BASE, *QUANTISATION_FILES),  # describe other weights than the exported ones
+    *(
+        "adapter_config.json",
+        BASE,
+        "reference.json",
+        *QUANTISATION_FILES,
+    ),  # describe other weights than the exported ones
 )
 """Files that are not copied, though their suffix is in ``KINDS``."""
 

@@ -1,0 +1,183 @@
+"""Preferences train alike under every plan and packing; references are computed once, found again, never mixed up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.metrics import lines, training, worst_difference
+from helpers.preferences import JUDGED, PAIRS, written
+from helpers.ranks import run_ranks
+from helpers.recipes import TINY, recipe_of
+from helpers.zero import load_deepspeed
+from trireme.errors import UserError
+from trireme.launch.cli import main
+from trireme.trainer.build import train
+from trireme.trainer.evaluate_only import evaluate
+from trireme.trainer.predict_only import predict
+
+TOLERANCE = 1e-4
+BASE = ["data=preferences", "data.block_size=64", "data.tokenizer.vocab_size=300", "data.held_out=0.2"]
+STEPS = [
+    "trainer.max_steps=4",
+    "trainer.eval_every=2",
+    "trainer.log_every=1",
+    "checkpoint.at_end=true",
+    "optimizer.lr=1e-2",
+]
+LORA = ["adapter=lora", "model.adapter.rank=4"]
+KEYS = ("loss", "grad_norm", "margin", "rewards/chosen", "logps/rejected")
+SHORT = ["ddp", "fsdp_full_shard", "pp_1f1b"]
+PLANS: dict[str, tuple[int, list[str]]] = {
+    "ddp": (2, []),
+    "zero1": (2, []),
+    "zero2": (2, []),
+    "zero3": (2, []),
+    "fsdp_full_shard": (2, []),
+    "fsdp_hybrid_shard": (4, []),
+    "tp": (2, []),
+    "pp_1f1b": (2, []),
+    "3d": (4, ["plan.pipeline=2", "plan.tensor=2"]),
+}
+
+
+def options(folder: Path, task: str, *more: str) -> list[str]:
+    rows = folder / f"{task}.jsonl"
+    if not rows.is_file():
+        written(JUDGED if task == "kto" else PAIRS, rows)
+    cache = f"data.cache_dir={folder / 'cache'}"
+    return [*BASE, *STEPS, f"data.source.paths=[{rows}]", f"task={task}", cache, *more]
+
+
+def run(run_dir: Path, overrides: list[str], **arguments: Any) -> None:
+    train(recipe_of(TINY, run_dir, *overrides), **arguments)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("preferences")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Path]:
+    """Runs of one process, by task; those with adapters switch these off."""
+    runs = {}
+    for name, task, more in (("dpo", "dpo", ["task.sft=0.1"]), ("kto", "kto", []), ("off", "dpo", [*LORA])):
+        off = ["task.reference=adapter_off"] if name == "off" else []
+        runs[name] = folder / name
+        run(runs[name], options(folder, task, *more, *off))
+    return runs
+
+
+MORE = {"dpo": ["task.sft=0.1"], "kto": [], "off": [*LORA, "task.reference=adapter_off"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        pytest.param(
+            name, plan, marks=[] if plan in SHORT and (name != "off" or plan == "pp_1f1b") else [pytest.mark.long]
+        )
+        for name in MORE
+        for plan in PLANS
+    ],
+)
+def test_a_plan_gives_the_trajectory_of_one_process(
+    folder: Path, alone: dict[str, Path], tmp_path: Path, name: str, plan: str
+) -> None:
+    ranks, more = PLANS[plan]
+    if plan.startswith("zero"):
+        load_deepspeed()
+    given = options(folder, "kto" if name == "kto" else "dpo", *MORE[name], f"plan={plan}", *more)
+    own = [f"data.cache_dir={tmp_path / 'cache'}"]  # so that the reference is computed under this plan
+    run_ranks(run, ranks, tmp_path / "run", [*given, *own])
+    one, many = training(alone[name]), training(tmp_path / "run")
+    assert len(one) == len(many) == 4 and len({line["loss"] for line in one}) == 4
+    assert worst_difference(one, many, ("loss", "grad_norm")) < TOLERANCE
+    for a, b in zip(lines(alone[name]), lines(tmp_path / "run"), strict=True):
+        assert [b[key] for key in b if "/" in key] == pytest.approx(
+            [a[key] for key in a if "/" in key], rel=1e-3, abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_micro_batches_change_nothing(folder: Path, alone: dict[str, Path], tmp_path: Path, name: str) -> None:
+    run(tmp_path, options(folder, name, *MORE[name], "trainer.micro_batch_size=8"))
+    assert worst_difference(training(alone[name]), training(tmp_path)) < TOLERANCE
+    both = [[line for line in lines(one) if "eval_loss" in line] for one in (alone[name], tmp_path)]
+    assert worst_difference(*both, ("eval_loss", "eval_margin")) < TOLERANCE
+
+
+def test_adapters_off_and_the_first_weights_are_one_reference(
+    folder: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    run(tmp_path, options(folder, "dpo", *LORA))
+    assert worst_difference(training(alone["off"]), training(tmp_path), KEYS) < TOLERANCE
+    evaluated = [[line for line in lines(one) if "eval_loss" in line] for one in (alone["off"], tmp_path)]
+    assert worst_difference(*evaluated, ("eval_loss", "eval_margin")) < TOLERANCE
+
+
+def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path: Path) -> None:
+    noisy = options(folder, "dpo", "data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1")
+    noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
+    run(tmp_path / "one", noisy)
+    run_ranks(run, 2, tmp_path / "two", [*noisy, "plan=pp_1f1b"])
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+
+
+def references(cache: Path) -> dict[str, float]:
+    return {path.name: path.stat().st_mtime_ns for path in (cache / "references").glob("*.npy")}
+
+
+def test_a_resume_goes_on_bit_for_bit_and_finds_or_makes_its_reference(
+    folder: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    given = [*options(folder, "dpo", *MORE["dpo"]), f"data.cache_dir={tmp_path / 'cache'}"]
+    run(tmp_path / "run", [*given, "trainer.stop_at=2"])
+    made = references(tmp_path / "cache")
+    assert len(made) == 2  # the train rows, and those that are held out
+    run(tmp_path / "run", given)
+    assert references(tmp_path / "cache") == made
+    whole, parts = training(alone["dpo"]), training(tmp_path / "run")
+    assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
+    saved = json.loads((tmp_path / "run/checkpoints/step_00000004/model/reference.json").read_text())
+    assert len(saved["digest"]) == 32
+
+    for path in (tmp_path / "cache/references").glob("*.npy"):
+        path.unlink()
+    found = evaluate(recipe_of(TINY, tmp_path / "run", *given))
+    assert list(references(tmp_path / "cache")) != [] and found["step"] == 4
+    last = [line for line in lines(tmp_path / "run") if "eval_loss" in line][-1]
+    assert {name: found[name] for name in ("eval_loss", "eval_margin")} == {
+        name: last[name] for name in ("eval_loss", "eval_margin")
+    }
+    predict(recipe_of(TINY, tmp_path / "run", *given), str(tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    margins = [row["reward_chosen"] - row["reward_rejected"] for row in rows]
+    assert np.mean(margins) == pytest.approx(last["eval_margin"], rel=1e-5)
+    assert {row["prefers"] for row in rows} <= {"chosen", "rejected"} and "Say" in rows[0]["chosen"]
+
+
+def test_other_first_weights_are_another_reference(folder: Path, tmp_path: Path) -> None:
+    given = [*options(folder, "dpo"), f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=1"]
+    run(tmp_path / "one", given)
+    run(tmp_path / "other", [*given, "seed=8"])
+    assert len(references(tmp_path / "cache")) == 4
+    for path in (tmp_path / "cache/references").glob("*.npy"):
+        path.unlink()
+    changed = [*given, "trainer.max_steps=2", "seed=9"]
+    with pytest.raises(UserError, match="other weights than the run began with"):
+        run(tmp_path / "one", changed, resume=str(tmp_path / "one"))
+
+
+def test_a_tuned_model_is_exported_and_writes(
+    alone: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(alone["dpo"]), str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out/reference.json").exists()
+    options = ["--chat", "--prompt", "Say 3.", "--temperature", "0", "--max-new-tokens", "5"]
+    assert main(["generate", str(tmp_path / "out"), *options]) == 0
+    assert "im_start" not in capsys.readouterr().out

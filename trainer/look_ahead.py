@@ -1,0 +1,124 @@
+"""What a preference loss must know before a step or an evaluation: passes over its texts without gradient.
+
+Two things are found here, both by ``Strategy.evaluate``, so under any plan: what the base says of each answer, with the
+adapters switched off (``task.reference=adapter_off``), and the number that KTO estimates over the whole global batch.
+Dropout and noise are off in these passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.adapters import adapters_off
+from ..parallel.micro_batch import MicroBatch, StepBatch
+from ..parallel.strategy import Strategy
+from .tasks.preference import Preference
+
+REFERENCE = "reference"
+Said = list[tuple[Tensor | None, Tensor | None]]
+"""What the base says of each micro-batch, [rows, texts], and of the texts beside it; empty if it is not asked."""
+Batches = Callable[[], Iterable[MicroBatch]]
+"""Gives the micro-batches of a set, the same ones at every call."""
+
+
+def preference_in(task: Any) -> Preference | None:
+    """The recipe's task, if it is one of preferences."""
+    inner = getattr(task, "task", task)  # inside of a ``CheckedTask``
+    return inner if isinstance(inner, Preference) else None
+
+
+class LookAhead:
+    """Completes micro-batches for a task, if it needs anything. Its methods are collective calls."""
+
+    def __init__(self, strategy: Strategy, task: Any) -> None:
+        self.strategy, self.task = strategy, preference_in(task)
+        self._kept: dict[str, Said] = {}
+        """Of sets that are evaluated, by name."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to find out."""
+        return self.task is not None and (self.task.reference == "adapter_off" or self.task.estimates)
+
+    def step(self, batch: StepBatch) -> None:
+        """Complete the micro-batches of a step, in place."""
+        if not self.needed:
+            return
+        self.strategy.set_training(False)
+        said = {"": self._said(batch.micro_batches)}
+        batch.micro_batches = list(self._completed({"": lambda: batch.micro_batches}, said)[""])
+        self.strategy.set_training(True)
+
+    def evaluation(self, parts: Mapping[str, Batches]) -> Mapping[str, Iterable[MicroBatch]]:
+        """The micro-batches of a set, completed.
+
+        Args:
+            parts: of the set, by name; what the base says of each is found once.
+        """
+        if not self.needed:
+            return {name: batches() for name, batches in parts.items()}
+        for name, batches in parts.items():
+            if name not in self._kept:
+                self._kept[name] = self._said(batches())
+        return self._completed(parts, self._kept)
+
+    def _completed(self, parts: Mapping[str, Batches], said: Mapping[str, Said]) -> dict[str, Iterator[MicroBatch]]:
+        """Micro-batches with what the base says of them, after the estimate over all parts was taken."""
+        assert self.task is not None
+        if self.task.estimates:
+            every = (_with(batches(), said[name]) for name, batches in parts.items())
+            self.task.take_estimate(self._estimated(chain.from_iterable(every)))
+        return {name: _with(batches(), said[name]) for name, batches in parts.items()}
+
+    def _said(self, batches: Iterable[MicroBatch]) -> Said:
+        """What the base says of each micro-batch; None on ranks that have no outputs."""
+        assert self.task is not None
+        if self.task.reference != "adapter_off":
+            return []
+        every = list(batches)
+        with adapters_off(self.strategy.modules):
+            own = self._log_probabilities(every)
+            besides = [micro.beside for micro in every if micro.beside is not None]
+            beside = self._log_probabilities(besides) if besides else []
+        none: list[Tensor | None] = [None] * len(every)
+        return list(zip(own or none, beside or none, strict=True))
+
+    def _log_probabilities(self, batches: Iterable[MicroBatch]) -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def keep(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
+            assert self.task is not None
+            found.append(self.task.log_probabilities(outputs, micro.targets)[0].float())
+            return {}
+
+        self.strategy.evaluate(batches, keep)
+        return found
+
+    def _estimated(self, batches: Iterable[MicroBatch]) -> dict[str, Any]:
+        assert self.task is not None
+        task = self.task
+
+        def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
+            return task.estimate(outputs, micro.targets)
+
+        return self.strategy.evaluate((micro.beside for micro in batches if micro.beside is not None), sums)
+
+
+def _with(batches: Iterable[MicroBatch], said: Said) -> Iterator[MicroBatch]:
+    """Micro-batches with what the base says of them."""
+    for number, micro in enumerate(batches):
+        own, beside = said[number] if said else (None, None)
+        micro = micro if own is None else _saying(micro, own)
+        if beside is not None and micro.beside is not None:
+            micro = replace(micro, beside=_saying(micro.beside, beside))
+        yield micro
+
+
+def _saying(micro: MicroBatch, logps: Tensor) -> MicroBatch:
+    return replace(micro, targets={**micro.targets, REFERENCE: logps.to(micro.samples.device, torch.float32)})

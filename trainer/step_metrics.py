@@ -1,0 +1,48 @@
+"""Metrics of the task on the batch that is trained on, for the training lines, such as the rewards of preferences.
+
+They are computed beside the loss, from the same outputs and without gradient, in steps that are logged. The sums of all
+ranks are added then, by one small reduction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..parallel.micro_batch import MicroBatch
+from ..parallel.strategy import LossFunction, Strategy, add_sums
+from .tasks.task import Task
+
+
+class StepMetrics:
+    """Sums of one step on this rank, for a task with ``step_metrics``."""
+
+    def __init__(self, task: Task, strategy: Strategy) -> None:
+        self.task, self.strategy = task, strategy
+        self._totals: dict[str, Tensor] = {}
+        self._counts = False
+
+    def begin_step(self, logged: bool) -> None:
+        """Begin with empty sums; they are only computed in steps that are ``logged``."""
+        self._counts, self._totals = logged and bool(self.task.step_metrics), {}
+
+    def beside(self, loss: LossFunction) -> LossFunction:
+        """``loss``, beside which the sums are computed."""
+        if not self._counts:
+            return loss
+
+        def both(outputs: Any, micro: MicroBatch) -> Tensor:
+            with torch.no_grad():
+                add_sums(self._totals, self.task.evaluate(outputs, micro.targets))
+            return loss(outputs, micro)
+
+        return both
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the global batch; a collective call."""
+        if not self._counts:
+            return {}
+        found = self.task.metrics(self.strategy.shared_sums(self._totals))
+        return {name: found[name] for name in self.task.step_metrics}
