@@ -18,7 +18,7 @@ from ..trainer.component import Component
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.settings import TrainerConfig
-from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts
+from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts, takes_chats
 
 
 def check_model_with_data(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
@@ -61,7 +61,7 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
     """Problems of conversations: another task, a template that cannot be used, more tokens than embeddings."""
     if data.chat is None:
         return []
-    if head_of(task) != "causal_lm" or learns_from_rows(task):
+    if head_of(task) != "causal_lm" or (learns_from_rows(task) and not takes_chats(task)):
         why = "makes samples of conversations, and this task does not learn the tokens of a text"
         return [Problem("data.chat", why, "set task=causal_lm, or leave data.chat out")]
     from ..trainer.data.chat.check_chat import check_chat  # imported here, since it needs transformers

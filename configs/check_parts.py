@@ -12,6 +12,7 @@ from .build_parts import build_callbacks, built, check_collator, check_frozen, c
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics
 from .check_model_data import check_conversations, check_model_with_data, check_packed_rows, check_vocabulary
+from .check_preferences import check_reference, check_written_preferences
 from .check_spread import NPROC, check_batch, check_generation, check_native, check_plan_with_model, check_rates
 from .contracts import check_callbacks, check_optimizer, check_task
 
@@ -27,6 +28,8 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_native, ("checkpoint", "plan")),
         (check_rates, ("model", "optimizer", "plan")),
         (check_generation, ("generation", "plan", "task")),
+        (check_written_preferences, ("generation", "task")),
+        (check_reference, ("model", "task", "trainer")),
         (check_task, ("task",)),
         (check_optimizer, ("optimizer",)),
         (check_callbacks, ("callbacks",)),

@@ -24,7 +24,7 @@ from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.generation import GenerationConfig
 from ..trainer.schedules import OWN, ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
-from ..trainer.tasks.task import learns_from_rows
+from ..trainer.tasks.task import learns_from_rows, takes_chats
 from .check_parts import check_built, check_parts
 from .check_spread import NPROC
 from .components import Provided
@@ -94,7 +94,7 @@ def read_recipe(
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
         task = raw.get("task")
         chats = parts["data"].chat is not None
-        wanted = dict(COLUMNS) if chats else wanted_columns(task)
+        wanted = dict(COLUMNS) if chats and not takes_chats(task) else wanted_columns(task)
         problems += check_data(parts["data"], parts.get("collator"), chats or learns_from_rows(task), wanted)
     if any(problem.field.startswith(OWN) for problem in problems):
         parts.pop("scheduler", None)  # its own function cannot be called

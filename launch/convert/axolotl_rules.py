@@ -53,8 +53,36 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
         draft.values |= {"data.columns": {"messages": messages}} if messages and messages != "messages" else {}
     elif kind not in (None, "completion"):
         draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
+    if given.get("rl") in ("dpo", "ipo", "kto"):
+        _preference_data(draft)
+        draft.left.pop("datasets.type", None)
+        fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
+        named = {name: first[theirs] for name, theirs in fields.items() if first.get(theirs, name) != name}
+        draft.values |= {"data.columns": named} if named else {}
     if others:
         draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
+
+
+def preferences(draft: Draft, value: Any, given: Arguments) -> None:
+    """``rl`` of axolotl, ``loss_type`` of TRL: the task, and rows of preferences in place of chats or documents."""
+    kind = {"sigmoid": "dpo", "sigmoid_norm": "dpo"}.get(str(value), str(value))
+    if kind not in ("dpo", "ipo", "kto"):
+        option(draft, "task", "rl", kind)
+        return
+    draft.choose("task", kind)
+    if str(value) == "sigmoid_norm":
+        draft.set("task.length_normalised", True)
+    _preference_data(draft)
+
+
+def _preference_data(draft: Draft) -> None:
+    """Rows of preferences where the data sets were taken as chats or documents."""
+    chosen = draft.choices.get("data", [])
+    if chosen and "preferences" not in chosen[0]:
+        draft.choose("data", "hub_preferences" if chosen[0].startswith("hub") else "preferences")
+        columns = draft.values.get("data.columns")
+        if isinstance(columns, dict) and "messages" in columns:
+            del draft.values["data.columns"]
 
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:
@@ -97,6 +125,8 @@ def attention(name: str) -> Rule:
 
 
 AXOLOTL_RULES: dict[str, Rule] = {
+    "rl": preferences,
+    "loss_type": preferences,
     "packing": packing,
     "sample_packing": packing,
     "evals_per_epoch": per_epoch("trainer.eval_every"),

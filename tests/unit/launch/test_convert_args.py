@@ -221,6 +221,33 @@ def test_every_argument_of_the_trainer_is_taken_or_said(tmp_path: Path) -> None:
         assert moved or field.name in said, field.name
 
 
+def test_preferences_of_axolotl_and_of_trl(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        {
+            "base_model": "path/to/base",
+            "rl": "dpo",
+            "rl_beta": 0.3,
+            "dpo_label_smoothing": 0.1,
+            "rpo_alpha": 0.5,
+            "datasets": [{"path": "a/b", "type": "chat_template.default", "field_chosen": "better", "split": "train"}],
+            "micro_batch_size": 1,
+        },
+    )
+    draft, tool = converted(file)
+    assert tool == "axolotl" and draft.choices["task"] == ["dpo"] and draft.choices["data"] == ["hub_preferences"]
+    assert draft.values["task.beta"] == 0.3 and draft.values["task.label_smoothing"] == 0.1
+    assert draft.values["task.sft"] == 0.5 and draft.values["data.columns"] == {"chosen": "better"}
+    assert not {"rl", "datasets.type"} & draft.left.keys()
+    kto, _ = converted(write(tmp_path, {"rl": "kto", "base_model": "b", "kto_desirable_weight": 0.7}))
+    assert kto.choices["task"] == ["kto"] and kto.values["task.desirable_weight"] == 0.7
+    trl, _ = converted(write(tmp_path, {"loss_type": "sigmoid_norm", "beta": 2.0, "precompute_ref_log_probs": True}))
+    assert trl.choices["task"] == ["dpo"] and trl.values["task.length_normalised"] is True
+    assert trl.values["task.beta"] == 2.0 and "task.reference=start" in trl.left["precompute_ref_log_probs"][1]
+    other, _ = converted(write(tmp_path, {"rl": "grpo", "base_model": "b"}))
+    assert "preferences are task=dpo" in other.left["rl"][1]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
