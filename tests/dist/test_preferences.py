@@ -29,7 +29,7 @@ STEPS = [
     "optimizer.lr=1e-2",
 ]
 LORA = ["adapter=lora", "model.adapter.rank=4"]
-KEYS = ("loss", "grad_norm", "margin", "rewards/chosen", "logps/rejected")
+KEYS = ("loss", "grad_norm", "logps/chosen", "logps/rejected")
 SHORT = ["ddp", "fsdp_full_shard", "pp_1f1b"]
 PLANS: dict[str, tuple[int, list[str]]] = {
     "ddp": (2, []),
