@@ -25,7 +25,10 @@ class DPO(Paired):
     ) -> None:
         """
         Args:
-            beta, reference: see ``Preference``.
+            beta: how strongly the model is held to the reference; greater is stronger.
+            reference: what answers are compared with: ``start`` computes log-probabilities of all of them once, before
+                training, under the weights that the run begins with; ``adapter_off`` computes them in each step, with
+                the adapters of the model switched off.
             label_smoothing: share of the pairs whose sides are thought to be mixed up, below 0.5 (conservative DPO,
                 https://ericmitchell.ai/cdpo.pdf). Evaluations measure the same loss.
             length_normalised: divide the log-probabilities of an answer by its tokens

@@ -36,7 +36,10 @@ class KTO(Preference):
     ) -> None:
         """
         Args:
-            beta, reference: see ``Preference``.
+            beta: how strongly the model is held to the reference; greater is stronger.
+            reference: what answers are compared with: ``start`` computes log-probabilities of all of them once, before
+                training, under the weights that the run begins with; ``adapter_off`` computes them in each step, with
+                the adapters of the model switched off.
             desirable_weight: weight of the losses of desirable answers. The paper advises that
                 ``desirable_weight x desirable`` be 1 to 4/3 times ``undesirable_weight x undesirable``.
             undesirable_weight: weight of the losses of undesirable answers.

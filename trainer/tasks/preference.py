@@ -49,9 +49,9 @@ class Preference(Task):
         """
         Args:
             beta: how strongly the model is held to the reference; greater is stronger.
-            reference: the model that answers are compared with: ``start`` computes log-probabilities of all answers
-                once, before training, under the weights that the run begins with, and keeps them in the cache;
-                ``adapter_off`` computes them in each step, with the adapters of the model switched off.
+            reference: what answers are compared with: ``start`` computes log-probabilities of all of them once, before
+                training, under the weights that the run begins with; ``adapter_off`` computes them in each step, with
+                the adapters of the model switched off.
         """
         if beta <= 0:
             raise ValueError(f"beta={beta} must be above 0; 0.1 is usual")

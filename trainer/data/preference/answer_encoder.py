@@ -16,6 +16,10 @@ from ..chat.chat_config import ChatConfig
 from ..chat.chat_encoder import ChatEncoder
 from .preference_form import Answer
 
+SIDES = ("first", "second")
+"""The two texts of a sample."""
+PARTS = tuple(f"{side}_{part}" for side in SIDES for part in ("ids", "labels"))
+"""Columns of their tokens and labels."""
 SAME = "its two answers are the same"
 """Why a pair teaches nothing; such rows are always left out."""
 
@@ -113,3 +117,9 @@ def _behind(found: list[int], plain: list[int]) -> int:
 def _joined(begin: list[int], end: list[int], eos: int | None) -> Encoded:
     labels = np.array([IGNORE] * len(begin) + end, np.int64)
     return Encoded(np.array(begin + end, np.int64), labels, eos is not None and end[-1:] == [eos])
+
+
+def learnt_places(labels: np.ndarray) -> np.ndarray:
+    """Places of the labels that are learnt: nothing stands before the first token, from which it could be."""
+    places = np.flatnonzero(labels != IGNORE)
+    return places[places > 0]

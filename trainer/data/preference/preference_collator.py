@@ -16,9 +16,9 @@ import torch
 from ....models.loss import IGNORE, next_token_labels
 from ....parallel.micro_batch import MicroBatch
 from ..base_collator import Collator, Sample, positions
+from .answer_encoder import SIDES
 from .packed_pairs import samples_in
 
-SIDES = ("first", "second")
 REFERENCE = "reference"
 """Name in a sample of the log-probabilities of its two answers under the reference, where they are known."""
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from ....errors import Problem, UserError
 from ....models.facts import Facts
-from ....models.loss import IGNORE
 from ..base_collator import Sample
 from ..chat.chat_config import KEY, ChatConfig
 from ..chat.chat_tokenizer import chat_tokenizer, texts_inside
@@ -20,16 +19,12 @@ from ..report.views import Collated, Text, View
 from ..samples import Given, MadeRows, Samples
 from ..text_rows import text_processor
 from ..text_values import vocabulary_of
-from .answer_encoder import AnswerEncoder
+from .answer_encoder import PARTS, SIDES, AnswerEncoder
 from .packed_pairs import PackedPairs
 from .preference_form import Answer, columns_problem, judged_of, judged_pair, pair_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SIDES = ("first", "second")
-"""The two texts of a sample."""
-PARTS = tuple(f"{side}_{part}" for side in SIDES for part in ("ids", "labels"))
 
 
 class Pairs(Samples):
@@ -178,9 +173,3 @@ def _texts(rows: Any, samples: Pairs) -> Iterator[str]:
             continue
         for answer, _ in answers:
             yield from texts_inside([answer["prompt"], answer["completion"], answer.get("tools")])
-
-
-def learnt_places(labels: np.ndarray) -> np.ndarray:
-    """Places of the labels that are learnt: nothing stands before the first token, from which it could be."""
-    places = np.flatnonzero(labels != IGNORE)
-    return places[places > 0]

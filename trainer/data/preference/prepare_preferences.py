@@ -24,11 +24,12 @@ from ..prepare import progress_bars
 from ..prepare_rows import row_hashes
 from ..samples import MadeRows
 from ..tokenizer import content_hash
-from .answer_encoder import SAME, AnswerEncoder, Encoded
-from .preference_rows import PARTS, SIDES, Pairs, learnt_places
+from .answer_encoder import PARTS, SAME, SIDES, AnswerEncoder, Encoded, learnt_places
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .preference_rows import Pairs
 
 VERSION = 1
 """Raised when other tokens or labels are made of the same rows."""

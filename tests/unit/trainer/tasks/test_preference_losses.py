@@ -67,7 +67,7 @@ def of_engine(policy: nn.Module, task: Preference, micros: list[MicroBatch]) -> 
         for micro in micros:
             assert micro.beside is not None
             found = task.estimate(policy(**micro.beside.inputs), micro.beside.targets)
-            sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
+            sums = {name: sums.get(name, 0.0) + value.item() for name, value in found.items()}
         task.take_estimate(sums)
     losses = [task.loss(policy(**micro.inputs), micro.targets) for micro in micros]
     return torch.stack(losses).sum(), sum(task.count(micro.targets) for micro in micros)
