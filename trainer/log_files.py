@@ -3,7 +3,8 @@
 On the terminal, rank 0 logs from ``run.log_level`` on; other ranks log warnings, each line with its rank. All records
 are kept in the run folder: in ``log.txt`` for rank 0, in ``logs/rankN.log`` for the others. Callbacks show training
 lines, evaluations and samples in their own form (a bar, a box), so these go to the logger ``SHOWN``, whose records
-reach only the files. Libraries follow ``run.log_level`` too, and their warnings are kept.
+reach only the files. Libraries follow ``run.log_level`` too, and their warnings and Python's are kept. With
+``run.log_format=json`` the terminal gets every record as a line of JSON instead.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .json_log import JsonLines
+from .spinner import allow_drawing, drawing_is_allowed
+
 if TYPE_CHECKING:
     from ..parallel.mesh import Mesh
     from .settings import RunConfig
@@ -22,6 +26,8 @@ SHOWN = "trireme.shown"
 """Logger of lines that the terminal shows in another form."""
 LIBRARIES = ("transformers", "datasets", "DeepSpeed", "accelerate")
 """Loggers of the libraries that trireme runs on."""
+WARNINGS = "py.warnings"
+"""Logger that gets what Python's ``warnings`` show."""
 
 
 class Terminal(logging.StreamHandler):
@@ -47,9 +53,15 @@ def set_up_logging(run_dir: Path | None, mesh: Mesh, config: RunConfig) -> list[
     level = _number(config.log_level if speaks else config.log_level_replica)
     several = config.log_on_each_node or _number(config.log_level_replica) <= logging.INFO
     prefix = f"[rank {mesh.rank}] " if not mesh.is_main or (several and mesh.world_size > 1) else ""
-    handlers = [_terminal(level, prefix)]
+    as_json = JsonLines(mesh.rank) if config.log_format == "json" else None
+    handlers = [_terminal(level, prefix, as_json)]
     if run_dir is not None:
         handlers += _file(run_dir / "log.txt" if mesh.is_main else run_dir / "logs" / f"rank{mesh.rank}.log")
+    logging.captureWarnings(True)
+    for handler in handlers:
+        logging.getLogger(WARNINGS).addHandler(handler)
+    logging.getLogger(WARNINGS).setLevel(library_level(level))
+    allow_drawing(config.progress and as_json is None)
     return _attached(handlers, level)
 
 
@@ -60,11 +72,13 @@ def log_alone(config: RunConfig) -> list[logging.Handler]:
     return _attached([_terminal(level, "")], level)
 
 
-def _terminal(level: int, prefix: str) -> logging.Handler:
+def _terminal(level: int, prefix: str, as_json: logging.Formatter | None = None) -> logging.Handler:
+    """The handler of the terminal; ``as_json``: formats all records, those too that it shows to people otherwise."""
     console = Terminal()
     console.setLevel(level)
-    console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    console.addFilter(lambda record: record.name != SHOWN)
+    console.setFormatter(as_json or logging.Formatter(f"{prefix}%(message)s"))
+    if as_json is None:
+        console.addFilter(lambda record: record.name != SHOWN)
     return console
 
 
@@ -89,6 +103,8 @@ def _set_up_libraries(level: int, files: list[logging.Handler]) -> None:
 
     # transformers and datasets set their own level when they are first used.
     transformers.utils.logging.set_verbosity(level)
+    if not drawing_is_allowed():
+        transformers.utils.logging.disable_progress_bar()  # those of the hub too
     os.environ["DATASETS_VERBOSITY"] = logging.getLevelName(level).lower()
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(level)
@@ -97,8 +113,14 @@ def _set_up_libraries(level: int, files: list[logging.Handler]) -> None:
 
 
 def tear_down_logging(handlers: list[logging.Handler]) -> None:
+    logging.captureWarnings(False)
+    if not drawing_is_allowed():
+        import transformers
+
+        transformers.utils.logging.enable_progress_bar()
+    allow_drawing(True)
     for handler in handlers:
-        for name in ("trireme", *LIBRARIES):
+        for name in ("trireme", WARNINGS, *LIBRARIES):
             logging.getLogger(name).removeHandler(handler)
         handler.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,11 +288,11 @@ class Trainer:
         if int(self.state.epoch or 0) > passes:
             self.emit("on_epoch_end")
 
-    def note(self, parts: list[str]) -> None:
-        """Write a line into ``log.txt``, independently of callbacks."""
+    def note(self, parts: list[str], metrics: Mapping[str, Any]) -> None:
+        """Write a line of ``metrics`` into the log, independently of callbacks; ``parts`` are its words."""
         if self.mesh.is_main:
             shown = "  ".join([f"step {self.state.step}/{self.state.stop_at}", *parts])
-            logging.getLogger(SHOWN).info("%s", shown)
+            logging.getLogger(SHOWN).info("%s", shown, extra={"metrics": metrics})
 
     def _finish(self) -> None:
         if not self.control.interrupted:

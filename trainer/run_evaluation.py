@@ -48,7 +48,7 @@ class RunEvaluation:
         if trainer.averaged:
             line["averaged"] = True  # the metrics are those of the averaged weights
         trainer.metrics.update(metrics)
-        trainer.note(evaluation_parts(line))
+        trainer.note(evaluation_parts(line), line)
         trainer.history.lines.append(line)
         trainer.emit("on_evaluate", line)
         trainer.emit("on_log", line)

@@ -43,6 +43,12 @@ class RunConfig:
     """Lowest level that other ranks log to the terminal; their lines begin with their rank."""
     log_on_each_node: bool = False
     """Let the first rank of every node log at ``log_level`` too."""
+    log_format: Literal["text", "json"] = "text"
+    """What the terminal shows: text for people, or lines of JSON for programs (time, level, logger, rank, message, and
+    the metrics of training lines and evaluations). Files in the run folder keep their form."""
+    progress: bool = True
+    """Draw progress bars on a terminal. ``false`` prints lines in their place, as into a file; the bars of datasets,
+    tokenizers, transformers and the hub are switched off too."""
     bind_cores: bool = False
     """Bind each rank, its threads and its loader processes to cores of its own, on one NUMA node if they fit."""
 

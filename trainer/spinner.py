@@ -1,5 +1,7 @@
 """Show a spinner on the terminal during the silent seconds of the start: imports, data, the model.
 
+Here the process also notes whether it draws at all (``run.progress``).
+
 A process has one terminal, so it has one spinner. Without a terminal there is none, and ``say`` and ``stop`` do
 nothing.
 """
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
 
 _shown: list[Status] = []
 """The current spinner, if there is one."""
+_drawing = True
+"""Whether the recipe allows bars and spinners."""
+
+
+def drawing_is_allowed() -> bool:
+    """Whether the recipe allows bars."""
+    return _drawing
+
+
+def draws() -> bool:
+    """Whether bars are drawn on standard error: it is a terminal, and the recipe allows them."""
+    return _drawing and sys.stderr.isatty()
+
+
+def allow_drawing(allowed: bool) -> None:
+    """Draw from now on, or remove what is drawn and draw no more."""
+    global _drawing
+    _drawing = allowed
+    if not allowed:
+        stop()
 
 
 @contextmanager
@@ -45,7 +67,7 @@ def stop() -> None:
 
 
 def _on_terminal(text: str) -> Status | None:
-    if _shown or not sys.stderr.isatty():
+    if _shown or not draws():
         return None
     from rich.console import Console
     from rich.status import Status

@@ -26,7 +26,7 @@ class TrainingLines:
         trainer = self.trainer
         line = self._line(loss, result)
         trainer.metrics.update(line)
-        trainer.note(training_parts(line, trainer.mesh.device))
+        trainer.note(training_parts(line, trainer.mesh.device), line)
         trainer.history.lines.append(line)
         trainer.emit("on_log", line)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import pty
 import re
+import subprocess
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from helpers.command import command, tiny_command, trireme_here
 from helpers.recipes import tiny_recipe
 from helpers.running import run_to_end
 from trireme.trainer.build import train
+from trireme.trainer.json_log import JsonLines
 
 TESTS = Path(__file__).parents[1]
 SPEAKS = "+callbacks.speaks={_target_: helpers.callbacks.Speaks}"
@@ -106,3 +112,54 @@ def test_a_folder_that_holds_no_run_is_answered_with_those_that_do(
     assert answer.returncode == 2 and f"such as {tmp_path / 'tiny'}" in answer.stderr
     answer = trireme_here(capsys, "logs", str(tmp_path / "other" / "a"))
     assert "there is no such folder" in answer.stderr and "which a run names when it ends" in answer.stderr
+
+
+def test_lines_of_json_hold_all_that_a_person_would_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callbacks = ["callbacks=[default]", "+callbacks.warns={_target_: helpers.callbacks.Warns}"]
+    train(tiny_recipe(tmp_path, "run.log_format=json", "trainer.max_steps=2", *callbacks))
+    output, errors = capsys.readouterr()
+    assert not output
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert all(line.keys() >= {"time", "level", "logger", "rank", "message"} for line in lines)
+    assert all(line["time"].endswith("+00:00") and line["rank"] == 0 for line in lines)
+    metrics = [line["metrics"] for line in lines if "metrics" in line]
+    assert [one["step"] for one in metrics if "loss" in one] == [1, 2]
+    assert [one["eval_loss"] for one in metrics if "eval_loss" in one]
+    assert any(line["level"] == "warning" and "that is unwise" in line["message"] for line in lines)
+    assert "  loss " in (tmp_path / "log.txt").read_text(), "files keep their form"
+
+
+def test_numbers_that_json_lacks_become_texts() -> None:
+    record = logging.makeLogRecord({"msg": "step 1", "metrics": {"loss": float("nan"), "step": 1, "plan": Path("a")}})
+    assert json.loads(JsonLines(3).format(record))["metrics"] == {"loss": "nan", "step": 1, "plan": "a"}
+
+
+def test_warnings_are_kept_in_the_log_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = warnings.showwarning
+    train(tiny_recipe(tmp_path, "trainer.max_steps=1", "+callbacks.warns={_target_: helpers.callbacks.Warns}"))
+    assert "UserWarning: that is unwise" in capsys.readouterr().err
+    assert "py.warnings" in (tmp_path / "log.txt").read_text()
+    assert warnings.showwarning is shown
+
+
+def test_bars_can_be_switched_off(tmp_path: Path) -> None:
+    """On a terminal too, which a pseudo-terminal is to the command."""
+    own = tiny_command(tmp_path / "run", "trainer.max_steps=2", "callbacks=[default]", "run.progress=false")
+    main, other = pty.openpty()
+    with open(main, "rb", closefd=False) as said:
+        process = subprocess.Popen(own, stdout=other, stderr=other, env={**os.environ, "TERM": "xterm"})
+        os.close(other)
+        text = _all_of(said.fileno())
+    os.close(main)
+    assert process.wait() == 0
+    last = text[text.rindex("first step begins") :]
+    assert "step 2/2" in last and "\x1b[2K" not in last, last
+
+
+def _all_of(terminal: int) -> str:
+    """What is written to a pseudo-terminal until its writer has ended."""
+    found = b""
+    with suppress(OSError):  # Linux raises EIO at the end
+        while part := os.read(terminal, 65536):
+            found += part
+    return found.decode()

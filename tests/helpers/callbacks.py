@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -226,3 +227,11 @@ class Explode(Callback):
         for name, parameter in trainer.strategy.named_parameters():
             if state.step + 1 == self.step and name == self.name:
                 getattr(parameter, "_local_tensor", parameter).data.fill_(float("inf"))
+
+
+class Warns(Callback):
+    """Warns as libraries do, through Python's ``warnings``."""
+
+    def on_train_begin(self, trainer, state, control) -> None:
+        warnings.warn("that is old", DeprecationWarning, stacklevel=1)
+        warnings.warn("that is unwise", UserWarning, stacklevel=1)

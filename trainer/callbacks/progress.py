@@ -54,10 +54,11 @@ class Progress(Callback):
         self._loss_at = float("-inf")
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        self._main = trainer.mesh.is_main and WATCHED not in os.environ
+        logs_all = trainer.recipe.run.log_format == "json"
+        self._main = trainer.mesh.is_main and WATCHED not in os.environ and not logs_all
         self._started, self._first_step = time.monotonic(), state.step
         self._shown_at = float("-inf")
-        console = _terminal() if self._main else None
+        console = _terminal() if self._main and trainer.recipe.run.progress else None
         if console is not None:
             self._bar = _make_bar(console, self.refresh_per_second, lambda: _evaluating(trainer))
             self._bar.add_task(trainer.run_dir.name, total=_last_step(state), completed=state.step, status="")

@@ -85,7 +85,8 @@ class Sample(Callback):
         texts = self.generate(strategy, trainer.tokenizer, trainer.recipe.seed + state.step)
         if not trainer.mesh.is_main:
             return
-        _show(self.prompts, texts, state.step)
+        if trainer.recipe.run.log_format == "text":
+            _show(self.prompts, texts, state.step)
         for text in texts:
             logging.getLogger(SHOWN).info("sample at step %d: %s", state.step, text)
         try:

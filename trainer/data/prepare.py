@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..spinner import draws
 from .cache import built_once, cache_root
 from .corpus_stats import digest, unigram_entropy
 from .data_config import DataConfig
@@ -164,7 +164,7 @@ def progress_bars() -> Iterator[None]:
     import datasets
 
     disabled = datasets.are_progress_bars_disabled()
-    if not sys.stderr.isatty():
+    if not draws():
         datasets.disable_progress_bars()
     try:
         yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import Problem, UserError, refuse
 from ...version import __version__
+from ..spinner import draws
 from .cache import built_once
 from .check_tokenizer import FIELD, tokenizer_folder, unloadable
 from .content_stamp import hash_json
@@ -131,7 +131,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrained
     """Train a tokenizer of ``config.kind``. Special tokens in documents are treated as plain text."""
     from .tokenizer_kinds import untrained
 
-    tokenizer, trainer, special = untrained(config.kind, config.vocab_size, sys.stderr.isatty())
+    tokenizer, trainer, special = untrained(config.kind, config.vocab_size, draws())
     cut = WordCutter()
     batches = _batched(cut(islice(texts, config.sample_documents)))
     # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.
