@@ -10,6 +10,7 @@ from ..models.check_model import family_for_plan
 from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig
 from ..parallel.check_plan import check_plan
+from ..parallel.check_quantised import check_quantised
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
@@ -68,7 +69,8 @@ def check_plan_with_model(parts: dict[str, Any], world_size: int, found: list[Pr
             family = family_for_plan(model, head_of(parts["task"]))
         except UserError as error:
             return [problem for problem in error.problems if isinstance(problem, Problem)]
-    return check_plan(plan, degrees, family, config, values)
+    found = check_quantised(plan, degrees, model.quantization)
+    return found or check_plan(plan, degrees, family, config, values)
 
 
 def check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:

@@ -34,7 +34,7 @@ LIBRARIES = (
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": "pip install 'trireme-train[deepspeed]' (plans zero0 to zero3)",
-    "bitsandbytes": "pip install 'trireme-train[bnb]' (8-bit optimizers)",
+    "bitsandbytes": "pip install 'trireme-train[bnb]' (quantised bases, 8-bit optimizers)",
     "tensorboard": "pip install 'trireme-train[tensorboard]'",
 }
 LAUNCHERS = {

@@ -63,6 +63,8 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     ]
     notes = "".join(f"\n  note   {note}" for note in found)
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
+    kept = recipe.model.quantization
+    weights += f" in {kept.method}" if kept and kept.method != "stored" else ", quantised" if kept else ""
     weights += ", adapters beside them" if recipe.model.adapter else ""
     return (
         f"no problems found\n"

@@ -249,11 +249,13 @@ class Planner:
 
     def _problem(self, plan: Plan, degrees: Degrees) -> str:
         from ..parallel.check_plan import check_plan
+        from ..parallel.check_quantised import check_quantised
         from ..trainer.recipe_values import recipe_values
 
         recipe = self.recipe
         values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config, recipe.data)
-        problems = check_plan(plan, degrees, self.family, self.config, values)
+        problems = check_quantised(plan, degrees, recipe.model.quantization)
+        problems += check_plan(plan, degrees, self.family, self.config, values)
         return f"{problems[0].field} {problems[0].why}" if problems else ""
 
 

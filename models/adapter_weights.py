@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from .build_model import WeightSource
 
 
-def with_adapters(base: WeightSource, model: PreTrainedModel, config: AdapterConfig, seed: int) -> WeightSource:
+def with_adapters(
+    base: WeightSource, model: PreTrainedModel, config: AdapterConfig, seed: int, seen: WeightSource | None = None
+) -> WeightSource:
     """The weights of ``base`` and the first values of the adapters of ``model``, by one function.
 
     Args:
         model: on the meta device, with its adapters.
+        seen: gives the whole weights that adapters stand beside, if ``base`` gives them in parts.
 
     Raises:
         UserError: the folder of ``config`` does not fit; this is known before any tensor is read.
@@ -47,6 +50,9 @@ def with_adapters(base: WeightSource, model: PreTrainedModel, config: AdapterCon
         for name in sorted(drawn - set(lengths.values())):
             yield name, _first(model, name, config.init, seed)
         plain = set(names) - own - set(read)
+        if seen is not None and seen is not base and lengths:
+            for name, tensor in seen(set(lengths)):
+                yield lengths.pop(name), _first_lengths(model, name, layers, tensor, config.init, seed)
         for name, tensor in base(plain | set(lengths)):
             if name in lengths:
                 yield lengths[name], _first_lengths(model, name, layers, tensor, config.init, seed)

@@ -30,7 +30,12 @@ from .locate import locate
 from .merge_adapters import Rows, merged_rows
 from .model_config import ModelConfig, hf_config, own_class, weights_path
 from .other_families import described
-from .pretrained import match_weights, read_weights
+from .pretrained import Matched, match_weights, read_weights
+from .quantization.find_stored import stored_quantization_of
+from .quantization.quantise_model import quantise
+from .quantization.quantised_layer import with_whole_weights
+from .quantization.quantised_weights import as_quantised, with_packed
+from .quantization.quantization_config import STORED
 from .vocabulary import Vocabulary, decoder_start, too_few_embeddings
 
 log = logging.getLogger("trireme.models")
@@ -80,6 +85,9 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     mask_by_positions(built, model.spec)
     if model.spec.mend:
         locate(model.spec.mend)(built)
+    if model.quantization is not None:
+        stored = matched_weights(model, built) if model.quantization.method == STORED else None
+        quantise(built, model.quantization, described(model.spec, built), stored.packed if stored else None)
     return built
 
 
@@ -204,10 +212,38 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
     Raises:
         UserError: the weights do not fit the model; this is known before any tensor is read.
     """
+    whole = _whole_weights(config, with_whole_weights(model), seed, speaks)
+    weights, seen = whole, whole
+    if config.quantization is not None:
+        weights = _packed_weights(config, model, whole)
+        seen = whole if config.quantization.method == STORED else as_quantised(whole, model)
+    return weights if config.adapter is None else with_adapters(weights, model, config.adapter, seed, seen)
+
+
+def _packed_weights(config: ModelConfig, model: PreTrainedModel, whole: WeightSource) -> WeightSource:
+    """The weights of a model, those of quantised layers by their parts: as they are stored, or packed here."""
+    stored = config.quantization is not None and config.quantization.method == STORED
+    matched = matched_weights(config, model) if stored else None
+    return with_packed(whole, model, matched.packed if matched else {})
+
+
+def matched_weights(config: ModelConfig, model: PreTrainedModel) -> Matched | None:
+    """The tensors of ``model`` in the files of its weights; None for a model without.
+
+    Raises:
+        UserError: they do not fit the model.
+    """
+    if config.weights is None:
+        return None
+    plain = with_whole_weights(model)
+    others = (config.new_head, config.resize_embeddings, stored_quantization_of(config))
+    return match_weights(plain, weights_path(config), described(config.spec, plain), *others)
+
+
+def _whole_weights(config: ModelConfig, model: PreTrainedModel, seed: int, speaks: bool) -> WeightSource:
+    """The weights of a model that is not quantised, with other adapters merged into them."""
     weights = _base_weights(config, model, seed, speaks)
-    if config.merged_adapters:
-        weights = with_merged(weights, model, config.merged_adapters)
-    return weights if config.adapter is None else with_adapters(weights, model, config.adapter, seed)
+    return with_merged(weights, model, config.merged_adapters) if config.merged_adapters else weights
 
 
 def base_rows(config: ModelConfig, model: PreTrainedModel, seed: int) -> Callable[[str], Rows]:
@@ -217,9 +253,7 @@ def base_rows(config: ModelConfig, model: PreTrainedModel, seed: int) -> Callabl
     Raises:
         UserError: the weights do not fit the model.
     """
-    path = weights_path(config) if config.weights is not None else None
-    spec = described(config.spec, model)
-    stored = match_weights(model, path, spec, config.new_head, config.resize_embeddings) if path else None
+    stored = matched_weights(config, model)
     deltas = merged_deltas(model, config.merged_adapters)
     weights = _base_weights(config, model, seed, speaks=False)
 
@@ -233,14 +267,18 @@ def base_rows(config: ModelConfig, model: PreTrainedModel, seed: int) -> Callabl
     return rows
 
 
+def base_parts(config: ModelConfig, model: PreTrainedModel, seed: int) -> WeightSource:
+    """The weights of a quantised base, without those of the adapters beside it, with quantised layers in parts."""
+    return _packed_weights(config, model, _whole_weights(config, with_whole_weights(model), seed, speaks=False))
+
+
 def _rows_of(tensor: Tensor) -> Rows:
     return lambda start, stop: tensor[start:stop] if tensor.ndim else tensor
 
 
 def _base_weights(config: ModelConfig, model: PreTrainedModel, seed: int, speaks: bool) -> WeightSource:
     path = weights_path(config) if config.weights is not None else None
-    spec = described(config.spec, model)
-    stored = match_weights(model, path, spec, config.new_head, config.resize_embeddings) if path else None
+    spec, stored = described(config.spec, model), matched_weights(config, model)
     for note in stored.notes if stored and speaks else ():
         log.warning("model.weights: %s", note)
     initial = dict(spec.initial)

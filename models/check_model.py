@@ -20,6 +20,7 @@ from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described
+from .quantization.quantization_config import STORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,7 +125,11 @@ def _check_weights(model: ModelConfig) -> list[Problem]:
     values = config_values(model)
     path = weights_path(model, weights=False)
     folder = path.parent if path.is_file() else path
-    if problem := _quantised(values, folder, str(model.weights)):
+    if model.quantization is not None and model.quantization.method == STORED:
+        from .quantization.find_stored import stored_quantization_of
+
+        stored_quantization_of(model)  # refuses weights that are not quantised, or in a way that is not read
+    elif problem := _quantised(values, folder, str(model.weights)):
         return [problem]
     if values.get("model_type") != model.spec.model_type:
         try:
@@ -169,7 +174,8 @@ def _quantised(values: dict[str, Any], folder: Path, weights: str) -> Problem | 
         if said:
             fix = f"if they are the whole weights, take quantization_config out of {folder / 'config.json'}"
         return Problem("model.weights", why, fix, weights)
-    fix = "use the model before it was quantised, or load it with transformers, call model.dequantize(), and save it"
+    fix = "train adapters beside them (quantization=stored adapter=lora), use the model before it was quantised, or "
+    fix += "load it with transformers, call model.dequantize(), and save it"
     return Problem("model.weights", f"the weights are quantised: {told}; they cannot be trained", fix, weights)
 
 
@@ -204,15 +210,14 @@ def _match(model: ModelConfig, head: str) -> Matched | None:
         if model.adapter is not None or model.merged_adapters or not model.spec.stacks:
             _check_merged(model, _blueprint(model, head))
         return None
-    from .pretrained import match_weights
+    from .build_model import matched_weights
     from .weight_sets import chosen_set
 
-    path = weights_path(model)
-    if any(file.suffix != ".safetensors" for file in chosen_set(path).files):
+    if any(file.suffix != ".safetensors" for file in chosen_set(weights_path(model)).files):
         return None
     blueprint = _blueprint(model, head)
     _check_merged(model, blueprint)
-    return match_weights(blueprint, path, described(model.spec, blueprint), model.new_head) if blueprint else None
+    return matched_weights(model, blueprint) if blueprint else None
 
 
 def _check_merged(model: ModelConfig, blueprint: PreTrainedModel | None) -> None:
@@ -223,8 +228,9 @@ def _check_merged(model: ModelConfig, blueprint: PreTrainedModel | None) -> None
     """
     if model.merged_adapters and blueprint is not None:
         from .adapter_weights import merged_deltas
+        from .quantization.quantised_layer import with_whole_weights
 
-        merged_deltas(blueprint, model.merged_adapters)
+        merged_deltas(with_whole_weights(blueprint), model.merged_adapters)
 
 
 def _blueprint(model: ModelConfig, head: str) -> PreTrainedModel | None:

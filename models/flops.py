@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from .family import ModelFamily
 from .find_blocks import blocks_of, embeddings_of
 from .hidden_size import hidden_size
+from .quantization.quantised_layer import quantised_layers
 
 
 def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length: float) -> float:
@@ -22,7 +23,10 @@ def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length
         model: may be on the meta device.
         length: tokens per sequence, or of the document that a token sees part of, as a mean over tokens.
     """
-    operations = sum(_cost(parameter) for parameter in model.parameters() if parameter.ndim >= 2)
+    quantised = [layer for _, layer in quantised_layers(model)]
+    packed = {id(part) for layer in quantised for part in layer.parts().values()}
+    operations = sum(_cost(one) for one in model.parameters() if one.ndim >= 2 and id(one) not in packed)
+    operations += sum(4.0 * layer.sizes[0] * layer.sizes[1] for layer in quantised)
     if not getattr(model.config, "tie_word_embeddings", False):
         operations -= sum(_cost(p) for _, module in embeddings_of(model, family) for p in module.parameters())
     return operations + 12.0 * len(blocks_of(model, family)) * hidden_size(model.config) * length

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .quantization.quantised_layer import Quantised, layer_sizes, whole
+
 DOWN, UP, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 PARTS = (DOWN, UP, MAGNITUDE)
 """Names of an adapter's parameters, as peft calls them."""
@@ -100,6 +102,8 @@ class LowRank:
 
     def _weight(self, layer: nn.Module) -> Tensor:
         """The frozen weight of this rank [outputs, inputs]."""
+        if isinstance(layer, Quantised):
+            return whole(layer, layer.parts(), layer.compute or torch.float32)
         weight = self.spread.parameter(layer, "weight").detach()
         return weight.T if isinstance(layer, Conv1D) else weight
 
@@ -135,10 +139,9 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def sizes_of(layer: nn.Module) -> tuple[int, int]:
-    """(inputs, outputs) of a linear layer, from its weight."""
-    weight = layer.get_parameter("weight")
-    outputs, inputs = reversed(weight.shape) if isinstance(layer, Conv1D) else weight.shape
-    return int(inputs), int(outputs)
+    """(inputs, outputs) of a linear layer."""
+    outputs, inputs = layer_sizes(layer)
+    return inputs, outputs
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -17,6 +17,7 @@ from .family import ModelFamily, families
 from .hub import is_local, local_path
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
+from .quantization.quantization_config import STORED, QuantizationConfig, quantization_of
 
 FOUND = "check the path; its file is looked for beside the recipe, in the current folder, and among what is installed"
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
@@ -64,6 +65,8 @@ class ModelConfig:
     """Small matrices that are trained beside the frozen weights (LoRA, DoRA); null trains the weights themselves."""
     merged_adapters: dict[str, MergedAdapter] = field(default_factory=dict)
     """Adapters that are added to the weights before training, by names of your choice, in this order."""
+    quantization: QuantizationConfig | None = None
+    """Keep the frozen linear layers in few bits; needs ``adapter``, since such weights are not trained themselves."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -104,6 +107,16 @@ class ModelConfig:
             yield f"merged_adapters={names} stand beside no base; name the base as model.weights, or leave them out"
         if self.adapter is not None and self.adapter.path is not None and self.weights is None:
             yield "adapter.path stands beside no base; name the base as model.weights"
+        if self.quantization is not None and self.adapter is None:
+            yield (
+                f"quantization={self.quantization.method} keeps weights in few bits, which are not trained themselves; "
+                "train adapters beside them (adapter=lora), or leave model.quantization out"
+            )
+        if self.quantization is not None and self.quantization.method == STORED and self.weights is None:
+            yield "quantization.method=stored takes weights as they are; name their folder as model.weights"
+        if self.quantization is not None and self.quantization.method == STORED and self.merged_adapters:
+            names = ", ".join(self.merged_adapters)
+            yield f"merged_adapters={names} change numbers that are rounded already; merge them into whole weights"
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
             yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
 
@@ -183,6 +196,7 @@ def plain_model_config(values: Mapping[str, Any], weights: str | None = None) ->
         ValueError: it is of another version, or its weights cannot be found.
     """
     parts = {"adapter": adapter_of(values.get("adapter")), "merged_adapters": merged_of(values.get("merged_adapters"))}
+    parts["quantization"] = quantization_of(values.get("quantization"))
     try:
         return ModelConfig(**{**values, **parts, **({"weights": weights} if weights is not None else {})})
     except TypeError as error:

@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import Problem, UserError
 from .family import ModelFamily
 from .find_blocks import block_lists, heads_of
 from .low_rank import is_part
+from .quantization.stored_quantization import StoredQuantization
 from .stored_names import ADAPTER, grouped, own_names, plain, quantised_by, redundant
 from .weight_files import Stored, stored_tensors
 from .weight_sets import chosen_set, none_there
@@ -34,6 +36,11 @@ class Matched:
     """Messages about stored tensors and files that are not used, and about a head that begins at random."""
     shapes: dict[str, torch.Size] = field(default_factory=dict)
     """Shape in the model of tensors that have fewer rows in the files."""
+
+    @property
+    def packed(self) -> dict[str, Stored]:
+        """The weights that the files hold in few bits."""
+        return {name: entry for name, entry in self.tensors.items() if entry.packed is not None}
 
 
 def folder_weights(
@@ -67,7 +74,12 @@ def read_weights(matched: Matched, path: Path, names: Collection[str] | None = N
 
 
 def match_weights(
-    model: PreTrainedModel, path: Path, family: ModelFamily, new_head: bool = False, resize: bool = False
+    model: PreTrainedModel,
+    path: Path,
+    family: ModelFamily,
+    new_head: bool = False,
+    resize: bool = False,
+    quantization: StoredQuantization | None = None,
 ) -> Matched:
     """Find every tensor of ``model`` (on the meta device) in the files at ``path``, without reading it.
 
@@ -77,6 +89,7 @@ def match_weights(
     Args:
         new_head: begin the head at random, whatever the files hold.
         resize: the model may have more tokens than the files.
+        quantization: how the files hold layers that are quantised; None refuses such files.
 
     Raises:
         UserError: a tensor is missing or has another shape, the weights are quantised or an adapter's, a tied tensor is
@@ -84,6 +97,7 @@ def match_weights(
     """
     try:
         stored = stored_tensors(path)
+        stored = stored if quantization is None else quantization.whole(stored)
         unread = chosen_set(path).unread
     except ValueError as error:
         raise UserError(_unusable(path, error)) from None
@@ -98,11 +112,11 @@ def match_weights(
         place = _place(name, own, model.base_model_prefix, family, renamed)
         if not place:
             unused.append(name)
-        elif own[place] in found:  # a tied tensor that is stored under several names
+            continue
+        entry = _oriented(entry, model, own[place])
+        if own[place] in found:  # a tied tensor that is stored under several names
             twice[own[place]] = found[own[place]]
-            found[own[place]] = entry
-        else:
-            found[own[place]] = entry
+        found[own[place]] = entry
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     wanted = {name: wanted[name] for name in own.values()}
     if new_head:
@@ -120,6 +134,13 @@ def match_weights(
         raise UserError(problems[0])
     notes = [*_notes(unused, unread, model, family, path), *_fresh_notes(fresh, more, found)]
     return Matched(found, tuple(notes), more)
+
+
+def _oriented(entry: Stored, model: PreTrainedModel, name: str) -> Stored:
+    """A tensor as the layer's class holds it: folders hold quantised weights as [outputs, inputs]."""
+    if entry.packed is None or not isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D):
+        return entry
+    return entry._replace(shape=entry.shape[::-1], read=lambda: entry.read().T.contiguous())
 
 
 def _in_head(name: str, model: PreTrainedModel) -> bool:

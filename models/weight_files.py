@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +31,10 @@ class Stored(NamedTuple):
     read: Callable[[], Tensor]
     part: Callable[[int, int], Tensor] | None = None
     """Loads some of its rows; None where a file is only read as a whole."""
+    packed: Callable[[], dict[str, Tensor]] | None = None
+    """Loads the parts of a weight that the file holds in a number format of few bits; ``read`` unpacks them."""
+    form: Any = None
+    """That number format."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` (exclusive).

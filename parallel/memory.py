@@ -169,7 +169,8 @@ def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
 
 
 def _count(parameters: dict[int, Any]) -> int:
-    return sum(parameter.numel() for parameter in parameters.values())
+    """Numbers in fp32 that take as many bytes: parts of quantised layers are fewer than the weights they stand for."""
+    return round(sum(parameter.numel() * parameter.element_size() for parameter in parameters.values()) / MASTER)
 
 
 def state_bytes(optimizer: dict[str, Any], averaged: bool = False) -> int:

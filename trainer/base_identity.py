@@ -2,7 +2,8 @@
 
 A checkpoint of an adapter run holds the adapters, the modules that are trained whole, and this digest. The digest is
 over the frozen tensors in fp32, by name, so that it is the same for every plan, for other files with the same weights,
-and for a base with adapters merged into it; it is another one as soon as a single number differs.
+and for a base with adapters merged into it; it is another one as soon as a single number differs. Of quantised layers
+it is over the integers of their parts, by their bytes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Base:
     weights: str | None
     """``model.weights`` of the run."""
     revision: str | None = None
+    quantization: dict[str, Any] | None = None
+    """What of ``model.quantization`` the numbers depend on; None for a base in full precision."""
 
 
 class BaseDigest:
@@ -71,7 +74,8 @@ class BaseDigest:
         found = xxhash.xxh3_128()
         for block in blocks:
             if name in self.names:
-                found.update(block.float().contiguous().flatten().view(torch.uint8).numpy().data)
+                number = block.float() if block.is_floating_point() else block
+                found.update(number.contiguous().flatten().view(torch.uint8).numpy().data)
                 self._found[name] = found.hexdigest()  # now, since nobody may ask for what comes after the last block
             yield block
 
@@ -115,14 +119,14 @@ def read_base(assets: Path | None) -> Base | None:
         return None
     try:
         values: dict[str, Any] = json.loads((assets / BASE).read_text())
-        return Base(values["digest"], values["weights"], values.get("revision"))
+        return Base(values["digest"], values["weights"], values.get("revision"), values.get("quantization"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its {BASE} cannot be read ({error})") from None
 
 
 def base_of(model: ModelConfig, digest: str) -> Base:
     """What the checkpoints of a run say of its base."""
-    return Base(digest, model.weights, model.revision)
+    return Base(digest, model.weights, model.revision, model.quantization.identity if model.quantization else None)
 
 
 def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkpoint: Path | None) -> None:
@@ -131,9 +135,31 @@ def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkp
     Raises:
         UserError: their digests differ.
     """
-    if saved is None or saved.digest == found:
+    if saved is None:
+        return
+    now = model.quantization.identity if model.quantization else None
+    if saved.quantization != now:
+        why = f"keeps the base in {_in_words(now)}, and the adapters in {checkpoint} were trained beside one in "
+        fix = f"write {_in_words(saved.quantization, keys=True)}, or train new adapters (--fresh)"
+        raise UserError(Problem("model.quantization", why + _in_words(saved.quantization), fix))
+    if saved.digest == found:
         return
     then = f"those of {saved.weights}" if saved.weights else "random weights of a seed"
     why = f"gives another base than the one that the adapters in {checkpoint} were trained beside ({then})"
     fix = "name that base, with the same model.config and model.merged_adapters, or train new adapters (--fresh)"
     raise UserError(Problem("model.weights", why, fix, model.weights))
+
+
+def _in_words(quantization: dict[str, Any] | None, keys: bool = False) -> str:
+    """A quantisation as a message tells it, or as overrides that ask for it."""
+    if quantization is None:
+        return "quantization=null" if keys else "full precision"
+    if keys:
+        named = [f"model.quantization.{key}={_plain(value)}" for key, value in quantization.items() if key != "method"]
+        return " ".join([f"quantization={quantization['method']}", *named])
+    rest = ", ".join(f"{key} {value}" for key, value in quantization.items() if key != "method")
+    return f"{quantization['method']} ({rest})"
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

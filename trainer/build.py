@@ -12,6 +12,7 @@ from ..errors import Problem, UserError
 from ..models.build_model import WeightSource, weight_source
 from ..models.check_model import model_notes
 from ..models.flops import training_flops_per_token
+from ..models.quantization.footprint import footprint, logical_count
 from ..parallel.device import bind_cores
 from ..parallel.mesh import Mesh, build_mesh
 from .base_identity import read_base, refuse_other_base
@@ -256,7 +257,7 @@ def _callbacks(recipe: RecipeConfig) -> CallbackList:
 
 def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     recipe, mesh, settings = trainer.recipe, trainer.mesh, trainer.settings
-    count = sum(parameter.numel() for parameter in trainer.blueprint.parameters())
+    count = logical_count(trainer.blueprint)
     accumulation = settings.global_batch_size // (settings.micro_batch_size * mesh.data_size)
     log.info(
         "%s: %.2f M parameters on %d rank(s) (%s, plan %s, %s)",
@@ -286,6 +287,9 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     if recipe.model.adapter is not None:
         trained = sum(one.numel() for one in trainer.blueprint.parameters() if one.requires_grad)
         log.info("adapters are trained: %.3f M of them (%.2f %%)", trained / 1e6, 100 * trained / count)
+    if recipe.model.quantization is not None:
+        found = footprint(trainer.blueprint)
+        log.info("the base is quantised (%s): %s", recipe.model.quantization.method, found.line())
     if trainer.averaged:
         _introduce_average(trainer)
     if checkpoint:

@@ -103,12 +103,24 @@ def _packs(given: Arguments) -> bool:
 def adapter(draft: Draft, value: Any, given: Arguments) -> None:
     kind = str(value)
     if kind == "qlora":
-        draft.leave("adapter", kind, "quantised bases are not there; adapter=lora trains beside full weights")
+        draft.choose("quantization", "nf4")
     ratio, dora = given.get("loraplus_lr_ratio"), given.get("peft_use_dora")
     if kind in ("lora", "qlora", "dora"):
         draft.choose("adapter", "dora" if dora or kind == "dora" else "lora_plus" if ratio else "lora")
     else:
         option(draft, "adapter", "adapter", value)
+
+
+def quantised(option: str) -> Rule:
+    """A base in few bits, which is trained beside adapters only."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value and given.get("adapter"):
+            draft.choose("quantization", option)
+        elif value:
+            draft.leave("load_in", value, f"weights in few bits are not trained: quantization={option} adapter=lora")
+
+    return rule
 
 
 def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
@@ -134,6 +146,8 @@ AXOLOTL_RULES: dict[str, Rule] = {
     "datasets": datasets,
     "val_set_size": share,
     "adapter": adapter,
+    "load_in_4bit": quantised("nf4"),
+    "load_in_8bit": quantised("int8"),
     "lora_target_modules": adapter_targets,
     "lora_target_linear": adapter_targets,
     "flash_attention": attention("flash_attention_2"),

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from ....models.adapter_plan import AdapterPlan
 from ....models.adapters import adapter_plan
-from ....models.build_model import base_rows, build_on_meta
+from ....models.build_model import base_parts, base_rows, build_on_meta
 from ....models.exported_class import import_own_classes
 from ....models.facts import Facts
 from ....models.low_rank import is_part
-from ....models.merge_adapters import delta_of, merging, tiles
+from ....models.merge_adapters import Rows, delta_of, merging, tiles
 from ....models.model_config import ModelConfig, plain_model_config
 from ....models.other_families import described
+from ....models.quantization.quantised_layer import WEIGHT, oriented, quantised_layers, whole, with_whole_weights
 from ....parallel.strategy import Shapes
 from ...base_identity import Base, BaseDigest
 from ...tasks.task import head_of
@@ -47,7 +48,9 @@ class AdaptedModel:
         import_own_classes(recipe["model"])
         self.config = _with_its_vocabulary(plain_model_config(recipe["model"], weights), source.assets)
         self.seed, self.head = int(recipe.get("seed", 0)), head_of(recipe["task"])
-        self.model: PreTrainedModel = build_on_meta(self.config, self.head, _facts(source.assets))
+        self.trained: PreTrainedModel = build_on_meta(self.config, self.head, _facts(source.assets))
+        """As it was trained: its base may be quantised."""
+        self.model = with_whole_weights(self.trained)
         if self.config.adapter is None:
             raise ValueError("its recipe has no model.adapter")
         self.plan: AdapterPlan = adapter_plan(self.model, self.config.adapter, described(self.config.spec, self.model))
@@ -72,7 +75,7 @@ class MergedCheckpoint(Source):
     """A checkpoint of adapters merged into their base: it reads as one of a model that was trained whole.
 
     Weights are merged tile by tile, so that memory does not depend on their sizes, and every number is the one that
-    merging in one piece gives.
+    merging in one piece gives. A quantised base is unpacked layer by layer: adapters belong to its rounded numbers.
     """
 
     def __init__(self, inner: Source, saved: Base, weights: str | None = None, ema: bool = False) -> None:
@@ -88,7 +91,8 @@ class MergedCheckpoint(Source):
         super().__init__(inner.path)
         self.inner, self.saved, self.prefix = inner, saved, "ema" if ema else "model"
         self.adapted = AdaptedModel(inner, weights)
-        self.digest = BaseDigest(self.adapted.model)
+        self.digest = BaseDigest(self.adapted.trained)
+        self._layers = dict(quantised_layers(self.adapted.trained))
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -101,6 +105,23 @@ class MergedCheckpoint(Source):
     @cached_property
     def _base(self) -> Any:
         return base_rows(self.adapted.config, self.adapted.model, self.adapted.seed)
+
+    @cached_property
+    def _parts(self) -> Any:
+        return base_parts(self.adapted.config, self.adapted.trained, self.adapted.seed)
+
+    def _rows(self, name: str) -> Rows:
+        """Rows of a tensor of the base as it was trained beside; those of a quantised layer are unpacked whole."""
+        path, _, kind = name.rpartition(".")
+        layer = self._layers.get(path)
+        if layer is None or kind != WEIGHT:
+            return self._base(name)
+        parts = dict(self._parts({f"{path}.{part}" for part in layer.layout}))
+        for part, tensor in parts.items():
+            self.digest.note(part, [tensor])
+        own = {part: parts[f"{path}.{part}"] for part in layer.layout}
+        weight = oriented(layer, whole(layer, own, torch.float32)).contiguous()
+        return lambda start, stop: weight[start:stop]
 
     def read_shapes(self) -> Shapes:
         return {f"model.{name}": (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
@@ -128,7 +149,7 @@ class MergedCheckpoint(Source):
 
     def _of_base(self, name: str) -> Iterator[Tensor]:
         """Blocks of a tensor of the base, with the adapter beside it merged into it."""
-        tensor, rows = self._tensors[name], self._base(name)
+        tensor, rows = self._tensors[name], self._rows(name)
         path, _, kind = name.rpartition(".")
         read = self.digest.noted(name, (rows(start, stop) for start, stop in tiles(tensor.shape)))
         if kind != "weight" or path not in self.adapted.plan.ranks:

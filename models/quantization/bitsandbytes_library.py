@@ -1,0 +1,17 @@
+"""Import bitsandbytes without its messages about kernels that are not used here."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+TALKERS = ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions")
+"""Loggers that tell of missing kernels for inference, and of every layer whose inputs are cast."""
+
+
+def bitsandbytes(module: str = "functional") -> Any:
+    """A module of bitsandbytes."""
+    for name in TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return importlib.import_module(f"bitsandbytes.{module}")

@@ -1,0 +1,30 @@
+"""Find out how the weights of a recipe are quantised in their folder, if the recipe takes them as they are there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...errors import Problem, UserError
+from ..model_config import ModelConfig, config_values, weights_folder
+from .quantization_config import STORED
+from .stored_quantization import StoredQuantization, stored_quantization
+
+
+def stored_quantization_of(model: ModelConfig) -> StoredQuantization | None:
+    """How ``model.weights`` are quantised; None if the recipe does not take them as they are stored.
+
+    Raises:
+        UserError: they are not quantised, or in a way that is not read.
+    """
+    config = model.quantization
+    if config is None or config.method != STORED:
+        return None
+    try:
+        found = stored_quantization(config_values(model), weights_folder(model))
+    except ValueError as error:
+        why, _, fix = str(error).partition("; ")
+        raise UserError(Problem("model.weights", why, fix, model.weights)) from None
+    if found is None:
+        why = "takes weights as their folder holds them, and these are not quantised (config.json does not say it)"
+        raise UserError(Problem("model.quantization.method", why, "quantise them: quantization=nf4", STORED))
+    return replace(found, threshold=config.threshold)

@@ -1,0 +1,19 @@
+"""Check a plan against a quantised base, without importing torch."""
+
+from __future__ import annotations
+
+from ..errors import Problem
+from ..models.quantization.quantization_config import QuantizationConfig
+from .plan import Degrees, Plan
+
+
+def check_quantised(plan: Plan, degrees: Degrees, config: QuantizationConfig | None) -> list[Problem]:
+    """Problems that keep a quantised base from being spread by ``plan``."""
+    if config is None:
+        return []
+    problems = []
+    if degrees.tensor > 1:
+        why = "splits layers, and the groups of a quantised layer do not end where ranks do"
+        fix = "use a plan that keeps layers whole (ddp, fsdp_full_shard, pp_1f1b), or leave model.quantization out"
+        problems.append(Problem("plan.tensor", why, fix, degrees.tensor))
+    return problems
