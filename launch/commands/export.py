@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..command import Command
 from ..recipe_arguments import add_debug
 
+METHODS = ("nf4", "fp4", "int8", "gptq")
 EXAMPLES = """examples:
   trireme export runs/persimmon_stdlib exported
   trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
   trireme export runs/lora adapter                    # adapters: a folder that peft loads
   trireme export runs/lora merged --merge --memory 1GiB
+  trireme export runs/lora small --quantize nf4       # in 4 bits, as bitsandbytes and transformers load it
+  trireme export runs/lora small --quantize gptq      # calibrated on the run's own data
 """
 
 
@@ -40,30 +45,63 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="FOLDER", help="where the base of adapters is, if not where the recipe of the run says"
     )
+    few = parser.add_argument_group("few bits")
+    few.add_argument("--quantize", choices=METHODS, help="write linear layers in few bits; adapters are merged before")
+    few.add_argument("--bits", type=int, default=4, help="bits of a number, for gptq: 2, 3, 4 or 8 (default: 4)")
+    few.add_argument(
+        "--group-size", type=int, metavar="N", help="numbers that share a scale (default: 64; for gptq 128)"
+    )
+    few.add_argument("--by-activity", action="store_true", help="for gptq: round columns with large inputs first")
+    few.add_argument(
+        "--calibrate", metavar="RECIPE", help="for gptq: recipe whose training data is looked at (default: the run's)"
+    )
+    few.add_argument("--rows", type=int, default=128, metavar="N", help="for gptq: rows of it (default: 128)")
     add_debug(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import UserError
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
+    from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
 
     try:
+        few = (options.quantize, options.bits, options.group_size, options.by_activity)
         wanted = ExportOptions(
-            options.dtype, options.ema, options.max_shard_size, options.memory, options.merge, options.base
+            options.dtype,
+            options.ema,
+            options.max_shard_size,
+            options.memory,
+            options.merge,
+            options.base,
+            QuantiseOptions(*few) if options.quantize else None,
         )
     except ValueError as error:
-        raise UserError(f"--{error}") from None
-    folder = export(options.checkpoint, options.out, wanted, options.config)
+        raise UserError(f"--{str(error).replace('_', '-')}") from None
+    calibrated = partial(_inputs, options) if options.quantize == "gptq" else None
+    folder = export(options.checkpoint, options.out, wanted, options.config, inputs=calibrated)
     print(folder)
     # Only the folder goes to standard output, for scripts.
     if (folder / "adapter_config.json").is_file():
         print(f"load it: peft.PeftModel.from_pretrained(BASE, {str(folder)!r})", file=sys.stderr)
         print("the whole model: trireme export --merge", file=sys.stderr)
         return
+    if options.quantize:
+        train = f"trireme train RECIPE quantization=stored adapter=lora model.weights={folder}"
+        print(f"train beside it: {train}", file=sys.stderr)
     name, generates = _class_of(folder)
     print(f"load it: {name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
         print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
+
+
+def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What GPTQ looks at: rows of the training data of a recipe."""
+    from ...trainer.calibration import calibration_inputs
+    from ..compose import compose
+    from ..train import checked
+
+    recipe, _ = checked(compose(options.calibrate or options.checkpoint, ["plan=single"]), 1)
+    return calibration_inputs(recipe, options.rows)
 
 
 def _class_of(folder: Path) -> tuple[str, bool]:

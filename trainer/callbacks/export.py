@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import UserError
-from ..checkpoint.export.export_folder import ExportOptions, export_source
+from ..checkpoint.export.export_folder import ExportOptions, export_quantised, export_source
+from ..checkpoint.export.quantised_folder import QuantiseOptions
 from ..checkpoint.layout import complete_checkpoints, not_finite, verify
 from ..checkpoint.load.own_checkpoint import Checkpoint
 from .callback import Callback, no_average
@@ -55,6 +56,7 @@ class Export(Callback):
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export, replaced once a new export is complete; null takes ``exported`` in the run folder.
         merge: merge adapters into their base; else an adapter run exports its adapters, as peft does.
+        quantize: write linear layers in few bits: nf4, fp4 or int8; adapters are merged into their base before.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class Export(Callback):
         memory: str = "1GiB",
         out: str | None = None,
         merge: bool = False,
+        quantize: Literal["nf4", "fp4", "int8"] | None = None,
     ) -> None:
         if at not in ("end", "every_save"):
             raise ValueError(f"at={at!r} is not known; use end or every_save")
         self.at, self.out = at, out
         self.needs_average = ema
-        self.options = ExportOptions(dtype, ema, max_shard_size, memory, merge)
+        kept = QuantiseOptions(quantize) if quantize else None
+        self.options = ExportOptions(dtype, ema, max_shard_size, memory, merge, quantize=kept)
         self.keeps_all = False
         self._main = False
         self._saved: Path | None = None
@@ -206,7 +210,8 @@ class Export(Callback):
         reason = verify(checkpoint, contents=False)  # nodes may keep their own shards, so some may be missing here
         if reason:
             raise UserError(f"The checkpoint {reason}.")
-        export_source(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
+        write = export_source if self.options.quantize is None else export_quantised
+        write(Checkpoint(checkpoint), self.folder, self.options, replace=True, verify=False, check=self._check)
         if self.exported(checkpoint):
             with NOTING, suppress(OSError):  # without a note the checkpoint is exported again at the next start
                 self._notes.write_text(json.dumps({**self._noted(), self.place: checkpoint.name}, indent=1))

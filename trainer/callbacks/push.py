@@ -39,6 +39,7 @@ class Push(Export):
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export that is pushed; null takes ``exported`` in the run folder.
         merge: merge adapters into their base; else an adapter run pushes its adapters, as peft does.
+        quantize: push linear layers in few bits: nf4, fp4 or int8; adapters are merged into their base before.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Push(Export):
         memory: str = "1GiB",
         out: str | None = None,
         merge: bool = False,
+        quantize: Literal["nf4", "fp4", "int8"] | None = None,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy={strategy!r} is not known; use one of {', '.join(STRATEGIES)}")
-        super().__init__("end" if strategy == "end" else "every_save", dtype, ema, max_shard_size, memory, out, merge)
+        at = "end" if strategy == "end" else "every_save"
+        super().__init__(at, dtype, ema, max_shard_size, memory, out, merge, quantize)
         self.hub_id, self.strategy, self.private = hub_id, strategy, private
         self.keeps_all = strategy == "all_checkpoints"
 

@@ -33,6 +33,7 @@ from .adapter_folder import write_adapter
 from .expected_tensors import known_weights
 from .model_assets import copy_assets
 from .model_card import write_card
+from .quantised_folder import GPTQ, Inputs, QuantiseOptions, quantise_folder
 from .weight_shards import write_shards
 
 log = logging.getLogger("trireme.export")
@@ -56,6 +57,8 @@ class ExportOptions:
     whole models are exported whole in any case."""
     base: str | None = None
     """Folder or hub id of the base of adapters, if it lies elsewhere than the recipe of the run says."""
+    quantize: QuantiseOptions | None = None
+    """Write the linear layers in few bits; adapters are merged into their base before."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -70,7 +73,12 @@ class ExportOptions:
 
 
 def export(
-    checkpoint: str, out: str, options: ExportOptions | None = None, config: str | None = None, replace: bool = False
+    checkpoint: str,
+    out: str,
+    options: ExportOptions | None = None,
+    config: str | None = None,
+    replace: bool = False,
+    inputs: Inputs | None = None,
 ) -> Path:
     """Write model, configuration and tokenizer of ``checkpoint`` (a checkpoint or run folder) to ``out``.
 
@@ -79,6 +87,7 @@ def export(
     Args:
         config: folder with config.json and tokenizer, for checkpoints without them.
         replace: replace the folder that is at ``out``.
+        inputs: what GPTQ is calibrated on.
 
     Raises:
         UserError: there is no usable checkpoint, no averaged weights or no configuration, ``out`` is not empty, or it
@@ -86,7 +95,41 @@ def export(
     """
     path = Path(os.path.expanduser(checkpoint))
     source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
-    return export_source(source, Path(os.path.expanduser(out)), options or ExportOptions(), config, replace)
+    target, options = Path(os.path.expanduser(out)), options or ExportOptions()
+    if options.quantize is not None:
+        return export_quantised(source, target, options, config, replace, inputs=inputs)
+    return export_source(source, target, options, config, replace)
+
+
+def export_quantised(
+    source: Source,
+    target: Path,
+    options: ExportOptions,
+    config: str | None = None,
+    replace: bool = False,
+    verify: bool = True,
+    check: Callable[[], None] = lambda: None,
+    inputs: Inputs | None = None,
+) -> Path:
+    """Export whole weights to a hidden folder first, and from there in few bits; see ``export_source``."""
+    assert options.quantize is not None
+    if options.quantize.method == GPTQ and inputs is None:
+        why = "chooses codes by what the model computes on data, and there is none here"
+        raise UserError(Problem("quantize", why, "use trireme export --quantize gptq, or nf4", GPTQ))
+    whole = target.with_name(f".{target.name}.whole")
+    plain = dataclasses.replace(options, quantize=None, merge=True, dtype="fp32")
+    refuse_existing(target, replace)
+    try:
+        export_source(source, whole, plain, config, True, verify, check)
+        with _complete_or_nothing(target, replace, 0) as folder:
+            limit = min(size_in_bytes(options.max_shard_size), size_in_bytes(options.memory) // 3)
+            count = quantise_folder(whole, folder, options.quantize, limit, DTYPES[options.dtype], inputs)
+            for card in whole.glob("*.md"):
+                shutil.copyfile(card, folder / card.name)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+    log.info("quantised %d layers of %s (%s)", count, target, options.quantize.method)
+    return target
 
 
 def export_source(
@@ -222,11 +265,16 @@ def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, 
     return {new: shapes[old] for new, old in names.items()}, {new: stored[old] for new, old in names.items()}
 
 
+def refuse_existing(target: Path, replace: bool) -> None:
+    """Refuse to write over what is there."""
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
+
+
 @contextmanager
 def _complete_or_nothing(target: Path, replace: bool, size: int) -> Iterator[Path]:
     """A hidden folder that is renamed to ``target`` at the end, or removed after an error."""
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
+    refuse_existing(target, replace)
     begun, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
     try:
         shutil.rmtree(begun, ignore_errors=True)
