@@ -42,6 +42,7 @@ DROPOUTS = {
     ),
 }
 DROPOUTS |= {"llama_lora": DROPOUTS["llama"], "gpt2_dora": DROPOUTS["gpt2"]}
+DROPOUTS |= {"llama_nf4": DROPOUTS["llama"], "gpt2_int8": DROPOUTS["gpt2"]}
 """Fields of the configuration, by family."""
 WITHOUT_TOKENS = ("image_classification", "ctc")
 ADAPTED = {
@@ -53,6 +54,14 @@ ADAPTED = {
 }
 """Runs with adapters, by a name that takes the place of a family: LoRA with two learning rates beside grouped queries;
 DoRA beside fused projections, with a tied embedding that is trained whole."""
+QUANTISED = {
+    "llama_nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
+    "gpt2_int8": (
+        *("model=gpt2_tiny", "quantization=int8", "adapter=dora", "model.adapter.rank=4"),
+        *("model.adapter.init=random", "model.adapter.modules_to_save=[wte]"),
+    ),
+}
+"""Runs with adapters beside a base in few bits, by a name that takes the place of a family (tests/dist)."""
 ADAPTER_PLANS = (
     *("ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard", "tp", "tp_sp", "pp_1f1b"),
     *("pp_zero_bubble", "dp_pp", "dp_tp", "3d"),
@@ -109,7 +118,7 @@ class Case:
 
     plan: str
     family: str
-    """One of ``FAMILIES``, a shape, or one of ``ADAPTED``."""
+    """One of ``FAMILIES``, a shape, or one of ``ADAPTED`` or ``QUANTISED``."""
     accumulation: int
     masks: str
     overrides: tuple[str, ...] = ()
@@ -179,7 +188,7 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
     if family in SHAPES:
         model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)]
     else:
-        model = list(ADAPTED.get(family, [f"model={family}_tiny"]))
+        model = list({**ADAPTED, **QUANTISED}.get(family, [f"model={family}_tiny"]))
     return [
         *model,
         *_masks(family, masks),
@@ -201,7 +210,7 @@ def _masks(family: str, masks: str) -> list[str]:
 def noise_of(family: str) -> list[str]:
     """Overrides for NEFTune and for every dropout of ``family``, also that of attention."""
     alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
-    adapter = ["model.adapter.dropout=0.1"] if family in ADAPTED else []
+    adapter = ["model.adapter.dropout=0.1"] if family in {**ADAPTED, **QUANTISED} else []
     fields = (f"model.config.{name}=0.1" for name in DROPOUTS[family])
     return [*alpha, "model.attention=eager", *adapter, *fields]
 

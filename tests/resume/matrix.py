@@ -53,8 +53,9 @@ MODELS = {
     "": ("model=gpt2_tiny",),
     "lora": ("model=llama_tiny", "adapter=lora", "model.adapter.rank=4"),
     "dora": ("model=gpt2_tiny", "adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[wte]"),
+    "nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
 }
-"""Overrides by variant: the model itself is trained, or adapters beside it."""
+"""Overrides by variant: the model itself is trained, or adapters beside it, or beside its weights in 4 bits."""
 BATCHES = (8, 32)
 """Other global batches to resume with."""
 TOLERANCE = 1e-4

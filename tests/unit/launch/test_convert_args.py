@@ -160,7 +160,8 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
                 "base_model": "owner/base",
                 "datasets": [{"path": "owner/chats", "type": "chat_template", "field_messages": "dialog"}],
                 "chat_template": "chatml",
-                "adapter": "lora",
+                "adapter": "qlora",
+                "load_in_4bit": True,
                 "lora_r": 16,
                 "lora_alpha": 32,
                 "lora_dropout": 0.05,
@@ -170,7 +171,8 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
             },
         )
     )
-    assert draft.choices["adapter"] == ["lora"] and draft.choices["data"] == ["hub_chat"]
+    chosen = {group: draft.choices[group] for group in ("adapter", "quantization", "data")}
+    assert chosen == {"adapter": ["lora"], "quantization": ["nf4"], "data": ["hub_chat"]}
     wanted = {
         "data.source.path": "owner/chats",
         "data.columns": {"messages": "dialog"},

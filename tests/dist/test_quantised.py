@@ -1,0 +1,233 @@
+"""Runs with a quantised base: the same trajectory under every plan that keeps layers whole, checkpoints, exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.adapted import filled, logits
+from helpers.command import refused, trireme_here
+from helpers.metrics import training
+from helpers.quantised import by_bitsandbytes, from_folder
+from helpers.recipes import TINY, tiny_recipe
+from parity.matrix import Case as Shared
+from parity.matrix import differences
+from resume.matrix import Case, resumed
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trireme.errors import UserError
+from trireme.models.low_rank import is_part
+from trireme.models.quantization.gptq_numbers import GptqNumbers
+from trireme.models.quantization.quantised_layer import quantised_layers
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build, train
+from trireme.trainer.calibration import calibration_inputs
+from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
+from trireme.trainer.checkpoint.export.quantised_folder import QuantiseOptions
+from trireme.trainer.checkpoint.layout import checkpoints_under
+from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
+
+NF4 = ("quantization=nf4", "adapter=lora", "model.adapter.rank=4")
+SHORT = ("trainer.max_steps=4", "trainer.eval_at_end=false", "optimizer.lr=0.004")
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quantised")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small pretrained Llama with its tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    train(tiny_recipe(folder / "run", "model=llama_tiny", "trainer.max_steps=2"))
+    return export(str(folder / "run"), str(folder / "base"))
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [Shared("ddp", "llama_nf4", 4, "noise"), Shared("ddp", "gpt2_int8", 1, "full")],
+        [Shared("fsdp_full_shard", "llama_nf4", 1, "full"), Shared("fsdp_full_shard", "gpt2_int8", 4, "uneven")],
+        [Shared("zero2", "llama_nf4", 4, "uneven")],
+        [Shared("zero3", "llama_nf4", 1, "full"), Shared("zero3", "gpt2_int8", 4, "full")],
+        [Shared("pp_1f1b", "llama_nf4", 4, "full"), Shared("pp_1f1b", "gpt2_int8", 4, "full")],
+        [Shared("fsdp_hybrid_shard", "llama_nf4", 1, "noise")],
+    ],
+    ids=lambda cases: cases[0].plan,
+)
+def test_a_plan_equals_one_process(cases: list[Shared], folder: Path) -> None:
+    found = differences(cases, folder, 6)
+    assert found and max(found.values()) < EXACT, found
+
+
+@pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero3"])
+def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
+    """Bit for bit under its own plan, and after another one."""
+    others = {"ddp": "zero3", "fsdp_full_shard": "ddp", "zero3": "fsdp_full_shard"}
+    cases = [Case(plan, plan, variant="nf4"), Case(others[plan], plan, variant="nf4")]
+    found = resumed(folder, plan, cases)
+    assert len(found) == 2 and all(one.sound for one in found.values()), found
+
+
+def _recipe(base: Path, run_dir: Path, *overrides: str) -> Any:
+    return tiny_recipe(run_dir, "model=pretrained", f"model.weights={base}", *SHORT, *overrides)
+
+
+def _live(base: Path, run_dir: Path, *overrides: str) -> Any:
+    """The model of a run as its newest checkpoint leaves it."""
+    recipe = _recipe(base, run_dir, *overrides)
+    return build(recipe, build_mesh(recipe.plan), resume="auto").strategy.module.eval()
+
+
+def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_path: Path) -> None:
+    train(_recipe(base, tmp_path, *NF4))
+    (newest,) = checkpoints_under(tmp_path / "checkpoints")
+    weights = {name for name in Checkpoint(newest).shapes if name.startswith("model.")}
+    assert weights and all(is_part(name) for name in weights)
+    said = json.loads((newest / "model" / "base.json").read_text())
+    wanted = {"method": "nf4", "group_size": 64, "double": True, "other_dtype": "fp32"}
+    assert said["quantization"] == wanted and len(said["digest"]) == 32
+    log = (tmp_path / "log.txt").read_text()
+    assert "the base is quantised (nf4): parameters take" in log and "numbers of 4." in log
+    assert training(tmp_path)[-1]["loss"] < training(tmp_path)[0]["loss"]
+    more = ("trainer.max_steps=6",)
+    for other in (
+        ("quantization=null", *NF4[1:]),
+        (*NF4, "model.quantization.double=false"),
+        ("quantization=int8", *NF4[1:]),
+    ):
+        with pytest.raises(UserError, match=r"model\.quantization") as error:
+            train(_recipe(base, tmp_path / "other", *other, *more), resume=str(tmp_path))
+        assert "quantization=nf4 model.quantization.group_size=64" in str(error.value)
+    train(_recipe(base, tmp_path / "again", *NF4, *more), resume=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        (NF4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}),
+        (("quantization=int8", "adapter=dora", "model.adapter.rank=4"), {"load_in_8bit": True}),
+    ],
+    ids=["nf4_lora", "int8_dora"],
+)
+def test_exports_are_loaded_by_peft_and_merged(
+    overrides: tuple[str, ...], options: dict[str, Any], base: Path, tmp_path: Path
+) -> None:
+    """The adapters beside a base that transformers quantises, and beside their rounded base as one plain model."""
+    peft = pytest.importorskip("peft")
+    train(_recipe(base, tmp_path / "run", *overrides))
+    live = _live(base, tmp_path / "run", *overrides)
+    wanted = logits(live)
+    quantised = by_bitsandbytes(base, **options)
+    assert (logits(quantised) - wanted).abs().max() > 1e-3
+    folder = export(str(tmp_path / "run"), str(tmp_path / "adapter"))
+    loaded = peft.PeftModel.from_pretrained(quantised, folder).train()
+    torch.testing.assert_close(logits(loaded), wanted, rtol=1e-4, atol=1e-4)
+
+    rounded = {path: layer.weight for path, layer in quantised_layers(live)}
+    merged = export(str(tmp_path / "run"), str(tmp_path / "merged"), ExportOptions(merge=True, memory="64MiB"))
+    assert "quantization_config" not in json.loads((merged / "config.json").read_text())
+    found = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(found), wanted, rtol=1e-4, atol=1e-5)
+    whole = load_file(base / "model.safetensors")
+    for name, tensor in load_file(merged / "model.safetensors").items():
+        path = name.removesuffix(".weight")
+        assert torch.equal(tensor, whole[name]) == (path not in rounded), name
+    with pytest.raises(UserError, match="another base"):
+        train(tiny_recipe(tmp_path / "x", "model=llama_tiny", "trainer.max_steps=2", "seed=9"))
+        export(str(tmp_path / "x"), str(tmp_path / "other"))
+        export(str(tmp_path / "run"), str(tmp_path / "no"), ExportOptions(merge=True, base=str(tmp_path / "other")))
+    assert not (tmp_path / "no").exists()
+
+
+def test_commands_work_from_a_quantised_run(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, roots = tmp_path / "run", "data.source.roots=[" + str(Path(json.__file__).parent) + "]"
+    recipe = [str(TINY), roots, "model=pretrained", f"model.weights={base}", *NF4, *SHORT, f"run.dir={run}"]
+    checked = trireme_here(capsys, "check", *recipe)
+    assert checked.returncode == 0 and "in nf4" in checked.stdout, checked.stderr
+    assert trireme_here(capsys, "train", *recipe).returncode == 0
+    evaluated = trireme_here(capsys, "evaluate", *recipe, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    written = trireme_here(capsys, "generate", str(run), "--prompt", "def f(", "--max-new-tokens", "3")
+    assert written.returncode == 0 and written.stdout.startswith("def f("), written.stderr
+    refused(trireme_here(capsys, "check", *recipe, "adapter=null"), "model.quantization", "adapter=lora")
+    refused(trireme_here(capsys, "check", *recipe, "plan=tp", "--nproc", "2"), "plan.tensor", "fsdp_full_shard")
+    half = "model.quantization.other_dtype=bf16"
+    refused(trireme_here(capsys, "check", *recipe, half), "model.quantization.other_dtype", "plan.precision=bf16")
+
+
+@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+def test_exports_in_few_bits_are_loaded_by_transformers(method: str, base: Path, tmp_path: Path) -> None:
+    """Adapters are merged into whole weights, which are then rounded: as a folder, and back beside adapters."""
+    train(_recipe(base, tmp_path / "run", "adapter=lora", "model.adapter.rank=4"))
+    merged = export(str(tmp_path / "run"), str(tmp_path / "merged"), ExportOptions(merge=True))
+    options = ExportOptions(quantize=QuantiseOptions(method), max_shard_size="30KB")
+    folder = export(str(tmp_path / "run"), str(tmp_path / "few"), options)
+    assert len(list(folder.glob("*.safetensors"))) > 2 and (folder / "tokenizer.json").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".few")]
+    like: dict[str, Any] = {"load_in_8bit": True}
+    if method != "int8":
+        like = {"load_in_4bit": True, "bnb_4bit_quant_type": method, "bnb_4bit_use_double_quant": True}
+    wanted = logits(by_bitsandbytes(merged, **like))
+    found, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(logits(found.train()), wanted)
+    stored = filled(from_folder(folder, method="stored"))
+    torch.testing.assert_close(logits(stored), wanted, rtol=1e-5, atol=1e-5)
+    assert (logits(stored) - logits(AutoModelForCausalLM.from_pretrained(merged).eval())).abs().max() > 1e-4
+
+
+def test_a_calibrated_export_is_nearer_than_a_rounded_one(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPTQ on rows of the run's own data, by the command; then adapters are trained beside the folder."""
+    run = tmp_path / "run"
+    train(_recipe(base, run, "trainer.max_steps=12"))
+    words = [str(run), str(tmp_path / "gptq"), "--quantize", "gptq", "--group-size", "16", "--rows", "24"]
+    result = trireme_here(capsys, "export", *words)
+    assert result.returncode == 0 and "quantization=stored" in result.stderr, result.stderr
+    whole = export(str(run), str(tmp_path / "whole"))
+    said = json.loads((tmp_path / "gptq" / "config.json").read_text())["quantization_config"]
+    assert (said["quant_method"], said["bits"], said["group_size"]) == ("gptq", 4, 16)
+    exact = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32).eval()
+    (batch,) = calibration_inputs(_recipe(base, run, "trainer.micro_batch_size=8"), 8)
+    tokens = batch["input_ids"]
+    wanted = exact(input_ids=tokens).logits
+    calibrated = filled(from_folder(tmp_path / "gptq", method="stored"))
+    rounded, form = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32).eval(), GptqNumbers(4, 16)
+    with torch.no_grad():
+        for path, layer in quantised_layers(calibrated):
+            weight = rounded.get_submodule(path).weight
+            weight.copy_(form.unpack(form.pack(weight), *layer.sizes, torch.float32))
+        distances = [(one(input_ids=tokens).logits - wanted).square().mean() for one in (calibrated, rounded)]
+    assert distances[0] < 0.8 * distances[1], distances
+    stored = ("quantization=stored", *NF4[1:])
+    train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6"))
+    losses = [line["loss"] for line in training(tmp_path / "more")]
+    assert losses[-1] < losses[0]
+    merged = export(str(tmp_path / "more"), str(tmp_path / "merged"), ExportOptions(merge=True))
+    live = _live(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6")
+    again = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(again), logits(live), rtol=1e-4, atol=1e-5)
+
+
+def test_the_callback_writes_few_bits(base: Path, tmp_path: Path) -> None:
+    train(_recipe(base, tmp_path, *NF4, "callbacks=export", "callbacks.export.quantize=nf4"))
+    values = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert values["quantization_config"]["load_in_4bit"] and (tmp_path / "exported" / "README.md").is_file()
+    assert logits(filled(from_folder(tmp_path / "exported", method="stored"))).isfinite().all()
+
+
+def test_wrong_options_of_an_export_are_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(_recipe(base, tmp_path / "run"))
+    out = [str(tmp_path / "run"), str(tmp_path / "out"), "--quantize"]
+    refused(trireme_here(capsys, "export", *out, "nf4", "--group-size", "48"), "group-size", "64")
+    refused(trireme_here(capsys, "export", *out, "nf4", "--bits", "3"), "bits", "gptq")
+    with pytest.raises(UserError, match="trireme export"):
+        export(*out[:2], ExportOptions(quantize=QuantiseOptions("gptq")))
+    assert not (tmp_path / "out").exists()
