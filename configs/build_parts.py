@@ -180,7 +180,7 @@ def check_frozen(model: ModelConfig, task: Any) -> list[Problem]:
     """Problems of ``model.frozen``, ``model.adapter`` and ``model.quantization``, and of a model without a family file
     (its head, its BatchNorms): the model is built without memory. With weights the check of their tensors has already
     done this."""
-    if not (model.frozen or model.adapter or model.family == AUTO) or model.weights is not None:
+    if not (model.frozen or model.adapter or model.qat or model.family == AUTO) or model.weights is not None:
         return []
     from ..models.build_model import build_on_meta
     from ..models.facts import Facts

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import Problem
 from ..models.check_loss import check_loss
 from ..models.check_model import check_kernel
-from ..models.quantization.check_quantization import check_quantization
+from ..models.quantization.check_quantization import check_qat, check_quantization
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics
@@ -40,6 +40,7 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
             ("model", "plan", "launch"),
         ),
         (lambda model, plan: check_quantization(model.quantization, plan.precision), ("model", "plan")),
+        (lambda model: check_qat(model.qat), ("model",)),
         # These checks come last, since they may import transformers.
         (check_model_with_data, ("model", "data", "task")),
         (check_conversations, ("model", "data", "task")),

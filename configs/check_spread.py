@@ -69,7 +69,7 @@ def check_plan_with_model(parts: dict[str, Any], world_size: int, found: list[Pr
             family = family_for_plan(model, head_of(parts["task"]))
         except UserError as error:
             return [problem for problem in error.problems if isinstance(problem, Problem)]
-    found = check_quantised(plan, degrees, model.quantization)
+    found = check_quantised(plan, degrees, model.quantization, model.qat)
     return found or check_plan(plan, degrees, family, config, values)
 
 

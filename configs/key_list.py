@@ -98,7 +98,7 @@ def group_options(group: str) -> list[str]:
     return [] if group == "model" else sorted(file.stem for file in (FOLDER / group).glob("*.yaml"))
 
 
-GROUP_OF = {"model.adapter": "adapter", "model.quantization": "quantization"}
+GROUP_OF = {"model.adapter": "adapter", "model.quantization": "quantization", "model.qat": "qat"}
 """Parts of a recipe whose files lie in a group of another name."""
 
 

@@ -254,7 +254,7 @@ class Planner:
 
         recipe = self.recipe
         values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config, recipe.data)
-        problems = check_quantised(plan, degrees, recipe.model.quantization)
+        problems = check_quantised(plan, degrees, recipe.model.quantization, recipe.model.qat)
         problems += check_plan(plan, degrees, self.family, self.config, values)
         return f"{problems[0].field} {problems[0].why}" if problems else ""
 

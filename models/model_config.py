@@ -17,6 +17,7 @@ from .family import ModelFamily, families
 from .hub import is_local, local_path
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
+from .quantization.qat_config import QatConfig, qat_of
 from .quantization.quantization_config import STORED, QuantizationConfig, quantization_of
 
 FOUND = "check the path; its file is looked for beside the recipe, in the current folder, and among what is installed"
@@ -67,6 +68,8 @@ class ModelConfig:
     """Adapters that are added to the weights before training, by names of your choice, in this order."""
     quantization: QuantizationConfig | None = None
     """Keep the frozen linear layers in few bits; needs ``adapter``, since such weights are not trained themselves."""
+    qat: QatConfig | None = None
+    """Train weights for their rounding: forward passes compute with rounded ones (quantisation-aware training)."""
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -107,6 +110,11 @@ class ModelConfig:
             yield f"merged_adapters={names} stand beside no base; name the base as model.weights, or leave them out"
         if self.adapter is not None and self.adapter.path is not None and self.weights is None:
             yield "adapter.path stands beside no base; name the base as model.weights"
+        if self.qat is not None and self.adapter is not None:
+            yield (
+                f"qat={self.qat.method} trains the weights of linear layers, which adapters freeze; leave one of the "
+                "two out (quantization=nf4 trains adapters beside rounded weights)"
+            )
         if self.quantization is not None and self.adapter is None:
             yield (
                 f"quantization={self.quantization.method} keeps weights in few bits, which are not trained themselves; "
@@ -197,6 +205,7 @@ def plain_model_config(values: Mapping[str, Any], weights: str | None = None) ->
     """
     parts = {"adapter": adapter_of(values.get("adapter")), "merged_adapters": merged_of(values.get("merged_adapters"))}
     parts["quantization"] = quantization_of(values.get("quantization"))
+    parts["qat"] = qat_of(values.get("qat"))
     try:
         return ModelConfig(**{**values, **parts, **({"weights": weights} if weights is not None else {})})
     except TypeError as error:

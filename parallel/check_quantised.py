@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from ..errors import Problem
+from ..models.quantization.qat_config import QatConfig
 from ..models.quantization.quantization_config import QuantizationConfig
 from .plan import Degrees, Plan
 
 
-def check_quantised(plan: Plan, degrees: Degrees, config: QuantizationConfig | None) -> list[Problem]:
-    """Problems that keep a quantised base from being spread by ``plan``."""
+def check_quantised(
+    plan: Plan, degrees: Degrees, config: QuantizationConfig | None, qat: QatConfig | None = None
+) -> list[Problem]:
+    """Problems that keep a quantised base, or a model trained for its rounding, from being spread by ``plan``."""
+    if degrees.tensor > 1 and qat is not None:
+        why = "splits layers, and rounding needs whole rows of a weight"
+        fix = "use a plan that keeps layers whole (ddp, fsdp_full_shard, pp_1f1b), or leave model.qat out"
+        return [Problem("plan.tensor", why, fix, degrees.tensor)]
     if config is None:
         return []
     problems = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 from ...errors import Problem, UserError
 from ..model_config import ModelConfig, config_values, weights_folder
+from .check_quantization import missing
 from .quantization_config import STORED
 from .stored_quantization import StoredQuantization, stored_quantization
 
@@ -27,4 +29,6 @@ def stored_quantization_of(model: ModelConfig) -> StoredQuantization | None:
     if found is None:
         why = "takes weights as their folder holds them, and these are not quantised (config.json does not say it)"
         raise UserError(Problem("model.quantization.method", why, "quantise them: quantization=nf4", STORED))
+    if found.method == "bitsandbytes" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(Problem("model.weights", *missing("bitsandbytes"), model.weights))
     return replace(found, threshold=config.threshold)

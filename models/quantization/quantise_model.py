@@ -19,7 +19,8 @@ from .eight_bits import EightBits
 from .four_bits import FourBits
 from .number_format import Format
 from .quantised_layer import KINDS, WEIGHT, layer_sizes, quantise_layer
-from .quantization_config import FOUR_BITS, QuantizationConfig
+from .quantization_config import FOUR_BITS, TORCHAO, QuantizationConfig
+from .torchao_numbers import GroupIntegers, RowNumbers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,6 +29,10 @@ def format_of(config: QuantizationConfig) -> Format:
     """The number format that a recipe asks for."""
     if config.method in FOUR_BITS:
         return FourBits(config.method, config.group_size, config.double)
+    if config.method == "torchao_int4":
+        return GroupIntegers(config.group_size)
+    if config.method.startswith(TORCHAO):
+        return RowNumbers(config.method.removeprefix(TORCHAO))
     return EightBits(config.threshold)
 
 
@@ -47,7 +52,7 @@ def quantise(
     compute = DTYPES[config.compute_dtype] if config.compute_dtype else None
     if stored is None:
         form = format_of(config)
-        for path in layers_of(model, config, family, form):
+        for path in layers_of(model, config.skip, family, form):
             quantise_layer(model.get_submodule(path), form, compute)
     for name, entry in (stored or {}).items():
         layer = model.get_submodule(name.rpartition(".")[0])
@@ -68,29 +73,43 @@ def keep_others_in(model: nn.Module, dtype: torch.dtype) -> None:
                 module._parameters[name] = changed.setdefault(id(one), nn.Parameter(one.to(dtype), False))
 
 
-def layers_of(model: PreTrainedModel, config: QuantizationConfig, family: ModelFamily, form: Format) -> list[str]:
+def layers_of(
+    model: PreTrainedModel,
+    skip: list[str],
+    family: ModelFamily,
+    form: Format,
+    key: str = "model.quantization",
+    trained: bool = False,
+) -> list[str]:
     """Paths of the layers that are quantised, in the order of the model.
+
+    Args:
+        skip: names of layers that are left out.
+        key: part of the recipe that asks for it.
+        trained: take layers that are trained, too.
 
     Raises:
         UserError: as for ``quantise``.
     """
     linear = [path for path, module in model.named_modules() if type(module) in KINDS]
-    _refuse_unmatched(config, linear)
+    _refuse_unmatched(skip, linear, key)
     uses = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
     kept = [*_kept_in_fp32(model)]
     found = []
     for path in linear:
         weight = model.get_submodule(path).get_parameter(WEIGHT)
-        named = _named(path, config.skip) or any(re.search(pattern, path) for pattern in kept)
-        if not (named or weight.requires_grad or uses[id(weight)] > 1 or outside(path, model, family)):
+        named = _named(path, skip) or any(re.search(pattern, path) for pattern in kept)
+        if not (
+            named or (weight.requires_grad and not trained) or uses[id(weight)] > 1 or outside(path, model, family)
+        ):
             found.append(path)
     if not found:
         why = f"leaves no layer of {family.title} to be quantised: it has {len(linear)} linear layers outside of heads"
-        raise UserError(Problem("model.quantization", why, "leave model.quantization out, or skip less", config.skip))
+        raise UserError(Problem(key, why, f"leave {key} out, or skip less", skip))
     for path in found:
         if why := form.flaw(*layer_sizes(model.get_submodule(path))):
-            fix = f"leave it as it is: model.quantization.skip=[{path.rpartition('.')[2]}]"
-            raise UserError(Problem("model.quantization.method", f"cannot hold {path}: {why}", fix, config.method))
+            fix = f"leave it as it is: {key}.skip=[{path.rpartition('.')[2]}]"
+            raise UserError(Problem(key, f"cannot hold {path}: {why}", fix))
     return found
 
 
@@ -114,10 +133,8 @@ def _named(path: str, names: list[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") or fnmatch.fnmatch(path, name) for name in names)
 
 
-def _refuse_unmatched(config: QuantizationConfig, linear: list[str]) -> None:
-    for name in config.skip:
+def _refuse_unmatched(skip: list[str], linear: list[str], key: str) -> None:
+    for name in skip:
         if not any(_named(path, [name]) for path in linear):
             endings = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in linear))
-            raise UserError(
-                Problem("model.quantization.skip", "matches no layer", f"linear layers end in {endings}", name)
-            )
+            raise UserError(Problem(f"{key}.skip", "matches no layer", f"linear layers end in {endings}", name))

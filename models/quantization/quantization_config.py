@@ -15,7 +15,8 @@ from ...errors import refuse
 
 FOUR_BITS = ("nf4", "fp4")
 STORED = "stored"
-Method = Literal["nf4", "fp4", "int8", "stored"]
+TORCHAO = "torchao_"
+Method = Literal["nf4", "fp4", "int8", "torchao_int8", "torchao_int4", "torchao_fp8", "stored"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
@@ -43,10 +44,11 @@ class QuantizationConfig:
     }
     method: Method = "nf4"
     """``nf4`` or ``fp4``: 4 bits with a scale for each group of numbers; ``int8``: 8 bits with a scale for each row.
-    The numbers are those of bitsandbytes. ``stored``: as the folder of ``model.weights`` holds them already (layouts of
-    bitsandbytes, GPTQ and AWQ)."""
+    The numbers are those of bitsandbytes. ``torchao_int8``, ``torchao_int4`` and ``torchao_fp8`` take torchao's
+    numbers, with a scale for each row or, for ``int4``, for each group. ``stored``: as the folder of ``model.weights``
+    holds them already (layouts of bitsandbytes, GPTQ and AWQ)."""
     group_size: int = 64
-    """Numbers that share one scale, for 4 bits."""
+    """Numbers that share one scale, for methods of 4 bits."""
     double: bool = True
     """Keep the scales of 4-bit numbers in 8 bits themselves (double quantisation), which saves 0.37 bits a number."""
     threshold: float | None = None
@@ -72,16 +74,25 @@ class QuantizationConfig:
             yield f"group_size={self.group_size} is not offered by bitsandbytes; use one of {listed}"
         if self.threshold is not None and not self.threshold > 0:
             yield f"threshold={self.threshold} must be positive; use 6, or null to leave inputs as they are"
-        if self.threshold is not None and four:
+        if self.method == "torchao_int4" and (self.group_size < 2 or self.group_size % 2):
+            yield f"group_size={self.group_size} must be even and positive; use 32"
+        if self.threshold is not None and self.method not in ("int8", STORED):
             yield f"threshold={self.threshold} belongs to int8; leave it out, or set method=int8"
         if self.skip and self.method == STORED:
             yield f"skip={self.skip} is of no use for weights that are quantised already; leave it out"
 
     @property
+    def package(self) -> str:
+        """The package that chooses the numbers; empty if they are stored."""
+        return "" if self.method == STORED else "torchao" if self.method.startswith(TORCHAO) else "bitsandbytes"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the numbers of the base depend on, beside its weights."""
         used = asdict(self)
-        left = ("compute_dtype", "threshold", "skip", *(() if self.method in FOUR_BITS else ("group_size", "double")))
+        left = ["compute_dtype", "threshold", "skip"]
+        left += [] if self.method in FOUR_BITS else ["double"]
+        left += [] if self.method in (*FOUR_BITS, "torchao_int4") else ["group_size"]
         return {name: value for name, value in used.items() if name not in left}
 
 

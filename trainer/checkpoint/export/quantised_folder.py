@@ -123,7 +123,7 @@ def quantise_folder(
 def _candidates(model: PreTrainedModel, family: ModelFamily) -> list[str]:
     for one in model.parameters():
         one.requires_grad_(False)
-    return layers_of(model, QuantizationConfig(), family, format_of(QuantizationConfig()))
+    return layers_of(model, [], family, format_of(QuantizationConfig()), "--quantize")
 
 
 def _sizes(model: PreTrainedModel, path: str) -> tuple[int, int]:
