@@ -57,7 +57,7 @@ DoRA beside fused projections, with a tied embedding that is trained whole."""
 QUANTISED = {
     "llama_nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
     "gpt2_int8": (
-        *("model=gpt2_tiny", "quantization=int8", "adapter=dora", "model.adapter.rank=4"),
+        *("model=gpt2_tiny", "quantization=int8", "adapter=dora", "model.adapter.rank=4", "model.adapter.alpha=4.0"),
         *("model.adapter.init=random", "model.adapter.modules_to_save=[wte]"),
     ),
 }
