@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,11 @@ def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What GPTQ looks at: rows of the training data of a recipe."""
     from ...trainer.calibration import calibration_inputs
     from ..compose import compose
+    from ..compose_plan import compose_plan
     from ..train import checked
 
-    recipe, _ = checked(compose(options.calibrate or options.checkpoint, ["plan=single"]), 1)
+    composed = compose(options.calibrate or options.checkpoint, [])
+    recipe, _ = checked(replace(composed, raw={**composed.raw, "plan": compose_plan("single")}), 1)
     return calibration_inputs(recipe, options.rows)
 
 

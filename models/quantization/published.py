@@ -65,12 +65,12 @@ def settings(form: Format, skipped: list[str], damping: float = 0.01, by_activit
 def _four_bits(form: FourBits, parts: dict[str, Tensor], sizes: tuple[int, int]) -> dict[str, Tensor]:
     said: dict[str, Any] = {"quant_type": form.kind, "blocksize": form.group_size, "dtype": "float32"}
     said["shape"] = list(sizes)
-    found = {"": parts["packed"].view(-1, 1), ".quant_map": values_of(form.kind, "cpu")}
+    found = {"": parts["packed"].view(-1, 1), ".quant_map": values_of(form.kind, "cpu").clone()}
     if form.double:
         offset = floats(parts["offset"]).item()
         said |= {"nested_blocksize": OUTER, "nested_dtype": "float32", "nested_offset": offset}
         found |= {".absmax": parts["scales"], ".nested_absmax": floats(parts["outer_scales"])}
-        found[".nested_quant_map"] = scale_values("cpu")
+        found[".nested_quant_map"] = scale_values("cpu").clone()
     else:
         found[".absmax"] = floats(parts["scales"])
     text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)

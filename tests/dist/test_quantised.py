@@ -94,8 +94,7 @@ def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_pa
     assert said["quantization"] == wanted and len(said["digest"]) == 32
     log = (tmp_path / "log.txt").read_text()
     assert "the base is quantised (nf4): parameters take" in log and "numbers of 4." in log
-    assert training(tmp_path)[-1]["loss"] < training(tmp_path)[0]["loss"]
-    more = ("trainer.max_steps=6",)
+    more = ("trainer.max_steps=16",)
     for other in (
         ("quantization=null", *NF4[1:]),
         (*NF4, "model.quantization.double=false"),
@@ -105,15 +104,19 @@ def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_pa
             train(_recipe(base, tmp_path / "other", *other, *more), resume=str(tmp_path))
         assert "quantization=nf4 model.quantization.group_size=64" in str(error.value)
     train(_recipe(base, tmp_path / "again", *NF4, *more), resume=str(tmp_path))
+    assert training(tmp_path / "again")[-1]["loss"] < training(tmp_path)[0]["loss"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "options"),
     [
-        (NF4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}),
-        (("quantization=int8", "adapter=dora", "model.adapter.rank=4"), {"load_in_8bit": True}),
+        (
+            ("quantization=nf4", "adapter=dora", "model.adapter.rank=4"),
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+        ),
+        (("quantization=int8", *NF4[1:]), {"load_in_8bit": True}),
     ],
-    ids=["nf4_lora", "int8_dora"],
+    ids=["nf4_dora", "int8_lora"],
 )
 def test_exports_are_loaded_by_peft_and_merged(
     overrides: tuple[str, ...], options: dict[str, Any], base: Path, tmp_path: Path
@@ -123,10 +126,9 @@ def test_exports_are_loaded_by_peft_and_merged(
     train(_recipe(base, tmp_path / "run", *overrides))
     live = _live(base, tmp_path / "run", *overrides)
     wanted = logits(live)
-    quantised = by_bitsandbytes(base, **options)
-    assert (logits(quantised) - wanted).abs().max() > 1e-3
+    assert (logits(by_bitsandbytes(base, **options)) - wanted).abs().max() > 1e-3
     folder = export(str(tmp_path / "run"), str(tmp_path / "adapter"))
-    loaded = peft.PeftModel.from_pretrained(quantised, folder).train()
+    loaded = peft.PeftModel.from_pretrained(by_bitsandbytes(base, **options), folder).train()
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-4, atol=1e-4)
 
     rounded = {path: layer.weight for path, layer in quantised_layers(live)}
@@ -155,7 +157,8 @@ def test_commands_work_from_a_quantised_run(base: Path, tmp_path: Path, capsys: 
     assert evaluated.returncode == 0, evaluated.stderr
     written = trireme_here(capsys, "generate", str(run), "--prompt", "def f(", "--max-new-tokens", "3")
     assert written.returncode == 0 and written.stdout.startswith("def f("), written.stderr
-    refused(trireme_here(capsys, "check", *recipe, "adapter=null"), "model.quantization", "adapter=lora")
+    alone = [word for word in recipe if "adapter" not in word]
+    refused(trireme_here(capsys, "check", *alone), "model.quantization", "adapter=lora")
     refused(trireme_here(capsys, "check", *recipe, "plan=tp", "--nproc", "2"), "plan.tensor", "fsdp_full_shard")
     half = "model.quantization.other_dtype=bf16"
     refused(trireme_here(capsys, "check", *recipe, half), "model.quantization.other_dtype", "plan.precision=bf16")
