@@ -140,7 +140,8 @@ def _oriented(entry: Stored, model: PreTrainedModel, name: str) -> Stored:
     """A tensor as the layer's class holds it: folders hold quantised weights as [outputs, inputs]."""
     if entry.packed is None or not isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D):
         return entry
-    return entry._replace(shape=entry.shape[::-1], read=lambda: entry.read().T.contiguous())
+    shape, read = entry.shape[::-1], lambda: entry.read().T.contiguous()
+    return Stored(entry.file, shape, entry.dtype, read, None, entry.packed, entry.form)
 
 
 def _in_head(name: str, model: PreTrainedModel) -> bool:

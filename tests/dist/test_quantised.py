@@ -94,7 +94,7 @@ def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_pa
     assert said["quantization"] == wanted and len(said["digest"]) == 32
     log = (tmp_path / "log.txt").read_text()
     assert "the base is quantised (nf4): parameters take" in log and "numbers of 4." in log
-    more = ("trainer.max_steps=16",)
+    more = ("trainer.max_steps=40",)
     for other in (
         ("quantization=null", *NF4[1:]),
         (*NF4, "model.quantization.double=false"),
@@ -210,11 +210,11 @@ def test_a_calibrated_export_is_nearer_than_a_rounded_one(
         distances = [(one(input_ids=tokens).logits - wanted).square().mean() for one in (calibrated, rounded)]
     assert distances[0] < 0.8 * distances[1], distances
     stored = ("quantization=stored", *NF4[1:])
-    train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6"))
+    train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=40"))
     losses = [line["loss"] for line in training(tmp_path / "more")]
-    assert losses[-1] < losses[0]
+    assert sum(losses[-5:]) < sum(losses[:5])
     merged = export(str(tmp_path / "more"), str(tmp_path / "merged"), ExportOptions(merge=True))
-    live = _live(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6")
+    live = _live(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=40")
     again = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
     torch.testing.assert_close(logits(again), logits(live), rtol=1e-4, atol=1e-5)
 
