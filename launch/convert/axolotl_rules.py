@@ -136,6 +136,15 @@ def attention(name: str) -> Rule:
     return rule
 
 
+def chat_template(draft: Draft, value: Any, given: Arguments) -> None:
+    """``chatml``, a template in Jinja, or a name of axolotl's; the tokenizer's own is taken where there is none."""
+    if str(value) == "chatml" or "{" in str(value):
+        draft.set("data.chat.template", value)
+    elif not str(value).startswith("tokenizer_default"):
+        why = "write data.chat.template: a Jinja text, a file or chatml; without it the tokenizer's own is taken"
+        draft.leave("chat_template", value, why)
+
+
 AXOLOTL_RULES: dict[str, Rule] = {
     "rl": preferences,
     "loss_type": preferences,
@@ -144,6 +153,7 @@ AXOLOTL_RULES: dict[str, Rule] = {
     "evals_per_epoch": per_epoch("trainer.eval_every"),
     "saves_per_epoch": per_epoch("checkpoint.every"),
     "datasets": datasets,
+    "chat_template": chat_template,
     "val_set_size": share,
     "adapter": adapter,
     "load_in_4bit": quantised("nf4"),

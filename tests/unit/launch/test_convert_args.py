@@ -177,6 +177,7 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
         "data.source.path": "owner/chats",
         "data.columns": {"messages": "dialog"},
         "data.packing": False,
+        "data.chat.template": "chatml",
         "model.adapter.rank": 16,
         "model.adapter.alpha": 32,
         "model.adapter.dropout": 0.05,
@@ -184,7 +185,13 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
         "model.neftune_alpha": 5,
     }
     assert {key: draft.values.get(key) for key in wanted} == wanted
-    assert list(draft.left) == ["chat_template"]
+    assert not draft.left
+
+
+@pytest.mark.parametrize(("template", "left"), [("tokenizer_default", []), ("llama3", ["chat_template"])])
+def test_names_of_templates(tmp_path: Path, template: str, left: list[str]) -> None:
+    draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "chat_template": template, "lora_r": 4}))
+    assert list(draft.left) == left and "data.chat.template" not in draft.values
 
 
 def test_a_file_of_accelerate(tmp_path: Path) -> None:

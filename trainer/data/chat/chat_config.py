@@ -28,8 +28,8 @@ class ChatConfig:
     """How conversations become texts, and which of their tokens are learnt."""
 
     template: Any = None
-    """Jinja template: its text, a file that holds it, or several by their names (``{default: ..., tool_use: ...}``).
-    Null takes the tokenizer's own, or ChatML with a warning if it has none."""
+    """Jinja template: its text, a file that holds it, ``chatml``, or several by their names (``{default: ..., tool_use:
+    ...}``). Null takes the tokenizer's own, or ChatML with a warning if it has none."""
     template_name: str | None = None
     """Which of several templates is taken, such as rag; null takes ``tool_use`` for rows with tools where there is one,
     else ``default``, as transformers does."""

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from ....errors import Problem, UserError
-from .chat_config import KEY, ChatConfig
+from .chat_config import CHATML, KEY, ChatConfig
 from .conversation import Conversation, Message
 from .traced_template import Turn, traced_rendering, tracing_template
 from .traced_text import ELSEWHERE, Mark, Traced
@@ -166,13 +166,15 @@ def written_template(config: ChatConfig) -> str | dict[str, str] | None:
 
 
 def _read(value: str, field: str) -> str:
+    if value == "chatml":
+        return CHATML
     path = Path(os.path.expanduser(value)) if "{" not in value and "\n" not in value else None
     if path is not None:
         try:
             value = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            fix = "write the template itself, which holds {{ ... }} or {% ... %}, or a file of such a text"
+            fix = "write the template itself, which holds {{ ... }} or {% ... %}, a file of such a text, or chatml"
             raise UserError(Problem(field, f"cannot be read: {reason}", fix, str(path))) from error
     check_syntax(value, field)
     return value

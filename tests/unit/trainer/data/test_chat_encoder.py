@@ -203,6 +203,8 @@ def test_control_tokens_are_added_once_and_end_texts(caplog: pytest.LogCaptureFi
     assert len(tokenizer) == len(base) + 2 and tokenizer.eos_token == END and base.eos_token != END
     again = prepared_tokenizer(tokenizer, ChatConfig(control_tokens=["<|im_start|>", "<new>"]))
     assert len(again) == len(tokenizer) + 1 and again.encode("a<new>", add_special_tokens=False)[-1] == len(again) - 1
+    named = prepared_tokenizer(base, ChatConfig(template="chatml"))
+    assert named.chat_template == CHATML and len(named) == len(tokenizer)
     written = prepared_tokenizer(base, ChatConfig(template="{{ messages[0].content }}"))
     assert len(written) == len(base) and written.eos_token == base.eos_token
 
