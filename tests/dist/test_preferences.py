@@ -111,6 +111,12 @@ def test_micro_batches_change_nothing(folder: Path, alone: dict[str, Path], tmp_
     assert worst_difference(*both, ("eval_loss", "eval_margin")) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_losses_in_pieces_change_nothing(folder: Path, alone: dict[str, Path], tmp_path: Path, name: str) -> None:
+    run(tmp_path, options(folder, name, *MORE[name], "model.loss=chunked"))
+    assert worst_difference(training(alone[name]), training(tmp_path)) < TOLERANCE
+
+
 def test_adapters_off_and_the_first_weights_are_one_reference(
     folder: Path, alone: dict[str, Path], tmp_path: Path
 ) -> None:

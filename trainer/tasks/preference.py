@@ -19,7 +19,11 @@ from .task import Sums, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...models.head_loss import Asked
+
 Source = Literal["start", "adapter_off"]
+READERS = ("ask", "log_probabilities", "answers", "measured", "loss", "evaluate", "records", "estimate")
+"""Methods that see what the model gives."""
 
 
 class Answers(NamedTuple):
@@ -59,9 +63,20 @@ class Preference(Task):
             raise ValueError(f"reference={reference!r} is neither start nor adapter_off; write one of them")
         self.beta, self.reference = beta, reference
 
+    def head_gives_losses(self) -> bool:
+        package = __name__.partition(".")[0]
+        readers = (getattr(type(self), name) for name in READERS)
+        return all(reader.__module__.partition(".")[0] == package for reader in readers)  # others may read logits
+
+    def ask(self, targets: dict[str, Any], training: bool) -> Asked | None:
+        from ...models.head_loss import Asked
+
+        return Asked(targets["labels"], summed=False) if "labels" in targets else None
+
     def log_probabilities(self, outputs: Any, targets: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probability and tokens of each answer, both [rows, texts]."""
-        from ...models.log_probabilities import text_sums, token_log_probabilities
+        from ...models.loss import token_log_probabilities
+        from ...models.text_sums import text_sums
 
         labels = targets["labels"]
         tokens = token_log_probabilities(outputs.logits, labels)
