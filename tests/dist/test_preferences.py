@@ -134,6 +134,33 @@ def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
 
 
+@pytest.mark.parametrize("task", ["dpo", "kto"])
+def test_sources_of_preferences_are_mixed(folder: Path, tmp_path: Path, task: str) -> None:
+    kind = "trireme.trainer.data.row_files.RowFiles"
+    paths = [written(PAIRS[:20], folder / "a.jsonl"), written(PAIRS[20:], folder / "b.jsonl")]
+    sources = [
+        f"{name}: {{source: {{_target_: {kind}, paths: [{path}], nested: text}}}}"
+        for name, path in zip("ab", paths, strict=True)
+    ]
+    given = [
+        *BASE,
+        *STEPS,
+        f"task={task}",
+        "data.packing=bins",
+        "~data.source",
+        f"data.sources={{{', '.join(sources)}}}",
+    ]
+    run(tmp_path, [*given, f"data.cache_dir={tmp_path / 'cache'}", "trainer.max_steps=2"])
+    last, evaluated = training(tmp_path)[-1], lines(tmp_path)[-1]
+    assert {"loss/a", "loss/b", "rewards/chosen"} <= last.keys() and {
+        "eval_margin/a",
+        "eval_margin/b",
+    } <= evaluated.keys()
+    assert len(references(tmp_path / "cache")) == 4
+    if task == "kto":
+        assert evaluated["eval_kl"] == evaluated["eval_kl/a"] == evaluated["eval_kl/b"]
+
+
 def references(cache: Path) -> dict[str, float]:
     return {path.name: path.stat().st_mtime_ns for path in (cache / "references").glob("*.npy")}
 

@@ -60,6 +60,7 @@ def made_preferences(samples: Pairs, rows: Dataset, name: str, key: str) -> Made
     kept, notes = _kept(samples, encoded, rows, name, key)
     if samples.judged and name == TRAIN:
         notes += _balance(np.asarray(encoded["desirable"])[kept], key)
+        _refuse_one_prompt(encoded.select(kept), key)
     lengths = np.minimum(np.asarray(encoded["length"])[kept], samples.block_size)
     print_ = digest([kept, lengths]) + (folder / DIGEST).read_text()
     return MadeRows(encoded.select_columns(list(KEPT)).select(kept), tuple(notes), lengths, print_)
@@ -99,11 +100,7 @@ def _judged(samples: Pairs, rows: Dataset) -> Dataset:
 
     found = list(_answers(samples, rows))
     usable = [place for place, each in enumerate(found) if not each["reason"]]
-    prompts = [found[place]["prompt"] for place in usable]
-    if len(set(prompts)) < 2 and usable:
-        why = "gives answers to one prompt only, and KTO compares prompts with answers to others"
-        raise UserError(Problem("task", why, "give rows with different prompts, or choose task=dpo", "kto"))
-    partners = _partners(prompts)
+    partners = _partners([found[place]["prompt"] for place in usable])
     for at, place in enumerate(usable):
         found[place]["other"] = found[usable[partners[at]]]["completion"]
     whole = Rows.from_list([{**each, "other": each.get("other", "")} for each in found])
@@ -125,7 +122,7 @@ def _answers(samples: Pairs, rows: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _partners(prompts: list[str]) -> np.ndarray:
-    """For each answer the number of the next one, in a circle, to another prompt."""
+    """For each answer the number of the next one, in a circle, to another prompt; 0 if there is no other prompt."""
     partners = np.zeros(len(prompts), np.int64)
     nearest = 0
     for place in reversed(range(2 * len(prompts))):  # twice, so that the last ones find theirs at the beginning
@@ -146,6 +143,17 @@ def _encode_judged(row: Mapping[str, Any], _: int, encoder: AnswerEncoder) -> di
     except ValueError as error:
         return _without(str(error), row["row"])
     return _sample(own, another, row["row"], bool(row["good"]))
+
+
+def _refuse_one_prompt(encoded: Dataset, key: str) -> None:
+    prompts = set()
+    for sample in encoded.select_columns(["first_ids", "first_labels"]):
+        first = int(learnt_places(np.asarray(sample["first_labels"]))[0])  # type: ignore[index]
+        prompts.add(tuple(sample["first_ids"][:first]))  # type: ignore[index]
+        if len(prompts) > 1:
+            return
+    why = "gives answers to one prompt only, and KTO compares prompts with answers to others"
+    raise UserError(Problem(key, why, "give rows with different prompts, or choose task=dpo"))
 
 
 def _balance(desirable: np.ndarray, key: str) -> list[str]:
