@@ -15,9 +15,9 @@ from trireme.models.loss import IGNORE
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.check_data import check_data
 from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.preference.judged_answers import partners_of
 from trireme.trainer.data.preference.preference_form import judged_of, judged_pair, pair_of
 from trireme.trainer.data.preference.preference_rows import Judged, Pairs
-from trireme.trainer.data.preference.prepare_preferences import _partners
 from trireme.trainer.data.report.views import Role
 from trireme.trainer.data_report import _rows
 from trireme.trainer.tasks.dpo import DPO
@@ -159,8 +159,8 @@ def test_kto_reads_each_answer_beside_one_to_another_prompt(tmp_path: Path) -> N
 
 
 def test_partners_answer_other_prompts() -> None:
-    assert _partners(["a", "a", "b", "c", "c"]).tolist() == [2, 2, 3, 0, 0]
-    assert _partners(["a", "b", "a", "a"]).tolist() == [1, 2, 1, 1]
+    assert partners_of(["a", "a", "b", "c", "c"]).tolist() == [2, 2, 3, 0, 0]
+    assert partners_of(["a", "b", "a", "a"]).tolist() == [1, 2, 1, 1]
 
 
 def test_kto_needs_both_labels_and_several_prompts(tmp_path: Path) -> None:
