@@ -134,6 +134,48 @@ def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("plan", "ranks"), [("zero3", 2), ("fsdp_full_shard", 2), ("3d", 4)])
+def test_a_packed_run_of_kto_with_noise_is_the_same_under_a_plan(
+    folder: Path, tmp_path: Path, plan: str, ranks: int
+) -> None:
+    noisy = options(folder, "kto", "data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1")
+    noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
+    load_deepspeed()
+    run(tmp_path / "one", noisy)
+    run_ranks(run, ranks, tmp_path / "two", [*noisy, f"plan={plan}", *PLANS[plan][1]])
+    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("plan", ["tp", "zero3", "pp_1f1b"])
+def test_losses_in_pieces_change_nothing_under_a_plan(
+    folder: Path, alone: dict[str, Path], tmp_path: Path, plan: str
+) -> None:
+    load_deepspeed()
+    run_ranks(run, 2, tmp_path, options(folder, "dpo", *MORE["dpo"], "model.loss=chunked", f"plan={plan}"))
+    assert worst_difference(training(alone["dpo"]), training(tmp_path)) < TOLERANCE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("plan", ["zero3", "fsdp_full_shard", "pp_1f1b"])
+@pytest.mark.parametrize("name", ["dpo", "lora"])
+def test_a_resume_places_the_first_weights_again_under_a_plan(
+    folder: Path, tmp_path: Path, plan: str, name: str
+) -> None:
+    load_deepspeed()
+    given = options(folder, "dpo", *(LORA if name == "lora" else MORE["dpo"]), f"plan={plan}")
+    given.append(f"data.cache_dir={tmp_path / 'cache'}")
+    run_ranks(run, 2, tmp_path / "whole", given)
+    run_ranks(run, 2, tmp_path / "parts", [*given, "trainer.stop_at=2"])
+    for path in (tmp_path / "cache/references").glob("*.npy"):
+        path.unlink()
+    run_ranks(run, 2, tmp_path / "parts", given)
+    assert len(references(tmp_path / "cache")) == 2
+    one, two = training(tmp_path / "whole"), training(tmp_path / "parts")
+    assert [line["loss"] for line in one] == [line["loss"] for line in two]
+
+
 @pytest.mark.parametrize("task", ["dpo", "kto"])
 def test_sources_of_preferences_are_mixed(folder: Path, tmp_path: Path, task: str) -> None:
     kind = "trireme.trainer.data.row_files.RowFiles"

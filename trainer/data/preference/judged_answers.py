@@ -1,4 +1,4 @@
-"""Make samples of single answers that are called good or bad: each beside the answer to another prompt, for KTO."""
+"""Make samples of texts that are called good or bad: each answer beside the answer to another prompt, for KTO."""
 
 from __future__ import annotations
 
