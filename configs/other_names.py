@@ -131,8 +131,9 @@ def coming_from() -> str:
         "and accumulation follows from it. Parallelism is one choice, `plan=NAME`. The same command resumes.",
         "",
         "`trireme convert-args FILE my.yaml` makes a recipe of a file of arguments: `TrainingArguments` as YAML or",
-        "JSON, a file of `accelerate config`, or one of axolotl. Defaults of the tool that differ from those here are",
-        "written out. What could not be taken over stands at the end, with what to do about it.",
+        "JSON, a file of `accelerate config`, a JSON of DeepSpeed (which the recipe then names as it is), or a file of",
+        "axolotl. Defaults of the tool that differ from those here are written out. What could not be taken over",
+        "stands at the end, with what to do about it.",
         "",
         "This page is made from `configs/other_names.yaml` by `make pages`.",
     ]

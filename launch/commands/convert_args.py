@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ..command import Command
 
-TOOLS = ("transformers", "accelerate", "axolotl")
+TOOLS = ("transformers", "accelerate", "deepspeed", "axolotl")
 
 EXAMPLES = """examples:
   trireme convert-args training_args.json my/recipe.yaml
   trireme convert-args axolotl.yaml my/recipe.yaml --nproc 8
 """
 DESCRIPTION = (
-    "Make a recipe of the arguments of transformers' Trainer (YAML or JSON), of a file of accelerate config, or of an "
-    "axolotl file, and say what could not be taken over."
+    "Make a recipe of the arguments of transformers' Trainer (YAML or JSON), of a file of accelerate config, of a JSON "
+    "of DeepSpeed, or of an axolotl file, and say what could not be taken over."
 )
 
 

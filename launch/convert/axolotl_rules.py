@@ -8,6 +8,13 @@ from typing import Any
 from .recipe_draft import Draft
 from .rule import Arguments, Rule, option
 
+KEYS = {"path", "name", "split", "data_files", "field", "type", "ds_type", "revision"}
+"""Keys of a data set that say where its rows are."""
+CHAT_COLUMNS = {"field_messages": "messages", "field_tools": "tools", "field_system": "system"}
+"""Keys that name a column of conversations -> its name here."""
+CHAT_KEYS = {"roles", "roles_to_train", "message_property_mappings", "message_field_role", "message_field_content"}
+"""Further keys of a data set of conversations."""
+
 
 def share(draft: Draft, value: Any, given: Arguments) -> None:
     """``val_set_size``: a share, or a number of samples."""
@@ -49,16 +56,22 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     kind = first.get("type")
     if kind == "chat_template":
         draft.choose("data", "chat" if files else "hub_chat")
-        messages = first.get("field_messages")
-        draft.values |= {"data.columns": {"messages": messages}} if messages and messages != "messages" else {}
+        _chat_keys(draft, first)
     elif kind not in (None, "completion"):
         draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
-    if given.get("rl") in ("dpo", "ipo", "kto"):
+    prefers = given.get("rl") in ("dpo", "ipo", "kto")
+    if prefers:
         _preference_data(draft)
         draft.left.pop("datasets.type", None)
         fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
         named = {name: first[theirs] for name, theirs in fields.items() if first.get(theirs, name) != name}
         draft.values |= {"data.columns": named} if named else {}
+    if first.get("revision"):
+        draft.set("data.source.revision", first["revision"])
+    read = KEYS | CHAT_KEYS | CHAT_COLUMNS.keys() if kind == "chat_template" else KEYS
+    read |= {"field_messages", "field_chosen", "field_rejected"} if prefers else set()
+    for key in sorted(first.keys() - read):
+        draft.leave(f"datasets.{key}", first[key], "see docs/data.md and docs/chat.md")
     if others:
         draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
 
@@ -83,6 +96,25 @@ def _preference_data(draft: Draft) -> None:
         columns = draft.values.get("data.columns")
         if isinstance(columns, dict) and "messages" in columns:
             del draft.values["data.columns"]
+
+
+def _chat_keys(draft: Draft, given: Arguments) -> None:
+    """What a data set of conversations says of its rows and of what is learnt."""
+    columns = {ours: given[theirs] for theirs, ours in CHAT_COLUMNS.items() if given.get(theirs, ours) != ours}
+    if columns:
+        draft.set("data.columns", columns)
+    roles = given.get("roles")
+    if isinstance(roles, dict):
+        named = {str(theirs): str(ours) for ours, every in roles.items() for theirs in every}
+        draft.set("data.chat.role_names", {theirs: ours for theirs, ours in named.items() if theirs != ours})
+    if given.get("roles_to_train"):
+        draft.set("data.chat.loss", "roles")
+        draft.set("data.chat.roles", given["roles_to_train"])
+    fields = given.get("message_property_mappings") or {}
+    pair = [fields.get(name, given.get(f"message_field_{name}", name)) for name in ("role", "content")]
+    if pair not in (["role", "content"], ["from", "value"]):
+        why = "messages hold {role, content} or {from, value}: rename them in the files"
+        draft.leave("datasets.message_property_mappings", pair, why)
 
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:

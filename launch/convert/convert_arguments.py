@@ -1,4 +1,4 @@
-"""Make a recipe of the arguments of transformers' Trainer, of accelerate's configuration, or of an axolotl file.
+"""Make a recipe of the arguments of transformers' Trainer, or of a file of accelerate, DeepSpeed or axolotl.
 
 Names go by ``configs/other_names.yaml``, the table behind docs/coming-from.md; ``argument_rules.py`` has rules for what
 is no key of the same value. What cannot be taken over is written into the recipe as a comment, with what to do instead.
@@ -19,11 +19,14 @@ from ...configs.key_list import keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
 from .argument_rules import RULES, batch, without_preset
+from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
+from .deepspeed_rules import take_deepspeed
 from .recipe_draft import Draft
 
-Tool = Literal["transformers", "accelerate", "axolotl"]
+Tool = Literal["transformers", "accelerate", "deepspeed", "axolotl"]
 MARKS: dict[Tool, tuple[str, ...]] = {
     "accelerate": ("distributed_type", "compute_environment", "num_machines"),
+    "deepspeed": DEEPSPEED_MARKS,
     "axolotl": ("base_model", "sequence_len", "micro_batch_size", "datasets"),
 }
 """Names by which a file is recognised; else it is one of transformers."""
@@ -51,6 +54,7 @@ USUAL: dict[Tool, dict[str, Any]] = {
         "gradient_accumulation_steps": 1,
     },
     "accelerate": {},
+    "deepspeed": {},
 }
 """Defaults of the tool that differ from those here: they are written out, so that the run stays the same."""
 SAME = {"logging_steps": "logging_strategy", "save_steps": "save_strategy", "num_train_epochs": "max_steps"}
@@ -75,6 +79,9 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
     draft = Draft()
     if tool == "accelerate":
         _take_accelerate(draft, path, given)
+        return draft, tool
+    if tool == "deepspeed":
+        take_deepspeed(draft, path, given, ranks or 1)
         return draft, tool
     asked = {name.lstrip("-").replace("-", "_"): value for name, value in given.items()}
     skipped = {name for name, other in SAME.items() if _counts(asked.get(other))}

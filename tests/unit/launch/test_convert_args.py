@@ -12,8 +12,12 @@ import yaml
 from helpers.command import refused, trireme_here
 from helpers.recipes import STDLIB, recipe_of
 from transformers import TrainingArguments
+from trireme.configs.other_names import find
 from trireme.errors import UserError
 from trireme.launch.convert.convert_arguments import converted
+from trireme.models.model_config import hf_config
+from trireme.parallel.zero.deepspeed_json import deepspeed_config
+from trireme.trainer.recipe_values import recipe_values
 
 WITH = [
     "model=llama_tiny",
@@ -192,6 +196,82 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
 def test_names_of_templates(tmp_path: Path, template: str, left: list[str]) -> None:
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "chat_template": template, "lora_r": 4}))
     assert list(draft.left) == left and "data.chat.template" not in draft.values
+
+
+def test_what_a_data_set_of_axolotl_says_of_its_chats(tmp_path: Path) -> None:
+    chats = {
+        "path": "chats.jsonl",
+        "type": "chat_template",
+        "field_messages": "conversations",
+        "field_tools": "functions",
+        "message_property_mappings": {"role": "from", "content": "value"},
+        "roles": {"user": ["human", "customer"], "assistant": ["agent"]},
+        "roles_to_train": ["assistant", "user"],
+        "shards": 3,
+    }
+    draft, tool = converted(write(tmp_path, {"base_model": "owner/base", "datasets": [chats]}))
+    assert tool == "axolotl" and draft.choices["data"] == ["chat"]
+    wanted = {
+        "data.source.paths": ["chats.jsonl"],
+        "data.columns": {"messages": "conversations", "tools": "functions"},
+        "data.chat.role_names": {"human": "user", "customer": "user", "agent": "assistant"},
+        "data.chat.loss": "roles",
+        "data.chat.roles": ["assistant", "user"],
+    }
+    assert {key: draft.values.get(key) for key in wanted} == wanted
+    assert list(draft.left) == ["datasets.shards"]
+    chats |= {"message_property_mappings": {"role": "who", "content": "what"}}
+    draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "datasets": [chats]}))
+    assert "datasets.message_property_mappings" in draft.left
+
+
+def test_a_file_of_deepspeed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe names the file, and agrees with it: the check of both finds nothing."""
+    file = write(
+        tmp_path,
+        {
+            "train_batch_size": 8,
+            "train_micro_batch_size_per_gpu": 2,
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": 0.7,
+            "bf16": {"enabled": True},
+            "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
+            "optimizer": {
+                "type": "AdamW",
+                "params": {"lr": 3e-4, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.1},
+            },
+            "scheduler": {
+                "type": "WarmupDecayLR",
+                "params": {
+                    "warmup_min_lr": 0,
+                    "warmup_max_lr": 3e-4,
+                    "warmup_num_steps": 5,
+                    "total_num_steps": 50,
+                    "warmup_type": "linear",
+                },
+            },
+        },
+        "ds.json",
+    )
+    out = tmp_path / "recipe.yaml"
+    made = trireme_here(capsys, "convert-args", str(file), str(out), "--nproc", "2")
+    assert made.returncode == 0 and "settings of deepspeed" in made.stdout
+    found = recipe_of(out, tmp_path / "run", *WITH)
+    assert (found.trainer.global_batch_size, found.trainer.micro_batch_size, found.trainer.max_steps) == (8, 2, 50)
+    assert (found.plan.name, found.plan.precision, found.plan.deepspeed) == ("zero2", "bf16", str(file))
+    assert (found.optimizer["lr"], found.trainer.max_grad_norm, found.scheduler.warmup_steps) == (3e-4, 0.7, 5)
+    _, problems = deepspeed_config(found.plan, _values(found), 2)
+    assert not problems
+
+
+def _values(found: Any) -> Any:
+    parts = found.trainer, found.optimizer, found.scheduler, found.ema
+    return recipe_values(*parts, hf_config(found.model), found.data, found.trainer.max_steps)
+
+
+def test_every_key_of_axolotl_is_listed() -> None:
+    names = (Path(__file__).parents[2] / "helpers" / "axolotl_keys.txt").read_text().splitlines()[1:]
+    assert len(names) > 380 and not [name for name in names if not find(name)]
 
 
 def test_a_file_of_accelerate(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Take a JSON of DeepSpeed: the recipe names the file as it is, and says the same as its explicit values.
+
+The file keeps counting, so what it says of batch, clipping, precision, optimizer and schedule must be what the recipe
+says. What is ``auto`` there, or missing, follows the recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...configs.other_names import value_fix
+from .recipe_draft import Draft
+from .rule import Arguments, option
+
+MARKS = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size")
+"""Keys by which a JSON of DeepSpeed is recognised."""
+OPTIMIZER = ("lr", "betas", "eps", "weight_decay")
+"""Arguments of the same name here."""
+
+
+def take_deepspeed(draft: Draft, path: Path, given: Arguments, ranks: int) -> None:
+    """Take the file into the draft.
+
+    Args:
+        ranks: data ranks of the run, by which a global batch is counted.
+    """
+    draft.choose("plan", f"zero{_block(given, 'zero_optimization').get('stage', 0)}")
+    draft.set("plan.deepspeed", str(path))
+    micro, whole = (_number(given.get(name)) for name in ("train_micro_batch_size_per_gpu", "train_batch_size"))
+    accumulation = _number(given.get("gradient_accumulation_steps")) or 1
+    if micro:
+        draft.set("trainer.micro_batch_size", micro)
+    if whole or micro:
+        draft.set("trainer.global_batch_size", whole or (micro or 0) * accumulation * ranks)
+    clipping = given.get("gradient_clipping")
+    if isinstance(clipping, int | float):
+        draft.set("trainer.max_grad_norm", float(clipping) or None)
+    for name in ("bf16", "bfloat16", "fp16"):
+        if _block(given, name).get("enabled") is True:
+            draft.set("plan.precision", "fp16" if name == "fp16" else "bf16")
+    _optimizer(draft, given)
+    _schedule(draft, given)
+
+
+def _optimizer(draft: Draft, given: Arguments) -> None:
+    block = _block(given, "optimizer")
+    if not block:
+        return
+    kind, params = str(block.get("type", "")), _block(block, "params")
+    name = {"adam": "adamw"}.get(kind.lower(), kind.lower())
+    option(draft, "optimizer", "optimizer.type", name)
+    for key in OPTIMIZER:
+        if params.get(key, "auto") != "auto":
+            draft.set(f"optimizer.{key}", params[key])
+    if not _block(given, "scheduler"):
+        why = "DeepSpeed's optimizer needs a scheduler of DeepSpeed: remove this block from the file, or add one"
+        draft.leave("optimizer", kind, why)
+
+
+def _schedule(draft: Draft, given: Arguments) -> None:
+    block = _block(given, "scheduler")
+    kind, params = str(block.get("type", "")), _block(block, "params")
+    if not block:
+        return
+    if not value_fix("scheduler", kind):
+        draft.leave("scheduler.type", kind, "it sets the learning rate by itself, from the file")
+        return
+    option(draft, "scheduler", "scheduler.type", kind)
+    if warmup := _number(params.get("warmup_num_steps")):
+        draft.set("scheduler.warmup_steps", warmup)
+        draft.set("scheduler.warmup_ratio", None)
+    if steps := _number(params.get("total_num_steps")):
+        draft.set("trainer.max_steps", steps)
+        draft.set("trainer.epochs", None)
+    if isinstance(rate := params.get("warmup_max_lr"), int | float):
+        draft.set("optimizer.lr", rate)
+
+
+def _block(given: Arguments, name: str) -> dict[str, Any]:
+    found = given.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> int | None:
+    """A whole number; None for ``auto`` and what is not given."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
