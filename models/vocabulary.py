@@ -18,6 +18,11 @@ class Vocabulary:
     eos: int | None = None
     pad: int | None = None
 
+    @property
+    def padding(self) -> int:
+        """Token id for padding. Padding is masked and has no labels, so any id will do if there is none."""
+        return next((token for token in (self.pad, self.eos) if token is not None), 0)
+
 
 def decoder_start(config: Any, vocabulary: Vocabulary) -> int:
     """The token with which a decoder begins to write: that of the configuration, else the tokenizer's first token, its

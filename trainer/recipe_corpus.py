@@ -21,4 +21,5 @@ def recipe_corpus(recipe: RecipeConfig, data: DataConfig) -> Corpus:
     beside = str(weights_folder(recipe.model)) if recipe.model.weights is not None else None
     with component_errors("task", locate(recipe.task["_target_"]), CONSTRUCTOR):
         task = CheckedTask(instantiate(recipe.task))
-    return open_corpus(data, recipe.seed, recipe.trainer, task, recipe.collator, beside, hf_config(recipe.model))
+    seed = recipe.seed if data.seed is None else data.seed
+    return open_corpus(data, seed, recipe.trainer, task, recipe.collator, beside, hf_config(recipe.model))

@@ -62,7 +62,7 @@ def check_data(
         except Exception as error:  # the constructor of a user's own class may fail in any way
             why = f"fails when it is constructed or its first documents are read: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "correct it; --debug shows where", component.get("_target_")))
-    if not problems and not rows:
+    if not problems and not rows and config.loader is None:
         problems += _check_mixed(config, texts) if mixed else check_texts(config, texts)
     if collator is not None:
         from .open_collator import collator_problems  # imported here, since collators need torch

@@ -82,9 +82,10 @@ class Corpus(ABC):
             model: the model's transformers configuration, for collators that need it.
         """
         self.config, self.seed, self.task, self.processor = config, seed, task, processor
-        self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
+        self.global_batch_size = settings.global_batch_size
+        self.eval_micro_batch_size = settings.eval_micro_batch_size or settings.micro_batch_size
         given = {
-            **text_values(config, self.tokenizer),
+            **text_values(config, self.tokenizer, self.facts.vocabulary),
             "micro_batch_size": settings.micro_batch_size,
             "seed": seed,
             "processor": processor,
@@ -193,7 +194,7 @@ class CorpusByIndex(Corpus):
             self.eval_set(name),
             self.collator,
             limit=limit,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.eval_micro_batch_size,
             data_rank=data_rank,
             data_size=data_size,
         )

@@ -22,11 +22,17 @@ MOST_PROCESSES = 1024
 class DataConfig(TextConfig):
     """Source of the documents, and how they become samples."""
 
-    ALTERNATIVES: ClassVar = (("source", "sources"),)
+    ALTERNATIVES: ClassVar = (("source", "sources"), ("source", "loader"), ("sources", "loader"))
     source: Component | None = None
     """Source of the documents: a class of ``trireme.trainer.data.sources``, or your own. Give this or ``sources``."""
     sources: dict[str, MixedSource] | None = None
     """Several sources that are mixed by weights, by names of your choice."""
+    loader: Component | None = None
+    """A loader of your own in place of ``source``, which gives finished samples for training and evaluation in an order
+    of its own (docs/extending.md)."""
+    order: Component | None = None
+    """An order of your own in which the samples of ``source`` are trained on: a function from positions to indices
+    (docs/extending.md); null takes ``shuffle``."""
     eval_source: Component | None = None
     """Separate source of held-out documents, which replaces ``held_out``; null holds out a share of ``source``."""
     eval_sets: dict[str, Component] = field(default_factory=dict)
@@ -53,6 +59,9 @@ class DataConfig(TextConfig):
     """Share of documents kept for evaluation, chosen by a hash of their text; 0 keeps none."""
     deduplicate: bool = True
     """Drop documents that repeat an earlier one, and train documents that also occur in ``eval_source``."""
+    seed: int | None = None
+    """Seed of the order of samples and of what collators draw; null takes the recipe's ``seed``, which also decides
+    initial weights and noise."""
     shuffle: bool = True
     """Shuffle samples in an order that depends on seed and epoch; false keeps the order of the source."""
     group_by_length: bool = False
@@ -145,10 +154,40 @@ class DataConfig(TextConfig):
                 "packing=bins, whose rows are full, or leave it out"
             )
 
+    def _flaws_of_loader(self) -> Iterator[str]:
+        given = {
+            "source": self.source is not None,
+            "sources": self.sources is not None,
+            "order": self.order is not None,
+            "eval_source": self.eval_source is not None,
+            "eval_sets": bool(self.eval_sets),
+            "test_source": self.test_source is not None,
+            "chat": self.chat is not None,
+            "streaming": self.streaming,
+            "group_by_length": self.group_by_length,
+            f"packing={self.packing}": self.separates,
+        }
+        for name in (name for name, there in given.items() if there):
+            yield (
+                f"loader is wrong beside {name} because a loader gives finished samples in its own order, and those "
+                "that are held out; leave one of them out"
+            )
+
     def _flaws_of_sources(self) -> Iterator[str]:
         if self.sources is not None:
             yield from mixture_flaws(self.sources)
-        if self.source is not None and self.sources is not None:
+        if self.loader is not None:
+            yield from self._flaws_of_loader()
+        if self.order is not None:
+            for name, taken in (
+                ("sources", self.sources is not None),
+                ("streaming", self.streaming),
+                ("group_by_length", self.group_by_length),
+                ("packing=bins", self.packing == "bins"),
+            ):
+                if taken:
+                    yield f"order is wrong beside {name} because that has an order of its own; leave one of them out"
+        if self.source is not None and self.sources is not None and self.loader is None:
             yield "sources is wrong beside source because a run has one of them; leave one of them out"
-        if self.source is None and self.sources is None:
+        if self.source is None and self.sources is None and self.loader is None:
             yield "source=None is required, since a run needs data; choose some (data=files), or write data.sources"

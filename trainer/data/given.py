@@ -1,4 +1,4 @@
-"""Values that the engine gives to a collator whose constructor takes them."""
+"""Values that the engine gives to the user's components whose constructor takes them."""
 
 from __future__ import annotations
 
@@ -14,3 +14,20 @@ GIVEN = {
     "facts": "vocabulary and labels of the data",
 }
 """Name of a value -> what it is."""
+OF_LOADER = {
+    "seed": "the recipe's seed",
+    "block_size": GIVEN_OF_TEXTS["block_size"],
+    "tokenizer": "the tokenizer that the recipe names, or that of the weights; None if there is none",
+    "model": GIVEN["model"],
+    "weights": "folder of the model's weights; None if it begins at random",
+    "config": "the recipe's part ``data``",
+    "cache": "folder of the cache",
+}
+"""The same for ``data.loader``."""
+OF_ORDER = {
+    "size": "samples of a pass",
+    "seed": "the recipe's seed",
+    "global_batch_size": "``trainer.global_batch_size``",
+    "rows": "the rows that samples are made of, a ``datasets.Dataset``; None for texts",
+}
+"""The same for ``data.order``."""

@@ -156,7 +156,7 @@ class Mixture(Corpus):
             Section(self._read, number),
             self.collator,
             limit=self._wanted(limit)[number],
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.eval_micro_batch_size,
             data_rank=data_rank,
             data_size=data_size,
         )

@@ -64,6 +64,11 @@ def _opened(
     task: Task,
     model: Any,
 ) -> Corpus:
+    if config.loader is not None:
+        from .loader_corpus import LoaderCorpus
+
+        beside = Path(tokenizer_folder) if tokenizer_folder else None
+        return LoaderCorpus(config, seed, settings, collator, task, beside, model)
     if task.samples is not None or config.chat is not None:
         return _rows(config, seed, settings, collator, tokenizer_folder, task, model)
     config = _with_tokenizer(config, tokenizer_folder)

@@ -113,7 +113,7 @@ def checked_sample(samples: Samples, row: dict[str, Any]) -> Sample:
         raise UserError(_wrong(name, f"gives {type(sample).__name__} by sample(row), not a dict of arrays and numbers"))
     if taken := {"index", "position"} & sample.keys():
         raise UserError(_wrong(name, f"gives {' and '.join(sorted(taken))} by sample(row), names that the engine sets"))
-    if other := [key for key in sample if not _equal(sample[key], again.get(key))]:
+    if other := [key for key in sample if not same_values(sample[key], again.get(key))]:
         fix = "draw in the collator, from draws(seed, position, purpose)"
         raise UserError(_wrong(name, f"gives another {' and '.join(other)} when sample(row) is called again; {fix}"))
     return sample
@@ -134,9 +134,10 @@ def checked_views(samples: Samples, sample: Collated) -> dict[str, View]:
     raise UserError(_wrong(name, f"gives {type(found).__name__} by views(sample), not a dict of what is shown by name"))
 
 
-def _equal(one: Any, other: Any) -> bool:
+def same_values(one: Any, other: Any) -> bool:
+    """Whether two values of a sample are equal."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same_values(one[key], other[key]) for key in one)
     try:
         return bool(np.array_equal(np.asarray(one), np.asarray(other), equal_nan=np.asarray(one).dtype.kind == "f"))
     except (TypeError, ValueError):  # arrays of objects

@@ -22,6 +22,7 @@ from .document_source import SOURCE
 from .further_sets import further_rows, source_of
 from .length_order import LengthOrder
 from .open_samples import NotUsable, checked_sample, checked_views, usable
+from .own_order import OwnOrder
 from .packed_rows import Binned
 from .prepare_rows import PreparedRows
 from .report.set_facts import SetFacts, label_facts, measured_rows
@@ -108,6 +109,9 @@ class RowsCorpus(CorpusByIndex):
         self._sets = {HELD_OUT: self.held_out}
         self.has_held_out, self.train_size = bool(self.eval_sets), len(self.train)
         self.order = EpochOrder(len(self.train), seed, config.shuffle, config.separates)
+        if config.order:
+            batch, raw = settings.global_batch_size, self.rows.rows
+            self.order = OwnOrder(config.order, len(self.train), seed, batch, raw, config.separates)
         if config.group_by_length:
             lengths = measured_samples(config, self.rows, rows.print)
             self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)

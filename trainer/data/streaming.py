@@ -137,7 +137,7 @@ class StreamingCorpus(Corpus):
             self.first_held_out(limit),
             self.collator,
             limit=limit,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.eval_micro_batch_size,
             data_rank=data_rank,
             data_size=data_size,
         )

@@ -15,10 +15,13 @@ def tokenizer_in(processor: Any) -> Any:
     return getattr(processor, "tokenizer", None)
 
 
-def text_values(config: TextConfig, tokenizer: Any) -> dict[str, Any]:
-    """Values for collators of texts, by the names in ``text_config.GIVEN_OF_TEXTS``; a token id needs a tokenizer."""
+def text_values(config: TextConfig, tokenizer: Any, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """Values for collators of texts, by the names in ``text_config.GIVEN_OF_TEXTS``; a token id needs a tokenizer, or
+    a ``vocabulary`` that is known without one."""
     values = {"block_size": config.block_size, "tokenizer": tokenizer}
-    return values if tokenizer is None else {**values, "pad_token_id": pad_token_id(tokenizer)}
+    if tokenizer is not None:
+        return {**values, "pad_token_id": pad_token_id(tokenizer)}
+    return values if vocabulary is None else {**values, "pad_token_id": vocabulary.padding}
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:

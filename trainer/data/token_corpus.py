@@ -18,6 +18,7 @@ from .corpus_stats import Stats, cut_line
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .further_sets import further_tokens
 from .length_order import LengthOrder
+from .own_order import OwnOrder
 from .packed_rows import BinnedDocuments, SeparateBlocks
 from .report.set_facts import SetFacts, lengths_between, spread
 from .sample_order import EpochOrder
@@ -55,6 +56,9 @@ class IndexedCorpus(CorpusByIndex):
         self.has_held_out = bool(self.eval_sets)
         self.train_size, self.length = len(self.train), config.block_size
         self.order = EpochOrder(len(self.train), seed, config.shuffle, config.separates)
+        if config.order:
+            batch = settings.global_batch_size
+            self.order = OwnOrder(config.order, len(self.train), seed, batch, counts_on=bool(config.separates))
         if isinstance(self.train, BinnedDocuments):
             self.attended = self.train.bins.attended
         if config.group_by_length and isinstance(self.train, DocumentBlocks):

@@ -1,0 +1,95 @@
+"""Loaders and orders that recipes of the tests name by ``_target_``: made-up texts of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from trireme.models.facts import Facts
+from trireme.models.vocabulary import Vocabulary
+
+SIZE, LENGTH, WORDS = 24, 16, 64
+
+
+def text(number: int) -> dict:
+    """A text that counts on, from another place for each number."""
+    step = 1 + number % 3
+    return {"input_ids": (np.arange(LENGTH, dtype=np.int64) * step + number) % WORDS}
+
+
+class Numbers:
+    """What both loaders share."""
+
+    facts = Facts(Vocabulary(WORDS, None, None, 0))
+
+    def __init__(self, seed: int, size: int | None = SIZE) -> None:
+        self.seed, self.size = seed, size
+        self.held_out = [text(1000 + number) for number in range(5)]
+
+    def fingerprint(self) -> str:
+        return "numbers"
+
+    def order(self, number: int) -> list[int]:
+        """The texts of a pass, whose order is the same for both loaders."""
+        return np.random.default_rng([self.seed, number]).permutation(SIZE).tolist()
+
+
+class ByPosition(Numbers):
+    def sample(self, position: int) -> dict:
+        number, place = divmod(position, SIZE)
+        return text(self.order(number)[place])
+
+
+class InOrder(Numbers):
+    """Without a state: a resume reads again."""
+
+    number = 0
+
+    def set_epoch(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self):
+        for index in self.order(self.number):
+            yield text(index)
+
+
+class WithState(InOrder):
+    """Says where it is, and goes on there; notes how often it was asked for a text."""
+
+    done = reads = 0
+
+    def __iter__(self):
+        order = self.order(self.number)
+        while self.done < len(order):
+            self.done += 1
+            type(self).reads += 1
+            yield text(order[self.done - 1])
+        self.done = 0
+
+    def state_dict(self) -> dict:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.done = state["done"]
+
+
+class Changing(ByPosition):
+    """A common mistake: draws from a generator."""
+
+    draws = np.random.default_rng(0)
+
+    def sample(self, position: int) -> dict:
+        return text(int(self.draws.integers(1000)))
+
+
+class Backwards:
+    """An order: the last sample first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, positions):
+        return self.size - 1 - positions % self.size
+
+
+class Beyond(Backwards):
+    def __call__(self, positions):
+        return positions

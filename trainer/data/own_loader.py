@@ -1,0 +1,82 @@
+"""A loader of the user's own (``data.loader``), which gives finished samples in an order of its own.
+
+It is one of two things. A loader *by position* has ``sample(position)``: the sample at a place of the endless stream
+that a run consumes. A loader *in order* has ``__iter__``: the samples of one pass, one by one, in the global order and
+equal on every rank. Of either, every data rank takes its part of each global batch, so the plan changes nothing; and a
+run resumes at the sample at which it stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import Problem, UserError, short
+from ...models.facts import Facts
+from ..component import Component, instantiate, locate
+from ..component_errors import CONSTRUCTOR, component_errors
+from .open_collator import taken
+
+LOADER = "data.loader"
+CONTRACT = "see docs/extending.md: a loader has sample(position) or __iter__, and fingerprint()"
+
+
+def open_loader(component: Component, given: Mapping[str, Any]) -> Any:
+    """The loader that ``component`` names, with its contract checked.
+
+    Args:
+        given: values of the engine by name; the constructor gets those that it takes.
+
+    Raises:
+        UserError: it does not keep its contract.
+    """
+    target = locate(component["_target_"])
+    with component_errors(LOADER, target, CONSTRUCTOR):
+        loader = instantiate(component, **taken(target, given))
+    if flaws := list(loader_flaws(type(loader))):
+        raise UserError(*(wrong_loader(loader, flaw) for flaw in flaws))
+    size = getattr(loader, "size", None)
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise UserError(wrong_loader(loader, f"has size = {size!r}; set the number of samples of a pass, or None"))
+    if not isinstance(getattr(loader, "facts", None) or Facts(), Facts):
+        why = "has facts that are not Facts(vocabulary, labels) of trireme.models.facts"
+        raise UserError(wrong_loader(loader, why))
+    return loader
+
+
+def loader_flaws(kind: type) -> Iterator[str]:
+    """What keeps a class from being a loader, as clauses."""
+    if not callable(getattr(kind, "sample", None)) and not callable(getattr(kind, "__iter__", None)):
+        yield "has neither sample(position) nor __iter__"
+    if not callable(getattr(kind, "fingerprint", None)):
+        yield "has no fingerprint(), a text that changes when the samples do, which a resume compares"
+    for call, arguments in (("sample(position)", ("self", 0)), ("fingerprint()", ("self",))):
+        name = call.partition("(")[0]
+        method = getattr(kind, name, None)
+        if callable(method):
+            try:
+                inspect.signature(method).bind(*arguments)
+            except TypeError:
+                yield f"has {name}{inspect.signature(method)}, which is called as {call}"
+    if callable(getattr(kind, "state_dict", None)) != callable(getattr(kind, "load_state_dict", None)):
+        yield "has one of state_dict and load_state_dict; write both, or neither"
+
+
+def wrong_loader(loader: Any, why: str) -> Problem:
+    """The problem of a loader that does not keep its contract."""
+    return Problem(LOADER, why, CONTRACT, f"{type(loader).__module__}.{type(loader).__qualname__}")
+
+
+def checked(sample: Any, loader: Any, by: str) -> None:
+    """Refuse what is no sample.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(sample, Mapping) or not all(isinstance(key, str) for key in sample):
+        raise UserError(wrong_loader(loader, f"gives {short(sample)} by {by}, not a dict of arrays and numbers"))
+    if named := {"index", "position"} & sample.keys():
+        raise UserError(
+            wrong_loader(loader, f"gives {' and '.join(sorted(named))} by {by}, names that the engine sets")
+        )
