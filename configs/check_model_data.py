@@ -76,6 +76,8 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
 
 def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:
     """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
+    if data.loader is not None:  # which trains no tokenizer
+        return []
     if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of pictures have a vocabulary
         return []
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")

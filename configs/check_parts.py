@@ -9,13 +9,23 @@ from ..errors import Problem
 from ..models.check_loss import check_loss
 from ..models.check_model import check_kernel
 from ..models.quantization.check_quantization import check_qat, check_quantization
+from ..trainer.tasks.task import own_steps
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics
 from .check_model_data import check_conversations, check_model_with_data, check_packed_rows, check_vocabulary
 from .check_preferences import check_reference, check_written_preferences
-from .check_spread import NPROC, check_batch, check_generation, check_native, check_plan_with_model, check_rates
-from .contracts import check_callbacks, check_optimizer, check_task
+from .check_spread import (
+    NPROC,
+    check_batch,
+    check_eval_precision,
+    check_generation,
+    check_native,
+    check_own_steps,
+    check_plan_with_model,
+    check_rates,
+)
+from .contracts import check_callbacks, check_loader, check_optimizer, check_task
 
 
 def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPROC) -> list[Problem]:
@@ -27,11 +37,14 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_evaluation, ("trainer", "data")),
         (check_vocabulary, ("data", "model", "task")),
         (check_native, ("checkpoint", "plan")),
+        (check_own_steps, ("task", "plan")),
+        (check_eval_precision, ("trainer", "plan")),
         (check_rates, ("model", "optimizer", "plan")),
         (check_generation, ("generation", "plan", "task")),
         (check_written_preferences, ("generation", "task")),
         (check_reference, ("model", "task", "trainer")),
         (check_task, ("task",)),
+        (check_loader, ("data",)),
         (check_optimizer, ("optimizer",)),
         (check_callbacks, ("callbacks",)),
         (lambda plan, trainer: check_batch(plan, trainer, world_size or 1, remedy), ("plan", "trainer")),
@@ -74,7 +87,7 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         problems += check_frozen(parts["model"], task)
     if task is not None and sound("model.loss") and "plan" in parts and "launch" in parts:
         tensor, here = parts["plan"].tensor, parts["launch"].kind == "local"
-        gives = getattr(task, "head_gives_losses", lambda: False)()
+        gives = getattr(task, "head_gives_losses", lambda: False)() and not own_steps(task)
         problems += check_loss(parts["model"], gives, tensor if isinstance(tensor, int) else 1, here)
     if sound("ema"):
         problems += check_averages(parts.get("ema") is not None, callbacks)

@@ -17,7 +17,7 @@ from ..trainer.component import Component
 from ..trainer.generation import GenerationConfig
 from ..trainer.recipe_values import recipe_values
 from ..trainer.settings import TrainerConfig
-from ..trainer.tasks.task import head_of
+from ..trainer.tasks.task import head_of, own_steps_of
 
 NPROC = "change --nproc"
 """Remedy for a number of processes that does not fit."""
@@ -71,6 +71,40 @@ def check_plan_with_model(parts: dict[str, Any], world_size: int, found: list[Pr
             return [problem for problem in error.problems if isinstance(problem, Problem)]
     found = check_quantised(plan, degrees, model.quantization, model.qat)
     return found or check_plan(plan, degrees, family, config, values)
+
+
+def check_own_steps(task: Component, plan: Plan) -> list[Problem]:
+    """The problem of a task that calls the model itself, under a plan where no rank has all of it."""
+    steps = sorted(own_steps_of(task))
+    if not steps or plan.pipeline == 1:
+        return []
+    why = f"calls the model itself ({', '.join(steps)}), and under plan {plan.name} no rank has more than its stages"
+    fix = "choose a plan without stages, or write loss and evaluate alone, which get the outputs"
+    return [Problem("task", why, fix, task["_target_"])]
+
+
+def check_eval_precision(trainer: TrainerConfig, plan: Plan) -> list[Problem]:
+    """Problems of evaluations in another precision than training, where the plan holds one type of weights."""
+    problems = []
+    fix = (
+        f"leave it out, or write trireme evaluate RECIPE plan=single trainer.{{}}={{}} after training with {plan.name}"
+    )
+    asked, gathered = trainer.eval_precision, plan.fsdp.param_dtype or plan.precision
+    why = ""
+    if plan.uses_deepspeed:
+        why = f"DeepSpeed's engine holds weights in {plan.precision} alone"
+    elif plan.pipeline != 1:
+        why = f"the stages of plan {plan.name} hand on hidden states in {plan.precision}"
+    elif plan.data_parallel == "fsdp" and gathered != "fp32":
+        why = f"FSDP gathers weights in {gathered}"
+    if asked not in (None, plan.precision) and why:
+        here = fix.format("eval_precision", asked)
+        problems.append(Problem("trainer.eval_precision", f"differs from plan.precision, but {why}", here, asked))
+    weights = trainer.eval_weights
+    if weights != "fp32" and (plan.uses_deepspeed or plan.pipeline != 1):
+        here = fix.format("eval_weights", weights)
+        problems.append(Problem("trainer.eval_weights", f"asks for weights in {weights}, but {why}", here, weights))
+    return problems
 
 
 def check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:

@@ -16,13 +16,16 @@ from ..errors import Problem
 from ..models.heads import HEADS
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import locate
+from ..trainer.data.data_config import DataConfig
 from ..trainer.target_kind import not_made_for
-from ..trainer.tasks.task import Task
+from ..trainer.tasks.task import Task, own_steps
 from .values import nearest
 
 TASK = {"loss": ("outputs", "targets"), "evaluate": ("outputs", "targets"), "metrics": ("sums",)}
 """Methods of a task -> names of their arguments."""
 OPTIONAL = {
+    "step": ("model", "inputs", "targets"),
+    "evaluation_step": ("model", "inputs", "targets"),
     "configure": ("processor", "facts"),
     "count": ("targets",),
     "features": ("outputs",),
@@ -74,6 +77,9 @@ def _other_parts(task: dict[str, Any], cls: type) -> Iterator[Problem]:
         if getattr(cls, by, False) and getattr(cls, needed, None) in (None, getattr(Task, needed)):
             fix = f"write def {needed}(self, {', '.join(OPTIONAL[needed])}), or leave {by} out"
             yield _problem("task", task, f"has {by} = True, but no {needed}", f"{fix}; {PAGE}")
+    if getattr(cls, "coupled", False) and "step" in own_steps(cls):
+        why = "is coupled, so its loss is that of features of the global batch, but it has a step of its own"
+        yield _problem("task", task, why, f"leave step or coupled out; {PAGE}")
     if getattr(cls, "scores_records", False) and getattr(cls, "record_metrics", None) in (None, Task.record_metrics):
         fix = f"write def record_metrics(self, records), or leave scores_records out; {PAGE}"
         yield _problem("task", task, "has scores_records = True, but no record_metrics", fix)
@@ -119,6 +125,16 @@ def _takes_batches(task: dict[str, Any], cls: type) -> Iterator[Problem]:
                 why = f"has {name}(outputs, batch); a run calls it with targets, whose labels are shifted already"
                 fix = f'write def {name}(self, outputs, targets), and use targets["labels"] without shifting them'
                 yield _problem("task", task, why, f"{fix}; {PAGE}")
+
+
+def check_loader(data: DataConfig) -> list[Problem]:
+    """Problems of the class that ``data.loader`` names. What a function gives is checked when the data are opened."""
+    cls = _class_of(data.loader) if data.loader is not None else None
+    if cls is None or data.loader is None:
+        return []
+    from ..trainer.data.own_loader import loader_flaws  # imported here, since samples need torch
+
+    return [_problem("data.loader", data.loader, flaw, PAGE) for flaw in loader_flaws(cls)]
 
 
 def check_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[Problem]:

@@ -19,7 +19,7 @@ from ..trainer.component import Component
 from ..trainer.data.chat.conversation import COLUMNS
 from ..trainer.data.check_data import check_data
 from ..trainer.data.data_config import DataConfig
-from ..trainer.data.given import GIVEN
+from ..trainer.data.given import GIVEN, OF_LOADER, OF_ORDER
 from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.generation import GenerationConfig
 from ..trainer.schedules import OWN, ScheduleConfig
@@ -36,6 +36,8 @@ PROVIDED = {
     "optimizer": Provided(positional=1),
     OWN: Provided(positional=1),
     "collator": Provided(names=frozenset(GIVEN)),
+    "data.loader": Provided(names=frozenset(OF_LOADER)),
+    "data.order": Provided(names=frozenset(OF_ORDER)),
 }
 """Arguments that ``trainer.build`` passes to components, in addition to those of the recipe."""
 

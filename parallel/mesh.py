@@ -60,6 +60,11 @@ class Mesh:
         return self.rank == 0
 
     @property
+    def is_local_main(self) -> bool:
+        """Whether this is the first rank of its machine."""
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+    @property
     def data_size(self) -> int:
         return self.degrees.data
 

@@ -15,14 +15,24 @@ from .plan import Plan
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(plan: Plan, device: torch.device) -> AbstractContextManager:
-    """Run matrix products in the plan's type; weights and reductions stay fp32.
+def autocast(plan: Plan, device: torch.device, other: str | None = None) -> AbstractContextManager:
+    """Run matrix products in the plan's type, or in an ``other`` one; weights and reductions stay fp32.
 
-    FSDP casts parameters and inputs itself, before it gathers them, which halves its traffic.
+    FSDP casts parameters and inputs to the plan's type itself, before it gathers them, which halves its traffic.
     """
-    if plan.precision == "fp32" or plan.data_parallel == "fsdp":
+    precision = other or plan.precision
+    if precision == "fp32" or (plan.data_parallel == "fsdp" and precision == plan.precision):
         return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[plan.precision])
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def round_weights(model: nn.Module, precision: str) -> None:
+    """Give the floating-point parameters of a model on the meta device another type, in which they are then loaded.
+    Buffers stay as they are: 16 bits are too few for the frequencies of rotary positions."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[precision])
+    cast_inputs(model, DTYPES[precision])
 
 
 def cast_inputs(model: nn.Module, dtype: torch.dtype) -> None:

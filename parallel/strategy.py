@@ -36,6 +36,8 @@ LossFunction = Callable[[Any, MicroBatch], Tensor]
 """(model outputs, micro-batch) -> scalar *sum* of label losses in fp32."""
 SumsFunction = Callable[[Any, MicroBatch], dict[str, Tensor]]
 """(model outputs, micro-batch) -> sums by name, of any shape."""
+StepFunction = Callable[[nn.Module, MicroBatch], Any]
+"""(the model as a plan calls it, micro-batch on the device) -> a loss as a ``LossFunction`` gives it, or outputs."""
 Sums = dict[str, float | Tensor]
 """Sums over all ranks: a number for a scalar, else a tensor in double precision on the CPU."""
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
@@ -103,6 +105,10 @@ class Strategy(ABC):
 
     skip_nonfinite = False
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
+    eval_precision: str | None = None
+    """Precision of forward passes without gradient; None takes that of the plan."""
+    optimizer: torch.optim.Optimizer
+    """The recipe's optimizer over this rank's parameters, after ``attach_optimizer``."""
     saves_trained_only = False
     """Whether checkpoints hold the trained parameters alone, since all others are those of a base."""
 
@@ -112,6 +118,10 @@ class Strategy(ABC):
         self.plan = plan
         self.mesh = mesh
         self.family = family
+        self.own_step: StepFunction | None = None
+        """How the task computes the loss of a micro-batch in training, if it calls the model itself."""
+        self.own_outputs: StepFunction | None = None
+        """How the task gets the outputs of a micro-batch in evaluations, if it calls the model itself."""
         self.noise: Noise | None = None
         """Source of the noise of training; None if the model is not trained. Set before ``place``."""
         self.head: HeadLoss | None = None
@@ -167,6 +177,21 @@ class Strategy(ABC):
                 self.backward(micro, surrogate, lambda: counts.result()[0], last=number == len(micro_batches) - 1)
         return StepLoss(gradients.loss, *counts.result())
 
+    def loss_of(self, model: nn.Module, micro: MicroBatch, loss: LossFunction) -> Tensor:
+        """Loss of a micro-batch on the device: by the task's own step, or of the outputs of one forward pass."""
+        if self.own_step is not None:
+            return self.own_step(model, micro)
+        with self.asking(micro, training=True):
+            outputs = model(**micro.inputs)
+        return loss(outputs, micro)
+
+    def outputs_of(self, model: nn.Module, micro: MicroBatch) -> Any:
+        """Outputs of a micro-batch on the device in an evaluation: as the task gets them, or of one forward pass."""
+        if self.own_outputs is not None:
+            return self.own_outputs(model, micro)
+        with self.asking(micro, training=False):
+            return model(**micro.inputs)
+
     def outputs(self, micro: MicroBatch) -> Any:
         """Outputs of the training model for a micro-batch on the device, in the plan's precision."""
         raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
@@ -205,8 +230,7 @@ class Strategy(ABC):
         for micro in batches:
             micro = micro.to(self.mesh.device)
             with torch.no_grad(), self.inference_context():
-                with self.asking(micro, training=False):
-                    outputs = model(**micro.inputs)
+                outputs = self.outputs_of(model, micro)
                 add_sums(totals, function(outputs, micro))
         self.free_gathered()
         return self.shared_sums(totals)

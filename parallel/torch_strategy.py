@@ -142,9 +142,7 @@ class TorchStrategy(Strategy):
     def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
         with self._reduction(last), self.loss_context():
             with autocast(self.plan, self.mesh.device):
-                with self.asking(micro, training=True):
-                    outputs = self.roots[0](**micro.inputs)
-                value = whole_scalar(loss(outputs, micro))
+                value = whole_scalar(self.loss_of(self.roots[0], micro, loss))
             (value * self.loss_weight(labels())).backward()
         return value.detach()
 
@@ -186,7 +184,7 @@ class TorchStrategy(Strategy):
 
     @contextmanager
     def inference_context(self) -> Iterator[None]:
-        with autocast(self.plan, self.mesh.device), self.loss_context():
+        with autocast(self.plan, self.mesh.device, self.eval_precision), self.loss_context():
             yield
 
     def free_gathered(self) -> None:

@@ -8,20 +8,27 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 
+FLAGS = ("save", "evaluate", "log", "rollback", "end_pass", "interrupted")
+"""Requests that are those of all ranks if any rank makes them."""
+
+
 def agree(trainer: Trainer) -> None:
     """Agree on ``trainer.control`` after a step, and complete a checkpoint once no rank is writing it; a collective
     call."""
     control, mesh = trainer.control, trainer.mesh
     trainer.leaving.heed(control)
     own = control.interrupted
-    asked = [control.stop, control.save, control.evaluate, control.log, control.rollback, control.interrupted]
-    *asked, writing = mesh.any_flags([*asked, trainer.store.writing])
-    if asked[0] and not control.stop:
+    *asked, stop, writing = mesh.any_flags(
+        [*(getattr(control, name) for name in FLAGS), control.stop, trainer.store.writing]
+    )
+    if stop and not control.stop:
         control.request_stop("another rank asked to stop")
-    control.save, control.evaluate, control.log, control.rollback, control.interrupted = asked[1:]
+    for name, flag in zip(FLAGS, asked, strict=True):
+        setattr(control, name, flag)
     if control.interrupted:
         # A scheduler may not wait for an evaluation: save now, evaluate after the resume.
-        trainer.state.evaluation_due, control.evaluate, control.save = control.evaluate, False, True
+        trainer.state.evaluation_due |= control.evaluate
+        control.evaluate, control.save = False, True
         reasons = mesh.gather_objects(control.reason if own else "")
         control.reason = next((reason for reason in reasons if reason), control.reason)
     if not writing:

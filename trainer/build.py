@@ -45,6 +45,7 @@ from .run_folder import folder_notes, open_run_folder, refuse_other_recipe, unwr
 from .run_lock import RunLock
 from .schedules import build_schedule
 from .spinner import stop
+from .tasks.task import own_steps
 from .trainer_state import Control, batch_since
 
 if TYPE_CHECKING:
@@ -311,6 +312,8 @@ def _introduce_mixture(trainer: Trainer, mixture: Mixture) -> None:
         log.info("%s", line)
     if trainer.task.coupled:
         log.info("a loss of coupled samples is of no single source: training lines have no loss by source")
+    if "step" in own_steps(trainer.task):
+        log.info("the task's own step gives the loss of all sources together: training lines have no loss by source")
 
 
 def _introduce_average(trainer: Trainer) -> None:

@@ -6,9 +6,12 @@ first step that reaches its last sample, so that step may hold the first samples
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .trainer_state import TrainerState
+
+if TYPE_CHECKING:
+    from .settings import TrainerConfig
 
 Every = int | Literal["epoch"]
 """Number of steps, or ``epoch``."""
@@ -30,6 +33,14 @@ def due(every: Every | None, state: TrainerState, batch: int) -> bool:
     if every == "epoch":
         return ends_pass(state.samples, batch, state.train_size)
     return bool(every) and state.step % every == 0
+
+
+def last_step(state: TrainerState, settings: TrainerConfig) -> int:
+    """Step that ends the run: ``max_steps``, or an earlier one if passes were ended early and the recipe counts in
+    passes (``trainer.epochs``)."""
+    if not state.skipped or settings.epochs is None:
+        return state.max_steps
+    return settings.total_steps(state.train_size, state.batch["step"], state.batch["samples"] + state.skipped)
 
 
 def past_delay(every: Every | None, delay: int, state: TrainerState) -> bool:

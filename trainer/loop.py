@@ -15,7 +15,9 @@ from .agreement import agree
 from .checkpoint.layout import metric_of, step_folder
 from .component import locate
 from .component_errors import component_errors
+from .data.data_config import HELD_OUT
 from .data.token_checks import refuse_unknown_tokens
+from .end_pass import end_pass
 from .finiteness import Finiteness
 from .interruption import Leaving
 from .log_files import SHOWN
@@ -25,8 +27,9 @@ from .saving import Saving
 from .source_losses import SourceLosses
 from .step_metrics import StepMetrics
 from .step_seed import seed_step
-from .sum_check import SumCheck
+from .sum_check import SumCheck, check_own_step
 from .summary import RunClock
+from .tasks.task import own_steps
 from .train_batches import RunBatches
 from .training_clock import TrainingClock
 from .training_line import TrainingLines
@@ -123,9 +126,9 @@ class Trainer:
         with self.leaving.signals.noted():
             self._begin()
             for batch in self.batches:
-                self._begin_step()
                 if self.batch is None:
-                    refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator, self.corpus.samples)
+                    self._look_at(batch)
+                self._begin_step()
                 loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
                     self.loss_function.refuse_mean(self.mesh)
@@ -142,6 +145,8 @@ class Trainer:
                 if self.control.rollback:
                     self.roll_back()
                     continue
+                if self.control.end_pass:
+                    end_pass(self)
                 if self.control.log:
                     self.lines.write(loss, result)
                 if self.control.evaluate:
@@ -160,6 +165,11 @@ class Trainer:
         """Compute metrics on held-out data, equal on all ranks, and write an evaluation line."""
         with self.clock.paused():
             return self.evaluations.evaluate()
+
+    def predict(self, out: Path | str, on: str = HELD_OUT, limit: int | None = None) -> dict[str, float]:
+        """Write predictions of a set into a file during or after training (``RunEvaluation.predict``)."""
+        with self.clock.paused():
+            return self.evaluations.predict(str(out), on, limit)
 
     @property
     def evaluating(self) -> int:
@@ -261,6 +271,12 @@ class Trainer:
             self.state.evaluation_due = False
             self.evaluate()
             self.save()  # again, now with the metric, and with the callbacks' state after it
+
+    def _look_at(self, batch: StepBatch) -> None:
+        """Refuse a first batch, or an own step on it, that would train what nobody wants; before noise is drawn."""
+        refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator, self.corpus.samples)
+        if "step" in own_steps(self.task):
+            check_own_step(self.task, self.strategy, batch)
 
     def _begin_step(self) -> None:
         seed_step(self.recipe.seed, self.state.step, self.mesh.data_rank, self.mesh.device)

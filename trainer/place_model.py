@@ -22,6 +22,7 @@ from ..models.noise import Noise
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
 from ..parallel.mesh import Mesh
+from ..parallel.precision import round_weights
 from ..parallel.strategy import Strategy
 from .base_identity import Base, BaseDigest, base_of
 from .check_steps import check_steps
@@ -29,7 +30,7 @@ from .data.corpus import Corpus
 from .recipe_corpus import recipe_corpus
 from .recipe_values import recipe_values
 from .spinner import say
-from .tasks.task import Task
+from .tasks.task import Task, own_steps
 from .trainer_state import TrainerState, batch_since
 
 if TYPE_CHECKING:
@@ -87,8 +88,14 @@ def place(
         attend_within_documents(model)
     family = described(recipe.model.spec, blueprint)
     strategy = build_strategy(recipe.plan, mesh, family, values)
-    ask = task.ask if task.head_gives_losses() else None
-    strategy.head = head_loss(recipe.model.loss, blueprint, family, ask, mesh.device, mesh.degrees.tensor)
+    asks = task.head_gives_losses() and not own_steps(task)  # such a task reads logits
+    strategy.head = head_loss(
+        recipe.model.loss, blueprint, family, task.ask if asks else None, mesh.device, mesh.degrees.tensor
+    )
+    strategy.eval_precision = recipe.trainer.eval_precision
+    _take_steps(strategy, task)
+    if not batch and recipe.trainer.eval_weights != "fp32":
+        round_weights(model, recipe.trainer.eval_weights)
     if batch:
         strategy.noise = Noise(recipe.model.neftune_alpha, recipe.plan.compile)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
@@ -102,6 +109,15 @@ def place(
     strategy.place(model, source)
     base = base_of(recipe.model, frozen.of_all(mesh)) if frozen else None
     return Placed(strategy, blueprint, task, corpus, state, base, every.of_all(mesh) if every else None)
+
+
+def _take_steps(strategy: Strategy, task: Task) -> None:
+    """Let a task that calls the model itself do so."""
+    steps = own_steps(task)
+    if "step" in steps:
+        strategy.own_step = lambda model, micro: task.step(model, micro.inputs, micro.targets)
+    if "evaluation_step" in steps:
+        strategy.own_outputs = lambda model, micro: task.evaluation_step(model, micro.inputs, micro.targets)
 
 
 @contextmanager

@@ -39,6 +39,8 @@ def load(trainer: Trainer, source: Source) -> None:
     for name, value in saved.trainer.items():
         if name not in ("batch", "made_of"):  # these describe batch size and data of the run that saved them
             setattr(trainer.state, name, value)
+    if trainer.state.batch != saved.trainer.get("batch"):
+        trainer.state.skipped = 0  # it is part of the position since which steps have this size
     for note in saved.notes:
         log.info("%s: %s", source.path.name, note)
     if "samples" not in saved.trainer:

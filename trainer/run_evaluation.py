@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..parallel.micro_batch import MicroBatch
 from .callbacks.line_text import evaluation_parts
+from .collective import on_main
 from .evaluation import Evaluation
+from .prediction_rows import write_predictions, writing_all
+from .records import Records
 from .set_metrics import set_metrics
 
 if TYPE_CHECKING:
@@ -37,13 +40,8 @@ class RunEvaluation:
         """Compute metrics on held-out data, equal on all ranks, and write an evaluation line."""
         trainer = self.trainer
         self.at, began = trainer.state.step, time.monotonic()
-        trainer.store.wait_for_copies()  # before averages are swapped into the weights that are being copied
-        averaged = trainer.ema.in_place() if trainer.ema and trainer.averaged else nullcontext()
-        trainer.strategy.set_training(False)
-        with averaged:
+        with self._inference():
             metrics = self._metrics()
-        trainer.strategy.set_training(True)
-        self.batch = 0
         line: dict[str, Any] = {"step": trainer.state.step, **metrics}
         if trainer.averaged:
             line["averaged"] = True  # the metrics are those of the averaged weights
@@ -54,6 +52,39 @@ class RunEvaluation:
         trainer.emit("on_log", line)
         trainer.leaving.limit.evaluation_took(time.monotonic() - began)
         return metrics
+
+    def predict(self, out: str, on: str, limit: int | None) -> dict[str, float]:
+        """Write what the model says of each sample of a set into a file, and return metrics of the set; a collective
+        call.
+
+        Args:
+            out: a file that ends in ``.jsonl`` or ``.parquet``; an existing one is replaced.
+            on: ``held_out``, a name in ``data.eval_sets``, or ``test``.
+            limit: samples, from the first on; None takes all.
+        """
+        trainer, recipe = self.trainer, self.trainer.recipe
+        limit = recipe.trainer.eval_samples if recipe.data.streaming and limit is None else limit
+        parts = trainer.strategy, trainer.task, trainer.tokenizer, recipe.seed
+        evaluation = Evaluation(*parts, writing_all(recipe.generation, trainer.task))
+        records = Records(trainer.mesh)
+        with self._inference():
+            metrics = set_metrics(evaluation, trainer.corpus, on, limit, records, self._counted)
+        on_main(trainer.mesh, lambda: write_predictions(out, trainer.task, trainer.corpus, records, on))
+        records.close()
+        trainer.emit("on_predict", metrics)
+        return metrics
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Context in which the model evaluates, with averaged weights if the run keeps and uses them."""
+        trainer = self.trainer
+        trainer.store.wait_for_copies()  # before averages are swapped into the weights that are being copied
+        averaged = trainer.ema.in_place() if trainer.ema and trainer.averaged else nullcontext()
+        trainer.strategy.set_training(False)
+        with averaged:
+            yield
+        trainer.strategy.set_training(True)
+        self.batch = 0
 
     def _metrics(self) -> dict[str, float]:
         """Metrics of every set that training evaluates, by the names of an evaluation line."""

@@ -17,6 +17,7 @@ from .interruption import parse_time
 MOST = {
     "global_batch_size": 2**24,
     "micro_batch_size": 2**24,
+    "eval_micro_batch_size": 2**24,
     "max_steps": 10**12,
     "stop_at": 10**12,
     "log_every": 10**12,
@@ -27,6 +28,7 @@ MOST = {
 """Far more than a run can do; beyond it counters and lists of samples no longer fit into 64 bits or memory."""
 YEAR = 525_600
 """Minutes of a year."""
+Precision = Literal["fp32", "bf16", "fp16"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
@@ -88,6 +90,13 @@ class TrainerConfig:
     """Evaluate after the last step."""
     eval_samples: int | None = None
     """Held-out samples per evaluation; null takes all (a stream needs a number)."""
+    eval_micro_batch_size: int | None = None
+    """Samples of one forward pass on one rank in evaluations and predictions; null takes ``micro_batch_size``."""
+    eval_precision: Precision | None = None
+    """Precision of matrix products in evaluations and predictions; null takes that of the plan."""
+    eval_weights: Precision = "fp32"
+    """Type of the weights in ``trireme evaluate`` and ``trireme predict``: bf16 halves their memory. Training evaluates
+    with the weights that it has."""
     max_time: str | int | None = None
     """Wall-clock limit, counted from the start of the run, before which it saves and stops: "HH:MM:SS", "D-HH:MM:SS"
     or "MM", in quotes (YAML reads 12:30:00 as the number 45000). A number below 60 is minutes."""
@@ -113,6 +122,7 @@ class TrainerConfig:
             "log_every",
             "eval_every",
             "eval_samples",
+            "eval_micro_batch_size",
         ):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:

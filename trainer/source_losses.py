@@ -17,7 +17,7 @@ from torch import Tensor
 from ..parallel.mesh import Mesh
 from ..parallel.micro_batch import MicroBatch, map_tensors
 from ..parallel.strategy import LossFunction, whole_scalar
-from .tasks.task import Task
+from .tasks.task import Task, own_steps
 
 if TYPE_CHECKING:
     from .data.mixture import Mixture
@@ -27,8 +27,10 @@ class SourceLosses:
     """Sums of losses and labels by source, over the micro-batches of one step on this rank."""
 
     def __init__(self, task: Task, mixture: Mixture | None, device: torch.device) -> None:
-        # The samples of a coupled loss see each other, so none of it belongs to one source.
-        self.task, self.mixture = task, None if task.coupled else mixture
+        # The samples of a coupled loss see each other, so none of it belongs to one source; a task's own step gives the
+        # loss of all its samples together.
+        alone = not task.coupled and "step" not in own_steps(task)
+        self.task, self.mixture = task, mixture if alone else None
         names = self.mixture.names if self.mixture is not None else []
         self._sums = torch.zeros(2, len(names), dtype=torch.float64, device=device)  # losses, labels
         self._counts = False

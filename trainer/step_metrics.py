@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import LossFunction, Strategy, add_sums
-from .tasks.task import Task
+from .tasks.task import Task, own_steps
 
 
 class StepMetrics:
@@ -26,7 +26,9 @@ class StepMetrics:
 
     def begin_step(self, logged: bool) -> None:
         """Begin with empty sums; they are only computed in steps that are ``logged``."""
-        self._counts, self._totals = logged and bool(self.task.step_metrics), {}
+        # A task's own step gives no outputs beside which sums could be computed.
+        self._counts = logged and bool(self.task.step_metrics) and "step" not in own_steps(self.task)
+        self._totals = {}
 
     def beside(self, loss: LossFunction) -> LossFunction:
         """``loss``, beside which the sums are computed."""

@@ -2,11 +2,13 @@
 
 At the first batch, the loss of two copies of a sample is compared with the loss of one. It is twice as large if the
 loss is a sum, and equal if it is a mean, whatever the model and the data. The check costs the loss of three samples.
+A task's own step calls the model, so the ranks make it together, without noise, before the first batch is trained on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor
 from ..errors import Problem, UserError
 from ..models.loss import IGNORE
 from ..parallel.mesh import Mesh
-from ..parallel.micro_batch import MicroBatch, map_tensors
+from ..parallel.micro_batch import MicroBatch, StepBatch, map_tensors
+from ..parallel.strategy import Strategy, whole_scalar
 from .tasks.task import Task
 
 TRIES = 8
@@ -49,12 +52,7 @@ class SumCheck:
         if self._told:
             return
         self._told = True
-        if mesh.any_flags([self._mean])[0]:
-            task = getattr(self.task, "task", self.task)  # the recipe's, inside of a ``CheckedTask``
-            name = f"{type(task).__module__}.{type(task).__qualname__}"
-            why = f"{name}.{self.method} returns a mean: the loss of two copies of a sample is that of one"
-            fix = 'return a sum (reduction="sum"); it is divided by the labels of the global batch afterwards'
-            raise UserError(Problem("task", why, fix))
+        _refuse_mean(self.task, self.method, self._mean, mesh)
 
     def look(self, outputs: Any, micro: MicroBatch) -> None:
         """Check the loss of a micro-batch, unless an earlier one has told enough."""
@@ -71,17 +69,52 @@ class SumCheck:
             self._tries, self._mean = 0, abs(twice / once - 1) < 0.1
 
     def _loss_of_copies(self, outputs: Any, micro: MicroBatch, copies: int) -> Tensor:
-        batch, size = micro.rows, micro.per_sample
-        first = _most_labels(micro) // size * size
-
-        def cut(tensor: Tensor) -> Tensor:
-            if tensor.dim() == 0 or tensor.shape[0] != batch:
-                return tensor
-            return torch.cat([tensor.narrow(0, first, size)] * copies)
-
+        cut = _copies_of(micro, copies)
         found = getattr(self.task, self.method)(map_tensors(outputs, cut), map_tensors(micro.targets, cut))
-        loss = found["loss"] if self.method == "evaluate" else found
-        return loss.full_tensor() if hasattr(loss, "full_tensor") else loss  # type: ignore[operator]
+        return whole_scalar(found["loss"] if self.method == "evaluate" else found)
+
+
+def check_own_step(task: Task, strategy: Strategy, batch: StepBatch) -> None:
+    """Refuse a mean that the task's own ``step`` gives. A collective call: every rank makes two steps.
+
+    Raises:
+        UserError: the loss is a mean; raised on all ranks.
+    """
+    micro = max(batch.micro_batches, key=lambda micro: task.count(micro.targets)).to(strategy.mesh.device)
+    model, found = strategy.inference_model(), []
+    strategy.set_training(False)
+    for copies in (1, 2):
+        cut = _copies_of(micro, copies)
+        inputs, targets = map_tensors(micro.inputs, cut), map_tensors(micro.targets, cut)
+        with torch.no_grad(), strategy.inference_context():
+            found.append(float(whole_scalar(task.step(model, inputs, targets))))
+    strategy.set_training(True)
+    strategy.free_gathered()
+    once, twice = found
+    is_mean = math.isfinite(once) and math.isfinite(twice) and once != 0 and abs(twice / once - 1) < 0.1
+    _refuse_mean(task, "step", is_mean, strategy.mesh)
+
+
+def _refuse_mean(task: Task, method: str, is_mean: bool, mesh: Mesh) -> None:
+    if mesh.any_flags([is_mean])[0]:
+        task = getattr(task, "task", task)  # the recipe's, inside of a ``CheckedTask``
+        name = f"{type(task).__module__}.{type(task).__qualname__}"
+        why = f"{name}.{method} returns a mean: the loss of two copies of a sample is that of one"
+        fix = 'return a sum (reduction="sum"); it is divided by the labels of the global batch afterwards'
+        raise UserError(Problem("task", why, fix))
+
+
+def _copies_of(micro: MicroBatch, copies: int) -> Callable[[Tensor], Tensor]:
+    """A function that makes ``copies`` of the sample with the most labels, of a tensor that has its rows."""
+    rows, size = micro.rows, micro.per_sample
+    first = _most_labels(micro) // size * size
+
+    def cut(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] != rows:
+            return tensor
+        return torch.cat([tensor.narrow(0, first, size)] * copies)
+
+    return cut
 
 
 def _gpus(micro: MicroBatch) -> list[torch.device]:

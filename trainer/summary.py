@@ -30,7 +30,8 @@ class RunClock:
 
     def begin(self, trainer: Trainer) -> None:
         state = trainer.state
-        self._began, self._step, self._samples, self._tokens = time.monotonic(), state.step, state.samples, state.tokens
+        self._began, self._step, self._tokens = time.monotonic(), state.step, state.tokens
+        self._samples = state.samples - state.skipped
 
     def steps(self, trainer: Trainer) -> int:
         """Steps since ``begin``."""
@@ -48,7 +49,7 @@ class RunClock:
             unit: state.tokens,
             "seconds": round(seconds, 3),
             "steps_per_second": self.steps(trainer) / seconds,
-            "samples_per_second": (state.samples - self._samples) / seconds,
+            "samples_per_second": (state.samples - state.skipped - self._samples) / seconds,
             f"{unit}_per_second": (state.tokens - self._tokens) / seconds,
             "total_flops": trainer.total_flops,
             "memory_mib": round(memory_mib(trainer.mesh.device), 1),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from .cadence import last_step
+
 if TYPE_CHECKING:
     from ..parallel.micro_batch import StepBatch
     from .data.corpus import TrainBatches
@@ -34,7 +36,7 @@ class RunBatches:
             self._stream = trainer.corpus.train_batches(
                 trainer.state.data,
                 trainer.state.samples,
-                trainer.state.stop_at - trainer.state.step,
+                min(trainer.state.stop_at, last_step(trainer.state, trainer.settings)) - trainer.state.step,
                 trainer.mesh.data_rank,
                 trainer.mesh.data_size,
             )

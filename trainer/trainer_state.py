@@ -14,7 +14,7 @@ from typing import Any
 
 OF_CALLBACKS = ("best_metric", "best_step")
 """Fields of the state that callbacks may set."""
-ELSEWHERE = {"should_training_stop": "stop", "should_epoch_stop": "stop"} | {
+ELSEWHERE = {"should_training_stop": "stop", "should_epoch_stop": "end_pass"} | {
     f"should_{name}": name for name in ("save", "evaluate", "log")
 }
 """Requests of transformers' callbacks -> fields of ``Control``."""
@@ -35,7 +35,9 @@ class TrainerState:
     step: int = 0
     """Optimizer steps done."""
     samples: int = 0
-    """Samples consumed, over all ranks."""
+    """Samples consumed, over all ranks: the position in the data."""
+    skipped: int = 0
+    """Those of ``samples`` that were not trained on, since a callback has ended their pass."""
     tokens: int = 0
     """Input tokens consumed, over all ranks, without padding."""
     best_metric: float | None = None
@@ -112,6 +114,8 @@ class Control:
     """Write a training line for this step."""
     interrupted: bool = False
     """Leave before the end because of a signal or the wall-clock limit: save now, evaluate after the resume."""
+    end_pass: bool = False
+    """Leave out the rest of this pass over the data, and go on with the next one."""
     rollback: bool = False
     """Go back to the last checkpoint, and train on with the next samples."""
     reason: str = ""
@@ -138,4 +142,4 @@ class Control:
 
     def clear(self) -> None:
         """Clear the requests of one step; a request to stop remains."""
-        self.save = self.evaluate = self.log = self.rollback = False
+        self.save = self.evaluate = self.log = self.rollback = self.end_pass = False

@@ -32,7 +32,7 @@ class TrainingClock:
 
     def restart(self, state: TrainerState) -> None:
         """Start counting anew, after a training line or a change of the step (resume, rollback)."""
-        self._since, self._counts = time.perf_counter(), (state.step, state.samples, state.tokens)
+        self._since, self._counts = time.perf_counter(), (state.step, state.samples - state.skipped, state.tokens)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -47,4 +47,5 @@ class TrainingClock:
         """Time and counts since ``restart``."""
         seconds = time.perf_counter() - self._since
         steps, samples, tokens = self._counts
-        return Elapsed(max(seconds, 1e-9), state.step - steps, state.samples - samples, state.tokens - tokens)
+        trained = state.samples - state.skipped - samples
+        return Elapsed(max(seconds, 1e-9), state.step - steps, trained, state.tokens - tokens)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..parallel.strategy import StepLoss, StepResult
-from .cadence import due
+from .cadence import due, last_step
 from .callbacks.line_text import refuse_no_numbers, training_parts
 
 if TYPE_CHECKING:
@@ -58,6 +58,6 @@ class TrainingLines:
     def due_next(self) -> bool:
         """Whether the coming step is one that the recipe logs, as ``callbacks.flow`` decides after it."""
         settings, state = self.trainer.settings, self.trainer.state
-        batch, last = settings.global_batch_size, state.stop_at or state.max_steps
+        batch, last = settings.global_batch_size, min(state.stop_at or state.max_steps, last_step(state, settings))
         then = replace(state, step=state.step + 1, samples=state.samples + batch)
         return then.step == 1 or due(settings.log_every, then, batch) or then.step >= last

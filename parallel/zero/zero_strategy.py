@@ -115,6 +115,11 @@ class DeepSpeedStrategy(Strategy):
     def module(self) -> PreTrainedModel:
         return self._module
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The recipe's optimizer inside DeepSpeed's."""
+        return self.state.base
+
     def set_training(self, mode: bool) -> None:
         self._module.train(mode)
 
@@ -150,9 +155,7 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, micro: MicroBatch, loss: LossFunction, labels: Callable[[], int], last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
-        with self.asking(micro, training=True):
-            outputs = self.engine(**micro.inputs)
-        value = loss(outputs, micro)
+        value = self.loss_of(self.engine, micro, loss)
         # DeepSpeed averages gradients over ranks; the loss is divided by the labels of all ranks.
         weight = self.mesh.data_size / max(labels(), 1) * self.loss_scale.missing
         self.engine.backward(value * weight, scale_wrt_gas=False)

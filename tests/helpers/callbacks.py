@@ -235,3 +235,39 @@ class Warns(Callback):
     def on_train_begin(self, trainer, state, control) -> None:
         warnings.warn("that is old", DeprecationWarning, stacklevel=1)
         warnings.warn("that is unwise", UserWarning, stacklevel=1)
+
+
+class SeenTokens(Callback):
+    """Writes a number into training lines that tells which tokens all ranks have seen, and in which order."""
+
+    def on_step_end(self, trainer, state, control) -> None:
+        mine = [row for micro in trainer.batch.micro_batches for row in micro.inputs["input_ids"][:, :2].tolist()]
+        rows = [row for part in trainer.mesh.gather_objects(mine) for row in part]
+        trainer.extra_metrics["seen"] = sum((place + 1) * (a + 1000 * b) for place, (a, b) in enumerate(rows))
+
+
+class EndPass(Callback):
+    """Ends passes early, each after one more step; asked for on one rank only."""
+
+    def __init__(self, rank: int, steps: list[int]) -> None:
+        self.rank, self.steps, self.ends = rank, steps, []
+
+    def on_step_end(self, trainer, state, control) -> None:
+        if trainer.mesh.rank == self.rank and state.step in self.steps:
+            control.end_pass = True
+
+    def on_epoch_end(self, trainer, state, control) -> None:
+        self.ends.append((state.step, state.epoch))
+
+    def on_log(self, trainer, state, control, metrics) -> None:
+        metrics["ends"] = len(self.ends)
+
+
+class Predicted(Callback):
+    """Notes the metrics of predictions in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_predict(self, trainer, state, control, metrics) -> None:
+        Path(f"{self.path}.{trainer.mesh.rank}").write_text(json.dumps(metrics))

@@ -29,3 +29,34 @@ class SmoothedSum(CausalLM):
         labels = targets["labels"].flatten()
         logits = outputs.logits.float().flatten(0, 1)
         return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum", label_smoothing=0.1)
+
+
+class TwoPasses(CausalLM):
+    """Calls the model twice in training, and in evaluations with the texts in reverse beside them."""
+
+    def step(self, model, inputs, targets):
+        first, second = (model(**inputs) for _ in range(2))
+        agree = (first.logits - second.logits).float().abs().mean(-1).sum()
+        return (self.loss(first, targets) + self.loss(second, targets)) / 2 + agree
+
+    def evaluation_step(self, model, inputs, targets):
+        outputs, other = model(**inputs), model(**{**inputs, "input_ids": inputs["input_ids"].flip(1)})
+        outputs.logits = outputs.logits + 0.5 * other.logits
+        return outputs
+
+
+class OneCall(CausalLM):
+    """Does by itself what every task does."""
+
+    def step(self, model, inputs, targets):
+        return self.loss(model(**inputs), targets)
+
+    def evaluation_step(self, model, inputs, targets):
+        return model(**inputs)
+
+
+class MeanStep(CausalLM):
+    """A common mistake, in a step of its own."""
+
+    def step(self, model, inputs, targets):
+        return MeanLoss().loss(model(**inputs), targets)

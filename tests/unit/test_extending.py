@@ -20,7 +20,7 @@ from trireme.trainer.component import locate
 from trireme.trainer.data.document_source import DocumentSource
 from trireme.trainer.data.open_collator import collator_problems
 
-NO_TEXT = ("sums", "words", "series")
+NO_TEXT = ("sums", "words", "series", "parity")
 """Examples with a source of their own."""
 
 

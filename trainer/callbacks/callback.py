@@ -62,6 +62,9 @@ class Callback:
     def on_evaluate(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Called after an evaluation, before its line is written."""
 
+    def on_predict(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        """Called after ``trainer.predict`` has written predictions, with the metrics of their set."""
+
     def on_pre_save(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called on all ranks before a checkpoint is written; an exception prevents it."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..cadence import due, past_delay
+from ..cadence import due, last_step, past_delay
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class Flow(Callback):
 
     def on_step_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         settings, checkpoints, step = trainer.settings, trainer.checkpoints, state.step
-        if step >= state.max_steps:
-            control.request_stop(f"all {state.max_steps} steps are done")
+        last = last_step(state, settings)
+        if step >= last:
+            control.request_stop(f"all {last} steps are done")
         elif state.stop_at and step >= state.stop_at:
             control.request_stop(f"leaving at trainer.stop_at={state.stop_at} of {state.max_steps} steps")
 
@@ -37,8 +38,12 @@ class Flow(Callback):
         if trainer.corpus.has_held_out:
             regular = due(settings.eval_every, state, batch)
             control.evaluate |= regular and past_delay(settings.eval_every, settings.eval_delay, state)
-            control.evaluate |= settings.eval_at_end and step >= state.max_steps
+            control.evaluate |= settings.eval_at_end and step >= last
         control.save |= due(checkpoints.every, state, batch) or (checkpoints.at_end and control.stop)
+
+    def on_epoch_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Ask for what is due at the end of a pass, also of one that a callback has ended early."""
+        self.on_step_end(trainer, state, control)
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Save the last step if an evaluation has ended training (early stopping)."""

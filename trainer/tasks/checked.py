@@ -14,7 +14,7 @@ from ...models.facts import Facts
 from ...models.heads import HEADS
 from ..component_errors import component_errors
 from ..records import plain
-from .task import Sums, Task
+from .task import Sums, Task, own_steps
 
 if TYPE_CHECKING:
     from ...models.head_loss import Asked
@@ -41,6 +41,8 @@ class CheckedTask(Task):
             fix = f"write one of {', '.join(HEADS)} as head in the class"
             raise UserError(Problem("task", f"{type(task).__name__} names a head that no model has", fix, self.head))
 
+        self.steps = own_steps(task)
+        """Names of the methods by which the task calls the model itself."""
         self._sums: dict[str, torch.Size] = {}
         """Shape of each sum that ``evaluate`` has given first."""
         self._seen: set[str] = set()
@@ -75,15 +77,27 @@ class CheckedTask(Task):
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         with component_errors("task", self.task, "loss"):
             loss = self.task.loss(outputs, targets)
+        return self._checked_loss(loss, "loss", _needs_gradients(outputs))
+
+    def step(self, model: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> Tensor:
+        with component_errors("task", self.task, "step"):
+            loss = self.task.step(model, inputs, targets)
+        return self._checked_loss(loss, "step", True)
+
+    def evaluation_step(self, model: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
+        with component_errors("task", self.task, "evaluation_step"):
+            return self.task.evaluation_step(model, inputs, targets)
+
+    def _checked_loss(self, loss: Any, method: str, needs_gradients: bool) -> Tensor:
         if not _is_scalar(loss):
             fix = "return the sum of the label losses of the micro-batch, a scalar that depends on the outputs"
-            raise self._wrong("loss", loss, "one floating-point scalar (a tensor)", fix)
+            raise self._wrong(method, loss, "one floating-point scalar (a tensor)", fix)
         if loss.dtype.itemsize < 4:
             fix = "compute it from logits.float(): in 16 bits a sum over many labels loses digits, or overflows"
-            raise self._wrong("loss", loss, "one in fp32", fix)
-        if torch.is_grad_enabled() and not loss.requires_grad and _needs_gradients(outputs):
+            raise self._wrong(method, loss, "one in fp32", fix)
+        if torch.is_grad_enabled() and not loss.requires_grad and needs_gradients:
             fix = "compute it from the model's outputs, without detach(), item() or no_grad()"
-            raise self._wrong("loss", loss, "one that a backward pass can start from", fix)
+            raise self._wrong(method, loss, "one that a backward pass can start from", fix)
         return loss
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:

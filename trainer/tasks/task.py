@@ -97,6 +97,24 @@ class Task(ABC):
             sums: numbers for scalar sums, and tensors on the CPU in double precision for others.
         """
 
+    def step(self, model: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> Tensor:
+        """The loss of a micro-batch in training. Override it to call the model otherwise than once with ``inputs``:
+        several times, with other inputs, or for more than its outputs. A pipeline cannot run such a task.
+
+        Args:
+            model: called with inputs by keyword, under any plan as one model.
+            inputs: those of the micro-batch, by keyword.
+
+        Returns:
+            The sum of the losses of all labels, as ``loss`` gives it.
+        """
+        return self.loss(model(**inputs), targets)
+
+    def evaluation_step(self, model: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
+        """What ``evaluate`` and ``records`` get as outputs of a micro-batch, without gradient. Override it to call the
+        model otherwise than once with ``inputs``; every rank must call it equally often."""
+        return model(**inputs)
+
     def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
         """Inputs of a model that is to write texts: those of an encoder, or the beginnings of texts."""
         return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
@@ -124,6 +142,24 @@ def share_of_labels(smoothing: float) -> float:
     if not 0 <= smoothing < 1:
         raise ValueError(f"label_smoothing={smoothing} must be a share from 0 to below 1; 0.1 is usual")
     return smoothing
+
+
+STEPS = ("step", "evaluation_step")
+"""Methods by which a task calls the model itself."""
+
+
+def own_steps(task: Any) -> frozenset[str]:
+    """Which of ``STEPS`` a task, or a class of one, has of its own."""
+    kind = task if isinstance(task, type) else type(getattr(task, "task", task))  # the recipe's, in a ``CheckedTask``
+    return frozenset(name for name in STEPS if getattr(kind, name, None) not in (None, getattr(Task, name)))
+
+
+def own_steps_of(component: Component) -> frozenset[str]:
+    """``own_steps`` of the recipe's task, without making the task."""
+    try:
+        return own_steps(locate(component["_target_"]))
+    except Exception:  # reported by the check of components
+        return frozenset()
 
 
 def head_of(component: Component) -> str:

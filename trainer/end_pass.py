@@ -1,0 +1,41 @@
+"""End a pass over the data before its last sample, at a callback's request (``control.end_pass``)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..errors import Problem, UserError
+from .agreement import agree
+from .cadence import ends_pass, last_step
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+log = logging.getLogger("trireme.trainer")
+
+
+def end_pass(trainer: Trainer) -> None:
+    """Go on with the first sample of the next pass, after the events and requests of this one's end; a collective call.
+    A pass that this step has ended anyway needs nothing.
+
+    With ``trainer.epochs`` the run has that many fewer steps; schedules keep the length that was planned.
+
+    Raises:
+        UserError: the data have no passes.
+    """
+    state, settings = trainer.state, trainer.settings
+    if state.train_size is None:
+        why = "asks to end a pass over the data (control.end_pass), and a stream has none that is known"
+        raise UserError(Problem("callbacks", why, "ask it to stop (control.request_stop), or set data.streaming=false"))
+    if ends_pass(state.samples, settings.global_batch_size, state.train_size):
+        return
+    left = -state.samples % state.train_size
+    state.samples, state.skipped = state.samples + left, state.skipped + left
+    state.data = trainer.batches.position()
+    trainer.batches.move()
+    log.info("pass %d ends at step %d, %d samples early", state.samples // state.train_size, state.step, left)
+    trainer.emit("on_epoch_end")
+    if state.step >= (last := last_step(state, settings)):
+        trainer.control.request_stop(f"all {last} steps are done")
+    agree(trainer)  # on what callbacks have asked for at the end of the pass
