@@ -107,8 +107,6 @@ class Strategy(ABC):
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
     eval_precision: str | None = None
     """Precision of forward passes without gradient; None takes that of the plan."""
-    optimizer: torch.optim.Optimizer
-    """The recipe's optimizer over this rank's parameters, after ``attach_optimizer``."""
     saves_trained_only = False
     """Whether checkpoints hold the trained parameters alone, since all others are those of a base."""
 

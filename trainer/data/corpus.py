@@ -82,7 +82,7 @@ class Corpus(ABC):
             model: the model's transformers configuration, for collators that need it.
         """
         self.config, self.seed, self.task, self.processor = config, seed, task, processor
-        self.global_batch_size = settings.global_batch_size
+        self.global_batch_size, self.micro_batch_size = settings.global_batch_size, settings.micro_batch_size
         self.eval_micro_batch_size = settings.eval_micro_batch_size or settings.micro_batch_size
         given = {
             **text_values(config, self.tokenizer, self.facts.vocabulary),

@@ -140,7 +140,7 @@ class LoaderCorpus(Corpus):
 
     def describe(self, name: str) -> SetFacts:
         size = self.train_size if name == TRAIN else len(self.held_out)
-        return SetFacts(name, {"samples": size}, f"{LOADER}: {component_text(self.config.loader)}")
+        return SetFacts(name, {"samples": size}, f"{LOADER}: {component_text(self.config.loader or {})}")
 
 
 def _as_they_come(positions: np.ndarray) -> np.ndarray:

@@ -41,8 +41,9 @@ class HeldOutSamples(Dataset[Sample]):
     def __init__(self, loader: Any) -> None:
         samples = getattr(loader, "held_out", None)
         with component_errors(LOADER, loader, "held_out"):
-            known = samples is None or (hasattr(samples, "__len__") and hasattr(samples, "__getitem__"))
-            self.samples = (samples if samples is not None else ()) if known else list(samples)
+            samples = () if samples is None else samples
+            known = hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
+            self.samples: Any = samples if known else list(samples)
         self.loader = loader
 
     def __len__(self) -> int:
