@@ -1,4 +1,4 @@
-"""Values that the engine gives to the user's components whose constructor takes them."""
+"""Values that the engine gives to users' components whose constructor takes them; of texts, the tokenizer too."""
 
 from __future__ import annotations
 

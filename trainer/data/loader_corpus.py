@@ -1,4 +1,4 @@
-"""The corpus of a loader of the user's own (``data.loader``), whose finished samples come in its own order."""
+"""The corpus of a loader of the user's own (``data.loader``): finished samples, of texts or others, in its order."""
 
 from __future__ import annotations
 
