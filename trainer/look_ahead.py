@@ -13,9 +13,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import Problem, UserError
 from ..models.adapters import adapters_off
+from ..models.low_rank import is_part
 from ..parallel.micro_batch import MicroBatch, StepBatch
 from ..parallel.strategy import Strategy
 from .tasks.preference import Preference
@@ -31,6 +33,24 @@ def preference_in(task: Any) -> Preference | None:
     """The recipe's task, if it is one of preferences."""
     inner = getattr(task, "task", task)  # inside of a ``CheckedTask``
     return inner if isinstance(inner, Preference) else None
+
+
+def refuse_other_base(task: Any, blueprint: nn.Module) -> None:
+    """Refuse to switch adapters off where something else is trained too, which has no base to go back to.
+
+    Args:
+        blueprint: the whole model on the meta device.
+
+    Raises:
+        UserError: names what is trained, such as modules that an adapter's folder trains whole.
+    """
+    preference = preference_in(task)
+    if preference is None or preference.reference != "adapter_off":
+        return
+    whole = [name for name, one in blueprint.named_parameters() if one.requires_grad and not is_part(name)]
+    if whole:
+        why = f"switches adapters off, and {', '.join(whole[:3])} would still be what training made of it"
+        raise UserError(Problem("task.reference", why, "set task.reference=start", "adapter_off"))
 
 
 class LookAhead:

@@ -27,6 +27,7 @@ from ..parallel.strategy import Strategy
 from .base_identity import Base, BaseDigest, base_of
 from .check_steps import check_steps
 from .data.corpus import Corpus
+from .look_ahead import refuse_other_base
 from .recipe_corpus import recipe_corpus
 from .recipe_values import recipe_values
 from .spinner import say
@@ -99,6 +100,7 @@ def place(
     if batch:
         strategy.noise = Noise(recipe.model.neftune_alpha, recipe.plan.compile)
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
+    refuse_other_base(task, blueprint)
     source = weights(blueprint)
     strategy.saves_trained_only = adapted = recipe.model.adapter is not None
     frozen = BaseDigest(blueprint) if adapted else None

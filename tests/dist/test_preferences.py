@@ -248,6 +248,18 @@ def test_other_first_weights_are_another_reference(folder: Path, tmp_path: Path)
         run(tmp_path / "one", changed, resume=str(tmp_path / "one"))
 
 
+def test_modules_that_are_trained_whole_have_no_base(folder: Path, alone: dict[str, Path], tmp_path: Path) -> None:
+    assert main(["export", str(alone["dpo"]), str(tmp_path / "base")]) == 0
+    base = ["model.family=null", f"model.weights={tmp_path / 'base'}", "model.config={}", "trainer.max_steps=1"]
+    whole = "model.adapter.modules_to_save=[embed_tokens]"
+    run(tmp_path / "run", options(folder, "dpo", *base, *LORA, whole))
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "adapter")]) == 0
+    adapter = ["adapter=continued", f"model.adapter.path={tmp_path / 'adapter'}"]
+    continued = options(folder, "dpo", *base, *adapter)
+    with pytest.raises(UserError, match=r"task.reference.*\n.*embed_tokens"):
+        run(tmp_path / "off", [*continued, "task.reference=adapter_off"])
+
+
 def test_a_tuned_model_is_exported_and_writes(
     alone: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
