@@ -8,6 +8,7 @@ Dropout and noise are off in these passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -53,6 +54,18 @@ def refuse_other_base(task: Any, blueprint: nn.Module) -> None:
         raise UserError(Problem("task.reference", why, "set task.reference=start", "adapter_off"))
 
 
+@contextmanager
+def reading(strategy: Strategy) -> Iterator[None]:
+    """The context of passes without noise and in the precision of training, between steps."""
+    precision, strategy.eval_precision = strategy.eval_precision, None
+    strategy.set_training(False)
+    try:
+        yield
+    finally:
+        strategy.set_training(True)
+        strategy.eval_precision = precision
+
+
 class LookAhead:
     """Completes micro-batches for a task, if it needs anything. Its methods are collective calls."""
 
@@ -70,10 +83,9 @@ class LookAhead:
         """Complete the micro-batches of a step, in place."""
         if not self.needed:
             return
-        self.strategy.set_training(False)
-        said = {"": self._said(batch.micro_batches)}
-        batch.micro_batches = list(self._completed({"": lambda: batch.micro_batches}, said)[""])
-        self.strategy.set_training(True)
+        with reading(self.strategy):
+            said = {"": self._said(batch.micro_batches)}
+            batch.micro_batches = list(self._completed({"": lambda: batch.micro_batches}, said)[""])
 
     def evaluation(self, parts: Mapping[str, Batches]) -> Mapping[str, Iterable[MicroBatch]]:
         """The micro-batches of a set, completed.

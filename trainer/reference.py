@@ -32,7 +32,7 @@ from .data.content_stamp import hash_json
 from .data.corpus_stats import digest
 from .data.loader import evaluation_batches
 from .data.prepare_rows import row_hashes
-from .look_ahead import REFERENCE, preference_in
+from .look_ahead import REFERENCE, preference_in, reading
 from .place_model import place
 
 if TYPE_CHECKING:
@@ -101,11 +101,10 @@ class StartReference:
         self.reference = Reference(found, self.recipe.model.weights, self.recipe.model.revision)
         if self._cached(found):
             return
-        strategy.set_training(False)
-        for rows in self.rows:
-            if REFERENCE not in rows.beside:
-                self._compute(strategy, rows, found)
-        strategy.set_training(True)
+        with reading(strategy):
+            for rows in self.rows:
+                if REFERENCE not in rows.beside:
+                    self._compute(strategy, rows, found)
 
     def find(self, saved: Reference | None) -> None:
         """Take them from the cache; if they are not there, place the first weights once more, and compute them.
@@ -237,6 +236,9 @@ def start_reference(
 def _rows_of(corpus: Any, sets: Collection[str] | None) -> Iterator[RowSamples]:
     """The sets of a corpus, or of each source of a mixture."""
     for number, part in enumerate(getattr(corpus, "parts", [corpus])):
+        if not hasattr(part, "row_sets"):
+            why = "keeps log-probabilities of rows, and a loader of your own gives none"
+            raise UserError(Problem("task.reference", why, "set task.reference=adapter_off, with adapters", "start"))
         known = part.row_sets()
         for name in known if sets is None else sets:
             if name in known or number == 0:
