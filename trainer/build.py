@@ -37,6 +37,7 @@ from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
 from .packing_trial import refuse_leaks
 from .place_model import Placed, fitted, fitting, place
+from .preference_notes import preference_notes
 from .reference import Reference, read_reference, start_reference
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
@@ -279,6 +280,8 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     )
     if trainer.corpus.mixture is not None:
         _introduce_mixture(trainer, trainer.corpus.mixture)
+    for note in preference_notes(trainer.corpus) if mesh.is_main else ():
+        log.warning(note)
     for note in model_notes(recipe.model, recipe.plan.precision) if mesh.is_main else ():
         log.warning(note)
     for note in ignored_options(recipe, trainer.state.max_steps) if mesh.is_main else ():

@@ -30,7 +30,8 @@ STEPS = [
 ]
 LORA = ["adapter=lora", "model.adapter.rank=4"]
 KEYS = ("loss", "grad_norm", "logps/chosen", "logps/rejected")
-SHORT = ["ddp", "fsdp_full_shard", "pp_1f1b"]
+SHORT = {"dpo": ["ddp", "pp_1f1b"], "kto": ["fsdp_full_shard", "pp_1f1b"], "off": ["pp_1f1b"]}
+"""What is not left to the long tests."""
 PLANS: dict[str, tuple[int, list[str]]] = {
     "ddp": (2, []),
     "zero1": (2, []),
@@ -78,9 +79,7 @@ MORE = {"dpo": ["task.sft=0.1"], "kto": [], "off": [*LORA, "task.reference=adapt
 @pytest.mark.parametrize(
     ("name", "plan"),
     [
-        pytest.param(
-            name, plan, marks=[] if plan in SHORT and (name != "off" or plan == "pp_1f1b") else [pytest.mark.long]
-        )
+        pytest.param(name, plan, marks=[] if plan in SHORT[name] else [pytest.mark.long])
         for name in MORE
         for plan in PLANS
     ],
@@ -176,7 +175,7 @@ def test_a_resume_places_the_first_weights_again_under_a_plan(
     assert [line["loss"] for line in one] == [line["loss"] for line in two]
 
 
-@pytest.mark.parametrize("task", ["dpo", "kto"])
+@pytest.mark.parametrize("task", [pytest.param("dpo", marks=pytest.mark.long), "kto"])
 def test_sources_of_preferences_are_mixed(folder: Path, tmp_path: Path, task: str) -> None:
     kind = "trireme.trainer.data.row_files.RowFiles"
     paths = [written(PAIRS[:20], folder / "a.jsonl"), written(PAIRS[20:], folder / "b.jsonl")]

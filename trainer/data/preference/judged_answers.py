@@ -70,6 +70,21 @@ def _encode(row: Mapping[str, Any], _: int, encoder: AnswerEncoder) -> dict[str,
     return encoded_sample(own, another, row["row"], bool(row["good"]))
 
 
+def one_sided(desirable: np.ndarray, batch: float) -> str:
+    """A sentence on batches whose answers are all good, or all bad; empty if these are rare.
+
+    Args:
+        batch: answers of a step.
+    """
+    share = float(desirable.mean()) if len(desirable) else 0.5
+    chance = share**batch + (1 - share) ** batch
+    if chance < 0.05:
+        return ""
+    what = f"{chance:.0%} of the steps have answers of one label only"
+    why = f"{share:.1%} of all are desirable, and a step has {batch:.3g}"
+    return f"{what}: {why}; a larger trainer.global_batch_size mends that"
+
+
 def refuse_one_prompt(encoded: Dataset, key: str) -> None:
     """Refuse samples that all answer the same prompt.
 

@@ -15,7 +15,7 @@ from trireme.models.loss import IGNORE
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.check_data import check_data
 from trireme.trainer.data.data_config import DataConfig
-from trireme.trainer.data.preference.judged_answers import partners_of
+from trireme.trainer.data.preference.judged_answers import one_sided, partners_of
 from trireme.trainer.data.preference.preference_form import judged_of, judged_pair, pair_of
 from trireme.trainer.data.preference.preference_rows import Judged, Pairs
 from trireme.trainer.data.report.views import Role
@@ -171,6 +171,12 @@ def test_kto_needs_both_labels_and_several_prompts(tmp_path: Path) -> None:
     many = [{**row, "label": number % 10 > 0} for number, row in enumerate(JUDGED)]
     notes = corpus_of(many, tmp_path, KTO()).rows.notes
     assert any("36 answers are desirable, 4 are not" in note and "undesirable_weight=9" in note for note in notes)
+
+
+def test_steps_without_both_labels_are_told() -> None:
+    rare = np.arange(100) < 97
+    assert "78% of the steps have answers of one label only" in one_sided(rare, 8)
+    assert one_sided(rare, 512) == "" and one_sided(np.arange(100) < 50, 8) == ""
 
 
 def test_columns_are_checked_before_anything_is_read(tmp_path: Path) -> None:
