@@ -77,7 +77,14 @@ class RowSource(DocumentSource):
 
     def column_names(self) -> list[str] | None:
         """Names of the source's columns if they show quickly."""
+        if self._documents:
+            return ["text"]
         return self._optional("column_names", None)
+
+    @property
+    def _documents(self) -> bool:
+        """Whether it is one of trireme's own sources of documents, which have no other column."""
+        return type(self.source).__module__.startswith("trireme.") and not hasattr(self.source, "rows")
 
     def column_problems(
         self, there: Sequence[str], wanted: Mapping[str, bool], columns: Mapping[str, str]
@@ -133,7 +140,10 @@ class RowSource(DocumentSource):
 
     def _missing(self, name: str, column: str, there: list[str]) -> Problem:
         why = f"gives no column {column}, which the task needs as {name}; columns there: {', '.join(there) or 'none'}"
-        return Problem(self.key, why, f"name it: {columns_key(self.key)}.{name}=COLUMN", self.name)
+        fix = f"name it: {columns_key(self.key)}.{name}=COLUMN"
+        if self._documents:
+            fix = "choose data with rows (docs/data.md), or another task"
+        return Problem(self.key, why, fix, self.name)
 
     def _no_such_role(self, name: str, wanted: Mapping[str, bool]) -> Problem:
         why = f"is no column that the task uses; it uses {', '.join(wanted)}"

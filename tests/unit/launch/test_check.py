@@ -139,3 +139,15 @@ def test_a_batch_that_does_not_fit_the_degrees_names_them(
     plan = [f"plan.{degree}=3", *(["plan.data_parallel=fsdp"] if degree == "shard" else [])]
     assert main(["check", str(TINY), f"run.dir={tmp_path}", *plan]) == 2
     assert f"or change plan.{degree}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "column"), [("sequence_classification", "label"), ("seq2seq_lm", "source"), ("dpo", "chosen")]
+)
+def test_documents_lack_the_columns_of_a_task(
+    task: str, column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(TINY), f"task={task}", f"run.dir={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"gives no column {column}" in said or "transformers does not have" in said
+    assert "Traceback" not in said
