@@ -21,6 +21,7 @@ from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described
 from .quantization.quantization_config import STORED
+from .stock_heads import check_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +46,8 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
     config, problems = (None, problems) if problems else accepted(model)
     if config is None:
         return problems
-    problems = _check_length(config, model, block_size) or check_family(model, head)
+    problems = [*check_head(model, config, head), *_check_length(config, model, block_size)]
+    problems = problems or check_family(model, head)
     return problems or _check_tensors(model, head)
 
 

@@ -69,6 +69,8 @@ def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
             continue
         if isinstance(value, list | tuple):  # sizes of several stages
             continue
+        if isinstance(getattr(type(config), name, None), property):  # XLNet's length is -1, which is no limit
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield _problem(config, model, name, "must be a whole number of at least 1", "use a positive number", value)
         elif value > (most := MOST_LAYERS if name == "num_hidden_layers" else LARGEST):

@@ -18,6 +18,7 @@ from ..parallel.mesh import Mesh, build_mesh
 from .base_identity import read_base, refuse_other_base
 from .callback_list import CallbackList
 from .callbacks.callback import Callback
+from .causality_trial import refuse_encoder
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
@@ -143,6 +144,7 @@ def build(
             refuse_other_base(placed.base.digest, read_base(source.assets), recipe.model, source.path)
     placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer, _lr_ratio(recipe)))
     placed.strategy.set_training(True)
+    refuse_encoder(placed.strategy, corpus.facts, str(corpus.task.head), recipe.model.own)
     if recipe.data.separates and placed.strategy.family.packs is None:
         refuse_leaks(placed.strategy, corpus.facts, recipe.data.packing)
     if reference and placed.first is not None:
