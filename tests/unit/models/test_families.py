@@ -74,9 +74,9 @@ def test_transformers_reads_what_was_saved_and_so_do_we(tmp_path: Path, family: 
     again = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
     tokens = torch.arange(4, 24).view(2, 10)
     with torch.no_grad():
-        assert torch.equal(
-            model(input_ids=tokens, use_cache=False).logits, again(input_ids=tokens, use_cache=False).logits
-        )
+        here, there = (one(input_ids=tokens, use_cache=False).logits for one in (model, again))
+    # trireme computes RecurrentGemma's recurrence as a scan, in another order than transformers' loop.
+    torch.testing.assert_close(here, there, rtol=0, atol=1e-5 if family == "recurrent_gemma" else 0)
     ours = dict(folder_weights(_meta(family), tmp_path, families()[family]))
     assert all(torch.equal(ours[name], parameter) for name, parameter in model.named_parameters())
 
