@@ -18,7 +18,6 @@ from ..parallel.mesh import Mesh, build_mesh
 from .base_identity import read_base, refuse_other_base
 from .callback_list import CallbackList
 from .callbacks.callback import Callback
-from .causality_trial import refuse_encoder
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
@@ -30,6 +29,7 @@ from .component_errors import CONSTRUCTOR, component_errors
 from .continuity import continued_corpus, learning_rate_moves, made_of
 from .data.corpus import Corpus
 from .data.mixture import Mixture
+from .direction_trial import refuse_encoder
 from .ema import Ema
 from .ignored_options import ignored_options
 from .last_words import say_how_it_ended

@@ -16,7 +16,7 @@ from trireme.models.model_config import ModelConfig
 from trireme.models.stock_heads import stock_heads
 from trireme.parallel.apply import materialise
 from trireme.trainer.build import train
-from trireme.trainer.causality_trial import differences, two_endings
+from trireme.trainer.direction_trial import differences, two_endings
 from trireme.trainer.packing_trial import EXACT
 
 
