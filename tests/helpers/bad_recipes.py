@@ -28,6 +28,10 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["optimizer=adafactor", "optimizer.clip_threshold=0.5"], ["optimizer.clip_threshold"]),
     ([*RADAM, "optimizer.lr=-1.0"], ["optimizer.lr"]),
     ([*RADAM, "optimizer.betas=[0.9,2.0]", "optimizer.eps=-1.0"], ["optimizer.betas", "optimizer.eps"]),
+    # losses of tokens
+    (["model.loss=liger"], ["model.loss"]),
+    (["model.loss=pieces"], ["model.loss"]),
+    (["task.z_loss=-1"], ["task.z_loss"]),
     # schedules
     (["scheduler=cosine", "scheduler.num_cycles=0"], ["scheduler.num_cycles"]),
     (["scheduler=cosine", "scheduler.num_cycles=-2"], ["scheduler.num_cycles"]),

@@ -67,11 +67,13 @@ def test_packed_documents_equal_documents_alone(family: str, attention: str) -> 
     assert (together - alone).norm() < 1e-6 * alone.norm()
 
 
-def test_what_is_mended_would_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As transformers has them, OPT's documents see each other."""
+@pytest.mark.parametrize("family", ["opt", "recurrent_gemma"])
+def test_what_is_mended_would_leak(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers has them, OPT's documents see each other, and RecurrentGemma's convolution reads on."""
     for name in ("keep_documents_apart", "mask_by_positions"):
         monkeypatch.setattr(f"trireme.models.build_model.{name}", lambda model, family: None)
-    built, found = model("opt", "sdpa"), documents()
+    monkeypatch.setattr("trireme.models.linear_recurrent_gemma.keep_documents_apart", lambda model, family: None)
+    built, found = model(family, "sdpa"), documents()
     _, alone = losses_and_gradient(built, [of_tokens(document[None]) for document in found])
     _, together = losses_and_gradient(built, [rows(found)])
     assert (together - alone).norm() > 1e-2 * alone.norm()
