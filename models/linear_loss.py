@@ -24,10 +24,11 @@ from torch import Tensor
 from .check_loss import PIECE
 from .loss_terms import Terms, Wanted
 
-BUFFER = {"cpu": 128 * 2**20}
+BUFFER = {"cpu": 160 * 2**20}
 """Bytes of logits in fp32 that are held at once, by type of device; GPUs are slow on products of few tokens."""
-IN_CACHE = 2**20
-"""Bytes of logits that pass through a core's cache together."""
+SHARE = 8
+"""Share of them that passes through the softmax together: a copy of it is held beside them, and each share costs a
+dozen operations, which threads begin and end together."""
 
 
 def token_losses(
@@ -165,7 +166,7 @@ def _losses(
                 logits.copy_(product)
             own = slice(start, stop)
             factors = None if weights is None else weights[own].float()
-            for part in _blocks(stop - start, size, terms.group):
+            for part in _blocks(stop - start, terms.group):
                 here = slice(start + part.start, start + part.stop)
                 losses[here], likeliest[here] = _piece(
                     logits[part], labels[here], None if factors is None else factors[part], terms, backward
@@ -185,9 +186,9 @@ def _pieces(tokens: int, words: int, device: str) -> Iterator[tuple[int, int]]:
         yield tokens * number // count, tokens * (number + 1) // count
 
 
-def _blocks(rows: int, words: int, group: dist.ProcessGroup | None) -> Iterator[slice]:
-    """Rows whose logits stay in a core's cache; all rows where ranks must exchange numbers of each."""
-    step = rows if group is not None else max(IN_CACHE // (4 * words), 1)
+def _blocks(rows: int, group: dist.ProcessGroup | None) -> Iterator[slice]:
+    """Tokens that pass through the softmax together; all where ranks must exchange numbers of each."""
+    step = rows if group is not None else -(-rows // SHARE)
     for start in range(0, rows, max(step, 1)):
         yield slice(start, min(start + step, rows))
 

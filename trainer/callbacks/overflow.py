@@ -102,7 +102,11 @@ def _tensors(what: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """Floating-point tensors anywhere in a value, with names."""
     import torch
 
-    if isinstance(value, torch.Tensor):
+    from ...models.head_output import HeadOutput
+
+    if isinstance(value, HeadOutput):
+        yield what, value.losses
+    elif isinstance(value, torch.Tensor):
         if value.is_floating_point() and value.numel():
             yield what, value
     elif isinstance(value, dict):

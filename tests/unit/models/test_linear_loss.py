@@ -22,7 +22,6 @@ CAPPED = LogitMap(0.5, 3.0)
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_loss, "BUFFER", {"cpu": 4 * WORDS * 17})
-    monkeypatch.setattr(linear_loss, "IN_CACHE", 4 * WORDS * 5)
 
 
 def example(bias: bool = False) -> dict[str, Tensor | None]:
