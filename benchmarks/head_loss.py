@@ -1,11 +1,11 @@
 """Measure the loss of a large vocabulary in pieces (``model.loss=chunked``) against the plain loss and torch's own.
 
-Each measurement is one forward and backward pass from hidden states and the head's weight, in fp32, in a process of its
-own. The ways take turns, so that changes in the machine's speed affect all; the result is the median of the ratios of
-neighbouring turns, by the clock and on the processor (which other load disturbs less). Memory is the greatest resident
-size above that before the pass, without the gradient of the weight, which every way needs.
+Each measurement is one forward and backward pass from hidden states and the head's weight, in fp32 on one thread, in a
+process of its own. The ways take turns, so that changes in the machine's speed affect all; the result is the median of
+the ratios of neighbouring turns, by the clock and on the processor (which other load disturbs less). Memory is the
+greatest resident size above that before the pass, without the gradient of the weight, which every way needs.
 
-    python benchmarks/head_loss.py                                  # some eight minutes on two idle cores
+    python benchmarks/head_loss.py                                  # some five minutes
     python benchmarks/head_loss.py --words 32000 65536 131072       # by size of the vocabulary
     python benchmarks/head_loss.py --device cuda --precision bf16 --tokens 16384 --width 2048 --words 248320
 """
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 WAYS = ("plain", "chunked", "torch")
