@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ....models.loss import IGNORE
+from ..tokenizer import content_hash
 from .answer_form import Form
 from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, ChatText
-from .conversation import Conversation, Message, conversation_of
+from .conversation import Conversation, Message, conversation_of, is_picture
 from .token_offsets import Control, Encoder, Encoding, labels_of
 from .tools import tool_schemas
 from .traced_text import ELSEWHERE
@@ -36,11 +37,19 @@ class EncodedChat:
 class ChatEncoder:
     """Encodes conversations by the template of a tokenizer."""
 
+    pictures = False
+    """Whether messages may hold pictures."""
+
     def __init__(self, tokenizer: Any, config: ChatConfig) -> None:
         self.config, self.template = config, ChatTemplate(tokenizer, config)
         self.encoder = Encoder(tokenizer, config.stop_tokens)
         self.turns = Turns(self.template, self.encoder, config)
         self.tools = tool_schemas(config.tools)
+
+    @property
+    def made_by(self) -> str:
+        """A digest of what makes tokens."""
+        return content_hash(self.template.tokenizer)
 
     def conversation(self, row: Mapping[str, Any]) -> Conversation:
         """The conversation of a row, with contents of the kind that its template takes.
@@ -52,7 +61,7 @@ class ChatEncoder:
         as_text = config.tool_arguments == "text"
         found = conversation_of(row, config.system, self.tools, as_text, config.role_names)
         form = self.turns.forms.of(found)
-        messages = [_fitting(message, number, form) for number, message in enumerate(found.messages)]
+        messages = [_fitting(message, number, form, self.pictures) for number, message in enumerate(found.messages)]
         return replace(found, messages=messages)
 
     def __call__(self, row: Mapping[str, Any]) -> EncodedChat:
@@ -82,12 +91,22 @@ def _in_message(text: ChatText, control: Control) -> bool:
     return bool(text.message[control.start] >= 0 and text.spoken[control.start])
 
 
-def _fitting(message: Message, number: int, form: Form) -> Message:
-    """A message whose content is a text, or a list of parts, as its template takes it."""
+def _fitting(message: Message, number: int, form: Form, pictures: bool = False) -> Message:
+    """A message whose content is a text, or a list of parts, as its template takes it.
+
+    Args:
+        pictures: whether parts may be pictures, of which the template sees that there is one.
+    """
     content = message.get("content")
     if isinstance(content, list):
         parts = [part if isinstance(part, Mapping) else {"type": "text", "text": str(part)} for part in content]
-        other = [str(part.get("type", "part without a type")) for part in parts if "text" not in part]
+        if pictures and any(map(is_picture, parts)):
+            if not form.lists:
+                raise ValueError(f"message {number + 1} holds a picture, and the template takes texts alone")
+            parts = [{"type": "image"} if is_picture(part) else part for part in parts]
+            message = {**message, "content": parts}
+        seen = [part for part in parts if part != {"type": "image"}]
+        other = [str(part.get("type", "part without a type")) for part in seen if "text" not in part]
         if other:
             kinds = ", ".join(dict.fromkeys(other))
             raise ValueError(f"message {number + 1} holds {kinds}, and this model reads texts alone")

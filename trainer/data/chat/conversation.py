@@ -33,6 +33,8 @@ ROLES = {
     "function_response": "tool",
 }
 """Names of roles in data of ShareGPT's form -> roles that templates know."""
+PICTURE = ("image", "image_url", "picture")
+"""Types of the parts of a message that are pictures."""
 ASSISTANT, SYSTEM = "assistant", ("system", "developer")
 
 
@@ -85,6 +87,11 @@ def conversation_of(
     return Conversation(
         every, learnt, flags, own or tools or None, _listed(read["documents"], "documents") or None, args
     )
+
+
+def is_picture(part: Any) -> bool:
+    """Whether a part of a message's content is a picture."""
+    return isinstance(part, Mapping) and (part.get("type") in PICTURE or ("image" in part and "text" not in part))
 
 
 def _messages(read: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -22,7 +22,6 @@ from ..data_config import TRAIN
 from ..prepare import progress_bars
 from ..prepare_rows import row_hashes
 from ..samples import MadeRows
-from ..tokenizer import content_hash
 from .chat_config import KEY
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ DIGEST = "digest.txt"
 """File beside encoded rows with a digest of their tokens and labels."""
 NUMBERS = ("length", "learnt", "first", "stop")
 """Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
+PLACE = "place"
+"""Column with the number of the row that something was made of."""
 LATER = ("unusable", "too_long")
 """Options that only tell what happens with encoded rows."""
 
@@ -53,9 +54,8 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     if not len(rows):
         return MadeRows(rows)
     options = {option: value for option, value in asdict(chats.chat).items() if option not in LATER}
-    tokenizer = chats.processor
-    content = [VERSION, digest([row_hashes(rows)]), options, chats.encoder.tools, content_hash(tokenizer)]
-    folder = chats.cache / f"chats-{hash_json([*content, tokenizer.chat_template])[:24]}"
+    content = [VERSION, digest([row_hashes(rows)]), options, chats.encoder.tools, chats.encoder.made_by]
+    folder = chats.cache / f"chats-{hash_json([*content, chats.encoder.template.tokenizer.chat_template])[:24]}"
     with built_once(folder) as scratch:
         if scratch:
             with progress_bars():
@@ -65,6 +65,8 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     encoded: Any = load_from_disk(str(folder / "chats"))
     kept, notes = _kept(chats, encoded, rows, name, key)
     columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
+    if chats.encoder.pictures:  # which stay in the rows
+        columns = columns.add_column(PLACE, kept)
     lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
     return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text())
 

@@ -1,0 +1,188 @@
+"""Conversations with pictures: exact labels, one trajectory, and a model that answers what it sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.metrics import lines, training, worst_difference
+from helpers.ranks import run_ranks
+from helpers.recipes import recipe_of
+from trireme.errors import UserError
+from trireme.models.loss import IGNORE
+from trireme.trainer.build import train
+from trireme.trainer.data_report import report_data
+
+pytest.importorskip("PIL")
+COLOURS = {"red": (220, 30, 30), "green": (20, 170, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEXT = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "LlavaForConditionalGeneration": {
+        "model_type": "llava",
+        "image_token_index": 3,
+        "vision_feature_layer": -1,
+        "text_config": TEXT,
+        "vision_config": {"model_type": "clip_vision_model", "patch_size": 8, "image_size": 16, **VISION},
+    },
+    "Idefics3ForConditionalGeneration": {
+        "model_type": "idefics3",
+        "image_token_id": 3,
+        "scale_factor": 2,
+        "text_config": {**TEXT, "pad_token_id": 0},
+        "vision_config": {"patch_size": 4, "image_size": 16, **VISION},
+    },
+}
+
+FROZEN = ["model.vision_tower.post_layernorm.*"]
+"""What LLaVA takes of a picture does not pass through this."""
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<fake_token_around_image>", "<global-img>"]
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: number for number, sign in enumerate([*special, "<end_of_utterance>", *signs])}
+    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    plain.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=[*special[1:], "<end_of_utterance>"],
+    )
+
+
+def _processor(architecture: str) -> Any:
+    if architecture.startswith("Llava"):
+        from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+        size = {"height": 16, "width": 16}
+        images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size)
+        return LlavaProcessor(
+            images,
+            _tokenizer(),
+            8,
+            "default",
+            chat_template=TEMPLATE,
+            image_token="<image>",
+            num_additional_image_tokens=1,
+        )
+    from transformers import Idefics3ImageProcessorPil, Idefics3Processor
+
+    images = Idefics3ImageProcessorPil(
+        size={"longest_edge": 16}, max_image_size={"longest_edge": 16}, do_image_splitting=False
+    )
+    return Idefics3Processor(images, _tokenizer(), image_seq_len=4, chat_template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    folder, rows = tmp_path_factory.mktemp("pictures"), []
+    random = np.random.default_rng(0)
+    for number in range(48):
+        colour = list(COLOURS)[number % 4]
+        noise = random.integers(-20, 20, (16, 16, 3))
+        pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+        file = folder / f"{number}.png"
+        Image.fromarray(pixels).save(file)
+        asked = [{"type": "image", "path": str(file)}, {"type": "text", "text": "Colour?"}]
+        answer = [{"type": "text", "text": colour}]
+        rows.append([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
+    (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    for architecture, config in MODELS.items():
+        _processor(architecture).save_pretrained(folder / architecture)
+        (folder / f"{architecture}.yaml").write_text(
+            "# Answers what colour a picture has.\n# trireme train pictures.yaml\n"
+            "defaults: [/base, /data: chat, override /task: image_chat, override /callbacks: minimal, _self_]\n"
+            + json.dumps(
+                {
+                    "model": {
+                        "family": "auto",
+                        "architecture": f"transformers.{architecture}",
+                        "frozen": FROZEN if "Llava" in architecture else [],
+                        "config": config,
+                    }
+                }
+            )[1:-1]
+            + f"\ndata: {{source: {{paths: [{folder}/chats.jsonl]}}, processor: {folder / architecture}, "
+            "block_size: 64, held_out: 0.2, packing: false}\n"
+            "trainer: {max_steps: 4, global_batch_size: 8, micro_batch_size: 4, log_every: 1}\n"
+            "optimizer: {lr: 3e-3}\nscheduler: {warmup_ratio: 0.1}\nseed: 1\n"
+        )
+    return folder
+
+
+def _train(folder: Path, architecture: str, run: str, *overrides: str) -> str:
+    try:
+        train(recipe_of(folder / f"{architecture}.yaml", folder / run, *overrides))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
+    """Tokens are those of the processor for the whole conversation, and labels spell the answer and its end."""
+    recipe = recipe_of(folder / f"{architecture}.yaml", folder / "none")
+    tokenizer = _tokenizer()
+    for shown in report_data(recipe, 4).samples:
+        ids, labels = shown.collated.inputs["input_ids"], shown.collated.targets["labels"]
+        answer = tokenizer.decode(labels[labels != IGNORE])
+        assert answer.removesuffix("<|im_end|>") in COLOURS and answer.endswith("<|im_end|>")
+        assert (ids == 3).sum() == 4  # tokens of one picture
+        assert tokenizer.decode(ids[np.flatnonzero(labels != IGNORE)]).startswith("\n")
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_two_ranks_train_as_one(architecture: str, folder: Path) -> None:
+    assert run_ranks(_train, 1, folder, architecture, f"{architecture}-one") == [""]
+    assert run_ranks(_train, 2, folder, architecture, f"{architecture}-two", "plan=ddp") == ["", ""]
+    one, two = training(folder / f"{architecture}-one"), training(folder / f"{architecture}-two")
+    assert len(one) == 4 and worst_difference(one, two) < 2e-5
+
+
+def test_it_learns_what_it_sees(folder: Path) -> None:
+    architecture = "LlavaForConditionalGeneration"
+    assert run_ranks(_train, 1, folder, architecture, "learnt", "trainer.max_steps=150", "trainer.log_every=50") == [""]
+    assert next(line["eval_accuracy"] for line in lines(folder / "learnt") if "eval_accuracy" in line) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("data.block_size=8",), "its pictures end at token 10, beyond data.block_size=8"),
+        (("data.processor=null",), "only a processor of the model says"),
+    ],
+)
+def test_what_cannot_be_is_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
+    assert words in _train(folder, "LlavaForConditionalGeneration", "refused", *overrides)

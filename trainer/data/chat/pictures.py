@@ -1,0 +1,122 @@
+"""Make tokens and labels of a conversation with pictures, each of which stands for many tokens.
+
+The template writes one token for each picture. The processor of the model says which tokens stand in its place; these
+have no labels. So labels are found as in any conversation, and the tokens are those of the processor: both ways are
+compared for the first conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ....models.loss import IGNORE
+from ..content_stamp import hash_json
+from ..image_rows import opened_image
+from .chat_config import ChatConfig
+from .chat_encoder import ChatEncoder, EncodedChat
+from .conversation import Conversation, conversation_of, is_picture
+
+IMAGES = "images"
+"""Column with the pictures of parts that hold none themselves, in order."""
+RGB = 3
+
+
+def pictures_of(conversation: Conversation, row: Mapping[str, Any]) -> list[Any]:
+    """What a row holds of each picture in its messages: paths, bytes, or pictures of Pillow.
+
+    Raises:
+        ValueError: a picture is missing, is left over, or is an address.
+    """
+    given = row.get(IMAGES) or []
+    left = list(given if isinstance(given, list) else [given])
+    found = []
+    for message in conversation.messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if is_picture(part):
+                found.append(_stored(part) or (left.pop(0) if left else None))
+                if found[-1] is None:
+                    raise ValueError(f"it has {len(found)} pictures in its messages, and the column {IMAGES} fewer")
+    if left:
+        raise ValueError(f"the column {IMAGES} holds {len(left)} pictures more than its messages")
+    return found
+
+
+def _stored(part: Mapping[str, Any]) -> Any:
+    url = part.get("url") or part.get("image_url")
+    stored = part.get("image") or part.get("path") or (url.get("url") if isinstance(url, Mapping) else url)
+    if isinstance(stored, str) and stored.startswith(("http:", "https:", "data:")):
+        raise ValueError("one of its pictures is an address; store the picture, and give its path")
+    return stored
+
+
+class PictureEncoder(ChatEncoder):
+    """Encodes conversations whose messages may hold pictures."""
+
+    pictures = True
+
+    def __init__(self, processor: Any, tokenizer: Any, config: ChatConfig, longest: int) -> None:
+        """
+        Args:
+            processor: of transformers, for pictures and texts.
+            tokenizer: the one in it, with the template.
+            longest: tokens of the longest conversation; a picture is never cut.
+        """
+        super().__init__(tokenizer, config)
+        self.processor, self.longest = processor, longest
+        self.token = int(tokenizer.convert_tokens_to_ids(processor.image_token))
+        self._compared = False
+
+    def __call__(self, row: Mapping[str, Any]) -> EncodedChat:
+        encoded, pictures = super().__call__(row), self.opened(row)
+        places = np.flatnonzero(encoded.input_ids == self.token)
+        if len(places) != len(pictures):
+            many = f"{len(pictures)} pictures, and the template shows {len(places)}"
+            raise ValueError(f"its messages hold {many} ({self.processor.image_token})")
+        if not pictures:
+            return encoded
+        whole = _expanded(encoded, places, [self.tokens_of(picture) for picture in pictures])
+        if not self._compared:
+            self._compare(encoded.text, pictures, whole)
+        if (last := int(np.flatnonzero(whole.input_ids == self.token)[-1])) >= self.longest:
+            raise ValueError(f"its pictures end at token {last + 1}, beyond data.block_size={self.longest}")
+        return whole
+
+    @property
+    def made_by(self) -> str:
+        return hash_json([super().made_by, self.longest, str(self.processor.to_dict())])
+
+    def opened(self, row: Mapping[str, Any]) -> list[Any]:
+        """The pictures of a row, opened."""
+        found = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names)
+        return [opened_image(stored, RGB) for stored in pictures_of(found, row)]
+
+    def tokens_of(self, picture: Any) -> np.ndarray:
+        """The tokens that a picture stands for (int64)."""
+        return self._processed(self.processor.image_token, [picture])
+
+    def _processed(self, text: str, pictures: Sequence[Any]) -> np.ndarray:
+        made = self.processor(text=[text], images=[list(pictures)], add_special_tokens=False)
+        return np.asarray(made["input_ids"][0], np.int64).reshape(-1)
+
+    def _compare(self, text: str, pictures: Sequence[Any], found: EncodedChat) -> None:
+        self._compared = True
+        if not np.array_equal(self._processed(text, pictures), found.input_ids):
+            raise ValueError("the processor makes other tokens of the whole text than of its parts")
+
+
+def _expanded(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> EncodedChat:
+    """A conversation in which the tokens of pictures stand in place of one token each."""
+    sizes = np.ones(len(encoded.input_ids), np.int64)
+    sizes[places] = [len(each) for each in tokens]
+    begins = np.cumsum(sizes) - sizes
+    ids, labels = np.repeat(encoded.input_ids, sizes), np.repeat(encoded.labels, sizes)
+    for place, each in zip(places, tokens, strict=True):
+        part = slice(begins[place], begins[place] + len(each))
+        ids[part], labels[part] = each, IGNORE
+    stops = tuple(int(begins[place]) for place in encoded.stops)
+    return replace(encoded, input_ids=ids, labels=labels, stops=stops)

@@ -1,0 +1,14 @@
+"""The task of answering in a conversation with pictures: next-token prediction beside what a model sees."""
+
+from __future__ import annotations
+
+from .causal_lm import CausalLM
+
+
+class ImageChat(CausalLM):
+    """Loss in nats per token of the answers; metrics: loss, perplexity, accuracy."""
+
+    head = "image_text_to_text"
+    chats = True
+    samples = "trireme.trainer.data.chat.pictured_rows.PicturedChats"
+    collator = "trireme.trainer.data.pictured_collator.PicturedCollator"
