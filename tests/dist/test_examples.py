@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,24 @@ def test_change_the_plan(tmp_path: Path) -> None:
     assert any("image/png" in output.get("data", {}) for output in plot.outputs)
     assert "optimizer.learning_rate" in shown(refused)
     assert "model.safetensors" in shown(exported) and "bfloat16" in shown(dtype)
+
+
+def test_fine_tune_a_chat(tmp_path: Path) -> None:
+    _, rows, masks, before, train, after = execute("fine_tune_a_chat", tmp_path)
+    assert "chats.jsonl" in rows.source and "IFrame" in shown(masks)
+    page = (tmp_path / "masks.html").read_text()
+    assert '<span class="learnt">' in page and "trireme" in page
+    assert any("image/png" in output.get("data", {}) for output in train.outputs)
+    said, wanted = (ast.literal_eval(_result(cell)) for cell in (before, after))
+    told = [line for line in rows.source.splitlines() if line.startswith('    "') and '": "' in line]
+    answers = dict(ast.literal_eval(f"({line.strip().rstrip(',').replace(': ', ', ', 1)})") for line in told)
+    assert len(answers) == 6 and not any(said[question] == answer for question, answer in answers.items())
+    assert sum(wanted[question] == answer for question, answer in answers.items()) >= 5
+    lines = (tmp_path / "runs" / "ship" / "metrics.jsonl").read_text().splitlines()
+    evaluated = [json.loads(line)["eval_loss"] for line in lines if "eval_loss" in line]
+    assert evaluated[-1] < 0.5 * evaluated[0]
+
+
+def _result(cell: Any) -> str:
+    """What the last expression of a cell gives."""
+    return next(o["data"]["text/plain"] for o in cell.outputs if o["output_type"] == "execute_result")
