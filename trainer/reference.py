@@ -1,10 +1,10 @@
 """What preferences are compared with: log-probabilities of all answers under the weights that a run begins with.
 
 They are computed once, before training and under the run's own plan, and kept in the cache. Their name there follows
-from a digest of all weights, the tokens and labels of the answers, the model's configuration and the precision. So a
-resume, another plan and a second run find them again, and those of another base are never used. There is no second copy
-of the model: a run that begins computes them with its own weights, and one that goes on from a checkpoint, and finds
-none in the cache, places the first weights before those of the checkpoint.
+from a digest of all weights, tokens and labels of the answers, and the model's configuration, rounding and precision.
+So a resume, another plan and a second run find them again, and those of another base are never used. There is no
+second copy of the model: a run that begins computes them with its own weights. One that goes on from a checkpoint, and
+finds none in the cache, places the first weights before those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,8 +172,13 @@ class StartReference:
     def _path(self, rows: RowSamples, found: str) -> Path:
         made = rows.digest or digest([row_hashes(rows.rows)])
         config = {k: v for k, v in self._config().items() if k not in NOT_IN_OUTPUTS}
-        name = hash_json([VERSION, found, made, config, self.recipe.plan.precision])[:24]
+        name = hash_json([VERSION, found, made, config, self._beside(), self.recipe.plan.precision])[:24]
         return cache_root(self.recipe.data.cache_dir) / "references" / f"{name}.npy"
+
+    def _beside(self) -> list[Any]:
+        """What else outputs follow from: the scale of adapters, and how weights are rounded."""
+        model = self.recipe.model
+        return [asdict(each) if each else None for each in (model.adapter, model.quantization, model.qat)]
 
     def _config(self) -> dict[str, Any]:
         from ..models.model_config import hf_config

@@ -147,6 +147,21 @@ def test_a_packed_run_of_kto_with_noise_is_the_same_under_a_plan(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("reference", ["start", "adapter_off"])
+def test_a_quantised_base_is_its_own_reference(
+    folder: Path, alone: dict[str, Path], tmp_path: Path, reference: str
+) -> None:
+    assert main(["export", str(alone["dpo"]), str(tmp_path / "base")]) == 0
+    base = ["model.family=null", f"model.weights={tmp_path / 'base'}", "model.config={}", "quantization=nf4"]
+    given = options(folder, "dpo", *base, *LORA, f"task.reference={reference}")
+    run(tmp_path / "one", given)
+    run_ranks(run, 2, tmp_path / "two", [*given, "plan=fsdp_full_shard"])
+    one = training(tmp_path / "one")
+    assert one[0]["loss"] == pytest.approx(np.log(2), abs=1e-6) and one[-1]["loss"] < 0.69
+    assert worst_difference(one, training(tmp_path / "two")) < TOLERANCE
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("plan", ["tp", "zero3", "pp_1f1b"])
 def test_losses_in_pieces_change_nothing_under_a_plan(
     folder: Path, alone: dict[str, Path], tmp_path: Path, plan: str
@@ -240,6 +255,8 @@ def test_other_first_weights_are_another_reference(folder: Path, tmp_path: Path)
     run(tmp_path / "one", given)
     run(tmp_path / "other", [*given, "seed=8"])
     assert len(references(tmp_path / "cache")) == 4
+    run(tmp_path / "rounded", [*given, "plan.precision=bf16"])
+    assert len(references(tmp_path / "cache")) == 6
     for path in (tmp_path / "cache/references").glob("*.npy"):
         path.unlink()
     changed = [*given, "trainer.max_steps=2", "seed=9"]
