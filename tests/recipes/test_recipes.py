@@ -47,9 +47,9 @@ def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: 
         "data.source.paths": f"[{tmp_path}/texts.jsonl]",
         "data.block_size": "64",
     }
-    if path.stem in ("lora", "dpo"):  # their texts come with Python
+    if path.stem in ("lora", "qlora", "dpo"):  # their texts come with Python
         del missing["data.source.paths"]
-    if path.stem == "dpo":  # the template's tokens
+    if path.stem in ("lora", "dpo"):  # the template's tokens
         missing["model.resize_embeddings"] = "true"
     needs = "finetune" in path.parts and path.stem != "chat"  # which needs nothing
     given = [f"{key}={value}" for key, value in missing.items()] if needs else []

@@ -93,7 +93,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("trainer.gradient_clipping=1.0", "write trainer.max_grad_norm=1.0"),
         ("+lora.r=8", "write model.adapter: adapter=lora"),
         ("model.lora_r=8", "write model.adapter.rank=8"),
-        ("model.load_in_4bit=true", "quantization=nf4 adapter=lora"),
+        ("model.load_in_4bit=true", "write model.quantization: quantization=nf4 adapter=lora"),
         ("data.sequence_len=128", "write data.block_size=128"),
         ("plan.deepspeed.zero_optimization.stage=2", "its keys stand in plan.deepspeed itself"),
         ("plan.epochs=3", "did you mean trainer.epochs?"),
