@@ -13,8 +13,8 @@ from helpers.command import refused, trireme_here
 from helpers.metrics import training
 from helpers.quantised import by_bitsandbytes, from_folder
 from helpers.recipes import TINY, tiny_recipe
+from parity.matrix import TOLERANCE, differences
 from parity.matrix import Case as Shared
-from parity.matrix import differences
 from resume.matrix import Case, resumed
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -63,6 +63,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_equals_one_process(cases: list[Shared], folder: Path) -> None:
     found = differences(cases, folder, 6)
     assert found and max(found.values()) < EXACT, found
+
+
+@pytest.mark.parametrize("plan", ["fsdp_full_shard", "zero2", "pp_1f1b"])
+def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
+    pytest.importorskip("torchao")
+    found = differences([Shared(plan, "llama_qat", 4, "full")], folder, 6)
+    assert max(found.values()) < TOLERANCE, found
 
 
 @pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero3"])

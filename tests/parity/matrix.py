@@ -62,6 +62,8 @@ QUANTISED = {
     ),
 }
 """Runs with adapters beside a base in few bits, by a name that takes the place of a family (tests/dist)."""
+ROUNDED = {"llama_qat": ("model=llama_tiny", "qat=int4", "model.qat.group_size=16")}
+"""Runs that are trained for a rounding."""
 ADAPTER_PLANS = (
     *("ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard", "tp", "tp_sp", "pp_1f1b"),
     *("pp_zero_bubble", "dp_pp", "dp_tp", "3d"),
@@ -188,7 +190,7 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
     if family in SHAPES:
         model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)]
     else:
-        model = list({**ADAPTED, **QUANTISED}.get(family, [f"model={family}_tiny"]))
+        model = list({**ADAPTED, **QUANTISED, **ROUNDED}.get(family, [f"model={family}_tiny"]))
     return [
         *model,
         *_masks(family, masks),
