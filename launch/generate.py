@@ -48,7 +48,7 @@ def generate(
     if (path / "config.json").is_file():
         if ema:
             raise UserError(Problem("--ema", "an exported folder has only one set of weights", "export it with --ema"))
-        return _write(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
+        return _write_from(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
     from ..trainer.checkpoint.export.export_folder import ExportOptions, export
 
     _import_own_classes(path)
@@ -91,6 +91,21 @@ def _check_device_map(device_map: str | dict[str, Any] | None) -> None:
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         fix = "pip install accelerate, or leave --device-map out"
         raise UserError(Problem("--device-map", "needs accelerate, which is not installed", fix, device_map))
+
+
+def _write_from(folder: Path, *arguments: Any) -> str:
+    """The same from an exported folder. Weights in GPTQ's or AWQ's layout are unpacked first, since transformers reads
+    them by packages that need a GPU."""
+    from ..trainer.checkpoint.export.unpacked_folder import needs_unpacking, unpack_folder
+
+    if importlib.util.find_spec("gptqmodel") is not None or not needs_unpacking(folder):
+        return _write(folder, *arguments)
+    with tempfile.TemporaryDirectory(prefix="trireme_generate_") as whole:
+        try:
+            unpack_folder(folder, Path(whole))
+        except ValueError as error:
+            raise UserError(Problem("MODEL", str(error), "fetch or export the folder again", str(folder))) from None
+        return _write(Path(whole), *arguments)
 
 
 def _write(
@@ -144,7 +159,7 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
         writes_anew = AutoConfig.from_pretrained(folder).is_encoder_decoder
         factory: Any = AutoModelForSeq2SeqLM if writes_anew else AutoModelForCausalLM
         model: Any = factory.from_pretrained(folder, use_safetensors=True, **spread)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise UserError(
             Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
         ) from error

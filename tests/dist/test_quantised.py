@@ -220,6 +220,9 @@ def test_a_calibrated_export_is_nearer_than_a_rounded_one(
             weight.copy_(form.unpack(form.pack(weight), *layer.sizes, torch.float32))
         distances = [(one(input_ids=tokens).logits - wanted).square().mean() for one in (calibrated, rounded)]
     assert distances[0] < 0.8 * distances[1], distances
+    begun = "import "
+    written = trireme_here(capsys, "generate", words[1], "--prompt", begun, "--max-new-tokens", "3")
+    assert written.returncode == 0 and written.stdout.startswith(begun), written.stderr
     stored = ("quantization=stored", *NF4[1:])
     train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=40"))
     losses = [line["loss"] for line in training(tmp_path / "more")]

@@ -94,7 +94,7 @@ def quantise_folder(
         UserError: the model has no layer that can be quantised.
         OSError: a file cannot be written.
     """
-    model, family = _on_meta(whole)
+    model, family = model_in(whole)
     matched = match_weights(model, whole, family)
     form = options.form
     layers = [path for path in _candidates(model, family) if not form.flaw(*_sizes(model, path))]
@@ -130,11 +130,12 @@ def _sizes(model: PreTrainedModel, path: str) -> tuple[int, int]:
     return layer_sizes(model.get_submodule(path))
 
 
-def _on_meta(whole: Path) -> tuple[PreTrainedModel, ModelFamily]:
+def model_in(whole: Path) -> tuple[PreTrainedModel, ModelFamily]:
+    """The model that a folder describes, on the meta device, and its family."""
     config, built = model_class(whole)
     if built is None:
-        why = "needs the model's class, which transformers does not have"
-        raise UserError(Problem("--quantize", why, "export it without --quantize", str(whole)))
+        why = "is of a class that transformers does not have"
+        raise UserError(Problem("MODEL", why, "use it without numbers of few bits", str(whole)))
     with torch.device("meta"):
         model = built._from_config(config, dtype=torch.float32)
     return model, described(ModelConfig(weights=str(whole)).spec, model)
