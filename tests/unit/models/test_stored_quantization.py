@@ -9,13 +9,17 @@ import pytest
 import torch
 from helpers.adapted import config_of, filled, logits, on_meta
 from helpers.quantised import from_folder, whole_folder, write_codes
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 from trireme.models.check_model import check_model
 from trireme.models.model_config import ModelConfig
 from trireme.models.quantization.awq_numbers import AwqNumbers
 from trireme.models.quantization.bit_fields import pack_rows, unpack_rows
 from trireme.models.quantization.gptq_numbers import GptqNumbers
+from trireme.models.quantization.published import published
 from trireme.models.quantization.quantised_layer import layer_sizes, quantised_layers
+from trireme.trainer.checkpoint.export.unpacked_folder import needs_unpacking, unpack_folder
 
 GROUP = 8
 
@@ -177,3 +181,23 @@ def test_layouts_that_are_not_read_are_refused(said: dict[str, Any], words: str,
     folder = write_codes(base, tmp_path / "odd", said["quant_method"], tensors, **rest)
     (problem,) = check_model(from_folder(folder, method="stored"), 8)
     assert problem.field == "model.weights" and any(word in problem.why for word in words.split("|")), problem
+
+
+def test_layers_of_gpt2_lie_as_they_are_multiplied(tmp_path: Path) -> None:
+    """Folders hold [outputs, inputs], and its own layers [inputs, outputs]; also unpacked for other libraries."""
+    base, form = whole_folder(tmp_path / "gpt2", "gpt2"), GptqNumbers(4, GROUP)
+    weights = load_file(base / "model.safetensors")
+    path, tensors = "transformer.h.1.mlp.c_fc", {}
+    stored = next(name for name in weights if name.endswith("h.1.mlp.c_fc.weight")).removesuffix(".weight")
+    parts = form.pack(weights[f"{stored}.weight"].T.contiguous())
+    for name, one in published(form, stored, parts, tuple(weights[f"{stored}.weight"].T.shape)).items():
+        tensors[name.removeprefix(f"{stored}.")] = one
+    folder = write_codes(base, tmp_path / "gptq", "gptq", {stored: tensors}, bits=4, group_size=GROUP)
+    model = filled(from_folder(folder, method="stored"))
+    wanted = _logits_with(base, {path: dict(quantised_layers(model))[path].weight})
+    torch.testing.assert_close(logits(model), wanted, rtol=1e-5, atol=1e-5)
+    (tmp_path / "whole").mkdir()
+    assert needs_unpacking(folder) and not needs_unpacking(base)
+    unpack_folder(folder, tmp_path / "whole")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(found), wanted, rtol=1e-5, atol=1e-5)
