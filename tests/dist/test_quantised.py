@@ -48,15 +48,30 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(str(folder / "run"), str(folder / "base"))
 
 
+QUICK = {
+    "fsdp_full_shard": [("llama_nf4", 1, "full"), ("gpt2_int8", 4, "uneven")],
+    "zero3": [("llama_nf4", 1, "full")],
+    "pp_1f1b": [("llama_nf4", 4, "full")],
+}
+"""Plan -> its cases: family, accumulation, masks."""
+LONG = {
+    "ddp": [("llama_nf4", 4, "noise"), ("gpt2_int8", 1, "full")],
+    "zero2": [("llama_nf4", 4, "uneven")],
+    "zero3": [("gpt2_int8", 4, "full")],
+    "pp_1f1b": [("gpt2_int8", 4, "full")],
+    "fsdp_hybrid_shard": [("llama_nf4", 1, "noise")],
+}
+
+
+def _cells(plan: str, cells: list[tuple[str, int, str]]) -> list[Shared]:
+    return [Shared(plan, *cell) for cell in cells]
+
+
 @pytest.mark.parametrize(
     "cases",
     [
-        [Shared("ddp", "llama_nf4", 4, "noise"), Shared("ddp", "gpt2_int8", 1, "full")],
-        [Shared("fsdp_full_shard", "llama_nf4", 1, "full"), Shared("fsdp_full_shard", "gpt2_int8", 4, "uneven")],
-        [Shared("zero2", "llama_nf4", 4, "uneven")],
-        [Shared("zero3", "llama_nf4", 1, "full"), Shared("zero3", "gpt2_int8", 4, "full")],
-        [Shared("pp_1f1b", "llama_nf4", 4, "full"), Shared("pp_1f1b", "gpt2_int8", 4, "full")],
-        [Shared("fsdp_hybrid_shard", "llama_nf4", 1, "noise")],
+        *(_cells(*entry) for entry in QUICK.items()),
+        *(pytest.param(_cells(*entry), marks=pytest.mark.long) for entry in LONG.items()),
     ],
     ids=lambda cases: cases[0].plan,
 )
@@ -76,7 +91,9 @@ def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
     assert worst_difference(one, many, ["loss"]) < 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero3"])
+@pytest.mark.parametrize(
+    "plan", ["fsdp_full_shard", *(pytest.param(plan, marks=pytest.mark.long) for plan in ("ddp", "zero3"))]
+)
 def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
     """Bit for bit under its own plan, and after another one."""
     others = {"ddp": "zero3", "fsdp_full_shard": "ddp", "zero3": "fsdp_full_shard"}
@@ -175,7 +192,7 @@ def test_commands_work_from_a_quantised_run(base: Path, tmp_path: Path, capsys: 
     refused(trireme_here(capsys, "check", *recipe, half), "model.quantization.other_dtype", "plan.precision=bf16")
 
 
-@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("method", ["nf4", pytest.param("fp4", marks=pytest.mark.long), "int8"])
 def test_exports_in_few_bits_are_loaded_by_transformers(method: str, base: Path, tmp_path: Path) -> None:
     """Adapters are merged into whole weights, which are then rounded: as a folder, and back beside adapters."""
     train(_recipe(base, tmp_path / "run", "adapter=lora", "model.adapter.rank=4"))
