@@ -241,6 +241,8 @@ def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
         value = values[found[1]]
         if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
             value = ", ".join(value)
+        elif dataclasses.is_dataclass(value):  # the message names it in a word
+            value = written[1] if (written := re.match(r"=(\S+) ", why)) else None
         for shown in (f"={value!r} ", f"={value} "):
             why = why.removeprefix(shown)
     return Problem(field, why.removeprefix("="), fix, value)

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import pytest
 from trireme.configs.components import Provided, check_component
-from trireme.configs.validate import read, read_parts, schema_defaults
+from trireme.configs.validate import problem_of, read, read_parts, schema_defaults
 from trireme.configs.values import check_value
 from trireme.errors import Problem, refuse
+from trireme.models.adapter_config import AdapterConfig
+from trireme.models.model_config import ModelConfig
 from trireme.parallel.plan import FSDPOptions, PipelineOptions
 from trireme.trainer.checkpoint.checkpoint_config import CheckpointConfig
 from trireme.trainer.component import Component
@@ -272,3 +274,9 @@ def test_and_so_it_does_for_arguments_of_components(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("hint", [int, float, str, bool, list[str], dict[str, int], int | None, Literal["a", "b"]])
 def test_every_wrong_type_comes_with_a_fix(value: Any, hint: Any) -> None:
     assert all(problem.fix for problem in check_value(value, hint, "key")[1])
+
+
+def test_a_part_is_shown_by_the_word_that_its_message_has() -> None:
+    part = ModelConfig("llama", {}, adapter=AdapterConfig())
+    problem = problem_of("adapter=lora is of no use; leave it out", "model", vars(part))
+    assert str(problem) == "model.adapter = 'lora'\n  is of no use\n  fix: leave it out"
