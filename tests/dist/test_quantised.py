@@ -241,11 +241,10 @@ def test_a_calibrated_export_is_nearer_than_a_rounded_one(
     written = trireme_here(capsys, "generate", words[1], "--prompt", begun, "--max-new-tokens", "3")
     assert written.returncode == 0 and written.stdout.startswith(begun), written.stderr
     stored = ("quantization=stored", *NF4[1:], "model.adapter.modules_to_save=[lm_head]")
-    train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=40"))
-    losses = [line["loss"] for line in training(tmp_path / "more")]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    train(_recipe(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6"))
     merged = export(str(tmp_path / "more"), str(tmp_path / "merged"), ExportOptions(merge=True))
-    live = _live(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=40")
+    live = _live(tmp_path / "gptq", tmp_path / "more", *stored, "trainer.max_steps=6")
+    assert (logits(live) - logits(calibrated)).abs().max() > 1e-2
     again = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
     torch.testing.assert_close(logits(again), logits(live), rtol=1e-4, atol=1e-5)
 
