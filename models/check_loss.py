@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .model_config import ModelConfig
 
 LARGE = 65_536
-"""Words from which on ``auto`` computes losses in pieces; docs/benchmarks.md has times by size of the vocabulary."""
+"""Words from which on ``auto`` computes losses in pieces: there the logits of a thousand tokens take 256 MiB."""
 PIECE = 2**30
 """Bytes of logits that are held at once on a GPU."""
 

@@ -17,7 +17,7 @@ SHORT = [
 ]
 TIED = ["model=llama_tiny", "model.config.tie_word_embeddings=true"]
 CAPPED = ["model=recurrent_gemma_tiny", "model.config.num_hidden_layers=3"]
-AUTO = ["model.family=auto", "model.config.model_type=qwen3", "model.config.vocab_size=512"]
+AUTO = ["model.family=auto", "+model.config.model_type=qwen3", "~model.config.rope_theta"]
 PLANS = {
     "capped": (1, ["plan=single", *CAPPED, "model.config.logits_soft_cap=2.0"]),
     "ddp": (2, ["plan=ddp", "model=gptj_tiny"]),  # a head with a bias
@@ -39,7 +39,7 @@ def test_the_trajectory_is_that_of_the_plain_loss(name: str, tmp_path: Path) -> 
     jobs = [(TINY, tmp_path / loss, [*options, *SHORT, f"model.loss={loss}"]) for loss in ("plain", "chunked")]
     run_ranks(train_all, ranks, jobs)
     plain, chunked = (lines(tmp_path / loss) for loss in ("plain", "chunked"))
-    near = 2e-3 if "bf16" in name else 1e-6
+    near = 1e-2 if "bf16" in name else 1e-6
     assert len(plain) == len(chunked) > 4
     for one, other in zip(plain, chunked, strict=True):
         for key in ("loss", "grad_norm", "eval_loss", "eval_accuracy"):
