@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from importlib.util import find_spec
+from importlib import import_module
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from ..component import Component, locate
@@ -23,17 +24,29 @@ def wanted_columns(task: Component | None) -> dict[str, bool] | None:
         module, _, name = path.rpartition(".")
         spec = find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
-        return _columns({node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}, name)
+        node = _columns({node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}, name)
+        return _value(node, tree, module)
     except Exception:  # what is wrong with a task or its samples is reported by their own checks
         return None
 
 
-def _columns(classes: dict[str, ast.ClassDef], name: str) -> dict[str, bool] | None:
-    """The literal that is assigned to ``columns`` in the class, or in one that it inherits from."""
+def _columns(classes: dict[str, ast.ClassDef], name: str) -> ast.expr | None:
+    """What is assigned to ``columns`` in the class, or in one that it inherits from."""
     if name not in classes:
         return None
     for node in classes[name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "columns":
-            return ast.literal_eval(node.value) if node.value else None
+            return node.value
     bases = (base.id for base in classes[name].bases if isinstance(base, ast.Name))
     return next((found for base in bases if (found := _columns(classes, base)) is not None), None)
+
+
+def _value(node: ast.expr | None, tree: ast.Module, module: str) -> dict[str, bool] | None:
+    """A literal, or what has a name in a module that ``tree`` imports it from; such modules are light."""
+    if not isinstance(node, ast.Name):
+        return None if node is None else ast.literal_eval(node)
+    for line in tree.body:
+        if isinstance(line, ast.ImportFrom) and any(each.name == node.id for each in line.names):
+            source = resolve_name("." * line.level + (line.module or ""), module.rpartition(".")[0])
+            return dict(getattr(import_module(source), node.id))
+    return None

@@ -105,7 +105,7 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
                 raise ValueError(f"message {number + 1} holds a picture, and the template takes texts alone")
             parts = [{"type": "image"} if is_picture(part) else part for part in parts]
             message = {**message, "content": parts}
-        seen = [part for part in parts if part != {"type": "image"}]
+        seen = [part for part in parts if not (pictures and part == {"type": "image"})]
         other = [str(part.get("type", "part without a type")) for part in seen if "text" not in part]
         if other:
             kinds = ", ".join(dict.fromkeys(other))

@@ -22,6 +22,10 @@ COLUMNS = {
     "template_args": False,
 }
 """Columns that rows of chats may have; every row has the messages, or a prompt with its completion."""
+IMAGES = "images"
+"""Column with the pictures of parts that hold none themselves, in order."""
+PICTURED = {**COLUMNS, IMAGES: False}
+"""Columns that rows of chats with pictures may have."""
 ROLES = {
     "human": "user",
     "gpt": "assistant",

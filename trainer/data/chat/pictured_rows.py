@@ -17,8 +17,8 @@ from ..text_values import vocabulary_of
 from .chat_config import ChatConfig
 from .chat_rows import Chats
 from .chat_tokenizer import prepared_tokenizer
-from .conversation import COLUMNS, columns_problem
-from .pictures import IMAGES, PictureEncoder
+from .conversation import IMAGES, PICTURED, columns_problem
+from .pictures import PictureEncoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +30,7 @@ OF_TEXTS = ("input_ids", "attention_mask", "token_type_ids", "labels")
 class PicturedChats(Chats):
     """Conversations with pictures in their messages, or in a column beside them."""
 
-    columns: ClassVar[dict[str, bool]] = {**COLUMNS, IMAGES: False}
+    columns: ClassVar[dict[str, bool]] = PICTURED
     made_of: ClassVar[dict[str, str]] = {"input_ids": "chat", "pixel_values": IMAGES}
 
     def __init__(self, given: Given) -> None:

@@ -18,10 +18,8 @@ from ..content_stamp import hash_json
 from ..image_rows import opened_image
 from .chat_config import ChatConfig
 from .chat_encoder import ChatEncoder, EncodedChat
-from .conversation import Conversation, conversation_of, is_picture
+from .conversation import IMAGES, Conversation, conversation_of, is_picture
 
-IMAGES = "images"
-"""Column with the pictures of parts that hold none themselves, in order."""
 RGB = 3
 
 
