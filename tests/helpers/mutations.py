@@ -84,6 +84,7 @@ CONTEXTS = {
     "plan.pipelining": ("plan=pp_1f1b", "--nproc=2"),
     "plan.ddp": ("plan=ddp", "--nproc=2"),
     "launch": ("launch=slurm", "launch.nodes=1"),
+    "model.quantization": ("adapter=lora",),
     "ema": ("ema=average",),
     "callbacks.push": ("callbacks.push.hub_id=me/model",),
     "callbacks.early_stopping": ("trainer.eval_every=2",),

@@ -46,6 +46,7 @@ class Run:
             checkpoints=SimpleNamespace(every=None, at_end=False, metric="eval_loss", mode="min"),
             recipe=SimpleNamespace(
                 seed=7,
+                run=SimpleNamespace(log_format="text", progress=True),
                 model=SimpleNamespace(spec=SimpleNamespace(title="Llama")),
                 plan=SimpleNamespace(name="single", precision="fp32"),
             ),
