@@ -10,14 +10,14 @@ from parity.matrix import LAYOUTS, SPREAD, TOLERANCE, Case, differences
 
 SMALL = [
     *(Case(plan, "persimmon", 4, "uneven") for plan in SPREAD),
-    *(Case(plan, "gpt2", 4, "noise") for plan in ("zero3", "fsdp_hybrid_shard", "tp_sp", "pp_interleaved", "3d")),
+    *(Case(plan, "gpt2", 4, "noise") for plan in ("zero2", "fsdp_hybrid_shard", "tp_sp", "pp_interleaved")),
     # One more family for each kind of plan: tied and fused (GPT-2), grouped queries (Llama), biases (GPT-NeoX).
-    *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "tp", "pp_1f1b", "3d_zero1")),
-    *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_interleaved", "dp_tp")),
-    *(Case(plan, "gpt_neox", 1, "full") for plan in ("tp_sp", "pp_zero_bubble", "dp_pp")),
-    *(Case(plan, "llama_lora", 4, "uneven") for plan in ("ddp", "zero2")),
-    *(Case(plan, "llama_lora", 4, "noise") for plan in ("pp_1f1b", "dp_tp")),
-    *(Case(plan, "gpt2_dora", 4, "full") for plan in ("zero3", "fsdp_full_shard", "tp")),
+    *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "pp_1f1b")),
+    *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_gpipe")),
+    Case("pp_zero_bubble", "gpt_neox", 1, "full"),
+    Case("ddp", "llama_lora", 4, "uneven"),
+    Case("pp_1f1b", "llama_lora", 4, "noise"),
+    *(Case(plan, "gpt2_dora", 4, "full") for plan in ("fsdp_full_shard", "tp")),
 ]
 STEPS = 6
 

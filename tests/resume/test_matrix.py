@@ -21,8 +21,8 @@ def _all_sound(found: dict[str, Found], count: int) -> None:
     assert not wrong and len(found) == count, wrong
 
 
-RING = ("single", "tp", "zero3", "pp_1f1b", "zero2_offload", "3d", "fsdp_full_shard", "fsdp_hybrid_shard")
-"""One plan of each way to place state."""
+RING = ("single", "tp", "zero3", "pp_1f1b", "zero2_offload", "fsdp_full_shard")
+"""One plan of each way to place state. Eight ranks are in the whole matrix."""
 
 
 @pytest.mark.parametrize("plan", RING)
