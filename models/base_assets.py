@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .json_file import read_json
 from .model_config import ModelConfig, weights_folder
 
 GENERATION = "generation_config.json"
@@ -36,7 +37,7 @@ def generation_values(model: ModelConfig, eos: int | None) -> dict[str, Any] | N
     if model.weights is None:
         return None
     try:
-        values = json.loads((weights_folder(model) / GENERATION).read_text())
+        values = read_json(weights_folder(model) / GENERATION)
     except (OSError, ValueError):  # the file is absent, or transformers cannot read it either
         return None
     if not isinstance(values, dict):

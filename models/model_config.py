@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from ..errors import Problem, UserError, refuse
 from .adapter_config import AdapterConfig, MergedAdapter, adapter_of, merged_of
 from .family import ModelFamily, families
 from .hub import is_local, local_path
+from .json_file import read_json
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
 from .quantization.qat_config import QatConfig, qat_of
@@ -354,7 +354,7 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
             fix = f"this is a run or a checkpoint: write its model with `trireme export {where} OUT` and name OUT"
         raise UserError(Problem("model.weights", f"the folder {beside}has no config.json", fix, where))
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
     except (OSError, ValueError) as error:
         why = f"has a config.json that cannot be read ({error})"
         raise UserError(Problem("model.weights", why, "fetch or export the folder again", where)) from None

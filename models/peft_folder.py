@@ -7,7 +7,6 @@ beyond that is refused by name.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..errors import Problem, UserError
 from .adapter_config import AdapterConfig
 from .adapter_plan import AdapterPlan, pattern_key
 from .hub import is_local
+from .json_file import read_json
 from .low_rank import DOWN, MAGNITUDE, UP, is_linear, is_part, sizes_of
 from .stored_names import own_names
 from .weight_files import Stored, stored_tensors
@@ -104,7 +104,7 @@ def peft_folder(path: str, field: str) -> PeftFolder:
         fix = "name a folder that peft's save_pretrained or trireme export has written; fetch one of the hub first"
         raise UserError(Problem(field, why, fix, path))
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_json(folder / CONFIG)
         files = [name for name in (WEIGHTS, "adapter_model.bin") if (folder / name).is_file()]
         stored = stored_tensors(folder / files[0]) if files else {}
     except (OSError, ValueError) as error:

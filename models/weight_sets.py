@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .json_file import read_json
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 INDEX = ".index.json"
@@ -112,7 +113,7 @@ def _sets(folder: Path, names: list[str], suffix: str) -> Iterator[tuple[str, We
 
 def _indexed(index: Path) -> WeightSet:
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        weight_map: dict[str, str] = read_json(index)["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{index}: is not an index of weight files ({error!r})") from None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..json_file import read_json
 from ..weight_files import Stored
 from .awq_numbers import EACH, AwqNumbers
 from .bit_fields import WORD
@@ -102,7 +103,7 @@ def stored_quantization(values: Mapping[str, Any], folder: Path) -> StoredQuanti
     said = values.get("quantization_config") or values.get("compression_config")
     for name in OLDER if not said else ():
         if (folder / name).is_file():
-            said = json.loads((folder / name).read_text())
+            said = read_json(folder / name)
             said.setdefault("quant_method", "gptq" if name == OLDER[0] else "awq")
             said.setdefault("bits", said.get("w_bit", 4))
             said.setdefault("group_size", said.get("q_group_size", 128))

@@ -1,0 +1,20 @@
+"""A JSON file that nobody can read is an error of value, whatever is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trireme.models.json_file import read_json
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_what_is_no_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "config.json")
+
+
+def test_what_is_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": [1]}')
+    assert read_json(tmp_path / "config.json") == {"a": [1]}
