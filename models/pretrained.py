@@ -95,15 +95,7 @@ def match_weights(
         UserError: a tensor is missing or has another shape, the weights are quantised or an adapter's, a tied tensor is
             stored with two values, or a file is damaged or not safe to load.
     """
-    try:
-        stored = stored_tensors(path)
-        stored = stored if quantization is None else quantization.whole(stored)
-        unread = chosen_set(path).unread
-    except ValueError as error:
-        raise UserError(_unusable(path, error)) from None
-    if not stored:
-        why, _, fix = none_there(path).partition("; ")
-        raise UserError(Problem("model.weights", why, fix, str(path)))
+    stored, unread = _stored_at(path, quantization)
     own = {name: one for name, one in own_names(model).items() if not is_part(name)}
     found: dict[str, Stored] = {}
     twice: dict[str, Stored] = {}
@@ -134,6 +126,20 @@ def match_weights(
         raise UserError(problems[0])
     notes = [*_notes(unused, unread, model, family, path), *_fresh_notes(fresh, more, found)]
     return Matched(found, tuple(notes), more)
+
+
+def _stored_at(path: Path, quantization: StoredQuantization | None) -> tuple[dict[str, Stored], tuple[str, ...]]:
+    """Tensors in the files at ``path`` by their stored names, and the files that are not read."""
+    try:
+        stored = stored_tensors(path)
+        stored = stored if quantization is None else quantization.whole(stored)
+        unread = chosen_set(path).unread
+    except ValueError as error:
+        raise UserError(_unusable(path, error)) from None
+    if not stored:
+        why, _, fix = none_there(path).partition("; ")
+        raise UserError(Problem("model.weights", why, fix, str(path)))
+    return stored, unread
 
 
 def _oriented(entry: Stored, model: PreTrainedModel, name: str) -> Stored:
