@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from trireme.errors import UserError
-from trireme.trainer.callbacks.tensorboard import TensorBoard
+from helpers.running import until
+from trireme.trainer.callbacks.tensorboard import TensorBoard as OfOlderRecipes
+from trireme.trainer.trackers.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboard")
 
 
 def write(run, begin, steps):
     run.state.step = begin
-    callback = TensorBoard()
+    callback = TensorBoard(system_seconds=None)
     run.fire("on_train_begin", callback)
     for run.state.step in steps:
-        run.fire("on_log", callback, metrics=run.line(loss=10.0 * begin + run.state.step, note="text", none=None))
-        run.fire("on_log", callback, metrics=run.line(eval_loss=2.0))
+        run.log(callback, run.state.step, loss=10.0 * begin + run.state.step, note="text", none=None)
+        run.log(callback, run.state.step, eval_loss=2.0)
     callback.close()
 
 
@@ -45,26 +48,37 @@ def test_only_the_main_rank_writes(run):
     assert list(run.trainer.run_dir.iterdir()) == []
 
 
-def test_a_full_disk_switches_it_off_with_one_warning(run, caplog, full_disk):
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Files of this process cannot grow past so many bytes: writes are cut short, then fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_switches_it_off_with_one_warning(run, caplog):
     caplog.set_level(logging.WARNING)
     callback = TensorBoard()
     run.fire("on_train_begin", callback)
-    with full_disk(2000):
-        for run.state.step in range(100):
-            run.fire("on_log", callback, metrics=run.line(loss=1.0))
+    with full_disk(4000):
+        for step in range(1, 200):
+            run.log(callback, step, loss=1.0)
+        until(lambda: caplog.messages, 5)
         callback.close()
-    assert [record.name for record in caplog.records] == ["trireme.trainer.callbacks.tensorboard"]
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("TensorBoard is off: ")
 
 
 def test_a_folder_that_cannot_be_made_is_a_warning(run, caplog):
     (run.trainer.run_dir / "tensorboard").write_text("a file is in the way")
     callback = TensorBoard()
     run.fire("on_train_begin", callback)
-    run.fire("on_log", callback, metrics=run.line(loss=1.0))
+    run.log(callback, 1, loss=1.0)
+    callback.close()
     assert "TensorBoard is off" in caplog.text
 
 
-def test_a_missing_library_is_named_with_its_install_line(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install tensorboard"):
-        TensorBoard()
+def test_recipes_of_older_runs_find_it():
+    assert OfOlderRecipes is TensorBoard

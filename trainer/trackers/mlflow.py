@@ -1,0 +1,35 @@
+"""MLflow: a run in a tracking server, or in a local SQLite file beside the run folders.
+
+The server is ``uri``, else ``MLFLOW_TRACKING_URI``, with MLflow's own variables for the login
+(``MLFLOW_TRACKING_USERNAME``, ``_PASSWORD``, ``_TOKEN``). Without either, runs go into ``mlflow.db`` in the folder of
+the run folders; look with ``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .mlflow_protocol import MlflowProtocol
+
+
+@dataclass(eq=False)
+class Mlflow(MlflowProtocol):
+    """Reports to MLflow."""
+
+    uri: str | None = None
+    """Tracking server or store; null takes ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` beside the run folder."""
+
+    TITLE: ClassVar = "MLflow"
+    LIBRARY: ClassVar = "mlflow"
+    PACKAGE: ClassVar = "'trireme-train[mlflow]'"
+    KEY: ClassVar = "mlflow"
+
+    @property
+    def server(self) -> str | None:
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+
+    def login(self) -> None:
+        if self.server is not None:
+            self.ask("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")

@@ -1,0 +1,257 @@
+"""The base of all trackers: a callback that reports a run to a service or a viewer, and never ends the run.
+
+A tracker of one service is a small class of this base (``wandb.py`` is an example). It says how a run begins there
+(``start``), how lines are written (``write``), how files are kept (``keep``) and how the run ends (``finish``). The
+base does the rest: only the main rank reports; library and login are checked when the tracker is constructed, which
+``trireme check`` does before any process starts; the id of the run there stays in the run folder, so that a resume
+continues it; each line is reported once; a thread does the work (``sender.py``), so that no step waits for a disk or a
+network.
+"""
+
+import contextlib
+import importlib
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ...errors import Problem, UserError, refuse
+from ..callbacks.callback import Callback, Metrics
+from ..interruption import SIGNALS
+from .about_run import AboutRun, about_run
+from .kept_files import files_of_run, linked
+from .line import Line, Status
+from .reported import Reported
+from .sender import Sender, one_line
+from .tracker_library import missing_library
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..trainer_state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+LEAVING_SECONDS = 10.0
+"""Most seconds that an interrupted run waits for a tracker, since a scheduler kills it soon."""
+_accepted: set[str] = set()
+"""Logins that this process has checked: constructors run twice, in the check and in the run."""
+
+
+class NoLogin(Exception):
+    """A service refuses the login, or there is none; the text says why, ``fix`` what to do."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        super().__init__(why)
+        self.fix = fix
+
+
+@dataclass(eq=False)
+class Tracker(Callback):
+    """Options that all trackers share.
+
+    Raises:
+        ValueError: an option makes no sense.
+        UserError: the library is missing, or the service refuses the login.
+    """
+
+    project: str = "trireme"
+    """Project (experiment, repository ...) that collects runs."""
+    name: str | None = None
+    """Name of the run there; null takes that of the run folder."""
+    group: str | None = None
+    """Name that runs of one study or sweep share; null takes ``run.group``."""
+    tags: list[str] = field(default_factory=list)
+    """Labels of the run."""
+    artifacts: list[Literal["checkpoints", "curve", "samples", "log"]] = field(default_factory=list)
+    """Files to keep there: every checkpoint, the picture of the curve, written samples, the log."""
+    system_seconds: float | None = 30.0
+    """Seconds between figures of the machine and of the main rank's process; null reports none."""
+    patience: float = 120.0
+    """Most seconds that the end of a run waits for what is still on its way."""
+
+    TITLE: ClassVar[str] = ""
+    """Name for people."""
+    LIBRARY: ClassVar[str] = ""
+    """Module that must be importable."""
+    PACKAGE: ClassVar[str] = ""
+    """What to install with pip."""
+    KEY: ClassVar[str] = ""
+    """Name in ``tracker=...`` and in the run folder's notes."""
+    TRIES_AGAIN: ClassVar[bool] = True
+    """Whether lines that could not be written are written later; else the first failure switches the tracker off."""
+    REWINDS: ClassVar[bool] = False
+    """Whether a resume hides what was reported of later steps, so that repeated steps are reported again."""
+    KEEPS: ClassVar[tuple[str, ...]] = ("checkpoints", "curve", "samples", "log")
+    """Kinds of ``artifacts`` that the service takes."""
+    LOGGERS: ClassVar[tuple[str, ...]] = ()
+    """Loggers of the library, which are silenced below errors: a failure is said once, by trireme."""
+
+    def __post_init__(self) -> None:
+        refuse(self.flaws())
+        if problem := missing_library(self.KEY, self.TITLE, self.LIBRARY, self.PACKAGE):
+            raise UserError(problem)
+        self._check_login()
+        self._sender: Sender | None = None
+        self._trainer: Any = None
+        self._status: Status = "failed"
+        self._reason = ""
+
+    # -- written by each tracker ------------------------------------------------------------------------------
+
+    def flaws(self) -> Iterator[str]:
+        """Options that make no sense, each as ``field=value is wrong; do this``."""
+        if not self.project.strip():
+            yield f"project={self.project!r} is empty; name a project, such as trireme"
+        if self.system_seconds is not None and not 1 <= self.system_seconds < math.inf:
+            yield f"system_seconds={self.system_seconds} is below 1 or infinite; use 30, or null for no figures"
+        if not 0 <= self.patience < math.inf:
+            yield f"patience={self.patience} is negative or infinite; use seconds, such as 120"
+        if not_kept := [kind for kind in self.artifacts if kind not in self.KEEPS]:
+            kept = f"it keeps {', '.join(self.KEEPS)}" if self.KEEPS else "leave artifacts out"
+            yield f"artifacts={self.artifacts!r} is wrong because {self.TITLE} keeps no {not_kept[0]}; {kept}"
+
+    def login(self) -> None:
+        """Ask the service whether this run may report to it; called once, on the main rank, before anything is built.
+
+        Raises:
+            NoLogin: it may not.
+            Exception: the service cannot be reached.
+        """
+
+    def place(self) -> str:
+        """What ``login`` depends on: the server, the mode. A login is checked once for each place."""
+        return ""
+
+    def module(self, name: str = "") -> Any:
+        """A module of the library, its main one by default; typed as Any, since most libraries are not installed."""
+        return importlib.import_module(name or self.LIBRARY)
+
+    def start(self, run: AboutRun) -> str:
+        """Begin the run, or go on with the one of ``run.id``; called in the main thread.
+
+        Returns:
+            The id under which a resume finds it.
+        """
+        raise NotImplementedError
+
+    def write(self, lines: Sequence[Line]) -> None:
+        """Write lines of metrics; called in the sender's thread."""
+        raise NotImplementedError
+
+    def keep(self, kind: str, path: Path, step: int) -> None:
+        """Keep a file, or the folder of a checkpoint; called in the sender's thread."""
+
+    def rewind(self, step: int) -> None:
+        """Training goes on from ``step`` after a rollback: later steps are reported again, with other values."""
+
+    def finish(self, status: Status, reason: str) -> None:
+        """End the run; called in the sender's thread."""
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, trainer: "Trainer", state: "TrainerState", control: "Control") -> None:
+        if not trainer.mesh.is_main:
+            return
+        if self._sender is not None:  # after a rollback
+            return self._sender.go_back(state.step)
+        self._trainer, self._status = trainer, "failed"
+        reported = Reported(trainer.run_dir, self.KEY)
+        run = about_run(trainer, self, reported.id)
+        try:
+            with undisturbed(self.LIBRARY, self.LOGGERS):
+                reported.id = self.start(run)
+        except Exception as error:  # libraries raise errors of many types
+            log.warning("%s is off: %s", self.TITLE, one_line(error))
+            return
+        if self.REWINDS:
+            reported.go_back(state.step)
+        self._sender = Sender(self, reported, self.system_seconds, trainer.mesh.device)
+        for line in trainer.history.lines:  # a run that was killed may not have reported its last lines
+            self._sender.line(line.get("step", 0), line)
+
+    def on_log(self, trainer: "Trainer", state: "TrainerState", control: "Control", metrics: Metrics) -> None:
+        if self._sender is not None:
+            self._sender.line(metrics.get("step", state.step), metrics)
+
+    def on_save(self, trainer: "Trainer", state: "TrainerState", control: "Control", path: Path) -> None:
+        if self._sender is None:
+            return
+        if "checkpoints" in self.artifacts and (folder := linked(path, trainer.run_dir, self.KEY)):
+            self._sender.file("checkpoints", folder, state.step)
+        self._keep_files(trainer, state.step)
+
+    def on_train_end(self, trainer: "Trainer", state: "TrainerState", control: "Control") -> None:
+        if self._sender is None:
+            return
+        self._status, self._reason = "finished", control.reason
+        if control.interrupted:
+            self._status = "interrupted"
+        elif not all(math.isfinite(trainer.metrics.get(name) or 0.0) for name in ("loss", "eval_loss")):
+            self._status, self._reason = "failed", "the loss is not finite"
+        self._keep_files(trainer, state.step)
+
+    def close(self) -> None:
+        error = sys.exc_info()[1]
+        if self._sender is None or (error is None and self._trainer.control.rollback):
+            return
+        if error is not None:
+            self._status, self._reason = "failed", f"{type(error).__name__}: {one_line(error)}"
+        sender, self._sender = self._sender, None
+        brief = self._status == "interrupted" or isinstance(error, KeyboardInterrupt)
+        sender.finish(self._status, self._reason, min(self.patience, LEAVING_SECONDS) if brief else self.patience)
+
+    def _keep_files(self, trainer: "Trainer", step: int) -> None:
+        assert self._sender is not None
+        for kind, path in files_of_run(trainer.run_dir, self.artifacts):
+            self._sender.file(kind, path, step)
+
+    # -- checks -----------------------------------------------------------------------------------------------
+
+    def _check_login(self) -> None:
+        where = f"{self.KEY} {self.place()}"
+        if where in _accepted or os.environ.get("RANK", "0") != "0":  # other ranks, maybe of other hosts, do not report
+            return
+        try:
+            with undisturbed(self.LIBRARY, self.LOGGERS):
+                self.login()
+        except NoLogin as error:
+            raise UserError(Problem("tracker", f"{self.TITLE}: {error}", error.fix, self.KEY)) from None
+        except Exception as error:
+            from ..restart import attempt  # imported here, since it imports torch
+
+            if attempt():  # ranks that are started again must go on, and the service may be back soon
+                log.warning("%s cannot be reached now: %s", self.TITLE, one_line(error))
+                return
+            why = f"{self.TITLE} cannot be reached: {one_line(error)}"
+            raise UserError(Problem("tracker", why, self.offline_fix(), self.KEY)) from None
+        _accepted.add(where)
+
+    def offline_fix(self) -> str:
+        """What to do if the service cannot be reached."""
+        modes = {each.name for each in self.__dataclass_fields__.values()}
+        offline = f"callbacks.{self.KEY}.mode=offline" if "mode" in modes else f"leave {self.KEY} out"
+        return f"look at the network and the address, or write {offline}"
+
+
+@contextmanager
+def undisturbed(library: str, loggers: Sequence[str] = ()) -> Iterator[None]:
+    """Context in which a library is imported, and may install handlers of signals and of exceptions: afterwards those
+    of the run are back. Its loggers speak only of what is critical, since trireme says a failure itself."""
+    hook = sys.excepthook
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        importlib.import_module(library)
+        for name in loggers:  # after the import, which sets their levels
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
+    finally:
+        sys.excepthook = hook
+        for number, handler in before.items():
+            if handler is not None:
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    signal.signal(number, handler)

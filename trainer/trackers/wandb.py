@@ -1,0 +1,97 @@
+"""W&B (Weights & Biases): a run on its server, or files for ``wandb sync`` with ``mode=offline``.
+
+The key is W&B's own (``wandb login``, or ``WANDB_API_KEY``); ``WANDB_MODE``, ``WANDB_ENTITY`` and ``WANDB_BASE_URL``
+count where the recipe says nothing. Numbers stand over ``step``. A run that was interrupted is marked as preempted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from .about_run import AboutRun
+from .line import Line, Status
+from .tracker import NoLogin, Tracker
+
+
+@dataclass(eq=False)
+class Wandb(Tracker):
+    """Reports to W&B."""
+
+    entity: str | None = None
+    """User or team that owns the project; null takes that of the login."""
+    mode: Literal["online", "offline"] | None = None
+    """``offline`` writes files that ``wandb sync`` uploads later; null takes ``WANDB_MODE``, else online."""
+
+    TITLE: ClassVar = "W&B"
+    LIBRARY: ClassVar = "wandb"
+    PACKAGE: ClassVar = "'trireme-train[wandb]'"
+    KEY: ClassVar = "wandb"
+    LOGGERS: ClassVar = ("wandb",)
+
+    @property
+    def offline(self) -> bool:
+        """Whether no server is asked."""
+        return (self.mode or os.environ.get("WANDB_MODE", "online")) != "online"
+
+    def place(self) -> str:
+        return f"{self.offline} {os.environ.get('WANDB_BASE_URL')} {os.environ.get('WANDB_API_KEY')}"
+
+    def login(self) -> None:
+        if self.offline:
+            return
+        wandb, errors = self.module(), self.module("wandb.errors")
+        wandb.setup(wandb.Settings(silent=True))
+        fix = "wandb login, or set WANDB_API_KEY; without a network callbacks.wandb.mode=offline"
+        try:
+            if not wandb.login(verify=True, prompt=False):
+                raise NoLogin("there is no key", fix)
+        except (errors.AuthenticationError, errors.UsageError) as error:
+            raise NoLogin(f"the key is refused: {error}", fix) from None
+
+    def start(self, run: AboutRun) -> str:
+        wandb = self.module()
+        wandb.setup(wandb.Settings(silent=True))
+        found = run.id or secrets.token_hex(4)
+        self._run: Any = wandb.init(
+            entity=self.entity,
+            project=run.project,
+            name=run.name,
+            id=found,
+            resume="allow",
+            group=run.group,
+            tags=run.tags or None,
+            config=run.config | {"trial": run.trial},
+            dir=run.folder,
+            mode="offline" if self.offline else "online",
+            # The console is the run's own log, and figures of the machine are those of all trackers.
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        return found
+
+    def write(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            self._run.log({"step": line.step, "_timestamp": line.time, **line.numbers})
+
+    def keep(self, kind: str, path: Path, step: int) -> None:
+        wandb = self.module()
+        if kind == "checkpoints":
+            artifact = wandb.Artifact(f"{self._run.id}-checkpoint", type="model", metadata={"step": step})
+            artifact.add_dir(str(path), skip_cache=True)
+            self._run.log_artifact(artifact, aliases=["latest", path.name])
+        elif kind == "curve":
+            self._run.log({"step": step, "curve": wandb.Image(str(path))})
+        else:
+            self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def finish(self, status: Status, reason: str) -> None:
+        self._run.summary.update({"status": status, "reason": reason})
+        if status == "interrupted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if status == "finished" else 1)
