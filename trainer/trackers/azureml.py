@@ -1,0 +1,51 @@
+"""Azure ML: a run in the MLflow server of a workspace, by the plugin ``azureml-mlflow``.
+
+In a job on Azure ML the address (``MLFLOW_TRACKING_URI``) and the login are given. Elsewhere ``uri`` is the address of
+the workspace (``az ml workspace show --query mlflow_tracking_uri``), and the login is that of ``azure-identity``: ``az
+login``, or ``AZURE_CLIENT_ID``, ``AZURE_TENANT_ID`` and ``AZURE_CLIENT_SECRET``. Without one the plugin would open a
+browser, which a run on a cluster cannot; so the run is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .mlflow_protocol import MlflowProtocol
+from .tracker import NoLogin
+
+SCOPE = "https://management.azure.com/.default"
+
+
+@dataclass(eq=False)
+class AzureML(MlflowProtocol):
+    """Reports to Azure ML."""
+
+    uri: str | None = None
+    """Address of the workspace, ``azureml://...``; null takes ``MLFLOW_TRACKING_URI``."""
+
+    TITLE: ClassVar = "Azure ML"
+    LIBRARY: ClassVar = "azureml.mlflow"
+    PACKAGE: ClassVar = "azureml-mlflow"
+    KEY: ClassVar = "azureml"
+
+    def flaws(self) -> Iterator[str]:
+        yield from super().flaws()
+        if not (self.server or "").startswith("azureml://"):
+            yield f"uri={self.server} is no address of a workspace; write azureml://..., or set MLFLOW_TRACKING_URI"
+
+    @property
+    def server(self) -> str | None:
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+
+    def login(self) -> None:
+        fix = "az login, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET"
+        if not os.environ.get("MLFLOW_TRACKING_TOKEN"):  # a job on Azure ML has one
+            errors = self.module("azure.core.exceptions")
+            try:
+                self.module("azure.identity").DefaultAzureCredential(process_timeout=5).get_token(SCOPE)
+            except errors.ClientAuthenticationError:
+                raise NoLogin("there is no login of Azure", fix) from None
+        self.ask(fix)

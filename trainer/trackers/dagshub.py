@@ -1,0 +1,56 @@
+"""DagsHub: a run in the MLflow server of a repository there.
+
+The login is DagsHub's own (``dagshub login``, or ``DAGSHUB_USER_TOKEN``). It is handed to MLflow's client through
+``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``, as ``dagshub.init`` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...errors import UserError
+from .mlflow_protocol import MlflowProtocol
+from .tracker import NoLogin
+from .tracker_library import missing_library
+
+
+@dataclass(eq=False)
+class DagsHub(MlflowProtocol):
+    """Reports to DagsHub."""
+
+    repo: str | None = None
+    """Repository there, ``owner/name``."""
+
+    TITLE: ClassVar = "DagsHub"
+    LIBRARY: ClassVar = "dagshub"
+    PACKAGE: ClassVar = "dagshub 'trireme-train[mlflow]'"
+    KEY: ClassVar = "dagshub"
+
+    def __post_init__(self) -> None:
+        if problem := missing_library(self.KEY, self.TITLE, "mlflow", self.PACKAGE):
+            raise UserError(problem)
+        super().__post_init__()
+
+    def flaws(self) -> Iterator[str]:
+        yield from super().flaws()
+        if self.repo is None or self.repo.count("/") != 1:
+            yield f"repo={self.repo} is no repository; write owner/name"
+
+    @property
+    def server(self) -> str | None:
+        return f"{self.module('dagshub.common.config').host.rstrip('/')}/{self.repo}.mlflow"
+
+    def place(self) -> str:
+        return f"{self.server} {os.environ.get('DAGSHUB_USER_TOKEN')}"
+
+    def login(self) -> None:
+        fix = "dagshub login, or set DAGSHUB_USER_TOKEN"
+        try:
+            token = self.module("dagshub.auth").get_token(fail_if_no_token=True)
+        except RuntimeError as error:
+            raise NoLogin(f"{error}", fix) from None
+        os.environ["MLFLOW_TRACKING_USERNAME"] = os.environ["MLFLOW_TRACKING_PASSWORD"] = token
+        self.ask(f"{fix}, of a user who may write to {self.repo}")
