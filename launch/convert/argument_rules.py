@@ -157,7 +157,7 @@ def recompute(draft: Draft, value: Any, given: Arguments) -> None:
 
 def trackers(draft: Draft, value: Any, given: Arguments) -> None:
     for name in value if isinstance(value, list) else [value]:
-        plain = str(name)
+        plain = {"comet_ml": "comet", "azure_ml": "azureml"}.get(str(name), str(name))
         if plain in ("none", "None", "[]"):
             continue
         if plain in group_options("tracker"):
