@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..trainer.trackers.tracker_library import library_version
 from .find_recipes import PACKAGE
 
 State = Literal["ok", "note", "missing"]
@@ -70,7 +71,7 @@ def show_findings(as_json: bool) -> None:
 def examine() -> list[Finding]:
     """All findings, in the order in which they are shown."""
     parts: list[Callable[[], list[Finding]]] = [
-        software, processors, accelerators, backends, network, disks, compilers, launchers, plans,
+        software, trackers, processors, accelerators, backends, network, disks, compilers, launchers, plans,
     ]  # fmt: skip
     return [finding for part in parts for finding in part()]
 
@@ -96,6 +97,19 @@ def software() -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             state: State = "note" if name in OPTIONAL else "missing"
             found.append(Finding("software", name, "not installed", state, OPTIONAL.get(name, f"pip install {name}")))
+    return found
+
+
+def trackers() -> list[Finding]:
+    """Every tracker of ``tracker=NAME``: the version of its library, or how to install it."""
+    from ..trainer.trackers.registry import CLASSES, tracker_class
+
+    found = []
+    for cls in map(tracker_class, CLASSES):
+        version = library_version(cls.LIBRARY)
+        state: State = "note" if version is None else "ok"
+        fix = f"pip install {cls.PACKAGE}" if version is None else ""
+        found.append(Finding("tracker", cls.KEY, version or "not installed", state, fix))
     return found
 
 
