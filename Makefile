@@ -2,6 +2,7 @@
 # make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
 # make resume-matrix   save under every plan, resume under every other
 # make families   architectures without a file of their own, by model.family=auto
+# make trackers   every tracker by its real library, in environments of their own
 # make lint, make types, make pages, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train operators test test-long parity resume-matrix families lint types pages bench clean
+.PHONY: train operators test test-long parity resume-matrix families trackers lint types pages bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -39,6 +40,9 @@ resume-matrix: $(OPERATORS)
 
 families: $(OPERATORS)
 	$(BIN)/python tests/families/report.py
+
+trackers: $(READY)
+	$(BIN)/python tests/trackers/environments.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,21 @@
+"""Tests with the real libraries of trackers. A file is only collected where its library is installed: `make trackers`
+has an environment for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trireme.trainer.trackers.registry import CLASSES, tracker_class
+from trireme.trainer.trackers.tracker_library import is_installed
+
+collect_ignore = [f"test_{key}.py" for key in CLASSES if not is_installed(tracker_class(key).LIBRARY)]
+if not is_installed("flask"):  # part of mlflow, but not of mlflow-skinny
+    collect_ignore.append("test_mlflow.py")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries write into the current folder, the home and their caches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))

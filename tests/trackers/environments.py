@@ -1,0 +1,123 @@
+"""Run each tracker's test with its real library, in an environment of its own, and write docs/trackers-tested.md.
+
+    make trackers
+    python tests/trackers/environments.py aim comet      # some of them; the page is left alone
+
+An environment lies in ``build/trackers/NAME``. It sees the packages of trireme's own environment and puts its own
+before them, so that only the library and what its pins replace is installed. Pins of trackers collide with trireme's
+and with each other's (aim: filelock, swanlab: protobuf, mlflow: pyarrow ...).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PLACE, PAGE = ROOT / "build" / "trackers", ROOT / "docs" / "trackers-tested.md"
+NEEDS = {
+    "comet": ["comet_ml==3.58.8"],
+    "neptune": ["neptune==1.14.0.post2"],
+    "clearml": ["clearml==2.1.12"],
+    "codecarbon": ["codecarbon==3.3.2"],
+    "dvclive": ["dvclive==3.49.1"],
+    "flyte": ["flytekit==1.16.31"],
+    "dagshub": ["dagshub==0.7.3"],
+    "azureml": ["azureml-mlflow==1.43.0.post1"],
+    "trackio": ["trackio==0.43.0"],
+    "swanlab": ["swanlab[dashboard]==0.10.3"],
+    "aim": ["aim==3.29.1"],
+    "mlflow": ["mlflow==3.17.2"],
+}
+"""Tracker -> packages of its environment. Those of tensorboard and wandb are in trireme's own."""
+OWN = ("tensorboard", "wandb")
+TESTED = {
+    "tensorboard": "a run, resumed; its event reader",
+    "wandb": "a run, offline and resumed; `wandb sync` to a server on the loopback. A run online, and a refused login",
+    "mlflow": "a run with the SQLite store, resumed; its client. A run with `mlflow server`; a login, an outage",
+    "comet": "a run, offline and resumed; its archives. A refused login",
+    "neptune": "a run, offline and resumed; its queue. A missing and a wrong token",
+    "clearml": "a run, offline and resumed; its session files. A refused login",
+    "codecarbon": "a run, offline; its CSV, and the training lines",
+    "dvclive": "a run, resumed; its own reader of metrics and parameters",
+    "flyte": "a run in a local task; the deck. Outside of a task it is refused",
+    "dagshub": "a run with a server on the loopback that speaks its protocol; a refused token",
+    "azureml": "a run with a server on the loopback (TLS) that speaks its protocol; without a login it is refused",
+    "trackio": "a run, resumed; its own storage. A server without a token is refused",
+    "swanlab": "a run, local and resumed; its files. A run offline. Without a key it is refused",
+    "aim": "a run, resumed; its own repository",
+}
+ABOUT = """# Trackers, tested
+
+Written by `make trackers`: every tracker runs with its real library, and what it has written is read back. Runs are of
+six steps, stopped after three and resumed; each line must be there once. Services that cannot be reached are spoken to
+on the loopback.
+
+| tracker | library | what is tested | result | seconds |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def environment(name: str) -> Path:
+    """The interpreter of an environment, made if it is missing or of other versions."""
+    folder, wanted = PLACE / name, "\n".join(NEEDS[name])
+    python, mark = folder / "bin" / "python", folder / "made_of"
+    if mark.is_file() and mark.read_text() == wanted:
+        return python
+    venv.create(folder, with_pip=False, clear=True)
+    inside = next((folder / "lib").glob("python*")) / "site-packages"
+    (inside / "zz_trireme.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    tool = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--prefer-binary"]
+    subprocess.run([*tool, *NEEDS[name]], check=True)
+    mark.write_text(wanted)
+    return python
+
+
+def tests(name: str) -> list[str]:
+    """The files with the tests of a tracker; those of three are part of `make test` too."""
+    folder = ROOT / "tests" / "unit" / "trainer" / "trackers"
+    files = [HERE / f"test_{name}.py", folder / f"test_{name}.py", folder / f"test_{name}_protocol.py"]
+    in_a_run = [folder / "test_trackers_in_a_run.py"] if name in (*OWN, "mlflow") else []
+    return [str(file) for file in [*files, *in_a_run] if file.is_file()]
+
+
+def run(name: str) -> str:
+    """Run the tests of a tracker; returns a row of the table."""
+    python = Path(sys.executable) if name in OWN else environment(name)
+    began = time.monotonic()
+    tool = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests(name)]
+    done = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
+    if done.returncode:
+        print(done.stdout[-6000:], done.stderr[-2000:])
+    result = re.sub(r"\s+in .*|=", "", last).strip()
+    print(f"{name}: {result}", flush=True)
+    return f"| {name} | {version(python, name)} | {TESTED[name]} | {result} | {time.monotonic() - began:.0f} |\n"
+
+
+def version(python: Path, name: str) -> str:
+    about = f"from trireme.trainer.trackers.registry import tracker_class as c; n = c({name!r}).LIBRARY; "
+    about += "from trireme.trainer.trackers.tracker_library import library_version as v; print(n, v(n))"
+    return subprocess.run([str(python), "-c", about], capture_output=True, text=True).stdout.strip()
+
+
+def main(names: Sequence[str]) -> int:
+    if unknown := [name for name in names if name not in TESTED]:
+        print(f"no tracker {', '.join(unknown)}; there are {', '.join(TESTED)}")
+        return 2
+    rows = [run(name) for name in names or TESTED]
+    if not names:
+        PAGE.write_text(ABOUT + "".join(rows))
+    return int(any("failed" in row or "error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
