@@ -1,0 +1,118 @@
+"""What a local tracker costs a step that is logged (target: under 0.1 ms).
+
+    python benchmarks/trackers.py [NAME ...] [--steps 3000]
+
+A line of fifteen numbers is reported after every step, as with ``trainer.log_every=1``. *In the loop*: the time of the
+call, which is all that the loop waits for. *Thread*: CPU time of the tracker's thread, per line; it runs beside the
+loop, but takes Python's lock from it. *Slow-down*: how much longer a step of some milliseconds (a product of matrices
+on one core) takes with the tracker than without, as the median over turns of equally many steps. For libraries that are
+not installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.py NAME`` after ``make trackers``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from trireme.trainer.trackers.registry import installed_trackers, tracker_class
+from trireme.trainer.trackers.tracker import Tracker
+from trireme.trainer.trainer_state import Control, TrainerState
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "wandb": {"mode": "offline"}, "comet": {"mode": "offline"}, "neptune": {"mode": "offline"},
+    "clearml": {"mode": "offline"}, "swanlab": {"mode": "offline"}, "codecarbon": {"country": "DEU"},
+}  # fmt: skip
+LEFT_OUT = ("flyte", "dagshub", "azureml")
+LINE = {f"number_{index}": 0.1 * index for index in range(11)} | {"epoch": 0.5, "loss": 2.0, "lr": 1e-3}
+TURN = 100
+
+
+@dataclass
+class Recipe:
+    """What trackers read of a recipe."""
+
+    run: Any
+    seed: int = 0
+
+
+def trainer_in(folder: Path) -> Any:
+    mesh = SimpleNamespace(is_main=True, world_size=1, device=torch.device("cpu"))
+    state = TrainerState(max_steps=10**6, stop_at=10**6)
+    return SimpleNamespace(
+        mesh=mesh, run_dir=folder, recipe=Recipe(SimpleNamespace(group=None, trial=None)), state=state,
+        control=Control(), history=SimpleNamespace(lines=[]), metrics={}, extra_metrics={},
+        blueprint=torch.nn.Linear(1, 1),
+    )  # fmt: skip
+
+
+def measure(cls: type[Tracker], steps: int) -> list[str]:
+    """A row of the table."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        folder.mkdir()
+        trainer = trainer_in(folder)
+        tracker = cls(**OPTIONS.get(cls.KEY, {}))
+        write, spent = tracker.write, [0.0]
+
+        def timed(lines: Any) -> None:
+            began = time.thread_time()
+            write(lines)
+            spent[0] += time.thread_time() - began
+
+        tracker.write = timed  # type: ignore[method-assign]
+        began = time.perf_counter()
+        tracker.on_train_begin(trainer, trainer.state, trainer.control)
+        start = time.perf_counter() - began
+        calls, slower = drive(lambda line: tracker.on_log(trainer, trainer.state, trainer.control, line), steps)
+        tracker.on_train_end(trainer, trainer.state, trainer.control)
+        began = time.perf_counter()
+        tracker.close()
+        end = time.perf_counter() - began
+    thread = spent[0] / (steps // 2)
+    return [cls.KEY, *(f"{1e3 * value:.4f}" for value in (calls, thread, slower)), f"{start:.1f}", f"{end:.1f}"]
+
+
+def drive(log: Callable[[dict[str, Any]], None], steps: int) -> tuple[float, float]:
+    """Seconds of a call, and by how much a step is longer with the tracker, over turns with and without."""
+    matrix, calls = torch.ones(320, 320), []
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(steps // TURN):
+        reports = turn % 2 == 0
+        began = time.perf_counter()
+        for step in range(turn * TURN, (turn + 1) * TURN):
+            torch.mm(matrix, matrix)
+            if reports:
+                before = time.perf_counter()
+                log({"step": step + 1, **LINE})
+                calls.append(time.perf_counter() - before)
+        took[reports].append((time.perf_counter() - began) / TURN)
+    return statistics.fmean(calls), statistics.median(took[True]) - statistics.median(took[False])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="trackers; without any, those that are installed and work locally")
+    parser.add_argument("--steps", type=int, default=3000)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    logging.getLogger("trireme").setLevel(logging.ERROR)
+    found = [tracker_class(name) for name in options.names]
+    found = found or [cls for cls in installed_trackers() if cls.KEY not in LEFT_OUT]
+    print("| tracker | in the loop, ms | thread, ms | slow-down of a step, ms | start, s | end, s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for cls in found:
+        print(f"| {' | '.join(measure(cls, options.steps))} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
