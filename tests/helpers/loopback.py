@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    """Context with a server; gives its address."""
+def serving(answer: Answer, secure: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Context with a server; gives its address. ``secure``: speak TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,10 +46,12 @@ def serving(answer: Answer) -> Iterator[str]:
             pass
 
     server = _Server(("127.0.0.1", 0), Handler)
+    if secure is not None:
+        server.socket = secure.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if secure else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -88,9 +89,11 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(login: str | None = None, prefix: str = "") -> Iterator[MlflowServer]:
+def mlflow_server(
+    login: str | None = None, prefix: str = "", secure: ssl.SSLContext | None = None
+) -> Iterator[MlflowServer]:
     """Context with a server."""
     state = MlflowServer(login, prefix)
-    with serving(state.answer) as url:
+    with serving(state.answer, secure) as url:
         state.url = url
         yield state

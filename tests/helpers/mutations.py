@@ -6,6 +6,7 @@ without a word here. Files are mutated in ``helpers/mutated_files.py``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from trireme.configs.key_list import FOLDER, Key, keys
 from trireme.launch.check_environment import CHOICES, LEAST
 from trireme.models.family import families
 from trireme.trainer.component import locate
+from trireme.trainer.trackers.registry import CLASSES as TRACKERS
+from trireme.trainer.trackers.tracker import Tracker
 
 NOTHING: Callable[[Path], list[str]] = lambda folder: []  # noqa: E731
 
@@ -156,12 +159,14 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
 def value_mutations() -> Iterator[Mutation]:
     """Every key of the schema and of the packaged components with every kind of wrong value."""
     for key in [*keys(), *_model_keys()]:
-        if key.path == "tracker":
+        if key.path == "tracker" or _repeats(key):
             continue
         of_rows = (
             ["learns from documents"] if key.target in _sources_of_rows() else []
         )  # as the tiny recipe's task does
         allowed = set(key.type.split(" | "))
+        if "list of checkpoints" in allowed:  # names of kinds of files
+            allowed |= {"list of str"}
         if "list of str" in allowed or "list" in allowed:
             allowed |= {"str"} if key.default != "required" else set()
         plus = "++" if key.target else ""
@@ -178,6 +183,7 @@ def value_mutations() -> Iterator[Mutation]:
             given = (*contexts(key), f"{plus}{key.path}={text}")
             # Of two keys that do not go together, a message may begin with the other.
             named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
+            named += ("tracker = ",) if key.target in TRACKERS.values() else ()  # its library may not be installed
             yield Mutation(f"{title}: {kind}", given, named, nonsense)
         yield Mutation(
             f"{title}: misspelt",
@@ -187,6 +193,12 @@ def value_mutations() -> Iterator[Mutation]:
         )
         if not allowed & {"mapping", "component", "any"}:
             yield Mutation(f"{title}: a key below it", (*contexts(key), f"++{key.path}.below=1"), (key.path,), True)
+
+
+def _repeats(key: Key) -> bool:
+    """Whether a key is an option that all trackers share: it is tried with TensorBoard."""
+    shared = {field.name for field in dataclasses.fields(Tracker)}
+    return key.target in TRACKERS.values() and key.target != "TensorBoard" and key.path.rpartition(".")[2] in shared
 
 
 @cache

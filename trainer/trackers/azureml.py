@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from .about_run import AboutRun
 from .mlflow_protocol import MlflowProtocol
 from .tracker import NoLogin
 
@@ -39,6 +40,10 @@ class AzureML(MlflowProtocol):
     @property
     def server(self) -> str | None:
         return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+
+    def start(self, run: AboutRun) -> str:
+        """Begin a run, or go on with that of the job on Azure ML in which this one is started."""
+        return super().start(replace(run, id=run.id or os.environ.get("MLFLOW_RUN_ID")))
 
     def login(self) -> None:
         fix = "az login, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET"

@@ -8,6 +8,7 @@ the run folders; look with ``mlflow ui --backend-store-uri sqlite:///runs/mlflow
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,11 @@ class Mlflow(MlflowProtocol):
     LIBRARY: ClassVar = "mlflow"
     PACKAGE: ClassVar = "'trireme-train[mlflow]'"
     KEY: ClassVar = "mlflow"
+
+    def flaws(self) -> Iterator[str]:
+        yield from super().flaws()
+        if self.uri is not None and "://" not in self.uri and self.uri != "databricks":
+            yield f"uri={self.uri!r} is no address; write http://HOST:PORT, sqlite:///FILE or another store of MLflow"
 
     @property
     def server(self) -> str | None:
