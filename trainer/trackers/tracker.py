@@ -100,6 +100,7 @@ class Tracker(Callback):
         self._trainer: Any = None
         self._status: Status = "failed"
         self._reason = ""
+        self._kept: dict[str, int] = {}
 
     # -- written by each tracker ------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Tracker(Callback):
             return
         if "checkpoints" in self.artifacts and (folder := linked(path, trainer.run_dir, self.KEY)):
             self._sender.file("checkpoints", folder, state.step)
-        self._keep_files(trainer, state.step)
+        self._keep_files(trainer, state.step, [kind for kind in self.artifacts if kind != "log"])
 
     def on_train_end(self, trainer: "Trainer", state: "TrainerState", control: "Control") -> None:
         if self._sender is None:
@@ -193,7 +194,7 @@ class Tracker(Callback):
             self._status = "interrupted"
         elif not all(math.isfinite(trainer.metrics.get(name) or 0.0) for name in ("loss", "eval_loss")):
             self._status, self._reason = "failed", "the loss is not finite"
-        self._keep_files(trainer, state.step)
+        self._keep_files(trainer, state.step, self.artifacts)
 
     def close(self) -> None:
         error = sys.exc_info()[1]
@@ -205,10 +206,14 @@ class Tracker(Callback):
         brief = self._status == "interrupted" or isinstance(error, KeyboardInterrupt)
         sender.finish(self._status, self._reason, min(self.patience, LEAVING_SECONDS) if brief else self.patience)
 
-    def _keep_files(self, trainer: "Trainer", step: int) -> None:
+    def _keep_files(self, trainer: "Trainer", step: int, kinds: Sequence[str]) -> None:
+        """Keep files of these kinds that have changed since they were kept."""
         assert self._sender is not None
-        for kind, path in files_of_run(trainer.run_dir, self.artifacts):
-            self._sender.file(kind, path, step)
+        for kind, path in files_of_run(trainer.run_dir, kinds):
+            changed = path.stat().st_mtime_ns
+            if self._kept.get(kind) != changed:
+                self._kept[kind] = changed
+                self._sender.file(kind, path, step)
 
     # -- checks -----------------------------------------------------------------------------------------------
 

@@ -175,14 +175,16 @@ def test_files_are_kept_even_if_the_rotation_deletes_them(run: Run, monkeypatch:
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_bytes(b"w")
     monkeypatch.setattr("trireme.trainer.trackers.sender.PAUSE", 0.3)
-    tracker = tracked(run, artifacts=["checkpoints", "samples"])
+    tracker = tracked(run, artifacts=["checkpoints", "samples", "curve", "log"])
     run.state.step = 2
     run.fire("on_save", tracker, path=checkpoint)
     shutil.rmtree(checkpoint)
+    (folder / "samples.txt").write_bytes(b"more")
     ended(run, tracker)
     assert tracker.files == [
-        ("checkpoints", 2, ["weights"]), ("samples", 2, "samples.txt"), ("samples", 2, "samples.txt"),
-    ]  # fmt: skip
+        ("checkpoints", 2, ["weights"]), ("samples", 2, "samples.txt"), ("curve", 2, "curve.png"),
+        ("samples", 2, "samples.txt"), ("log", 2, "log.txt"),
+    ], "unchanged files are kept once, the log at the end"  # fmt: skip
     assert not (folder / ".tracked").exists()
 
 
