@@ -16,14 +16,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch.distributed.elastic.multiprocessing.api as multiprocessing
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 from ..errors import UserError
 from ..trainer.interruption import RELAYED_AS, SAME_KEYSTROKE, answered_by
 from .error_report import DIVERGED, SAVED, USER_ERROR, Diverged, LeftEarly, RanksFailed
 from .failures import raise_failure
+from .forked import forked
 
 FINAL = (SAVED, USER_ERROR, DIVERGED)
 """Exit codes after which ranks are not restarted: a new attempt would end in the same way."""
@@ -31,6 +34,14 @@ SAVING_SECONDS = 1800.0
 """Time after a signal for ranks to finish their step and save; equal to the timeout of their collectives."""
 AFTER_FAILURE = 10
 """Seconds after which the peers of a failed rank are killed, since a peer may hang in a collective."""
+
+
+class _RankHandler(SubprocessHandler):
+    """torch's handle of a rank, which here is forked where that is possible. It opens the files of its output."""
+
+    def _popen(self, args: tuple, env: dict[str, str]) -> Any:
+        files = [file.fileno() if file else number for number, file in ((1, self._stdout), (2, self._stderr))]
+        return forked(args, env, (0, *files)) or super()._popen(args, env)
 
 
 _Agent: Any = LocalElasticAgent  # decorators hide its types
@@ -78,7 +89,12 @@ class Agent(_Agent):
     # -- methods that torch's agent calls ---------------------------------------------------------------------
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        ranks = super()._start_workers(worker_group)
+        theirs = multiprocessing.get_subprocess_handler
+        multiprocessing.get_subprocess_handler = _RankHandler  # torch's agent has no hook for this
+        try:
+            ranks = super()._start_workers(worker_group)
+        finally:
+            multiprocessing.get_subprocess_handler = theirs
         self._ranks = list(ranks.values())
         assert self._pcontext is not None
         close = self._pcontext.close

@@ -22,6 +22,7 @@ from ..errors import Problem, UserError
 from ..trainer.interruption import STARTED, run_started
 from .error_report import DIVERGED, SAVED, RanksFailed
 from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
+from .forked import ForkServer
 from .quick_imports import quick_imports
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def start_ranks(
     max_restarts: int = 0,
     machines: Machines | None = None,
     started: float | None = None,
+    imports: Sequence[str] = (),
 ) -> None:
     """Run ``python -m trireme.launch.train`` with ``arguments`` in ``ranks`` processes and wait for them.
 
@@ -80,6 +82,7 @@ def start_ranks(
         max_restarts: how often all ranks are started again after a failure that another attempt may mend.
         machines: machines that start ranks of the same run; None if this is the only one.
         started: start of the run (seconds since the epoch); None takes the start of this process.
+        imports: what this run's ranks import beside the usual, as ``module`` or ``module:function``.
 
     Raises:
         UserError: a rank refused what the user gave.
@@ -89,6 +92,9 @@ def start_ranks(
         KeyboardInterrupt: Ctrl-C was pressed; the signal was relayed and the ranks have ended.
         SystemExit: another signal ended the run; its code is 128 plus the signal's number.
     """
+    variables = _variables(ranks, started)
+    with environment(variables):
+        ForkServer.start(imports)  # it imports while this process does
     with quick_imports():
         from .rank_logs import RankLogs, newest_output
 
@@ -98,7 +104,7 @@ def start_ranks(
         agent = _agent(ranks, arguments, specs, lambda rank: newest_output(logs, rank), entry, max_restarts, machines)
         silence()
         try:
-            result = _wait(agent, _variables(ranks, started), machines)
+            result = _wait(agent, variables, machines)
         finally:
             specs.drop_empty()
     if result.is_failed():

@@ -25,6 +25,7 @@ from .error_report import Diverged, LeftEarly
 from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
 from .quick_imports import quick_imports
+from .rank_imports import imports_of
 from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
 from .slurm.job_task import use_node_storage
 
@@ -164,7 +165,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         started = time.time() if own_process else None  # the wall-clock limit holds for each job of a sweep
         arguments = rank_arguments(composed, options)
         stop()  # the spinner, since rank 0 takes the terminal and has its own
-        start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started)
+        further = imports_of(composed.raw)
+        start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started, imports=further)
 
 
 def _refuse_restarts(wanted: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import FEW_FILES, TINY
+from helpers.started import start
 
 ROOTS = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
 
@@ -23,9 +24,14 @@ def tiny_command(run_dir: Path, *arguments: str) -> list[str]:
 
 def trireme(*arguments: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; its output is text."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=dict(os.environ)
-    )
+    process = start(command(*arguments), os.environ, cwd)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def trireme_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:

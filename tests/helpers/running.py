@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from helpers.started import start
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -27,14 +29,7 @@ class Running:
     def __init__(self, arguments: Sequence[str], run_dir: Path, environment: dict[str, str] | None = None) -> None:
         kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
         self.run_dir = run_dir
-        self.process = subprocess.Popen(
-            arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**kept, **(environment or {})},
-            start_new_session=True,
-        )
+        self.process = start(arguments, {**kept, **(environment or {})})
         self.seen: set[psutil.Process] = set()
 
     def wait_for_lines(self, count: int, timeout: float = 240, pause: float = 0.02) -> None:
@@ -51,12 +46,10 @@ class Running:
         """Processes that train, by rank."""
         found = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                rank = child.environ().get("RANK")
-            except psutil.Error:
-                continue
-            if rank is not None and child.ppid() == self.process.pid:
-                found[int(rank)] = child
+            with suppress(psutil.Error):
+                rank = _rank_of(child)
+                if rank is not None and child.ppid() == self.process.pid:
+                    found[int(rank)] = child
         self.seen.update(found.values())
         return [found[rank] for rank in sorted(found)]
 
@@ -69,6 +62,12 @@ class Running:
         _, alive = psutil.wait_procs(self.seen, timeout=10)
         assert not [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE], "ranks were left behind"
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, output, errors)
+
+
+def _rank_of(process: psutil.Process) -> str | None:
+    """Number of a rank, None of another process. A forked rank has it in its name; its environment cannot be read."""
+    forked = re.match(r"trireme rank (\d+):", " ".join(process.cmdline()))
+    return forked[1] if forked else process.environ().get("RANK")
 
 
 @contextmanager

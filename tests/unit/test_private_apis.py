@@ -23,6 +23,7 @@ BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 MODULE = "torch.nn:Module."
 AGENT = "torch.distributed.elastic.agent.server.api:SimpleElasticAgent."
 ATEN = "torch:ops.aten."
+HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler:SubprocessHandler."
 REMOVED = "deepspeed.runtime.config:"
 ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3."
 
@@ -81,6 +82,13 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "a rank's part in place; to_local() goes through autograd and waits",
     ),
     "_spec": ("torch.distributed.tensor:DTensor._spec", "a copy on the CPU keeps the placement; from_local moves it"),
+    **{
+        name: (
+            HANDLER + name,
+            "torch's handle of a rank starts it by this and opens its log files; ranks are forked here",
+        )
+        for name in ("_popen", "_stdout", "_stderr")
+    },
     "_get_default_store": (
         "torch.distributed.distributed_c10d:_get_default_store",
         "the watchdog asks the other ranks where they are, while collectives hang",
