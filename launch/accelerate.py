@@ -8,7 +8,6 @@ recipe. Settings that contradict the recipe, or have no counterpart here, are re
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from ..models.json_file import read_json
 from .accelerate_file import HOSTS, SOURCE, settings_of_file, unknown_precision
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _deepspeed(settings: Mapping[str, str]) -> dict[str, str]:
     file = settings.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
     if file and file != "none":
         try:
-            stage = json.loads(Path(file).read_text()).get("zero_optimization", {}).get("stage", 0)
+            stage = read_json(Path(file)).get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(Problem("deepspeed_config_file", f"cannot be read: {error}", "", file)) from None
         return {"plan": f"zero{stage}", "plan.deepspeed": file}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
+from ..models.json_file import parse_json
 from ..trainer.data.chat.conversation import ASSISTANT, Conversation, conversation_of
 
 FORM = 'write a list of messages, [{"role": "user", "content": "..."}], or an object with messages and perhaps tools'
@@ -72,7 +72,7 @@ def chat_prompt(
 def _row(file: str) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if file == "-" else Path(os.path.expanduser(file)).read_text(encoding="utf-8")
-        value = json.loads(text)
+        value = parse_json(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(Problem("--chat", f"cannot be read: {reason}", FORM, file)) from error

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from setproctitle import getproctitle, setproctitle
 
-from .forked import LENGTH, ForkServer, Order
+from .forked import LENGTH, Forked, ForkServer, Order
 from .quick_imports import quick_imports
 
 IMPORTS = (
@@ -121,17 +121,17 @@ def _show_in_process_list(order: Order) -> None:
 def _answer(connection: socket.socket, order: Order) -> None:
     """Tell the process that gave the order which one this is; it may signal it from now on."""
     if order.forks:
-        ForkServer.current = ForkServer(_copy(connection))
+        ForkServer.current = ForkServer(*_copy(connection))
     connection.sendall(LENGTH.pack(os.getpid()))
     connection.close()
 
 
-def _copy(connection: socket.socket) -> socket.socket:
+def _copy(connection: socket.socket) -> tuple[socket.socket, Forked]:
     """Fork a server for this process, which has not begun yet; returns the connection to it."""
     ours, theirs = socket.socketpair()
-    if os.fork():
+    if pid := os.fork():
         theirs.close()
-        return ours
+        return ours, Forked(pid)
     ours.close()
     connection.close()
     os.setsid()

@@ -6,9 +6,11 @@ Linux only; elsewhere, and where a server cannot fork, processes are started one
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -61,10 +63,11 @@ class ForkServer:
     current: ClassVar[ForkServer | None] = None
     """The server of this process. Jobs of a sweep share it."""
 
-    def __init__(self, connection: socket.socket, process: subprocess.Popen[Any] | None = None) -> None:
-        self.connection, self.process = connection, process
+    def __init__(self, connection: socket.socket, process: subprocess.Popen[Any] | Forked) -> None:
+        self.connection, self.process, self.owner = connection, process, os.getpid()
         self.environment = _read_at_import(os.environ)
         ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+        atexit.register(self.end)
 
     @classmethod
     def start(cls, imports: Sequence[str] = ()) -> None:
@@ -105,8 +108,12 @@ class ForkServer:
         return LENGTH.unpack(answer)[0]
 
     def end(self) -> None:
-        """Let the server end. Processes that it has forked go on."""
+        """End the server. Processes that it has forked go on."""
+        if self.owner != os.getpid():
+            return  # a copy of this object in a forked process
         self.connection.close()
+        self.process.send_signal(signal.SIGKILL)  # in the middle of its imports it would not see the end of its orders
+        self.process.wait()
         if ForkServer.current is self:
             ForkServer.current = None
 

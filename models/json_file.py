@@ -1,4 +1,4 @@
-"""Read the JSON files beside a model's weights."""
+"""Read JSON that others have written, in files and in texts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from pathlib import Path
 from typing import Any
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, **options: Any) -> Any:
     """What a file holds.
+
+    Args:
+        options: those of ``json.loads``.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no JSON, or brackets stand in brackets deeper than Python can follow.
     """
+    return parse_json(path.read_bytes(), **options)
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """What a text holds.
+
+    Args:
+        options: those of ``json.loads``.
+
+    Raises:
+        ValueError: it is no JSON, or brackets stand in brackets deeper than Python can follow.
+    """
     try:
-        return json.loads(path.read_text())
+        return json.loads(text, **options)
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
+
+from .json_file import parse_json
 
 LARGEST = 100 * 2**20
 """Bytes of the largest header that the format allows."""
@@ -21,7 +22,7 @@ def read_head(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > LARGEST:
                 raise ValueError("its header is too long")
-            entries = json.loads(stream.read(length))
+            entries = parse_json(stream.read(length))
             size = stream.seek(0, 2)
         entries.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import Problem, UserError
 from ..models.build_model import WeightSource
+from ..models.json_file import read_json
 from ..models.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def read_base(assets: Path | None) -> Base | None:
     if assets is None or not (assets / BASE).is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads((assets / BASE).read_text())
+        values: dict[str, Any] = read_json(assets / BASE)
         return Base(values["digest"], values["weights"], values.get("revision"), values.get("quantization"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its {BASE} cannot be read ({error})") from None

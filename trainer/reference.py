@@ -26,6 +26,7 @@ from torch.utils.data import Subset
 
 from ..errors import Problem, UserError
 from ..models.build_model import weight_source
+from ..models.json_file import read_json
 from ..parallel.micro_batch import MicroBatch
 from .data.cache import cache_root
 from .data.content_stamp import hash_json
@@ -74,7 +75,7 @@ def read_reference(assets: Path | None) -> Reference | None:
     if assets is None or not (assets / FILE).is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads((assets / FILE).read_text())
+        values: dict[str, Any] = read_json(assets / FILE)
         return Reference(values["digest"], values["weights"], values.get("revision"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its {FILE} cannot be read ({error})") from None

@@ -5,7 +5,6 @@ A rule gets the draft, the value, and all arguments. Names without a rule go by 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from ...configs.key_list import FOLDER, group_options
 from ...configs.other_names import find
+from ...models.json_file import read_json
 from .axolotl_rules import AXOLOTL_RULES
 from .recipe_draft import Draft
 from .rule import Arguments, Rule, option
@@ -209,7 +209,7 @@ def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
     else:
         draft.set("plan.deepspeed", str(value))
         try:
-            stage = json.loads(Path(str(value)).read_text()).get("zero_optimization", {}).get("stage", 0)
+            stage = read_json(Path(str(value))).get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError):
             draft.leave("deepspeed", value, "the file cannot be read here; check that the plan has its stage")
     draft.choose("plan", f"zero{stage}")

@@ -6,7 +6,6 @@ is no key of the same value. What cannot be taken over is written into the recip
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -18,6 +17,7 @@ import yaml
 from ...configs.key_list import keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
+from ...models.json_file import parse_json
 from .argument_rules import RULES, batch, without_preset
 from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
 from .deepspeed_rules import take_deepspeed
@@ -168,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
     field, fix = "FILE", "give a YAML or JSON file with arguments by name"
     try:
         text = path.read_text(encoding="utf-8")
-        read = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        read = parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise UserError(Problem(field, f"cannot be read: {error.strerror}", fix, str(path))) from None
     except (ValueError, yaml.YAMLError) as error:

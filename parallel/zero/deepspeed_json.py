@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Problem
+from ...models.json_file import read_json
 from ..plan import Dtype, Plan
 from ..strategy_inputs import RecipeValues
 from . import json_keys
@@ -77,7 +78,7 @@ def read_file(path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
         return None, [Problem("plan.deepspeed", why, fix, path)]
 
     try:
-        config = json.loads(Path(path).read_text(), object_pairs_hook=unique)
+        config = read_json(Path(path), object_pairs_hook=unique)
     except FileNotFoundError:
         return refused("does not exist", "give the path of a DeepSpeed JSON file, relative to the current folder")
     except OSError as error:
@@ -85,7 +86,7 @@ def read_file(path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
     except json.JSONDecodeError as error:
         return refused(f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}", "correct it there")
     except ValueError as error:
-        return refused(str(error), "keep one of the two")
+        return refused(str(error), "keep one of the two" if "twice" in str(error) else "correct it there")
     if not isinstance(config, dict):
         return refused("must hold one JSON object", "write {...}")
     return config, []

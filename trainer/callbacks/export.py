@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import UserError
+from ...models.json_file import read_json
 from ..checkpoint.export.export_folder import ExportOptions, export_quantised, export_source
 from ..checkpoint.export.quantised_folder import QuantiseOptions
 from ..checkpoint.layout import complete_checkpoints, not_finite, verify
@@ -219,7 +220,7 @@ class Export(Callback):
     def _noted(self) -> dict[str, str]:
         """Target -> name of the checkpoint that was exported to it last."""
         try:
-            return json.loads(self._notes.read_text())
+            return read_json(self._notes)
         except (OSError, ValueError):
             return {}
 

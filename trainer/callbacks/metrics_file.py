@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
+from ...models.json_file import parse_json
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_metrics(path: Path, last_step: int | None = None) -> list[Metrics]:
     lines = []
     for raw in path.read_bytes().splitlines():
         try:
-            line = json.loads(raw)
+            line = parse_json(raw)
         except ValueError:  # the line was cut off by a kill or a lost machine; covers UnicodeDecodeError
             continue
         if isinstance(line, dict) and (last_step is None or line.get("step", 0) <= last_step):

@@ -32,6 +32,8 @@ from typing import Any
 
 import xxhash
 
+from ...models.json_file import read_json
+
 FORMAT = 2
 TENSORS, STATE, RECIPE, MODEL, MANIFEST = "tensors", "state.json", "recipe.yaml", "model", "manifest.json"
 NATIVE = "deepspeed"
@@ -97,7 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: it is missing or cannot be read.
     """
     try:
-        return json.loads((folder / MANIFEST).read_text())
+        return read_json(folder / MANIFEST)
     except (OSError, ValueError) as error:
         raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
 

@@ -6,11 +6,11 @@ Neither transformers nor tokenizers is imported, so that ``trireme check`` takes
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 from ...errors import Problem, UserError
 from ...models.hub import local_path
+from ...models.json_file import read_json
 
 FIELD = "data.tokenizer.path"
 FAST = "tokenizer.json"
@@ -75,7 +75,7 @@ def unloadable(error: Exception, field: str, path: str) -> Problem:
 
 
 def _size(file: Path) -> int:
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = read_json(file)
     vocabulary = values["model"]["vocab"]
     tokens = {entry[0] for entry in vocabulary} if isinstance(vocabulary, list) else set(vocabulary)
     return len(tokens | {token["content"] for token in values.get("added_tokens") or ()})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from ...errors import Problem, UserError
+from ...models.json_file import parse_json
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}
 """Files that soundfile reads."""
@@ -36,7 +36,7 @@ def _rows(metadata: Path) -> list[dict[str, Any]]:
     text = metadata.read_text(encoding="utf-8")
     if metadata.suffix == ".csv":
         return list(csv.DictReader(text.splitlines()))
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [parse_json(line) for line in text.splitlines() if line.strip()]
 
 
 def _described(folder: Path, metadata: Path, row: dict[str, Any]) -> dict[str, Any]:

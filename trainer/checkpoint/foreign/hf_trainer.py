@@ -7,7 +7,6 @@ the step, and noise from the seed.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....models.json_file import read_json
 from ....models.weight_files import stored_tensors
 from ....parallel.strategy import Shapes
 from ..source import Progress, Source
@@ -97,7 +97,7 @@ class TrainerFolder(Source):
     def progress(self) -> Progress:
         file = self.path / STATE
         try:
-            state = json.loads(file.read_text())
+            state = read_json(file)
             step = int(state["global_step"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: cannot be read ({error!r})") from None

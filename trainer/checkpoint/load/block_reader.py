@@ -8,7 +8,6 @@ depend on the size of a tensor, a file or the model.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ....models.json_file import parse_json
 from ....models.weight_files import DTYPES
 from ....parallel.strategy import Shapes
 
@@ -88,7 +88,7 @@ class StoredShards:
 
     def _add(self, file: Path) -> None:
         header, begin = read_header(file)
-        offsets = json.loads(header.pop("__metadata__", {}).get("DCP_SHARDING_INFO", "{}"))
+        offsets = parse_json(header.pop("__metadata__", {}).get("DCP_SHARDING_INFO", "{}"))
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
                 raise ValueError(f"{name} in {file.name} has a type that is not supported ({entry['dtype']})")
@@ -119,7 +119,7 @@ def read_header(file: Path) -> tuple[dict, int]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > MOST_HEADER:
                 raise ValueError(f"a header of {length} bytes")
-            return json.loads(stream.read(length)), 8 + length
+            return parse_json(stream.read(length)), 8 + length
     except (OSError, ValueError, struct.error) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
+from ....models.json_file import read_json
 from ....parallel.strategy import Shapes
 from ..layout import MODEL, STATE, TENSORS, files_of, verify
 from ..source import Progress, Source
@@ -37,7 +37,7 @@ class Checkpoint(Source):
         return verify(self.path, only=files | {name for name in files_of(self.path) if name.startswith(f"{MODEL}/")})
 
     def progress(self) -> Progress:
-        return Progress(**json.loads((self.path / STATE).read_text()))
+        return Progress(**read_json(self.path / STATE))
 
     @property
     def assets(self) -> Path:

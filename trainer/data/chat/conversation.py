@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import Problem
+from ....models.json_file import parse_json
 from .chat_config import KEY
 
 Message = dict[str, Any]
@@ -120,7 +121,7 @@ def _value(value: Any, name: str) -> Any:
         return _read_json(value, name)
     if isinstance(value, str) and name != "system" and value.lstrip().startswith("[{"):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
     return _without_null(value)
@@ -130,7 +131,7 @@ def _read_json(text: str, name: str) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise ValueError(f"its {name} are a text that is no JSON: {error}") from None
 
