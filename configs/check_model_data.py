@@ -6,6 +6,7 @@ Of texts: the tokenizer and its tokens, conversations, and rows in which documen
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.accepted_configs import accepted_config
@@ -74,6 +75,15 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
     if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))
     return problems
+
+
+def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Problem]:
+    """The problem of a task that masks tokens, beside a tokenizer to be trained that will have no mask token."""
+    kind, named = data.tokenizer.kind, data.tokenizer.path or model.weights or data.loader
+    if not getattr(task, "masks", False) or named or kind == "wordpiece":
+        return []
+    fix = "set data.tokenizer.kind=wordpiece, which makes one, or name a tokenizer with one in data.tokenizer.path"
+    return [Problem("data.tokenizer.kind", "makes no mask token, and this task masks tokens", fix, kind)]
 
 
 def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:

@@ -13,7 +13,13 @@ from ..trainer.tasks.task import own_steps
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics
-from .check_model_data import check_conversations, check_model_with_data, check_packed_rows, check_vocabulary
+from .check_model_data import (
+    check_conversations,
+    check_mask_token,
+    check_model_with_data,
+    check_packed_rows,
+    check_vocabulary,
+)
 from .check_preferences import check_reference, check_written_preferences
 from .check_spread import (
     NPROC,
@@ -85,6 +91,8 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0))
     if task is not None and sound("model"):
         problems += check_frozen(parts["model"], task)
+    if task is not None and sound("model") and sound("data") and not parts.get("collator"):
+        problems += check_mask_token(task, parts["data"], parts["model"])
     if task is not None and sound("model.loss") and "plan" in parts and "launch" in parts:
         tensor, here = parts["plan"].tensor, parts["launch"].kind == "local"
         gives = getattr(task, "head_gives_losses", lambda: False)() and not own_steps(task)

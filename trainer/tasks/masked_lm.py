@@ -17,6 +17,8 @@ class MaskedLM(CausalLM):
 
     head = "masked_lm"
     collator = "trireme.trainer.data.masked_lm_collator.MaskedLMCollator"
+    masks = True
+    """Its collator needs a mask token, which ``trireme check`` looks for."""
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         return super().loss(_of_tokens(outputs), targets)
