@@ -4,8 +4,8 @@
     python benchmarks/communication.py --plans ddp,zero2,tp --micro-batches 2
 
 Every plan trains a Llama of 5 million parameters on real gloo ranks. In its third step, what each rank sends is counted
-by collective (``traffic.py``) and compared with the plan's formula (``theory.py``) within 2 %; in its fourth, what it
-holds (``states.py``), within 5 %. The exit code is 1 if a bound fails.
+by collective (``parallel/traffic.py``) and compared with the plan's formula (``theory.py``) within 2 %; in its fourth,
+what it holds (``states.py``), within 5 %. The exit code is 1 if a bound fails.
 
 Where a plan of DeepSpeed misses its formula, the same step is run on DeepSpeed alone, with the same JSON, to show whose
 bytes they are. Further overrides of the recipe may follow.
@@ -39,11 +39,12 @@ from parity.matrix import LAYOUTS, SPREAD
 from pipeline_idle import idle_fraction
 from rich.console import Console
 from rich.table import Table
-from states import OTHER, STATES, most_held, swapped
+from states import OTHER, most_held, swapped
 from theory import Sizes, expected_states, expected_traffic, formula
-from traffic import BOOKKEEPING, KINDS, Traffic
+from trireme.parallel.held_memory import STATES
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.pipeline.check_pipeline import can_run
+from trireme.parallel.traffic import BOOKKEEPING, KINDS, Traffic
 from trireme.trainer.build import build
 
 SENT_BOUND, HELD_BOUND = 0.02, 0.05

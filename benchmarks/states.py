@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from trireme.parallel.held_memory import STATES, memory_of, state_tensors
 from trireme.parallel.micro_batch import StepBatch
 from trireme.parallel.strategy import LossFunction, Strategy
-from trireme.parallel.torch_strategy import TorchStrategy
 
-STATES = ("parameters", "gradients", "optimizer")
 OTHER = "other"
 Census = dict[str, float]
 """Bytes by kind of state."""
@@ -52,11 +50,10 @@ def most_held(strategy: Strategy, batch: StepBatch, loss: LossFunction) -> Censu
 
 def census(strategy: Strategy) -> Census:
     """Bytes that this rank holds now, by kind of state."""
-    groups = _torch_states(strategy) if isinstance(strategy, TorchStrategy) else _deepspeed_states(strategy)
     counted: set[int] = set()
     held: Census = {}
-    for kind, tensors in (*zip(STATES, groups, strict=True), (OTHER, _live())):
-        memory = {place: size for place, size in _memory(tensors).items() if place not in counted}
+    for kind, tensors in (*zip(STATES, state_tensors(strategy), strict=True), (OTHER, _live())):
+        memory = {place: size for place, size in memory_of(tensors).items() if place not in counted}
         held[kind] = sum(memory.values())
         counted |= set(memory)
     return held
@@ -66,43 +63,6 @@ def swapped(folder: Path, rank: int) -> int:
     """Bytes of optimizer state and fp32 weights that DeepSpeed keeps on disk for a rank."""
     files = folder.glob(f"zero_stage_3/optimizer/rank{rank}/*.swp")
     return sum(path.stat().st_size for path in files if "_gradient_" not in path.name)
-
-
-def _torch_states(strategy: TorchStrategy) -> tuple[list[Any], list[Any], list[Any]]:
-    parameters = [parameter for _, parameter in strategy.named_parameters()]
-    state = [value for entries in strategy.optimizer.state.values() for value in entries.values()]
-    return parameters, [parameter.grad for parameter in parameters], state
-
-
-def _deepspeed_states(strategy: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """Parameters, gradients and optimizer state. A second copy of gradients, which offload makes, counts as other."""
-    wrapper, base = strategy.engine.optimizer, strategy.state.base
-    parameters = [parameter for _, parameter in strategy.named_parameters()]
-    shards = [getattr(parameter, "ds_tensor", None) for parameter in parameters]
-    masters = list(strategy.state.pieces.values())
-    sources = [
-        [getattr(wrapper, "grad_partitions_flat_buffer", None)],
-        [parameter.grad for parameter in parameters],
-        list(getattr(wrapper, "averaged_gradients", {}).values()),
-        [master.grad for master in masters],
-    ]
-    gradients = next((source for source in sources if _memory(source)), [])
-    moments = [value for entries in base.state.values() for value in entries.values()]
-    return [*parameters, *shards], gradients, [*masters, *moments]
-
-
-def _memory(values: Iterable[Any]) -> dict[int, int]:
-    """Bytes by address behind tensors, and tensors in lists; the local part of DTensors."""
-    found: dict[int, int] = {}
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            found |= _memory(value)
-        elif issubclass(type(value), Tensor):
-            local = value._local_tensor if isinstance(value, DTensor) else value
-            if local.device.type != "meta":
-                storage = local.untyped_storage()
-                found[storage.data_ptr()] = storage.nbytes()
-    return found
 
 
 def _live() -> list[Any]:

@@ -12,8 +12,7 @@ from helpers.benchmarks import load
 from helpers.ranks import run_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
-
-traffic = load("traffic")
+from trireme.parallel import traffic
 
 
 def collectives() -> dict[str, float]:

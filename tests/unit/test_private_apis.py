@@ -93,6 +93,16 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "torch.distributed.distributed_c10d:_get_default_store",
         "the watchdog asks the other ranks where they are, while collectives hang",
     ),
+    "_python_dispatch": (
+        "torch.utils._python_dispatch",
+        "the mode that sees every operator, DistributedDataParallel's too, to count the bytes that a rank sends",
+    ),
+    "_opname": ("torch._ops:OpOverload._opname", "which collective such an operator is"),
+    "_type": ("torch:ScriptObject._type", "which argument of such an operator is its process group"),
+    "_resolve_process_group": (
+        "torch.distributed.distributed_c10d:_resolve_process_group",
+        "the group of a functional collective, which is given by its name",
+    ),
     "_C": ("torch._C", "home of _distributed_c10d"),
     "_distributed_c10d": ("torch._C:_distributed_c10d", "home of NCCL's flight recorder"),
     "_dump_fr_trace_json": ("torch._C._distributed_c10d:_dump_fr_trace_json", "NCCL's flight recorder of a stall"),

@@ -50,21 +50,25 @@ NAMESPACES = ("c10d", "_c10d_functional", "_dtensor")
 class Traffic(TorchDispatchMode):
     """Bytes that this rank sends while the mode is on, by kind of collective; bookkeeping apart.
 
-    Raises:
-        KeyError: a communication operator that is not known: its bytes must not be left out.
+    Args:
+        strict: raise KeyError for a communication operator that is not known, since its bytes are left out; else its
+            name is kept in ``unknown``, as in a run, which a counter must not end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = True) -> None:
         super().__init__()
         self.sent: dict[str, float] = defaultdict(float)
+        self.strict, self.unknown = strict, set[str]()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor takes itself apart first, and its collectives come by again
         result = function(*args, **(kwargs or {}))
         if function.namespace in NAMESPACES:
-            kind = KINDS[function._opname]
-            if kind:
+            name = function._opname
+            if name not in KINDS and not self.strict:
+                self.unknown.add(name)
+            elif kind := KINDS[name]:
                 self._count(kind, args, result)
         return result
 
