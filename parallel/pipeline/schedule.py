@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import (
-    PipelineStage,
     Schedule1F1B,
     ScheduleDualPipeV,
     ScheduleGPipe,
@@ -31,6 +30,7 @@ from ..plan import PipelineOptions
 from ..strategy import LossFunction
 from .equal_shapes import concatenated, pad_alike
 from .pipeline_stage import HiddenStates, head_inputs
+from .timed_stage import ActionTimes, TimedStage
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "gpipe": ScheduleGPipe,
@@ -78,6 +78,7 @@ class Pipeline:
         self.device, self.hidden, self.group, self.pad_token = device, hidden, group, pad_token
         self.stages = ranks * options.per_rank
         self.rank_of = {stage: rank for rank in range(ranks) for stage in stages_of(rank, ranks, options)}
+        self.times = ActionTimes(device)
         self._shape: tuple[int, ...] = ()
         self._schedule: Any = None
 
@@ -118,7 +119,7 @@ class Pipeline:
         ids = torch.empty(rows, length, dtype=torch.int64, device="meta")
         states = torch.empty(rows, length, self.hidden.size, dtype=self.hidden.dtype, device="meta", requires_grad=True)
         stages = [
-            PipelineStage(
+            TimedStage(
                 root,
                 stage,
                 self.stages,
@@ -129,6 +130,8 @@ class Pipeline:
             )
             for stage, root in self.roots.items()
         ]
+        for stage in stages:
+            stage.times = self.times
         single = self.options.schedule in self.options.SINGLE
         build = SCHEDULES[self.options.schedule]
         return build(stages[0] if single else stages, count, loss_fn=self._loss, scale_grads=False)
