@@ -14,9 +14,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as Line
 
+from ..trainer.data.report.data_words import heading, labels_line, numbers_text, share, sizes_line, spread_cells
 from ..trainer.data.report.views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
-from .data_words import heading, labels_line, numbers_text, share, sizes_line, spread_cells
-from .visible_text import visible
+from ..trainer.visible_text import visible
 
 if TYPE_CHECKING:
     from ..trainer.data.report.set_facts import LabelCount, SetFacts, Spread

@@ -76,7 +76,7 @@ def report_data(recipe: RecipeConfig, count: int, only: str | None = None) -> Da
     micro_batches = _first_step(corpus, recipe.trainer, count) if of == TRAIN else _evaluated(corpus, of, count)
     with closing(micro_batches):
         return DataReport(
-            _about(recipe, corpus), sets, of, [_shown(corpus, sample) for sample in islice(micro_batches, count)]
+            _about(recipe, corpus), sets, of, [shown_sample(corpus, sample) for sample in islice(micro_batches, count)]
         )
 
 
@@ -134,7 +134,7 @@ def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generato
         for batch in batches:
             indices = iter(batch.samples)
             for micro in batch.micro_batches:
-                yield from _rows(corpus, micro, indices)
+                yield from collated_rows(corpus, micro, indices)
     finally:
         batches.close()
 
@@ -142,14 +142,18 @@ def _first_step(corpus: Corpus, settings: TrainerConfig, count: int) -> Generato
 def _evaluated(corpus: Corpus, name: str, count: int) -> Generator[Collated]:
     """The first samples of a set as an evaluation gets them."""
     for micro in corpus.eval_batches(max(count, 1), 0, 1, name):
-        for sample in _rows(
+        for sample in collated_rows(
             corpus, micro, iter(micro.samples[:: micro.per_sample].tolist())
         ):  # whose positions are places in the set
             yield replace(sample, position=None)
 
 
-def _rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int]) -> Iterator[Collated]:
-    """The samples of a micro-batch, without those that only fill a place."""
+def collated_rows(corpus: Corpus, micro: MicroBatch, indices: Iterator[int]) -> Iterator[Collated]:
+    """The samples of a micro-batch, without those that only fill a place.
+
+    Args:
+        indices: places in the set of the samples, of which each takes one.
+    """
     size = micro.per_sample
     for number, position in enumerate(micro.samples[::size].tolist()):
         index = next(indices)
@@ -166,7 +170,8 @@ def _array(tensor: Tensor, rows: int | slice) -> Any:
     return (one.float() if one.dtype is torch.bfloat16 else one).numpy()  # numpy has no bfloat16
 
 
-def _shown(corpus: Corpus, sample: Collated) -> ShownSample:
+def shown_sample(corpus: Corpus, sample: Collated) -> ShownSample:
+    """A sample with what its corpus shows of it."""
     views = {name: as_view(value) for name, value in corpus.views(sample).items()}
     shapes = {
         name: f"{array.dtype} [{', '.join(map(str, array.shape))}]"

@@ -19,7 +19,7 @@ from trireme.trainer.data.preference.judged_answers import one_sided, partners_o
 from trireme.trainer.data.preference.preference_form import judged_of, judged_pair, pair_of
 from trireme.trainer.data.preference.preference_rows import Judged, Pairs
 from trireme.trainer.data.report.views import Role
-from trireme.trainer.data_report import _rows
+from trireme.trainer.data_report import collated_rows
 from trireme.trainer.tasks.dpo import DPO
 from trireme.trainer.tasks.kto import KTO
 
@@ -199,7 +199,7 @@ def test_columns_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 def test_people_see_both_texts_with_their_labels(tmp_path: Path, packing: Any) -> None:
     corpus = corpus_of(PAIRS[:9], tmp_path, DPO(), packing=packing, block_size=96)
     batch = next(corpus.train_batches({}, 0, 1))
-    shown = next(iter(_rows(corpus, batch.micro_batches[0], iter(batch.samples))))
+    shown = next(iter(collated_rows(corpus, batch.micro_batches[0], iter(batch.samples))))
     views = corpus.views(shown)
     sides = [name for name in views if name.startswith("chosen")]
     assert len(views) == 2 * len(sides) and (len(sides) > 1) == (packing == "bins")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..trainer.data.report.set_facts import LabelCount, SetFacts, Spread
-    from ..trainer.data.report.views import Numbers
-    from ..trainer.data_report import ShownSample
+    from ...data_report import ShownSample
+    from .set_facts import LabelCount, SetFacts, Spread
+    from .views import Numbers
 
 
 def sizes_line(facts: SetFacts) -> str:
