@@ -52,3 +52,19 @@ class RunLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process of this machine writes to the folder. Never call it in the process that holds the lock:
+    closing any descriptor of the file gives a process's own lock back."""
+    try:
+        file = os.open(folder / NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError | PermissionError)
+    finally:
+        os.close(file)
+    return False

@@ -1,0 +1,58 @@
+"""The journal of a run, ``journal.jsonl`` in its folder: every start and end, checkpoint and rollback, with its time.
+
+Rank 0 appends one line of JSON for each event; nothing is ever taken back, so restarts and their reasons can be told
+after the run. A start without an end was killed, or its machine was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .callbacks.metrics_file import json_value
+
+log = logging.getLogger("trireme.trainer")
+FILE = "journal.jsonl"
+STARTED, MEASURED, SAVED, BACK, ENDED = "started", "measured", "saved", "back", "ended"
+
+
+class Journal:
+    """Appends events to the journal of a run. A full disk costs the journal only."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path, self._warned = run_dir / FILE, False
+
+    def note(self, event: str, step: int, **facts: Any) -> None:
+        line = {"event": event, "time": now(), "step": step, **json_value(facts)}
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s is not written: %s", self.path, error.strerror or error)
+            self._warned = True
+
+
+def now() -> str:
+    """Local time with its zone, in ISO 8601."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The events in their order, without lines that were cut off; empty if there is no journal."""
+    events = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    for raw in lines:
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):  # cut off by a kill
+            continue
+        if isinstance(line, dict) and isinstance(line.get("event"), str) and isinstance(line.get("step"), int):
+            events.append(line)
+    return events
