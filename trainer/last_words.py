@@ -19,7 +19,7 @@ DIVERGED = (
     "the run has diverged: at step %d of %d %s. A checkpoint of this step is marked and never resumed from; "
     "lower optimizer.lr, warm up longer, or see docs/faults.md"
 )
-ASSETS = ("curve.png", "samples.txt", "metrics.jsonl", SUMMARY, "log.txt")
+ASSETS = ("report.html", "curve.png", "samples.txt", "metrics.jsonl", SUMMARY, "log.txt")
 
 
 def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None:

@@ -271,3 +271,16 @@ class Predicted(Callback):
 
     def on_predict(self, trainer, state, control, metrics) -> None:
         Path(f"{self.path}.{trainer.mesh.rank}").write_text(json.dumps(metrics))
+
+
+class Fails(Callback):
+    """Breaks its contract after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer, state, control) -> None:
+        if state.step == self.step - 1:
+            from trireme.errors import UserError
+
+            raise UserError("the mast breaks")

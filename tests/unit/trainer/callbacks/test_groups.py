@@ -32,7 +32,7 @@ def test_groups_compose_in_order_and_a_tracker_is_a_callback():
     names = list(built("+callbacks=[default,sample,early_stopping,best_model]", "+tracker=tensorboard"))
     assert names[:2] == ["flow", "throughput"], "flow decides what a step does, and throughput reads it"
     assert set(names) == {"flow", "throughput", "metrics", "progress", "curve", "sample", "early_stopping",
-                          "best_model", "tensorboard", "watchdog"}  # fmt: skip
+                          "best_model", "tensorboard", "watchdog", "report"}  # fmt: skip
 
 
 def test_no_tracker_changes_nothing():
