@@ -13,14 +13,19 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .launch.notebook import train
+    from .launch.report_view import report
 
-__all__ = ["Problem", "UserError", "__version__", "train"]
+__all__ = ["Problem", "UserError", "__version__", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """``trireme.train``, without importing it for everyone."""
+    """``trireme.train`` and others, without importing them for everyone."""
     if name == "train":
         from .launch.notebook import train
 
         return train
+    if name == "report":
+        from .launch.report_view import report
+
+        return report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@
     run = trireme.train("pretrain/persimmon_stdlib", {"plan": "ddp", "trainer.max_steps": 200}, nproc=2)
     run.metrics.tail()      # a pandas table
     run.plot()              # loss, learning rate, gradient norm, throughput
+    run.report()            # a page with everything that the run has left
     run.model.generate(**run.tokenizer("def main(", return_tensors="pt"))
 
 Several ranks are forked from the notebook's process (``fork.py``). A single rank is forked too if there are GPUs, since
@@ -36,6 +37,8 @@ from .elastic import environment, launched
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from .report_view import ReportView
 
 
 @dataclass
@@ -76,6 +79,12 @@ class Run:
 
         show_figures()
         return curve_figure(self._lines, self._title)
+
+    def report(self) -> ReportView:
+        """Everything that the run has left, as one page; a notebook shows it."""
+        from .report_view import ReportView
+
+        return ReportView(str(self.dir))
 
     @property
     def model(self) -> Any:

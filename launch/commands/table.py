@@ -22,12 +22,13 @@ from . import (
     plans,
     predict,
     recipes,
+    report,
     train,
 )  # fmt: skip
 
 HEADINGS = {
     "train a recipe": (train, check, data, batch_size),
-    "use what was trained": (logs, evaluate, predict, generate, checkpoints, export),
+    "use what was trained": (logs, report, evaluate, predict, generate, checkpoints, export),
     "look up what there is": (recipes, models, plans, keys, convert_args),
     "on a SLURM cluster": (launch, jobs, cancel),
     "this machine": (doctor, completion),

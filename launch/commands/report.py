@@ -1,0 +1,58 @@
+"""``trireme report``: write a page that shows one or several runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_debug
+
+DESCRIPTION = """Write one HTML file that shows a run, compares several, or shows a study or sweep: curves,
+evaluations, samples, memory, traffic, checkpoints, restarts and faults, recipes and what differs. It loads nothing from
+the network."""
+EXAMPLES = """examples:
+  trireme report runs/persimmon_stdlib
+  trireme report runs/persimmon_stdlib --watch        # while it trains; the open page follows
+  trireme report runs/one runs/two --out both.html
+  trireme report runs/persimmon_stdlib_sweep
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or the folder of a study or sweep")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the page (default: report.html in the folder; of several runs, here)"
+    )
+    parser.add_argument("--watch", action="store_true", help="write the page again and again while a run goes on")
+    parser.add_argument(
+        "--every", type=seconds, default=5.0, metavar="SECONDS", help="time between two pages of --watch (default: 5)"
+    )
+    add_debug(parser)
+
+
+def seconds(text: str) -> float:
+    """Seconds from half a one, as a type for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write seconds from 0.5, such as 5")
+    return value
+
+
+def run(options: argparse.Namespace) -> None:
+    from .. import run_reports
+
+    run_reports.run(options)
+
+
+COMMAND = Command(
+    "report",
+    "RUN...",
+    "write a page that shows runs: curves, memory, faults, recipes",
+    run,
+    arguments,
+    description=DESCRIPTION,
+    examples=EXAMPLES,
+)
