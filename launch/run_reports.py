@@ -119,8 +119,8 @@ def write_page_of(folders: Sequence[str], out: Path) -> Path:
 
 
 def _watch(folders: Sequence[str], out: Path, every: float) -> None:
-    """Write the page every few seconds, as long as a run goes on; the first step of a run is waited for, and so is the restart
-    of one that has just failed."""
+    """Write the page every few seconds, as long as a run goes on. The first step of a run is waited for, and so is the
+    restart of one that has just failed."""
     told, seen_running = False, -RESTART_SECONDS
     while True:
         report = make_report(find_runs(folders), refresh=every)

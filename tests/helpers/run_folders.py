@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def journal(*events: dict[str, Any]) -> str:
 STARTED = {
     **{"event": "started", "step": 0, "plan": "pp_1f1b", "ranks": 2, "device": "cpu", "max_steps": 100},
     "references": {"unigram entropy": 5.5},
-    "machine": {"host": "trieste"},
+    "machine": {"host": socket.gethostname(), "processor": "trieste"},
     "versions": {"torch": "2.13"},
 }
 PLANNED = {"parameters": 4096, "gradients": 4096, "optimizer": 8192, "activations": 2048}

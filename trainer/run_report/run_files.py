@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from ..summary import FILE as SUMMARY
 SAMPLES, WRITTEN = "shown_samples.json", "samples.txt"
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ (WARNING|ERROR|CRITICAL) ([\w.-]+): (.*)")
 MOST_WARNINGS = 200
+QUIET_SECONDS = 600.0
+"""Seconds without a line after which a run on another machine counts as killed."""
 LARGEST = 2**26
 """Bytes of a log file that are read, from its end."""
 Line = dict[str, Any]
@@ -192,5 +196,16 @@ def _state(run: RunFiles, held: bool) -> str:
         how = turns[-1].get("how")
         return how if how in ("done", "stopped", "left", "failed") else ""
     if turns:
-        return "killed"
+        return "running" if _goes_on_elsewhere(run) else "killed"
     return "done" if run.summary else ""
+
+
+def _goes_on_elsewhere(run: RunFiles) -> bool:
+    """Whether another machine, whose locks cannot always be seen here, has written to the run a moment ago."""
+    about = run.noted(STARTED)[-1].get("machine") if run.noted(STARTED) else None
+    host = about.get("host") if isinstance(about, dict) else None
+    try:
+        quiet = time.time() - (run.folder / FILE_NAME).stat().st_mtime
+    except OSError:
+        return False
+    return host is not None and host != socket.gethostname() and quiet < QUIET_SECONDS

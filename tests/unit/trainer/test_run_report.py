@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -195,6 +196,13 @@ def test_the_state_of_a_run_is_that_of_its_last_start(tmp_path: Path, told: tupl
     run = write_run(tmp_path / "run", told=journal(*told))
     assert read_run(run).state == state
     assert read_run(run, running=True).state == ("running" if state in ("killed", "") else state)
+
+
+def test_a_run_on_another_machine_goes_on_as_long_as_it_writes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", told=journal({**STARTED, "machine": {"host": "an-other-machine"}}))
+    assert read_run(run).state == "running"
+    os.utime(run / "metrics.jsonl", (0, 0))
+    assert read_run(run).state == "killed"
 
 
 def test_starts_tell_restarts_rollbacks_and_kills(tmp_path: Path) -> None:
