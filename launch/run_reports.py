@@ -99,7 +99,7 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
             raise UserError(
                 Problem("RUN", "none of the runs has logged a step", FIX, str(asked.study or asked.runs[0]))
             )
-    waits = any(one.state == "running" or not one.lines for one in runs)
+    waits = any(one.state == "running" or not (one.lines or one.state) for one in runs)
     return Report(_told_apart(runs), _title(asked, runs), refresh if waits else None, _pictures(asked.study))
 
 
