@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -21,6 +22,7 @@ from trireme.trainer.build import train
 from trireme.trainer.journal import read_journal
 from trireme.trainer.run_report.run_files import read_run
 
+TESTS = Path(__file__).parents[1]
 NEEDS_COMPILER = pytest.mark.skipif(not can_compile(), reason="DeepSpeed's operators need g++ and ninja")
 REPORTED = "callbacks=[minimal,report]"
 COMMON = ("trainer.max_steps=4", "trainer.eval_at_end=false", "checkpoint.at_end=false", "trainer.log_every=1")
@@ -44,8 +46,8 @@ def _state(run_dir: Path) -> str:
     ("plan", "kinds"),
     [
         ("ddp", {"all-reduce"}),
-        ("fsdp_full_shard", {"all-gather", "reduce-scatter"}),
-        ("tp", {"all-reduce"}),
+        pytest.param("fsdp_full_shard", {"all-gather", "reduce-scatter"}, marks=pytest.mark.long),
+        pytest.param("tp", {"all-reduce"}, marks=pytest.mark.long),
         ("pp_1f1b", {"send"}),
         pytest.param("zero3", {"all-gather", "reduce-scatter"}, marks=NEEDS_COMPILER),
     ],
@@ -62,9 +64,9 @@ def test_a_measured_step_changes_no_number(tmp_path: Path, plan: str, kinds: set
     assert found["step"] == 2 and kinds <= {kind for kind, size in found["sent"].items() if size}
     assert found["uncounted"] == []
     planned, held = found["planned"], found["memory"]
-    assert sum(size for kind, size in found["sent"].items() if kind != "bookkeeping") == pytest.approx(
-        planned["sent"], rel=0.15 if plan == "tp" else 0.35
-    )
+    sent = sum(size for kind, size in found["sent"].items() if kind != "bookkeeping")
+    share = 0.5 if plan == "pp_1f1b" else 1.0  # planned is a stage in the middle, which sends to both sides
+    assert sent == pytest.approx(share * planned["sent"], rel=0.35)
     assert held["parameters"] == pytest.approx(planned["memory"]["parameters"], rel=0.3)
     assert held["optimizer"] == pytest.approx(planned["memory"]["optimizer"], rel=0.3)
     assert held["total"] > held["parameters"] + held["gradients"] + held["optimizer"] > 0
@@ -138,14 +140,15 @@ def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.2}"
     arguments = tiny_command(run_dir, REPORTED, slow, "trainer.log_every=1", "checkpoint.every=2")
-    with running(arguments, run_dir) as run:
+    environment = {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
+    with running(arguments, run_dir, environment) as run:
         run.wait_for_lines(4)
         assert read_run(run_dir).state == "running"
         run.send(signal.SIGKILL)
         run.end()
     assert read_run(run_dir).state == "killed"
     with (
-        running(arguments, run_dir) as run,
+        running(arguments, run_dir, environment) as run,
         running(command("report", str(run_dir), "--watch", "--every", "0.5"), run_dir) as watch,
     ):
         assert run.end().returncode == 0
