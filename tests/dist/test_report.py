@@ -14,7 +14,7 @@ from helpers.command import command, tiny_command
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
-from helpers.running import running
+from helpers.running import running, until
 from helpers.several_runs import train_all
 from helpers.zero import can_compile, load_deepspeed
 from trireme.errors import UserError
@@ -147,12 +147,12 @@ def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
         run.send(signal.SIGKILL)
         run.end()
     assert read_run(run_dir).state == "killed"
-    with (
-        running(arguments, run_dir, environment) as run,
-        running(command("report", str(run_dir), "--watch", "--every", "0.5"), run_dir) as watch,
-    ):
-        assert run.end().returncode == 0
-        assert watch.end(timeout=60).returncode == 0
+    with running(arguments, run_dir, environment) as run:
+        until(lambda: read_run(run_dir).state == "running")
+        with running(command("report", str(run_dir), "--watch", "--every", "0.5"), run_dir) as watch:
+            assert run.end().returncode == 0
+            ended = watch.end(timeout=60)
+    assert ended.returncode == 0 and "Ctrl-C" in ended.stdout
     page = (run_dir / "report.html").read_text()
     assert "ended without a word" in page and '"refresh":null' in page
     assert re.search(r'class="chip done"', page)
