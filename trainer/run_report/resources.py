@@ -40,7 +40,7 @@ def memory(run: RunFiles) -> str:
     named = sum(held.get(part, 0) for part in PARTS)
     needed = sum(planned.values()) - (0 if on_cpu else host)
     largest = max([*planned.values(), *held.values(), 1])
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (title, size(planned.get(part)), size(held.get(part)), _pair(planned.get(part), held.get(part), largest))
         for part, title in PARTS.items()
         if planned.get(part) or held.get(part)
