@@ -10,6 +10,7 @@ from typing import Any
 
 from .heads import HEADS
 from .locate import locate
+from .own_classes import register_classes
 
 
 def exported_class(model: Mapping[str, Any], head: str) -> Any:
@@ -28,7 +29,9 @@ def exported_class(model: Mapping[str, Any], head: str) -> Any:
 
 
 def import_own_classes(model: Mapping[str, Any]) -> None:
-    """Import the family and the class that a recipe names by their dotted paths, so that transformers knows them."""
+    """Import the family and the class that a recipe names by their dotted paths, and trireme's own classes, so that
+    transformers knows them."""
+    register_classes()
     for path in (model.get("family"), model.get("architecture")):
         if path and "." in path:
             locate(path)

@@ -61,6 +61,9 @@ class TensorPlan:
     """(what, number) of further sizes, which must be multiples of the tensor ranks."""
     sequence_parallel: bool = True
     """Whether blocks may see a part of the sequence outside of their split parts."""
+    whole_blocks: int = 0
+    """How many of the first blocks see whole sequences also under sequence parallel, because they tell positions
+    apart."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Stack:
     """Configuration field with the number of blocks."""
     context: str = ""
     """Configuration field with the greatest sequence length; empty if there is no limit."""
+    latents: str = ""
+    """Configuration field with the number of last positions that go on behind the first block; empty if all do."""
     tensor: TensorPlan | None = None
     """How blocks are split over tensor ranks; None if there is no tensor parallelism for them yet."""
 
@@ -148,6 +153,13 @@ class ModelFamily:
     """Why there is no tensor plan, as a clause after the title; empty where nobody has written one yet."""
     fp16: str = ""
     """A clause on what goes wrong in fp16, as in "overflows in attention under fp16"; empty if no trouble is known."""
+    classes: str = ""
+    """Module of trireme whose import registers the family's classes with transformers; empty where it has them."""
+    published: tuple[str, tuple[str, ...]] = ("", ())
+    """Module that reads what another library has published of the architecture, by ``config(values)`` and
+    ``name(stored)``, and the ``model_type``s in its config.json files."""
+    collator: str = ""
+    """Dotted path of the collator that next-token prediction needs; empty for the usual one."""
     config_extras: tuple[str, ...] = field(default=())
     """Keyword arguments that the configuration class takes beside its declared fields."""
 
@@ -155,6 +167,11 @@ class ModelFamily:
     def tensor(self) -> TensorPlan | None:
         """The tensor plan of a model with one stack; None if a stack has none."""
         return self.stacks[0].tensor if len(self.stacks) == 1 else None
+
+    def latents(self, config: Any) -> int | None:
+        """How many positions of a sequence go on behind the first block, at most; None if all do."""
+        found = self.stacks[0].latents if self.stacks else ""
+        return getattr(config, found) if found else None
 
 
 def decoder(

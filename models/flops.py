@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .family import ModelFamily
@@ -29,7 +29,19 @@ def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length
     operations += sum(4.0 * layer.sizes[0] * layer.sizes[1] for layer in quantised)
     if not getattr(model.config, "tie_word_embeddings", False):
         operations -= sum(_cost(p) for _, module in embeddings_of(model, family) for p in module.parameters())
-    return operations + 12.0 * len(blocks_of(model, family)) * hidden_size(model.config) * length
+    blocks, latents = blocks_of(model, family), family.latents(model.config)
+    attention = 12.0 * hidden_size(model.config)
+    if latents is None or latents >= length:
+        return operations + attention * len(blocks) * length
+    # The latents alone go through all of it; keys and values of the first block are made of every token.
+    share, prefix = latents / length, _operations_of_keys(blocks[0])
+    return share * (operations + attention * (length + (len(blocks) - 1) * latents)) + (1 - share) * prefix
+
+
+def _operations_of_keys(block: nn.Module) -> float:
+    """Operations per token of the projections to keys and values in a block."""
+    names = ("k_proj.weight", "v_proj.weight")
+    return sum(_cost(one) for name, one in block.named_parameters() if name.endswith(names))
 
 
 def _cost(parameter: Tensor) -> float:

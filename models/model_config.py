@@ -17,6 +17,8 @@ from .hub import is_local, local_path
 from .json_file import read_json
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
+from .own_classes import register_classes
+from .published_layouts import as_ours, published_file, read_published
 from .quantization.qat_config import QatConfig, qat_of
 from .quantization.quantization_config import STORED, QuantizationConfig, quantization_of
 
@@ -246,6 +248,7 @@ def config_class(model: ModelConfig) -> Any:
         return own_class(model).config_class
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    register_classes(model.spec)
     return CONFIG_MAPPING[model.spec.model_type]
 
 
@@ -345,6 +348,8 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
     folder = weights_folder(model)
     path = folder / "config.json"
     where = str(model.weights)
+    if (file := published_file(weights_path(model, weights=False))) is not None:
+        return read_published(file)
     if not path.is_file():
         beside = "of the file " if is_local(where) and Path(os.path.expanduser(where)).is_file() else ""
         fix = "point to a folder saved by transformers or by trireme export"
@@ -361,7 +366,7 @@ def config_values(model: ModelConfig) -> dict[str, Any]:
     if not isinstance(values, dict):
         why = "has a config.json that is not a JSON object"
         raise UserError(Problem("model.weights", why, "fetch or export the folder again", where))
-    return values
+    return as_ours(values)
 
 
 def weights_path(model: ModelConfig, weights: bool = True) -> Path:

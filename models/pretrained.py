@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import Problem, UserError
 from .family import ModelFamily
 from .find_blocks import block_lists, heads_of
+from .locate import locate
 from .low_rank import is_part
 from .quantization.stored_quantization import StoredQuantization
 from .stored_names import ADAPTER, grouped, own_names, plain, quantised_by, redundant
@@ -216,6 +217,8 @@ def _place(
     """The model's name for a stored tensor; empty if the model has no such tensor."""
     stored = plain(stored)
     stored = stored if stored in own else stored.removeprefix("module.")
+    if stored not in own and family.published[0]:
+        stored = locate(f"{family.published[0]}.name")(stored)
     for old, new in family.stored_names:
         if stored.startswith(f"{old}."):
             stored = new + stored.removeprefix(old)

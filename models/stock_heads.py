@@ -30,9 +30,10 @@ def check_head(model: ModelConfig, config: Any, head: str) -> list[Problem]:
     if model.own or model.architecture is not None or head not in HEADS:
         return []
     kind = model.spec.model_type
-    able = stock_heads(kind)
+    able = [task for task, _ in model.spec.heads] if model.spec.classes else stock_heads(kind)
     if able and head not in able:
-        why = f"asks for the head {head}, which transformers does not have for {model.spec.title}"
+        whose = "trireme" if model.spec.classes else "transformers"
+        why = f"asks for the head {head}, which {whose} does not have for {model.spec.title}"
         return [Problem("task", why, f"choose a task with one of its heads: {', '.join(able)}")]
     if HEADS[head].next_tokens and not getattr(config, "is_decoder", True) and _is_encoder(kind):
         return [sees_later_tokens(model.spec.title)]

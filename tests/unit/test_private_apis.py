@@ -136,6 +136,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",
         "how many frames a model of speech makes of a sound, which the loss must know",
     ),
+    "_update_model_kwargs_for_generation": (
+        "transformers:GenerationMixin._update_model_kwargs_for_generation",
+        "what a model carries from one written token to the next: how many of its tokens are latents",
+    ),
     "_init_weights": ("transformers:PreTrainedModel._init_weights", "the rule by which a family draws its weights"),
     "_rnn_scan": (
         "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru._rnn_scan",

@@ -63,6 +63,9 @@ BILLIONS = {
     "codegen_6b": 7.069,
     "recurrentgemma_2b": 2.683,
     "recurrentgemma_9b": 8.58,
+    "perceiver_ar_455m": 0.454,
+    "perceiver_ar_imagenet64": 0.781,
+    "perceiver_ar_piano": 0.315,
     "bert_base": 0.1097,
     "t5_small": 0.077,
     "vit_base": 0.0858,
@@ -75,7 +78,14 @@ OTHER_HEADS = {
     "auto": "image_classification",
 }
 """Head of families without an output layer over tokens."""
-TINY = {"persimmon_mini", "resnet_tiny", "bert_mini", "t5_mini", *(f"{name}_tiny" for name in families())}
+TINY = {
+    "persimmon_mini",
+    "resnet_tiny",
+    "bert_mini",
+    "t5_mini",
+    "perceiver_ar_mini",
+    *(f"{name}_tiny" for name in families()),
+}
 
 
 def test_every_published_preset_is_here() -> None:

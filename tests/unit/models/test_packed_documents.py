@@ -11,6 +11,7 @@ from helpers.micro_batches import of_tokens
 from torch import Tensor
 from transformers import PreTrainedModel
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.family import families
 from trireme.models.loss import IGNORE, token_loss
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
@@ -26,7 +27,7 @@ KERNELS = [
     (family, kernel)
     for family in DECODERS
     for kernel in ("eager", "sdpa")
-    if family not in EAGER_ONLY or kernel == "eager"
+    if (family not in EAGER_ONLY or kernel == "eager") and families()[family].packs is not False
 ]
 
 

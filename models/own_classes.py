@@ -1,0 +1,17 @@
+"""Classes of trireme's own for architectures that transformers lacks, which it must know before it reads a config.json.
+
+Importing them takes as long as importing transformers, so they are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from .family import ModelFamily, families
+
+
+def register_classes(family: ModelFamily | None = None) -> None:
+    """Register the classes of one family, or of all, with transformers' Auto classes."""
+    for one in families().values() if family is None else (family,):
+        if one.classes:
+            importlib.import_module(one.classes)
