@@ -148,12 +148,17 @@ class Planner:
         trainer = self.recipe.trainer
         return Step(
             micro_batch=trainer.micro_batch_size,
-            length=self.recipe.data.length,
+            length=self._positions(),
             micro_batches=max(trainer.global_batch_size // (trainer.micro_batch_size * degrees.data), 1),
             state_bytes=state_bytes(self.recipe.optimizer, self.recipe.ema is not None),
             eager=self.recipe.model.kernel == "eager",
             loss=self.recipe.model.loss,
         )
+
+    def _positions(self) -> int:
+        """Positions of a sample that go through the blocks."""
+        length, latents = self.recipe.data.length, self.family.latents(self.config)
+        return length if latents is None else min(length, latents)
 
     def candidates(self, machine: Machine) -> Iterator[Candidate]:
         """Every plan with every sensible degree; a candidate that cannot run carries the reason."""

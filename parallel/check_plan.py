@@ -23,7 +23,7 @@ def check_plan(plan: Plan, degrees: Degrees, family: ModelFamily, config: Any, r
     micro_batches = max(recipe.global_batch_size // (recipe.micro_batch_size * degrees.data), 1)
     return [
         *check_tensor(family, config, degrees.tensor),
-        *(check_sequence(family, degrees.tensor, recipe) if plan.sequence_parallel else []),
+        *(check_sequence(family, degrees.tensor, recipe, family.latents(config)) if plan.sequence_parallel else []),
         *check_pipeline(plan, degrees, family, config, micro_batches),
         *check_deepspeed(plan, recipe, degrees.data),
         *_check_optimizer(plan, degrees, recipe),

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
 from ..models.family import ModelFamily, TensorPlan
-from ..models.find_blocks import blocks_of, embeddings_of, heads_of
+from ..models.find_blocks import block_lists, blocks_of, embeddings_of, heads_of
 from ..models.noise_keys import Part
 from .tensor_adapters import (
     replicate_adapter,
@@ -65,8 +65,9 @@ def parallelize_tensor(
     tied = _untie(part)
     outside, inside = Border(mesh, sequence=False), Border(mesh, sequence=sequence_parallel)
     blocks = blocks_of(part, family)
-    for block in blocks:
-        _split_block(block, plan, part.config, inside)
+    borders = _borders(part, family, outside, inside)
+    for block, border in zip(blocks, borders, strict=True):
+        _split_block(block, plan, part.config, border)
     embeddings, heads = dict(embeddings_of(part, family)), dict(heads_of(part, family))
     in_blocks = {id(module) for block in blocks for module in block.modules()}
     for path, module in part.named_modules():
@@ -80,13 +81,18 @@ def parallelize_tensor(
         else:
             replicate_parameters(module, mesh)
             replicate_adapter(module, outside)
-    if sequence_parallel and blocks:
-        blocks[0].register_forward_pre_hook(partial(_split_sequence, inside))
-        blocks[-1].register_forward_hook(partial(_join_sequence, inside))
+    cut = [block for block, border in zip(blocks, borders, strict=True) if border is inside]
+    if sequence_parallel and cut:
+        cut[0].register_forward_pre_hook(partial(_split_sequence, inside))
+        cut[-1].register_forward_hook(partial(_join_sequence, inside))
     for target, source in tied.items():
         _set(part, target, part.get_parameter(source))
     width = getattr(part.config.get_text_config(), "hidden_size", 0)
-    return {module: found for block in blocks for module, found in _noise_parts(block, plan, inside, width)}
+    return {
+        module: found
+        for block, border in zip(blocks, borders, strict=True)
+        for module, found in _noise_parts(block, plan, border, width)
+    }
 
 
 def tie(part: PreTrainedModel) -> None:
@@ -136,6 +142,15 @@ def _sum_in_one_message(group: list[tuple[Tensor, DTensor, int]]) -> None:
             shape=parameter.shape,
             stride=parameter.stride(),
         )
+
+
+def _borders(part: PreTrainedModel, family: ModelFamily, outside: Border, inside: Border) -> list[Border]:
+    """The border of each block. Blocks that see whole sequences are the first of the whole model, by their numbers."""
+    assert family.tensor is not None
+    if not family.tensor.whole_blocks:
+        return [inside for _ in blocks_of(part, family)]
+    numbers = [int(name) for _, stack in block_lists(part, family) for name, _ in stack.named_children()]
+    return [outside if number < family.tensor.whole_blocks else inside for number in numbers]
 
 
 def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border) -> None:

@@ -32,12 +32,18 @@ def check_tensor(family: ModelFamily, config: Any, tensor: int) -> list[Problem]
     ]
 
 
-def check_sequence(family: ModelFamily, tensor: int, recipe: RecipeValues) -> list[Problem]:
-    """The problem of sequences that are not to be split over ``tensor`` ranks, as sequence parallel needs it."""
+def check_sequence(family: ModelFamily, tensor: int, recipe: RecipeValues, latents: int | None = None) -> list[Problem]:
+    """The problem of sequences that are not to be split over ``tensor`` ranks, as sequence parallel needs it.
+
+    Args:
+        latents: positions that blocks see, if they are others than those of a sample.
+    """
     if family.tensor is not None and not family.tensor.sequence_parallel:
         why = f"needs a family file, since the plan that transformers has for {family.title} splits whole sequences"
         return [Problem("plan.sequence_parallel", why, "set it to false", True)]
     length, key = recipe.length, recipe.length_key
+    if latents is not None:
+        length, key = latents, f"model.config.{family.stacks[0].latents}"
     if length is None or length % tensor == 0:
         return []
     nearest = max(length // tensor, 1) * tensor

@@ -100,7 +100,9 @@ def _without_entry(part: PreTrainedModel, cut: Cut) -> None:
     """Replace the embeddings by modules that pass hidden states through unchanged to the first block."""
     part.set_submodule(cut.embedding, PassThrough())
     for path, kind in cut.entry:
-        part.set_submodule(path, STAND_INS[kind]())
+        owner, _, name = path.rpartition(".")
+        if getattr(part.get_submodule(owner), name) is not None:  # positions may have no embedding
+            part.set_submodule(path, STAND_INS[kind]())
     for path, attribute, value in cut.first_stage_only:
         _set(part, path, attribute, value)
 

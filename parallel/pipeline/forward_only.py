@@ -98,7 +98,8 @@ def _pass_on(
         elif stage in outputs:
             messages.append(_message(dist.isend, outputs[stage].contiguous(), pipeline, after))
         elif after in pipeline.roots:
-            shape = (*under_way[number].inputs["input_ids"].shape, pipeline.hidden.size)
+            rows, length = under_way[number].inputs["input_ids"].shape
+            shape = rows, pipeline.hidden.length(length), pipeline.hidden.size
             inbox[after, number] = torch.empty(shape, dtype=pipeline.hidden.dtype, device=pipeline.device)
             messages.append(_message(dist.irecv, inbox[after, number], pipeline, stage))
     if messages:

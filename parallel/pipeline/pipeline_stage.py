@@ -31,6 +31,12 @@ class HiddenStates:
 
     size: int
     dtype: torch.dtype
+    latents: int | None = None
+    """Positions that go on behind the first block, at most; None if all do."""
+
+    def length(self, tokens: int) -> int:
+        """Positions of the hidden states of a text of ``tokens``."""
+        return tokens if self.latents is None else min(tokens, self.latents)
 
 
 class Stage(nn.Module):
@@ -72,7 +78,7 @@ class Stage(nn.Module):
             return output
         if isinstance(output, DTensor):
             output = output.full_tensor()
-        expected = (*received.shape[:2], self.hidden.size)
+        expected = (received.shape[0], self.hidden.length(received.shape[1]), self.hidden.size)
         assert tuple(output.shape) == expected, f"hidden states of {tuple(output.shape)} where {expected} are expected"
         # Receive buffers have this type. Stock code slices hidden states before the head, which gives a view, and torch
         # refuses to detach a view in place, as zero-bubble schedules do with sent tensors.

@@ -36,7 +36,7 @@ class PipelineStrategy(TorchStrategy):
         self.last = count - 1
         self.tied = tied_head(model, self.family)
         config = model.config.get_text_config()
-        self.hidden = HiddenStates(config.hidden_size, hidden_dtype(self.plan))
+        self.hidden = HiddenStates(config.hidden_size, hidden_dtype(self.plan), self.family.latents(config))
         self.pad_token = max(config.pad_token_id or 0, 0)
         return [cut_stage(model, self.family, stage, count, sizes) for stage in self.stages]
 

@@ -117,7 +117,8 @@ class Pipeline:
     def _build(self, count: int, rows: int, length: int) -> Any:
         """Stages and schedule for ``count`` micro-batches of [rows, length]."""
         ids = torch.empty(rows, length, dtype=torch.int64, device="meta")
-        states = torch.empty(rows, length, self.hidden.size, dtype=self.hidden.dtype, device="meta", requires_grad=True)
+        shape = rows, self.hidden.length(length), self.hidden.size
+        states = torch.empty(shape, dtype=self.hidden.dtype, device="meta", requires_grad=True)
         stages = [
             TimedStage(
                 root,

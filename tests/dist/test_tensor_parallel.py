@@ -43,6 +43,7 @@ def _config(family: str, **changes: Any) -> ModelConfig:
     preset = yaml.safe_load((Path(__file__).parents[2] / "configs" / "model" / f"{family}_tiny.yaml").read_text())
     layers = "n_layer" if "n_layer" in preset["config"] else "num_hidden_layers"
     few = {layers: 3 if family == "recurrent_gemma" else 2}  # its third block is the first with attention
+    few |= {"max_latents": 8} if "max_latents" in preset["config"] else {}  # so that texts have a prefix
     config = preset["config"] | few | {"vocab_size": 128} | changes
     config = {key: float(value) if value == "1e-5" else value for key, value in config.items()}
     return ModelConfig(family, config)
@@ -96,7 +97,8 @@ def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> lis
         total, count = 0.0, labels_of(micros)
         for micro in micros:
             with loss_parallel() if split else nullcontext():
-                loss = token_loss(model(**micro.inputs, use_cache=False).logits, micro.targets["labels"])
+                logits = model(**micro.inputs, use_cache=False).logits
+                loss = token_loss(logits, micro.targets["labels"][:, -logits.shape[1] :])
                 (loss / count).backward()
             total += loss.item() / count
         sum_partial_gradients(model.parameters())

@@ -15,6 +15,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "llama": {**COMMON, "intermediate_size": 64},
     "opt": {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 16, "dropout": 0.0},
     "persimmon": {**COMMON, "intermediate_size": 64},
+    "perceiver_ar": {**COMMON, "intermediate_size": 64, "max_latents": 8, "absolute_positions": True},
     "phi": {**COMMON, "intermediate_size": 64, "embd_pdrop": 0.5},
     "recurrent_gemma": {**COMMON, "num_key_value_heads": 1, "intermediate_size": 64, "lru_width": 32, "head_dim": 8},
 }
