@@ -61,10 +61,17 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
     return found, problems
 
 
-def check_collator(component: Component, data: DataConfig, trainer: TrainerConfig, seed: int) -> list[Problem]:
+def check_collator(
+    component: Component, data: DataConfig, trainer: TrainerConfig, seed: int, config: Any = None
+) -> list[Problem]:
     """Problems of building the recipe's collator. One that needs the tokenizer, or what else only the data tells, is
-    built when the run starts."""
-    from ..trainer.data.open_collator import taken  # imported here, since collators need torch
+    built when the run starts.
+
+    Args:
+        config: fields of the model's configuration, for collators of trireme; None if they are not known.
+    """
+    from ..trainer.data.base_collator import is_ours  # imported here, since collators need torch
+    from ..trainer.data.open_collator import taken
 
     known = {
         "block_size": data.block_size,
@@ -73,6 +80,8 @@ def check_collator(component: Component, data: DataConfig, trainer: TrainerConfi
         "seed": seed,
     }
     target = locate(component["_target_"])
+    if config is not None and is_ours(target):
+        known["model"] = config
     wanted = taken(target, dict.fromkeys(GIVEN))
     if wanted.keys() - known.keys():
         return []

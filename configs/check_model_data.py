@@ -10,14 +10,15 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.accepted_configs import accepted_config
-from ..models.check_model import check_model
+from ..models.check_model import accepted, check_model
 from ..models.check_packing import check_packing
 from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
-from ..trainer.component import Component
+from ..trainer.component import Component, locate
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
+from ..trainer.data.text_config import USUAL_COLLATOR as USUAL
 from ..trainer.settings import TrainerConfig
 from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts, takes_chats
 
@@ -84,6 +85,32 @@ def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Pr
         return []
     fix = "set data.tokenizer.kind=wordpiece, which makes one, or name a tokenizer with one in data.tokenizer.path"
     return [Problem("data.tokenizer.kind", "makes no mask token, and this task masks tokens", fix, kind)]
+
+
+def check_latents(model: ModelConfig, task: Component, collator: Component | None, data: DataConfig) -> list[Problem]:
+    """Problems of a model whose last positions alone predict tokens: samples without others, labels for all."""
+    needed, config = model.spec.collator, accepted(model)[0]
+    if not needed or head_of(task) != "causal_lm" or config is None:
+        return []
+    latents = model.spec.latents(config)
+    if latents is not None and data.block_size <= latents:
+        why = f"leaves no prefix: the model has {latents} latents, which are the last tokens of a sample"
+        fix = f"use more than {latents}, or fewer latents (model.config.{model.spec.stacks[0].latents})"
+        return [Problem("data.block_size", why, fix, data.block_size)]
+    try:
+        named = collator["_target_"] if collator else getattr(locate(task["_target_"]), "collator", USUAL)
+        if named == USUAL and collator is None:  # then the model's own is taken
+            return []
+        found = locate(named)
+    except ImportError:  # reported by the check of components
+        return []
+    if isinstance(found, type) and issubclass(found, locate(needed)):
+        return []
+    why = f"gives labels for all positions, and {model.spec.title} predicts from its last ones alone"
+    fix = f"use collator=latents, or one that derives from {needed}"
+    if collator is None:
+        return [Problem("task", f"has a collator that {why}", "choose task=causal_lm", task["_target_"])]
+    return [Problem("collator", why, fix, named)]
 
 
 def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:

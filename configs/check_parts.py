@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Problem
+from ..models.accepted_configs import accepted_config
 from ..models.check_loss import check_loss
 from ..models.check_model import check_kernel
 from ..models.quantization.check_quantization import check_qat, check_quantization
@@ -15,6 +16,7 @@ from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics
 from .check_model_data import (
     check_conversations,
+    check_latents,
     check_mask_token,
     check_model_with_data,
     check_packed_rows,
@@ -64,6 +66,7 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_model_with_data, ("model", "data", "task")),
         (check_conversations, ("model", "data", "task")),
         (check_packed_rows, ("data", "model", "task", "trainer")),
+        (check_latents, ("model", "task", "collator", "data")),
         (
             lambda **parts: check_plan_with_model(parts, world_size or 1, problems),
             ("plan", "model", "task", "trainer", "data", "optimizer", "scheduler", "ema"),
@@ -88,7 +91,8 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     callbacks, found = build_callbacks(wanted)
     problems += found
     if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
-        problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0))
+        config = accepted_config(parts["model"]) if sound("model") else None
+        problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0), config)
     if task is not None and sound("model"):
         problems += check_frozen(parts["model"], task)
     if task is not None and sound("model") and sound("data") and not parts.get("collator"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from trireme.trainer.data.collator import CausalLMCollator
+from trireme.trainer.data.latent_collator import LatentCollator
 
 
 class UnevenMasks(CausalLMCollator):
@@ -14,6 +15,13 @@ class UnevenMasks(CausalLMCollator):
 
     def __call__(self, samples: Sequence[dict[str, Any]]):
         return super().__call__([mask(sample) for sample in samples])
+
+
+class UnevenLatents(LatentCollator):
+    """The same for models whose last positions alone predict tokens."""
+
+    def micro_batch(self, samples: Sequence[dict[str, Any]]):
+        return super().micro_batch([mask(sample) for sample in samples] if "position" in samples[0] else samples)
 
 
 def mask(sample: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class CausalLMCollator(Collator):
         for row, sample in enumerate(samples):
             tokens = sample["input_ids"]
             input_ids[row, : len(tokens)] = tokens
-            labels[row, : len(tokens)] = _labels(sample)
+            labels[row, : len(tokens)] = labels_beside(sample)
             attention[row, : len(tokens)] = 1
         inputs = {"input_ids": torch.from_numpy(input_ids)}
         if masked:
@@ -97,7 +97,7 @@ class CausalLMCollator(Collator):
             if size > self.block_size:
                 raise ValueError(f"a row of {size} tokens exceeds block_size={self.block_size}")
             input_ids[row, :size], documents[row, :size] = sample["input_ids"], sample["documents"]
-            labels[row, :size] = _labels(sample)
+            labels[row, :size] = labels_beside(sample)
             positions_of[row, :size], positions_of[row, size:] = sample["position_ids"], np.arange(shape[1] - size)
         labels[positions_of == 0] = IGNORE
         inputs = {"input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(positions_of)}
@@ -106,7 +106,8 @@ class CausalLMCollator(Collator):
         return MicroBatch(inputs, targets, positions(samples), count, torch.from_numpy(documents))
 
 
-def _labels(sample: Sample) -> np.ndarray:
+def labels_beside(sample: Sample) -> np.ndarray:
+    """The labels of a sample, one beside each of its tokens: its own, else the tokens themselves."""
     labels = sample.get("labels")
     if labels is None:
         return sample["input_ids"]

@@ -23,7 +23,7 @@ from .base_collator import Collator
 from .corpus_stats import Stats
 from .data_config import HELD_OUT, DataConfig
 from .loader import Batcher, evaluation_batches, step_batches
-from .open_collator import open_collator
+from .open_collator import open_collator, usual_collator
 from .report.sample_views import sample_views
 from .report.set_facts import SetFacts
 from .report.views import Collated
@@ -95,7 +95,7 @@ class Corpus(ABC):
             "facts": self.facts,
         }
         self.collator: Collator = open_collator(
-            collator or {"_target_": task.collator}, given, HEADS[task.head], self.samples
+            collator or {"_target_": usual_collator(task, model)}, given, HEADS[task.head], self.samples
         )
         task.configure(processor, self.facts)
         self.batcher = Batcher(self.collator, task.count)

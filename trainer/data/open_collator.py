@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import Problem, UserError
+from ...models.family import families
 from ...models.heads import Head
 from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch
@@ -17,6 +18,7 @@ from ..component import Component, instantiate, locate
 from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
 from .base_collator import Collator, Sample, is_ours, wrong_collator
+from .text_config import USUAL_COLLATOR
 from .token_checks import wrong_tokens
 
 NO_HEAD = Head("")
@@ -50,6 +52,18 @@ def open_collator(
     names = given["facts"].labels if head.labelled else ()
     maker = component["_target_"] if not ours else f"{type(samples).__module__}.{type(samples).__qualname__}"
     return CheckedCollator(collator, maker, given["micro_batch_size"], head.next_tokens, names)
+
+
+def usual_collator(task: Any, model: Any) -> str:
+    """Dotted path of the collator that a task and a model have, where the recipe names none.
+
+    Args:
+        task: a task, or a class of one.
+        model: the model's transformers configuration, or None.
+    """
+    kind = getattr(model, "model_type", None)
+    own = next((family.collator for family in families().values() if family.model_type == kind), "")
+    return own if own and task.collator == USUAL_COLLATOR else task.collator
 
 
 def collator_problems(component: Component) -> list[Problem]:

@@ -13,6 +13,8 @@ from .tokenizer import TokenizerConfig
 
 MOST_TOKENS = 2**31 - 1
 """Tokens of a block and blocks of a window are counted in 32 bits, and fit into no memory long before."""
+USUAL_COLLATOR = "trireme.trainer.data.collator.CausalLMCollator"
+"""Collator of next-token prediction."""
 LENGTH_KEY = "data.block_size"
 """Key of the greatest length of a sample."""
 GIVEN_OF_TEXTS = {

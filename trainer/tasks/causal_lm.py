@@ -76,7 +76,7 @@ class CausalLM(Task):
     def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
         from .prompts import beginnings
 
-        return beginnings(inputs["input_ids"], targets["labels"])
+        return beginnings(inputs["input_ids"], targets["labels"], inputs.get("attention_mask"))
 
     def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
         """The likeliest token at each label, and ``IGNORE`` elsewhere: [samples, length]."""

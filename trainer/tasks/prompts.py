@@ -8,17 +8,21 @@ from torch import Tensor
 from ...models.loss import IGNORE
 
 
-def beginnings(tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def beginnings(tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
     """The tokens before the first label of each sample, behind padding that the mask hides.
 
     Args:
         tokens: [samples, length].
-        labels: [samples, length], each at the position that predicts it.
+        labels: [samples, length], each at the position that predicts it, or those of the last positions alone.
+        mask: [samples, length], 0 at padding; None if there is none before the first label.
 
     Returns:
         ``input_ids`` and ``attention_mask``, [samples, longest beginning]; a sample without labels gives one token.
     """
-    ends = (labels != IGNORE).int().argmax(1) + 1
+    ends = (labels != IGNORE).int().argmax(1) + 1 + tokens.shape[1] - labels.shape[1]
     longest = int(ends.max())
     places = torch.arange(longest, device=tokens.device) - (longest - ends)[:, None]  # below 0 in the padding
-    return {"input_ids": tokens.gather(1, places.clamp(min=0)), "attention_mask": (places >= 0).long()}
+    here, places = places >= 0, places.clamp(min=0)
+    real = here if mask is None else here & (mask.gather(1, places) != 0)
+    first = int(real.any(0).int().argmax())  # of the columns that are not padding in all rows
+    return {"input_ids": tokens.gather(1, places)[:, first:], "attention_mask": real[:, first:].long()}
