@@ -152,6 +152,9 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
+    from ..models.own_classes import register_classes
+
+    register_classes()
     logging.disable_progress_bar()
     spread = {} if device_map is None else {"device_map": device_map}
     try:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...models.family import ModelFamily, families
 from ..command import Command
 from ..recipe_arguments import add_debug
 
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         train = f"trireme train RECIPE quantization=stored adapter=lora model.weights={folder}"
         print(f"train beside it: {train}", file=sys.stderr)
     name, generates = _class_of(folder)
-    print(f"load it: {name}.from_pretrained({str(folder)!r})", file=sys.stderr)
+    print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
         print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
 
@@ -111,10 +112,24 @@ def _class_of(folder: Path) -> tuple[str, bool]:
     """Name of the class that loads the model in ``folder``, and whether it writes texts."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    named = json.loads((folder / "config.json").read_text()).get("architectures") or []
-    if not named or named[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    config = json.loads((folder / "config.json").read_text())
+    named = config.get("architectures") or []
+    if not named or _family_of(config) or named[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "AutoModelForCausalLM", True
     return named[0], False
+
+
+def _import_of(folder: Path) -> str:
+    """The statement that makes classes of trireme known to transformers, if the model in ``folder`` has one."""
+    family = _family_of(json.loads((folder / "config.json").read_text()))
+    return f"import {family.classes}; " if family else ""
+
+
+def _family_of(config: dict[str, Any]) -> ModelFamily | None:
+    """The family of a configuration, if its classes are trireme's own."""
+    return next(
+        (one for one in families().values() if one.classes and one.model_type == config.get("model_type")), None
+    )
 
 
 COMMAND = Command(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ....errors import Problem, UserError
+from ....models.own_classes import register_classes
 from ..source import Source
 
 
@@ -60,13 +61,15 @@ def model_class(folder: Path) -> tuple[Any, Any]:
     """
     import transformers
 
+    register_classes()
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
     except ValueError:  # this version of transformers does not have the model type
         return None, None
-    if config.architectures:
+    writing = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if config.architectures and getattr(writing, "__name__", None) != config.architectures[0]:
         return config, getattr(transformers, config.architectures[0], None)
-    return config, transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return config, writing
 
 
 def _on_meta(assets: Path) -> Any:
