@@ -23,7 +23,7 @@ from parity.shapes import SHAPES
 TOLERANCE = 1e-4
 STEPS = 20
 GLOBAL_BATCH = 16
-FAMILIES = ("persimmon", "gpt_neox", "llama", "gpt2")
+FAMILIES = ("persimmon", "gpt_neox", "llama", "gpt2", "perceiver_ar")
 MASKS = ("full", "uneven", "noise")
 """What differs between the runs of a family: labels of all tokens, labels of some, and noise: NEFTune with alpha 5, and
 dropout 0.1 wherever the family has one."""
@@ -32,6 +32,7 @@ DROPOUTS = {
     "gpt_neox": ("hidden_dropout", "attention_dropout"),
     "llama": ("attention_dropout",),
     "gpt2": ("embd_pdrop", "attn_pdrop", "resid_pdrop"),
+    "perceiver_ar": ("hidden_dropout", "attention_dropout"),
     "masked_lm": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "sequence_classification": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
     "seq2seq_lm": ("dropout_rate",),
@@ -206,7 +207,11 @@ def _masks(family: str, masks: str) -> list[str]:
         return noise_of(family)
     if masks == "full":
         return []
-    return SHAPES[family].uneven_labels if family in SHAPES else ["+collator._target_=helpers.masking.UnevenMasks"]
+    if family in SHAPES:
+        return SHAPES[family].uneven_labels
+    if family == "perceiver_ar":  # prefixes are drawn in all of its runs, and here some of their tokens are dropped
+        return ["+collator._target_=helpers.masking.UnevenLatents", "+collator.prefix_dropout=0.3"]
+    return ["+collator._target_=helpers.masking.UnevenMasks"]
 
 
 def noise_of(family: str) -> list[str]:

@@ -15,6 +15,9 @@ SMALL = [
     *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "pp_1f1b")),
     *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_gpipe")),
     Case("pp_zero_bubble", "gpt_neox", 1, "full"),
+    # The last positions alone go on behind the first block, and prefixes are drawn.
+    *(Case(plan, "perceiver_ar", 4, "uneven") for plan in ("zero3", "fsdp_full_shard", "tp_sp", "pp_1f1b", "3d")),
+    *(Case(plan, "perceiver_ar", 1, "noise") for plan in ("ddp", "tp")),
     Case("ddp", "llama_lora", 4, "uneven"),
     Case("pp_1f1b", "llama_lora", 4, "noise"),
     *(Case(plan, "gpt2_dora", 4, "full") for plan in ("fsdp_full_shard", "tp")),
