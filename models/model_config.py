@@ -81,7 +81,7 @@ class ModelConfig:
         refuse(self._flaws(self.family))
 
     def _flaws(self, family: str) -> Iterator[str]:
-        if wrong := [*wrong_parts(self.config)]:
+        if wrong := [*wrong_parts(self.config, without=family)]:
             yield from (
                 f"{field}={kind!r} is refused: {WRONG[kind]}; use another architecture" for field, kind in wrong
             )
@@ -144,7 +144,7 @@ class ModelConfig:
         if self.weights is None or not is_local(self.weights):
             return None
         try:
-            return next((kind for _, kind in wrong_parts(config_values(self))), None)
+            return next((kind for _, kind in wrong_parts(config_values(self), without=str(self.family))), None)
         except UserError:
             return None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .family import NOT_AT_RANDOM, ModelFamily, Stack
+from .family import NOT_AT_RANDOM, ModelFamily, Stack, families
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,11 +28,16 @@ WRONG = {
 """Architectures whose class in transformers computes something else than its paper, with the reason."""
 
 
-def wrong_parts(config: Any, path: str = "config") -> Iterator[tuple[str, str]]:
-    """(field, architecture) of every part of a configuration, itself included, whose architecture is in ``WRONG``."""
+def wrong_parts(config: Any, path: str = "config", without: str = "") -> Iterator[tuple[str, str]]:
+    """(field, architecture) of every part of a configuration, itself included, whose architecture is in ``WRONG``.
+
+    Args:
+        without: family of the whole model; where it mends the class, the whole is right.
+    """
     if isinstance(config, Mapping):
-        kind = config.get("model_type")
-        if isinstance(kind, str) and kind in WRONG:
+        kind, family = config.get("model_type"), families().get(without)
+        mended = family is not None and bool(family.mend) and family.model_type == kind
+        if isinstance(kind, str) and kind in WRONG and not mended:
             yield f"{path}.model_type", kind
         for name, part in config.items():
             yield from wrong_parts(part, f"{path}.{name}")

@@ -51,10 +51,15 @@ class Shape:
 
 SHAPES = {
     "masked_lm": Shape("masked", "UnevenMaskedLM", overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]",)),
+    "mra": Shape(
+        "masked",
+        "UnevenMaskedLM",
+        overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]", "model=mra_tiny", "data.block_size=100"),
+    ),
     "sequence_classification": Shape("texts", "UnevenTexts"),
     "seq2seq_lm": Shape("translations", "UnevenSeq2Seq"),
     "image_classification": Shape("pictures", "UnevenImages", ("crop_padding=1", "flip=0.5")),
     "ctc": Shape("speech", "UnevenSpeech", ("masked=0.1",), program="espeak-ng"),
     "contrastive": Shape("captions", "UnevenPairs", ("crop_padding=2", "flip=0.5")),
 }
-"""By task."""
+"""By task, or by the model where it is of a kind of its own."""

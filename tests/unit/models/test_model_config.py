@@ -67,6 +67,7 @@ BILLIONS = {
     "perceiver_ar_imagenet64": 0.781,
     "perceiver_ar_piano": 0.315,
     "bert_base": 0.1097,
+    "mra_base": 0.1247,
     "t5_small": 0.077,
     "vit_base": 0.0858,
     "wav2vec2_base": 0.0944,
