@@ -22,7 +22,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 PICTURE = Path(__file__).parents[1] / "docs" / "perceiver-prefix.svg"
-PREFIXES = (0, 16, 32, 64, 128, 256, 448)
+PREFIXES = (0, 16, 32, 64, 128, 256, 384)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
