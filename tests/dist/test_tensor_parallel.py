@@ -278,7 +278,8 @@ class _Chained(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, **inputs: Any) -> Any:
         hidden = self.parts[0](input_ids=input_ids, **inputs).logits
-        assert not isinstance(hidden, DTensor) and hidden.shape[1] == input_ids.shape[1]
+        positions = min(input_ids.shape[1], getattr(self.parts[0].config, "max_latents", input_ids.shape[1]))
+        assert not isinstance(hidden, DTensor) and hidden.shape[1] == positions
         return self.parts[1](inputs_embeds=hidden, **inputs)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
