@@ -133,9 +133,8 @@ def _joined(fine: Tensor, value: Tensor, pairs: Pairs, left: Tensor | None, coun
     highest = fine.new_full((texts, heads, blocks, BLOCK), -math.inf)
     rows = pairs.rows[..., None].expand(-1, -1, -1, BLOCK)
     highest = highest.scatter_reduce(2, rows, fine.detach().amax(-1), "amax")
-    if left is not None:
-        of_row = left.detach().amax(-1, keepdim=True)  # [texts, heads, blocks, 1]
-        highest = torch.maximum(highest, of_row)
+    of_row = highest.new_full((texts, heads, blocks, 1), -math.inf) if left is None else left.detach().amax(-1, True)
+    highest = torch.maximum(highest, of_row)
     highest = highest.where(highest.isfinite(), 0.0)
     shares = (fine - _picked(highest, pairs.rows)[..., None]).exp()
     read = shares @ _picked(value, pairs.columns)

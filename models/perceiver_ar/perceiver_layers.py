@@ -98,7 +98,7 @@ class PerceiverARAttention(nn.Module):
             key = rotate(key, positions[:, -key.shape[2] :], self.rotated, theta)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.number)
-        attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attend_eagerly)
+        attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", attend_eagerly)
         dropout = self.attention_dropout if self.training else 0.0
         read, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
         return self.o_proj(read.flatten(2))

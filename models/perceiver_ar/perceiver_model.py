@@ -159,9 +159,9 @@ class PerceiverARForCausalLM(PerceiverARPreTrainedModel, GenerationMixin):
         if tokens is None:
             raise ValueError("inputs=None is wrong because a text goes on from tokens; give input_ids")
         kwargs["num_latents"] = self._first_latents(tokens.shape[1], num_latents)
-        return super().generate(inputs, *args, **kwargs)
+        return GenerationMixin.generate(self, inputs, *args, **kwargs)  # type: ignore[arg-type]
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
