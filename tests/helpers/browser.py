@@ -51,9 +51,11 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def text(self) -> str:
-        """What is to be seen, also of a page without scripts."""
-        nodes = self._send("Accessibility.getFullAXTree")["nodes"]
+    def text(self, framed: bool = False) -> str:
+        """What is to be seen, also of a page without scripts; ``framed``: in the first frame of the page."""
+        tree = self._send("Page.getFrameTree")["frameTree"]
+        frame = (tree["childFrames"][0] if framed else tree)["frame"]["id"]
+        nodes = self._send("Accessibility.getFullAXTree", frameId=frame)["nodes"]
         return "\n".join(node["name"]["value"] for node in nodes if node["role"]["value"] == "StaticText")
 
     def press(self, key: str) -> None:

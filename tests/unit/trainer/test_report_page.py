@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.browser import PROGRAM, Page, browser
 from helpers.run_folders import RECIPE, STARTED, journal, lines, write_run
+from trireme.launch.report_view import report
 from trireme.trainer.run_report.page import Report, write_report
 from trireme.trainer.run_report.run_files import read_run
 
@@ -217,3 +218,13 @@ def test_a_run_that_has_not_logged_yet_is_waited_for(tmp_path: Path, page: Page)
     write_report(report, tmp_path / "page.html")
     page.open(tmp_path / "page.html")
     assert "No step has been logged yet" in page.run("document.body.innerText") and page.errors == []
+
+
+def test_a_notebook_shows_the_page_in_its_frame(tmp_path: Path, page: Page) -> None:
+    """Which may not keep anything in the session, since it is of no origin."""
+    frame = report(write_run(tmp_path / "run"))._repr_html_()
+    (tmp_path / "cell.html").write_text(f"<!doctype html><html><body>{frame}</body></html>")
+    page.open(tmp_path / "cell.html", width=900)
+    page.wait(lambda: "unigram entropy 5.5" in page.text(framed=True))  # drawn by the script
+    _keep(page, "notebook")
+    assert page.errors == []
