@@ -13,21 +13,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import Problem, UserError
 from ..trainer.callbacks.report import PAGE
 from ..trainer.run_report.page import Report, page, write_report
 from ..trainer.run_report.run_files import FIX, RunFiles, is_run, read_run
+from ..trainer.run_report.study import is_study, read_pictures, read_trials
 
-PICTURES = "pictures"
-"""Folder of a study with its pictures, as SVG."""
 ENDINGS = ("done", "stopped", "diverged", "left")
 """States of runs that nobody starts again by itself."""
 RESTART_SECONDS = 20.0
 """Time that a launcher gets to start a failed run again, while its page is watched."""
 MOST_RUNS = 200
-LARGEST_PICTURE = 2**22
-"""Bytes of a picture."""
 
 
 @dataclass
@@ -67,7 +65,8 @@ def find_runs(folders: Sequence[str]) -> Asked:
         folder = Path(os.path.expanduser(given))
         if not folder.is_dir():
             raise UserError(Problem("RUN", "is not a folder", FIX, given))
-        inner = [] if is_run(folder) else sorted(one for one in folder.iterdir() if one.is_dir() and is_run(one))
+        alone = is_run(folder) and not is_study(folder)
+        inner = [] if alone else sorted(one for one in folder.iterdir() if one.is_dir() and is_run(one))
         if not inner and not is_run(folder):
             raise UserError(Problem("RUN", "holds no run: it has neither a recipe nor metrics", FIX, given))
         study = folder if inner and len(folders) == 1 else None
@@ -100,7 +99,12 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
                 Problem("RUN", "none of the runs has logged a step", FIX, str(asked.study or asked.runs[0]))
             )
     waits = any(one.state == "running" or not (one.lines or one.state) for one in runs)
-    return Report(_told_apart(runs), _title(asked, runs), refresh if waits else None, _pictures(asked.study))
+    return Report(_told_apart(runs), _title(asked, runs), refresh if waits else None, *_study(asked.study))
+
+
+def _study(folder: Path | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Pictures and trials of a study; empty if the runs are of none."""
+    return (read_pictures(folder), read_trials(folder)) if folder else ({}, [])
 
 
 def html_of(folders: Sequence[str]) -> str:
@@ -163,15 +167,3 @@ def _told_apart(runs: list[RunFiles]) -> list[RunFiles]:
         if names.count(one.name) > 1:
             one.name = "/".join(one.folder.resolve().parts[-2:])
     return runs
-
-
-def _pictures(study: Path | None) -> dict[str, str]:
-    """Title -> SVG of the pictures of a study."""
-    found = {}
-    for path in sorted((study / PICTURES).glob("*.svg")) if study else ():
-        try:
-            if path.stat().st_size <= LARGEST_PICTURE:
-                found[path.stem.replace("_", " ")] = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-    return found

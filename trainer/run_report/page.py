@@ -6,7 +6,6 @@ the page, so that axes, smoothing and scales can be chosen.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +17,13 @@ from typing import Any
 from ...version import __version__
 from .curves import charts, curves
 from .history import checkpoints, faults, starts
-from .markup import section, text
+from .markup import text
 from .overview import chip, evaluations, recipe_value, runs_table, tiles
 from .recipes_shown import differences, machine, recipe
 from .resources import memory, timeline, traffic
 from .run_files import RunFiles
 from .samples_shown import samples, written
+from .study import pictures, trials
 
 HERE = Path(__file__).parent
 SECTIONS = (evaluations, samples, written, memory, traffic, timeline, checkpoints, starts, faults, recipe, machine)
@@ -42,6 +42,8 @@ class Report:
     """Seconds after which the open page loads itself again; None for a page that will not change."""
     pictures: Mapping[str, str] = field(default_factory=dict)
     """Title -> SVG, of a study."""
+    trials: Sequence[Mapping[str, Any]] = ()
+    """Trials of a study, as its table has them."""
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -75,8 +77,9 @@ def _page(report: Report) -> Iterator[str]:
     yield "<main>"
     if len(runs) > 1:
         yield runs_table(runs)
+    yield trials(report.trials)
+    yield pictures(report.pictures)
     yield from _curves(report, found)
-    yield section("pictures", "The study", [_picture(title, svg) for title, svg in report.pictures.items()])
     if len(runs) > 1:
         yield differences(runs)
         names = "".join(f'<option value="{place}">{text(run.name)}</option>' for place, run in enumerate(runs))
@@ -143,10 +146,3 @@ def _references(run: RunFiles) -> dict[str, float]:
     found = started[-1].get("references") if started else None
     given = found.items() if isinstance(found, dict) else ()
     return {str(name): value for name, value in given if isinstance(value, int | float) and abs(value) < 1e300}
-
-
-def _picture(title: str, svg: str) -> str:
-    """A picture of a study, as an image: scripts in it would not run, and its styles stay its own."""
-    data = base64.b64encode(svg.encode("utf-8", "replace")).decode()
-    image = f'<img alt="{text(title)}" src="data:image/svg+xml;base64,{data}">'
-    return f"<figure><figcaption>{text(title)}</figcaption>{image}</figure>"

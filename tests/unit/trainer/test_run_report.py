@@ -299,3 +299,21 @@ def test_a_study_of_many_runs_stays_small(tmp_path: Path) -> None:
     found = Elements(html)
     assert len(_data(html)["runs"]) == 40 and len(_data(html)["runs"][0]["x"]["step"]) == 100
     assert "0.04" in found.text and "optimizer.lr" in found.text and len(html) < 1_000_000
+
+
+def test_a_study_shows_its_trials_though_it_has_a_recipe_itself(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    rows = [
+        {"trial": 0, "eval_loss": 2.5, "values": {"optimizer.lr": 0.25, "plan": "ddp"}, "end": "done", "seconds": 3},
+        {"trial": 1, "eval_loss": None, "values": {"optimizer.lr": 0.5}, "end": "pruned", "reason": EVIL},
+        {"trial": EVIL, EVIL: EVIL, "values": [EVIL], "end": EVIL, "seconds": "x"},
+    ]
+    for number in (0, 1):
+        write_run(study / f"trial_{number:04d}")
+    (study / "recipe.yaml").write_text("trainer: {max_steps: 3}")
+    (study / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{cut")
+    html = report(study).save(tmp_path / "page.html").read_text()
+    found = Elements(html)
+    assert not found.open and len(_data(html)["runs"]) == 2
+    assert [word for word in ("optimizer.lr", "0.2500", "2.5000", "pruned", "ddp") if word not in found.text] == []
+    assert not [about for _, about in found.found if any(name.startswith("on") for name in about)]

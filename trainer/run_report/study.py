@@ -1,0 +1,92 @@
+"""A study in a report: the table of its trials, and its pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .markup import Html, details, duration, number, section, table, text
+
+PICTURES, TRIALS = "pictures", "trials.jsonl"
+"""What a search leaves in the folder of its study: pictures as SVG, and one line of JSON for each trial."""
+KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own")
+"""What a trial's line has beside its objectives."""
+COLOURS = {"done": "done", "running": "running", "pruned": "stopped", "failed": "failed", "killed": "killed"}
+LARGEST = 2**22
+"""Bytes of a picture, and of the table of trials."""
+SHOWN = 20
+"""Trials that are shown at once; more are folded up."""
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a study, which has a recipe too, but no metrics of its own."""
+    return (folder / TRIALS).is_file()
+
+
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """The trials of a study; empty if it has no table of them."""
+    found = []
+    for line in _read(folder / TRIALS).splitlines():
+        try:
+            trial = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        found += [trial] if isinstance(trial, dict) else []
+    return found
+
+
+def read_pictures(folder: Path) -> dict[str, str]:
+    """Title -> SVG of the pictures of a study."""
+    return {path.stem.replace("_", " "): _read(path) for path in sorted((folder / PICTURES).glob("*.svg"))}
+
+
+def trials(found: Sequence[Mapping[str, Any]]) -> str:
+    """Trials with their objectives and values, and how each ended."""
+    objectives = _names(found, lambda trial: [name for name in trial if name not in KNOWN])
+    values = _names(found, lambda trial: trial["values"] if isinstance(trial.get("values"), dict) else ())
+    rows = []
+    for trial in found:
+        end, given = str(trial.get("end") or ""), trial.get("values")
+        given = given if isinstance(given, dict) else {}
+        chip = Html(f'<span class="chip {COLOURS.get(end, "")}">{text(end)}</span>')
+        told = [*(_shown(trial.get(name)) for name in objectives), *(_shown(given.get(name)) for name in values)]
+        seconds = trial.get("seconds")
+        took = duration(seconds) if isinstance(seconds, int | float) else ""
+        rows.append((_shown(trial.get("trial")), chip, *told, took, str(trial.get("reason") or "")[:200]))
+    header = ("trial", "end", *objectives, *values, "time", "reason")
+    left = (1, len(header) - 1)
+    parts = [table(header, rows[:SHOWN], left, "trials")]
+    if len(rows) > SHOWN:
+        parts.append(details(f"{len(rows) - SHOWN} more", table(header, rows[SHOWN:], left, "more trials")))
+    return section("trials", "Trials", parts)
+
+
+def pictures(found: Mapping[str, str]) -> str:
+    """Pictures as images: scripts in them would not run, and their styles stay their own."""
+    return section("pictures", "Pictures of the study", [_picture(title, svg) for title, svg in found.items()])
+
+
+def _picture(title: str, svg: str) -> str:
+    data = base64.b64encode(svg.encode("utf-8", "replace")).decode()
+    image = f'<img alt="{text(title)}" src="data:image/svg+xml;base64,{data}">'
+    return f"<figure><figcaption>{text(title)}</figcaption>{image}</figure>"
+
+
+def _names(found: Sequence[Mapping[str, Any]], of: Any) -> list[str]:
+    return list(dict.fromkeys(str(name) for trial in found for name in of(trial)))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return "" if value is None else str(value)[:80]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= LARGEST else ""
+    except OSError:
+        return ""
