@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 
-FLAGS = ("save", "evaluate", "log", "rollback", "end_pass", "interrupted")
+FLAGS = ("save", "evaluate", "log", "rollback", "end_pass", "interrupted", "prune")
 """Requests that are those of all ranks if any rank makes them."""
 
 
@@ -25,6 +25,8 @@ def agree(trainer: Trainer) -> None:
         control.request_stop("another rank asked to stop")
     for name, flag in zip(FLAGS, asked, strict=True):
         setattr(control, name, flag)
+    if control.prune and not control.stop:
+        control.request_stop("a callback has pruned it")
     if control.interrupted:
         # A scheduler may not wait for an evaluation: save now, evaluate after the resume.
         trainer.state.evaluation_due |= control.evaluate

@@ -18,6 +18,7 @@ from ..parallel.mesh import Mesh, build_mesh
 from .base_identity import read_base, refuse_other_base
 from .callback_list import CallbackList
 from .callbacks.callback import Callback
+from .callbacks.trial_reports import trial_reports
 from .checkpoint.load.open_source import open_source
 from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
@@ -256,6 +257,8 @@ def _callbacks(recipe: RecipeConfig) -> CallbackList:
             why = f"gives a {type(callbacks[name]).__name__}, which is not a callback"
             fix = "derive it from trireme.trainer.callbacks.callback.Callback; docs/extending.md has an example"
             raise UserError(Problem(f"callbacks.{name}._target_", why, fix, component["_target_"]))
+    if (reports := trial_reports()) is not None:
+        callbacks.add("trial_reports", reports)
     return callbacks
 
 

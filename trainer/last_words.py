@@ -32,6 +32,8 @@ def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None
         return
     if result.not_finite:
         log.error(DIVERGED, result.step, trainer.state.max_steps, result.not_finite)
+    elif result.pruned:
+        log.info("pruned at step %d of %d: %s", result.step, trainer.state.max_steps, result.pruned)
     elif result.interrupted:
         where = f"saved; the same command{' without --resume' if named else ''} goes on from there"
         log.info("left at step %d of %d (%s): %s", result.step, trainer.state.max_steps, result.interrupted, where)

@@ -68,6 +68,8 @@ class TrainResult:
     """The last training line joined with the last evaluation."""
     interrupted: str = ""
     """Reason of an early stop (a signal, the wall-clock limit) with everything saved; empty if there was none."""
+    pruned: str = ""
+    """Reason for which a search has ended the run early; empty if none did."""
     not_finite: str = ""
     """Description of a loss or weights that are not finite at the end; empty if they are."""
 
@@ -158,8 +160,9 @@ class Trainer:
                     break
                 self.control.clear()
             self._finish()
-        interrupted = self.control.reason if self.control.interrupted else ""
-        return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted, self.not_finite())
+        reason, control = self.control.reason, self.control
+        pruned, interrupted = (reason if flag else "" for flag in (control.prune, control.interrupted))
+        return TrainResult(self.run_dir, self.state.step, self.metrics, interrupted, pruned, self.not_finite())
 
     def evaluate(self) -> dict[str, float]:
         """Compute metrics on held-out data, equal on all ranks, and write an evaluation line."""
@@ -311,7 +314,7 @@ class Trainer:
             logging.getLogger(SHOWN).info("%s", shown, extra={"metrics": metrics})
 
     def _finish(self) -> None:
-        if not self.control.interrupted:
+        if not (self.control.interrupted or self.control.prune):
             self._finish_training()
         self.saving.end()
         self.emit("on_train_end")

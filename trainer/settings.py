@@ -51,6 +51,10 @@ class RunConfig:
     progress: bool = True
     """Draw progress bars on a terminal. ``false`` prints lines in their place, as into a file; the bars of datasets,
     tokenizers, transformers and the hub are switched off too."""
+    group: str | None = None
+    """Name that the runs of one study or sweep share; trackers log it."""
+    trial: int | None = None
+    """Number of this run in its study. ``trireme search`` sets it, and trackers log it."""
     bind_cores: bool = False
     """Bind each rank, its threads and its loader processes to cores of its own, on one NUMA node if they fit."""
 

@@ -118,6 +118,8 @@ class Control:
     """Leave out the rest of this pass over the data, and go on with the next one."""
     rollback: bool = False
     """Go back to the last checkpoint, and train on with the next samples."""
+    prune: bool = False
+    """End this run after this step for good: no last evaluation, no last checkpoint (``trireme search``)."""
     reason: str = ""
     """Reason of the request to stop, which is logged."""
 
@@ -139,6 +141,11 @@ class Control:
         """Save and stop after this step; the same command resumes there."""
         self.request_stop(reason)
         self.interrupted = True
+
+    def give_up(self, reason: str) -> None:
+        """Prune this run: end it after this step without a last evaluation or checkpoint."""
+        self.request_stop(reason)
+        self.prune = True
 
     def clear(self) -> None:
         """Clear the requests of one step; a request to stop remains."""

@@ -1,0 +1,90 @@
+"""Report evaluations of a trial to the search that started it, and end the trial on all ranks when it is pruned.
+
+The search listens at a socket of this machine, and names it in ``TRIREME_TRIAL``. Rank 0 sends each line with a watched
+metric as JSON and waits for the answer, so that a verdict is about this very step. All ranks then agree on it by a
+collective, and end the run at the same step: none is left waiting for the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from .callback import Callback, Metrics
+from .metrics_file import json_value
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+    from ..trainer_state import Control, TrainerState
+
+log = logging.getLogger(__name__)
+TRIAL = "TRIREME_TRIAL"
+"""Variable that makes a run a trial: JSON with the socket of the search, the trial's number and watched metrics."""
+OF_TRAINING = "lr"
+"""Metric that every training line has, and no evaluation line."""
+ANSWER_SECONDS = 600.0
+"""Seconds in which a search must answer. A pruner takes milliseconds, a database that was restarted some minutes."""
+
+
+def trial_reports() -> TrialReports | None:
+    """The callback that reports to the search which started this process; None if none did."""
+    given = os.environ.get(TRIAL)
+    return TrialReports(**json.loads(given)) if given else None
+
+
+class TrialReports(Callback):
+    """Reports watched metrics, and prunes the run when the search says so.
+
+    Args:
+        path: that of the Unix socket at which the search listens.
+        number: number of this trial in its study.
+        watched: metrics whose lines are reported; empty reports every evaluation.
+    """
+
+    def __init__(self, path: str, number: int, watched: list[str]) -> None:
+        self.path, self.number, self.watched = path, number, frozenset(watched)
+        self.evaluations_only = all(name.startswith("eval_") for name in watched)
+        self._channel: socket.socket | None = None
+        self._lost = False
+
+    def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
+        """Ask about a line. The last one is only reported: there is nothing left to save by pruning."""
+        if state.step == 0 or (self.evaluations_only and OF_TRAINING in metrics):
+            return
+        verdict = ""
+        if trainer.mesh.is_main and (not self.watched or self.watched & metrics.keys()):
+            last = control.stop or state.step >= state.stop_at
+            verdict = self._ask(state.step, {**trainer.metrics, **metrics}, last)
+        # Called for every such line, since only rank 0 may know a metric of the user's own.
+        if trainer.mesh.any_flags([bool(verdict)])[0]:
+            control.give_up(verdict or "the search has pruned it")
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _ask(self, step: int, metrics: Metrics, last: bool) -> str:
+        """The reason to prune; empty to go on. Without a search to ask, the trial goes on."""
+        if self._lost:
+            return ""
+        message: dict[str, Any] = {"trial": self.number, "step": step, "last": last, "metrics": json_value(metrics)}
+        try:
+            if self._channel is None:
+                self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._channel.settimeout(ANSWER_SECONDS)
+                self._channel.connect(self.path)
+            self._channel.sendall(json.dumps(message).encode() + b"\n")
+            with self._channel.makefile("rb") as answers:
+                answer = answers.readline()
+            return str(json.loads(answer)["prune"]) if answer else self._alone("it has closed the connection")
+        except (OSError, ValueError, KeyError) as error:
+            return self._alone(str(error))
+
+    def _alone(self, why: str) -> str:
+        log.warning("the search does not answer (%s): this trial goes on and is not pruned", why)
+        self._lost = True
+        return ""
