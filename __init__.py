@@ -14,8 +14,9 @@ from .version import __version__
 if TYPE_CHECKING:
     from .launch.notebook import train
     from .launch.report_view import report
+    from .launch.search.notebook_search import search
 
-__all__ = ["Problem", "UserError", "__version__", "report", "train"]
+__all__ = ["Problem", "UserError", "__version__", "report", "search", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from .launch.report_view import report
 
         return report
+    if name == "search":
+        from .launch.search.notebook_search import search
+
+        return search
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

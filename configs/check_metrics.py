@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem
 from ..trainer.cadence import Every
@@ -15,6 +15,9 @@ from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.data.data_config import DataConfig
 from ..trainer.settings import TrainerConfig
 from .values import did_you_mean
+
+if TYPE_CHECKING:
+    from ..launch.search.search_config import SearchConfig
 
 
 def check_metrics(
@@ -55,6 +58,42 @@ def check_averages(averages: bool, callbacks: Mapping[str, Any]) -> list[Problem
     """Problems of callbacks that need averaged weights, in a run that keeps none (``averages`` is false)."""
     needing = [name for name, each in callbacks.items() if isinstance(each, Callback) and each.needs_average]
     return [] if averages else [no_average(f"callbacks.{name}.ema") for name in needing]
+
+
+def check_objectives(
+    search: SearchConfig,
+    checkpoint: CheckpointConfig,
+    trainer: TrainerConfig,
+    data: DataConfig,
+    task: Any,
+    callbacks: Mapping[str, Any],
+    scores: Sequence[str] = (),
+) -> list[Problem]:
+    """Problems of metrics by which a search judges its trials, and which never come."""
+    field = "search.objectives" if search.objectives else "checkpoint.metric"
+    names = [] if search.function else list(search.objectives or [checkpoint.metric])
+    evaluated = [name for name in names if name.startswith("eval_")]
+    known = _known(task, callbacks, data, scores)
+    problems = []
+    if known:  # else a task or callback of the user's own may add any metric
+        steps = [*OF_STEPS, *getattr(task, "step_metrics", ())]
+        unknown = [name for name in names if name not in known and not _of_steps(name, steps)]
+        candidates = {True: sorted(known), False: steps}
+        fixes = {name: did_you_mean(name, candidates[name in evaluated]) for name in unknown}
+        problems = [Problem(field, "no trial computes this metric", fixes[name], name) for name in unknown]
+    never = _never(trainer, data) if not trainer.eval_at_end or "held-out" in _never(trainer, data) else ""
+    if evaluated and not problems and never:
+        fix = "set trainer.eval_at_end=true and keep some held-out data, or choose another metric"
+        problems.append(Problem(field, f"is of evaluations, and {never}", fix, evaluated[0]))
+    return problems
+
+
+OF_STEPS = ("loss", "grad_norm", "lr", "memory_mib", "mfu")
+"""Metrics of training lines; beside them rates, and losses by source."""
+
+
+def _of_steps(name: str, steps: Sequence[str]) -> bool:
+    return name in steps or name.endswith("_per_second") or name.startswith("loss/")
 
 
 _REMEDY = "set trainer.eval_every to a number of steps or to epoch, or leave this out"

@@ -13,7 +13,7 @@ from ..models.quantization.check_quantization import check_qat, check_quantizati
 from ..trainer.tasks.task import own_steps
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
 from .check_lengths import check_evaluation, check_folders, check_length
-from .check_metrics import check_averages, check_metrics
+from .check_metrics import check_averages, check_metrics, check_objectives
 from .check_model_data import (
     check_conversations,
     check_latents,
@@ -106,5 +106,8 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):
         writes = parts.get("generation")
         scores = writes.scores if writes else ()
-        problems += check_metrics(parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks, scores)
+        judged = (parts["checkpoint"], parts["trainer"], parts["data"], task, callbacks, scores)
+        problems += check_metrics(*judged)
+        if parts.get("search") is not None:
+            problems += check_objectives(parts["search"], *judged)
     return problems

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
+from ..launch.search.search_config import SearchConfig
 from ..models.model_config import ModelConfig
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
@@ -74,6 +75,8 @@ class RecipeConfig:
     """Callbacks by a name of your choice; they are called in this order."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     """Where ``trireme launch`` starts the run, and with which resources."""
+    search: SearchConfig | None = None
+    """What ``trireme search`` varies and judges; null searches nothing."""
     seed: int = 0
     """Seed of initial weights, sample order and noise."""
 

@@ -37,6 +37,7 @@ OPTIONAL = {
     "deepspeed": "pip install 'trireme-train[deepspeed]' (plans zero0 to zero3)",
     "bitsandbytes": "pip install 'trireme-train[bnb]' (quantised bases, 8-bit optimizers)",
     "tensorboard": "pip install 'trireme-train[tensorboard]'",
+    "optuna": "pip install 'trireme-train[optuna]' (trireme search)",
 }
 LAUNCHERS = {
     "torchrun": "comes with torch",

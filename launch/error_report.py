@@ -21,6 +21,9 @@ FAILED, USER_ERROR, DIVERGED, SAVED, INTERRUPTED = 1, 2, 3, 75, 130  # 75: EX_TE
 class RanksFailed(Exception):
     """A rank that this process started has failed; the text is the complete message."""
 
+    signal = ""
+    """Name of the signal that ended the rank, if one did."""
+
 
 class LeftEarly(Exception):
     """A run stopped before its end and is saved; the log has reported it."""

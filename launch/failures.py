@@ -195,7 +195,9 @@ def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_o
         raise RanksFailed(f"{stack}\n(rank {rank} of {world_size}{where})")
     if failure.exitcode < 0:
         hint = " (often: the machine ran out of memory)" if failure.signal_name() == "SIGKILL" else ""
-        raise RanksFailed(
+        failed = RanksFailed(
             f"rank {rank} was ended by {failure.signal_name()}{hint}; the other ranks were stopped{where}"
         )
+        failed.signal = failure.signal_name()
+        raise failed
     raise RanksFailed(f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped{where}")

@@ -33,8 +33,9 @@ TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that torch's launcher handles; it would leave its handlers behind in the notebook."""
 
 
-def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
-    """Train on forked ranks, to the end or until they have left early and saved.
+def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> LeftEarly | Diverged | None:
+    """Train on forked ranks, to the end or until they have left early and saved; returns how they left, None at the
+    end.
 
     Raises:
         UserError: something the user can mend.
@@ -63,12 +64,12 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> None:
         except ChildFailedError as error:
             failures = _failures(error, folder, ranks)
     if not failures:
-        return
+        return None
     run_dir = Path(recipe.run.dir)
     try:
         raise_failure(failures, ranks, lambda rank: str(_log_of(run_dir, rank)) if rank else "")
-    except (LeftEarly, Diverged):
-        return  # the log has reported it
+    except (LeftEarly, Diverged) as ended:
+        return ended  # the log has reported it
     except RanksFailed:
         if interrupts.first is not None:
             raise KeyboardInterrupt from None

@@ -20,7 +20,7 @@ from .find_recipes import group_options, misnamed_option
 CALLBACKS = "callbacks"
 FLOW = "trireme.trainer.callbacks.flow.Flow"
 """The callback that every run needs: a file with it is a set of callbacks, any other a single callback to be added."""
-MAY_BE_NULL = ("ema", "adapter", "quantization", "qat", "collator", CALLBACKS, "tracker")
+MAY_BE_NULL = ("ema", "adapter", "quantization", "qat", "collator", CALLBACKS, "tracker", "search")
 """Groups that a run can do without."""
 
 

@@ -25,6 +25,7 @@ NOT_COMPARED = (
     "callbacks",
     "checkpoint",
     "generation",
+    "search",
     "model.attention",
     "model.loss",
     "data.eval_sets",

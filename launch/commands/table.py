@@ -23,11 +23,12 @@ from . import (
     predict,
     recipes,
     report,
+    search,
     train,
 )  # fmt: skip
 
 HEADINGS = {
-    "train a recipe": (train, check, data, batch_size),
+    "train a recipe": (train, search, check, data, batch_size),
     "use what was trained": (logs, report, evaluate, predict, generate, checkpoints, export),
     "look up what there is": (recipes, models, plans, keys, convert_args),
     "on a SLURM cluster": (launch, jobs, cancel),

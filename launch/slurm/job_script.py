@@ -55,6 +55,8 @@ class Script:
     reads: Sequence[Path] = ()
     """Folders that the recipe was read from; absolute."""
     max_restarts: int = 0
+    command: str = ""
+    """What each task runs, after ``python``; empty starts ranks."""
 
     @property
     def path(self) -> Path:
@@ -149,7 +151,9 @@ class Script:
     def _tasks(self) -> list[str]:
         """The srun command, and the command that each task runs."""
         launch, shape = self.launch, self.shape
-        if launch.tasks == "node":
+        if self.command:
+            command = self.command
+        elif launch.tasks == "node":
             restarts = f" --max-restarts {self.max_restarts}" if self.max_restarts else ""
             command = f'-m trireme.launch.slurm.job_node --ranks {shape.ranks_per_node}{restarts} --logs "${LOGS}"'
         else:

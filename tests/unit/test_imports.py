@@ -106,7 +106,8 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_of_launch_configs_import_the_dataclass_only() -> None:
     nodes = [node for node in ast.walk(ast.parse((ROOT / "configs/schema.py").read_text()))]
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    assert [module for module in modules if module.startswith("launch")] == ["launch.launch_config"]
+    dataclasses = ["launch.launch_config", "launch.search.search_config"]
+    assert [module for module in modules if module.startswith("launch")] == dataclasses
     assert _imported_folders(ROOT / "launch" / "launch_config.py") == {"trainer"}
 
 

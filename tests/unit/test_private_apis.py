@@ -124,6 +124,8 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "torch.distributed.elastic.agent.server.local_elastic_agent:LocalElasticAgent._pcontext",
         "peers of a failed rank get more than torch's time to end",
     ),
+    # -- optuna --
+    "_trial_id": ("optuna.trial:FrozenTrial._trial_id", "a trial that a killed search left is gone on with by its id"),
     # -- safetensors, transformers, Hydra, accelerate --
     "_model_mapping": (
         "transformers.models.auto.auto_factory:_BaseAutoModelClass._model_mapping",

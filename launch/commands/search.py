@@ -1,0 +1,47 @@
+"""``trireme search``: try values of a recipe's keys, and find the best."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..recipe_arguments import add_recipe_arguments, count
+
+DESCRIPTION = """Try values of a recipe's keys in trials, each a run in a folder of its own, and find the best. The same
+command goes on with a study; started several times, it runs several workers on one study."""
+EXAMPLES = """examples:
+  trireme search pretrain/persimmon_stdlib search=optuna 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'
+  trireme search my/recipe.yaml search.trials=60 plan=ddp --nproc 2
+  trireme search runs/persimmon_stdlib_search --best
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("--jobs", type=count, metavar="K", help="trials at once (default: search.jobs)")
+    parser.add_argument("--best", action="store_true", help="train the best recipe that the study has found")
+    parser.add_argument("--table", action="store_true", help="print the table of the study, also while it goes on")
+    parser.add_argument("--here", action="store_true", help="search on this machine, in spite of launch=slurm")
+    parser.add_argument("--fresh", action="store_true", help="move an existing study aside and start over")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..search.needs import import_optuna
+
+    import_optuna()
+    from ..enter import prepare_process
+    from ..search.start_search import search
+
+    prepare_process()
+    search(options)
+
+
+COMMAND = Command(
+    "search",
+    "RECIPE ...",
+    "find the best values of a recipe's keys by trials",
+    run,
+    arguments,
+    description=DESCRIPTION,
+    examples=EXAMPLES,
+)

@@ -1,0 +1,132 @@
+"""Read and check a search before its first trial: recipe, space, objectives, and a study that may be there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Problem, UserError
+from ...trainer.checkpoint.layout import RECIPE
+from ...trainer.run_folder import changed_keys
+from ..compose import compose
+from ..overrides import key_of
+from ..planning import planned
+from ..train import checked
+from .check_space import check_space
+from .objective import function_at, read_objective
+from .prepared import Prepared
+from .space import Space, read_space, value_at
+from .study_command import recalled
+from .study_store import LOCKS
+
+if TYPE_CHECKING:
+    from ...configs.schema import RecipeConfig
+
+LENGTH = ("max_steps", "epochs", "stop_at", "eval_samples")
+"""Keys of ``trainer`` that a resumed run may change, but not a study: its trials must be comparable."""
+
+
+def prepare(
+    recipe: str,
+    overrides: Sequence[str],
+    recipe_dirs: Sequence[str],
+    nproc: int | None,
+    space: Mapping[str, Any] | Callable[[Any], dict[str, Any]] | None = None,
+    function: Callable[[dict[str, Any]], Any] | None = None,
+    fresh: bool = False,
+) -> Prepared:
+    """Check a search.
+
+    Args:
+        recipe: name or file of a recipe, or the folder of a study.
+        space, function: those of a notebook, in the place of the recipe's.
+        fresh: an earlier study is to be moved aside, so it may be any.
+
+    Raises:
+        UserError: all that is wrong, before anything is written.
+    """
+    command = recalled(recipe, overrides, recipe_dirs, nproc)
+    composed = compose(command.recipe, command.overrides, command.recipe_dirs)
+    typed, ranks = checked(planned(composed, command.nproc, show=False), command.nproc)
+    if typed.search is None:
+        fix = "choose one: search=optuna, and write search.space"
+        raise UserError(Problem("search", "the recipe says nothing about a search", fix))
+    folder, name = _folder(typed, command.overrides)
+    objective = read_objective(typed, typed.search)
+    prepared = Prepared(
+        replace(typed, run=replace(typed.run, dir=str(folder))),
+        replace(command, recipe=str(composed.recipe.resolve())),
+        composed.raw,
+        ranks,
+        folder,
+        name,
+        _space(typed.search.space if space is None else space, composed.raw),
+        replace(objective, function=function) if function else objective,
+    )
+    if problems := [*_double(prepared), *_old_study(prepared, fresh)]:
+        raise UserError(*problems)
+    if problems := check_space(prepared):
+        raise UserError(*problems)
+    return prepared
+
+
+def _space(given: Any, raw: Mapping[str, Any]) -> Space | Callable[[Any], dict[str, Any]]:
+    if callable(given):
+        return given
+    if isinstance(given, str):
+        return function_at(given, "search.space")
+    space, flaws = read_space(given)
+    if flaws:
+        raise UserError(*(Problem(f"search.{flaw.partition(' ')[0]}", *_parts(flaw)) for flaw in flaws))
+    if not space.parameters:
+        fix = "write its ranges: search.space={optimizer.lr: {low: 1e-5, high: 1e-2, log: true}}"
+        raise UserError(Problem("search.space", "is empty, so there is nothing to search", fix))
+    return space.typed(raw)
+
+
+def _parts(flaw: str) -> tuple[str, str]:
+    why, _, fix = flaw.partition(" ")[2].partition("; ")
+    return why, fix
+
+
+def _folder(recipe: RecipeConfig, overrides: Sequence[str]) -> tuple[Path, str]:
+    """The folder of the study and its name: the one that the command line names, or one beside the recipe's run
+    folder."""
+    assert recipe.search is not None
+    run_dir, name = Path(recipe.run.dir), recipe.search.study
+    beside = run_dir.parent / (name or f"{run_dir.name}_search")
+    folder = run_dir if "run.dir" in map(key_of, overrides) else beside
+    return folder, name or folder.name
+
+
+def _double(prepared: Prepared) -> list[Problem]:
+    """Problems of keys that are searched and given."""
+    if not isinstance(prepared.space, Space):
+        return []
+    given = {key_of(text): text.partition("=")[2] for text in prepared.overrides}
+    why = "is searched, and also given on the command line"
+    return [Problem(key, why, "leave one of them out", given[key]) for key in prepared.space.keys if key in given]
+
+
+def _old_study(prepared: Prepared, fresh: bool) -> list[Problem]:
+    """Problems of a folder that holds a run, or a study of another recipe."""
+    folder = prepared.folder
+    if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
+        why = "holds a run, and the trials would lie in it"
+        return [Problem("run.dir", why, "name another folder: run.dir=runs/my_study", str(folder))]
+    if fresh or not (folder / RECIPE).is_file() or not (folder / LOCKS).is_dir():
+        return []
+    import yaml
+
+    before = yaml.safe_load((folder / RECIPE).read_text())
+    changed = changed_keys(prepared.recipe, folder)
+    for name in LENGTH:
+        if value_at(before, f"trainer.{name}") != getattr(prepared.recipe.trainer, name):
+            changed.append(f"trainer.{name}")
+    if not changed:
+        return []
+    shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
+    fix = "choose another run.dir or search.study, or start over with --fresh (the old folder is kept)"
+    return [Problem("run.dir", f"holds a study of another recipe (changed: {shown})", fix, str(folder))]

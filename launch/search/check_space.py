@@ -1,0 +1,101 @@
+"""Check every key of a space against the recipe's schema, before the first trial: by recipes at the edges of the space.
+
+Each end of a range and each choice stands in at least one recipe, which is composed and typed as that of a trial would
+be. Values that only do not fit together are left to the trials, since most of the space may be sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import Problem, UserError
+from ..compose import compose
+from .prepared import Prepared
+from .space import Space
+
+TRIED = 5
+"""Points at which a function of the user's own is called."""
+
+
+def check_space(prepared: Prepared) -> list[Problem]:
+    """Problems of keys and values, each once."""
+    if isinstance(prepared.space, Space):
+        points, field = list(edges(prepared.space)), "search.space."
+    else:
+        points, field = list(_drawn(prepared)), ""
+    found: dict[str, Problem | str] = {}
+    for values in points:
+        for problem in _problems(prepared, values):
+            if isinstance(problem, Problem):
+                problem = replace(problem, field=f"{field if _within(problem.field, values) else ''}{problem.field}")
+            found.setdefault(str(problem), problem)
+    return list(found.values())  # type: ignore[return-value]
+
+
+def edges(space: Space) -> Iterator[dict[str, Any]]:
+    """Points of a space among which every end of a range and every choice occurs."""
+    waiting = [(parameter.name, value) for parameter in space.parameters for value in parameter.extremes()]
+    waiting = [each for number, each in enumerate(waiting) if each not in waiting[:number]]
+    while waiting:
+        name, value = waiting[0]
+        wanted = {name: value, **_conditions(space, name)}
+        point: dict[str, Any] = {}
+        for parameter in space.parameters:
+            if parameter.key in point or not parameter.active(point):
+                continue
+            own = [value for other, value in waiting if other == parameter.name]
+            chosen = wanted.get(parameter.name, own[0] if own else parameter.extremes()[0])
+            point[parameter.key] = chosen
+            waiting = [each for each in waiting if each != (parameter.name, chosen)]
+        waiting = [each for each in waiting if each != (name, value)]
+        yield point
+
+
+def _conditions(space: Space, name: str) -> dict[str, Any]:
+    """Values of other parameters, by name, under which a parameter is searched."""
+    found: dict[str, Any] = {}
+    parameter = next(each for each in space.parameters if each.name == name)
+    for key, allowed in parameter.when.items():
+        other = next(each for each in space.parameters if each.key == key and any(map(each.holds, allowed)))
+        found[other.name] = next(value for value in allowed if other.holds(value))
+        found = {**_conditions(space, other.name), **found}
+    return found
+
+
+def _drawn(prepared: Prepared) -> Iterator[dict[str, Any]]:
+    """Points that the user's own function gives for random trials."""
+    from .samplers import draw_points
+
+    function: Any = prepared.space
+    try:
+        points = draw_points(function, TRIED)
+    except Exception as error:
+        why = f"fails: {type(error).__name__}: {error}"
+        fix = "it takes a trial of optuna and returns values by key, such as {'optimizer.lr': ...}"
+        raise UserError(Problem("search.space", why, fix, prepared.identity["space"]["function"])) from None
+    for point in points:
+        if not isinstance(point, Mapping) or not point or not all(isinstance(key, str) for key in point):
+            fix = "return values by dotted key: {'optimizer.lr': trial.suggest_float('lr', 1e-5, 1e-2, log=True)}"
+            raise UserError(Problem("search.space", "its function does not return values by key", fix, point))
+        yield dict(point)
+
+
+def _problems(prepared: Prepared, values: Mapping[str, Any]) -> list[Problem | str]:
+    """Problems of types and keys at one point."""
+    from ...configs.schema import PROVIDED, RecipeConfig
+    from ...configs.suggest import with_names_from_elsewhere
+    from ...configs.validate import read_parts, schema_paths
+
+    try:
+        composed = compose(prepared.command.recipe, prepared.overrides_of(values), prepared.command.recipe_dirs)
+    except UserError as error:
+        return list(error.problems)
+    composed.raw["search"] = None
+    _, problems = read_parts(composed.raw, RecipeConfig, PROVIDED)
+    return [*composed.problems, *with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))]
+
+
+def _within(field: str, values: Mapping[str, Any]) -> bool:
+    return any(f"{field}.".startswith(f"{key}.") or f"{key}.".startswith(f"{field}.") for key in values)

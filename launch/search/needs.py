@@ -1,0 +1,19 @@
+"""Packages that a search needs, and what to install if one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ...errors import Problem, UserError
+
+
+def import_optuna() -> None:
+    """Refuse a search without optuna.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            Problem("search", "needs optuna, which is not installed", "pip install 'trireme-train[optuna]'")
+        )

@@ -1,0 +1,118 @@
+"""What a search judges trials by: metrics of their runs by name, or a function of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Problem, UserError
+from ...trainer.callbacks.metrics_file import FILE_NAME, read_metrics
+
+if TYPE_CHECKING:
+    from ...configs.schema import RecipeConfig
+    from .search_config import SearchConfig
+
+Function = Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Names and directions of the values that a trial is judged by."""
+
+    modes: Mapping[str, str]
+    """``min`` or ``max`` by name."""
+    take: str = "last"
+    function: Function | None = None
+    """Function of the last metrics; None takes the metrics of these names themselves."""
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.modes)
+
+    @property
+    def directions(self) -> list[str]:
+        return ["minimize" if mode == "min" else "maximize" for mode in self.modes.values()]
+
+    @property
+    def single(self) -> bool:
+        return len(self.modes) == 1
+
+    @property
+    def watched(self) -> list[str]:
+        """Metrics whose lines a trial reports while it runs; empty for every evaluation."""
+        return [] if self.function else self.names
+
+    def of_lines(self, lines: Iterable[Mapping[str, Any]]) -> list[float]:
+        """Values of a run by its lines.
+
+        Raises:
+            KeyError: a metric that no line has.
+            Exception: any, of the user's own function.
+        """
+        lines = list(lines)
+        if self.function is None:
+            return [self._taken(name, [float(line[name]) for line in lines if name in line]) for name in self.names]
+        last: dict[str, Any] = {}
+        for line in lines:
+            last |= line
+        return self._called(last)
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one value of a single objective is better than another."""
+        return one < other if next(iter(self.modes.values())) == "min" else one > other
+
+    def _taken(self, name: str, values: Sequence[float]) -> float:
+        if not values:
+            raise KeyError(name)
+        if self.take == "last":
+            return values[-1]
+        finite = [value for value in values if not math.isnan(value)] or [math.nan]
+        return min(finite) if self.modes[name] == "min" else max(finite)
+
+    def _called(self, metrics: dict[str, Any]) -> list[float]:
+        assert self.function is not None
+        result = self.function(metrics)
+        if isinstance(result, Mapping):
+            return [float(result[name]) for name in self.names]
+        values = [float(value) for value in (result if isinstance(result, Sequence) else [result])]
+        if len(values) != len(self.modes):
+            raise ValueError(f"gives {len(values)} values for the objectives {', '.join(self.names)}")
+        return values
+
+
+def read_objective(recipe: RecipeConfig, search: SearchConfig) -> Objective:
+    """The objective of a recipe's search; ``checkpoint.metric`` if it names none.
+
+    Raises:
+        UserError: its function cannot be imported.
+    """
+    given: dict[str, str] = dict(search.objectives) or {recipe.checkpoint.metric: recipe.checkpoint.mode}
+    objective = Objective(given, search.take)
+    return objective if search.function is None else replace(objective, function=function_at(search.function))
+
+
+def function_at(path: str, field: str = "search.function") -> Callable[..., Any]:
+    """The function at a dotted path.
+
+    Raises:
+        UserError: there is none.
+    """
+    from ...trainer.component import locate
+
+    try:
+        found = locate(path)
+    except Exception as error:  # the user's own module may fail in any way
+        why = f"cannot be imported: {type(error).__name__}: {error}"
+        raise UserError(Problem(field, why, "write package.module.function", path)) from None
+    if not callable(found):
+        raise UserError(Problem(field, f"is a {type(found).__name__}, not a function", "", path))
+    return found
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Lines of a run's metrics; empty if it has none."""
+    file = run_dir / FILE_NAME
+    return read_metrics(file) if file.exists() else []

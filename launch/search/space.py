@@ -1,0 +1,282 @@
+"""The space of a search: which values each key may take, and under which conditions.
+
+``optimizer.lr: {low: 1e-5, high: 1e-2, log: true}`` is a range, ``plan: [ddp, zero3]`` a choice, of values or of a
+group's files. With ``when: {optimizer: lion}`` a key is searched only if another one has this value, or one of a list;
+a list of ranges with ``when`` gives a key one range for each case. Keys may be dotted or nested.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...configs.values import did_you_mean
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+OF_RANGE = ("low", "high", "log", "step", "type")
+OF_DOMAIN = (*OF_RANGE, "choices", "when")
+"""Keys of a range or choice."""
+NEEDED = {"low", "high", "choices"}
+"""Keys of which a range or choice has at least one, which tells it from nested keys."""
+NOT_SEARCHED = ("run", "search", "launch")
+"""Parts that say where and how a run is started, which a search decides itself."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key with the values that it may take, in one case."""
+
+    name: str
+    """Name in the study: the key, with its case in brackets if it has several."""
+    key: str
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    step: float | None = None
+    whole: bool = False
+    """Whether the values are integers."""
+    typed: bool = False
+    """Whether the space itself says so, by ``type``."""
+    choices: tuple[Any, ...] | None = None
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def active(self, values: Mapping[str, Any]) -> bool:
+        """Whether the key is searched beside ``values`` of other keys."""
+        return all(key in values and values[key] in allowed for key, allowed in self.when.items())
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Both ends of a range, or all choices: if these fit a recipe's types, so does all between."""
+        return self.choices if self.choices is not None else (self.low, self.high)
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        if self.choices is not None:
+            labels = [_label(choice) for choice in self.choices]
+            return self.choices[labels.index(trial.suggest_categorical(self.name, labels))]
+        if self.whole:
+            step = int(self.step or 1)
+            return trial.suggest_int(self.name, int(self.low), int(self.high), step=step, log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def holds(self, value: Any) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high and not (self.whole and value != int(value))
+
+    def stored(self, value: Any) -> Any:
+        """A value as the study keeps it."""
+        return _label(value) if self.choices is not None else value
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters in an order in which conditions come after what they depend on."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(parameter.key for parameter in self.parameters))
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Values by key for a trial of optuna."""
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.key not in values and parameter.active(values):
+                values[parameter.key] = parameter.suggest(trial)
+        return values
+
+    def stored(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by key as those of the study's parameters; keys whose case does not hold are left out."""
+        found = {}
+        for parameter in self.parameters:
+            if parameter.key in point and parameter.active(point) and parameter.holds(point[parameter.key]):
+                found.setdefault(parameter.name, parameter.stored(point[parameter.key]))
+        return found
+
+    def flaws_of(self, point: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with a given point."""
+        for key, value in point.items():
+            mine = [parameter for parameter in self.parameters if parameter.key == key]
+            if not mine:
+                fix = did_you_mean(str(key), self.keys) or "leave it out"
+                yield f"{key} is not in the space; {fix}"
+            elif not any(parameter.holds(value) for parameter in mine):
+                yield f"{key} holds {value!r}, which is outside of the space; {_inside(mine)}"
+
+    def typed(self, raw: Mapping[str, Any]) -> Space:
+        """The space with ranges of integers turned into ranges of numbers where the recipe's own value is a float, as
+        in ``data.held_out: {low: 0, high: 1}``."""
+
+        def fitted(parameter: Parameter) -> Parameter:
+            own = value_at(raw, parameter.key)
+            loose = parameter.whole and not parameter.typed and isinstance(own, float)
+            return replace(parameter, whole=False, step=parameter.step) if loose else parameter
+
+        return Space(tuple(map(fitted, self.parameters)))
+
+    def as_json(self) -> dict[str, Any]:
+        """The space as the study remembers it."""
+        return {each.name: json.loads(json.dumps(_domain(each))) for each in self.parameters}
+
+
+def read_space(given: Mapping[str, Any]) -> tuple[Space, list[str]]:
+    """The space, and what is wrong with it: texts ``space.KEY is wrong because ...; fix``."""
+    found: list[Parameter] = []
+    flaws: list[str] = []
+    for key, domain in _flat(given, ""):
+        cases = domain if _are_cases(domain) else [domain]
+        for case in cases:
+            parameter, wrong = _parameter(key, case, several=len(cases) > 1)
+            flaws += [f"space.{key}{'' if text.startswith(('.', ' ')) else ' '}{text}" for text in wrong]
+            found += [parameter] if parameter else []
+    ordered, wrong = _ordered(found)
+    return Space(tuple(ordered)), [*flaws, *(wrong if not flaws else [])]
+
+
+def value_at(raw: Any, key: str) -> Any:
+    """A value of nested data at a dotted key; None if there is none."""
+    for part in key.split("."):
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    return raw
+
+
+def _flat(given: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Keys with their domains; nested mappings give dotted keys."""
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and not NEEDED & value.keys():
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _are_cases(domain: Any) -> bool:
+    return (
+        isinstance(domain, list) and bool(domain) and all(isinstance(one, Mapping) and "when" in one for one in domain)
+    )
+
+
+def _parameter(key: str, domain: Any, several: bool) -> tuple[Parameter | None, list[str]]:
+    """A parameter, or what is wrong with its domain: texts that go on after ``space.KEY``."""
+    if key.split(".")[0] in NOT_SEARCHED:
+        return None, [f" is a key of {key.split('.')[0]}, which a search decides itself; leave it out"]
+    if isinstance(domain, list):
+        domain = {"choices": domain}
+    if not isinstance(domain, Mapping) or not domain:
+        return None, [f" is a single value ({domain!r}); write a range {{low: ..., high: ...}} or a list of choices"]
+    wrong = [
+        f".{name} is not known; {did_you_mean(str(name), OF_DOMAIN) or 'leave it out'}"
+        for name in domain
+        if name not in OF_DOMAIN
+    ]
+    when = domain.get("when") or {}
+    if not isinstance(when, Mapping):
+        return None, [*wrong, f".when is {when!r}; write {{KEY: value}} or {{KEY: [value, value]}}"]
+    cases = {str(other): tuple(value) if isinstance(value, list) else (value,) for other, value in when.items()}
+    case = ",".join(f"{other}={'|'.join(map(str, values))}" for other, values in cases.items())
+    base = Parameter(f"{key}[{case}]" if several else key, key, when=cases)
+    if "choices" in domain:
+        return _choice(base, domain, wrong)
+    return _range(base, domain, wrong)
+
+
+def _choice(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
+    choices = domain["choices"]
+    wrong += [f".{name} has no meaning beside choices; leave it out" for name in OF_RANGE if name in domain]
+    if not isinstance(choices, list) or not choices:
+        wrong.append(f".choices is {choices!r}, not a list of values; write [a, b]")
+    elif len({_label(choice) for choice in choices}) < len(choices):
+        wrong.append(f" holds a choice twice ({choices!r}); leave one out")
+    return (None, wrong) if wrong else (replace(base, choices=tuple(choices)), [])
+
+
+def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
+    low, high, step, log = (domain.get(name) for name in ("low", "high", "step", "log"))
+    for name in ("low", "high"):
+        if name not in domain:
+            wrong.append(f" has no {name}; write {{low: ..., high: ...}}")
+        elif not _is_number(domain[name]):
+            wrong.append(f".{name} is {domain[name]!r}, not a number; write a number")
+    if domain.get("type") not in (None, "int", "float"):
+        wrong.append(f".type is {domain['type']!r}; write int or float")
+    if log not in (None, True, False):
+        wrong.append(f".log is {log!r}; write true or false")
+    if step is not None and not (_is_number(step) and step > 0):
+        wrong.append(f".step is {step!r}, which is not above 0; write a positive number")
+    if wrong:
+        return None, wrong
+    assert low is not None and high is not None
+    whole = domain["type"] == "int" if "type" in domain else all(isinstance(n, int) for n in (low, high, step or 1))
+    if low > high:
+        wrong.append(f".low={low} is above high={high}; exchange them")
+    if log and low <= 0:
+        wrong.append(f".low={low} is not above 0, which log needs; use a positive number, or leave log out")
+    if log and step is not None and not (whole and step == 1):
+        wrong.append(f".step={step} cannot go with log; leave one of them out")
+    if whole and any(n != int(n) for n in (low, high, step or 1)):
+        wrong.append(f".type is int, but {low}, {high} or {step} is no whole number; write whole numbers")
+    made = replace(base, low=low, high=high, log=bool(log), step=step, whole=whole, typed="type" in domain)
+    return (None, wrong) if wrong else (made, [])
+
+
+def _ordered(found: Sequence[Parameter]) -> tuple[list[Parameter], list[str]]:
+    """Parameters after those that their conditions name, and conditions that cannot hold."""
+    flaws = list(_impossible(found))
+    ordered: list[Parameter] = []
+    waiting = list(found) if not flaws else []
+    while waiting:
+        keys = {parameter.key for parameter in waiting}
+        ready = [parameter for parameter in waiting if not keys & parameter.when.keys()]
+        if not ready:
+            return [], [
+                f"space.{waiting[0].key}.when depends on itself ({' and '.join(sorted(keys))}); drop one of them"
+            ]
+        ordered += ready
+        waiting = [parameter for parameter in waiting if parameter not in ready]
+    return ordered, flaws
+
+
+def _impossible(found: Sequence[Parameter]) -> Iterator[str]:
+    names = [parameter.name for parameter in found]
+    for parameter in found:
+        if names.count(parameter.name) > 1 and parameter is found[names.index(parameter.name)]:
+            yield f"space.{parameter.key} is given twice for the same case; leave one out"
+        for other, values in parameter.when.items():
+            those = [each for each in found if each.key == other]
+            if not those:
+                near = did_you_mean(other, sorted({each.key for each in found}))
+                yield f"space.{parameter.key}.when names {other}, which is not searched; {near or 'search it too'}"
+            for value in values:
+                if those and not any(each.holds(value) for each in those):
+                    yield f"space.{parameter.key}.when waits for {other}={value!r}, which never comes; {_inside(those)}"
+
+
+def _inside(parameters: Sequence[Parameter]) -> str:
+    parts = [
+        f"{each.low} to {each.high}" if each.choices is None else ", ".join(map(str, each.choices))
+        for each in parameters
+    ]
+    return f"the space holds {' or '.join(parts)}"
+
+
+def _label(choice: Any) -> Any:
+    """A choice as optuna keeps it: lists and mappings as JSON."""
+    plain = choice is None or isinstance(choice, bool | int | float | str)
+    return choice if plain else json.dumps(choice, sort_keys=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _domain(parameter: Parameter) -> dict[str, Any]:
+    when = {key: list(values) for key, values in parameter.when.items()}
+    if parameter.choices is not None:
+        return {"choices": list(parameter.choices), "when": when}
+    names = ("low", "high", "log", "step", "whole")
+    return {**{name: getattr(parameter, name) for name in names}, "when": when}

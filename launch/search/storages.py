@@ -1,0 +1,117 @@
+"""Where a study is kept: a journal in its folder, or a database by URL."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from ...errors import Problem, UserError
+from .file_locks import lock_file
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+JOURNAL = "study.journal"
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
+"""Kind of database -> drivers of SQLAlchemy, of which the first that is installed is used."""
+MODULES = {"mysqldb": "MySQLdb"}
+"""Driver -> its module, if that has another name."""
+PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
+"""Kind of database -> package to install if it has no driver."""
+CONNECT_SECONDS = 15
+"""Seconds after which a database that does not answer is reported."""
+FIX = "check the URL and that the database runs, or leave search.storage out for a journal in the study's folder"
+
+
+class JournalLock:
+    """Lock of a journal by the operating system: optuna's own locks stay behind when their process is killed.
+
+    A process that is killed while it writes leaves half a line; the next one to write cuts it off.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._held: int | None = None
+
+    def acquire(self) -> bool:
+        self._held = lock_file(self.file.with_name(f"{self.file.name}.lock"), wait=True)
+        _cut_half_a_line(self.file)
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+def open_storage(folder: Path, url: str | None, create: Callable[[BaseStorage], Study]) -> Study:
+    """The study that ``create`` makes or finds in the storage.
+
+    Raises:
+        UserError: the storage cannot be reached, or its driver is missing.
+    """
+    try:
+        return create(_journal(folder) if url is None else _database(url))
+    except (ModuleNotFoundError, ImportError) as error:
+        kind = urlsplit(url or "").scheme.partition("+")[0]
+        package = PACKAGES.get(kind, error.name or "its driver")
+        why = f"needs a package that is not installed ({error})"
+        raise UserError(Problem("search.storage", why, f"pip install {package}", _without_password(url))) from None
+    except UserError:
+        raise
+    except Exception as error:  # SQLAlchemy, its drivers and the file system have errors of their own
+        why = f"cannot be used: {_reason(error)}"
+        shown = _without_password(url) if url else str(folder / JOURNAL)
+        raise UserError(Problem("search.storage", why, FIX, shown)) from None
+
+
+def _journal(folder: Path) -> BaseStorage:
+    file = folder / JOURNAL
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=JournalLock(file)))  # type: ignore[arg-type]
+
+
+def _database(url: str) -> BaseStorage:
+    kind = urlsplit(url).scheme.partition("+")[0]
+    options: dict[str, Any] = {"timeout": 60} if kind == "sqlite" else {"connect_timeout": CONNECT_SECONDS}
+    there = [name for name in DRIVERS.get(kind, ()) if importlib.util.find_spec(MODULES.get(name, name))]
+    if there and "+" not in urlsplit(url).scheme:
+        url = url.replace(f"{kind}://", f"{kind}+{there[0]}://", 1)
+    return RDBStorage(url, engine_kwargs={"connect_args": options})
+
+
+def _cut_half_a_line(file: Path) -> None:
+    with file.open("r+b") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        end = size
+        while end:
+            start = max(end - 65536, 0)
+            journal.seek(start)
+            found = journal.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end < size:
+            journal.truncate(end)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that caused the others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _without_password(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url

@@ -1,0 +1,203 @@
+"""The study: which trials there are, who runs them, how they ended. It is kept by optuna in a journal or database.
+
+Several workers may share a study, on one machine or on many that see its folder. A worker claims a trial under a lock
+of the study, and holds a lock of the trial while it runs it. Locks are the operating system's, so they end with their
+process however that ends: a running trial whose lock is free was left by a worker that died, and the next worker goes
+on with it from its checkpoint. So no trial is counted twice, and none is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ...errors import Problem, UserError
+from ...trainer.component import instantiate
+from .file_locks import lock_file
+from .samplers import EXHAUSTED, build_sampler
+from .storages import open_storage
+
+if TYPE_CHECKING:
+    from .objective import Objective
+    from .search_config import SearchConfig
+
+IDENTITY = "trireme:identity"
+"""Attribute of a study: its space and objectives, which a later start must share."""
+VALUES, STARTS, SECONDS, END, REASON, FOLDER = (
+    f"trireme:{name}" for name in ("values", "starts", "seconds", "end", "reason", "folder")
+)
+"""Attributes of a trial: values by key, starts, seconds so far, how it ended and why, its run folder."""
+QUEUED = "trireme:queued"
+"""Attribute of a study whose first trials are queued."""
+OWN = "trireme:own"
+"""Attribute of the trial with the recipe's own values."""
+LOCKS = "claims"
+"""Folder of the locks, in that of the study."""
+
+
+@dataclass
+class Claim:
+    """A trial that this worker runs."""
+
+    trial: Trial
+    values: dict[str, Any]
+    """Values by key."""
+    starts: int
+    """How often it was started before."""
+    seconds: float
+    """Seconds that it ran before."""
+    lock: int
+    """Descriptor that holds the trial's lock."""
+    stored: dict[int, float] = field(default_factory=dict)
+    """Values that were reported, by step."""
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    def note(self, name: str, value: Any) -> None:
+        self.trial.set_user_attr(name, value)
+
+    def release(self) -> None:
+        os.close(self.lock)
+
+
+class StudyStore:
+    """A study of optuna with the claims of its workers.
+
+    Args:
+        folder: that of the study.
+        name: its name in the storage.
+        search, objective: as the recipe writes them.
+        identity: what must not change while the study goes on.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, search: SearchConfig, objective: Objective, identity: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.name, self.search, self.objective = folder, name, search, objective
+        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+        quiet_optuna()
+        sampler = build_sampler(search.sampler, search.seed, len(objective.modes))
+        pruner = instantiate(search.pruner) if search.pruner else optuna.pruners.NopPruner()
+        with self.locked():
+            self.study = open_storage(
+                folder,
+                search.storage,
+                lambda storage: optuna.create_study(
+                    storage=storage,
+                    study_name=name,
+                    sampler=sampler,
+                    pruner=pruner,
+                    directions=objective.directions,
+                    load_if_exists=True,
+                ),
+            )
+            self._refuse_other(identity)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Trials that were begun, by number."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+    def begin_with(self, points: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None) -> None:
+        """Queue trials with fixed values of the study's parameters, once for a study; ``own`` are the recipe's."""
+        with self.locked():
+            if self.study.user_attrs.get(QUEUED):
+                return
+            if own:
+                self.study.enqueue_trial(dict(own), user_attrs={OWN: True}, skip_if_exists=True)
+            for point in points:
+                self.study.enqueue_trial(dict(point), skip_if_exists=True)
+            self.study.set_user_attr(QUEUED, True)
+
+    def claim(self, suggest: Callable[[Trial], dict[str, Any]]) -> Claim | None:
+        """A trial that was left by a worker, or else a new one; None if the study has all its trials."""
+        with self.locked():
+            for frozen in self.trials:
+                lock = self._try_lock(frozen.number) if frozen.state == TrialState.RUNNING else None
+                if lock is not None:
+                    return self._claimed(Trial(self.study, frozen._trial_id), lock, suggest)
+            if len(self.trials) >= self.search.trials or self.study.user_attrs.get(EXHAUSTED):
+                return None
+            trial = self.study.ask()
+            lock = self._try_lock(trial.number)
+            assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
+            return self._claimed(trial, lock, suggest)
+
+    def report(self, claim: Claim, step: int, value: float) -> bool:
+        """Note a value, and say whether the pruner would end the trial now."""
+        if step not in claim.stored:
+            claim.stored[step] = value
+            claim.trial.report(value, step)
+        return claim.trial.should_prune()
+
+    def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Tell the study how a trial ended, and let go of it."""
+        self.study.tell(claim.trial, values, state)
+        claim.release()
+
+    def _claimed(self, trial: Trial, lock: int, suggest: Callable[[Trial], dict[str, Any]]) -> Claim:
+        attributes = trial.user_attrs
+        if VALUES in attributes:
+            values = json.loads(attributes[VALUES])
+        else:
+            values = suggest(trial)
+            trial.set_user_attr(VALUES, json.dumps(values))
+        starts = int(attributes.get(STARTS, 0))
+        trial.set_user_attr(STARTS, starts + 1)
+        frozen = next(each for each in self.trials if each.number == trial.number)
+        seconds = float(attributes.get(SECONDS, 0.0))
+        return Claim(trial, values, starts, seconds, lock, dict(frozen.intermediate_values))
+
+    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
+        """Keep the identity of a new study, and refuse an old one that has another.
+
+        Raises:
+            UserError: the space or the objectives differ.
+        """
+        known = self.study.user_attrs.get(IDENTITY)
+        if known is None and not self.study.get_trials(deepcopy=False):
+            self.study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
+            return
+        known = json.loads(known) if known else {}
+        now = json.loads(json.dumps(identity))
+        for part, field_name in (("space", "search.space"), ("objectives", "search.objectives")):
+            before, after = known.get(part), now.get(part)
+            if before == after:
+                continue
+            both = (before, after) if isinstance(before, dict) and isinstance(after, dict) else ({}, {})
+            changed = sorted(key for key in {*both[0], *both[1]} if both[0].get(key) != both[1].get(key))
+            words = f" (changed: {', '.join(changed)})" if changed else ""
+            why = f"is not that of the study in {self.folder}{words}"
+            fix = "choose another run.dir or search.study, or start over with --fresh (the old folder is kept)"
+            raise UserError(Problem(field_name, why, fix))
+
+    def _try_lock(self, number: int) -> int | None:
+        """A descriptor that holds the lock of a trial; None if another worker holds it."""
+        return lock_file(self.folder / LOCKS / f"trial_{number:04d}", wait=False)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context in which no other worker claims a trial."""
+        descriptor = lock_file(self.folder / LOCKS / "study", wait=True)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def quiet_optuna() -> None:
+    """Keep optuna from printing a line for each trial, and from warning of what it calls experimental."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

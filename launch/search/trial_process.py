@@ -1,0 +1,123 @@
+"""The life of a trial in its own process: read its recipe, train on one rank or on forked ranks, and say how it ended.
+
+The process is forked from ``trial_server.py``. Its output goes into the trial's ``logs``, and how it ended into a file
+that the search reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UserError
+from ...trainer.interruption import STARTED
+from ..elastic import cores_per_rank
+from ..error_report import LeftEarly, RanksFailed
+
+if TYPE_CHECKING:
+    from ...configs.schema import RecipeConfig
+
+DONE, PRUNED, SAVED, DIVERGED, REFUSED, MEMORY, KILLED, FAILED, INTERRUPTED = (
+    "done", "pruned", "saved", "diverged", "refused", "out of memory", "killed", "failed", "interrupted",
+)  # fmt: skip
+"""How the process of a trial can end. ``saved``: it left early, and goes on when it is started again."""
+NO_MEMORY = re.compile(
+    r"OutOfMemoryError|MemoryError|can't allocate memory|CUDA out of memory|CUDA error: out of memory", re.IGNORECASE
+)
+OUTPUT = "trial.out"
+
+
+def run_trial(request: Mapping[str, Any]) -> None:
+    """Train a trial, and write how it ended as JSON (``kind``, ``text``) into ``request["result"]``."""
+    _enter(request)
+    try:
+        kind, text = _train(request)
+    except BaseException as error:
+        kind, text = ending_of(error)
+        traceback.print_exc()
+    path = Path(request["result"])
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"kind": kind, "text": text}))
+    os.replace(partial, path)
+
+
+def read_trial(request: Mapping[str, Any]) -> tuple[RecipeConfig, int]:
+    """The typed recipe of a trial and its number of ranks.
+
+    Raises:
+        UserError: its values do not fit together.
+    """
+    from ..compose import compose
+    from ..planning import planned
+    from ..train import checked
+
+    composed = planned(
+        compose(request["recipe"], request["overrides"], request["recipe_dirs"]), request["nproc"], show=False
+    )
+    composed.raw |= {"search": None, "launch": {"kind": "local"}}
+    return checked(composed, request["nproc"])
+
+
+def ending_of(error: BaseException) -> tuple[str, str]:
+    """The kind of an ending by exception, and its reason in words."""
+    text = str(error).strip()
+    if isinstance(error, UserError):
+        return REFUSED, text
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "before there was anything to save"
+    if isinstance(error, RanksFailed) and error.signal:
+        return KILLED, text
+    name = type(error).__name__
+    if NO_MEMORY.search(f"{name}: {text}"):
+        return MEMORY, _last_line(text)
+    return FAILED, _last_line(text) if isinstance(error, RanksFailed) else f"{name}: {text}"
+
+
+def _enter(request: Mapping[str, Any]) -> None:
+    """Take the cores, variables and output file of this trial."""
+    logs = Path(request["run_dir"]) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    output = os.open(logs / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.sched_setaffinity(0, request["cores"])
+    os.environ.update({**request["env"], STARTED: str(time.time())})
+
+
+def _train(request: Mapping[str, Any]) -> tuple[str, str]:
+    from ...trainer.run_folder import open_run_folder
+    from ..fork import fork_ranks
+
+    recipe, ranks = read_trial(request)
+    open_run_folder(Path(recipe.run.dir), fresh=False)
+    if ranks == 1:
+        return _train_here(recipe, request["threads"] or cores_per_rank(1))
+    ended = fork_ranks(recipe, "auto", ranks)
+    return (SAVED if isinstance(ended, LeftEarly) else DIVERGED if ended else DONE), ""
+
+
+def _train_here(recipe: RecipeConfig, threads: int) -> tuple[str, str]:
+    import torch
+
+    from ...trainer.build import train
+
+    torch.set_num_threads(threads)
+    result = train(recipe)
+    if result.not_finite:
+        return DIVERGED, result.not_finite
+    if result.pruned:
+        return PRUNED, result.pruned
+    return (SAVED, result.interrupted) if result.interrupted else (DONE, "")
+
+
+def _last_line(text: str) -> str:
+    """The last line of a traceback that names the error."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("(rank ")]
+    return lines[-1].strip() if lines else text
