@@ -45,7 +45,7 @@ def test_the_readme_shows_ten_commands_first_under_five_headings() -> None:
     use = text[text.index("## Use") : text.index("</details>")]
     first, more = use.split("<details>")
     assert len(LINE.findall(first)) == 10 and first.count("\n# ") == 5
-    assert len(LINE.findall(use)) + more.count("\ntorchrun ") == 28
+    assert len(LINE.findall(use)) + more.count("\ntorchrun ") == 30
 
 
 @pytest.mark.parametrize("path", [*PAGES, *CODE], ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,105 @@
+"""The space of a search: what it holds, in which cases, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from trireme.launch.search.check_space import edges
+from trireme.launch.search.space import Space, read_space
+
+LR = {"low": 1e-5, "high": 1e-2, "log": True}
+SPACE = {
+    "optimizer.lr": LR,
+    "optimizer": ["adamw", "lion"],
+    "trainer": {"max_grad_norm": [
+        {"low": 1, "high": 2, "when": {"optimizer": "adamw"}},
+        {"low": 3.0, "high": 4, "when": {"optimizer": ["lion"]}},
+    ]},
+    "scheduler.warmup_steps": {"low": 0, "high": 8, "step": 4, "when": {"optimizer": "lion"}},
+    "optimizer.betas": [[0.9, 0.95], [0.9, 0.99]],
+}  # fmt: skip
+
+
+def space_of(given: dict[str, Any]) -> Space:
+    space, flaws = read_space(given)
+    assert not flaws
+    return space
+
+
+def test_values_keep_their_types_and_cases() -> None:
+    space = space_of(SPACE)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = [space.suggest(study.ask()) for _ in range(60)]
+    assert {point["optimizer"] for point in seen} == {"adamw", "lion"}
+    for point in seen:
+        lion = point["optimizer"] == "lion"
+        assert 1e-5 <= point["optimizer.lr"] <= 1e-2
+        assert ("scheduler.warmup_steps" in point) == lion
+        assert point.get("scheduler.warmup_steps", 0) in (0, 4, 8)
+        assert (3 <= point["trainer.max_grad_norm"] <= 4) if lion else (point["trainer.max_grad_norm"] in (1, 2))
+        assert point["optimizer.betas"] in ([0.9, 0.95], [0.9, 0.99])
+    below = sum(point["optimizer.lr"] < 10**-3.5 for point in seen)
+    assert 15 < below < 45, "half of a logarithmic range lies below its middle"
+
+
+def test_integers_become_numbers_where_the_recipe_has_a_number() -> None:
+    space = space_of({"data.held_out": {"low": 0, "high": 1}, "trainer.max_steps": {"low": 1, "high": 3}})
+    held_out, steps = space.typed({"data": {"held_out": 0.1}, "trainer": {"max_steps": 10}}).parameters
+    assert (held_out.whole, steps.whole) == (False, True)
+    asked = space_of({"data.held_out": {"low": 0, "high": 1, "type": "int"}})
+    assert asked.typed({"data": {"held_out": 0.1}}).parameters[0].whole
+
+
+def test_edges_reach_every_end_and_choice() -> None:
+    points = list(edges(space_of(SPACE)))
+    seen = {(key, str(value)) for point in points for key, value in point.items()}
+    assert len(points) <= 5
+    for key, values in {
+        "optimizer.lr": (1e-5, 1e-2),
+        "optimizer": ("adamw", "lion"),
+        "trainer.max_grad_norm": (1, 2, 3.0, 4),
+        "scheduler.warmup_steps": (0, 8),
+        "optimizer.betas": ([0.9, 0.95], [0.9, 0.99]),
+    }.items():
+        assert {(key, str(value)) for value in values} <= seen
+    assert all(("scheduler.warmup_steps" in point) == (point["optimizer"] == "lion") for point in points)
+
+
+def test_given_points_are_stored_by_their_case() -> None:
+    space = space_of(SPACE)
+    point = {"optimizer": "lion", "trainer.max_grad_norm": 3.5, "optimizer.betas": [0.9, 0.99]}
+    assert space.stored(point) == {
+        "optimizer": "lion",
+        "trainer.max_grad_norm[optimizer=lion]": 3.5,
+        "optimizer.betas": "[0.9, 0.99]",
+    }
+    flaws = list(space.flaws_of({"optimizer.lr": 1.0, "optimiser": "lion"}))
+    assert "outside of the space" in flaws[0] and "did you mean optimizer?" in flaws[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"a": {"low": 2, "high": 1}}, "space.a.low=2 is above high=1"),
+        ({"a": {"low": 0, "high": 1, "log": True}}, "which log needs"),
+        ({"a": {"low": 1, "high": 9, "log": True, "step": 2}}, "cannot go with log"),
+        ({"a": {"low": 1, "high": 9, "step": 0}}, "space.a.step is 0"),
+        ({"a": {"low": "1", "high": 2}}, "space.a.low is '1', not a number"),
+        ({"a": {"low": 1, "hgih": 2}}, "did you mean high?"),
+        ({"a": {"low": 1}}, "space.a has no high"),
+        ({"a": 3}, "single value"),
+        ({"a": []}, "not a list of values"),
+        ({"a": [1, 1]}, "holds a choice twice"),
+        ({"run.dir": ["a", "b"]}, "which a search decides itself"),
+        ({"a": {"low": 0.5, "high": 2, "type": "int"}}, "no whole number"),
+        ({"a": {"low": 1, "high": 2, "when": {"b": 1}}}, "names b, which is not searched"),
+        ({"a": {"low": 1, "high": 2, "when": {"b": 7}}, "b": [1, 2]}, "waits for b=7, which never comes"),
+        ({"a": {"low": 1, "high": 2, "when": {"b": 1}}, "b": {"low": 1, "high": 2, "when": {"a": 1}}}, "on itself"),
+    ],
+)
+def test_what_is_wrong_is_named(given: dict[str, Any], words: str) -> None:
+    _, flaws = read_space(given)
+    assert len(flaws) >= 1 and any(words in flaw for flaw in flaws), flaws
+    assert all(flaw.startswith("space.") and "; " in flaw for flaw in flaws)
