@@ -74,7 +74,7 @@ def prepare(
 
 def _space(given: Any, raw: Mapping[str, Any]) -> Space | Callable[[Any], dict[str, Any]]:
     if callable(given):
-        return given
+        return given  # type: ignore[return-value]
     if isinstance(given, str):
         return function_at(given, "search.space")
     space, flaws = read_space(given)

@@ -30,7 +30,9 @@ def check_space(prepared: Prepared) -> list[Problem]:
         for problem in _problems(prepared, values):
             if isinstance(problem, Problem):
                 problem = replace(problem, field=f"{field if _within(problem.field, values) else ''}{problem.field}")
-            found.setdefault(str(problem), problem)
+            # A function gives other values at each call, and each would show the same problem.
+            once = (problem.field, problem.why) if isinstance(problem, Problem) and not field else problem
+            found.setdefault(str(once), problem)
     return list(found.values())  # type: ignore[return-value]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import Problem, UserError
 from ...trainer.callbacks.metrics_file import FILE_NAME, read_metrics
@@ -33,7 +33,7 @@ class Objective:
         return list(self.modes)
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
         return ["minimize" if mode == "min" else "maximize" for mode in self.modes.values()]
 
     @property

@@ -139,7 +139,7 @@ def _warm_up(request: dict[str, Any]) -> None:
     prepare_process()
     with quick_imports(), suppress(Exception):
         for name in IMPORTED:
-            importlib.import_module(name.replace("trireme.", f"{__package__.split('.')[0]}.", 1))
+            importlib.import_module(name)
         from .trial_process import read_trial
 
         read_trial(request)

@@ -193,7 +193,7 @@ def test_functions_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> No
         for line in lines(tmp_path / "study" / row["folder"]):
             last |= line
         assert row["gap"] == last["eval_loss"] - last["loss"]
-    with pytest.raises(UserError, match="did you mean lr"):
+    with pytest.raises(UserError, match=r"did you mean optimizer\.lr\?$"):
         searched(starter, tmp_path / "wrong", "search.space=faults_of_trials.wrong_space")
 
 
