@@ -86,6 +86,7 @@ def _drawn(prepared: Prepared) -> Iterator[dict[str, Any]]:
 
 def _problems(prepared: Prepared, values: Mapping[str, Any]) -> list[Problem | str]:
     """Problems of types and keys at one point."""
+    from ...configs.check_parts import check_built
     from ...configs.schema import PROVIDED, RecipeConfig
     from ...configs.suggest import with_names_from_elsewhere
     from ...configs.validate import read_parts, schema_paths
@@ -95,7 +96,9 @@ def _problems(prepared: Prepared, values: Mapping[str, Any]) -> list[Problem | s
     except UserError as error:
         return list(error.problems)
     composed.raw["search"] = None
-    _, problems = read_parts(composed.raw, RecipeConfig, PROVIDED)
+    parts, problems = read_parts(composed.raw, RecipeConfig, PROVIDED)
+    refused = check_built(parts, {problem.field for problem in problems})
+    problems += [problem for problem in refused if _within(problem.field, values)]
     return [*composed.problems, *with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))]
 
 
