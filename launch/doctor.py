@@ -31,7 +31,7 @@ State = Literal["ok", "note", "missing"]
 GIB = 2**30
 LIBRARIES = (
     "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "hydra-core", "deepspeed",
-    "bitsandbytes", "tensorboard",
+    "bitsandbytes", "tensorboard", "optuna",
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": "pip install 'trireme-train[deepspeed]' (plans zero0 to zero3)",
