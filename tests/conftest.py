@@ -20,9 +20,15 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
-    """Ranks forked later would inherit a process group; benchmarks silence logging, which later tests read."""
+    """Ranks that are forked later would inherit a process group. Benchmarks silence logging, which later tests read;
+    commands that show a recipe (``--info``) let it talk."""
+    level, handlers = logging.root.level, list(logging.root.handlers)
     yield
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(level)
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in handlers:
+            logging.root.removeHandler(handler)
     _forget_closed_streams()
     assert not torch.distributed.is_initialized(), "this test left a process group behind"
 

@@ -1,12 +1,15 @@
-"""Garbage collection is off during heavy imports, and is as before afterwards."""
+"""Garbage collection is off during heavy imports, is as before afterwards, and leaves alone what they have made."""
 
 from __future__ import annotations
 
 import gc
+import sys
+import types
+import weakref
 from collections.abc import Iterator
 
 import pytest
-from trireme.launch.quick_imports import quick_imports
+from trireme.launch.quick_imports import HEAVY, quick_imports
 
 
 @pytest.fixture(autouse=True)
@@ -16,11 +19,18 @@ def _restored() -> Iterator[None]:
     gc.unfreeze()
 
 
+class Part:
+    """Something that refers to itself, as models do."""
+
+    def __init__(self) -> None:
+        self.whole = self
+
+
 def test_collections_stop_and_go_on_after_a_failing_import() -> None:
     with pytest.raises(ImportError), quick_imports():
         assert not gc.isenabled()
         raise ImportError
-    assert gc.isenabled() and gc.get_freeze_count() > 0
+    assert gc.isenabled()
 
 
 def test_who_has_switched_them_off_keeps_them_off() -> None:
@@ -28,3 +38,21 @@ def test_who_has_switched_them_off_keeps_them_off() -> None:
     with quick_imports():
         pass
     assert not gc.isenabled()
+
+
+def test_what_heavy_imports_make_is_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.unfreeze()
+    with quick_imports():
+        for number in range(HEAVY + 1):
+            monkeypatch.setitem(sys.modules, f"heavy_{number}", types.ModuleType(f"heavy_{number}"))
+    assert gc.get_freeze_count() > 0
+
+
+def test_a_process_that_trains_many_times_keeps_nothing_of_the_earlier_runs() -> None:
+    gc.unfreeze()
+    seen = weakref.ref(Part())  # only a collection finds it
+    with quick_imports():
+        pass
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert seen() is None
