@@ -125,8 +125,11 @@ class StudyStore:
         with self.locked():
             for frozen in self.trials:
                 lock = self._try_lock(frozen.number) if frozen.state == TrialState.RUNNING else None
-                if lock is not None:
+                if lock is None:
+                    continue
+                if self._runs(frozen.number):
                     return self._claimed(Trial(self.study, frozen._trial_id), lock, suggest)
+                os.close(lock)  # its worker has finished it since the trials were read
             if len(self.trials) >= self.search.trials or self.study.user_attrs.get(EXHAUSTED):
                 return None
             trial = self.study.ask()
@@ -145,6 +148,11 @@ class StudyStore:
         """Tell the study how a trial ended, and let go of it."""
         self.study.tell(claim.trial, values, state)
         claim.release()
+
+    def _runs(self, number: int) -> bool:
+        """Whether the study still waits for the end of a trial, now that its lock is held: workers tell an end first,
+        and then let go of the lock."""
+        return any(trial.number == number and trial.state == TrialState.RUNNING for trial in self.trials)
 
     def _claimed(self, trial: Trial, lock: int, suggest: Callable[[Trial], dict[str, Any]]) -> Claim:
         attributes = trial.user_attrs
