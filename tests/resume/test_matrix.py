@@ -55,6 +55,13 @@ def test_adapters_go_on_where_they_were_saved(plan: str, variant: str, folder: P
     _all_sound(resumed(folder, plan, cases), len(cases))
 
 
+def test_a_run_that_draws_prefixes_goes_on_drawing_them(folder: Path) -> None:
+    """Perceiver AR: stages hand on latents alone, and what is drawn is a function of the position in the stream."""
+    plan = "fsdp_full_shard"
+    cases = [Case("pp_1f1b", plan, variant="perceiver_ar"), Case(plan, plan, variant="perceiver_ar")]
+    _all_sound(resumed(folder, plan, cases), len(cases))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("plan", ADAPTED)
