@@ -67,7 +67,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     device = trainer.mesh.device
     return {
         "trireme": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, which YAML does not know
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "host": platform.node(),

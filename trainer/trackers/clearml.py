@@ -47,6 +47,7 @@ class ClearML(Tracker):
         session = self.module("clearml.backend_api.session.session")
         fix = "clearml-init, or set CLEARML_API_ACCESS_KEY, CLEARML_API_SECRET_KEY and CLEARML_API_HOST; without a "
         fix += "network callbacks.clearml.mode=offline"
+        self.module().Task.set_offline(False)
         try:
             session.Session()
         except session.MissingConfigError:

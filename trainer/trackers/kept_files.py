@@ -36,6 +36,12 @@ def linked(checkpoint: Path, run_dir: Path, key: str) -> Path | None:
     return folder
 
 
+def forget_all(run_dir: Path, key: str) -> None:
+    """Delete links that a killed run has left."""
+    for folder in sorted((run_dir / LINKS / key).glob("*")):
+        forget(folder)
+
+
 def forget(path: Path) -> None:
     """Delete the links to a checkpoint, and their folders if nothing else is in them."""
     links = path.parent.parent

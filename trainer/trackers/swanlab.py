@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from .about_run import AboutRun
 from .line import Line, Status
 from .tracker import NoLogin, Tracker
+from .tracker_library import is_installed
 
 FOLDER = "swanlog"
 STATE: dict[str, Any] = {"finished": "success", "interrupted": "aborted", "failed": "crashed"}
@@ -40,12 +41,18 @@ class SwanLab(Tracker):
         return f"{self.mode} {os.environ.get('SWANLAB_API_HOST')} {os.environ.get('SWANLAB_API_KEY')}"
 
     def login(self) -> None:
+        if self.mode == "local" and not is_installed("swanboard"):
+            raise NoLogin("mode=local needs swanboard, which is not installed", "pip install 'swanlab[dashboard]'")
         if self.mode != "online":
             return
         key = os.environ.get("SWANLAB_API_KEY")
         fix = "swanlab login, or set SWANLAB_API_KEY; without a network callbacks.swanlab.mode=local"
-        if not self.module().login(api_key=key, save=False, relogin=False):
-            raise NoLogin("there is no key, or it is refused", fix)
+        try:
+            accepted = self.module().login(api_key=key, save=False, relogin=False)
+        except self.module("swanlab.exceptions").AuthenticationError as error:
+            raise NoLogin(f"{error}", fix) from None
+        if not accepted:
+            raise NoLogin("the key is refused", fix)
 
     def start(self, run: AboutRun) -> str:
         online = self.mode == "online"

@@ -25,7 +25,7 @@ from ...errors import Problem, UserError, refuse
 from ..callbacks.callback import Callback, Metrics
 from ..interruption import SIGNALS
 from .about_run import AboutRun, about_run
-from .kept_files import files_of_run, linked
+from .kept_files import files_of_run, forget_all, linked
 from .line import Line, Status
 from .reported import Reported
 from .sender import Sender, one_line
@@ -161,6 +161,7 @@ class Tracker(Callback):
         if self._sender is not None:  # after a rollback
             return self._sender.go_back(state.step)
         self._trainer, self._status = trainer, "failed"
+        forget_all(trainer.run_dir, self.KEY)
         reported = Reported(trainer.run_dir, self.KEY)
         run = about_run(trainer, self, reported.id)
         try:

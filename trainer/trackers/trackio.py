@@ -74,6 +74,7 @@ class Trackio(Tracker):
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+        self.module("trackio.context_vars").current_run.set(None)  # else the run is ended once more at exit
         return found
 
     def write(self, lines: Sequence[Line]) -> None:
