@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,19 @@ from trireme.trainer.loop import TrainResult
 from trireme.trainer.trackers.about_run import AboutRun
 
 ARTIFACTS = "[checkpoints,curve,samples,log]"
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000002000000010802000000"
-    "7b40e8dd0000000f4944415478da6364f8cfc0c00000040002012a4a1d3b0000000049454e44ae426082"
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+PNG = b"".join(
+    [
+        b"\x89PNG\r\n\x1a\n",
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 2, 0, 0, 0)),
+        _chunk(b"IDAT", zlib.compress(b"\0" + b"\xff\0\0" * 2)),
+        _chunk(b"IEND", b""),
+    ]
 )
 """A picture of two pixels."""
 
@@ -49,7 +61,7 @@ def known_as(run_dir: Path, key: str) -> str:
 def same_losses(found: Iterable[tuple[str, int, float]], run_dir: Path) -> None:
     """Assert that a tracker shows every loss once: tag, step, value."""
     wanted = sorted(lines_of(run_dir))
-    assert len(wanted) == 9
+    assert len(wanted) >= 9
     assert sorted(found) == [(tag, step, pytest.approx(value, rel=1e-6)) for tag, step, value in wanted]
 
 

@@ -18,4 +18,5 @@ if not is_installed("flask"):  # part of mlflow, but not of mlflow-skinny
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries write into the current folder, the home and their caches."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -1,7 +1,7 @@
 """Run each tracker's test with its real library, in an environment of its own, and write docs/trackers-tested.md.
 
     make trackers
-    python tests/trackers/environments.py aim comet      # some of them; the page is left alone
+    python tests/trackers/environments.py aim comet      # some of them; results of the others are kept
 
 An environment lies in ``build/trackers/NAME``. It sees the packages of trireme's own environment and puts its own
 before them, so that only the library and what its pins replace is installed. Pins of trackers collide with trireme's
@@ -18,11 +18,17 @@ import sysconfig
 import time
 import venv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers.report import keep, kept, markdown
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PLACE, PAGE = ROOT / "build" / "trackers", ROOT / "docs" / "trackers-tested.md"
+RESULTS = PLACE / "results.json"
 NEEDS = {
     "comet": ["comet_ml==3.58.8"],
     "neptune": ["neptune==1.14.0.post2"],
@@ -31,7 +37,7 @@ NEEDS = {
     "dvclive": ["dvclive==3.49.1"],
     "flyte": ["flytekit==1.16.31"],
     "dagshub": ["dagshub==0.7.3"],
-    "azureml": ["azureml-mlflow==1.43.0.post1"],
+    "azureml": ["azureml-mlflow==1.62.0.post6"],
     "trackio": ["trackio==0.43.0"],
     "swanlab": ["swanlab[dashboard]==0.10.3"],
     "aim": ["aim==3.29.1"],
@@ -60,10 +66,8 @@ ABOUT = """# Trackers, tested
 Written by `make trackers`: every tracker runs with its real library, and what it has written is read back. Runs are of
 six steps, stopped after three and resumed; each line must be there once. Services that cannot be reached are spoken to
 on the loopback.
-
-| tracker | library | what is tested | result | seconds |
-| --- | --- | --- | --- | --- |
 """
+TITLES = ("tracker", "library", "what is tested", "result", "seconds")
 
 
 def environment(name: str) -> Path:
@@ -74,7 +78,8 @@ def environment(name: str) -> Path:
         return python
     venv.create(folder, with_pip=False, clear=True)
     inside = next((folder / "lib").glob("python*")) / "site-packages"
-    (inside / "zz_trireme.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    # Added as a site folder, so that an editable trireme in it is found too; the environment's own packages come first.
+    (inside / "zz_trireme.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
     tool = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--prefer-binary"]
     subprocess.run([*tool, *NEEDS[name]], check=True)
     mark.write_text(wanted)
@@ -89,21 +94,32 @@ def tests(name: str) -> list[str]:
     return [str(file) for file in [*files, *in_a_run] if file.is_file()]
 
 
-def run(name: str) -> str:
-    """Run the tests of a tracker; returns a row of the table."""
+@dataclass
+class Tested:
+    """What the tests of a tracker gave."""
+
+    library: str
+    result: str
+    seconds: float
+
+
+def run(name: str) -> Tested:
+    """Run the tests of a tracker."""
     python = Path(sys.executable) if name in OWN else environment(name)
     began = time.monotonic()
     tool = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests(name)]
     done = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
     if done.returncode:
         print(done.stdout[-6000:], done.stderr[-2000:])
-    result = re.sub(r"\s+in .*|=", "", last).strip()
-    print(f"{name}: {result}", flush=True)
-    return f"| {name} | {version(python, name)} | {TESTED[name]} | {result} | {time.monotonic() - began:.0f} |\n"
+    said = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|error)", line)]
+    last = said[-1] if said else "no test has ended"
+    found = Tested(library(python, name), re.sub(r"\s+in .*|=", "", last).strip(), time.monotonic() - began)
+    print(f"{name}: {found.result}", flush=True)
+    return found
 
 
-def version(python: Path, name: str) -> str:
+def library(python: Path, name: str) -> str:
+    """Name and version of a tracker's library."""
     about = f"from trireme.trainer.trackers.registry import tracker_class as c; n = c({name!r}).LIBRARY; "
     about += "from trireme.trainer.trackers.tracker_library import library_version as v; print(n, v(n))"
     return subprocess.run([str(python), "-c", about], capture_output=True, text=True).stdout.strip()
@@ -113,10 +129,18 @@ def main(names: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in TESTED]:
         print(f"no tracker {', '.join(unknown)}; there are {', '.join(TESTED)}")
         return 2
-    rows = [run(name) for name in names or TESTED]
-    if not names:
-        PAGE.write_text(ABOUT + "".join(rows))
-    return int(any("failed" in row or "error" in row for row in rows))
+    results = kept(RESULTS, Tested) if names else {}
+    for name in names or TESTED:
+        results[name] = run(name)
+        keep(RESULTS, results)
+    if results.keys() == TESTED.keys():
+        rows = [
+            (name, each.library, what, each.result, f"{each.seconds:.0f}")
+            for name, what in TESTED.items()
+            if (each := results[name])
+        ]
+        PAGE.write_text(f"{ABOUT}\n{markdown(TITLES, rows)}\n")
+    return int(any("failed" in each.result or "passed" not in each.result for each in results.values()))
 
 
 if __name__ == "__main__":

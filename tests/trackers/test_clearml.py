@@ -30,8 +30,8 @@ def test_the_sessions_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert ("cpu_percent", "system") in {(each["metric"], each["variant"]) for each in scalars}
     task = json.loads((sessions[-1] / "task.json").read_text())
     assert (task["name"], task["project_name"], task["tags"]) == ("oars", "sea", ["long"])
-    text = json.dumps(task)
-    assert "recipe/trainer/global_batch_size" in text and '"study"' in text
+    given = task["hyperparams"]
+    assert given["recipe"]["trainer/global_batch_size"]["value"] == "8" and given["run"]["group"]["value"] == "study"
     assert {each["key"] for each in task["execution"]["artifacts"]} >= {"samples.txt", "step_00000006"}
 
 

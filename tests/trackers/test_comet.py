@@ -25,7 +25,7 @@ def test_archives_of_a_resumed_run(tmp_path: Path) -> None:
             assert (about["project_name"], about["tags"]) == ("sea", ["long"])
             found = [json.loads(line) for line in content.read("messages.json").splitlines()]
             messages += found
-            assets += [each["payload"] for each in found if "file_name" in each["payload"]]
+            assets += [each["payload"]["additional_params"] for each in found if each["type"] == "file_upload"]
     metrics = [each["payload"]["metric"] for each in messages if each["type"] == "metric_msg"]
     losses = [each for each in metrics if each["metricName"] in ("train/loss", "eval/loss")]
     same_losses(((each["metricName"], each["step"], each["metricValue"]) for each in losses), run_dir)
@@ -34,8 +34,9 @@ def test_archives_of_a_resumed_run(tmp_path: Path) -> None:
     assert parameters["trainer.global_batch_size"] == 8
     others = {each["payload"]["key"]: each["payload"]["value"] for each in messages if each["type"] == "log_other"}
     assert (others["Name"], others["group"], others["status"]) == ("oars", "study", "finished")
-    names = {each["file_name"] for each in assets}
-    assert {"samples.txt", "log.txt"} <= names and any("step_00000006" in str(each) for each in assets)
+    names = {each.get("fileName") for each in assets}
+    assert {"samples.txt", "log.txt"} <= names and "curve" in {each.get("figName") for each in assets}
+    assert any(name and name.startswith("step_00000006/") for name in names)
 
 
 def test_a_key_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def dagshub() -> Iterator[MlflowServer]:
     def answer(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, object]:
         if path.startswith("/api/v1/user"):
             known = TOKEN in headers.get("Authorization", "") or f"{TOKEN}" in path
-            return (200, {"username": "me", "id": 1}) if known else (401, {"message": "bad token"})
+            return (200, {"login": "me", "username": "me"}) if known else (401, {"message": "bad token"})
         return state.answer(method, path, body, headers)
 
     with serving(answer) as url:

@@ -14,8 +14,8 @@ from trireme.trainer.trackers.neptune import Neptune
 
 def operations(folder: Path) -> list[dict[str, Any]]:
     """What Neptune's own reader of its queue gives."""
+    from neptune.core.components.queue.json_file_splitter import JsonFileSplitter
     from neptune.internal.operation import Operation
-    from neptune.internal.utils.json_file_splitter import JsonFileSplitter
 
     found = []
     for file in sorted(folder.glob("data-*.log")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,17 @@ def test_local_files_of_a_resumed_run(tmp_path: Path) -> None:
     known = train_twice(run_dir, "swanlab", "callbacks.swanlab.mode=local", artifacts="[curve,samples]")
     parts = sorted((run_dir / "swanlog").glob("run-*"))
     assert len(parts) == 2
-    losses, names = [], set()
+    with closing(sqlite3.connect(run_dir / "swanlog" / "runs.swanlab")) as board:  # which its dashboard reads
+        tags = board.execute(
+            "select run_id, folder, tag.name from tag join experiment on experiment_id = experiment.id"
+        )
+        names_of = {(run, folder): name for run, folder, name in tags}
+    losses, names = [], set(names_of.values())
     for part in parts:
         config = yaml.safe_load((part / "files" / "config.yaml").read_text())
         assert config["id"]["value"] == known and config["trainer"]["value"]["global_batch_size"] == 8
         for folder in (part / "logs").iterdir():
-            name = json.loads((folder / "_summary.json").read_text()).get("key", folder.name)
-            names.add(name)
+            name = names_of[part.name, folder.name]
             if name in ("train/loss", "eval/loss"):
                 rows = [json.loads(line) for file in folder.glob("*.log") for line in file.read_text().splitlines()]
                 losses += [(name, row["index"], row["data"]) for row in rows]
@@ -42,5 +48,7 @@ def test_an_offline_run(tmp_path: Path) -> None:
 
 def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
-    with pytest.raises(UserError, match="SwanLab: "):
+    with pytest.raises(
+        UserError, match=r"SwanLab: No API key provided.*\n  fix: swanlab login, or set SWANLAB_API_KEY"
+    ):
         SwanLab()

@@ -174,6 +174,8 @@ def test_files_are_kept_even_if_the_rotation_deletes_them(run: Run, monkeypatch:
     checkpoint = folder / "checkpoints" / "step_00000002"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_bytes(b"w")
+    left = folder / ".tracked" / "memory" / "step_00000001"  # by a run that was killed
+    left.mkdir(parents=True)
     monkeypatch.setattr("trireme.trainer.trackers.sender.PAUSE", 0.3)
     tracker = tracked(run, artifacts=["checkpoints", "samples", "curve", "log"])
     run.state.step = 2

@@ -91,7 +91,7 @@ def test_wandb(run_dir: Path) -> None:
         environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         for part in parts:
             tool = [sys.executable, "-m", "wandb", "sync", str(part)]
-            done = subprocess.run(tool, env=environment, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(tool, env=environment, cwd=run_dir, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
     assert (run["displayName"], run["groupName"], run["tags"]) == ("oars", "study", ["long"])
