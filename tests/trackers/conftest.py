@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trireme.trainer.trackers import tracker
 from trireme.trainer.trackers.registry import CLASSES, tracker_class
 from trireme.trainer.trackers.tracker_library import is_installed
 
@@ -19,4 +20,5 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries write into the current folder, the home and their caches."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
+    monkeypatch.setattr(tracker, "_accepted", set())  # a login of one test says nothing of the next
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
