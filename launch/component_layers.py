@@ -13,7 +13,7 @@ Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: t
 The same merging decides between two keys that exclude each other: the later file's key counts (``trainer.max_steps`` of
 a recipe over ``trainer.epochs`` of the file that it extends). Of two mappings (``data.source``, ``data.sources``) that
 in a file which the command line chooses counts, also over the recipe's own. A key that a file leaves open (``???``)
-stays open even if the typed schema has a default; OmegaConf alone would ignore a ``???`` that is merged over a value.
+stays open even if earlier files or the typed schema have a value; OmegaConf alone would ignore a ``???`` over it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def _pruned(
     schema = names.index(SCHEMA) if SCHEMA in names else None
     for index, data in enumerate(plain):
         if schema is not None and index > schema:
-            void[schema] += _left_open(data)
+            opened = list(_left_open(data))
+            for earlier in void[schema:index]:
+                earlier += opened
         for path, target in _targets({key: value for key, value in data.items() if key != "hydra"}):
             if named.get(path, target) != target:
                 for earlier in void[:index]:

@@ -66,6 +66,17 @@ def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
     assert compose(STDLIB, jobs[0].overrides).raw == jobs[0].raw
 
 
+def test_what_a_later_file_leaves_open_is_open(tmp_path: Path) -> None:
+    """OmegaConf alone keeps the value of the earlier file, and the author of the later one asked for a choice."""
+    written(tmp_path, BEGIN + "optimizer: {lr: 1e-3}\n")
+    recipe = written(
+        tmp_path, "defaults: [mine, _self_]\ndata:\n  tokenizer:\n    path: ???\noptimizer:\n  lr: ???\n", "more"
+    )
+    raw = compose(recipe).raw
+    assert (raw["data"]["tokenizer"]["path"], raw["optimizer"]["lr"]) == ("???", "???")
+    assert compose(recipe, ["optimizer.lr=1"]).raw["optimizer"]["lr"] == 1
+
+
 def test_a_mistyped_argument_is_still_a_problem() -> None:
     composed = compose(STDLIB, ["data=hub", "data.source.pth=x"])
     assert composed.raw["data"]["source"]["pth"] == "x"
