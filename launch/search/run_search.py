@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import Problem, UserError
 from ...trainer.interruption import SAME_KEYSTROKE, answered_by, parse_time
 from ..error_report import LeftEarly, RanksFailed
+from .memory_kills import memory_kills
 from .objective import metrics_of
 from .prepared import Prepared
 from .shares import Share, shares
@@ -149,7 +150,7 @@ class Search:
         """Start the process of a trial, and wait for its end: kind and reason."""
         search, folder = self.search, self._folder(claim)
         limit = None if search.trial_time is None else max(parse_time(search.trial_time) - claim.seconds, 0.0)
-        began = time.monotonic()
+        began, kills = time.monotonic(), memory_kills()
         started = self.starter.start(self._request(claim, folder, share))
         self.running[claim.number] = (claim, started)
         if self.left:
@@ -160,6 +161,8 @@ class Search:
         claim.seconds += time.monotonic() - began
         claim.note(SECONDS, claim.seconds)
         kind, text = self.starter.ending(started)
+        if kind == KILLED and memory_kills() > kills:
+            return MEMORY, f"Linux has killed processes for want of memory: {text}"
         return (TIMED_OUT, f"after {search.trial_time}") if not in_time and kind in AGAIN else (kind, text)
 
     def _request(self, claim: Claim, folder: Path, share: Share) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from trireme.errors import UserError
 from trireme.launch.error_report import RanksFailed
+from trireme.launch.search.memory_kills import memory_kills
 from trireme.launch.search.objective import Objective
 from trireme.launch.search.samplers import seeded
 from trireme.launch.search.search_config import SearchConfig
@@ -256,6 +257,13 @@ def test_objectives_are_taken_from_lines() -> None:
     assert both.of_lines(lines) == [4.0, 3.0]
     with pytest.raises(ValueError, match="gives 1 values for the objectives a, b"):
         Objective({"a": "min", "b": "max"}, function=lambda found: 1.0).of_lines(lines)
+
+
+def test_kills_for_want_of_memory_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 3\n")
+    (tmp_path / "events").write_text("oom 1\noom_kill 2\noom_group_kill 7\n")
+    assert memory_kills([tmp_path / "vmstat", tmp_path / "events", tmp_path / "none"]) == 5
+    assert memory_kills() >= 0
 
 
 def test_a_machine_is_shared_out() -> None:
