@@ -22,6 +22,7 @@ from ..trainer.interruption import RELAYED_AS, SAME_KEYSTROKE
 from .elastic import cores_per_rank, environment, silence
 from .error_report import Diverged, LeftEarly, RanksFailed
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
+from .rank_endings import RankEndings
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -58,11 +59,12 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> LeftEarly | Div
         tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder,
         environment(told),
         _interruptible(folder) as interrupts,
+        RankEndings(folder) as endings,
     ):
         try:
             elastic_launch(_configuration(ranks, folder), _rank)(recipe, resume, folder)
         except ChildFailedError as error:
-            failures = _failures(error, folder, ranks)
+            failures = _failures(error, folder, ranks, endings.signals)
     if not failures:
         return None
     run_dir = Path(recipe.run.dir)
@@ -98,13 +100,20 @@ def _configuration(ranks: int, folder: str) -> LaunchConfig:
     )
 
 
-def _failures(error: ChildFailedError, folder: str, ranks: int) -> dict[int, ProcessFailure]:
-    """Failures by rank, from error files. For functions, torch itself reports only the rank that it saw end first."""
+def _failures(error: ChildFailedError, folder: str, ranks: int, signals: dict[int, int]) -> dict[int, ProcessFailure]:
+    """Failures by rank, from error files and signals. For functions, torch itself reports only one rank, which need not
+    be the first that failed.
+
+    Args:
+        signals: number of the signal that ended a rank, by rank.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     files = {rank: _error_of(folder, rank) for rank in range(ranks)}
     left = {rank: ProcessFailure(rank, 0, 1, str(file)) for rank, file in files.items() if file.exists()}
-    return {**{rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0 or not left}, **left}
+    killed = {rank: ProcessFailure(rank, 0, -number, str(files[rank])) for rank, number in signals.items()}
+    told = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0 or not (left or killed)}
+    return {**killed, **told, **left}
 
 
 def _rank(recipe: RecipeConfig, resume: str, folder: str) -> None:

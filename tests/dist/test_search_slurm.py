@@ -35,7 +35,8 @@ def test_two_workers_share_a_study_of_eight(
     for task in range(2):
         assert slurm.wait(f"{job[1]}_{task}")["JobState"] == "COMPLETED", said(folder)
     rows = rows_of(folder)
-    assert [row["trial"] for row in rows] == list(range(8)) and {row["end"] for row in rows} == {"done"}
+    assert [row["trial"] for row in rows] == list(range(8))
+    assert {row["end"] for row in rows} <= {"done", "pruned"}, said(folder)
     assert len({row["values"]["optimizer.lr"] for row in rows}) == 8
     for row in rows:
         assert [line["step"] for line in lines(folder / row["folder"]) if "loss" in line] == [1, 2, 3, 4]

@@ -105,6 +105,8 @@ def contexts(key: Key) -> tuple[str, ...]:
         found = [override for override in found if not override.startswith("data.source.")]
     if key.target == "Files" and key.path != "data.source.paths":
         found = [f"data.source.paths=[{HERE}/*.py]", "data.source.format=txt"]
+    if key.target == "LatentCollator":
+        found = ["model=perceiver_ar_tiny"]
     if key.target.startswith("model="):
         found = [key.target]
     elif key.target:
@@ -183,6 +185,8 @@ def value_mutations() -> Iterator[Mutation]:
             given = (*contexts(key), f"{plus}{key.path}={text}")
             # Of two keys that do not go together, a message may begin with the other.
             named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
+            if ".NAME." in key.path:  # a part of that name requires more than this key
+                named += (f"{key.path.rpartition('.')[0]}.",)
             named += ("tracker = ",) if key.target in TRACKERS.values() else ()  # its library may not be installed
             yield Mutation(f"{title}: {kind}", given, named, nonsense)
         yield Mutation(

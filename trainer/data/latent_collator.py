@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import Problem, UserError
 from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, draws, positions
@@ -50,7 +51,8 @@ class LatentCollator(Collator):
     def __post_init__(self) -> None:
         if not isinstance(getattr(self.model, "max_latents", None), int):
             kind = getattr(self.model, "model_type", type(self.model).__name__)
-            raise ValueError(f"model={kind!r} is wrong because it has no latents; use collator=causal_lm")
+            why = f"is for models with latents, and {kind} has none"
+            raise UserError(Problem("collator", why, "leave it out, or set model.family=perceiver_ar", "latents"))
         self.latents: int = self.model.max_latents
         most = self.block_size - self.latents
         if self.longest_prefix is None:

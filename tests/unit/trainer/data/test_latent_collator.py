@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.recipes import tiny_recipe
 from trireme.configs.schema import read_recipe
+from trireme.errors import UserError
 from trireme.launch.compose import compose
 from trireme.models.loss import IGNORE
 from trireme.models.perceiver_ar import PerceiverARConfig
@@ -116,12 +117,16 @@ def test_short_samples_are_padded_on_the_left_and_keep_labels_of_their_own() -> 
         ({"eval_prefix": -1}, "eval_prefix=-1"),
         ({"shortest_prefix": 9, "longest_prefix": 8}, "shortest_prefix=9 is above longest_prefix=8"),
         ({"prefix_dropout": 1.0}, "prefix_dropout=1.0 must be a share"),
-        ({"model": object()}, "has no latents; use collator=causal_lm"),
     ],
 )
 def test_options_that_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         collator(**options)
+
+
+def test_a_model_without_latents_is_refused() -> None:
+    with pytest.raises(UserError, match="is for models with latents, and object has none"):
+        collator(model=object())
 
 
 def problems(tmp_path: Path, *overrides: str) -> list[tuple[str, str]]:
