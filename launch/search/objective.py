@@ -50,7 +50,7 @@ class Objective:
 
         Raises:
             KeyError: a metric that no line has.
-            Exception: any, of the user's own function.
+            UserError: the user's own function fails, or returns something else.
         """
         lines = list(lines)
         if self.function is None:
@@ -74,12 +74,28 @@ class Objective:
 
     def _called(self, metrics: dict[str, Any]) -> list[float]:
         assert self.function is not None
-        result = self.function(metrics)
-        if isinstance(result, Mapping):
-            return [float(result[name]) for name in self.names]
-        values = [float(value) for value in (result if isinstance(result, Sequence) else [result])]
+        shown = getattr(self.function, "__name__", type(self.function).__name__)
+        try:
+            result = self.function(metrics)
+        except Exception as error:  # the user's own code may fail in any way
+            why, fix = (
+                f"raised {type(error).__name__}: {error}",
+                f"it is called with these metrics: {', '.join(metrics)}",
+            )
+            raise UserError(Problem("search.function", why, fix, shown)) from error
+        try:
+            if isinstance(result, Mapping):
+                return [float(result[name]) for name in self.names]
+            if isinstance(result, Sequence) and not isinstance(result, str):
+                values = [float(value) for value in result]
+            else:
+                values = [float(result)]
+        except (KeyError, TypeError, ValueError):
+            values = []
         if len(values) != len(self.modes):
-            raise ValueError(f"gives {len(values)} values for the objectives {', '.join(self.names)}")
+            names = ", ".join(self.names)
+            fix = f"return a number for each of these, or a mapping by name: {names}"
+            raise UserError(Problem("search.function", f"returned {result!r}", fix, shown))
         return values
 
 

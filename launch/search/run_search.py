@@ -98,6 +98,7 @@ class Search:
         if self.error is not None:
             raise self.error
         if self.left:
+            say("left with everything saved; the same command goes on")
             raise LeftEarly
 
     def answer(self, number: int, step: int, metrics: dict[str, Any], last: bool) -> str:
@@ -193,8 +194,9 @@ class Search:
             values = self.objective.of_lines(metrics_of(self._folder(claim)))
         except KeyError as error:
             return Ended(FAILED, f"no line of its metrics has {error.args[0]}")
-        except Exception as error:  # the user's own function
-            return Ended(FAILED, f"its objective failed: {type(error).__name__}: {error}")
+        except UserError as error:  # the user's own function
+            self.error = self.error or error
+            return Ended(FAILED, brief(str(error)))
         return (
             Ended(DIVERGED, "its objective is no number") if any(map(math.isnan, values)) else Ended(DONE, "", values)
         )

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import Problem, UserError
 from ...trainer.run_folder import open_run_folder, write_recipe
 from ..elastic import launched
+from ..error_report import RanksFailed
 from ..slurm.job_task import use_node_storage
 from .check_search import prepare
 from .file_locks import lock_file
@@ -39,6 +40,10 @@ def search(options: argparse.Namespace) -> None:
         train_best(prepared, options)
         return
     if options.table:
+        if not (prepared.folder / LOCKS).is_dir():
+            raise UserError(
+                Problem("--table", "there is no study in this folder", "search first", str(prepared.folder))
+            )
         show_results(open_study(prepared))
     elif prepared.recipe.launch.kind == "slurm" and not options.here:
         begun(prepared, options.fresh)
@@ -55,6 +60,9 @@ def run(
 
     Args:
         starter: starts the processes of trials; None starts and ends one.
+
+    Raises:
+        RanksFailed: too many trials have failed, or none has ended with a value.
     """
     store = begun(prepared, fresh)
     _announce(prepared, store)
@@ -67,6 +75,8 @@ def run(
             starts.close()
         write_results(store)
         show_results(store)
+    if not best_trials(store) and all(trial.state.is_finished() for trial in store.trials):
+        raise RanksFailed("no trial has ended with a value; the table above says how each has ended")
     return store
 
 
@@ -102,7 +112,8 @@ def train_best(prepared: Prepared, options: argparse.Namespace) -> None:
     if not (prepared.folder / LOCKS).is_dir() or not best_trials(open_study(prepared)):
         fix = "run the search first: the same command without --best"
         raise UserError(Problem("--best", "the study has no trial with a value yet", fix, str(prepared.folder)))
-    nproc = [] if options.nproc is None else ["--nproc", str(options.nproc)]
+    ranks = prepared.command.nproc if options.nproc is None else options.nproc
+    nproc = [] if ranks is None else ["--nproc", str(ranks)]
     folders = [part for folder in options.recipe_dir for part in ("--recipe-dir", folder)]
     fresh = ["--fresh"] if options.fresh else []
     from ..recipe_arguments import add_training_arguments

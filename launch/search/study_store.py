@@ -95,7 +95,7 @@ class StudyStore:
                 search.storage,
                 lambda storage: optuna.create_study(
                     storage=storage,
-                    study_name=name,
+                    study_name=self._name_in(storage),
                     sampler=sampler,
                     pruner=pruner,
                     directions=objective.directions,
@@ -166,6 +166,11 @@ class StudyStore:
         frozen = next(each for each in self.trials if each.number == trial.number)
         seconds = float(attributes.get(SECONDS, 0.0))
         return Claim(trial, values, starts, seconds, lock, dict(frozen.intermediate_values))
+
+    def _name_in(self, storage: Any) -> str:
+        """The study's name: that of the one study of a journal, whose folder may have been moved or copied since."""
+        there = optuna.get_all_study_names(storage) if self.search.storage is None else []
+        return there[0] if there else self.name
 
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         """Keep the identity of a new study, and refuse an old one that has another.

@@ -18,6 +18,7 @@ from helpers.recipes import TINY
 from helpers.running import Running, run_to_end, running
 from helpers.searches import RATES, ROOTS, rows_of, sample, search_arguments, searched
 from trireme.errors import UserError
+from trireme.launch.error_report import RanksFailed
 from trireme.launch.search import trial_starter
 from trireme.launch.search.trial_starter import TrialStarter
 
@@ -159,7 +160,8 @@ def test_ends_are_told_apart(starter: TrialStarter, tmp_path: Path, monkeypatch:
     }
     for name, (callback, wanted) in cases.items():
         limit = "search.trial_time='0:05'" if name == "time" else "search.trial_time=null"
-        searched(starter, tmp_path / name, RATES, "search.trials=2", RANDOM, callback, limit)
+        with pytest.raises(RanksFailed, match="no trial has ended with a value"):
+            searched(starter, tmp_path / name, RATES, "search.trials=2", RANDOM, callback, limit)
         assert ends(tmp_path / name) == wanted
     reason = rows_of(tmp_path / "memory")[0]["reason"]
     assert "CUDA out of memory" in reason

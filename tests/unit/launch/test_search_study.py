@@ -287,3 +287,29 @@ def test_endings_are_told_apart() -> None:
     ]
     assert found == [REFUSED, KILLED, MEMORY, MEMORY, INTERRUPTED, FAILED]
     assert ending_of(RanksFailed(stack))[1] == "torch.OutOfMemoryError: CUDA out of memory. Tried"
+
+
+def test_a_study_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    """The name of its folder is no part of it: else trials would run again over the old ones."""
+    space = space_of(SPACE)
+    assert work(opened(tmp_path / "one", space, trials=5), space, quadratic, most=2) == 2
+    (tmp_path / "one").rename(tmp_path / "two")
+    there = opened(tmp_path / "two", space, trials=5)
+    assert len(there.trials) == 2 and work(there, space, quadratic) == 3
+    with pytest.raises(UserError, match=r"search\.space"):
+        opened(tmp_path / "two", space_of({"x": {"low": 0.0, "high": 1.0}}))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda metrics: metrics["nothing"], "raised KeyError: 'nothing'"),
+        (lambda metrics: "bad", "returned 'bad'"),
+        (lambda metrics: {"other": 1.0}, "returned {'other': 1.0}"),
+        (lambda metrics: [1.0, 2.0], r"returned \[1.0, 2.0\]"),
+    ],
+)
+def test_a_function_of_the_users_that_fails_is_named(function: Callable[..., Any], words: str) -> None:
+    objective = Objective({"value": "min"}, function=function)
+    with pytest.raises(UserError, match=words):
+        objective.of_lines([{"loss": 1.0}])
