@@ -57,7 +57,8 @@ class MlflowProtocol(Tracker):
 
     def start(self, run: AboutRun) -> str:
         beside = run.folder.absolute().parent
-        self._api = self._client(self.server or f"sqlite:///{beside / 'mlflow.db'}")
+        self._store = self.server or f"sqlite:///{beside / 'mlflow.db'}"
+        self._api = self._client(self._store)
         with few_retries():
             known = self._known(run)
             if known is None:
@@ -67,6 +68,11 @@ class MlflowProtocol(Tracker):
                 self._api.update_run(self._id, status="RUNNING")
             self._log_parameters(run, dict(known.data.params))
         return self._id
+
+    def view(self) -> str:
+        if not self.server:
+            return f"mlflow ui --backend-store-uri {self._store}"
+        return re.sub(r"//[^/@]*@", "//", self.server)  # without a name and password
 
     def write(self, lines: Sequence[Line]) -> None:
         from mlflow.entities import Metric

@@ -43,6 +43,9 @@ class TensorBoard(Tracker):
         self._file.begin_session(run.flat | {name: value for name, value in names.items() if _is_plain(value)})
         return FOLDER
 
+    def view(self) -> str:
+        return f"tensorboard --logdir {self._folder.parent}"
+
     def write(self, lines: Sequence[Line]) -> None:
         for line in lines:
             self._step = max(line.step, self._step)

@@ -140,6 +140,10 @@ class Tracker(Callback):
         """
         raise NotImplementedError
 
+    def view(self) -> str:
+        """The command or address that shows what a run has reported, once it has begun; empty if there is none."""
+        return ""
+
     def write(self, lines: Sequence[Line]) -> None:
         """Write lines of metrics; called in the sender's thread."""
         raise NotImplementedError
@@ -170,6 +174,7 @@ class Tracker(Callback):
         except Exception as error:  # libraries raise errors of many types
             log.warning("%s is off: %s", self.TITLE, one_line(error))
             return
+        log.info("this run reports to %s%s", self.TITLE, f": {self.view()}" if self.view() else "")
         if self.REWINDS:
             reported.go_back(state.step)
         self._sender = Sender(self, reported, self.system_seconds, trainer.mesh.device)

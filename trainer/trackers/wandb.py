@@ -75,6 +75,9 @@ class Wandb(Tracker):
         self._run.define_metric("*", step_metric="step")
         return found
 
+    def view(self) -> str:
+        return f"wandb sync {Path(self._run.dir).parent}" if self.offline else self._run.url or ""
+
     def write(self, lines: Sequence[Line]) -> None:
         for line in lines:
             self._run.log({"step": line.step, "_timestamp": line.time, **line.numbers})

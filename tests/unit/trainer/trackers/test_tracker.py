@@ -95,7 +95,8 @@ def test_lines_wait_for_a_service_that_fails_and_the_failure_is_said_once(run: R
     until(lambda: len(tracker.lines) == 29, 5)
     ended(run, tracker)
     assert [step for step, _ in tracker.lines] == list(range(1, 30))
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"], caplog.text
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"], caplog.text
+    assert caplog.messages[0] == "this run reports to Memory"
     assert "Memory cannot be written to, training goes on and lines wait: the service is down" in caplog.text
     assert "Memory takes lines again" in caplog.text
 
