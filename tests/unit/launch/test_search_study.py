@@ -255,7 +255,7 @@ def test_objectives_are_taken_from_lines() -> None:
         Objective({"eval_accuracy": "max"}).of_lines(lines)
     both = Objective({"a": "min", "b": "max"}, function=lambda found: {"b": found["loss"], "a": found["step"]})
     assert both.of_lines(lines) == [4.0, 3.0]
-    with pytest.raises(ValueError, match="gives 1 values for the objectives a, b"):
+    with pytest.raises(UserError, match="return a number for each of these, or a mapping by name: a, b"):
         Objective({"a": "min", "b": "max"}, function=lambda found: 1.0).of_lines(lines)
 
 
