@@ -51,11 +51,15 @@ def serve(connection: socket.socket) -> Order:
         between = os.fork()
         if between == 0:
             between = os.getpid()
-            if os.fork():
-                os._exit(0)  # now the new process belongs to the one that ordered it
-            order = Order(**json.loads(body))
-            _become(order, files, between)
-            _answer(connection, order)
+            try:
+                if os.fork():
+                    os._exit(0)  # now the new process belongs to the one that ordered it
+                order = Order(**json.loads(body))
+                _become(order, files, between)
+                _answer(connection, order)
+            except Exception:  # no memory, a folder that is gone: the answer is awaited all the same
+                connection.sendall(LENGTH.pack(0))
+                os._exit(1)
             return order
         os.waitpid(between, 0)
         for file in files:

@@ -35,7 +35,9 @@ DEVICES = ("/dev/nvidia0", "/dev/kfd")
 
 
 LENGTH = struct.Struct("!I")
-"""Length of an order, and number of a process."""
+"""Length of an order, and number of a process (0: there is none)."""
+WAIT = 300.0
+"""Most seconds for an answer, with the imports before the first one."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class ForkServer:
 
     def __init__(self, connection: socket.socket, process: subprocess.Popen[Any] | Forked) -> None:
         self.connection, self.process, self.owner = connection, process, os.getpid()
+        connection.settimeout(WAIT)
         self.environment = _read_at_import(os.environ)
         ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
         atexit.register(self.end)
@@ -91,7 +94,7 @@ class ForkServer:
             files: its standard input, output and error.
 
         Raises:
-            CannotFork: the server is gone, or has imported with other variables.
+            CannotFork: the server is gone, has imported with other variables, or could not become this process.
         """
         if _read_at_import(order.environment) != self.environment:
             raise CannotFork
@@ -105,7 +108,9 @@ class ForkServer:
         if len(answer) < LENGTH.size:
             self.end()
             raise CannotFork
-        return LENGTH.unpack(answer)[0]
+        if not (pid := LENGTH.unpack(answer)[0]):
+            raise CannotFork
+        return pid
 
     def end(self) -> None:
         """End the server. Processes that it has forked go on."""

@@ -117,6 +117,12 @@ def test_what_is_read_at_import_must_be_the_same(tmp_path: Path, name: str) -> N
     assert ForkServer.current is not None, "it serves others"
 
 
+def test_what_cannot_become_the_process_is_answered(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "entry", "0"]
+    assert forked(command, os.environ, (0, 1, 2), str(tmp_path / "gone")) is None
+    assert go(tmp_path, "0").wait(20) == 0, "it serves others"
+
+
 def test_other_commands_are_not_forked() -> None:
     for command in ([sys.executable, "entry.py"], ["numactl", "-N", "0", sys.executable, "-u", "-m", "entry"]):
         assert forked(command, os.environ, (0, 1, 2)) is None
