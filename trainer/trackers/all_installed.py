@@ -1,13 +1,14 @@
 """``tracker=all``: report to every tracker whose library is installed here, and which lets this run report to it."""
 
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ..callbacks.callback import Callback
 from .registry import installed_trackers
 from .tracker import Tracker
+from .tracker_options import TrackerOptions
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -17,23 +18,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class AllInstalled(Callback):
+class AllInstalled(TrackerOptions):
     """Adds a callback for each tracker that can be used. A service without a login is left out, and the log says so."""
-
-    project: str = "trireme"
-    """Project (experiment, repository ...) that collects runs."""
-    name: str | None = None
-    """Name of the run there; null takes that of the run folder."""
-    group: str | None = None
-    """Name that runs of one study or sweep share; null takes ``run.group``."""
-    tags: list[str] = field(default_factory=list)
-    """Labels of the run."""
-    artifacts: list[Literal["checkpoints", "curve", "samples", "log"]] = field(default_factory=list)
-    """Files to keep, by the trackers that take them: every checkpoint, the curve, samples, the log."""
-    system_seconds: float | None = 30.0
-    """Seconds between figures of the machine and of the main rank's process; null reports none."""
-    patience: float = 120.0
-    """Most seconds that the end of a run waits for what is still on its way."""
 
     def __post_init__(self) -> None:
         self.trackers: dict[str, Tracker] = {}

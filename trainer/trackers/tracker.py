@@ -17,12 +17,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import Problem, UserError, refuse
-from ..callbacks.callback import Callback, Metrics
+from ..callbacks.callback import Metrics
 from ..interruption import SIGNALS
 from .about_run import AboutRun, about_run
 from .kept_files import files_of_run, forget_all, linked
@@ -30,6 +30,7 @@ from .line import Line, Status
 from .reported import Reported
 from .sender import Sender, one_line
 from .tracker_library import missing_library
+from .tracker_options import TrackerOptions
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -51,28 +52,13 @@ class NoLogin(Exception):
 
 
 @dataclass(eq=False)
-class Tracker(Callback):
-    """Options that all trackers share.
+class Tracker(TrackerOptions):
+    """A tracker of one service.
 
     Raises:
         ValueError: an option makes no sense.
         UserError: the library is missing, or the service refuses the login.
     """
-
-    project: str = "trireme"
-    """Project (experiment, repository ...) that collects runs."""
-    name: str | None = None
-    """Name of the run there; null takes that of the run folder."""
-    group: str | None = None
-    """Name that runs of one study or sweep share; null takes ``run.group``."""
-    tags: list[str] = field(default_factory=list)
-    """Labels of the run."""
-    artifacts: list[Literal["checkpoints", "curve", "samples", "log"]] = field(default_factory=list)
-    """Files to keep there: every checkpoint, the picture of the curve, written samples, the log."""
-    system_seconds: float | None = 30.0
-    """Seconds between figures of the machine and of the main rank's process; null reports none."""
-    patience: float = 120.0
-    """Most seconds that the end of a run waits for what is still on its way."""
 
     TITLE: ClassVar[str] = ""
     """Name for people."""
