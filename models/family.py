@@ -102,6 +102,21 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """A tensor that a model carries along a text, from each segment to the next (``data.packing=lanes``).
+
+    ``forward`` takes it by this name and the outputs have it by this name, a row for each text; zeros stand for the
+    beginning of a text.
+    """
+
+    name: str
+    sizes: tuple[str, ...] = ()
+    """Configuration fields with its sizes for one text; none for a number."""
+    whole: bool = False
+    """Whether it holds whole numbers (int64)."""
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """Names of the parts of one architecture. Module paths are those of ``named_modules()``."""
 
@@ -120,6 +135,10 @@ class ModelFamily:
     heads: tuple[tuple[str, str], ...] = ()
     """(task, path) of output layers with a weight per token, which tensor ranks split and which may be tied to the
     embedding."""
+    label_heads: tuple[str, ...] = ()
+    """Tasks of the heads for labels that trireme's own classes have, beside those of ``heads``."""
+    carried: tuple[Carried, ...] = ()
+    """What the model carries from each segment of a text to the next; empty if every sample stands alone."""
     cut: Cut | None = None
     """How the model is cut into pipeline stages; None if it runs under no pipeline."""
     attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")

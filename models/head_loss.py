@@ -90,7 +90,7 @@ class HeadLoss:
     def attach(self, model: nn.Module, family: ModelFamily) -> None:
         """Let the head of a placed model, or of the last stage of one, look at what is asked."""
         for _, head in heads_of(model, family):
-            if isinstance(head, nn.Linear):
+            if isinstance(head, nn.Linear) or computes_losses(head):
                 own = head.__dict__.get("forward")
                 head.head_loss, head.logits_forward = self, own  # type: ignore[assignment]
                 head.forward = MethodType(_forward, head)
@@ -107,8 +107,10 @@ class HeadLoss:
     def __deepcopy__(self, memo: dict[int, Any]) -> HeadLoss:
         return self  # a copy of a model asks for what the model asks for
 
-    def of_tokens(self, head: nn.Linear, hidden: Tensor, asked: Asked) -> HeadOutput:
+    def of_tokens(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
         """Losses and likeliest tokens of hidden states [batch, length, width]."""
+        if computes_losses(head):
+            return self._of_its_own(head, hidden, asked)
         part: HeadPart = head.__dict__.get("head_part") or HeadPart()
         labels, length = asked.labels, hidden.shape[1]
         before = (length - labels.shape[1], 0)  # hidden states of a picture come before those of its text
@@ -127,12 +129,30 @@ class HeadLoss:
         values = torch.stack(found, -1).view(labels.shape[0], length, 2)
         return HeadOutput.of(values, list(self.steps), (asked.smoothing, asked.z_loss))
 
+    def _of_its_own(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
+        """``of_tokens`` of a head that computes losses itself. Its scores are log-probabilities, so z-losses are 0."""
+        labels = asked.labels
+        states, chosen, places = select(hidden.flatten(0, 1), labels.flatten(), IGNORE)
+        losses, tokens = head.token_losses(states, chosen, asked.likeliest)
+        if asked.weights is not None:
+            weights = asked.weights.flatten().float()
+            losses = losses * (weights if places is None else weights[places])
+        found = [spread(each, places, labels.numel(), 0.0) for each in (losses, tokens.float())]
+        values = torch.stack(found, -1).view(*labels.shape, 2)
+        return HeadOutput.of(values, list(self.steps), (asked.smoothing, asked.z_loss))
+
 
 def _forward(self: Any, hidden: Tensor) -> Tensor:
     """Forward pass of a head."""
-    if (asked := self.head_loss.asked) is not None:
+    if (asked := self.head_loss.asked) is not None and not (asked.smoothing and computes_losses(self)):
         return self.head_loss.of_tokens(self, hidden, asked)
     return type(self).forward(self, hidden) if self.logits_forward is None else self.logits_forward(hidden)
+
+
+def computes_losses(head: nn.Module) -> bool:
+    """Whether a head computes losses of labels itself, by ``token_losses(states, labels, likeliest)``, as an adaptive
+    softmax does; smoothed ones need all scores."""
+    return hasattr(head, "token_losses")
 
 
 def head_loss(
@@ -149,6 +169,8 @@ def head_loss(
         UserError: the recipe asks for what the model, the task or the machine does not have.
     """
     heads = heads_of(model, family)
+    if choice in ("auto", "chunked") and ask is not None and len(heads) == 1 and computes_losses(heads[0][1]):
+        return HeadLoss(LogitMap(), [], ask)
     if not in_pieces(choice, int(getattr(heads[0][1], "out_features", 0)) if heads else 0):
         return None
     problem, found = _refusal(model, family, ask), (None, [], "")

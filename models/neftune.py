@@ -25,20 +25,23 @@ from .noise_keys import MicroKeys
 def add_neftune(model: nn.Module, family: ModelFamily, noise: Noise) -> None:
     """Add noise behind every embedding with the weight of the token embedding: an encoder and a decoder have one each,
     and later stages of a pipeline have none."""
-    weights = {id(module.weight) for module in token_embeddings(model, family)}
+    found = token_embeddings(model, family)
+    weights = {id(module.weight) for module in found if isinstance(module, nn.Embedding)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and id(module.weight) in weights:
+        same = isinstance(module, nn.Embedding) and id(module.weight) in weights
+        if same or any(module is one for one in found):
             site = Site(name, torch.tensor(text_key("neftune", name), dtype=torch.int32, device="cpu"))
             module.__dict__["neftune_hook"] = module.register_forward_hook(partial(_noisy, noise, site))
 
 
-def token_embeddings(model: Any, family: ModelFamily) -> list[nn.Embedding]:
-    """The embeddings of tokens that ``model`` has; none for models of pictures and sounds."""
+def token_embeddings(model: Any, family: ModelFamily) -> list[nn.Module]:
+    """The embeddings of tokens that ``model`` has, which know the number of tokens; none for models of pictures and
+    sounds."""
     found: list[Any] = [module for _, module in embeddings_of(model, family)]
     if not found and hasattr(model, "get_input_embeddings"):  # a backbone without head has other paths
         with suppress(AttributeError, NotImplementedError):
             found = [model.get_input_embeddings()]
-    return [module for module in found if isinstance(module, nn.Embedding)]
+    return [module for module in found if hasattr(module, "num_embeddings")]
 
 
 def _noisy(noise: Noise, site: Site, module: nn.Module, args: tuple, output: Tensor) -> Tensor:

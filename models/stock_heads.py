@@ -30,7 +30,8 @@ def check_head(model: ModelConfig, config: Any, head: str) -> list[Problem]:
     if model.own or model.architecture is not None or head not in HEADS:
         return []
     kind = model.spec.model_type
-    able = [task for task, _ in model.spec.heads] if model.spec.classes else stock_heads(kind)
+    own = [*(task for task, _ in model.spec.heads), *model.spec.label_heads]
+    able = own if model.spec.classes else stock_heads(kind)
     if able and head not in able:
         whose = "trireme" if model.spec.classes else "transformers"
         why = f"asks for the head {head}, which {whose} does not have for {model.spec.title}"

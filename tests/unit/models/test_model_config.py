@@ -66,6 +66,8 @@ BILLIONS = {
     "perceiver_ar_455m": 0.454,
     "perceiver_ar_imagenet64": 0.781,
     "perceiver_ar_piano": 0.315,
+    "transformer_xl_wt103_base": 0.151,
+    "transformer_xl_wt103_large": 0.2852,
     "bert_base": 0.1097,
     "mra_base": 0.1247,
     "t5_small": 0.077,
@@ -85,6 +87,7 @@ TINY = {
     "bert_mini",
     "t5_mini",
     "perceiver_ar_mini",
+    "transformer_xl_mini",
     *(f"{name}_tiny" for name in families()),
 }
 
