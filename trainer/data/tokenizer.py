@@ -44,9 +44,10 @@ class TokenizerConfig:
 
     path: str | None = None
     """Local folder or hub name of a pretrained fast tokenizer; null trains one on the train documents."""
-    kind: Literal["bpe", "wordpiece", "unigram", "characters"] = "bpe"
-    """Tokenizer to train: byte-level BPE; WordPiece with BERT's special tokens; Unigram with T5's; or single
-    characters, for speech."""
+    kind: Literal["bpe", "wordpiece", "unigram", "words", "spaced_words", "characters"] = "bpe"
+    """Tokenizer to train: byte-level BPE; WordPiece with BERT's special tokens; Unigram with T5's; whole words,
+    numbered by falling frequency, for adaptive softmaxes; the same for texts whose marks stand between spaces too, as
+    those of WikiText; or single characters, for speech."""
     vocab_size: int = 4096
     """Tokens of a trained tokenizer, special ones included; a small corpus may give fewer."""
     sample_documents: int | None = None

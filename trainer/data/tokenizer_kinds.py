@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPEECH = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
+WORDS = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+WORD = r"\n[^\S\n]*|\w+|[^\w\s]"
+"""A line break with the indentation behind it, a run of letters and digits, or another mark."""
+SPACED_WORD = r"\S+"
 SENTINELS = 100
 """Tokens that stand for masked spans in T5's pre-training (https://arxiv.org/abs/1910.10683, section 3.1.4)."""
 
@@ -91,6 +96,20 @@ def _unigram(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str
     return tokenizer, trainer, {**T5, "additional_special_tokens": sentinels}  # type: ignore[dict-item]
 
 
+def _words(vocab_size: int, show: bool, word: str = WORD) -> tuple[Tokenizer, Any, dict[str, str]]:
+    """The most frequent words; others are unknown. Texts come back with single spaces between words.
+
+    Args:
+        word: a regular expression.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=WORDS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(word), "removed", invert=True)
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=list(WORDS.values()), show_progress=show)
+    return tokenizer, trainer, dict(WORDS)
+
+
 def _characters(vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -110,5 +129,7 @@ _KINDS: dict[str, Callable[[int, bool], tuple[Tokenizer, Any, dict[str, str]]]] 
     "bpe": _bpe,
     "wordpiece": _wordpiece,
     "unigram": _unigram,
+    "words": _words,
+    "spaced_words": partial(_words, word=SPACED_WORD),
     "characters": _characters,
 }

@@ -146,3 +146,14 @@ def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
         assert time.monotonic() - start < 10
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_words_are_numbered_by_frequency_and_lines_keep_their_indentation() -> None:
+    texts = ["def f(a):\n    return a\n" * 3, "a b"]
+    tokenizer = train_tokenizer(TokenizerConfig(kind="words", vocab_size=12), texts)
+    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert words[:4] == ["<pad>", "<eos>", "<unk>", "a"] and len(words) == 12
+    found = tokenizer("def f(a): b\n    unheard")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(found)[:6] == ["def", "f", "(", "a", ")", ":"]
+    assert "\n    " in tokenizer.convert_ids_to_tokens(found) and found[-1] == tokenizer.unk_token_id
+    assert tokenizer.eos_token_id == 1 and tokenizer.pad_token_id == 0
