@@ -12,6 +12,7 @@ from ..models.check_model import check_kernel
 from ..models.quantization.check_quantization import check_qat, check_quantization
 from ..trainer.tasks.task import own_steps
 from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
+from .check_lanes import check_lanes
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics, check_objectives
 from .check_model_data import (
@@ -66,6 +67,7 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_model_with_data, ("model", "data", "task")),
         (check_conversations, ("model", "data", "task")),
         (check_packed_rows, ("data", "model", "task", "trainer")),
+        (check_lanes, ("data", "model", "task", "plan")),
         (check_latents, ("model", "task", "collator", "data")),
         (
             lambda **parts: check_plan_with_model(parts, world_size or 1, problems),

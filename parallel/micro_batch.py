@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+class Place(NamedTuple):
+    """Where a row stands in the lanes of a text (``data.packing=lanes``)."""
+
+    lane: int
+    """-1 for a row that only fills a place."""
+    position: int
+    """Position of the sample, as in ``MicroBatch.samples``."""
+    follows: int
+    """Position of the sample of the lane that it goes on from; -1 where a text begins."""
 
 
 @dataclass
@@ -35,6 +46,8 @@ class MicroBatch:
     draws: Tensor | None = None
     """[rows], number by which the noise of each row is drawn (int64), where rows of one sample have noise of their own;
     None takes ``samples``."""
+    lanes: tuple[Place, ...] | None = None
+    """Place of each row in the lanes of a text; None where samples do not go on from each other."""
     beside: MicroBatch | None = None
     """Further texts of the same samples, which are read only, without gradient (``trainer/look_ahead.py``)."""
 

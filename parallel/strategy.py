@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # transformers' models take seconds to import, and checking a
 
     from ..models.build_model import WeightSource
     from ..models.family import ModelFamily
+    from .lane_states import LaneStates
 
 LossFunction = Callable[[Any, MicroBatch], Tensor]
 """(model outputs, micro-batch) -> scalar *sum* of label losses in fp32."""
@@ -124,6 +125,8 @@ class Strategy(ABC):
         """Source of the noise of training; None if the model is not trained. Set before ``place``."""
         self.head: HeadLoss | None = None
         """How the head gives losses in place of logits; None if it gives logits. Set before ``place``."""
+        self.lanes: LaneStates | None = None
+        """What the model carries along the lanes of a text in training; None if samples stand alone."""
 
     @property
     @abstractmethod
@@ -180,7 +183,7 @@ class Strategy(ABC):
         if self.own_step is not None:
             return self.own_step(model, micro)
         with self.asking(micro, training=True):
-            outputs = model(**micro.inputs)
+            outputs = self._run(model, micro)
         return loss(outputs, micro)
 
     def outputs_of(self, model: nn.Module, micro: MicroBatch) -> Any:
@@ -188,7 +191,23 @@ class Strategy(ABC):
         if self.own_outputs is not None:
             return self.own_outputs(model, micro)
         with self.asking(micro, training=False):
+            return self._run(model, micro)
+
+    def _run(self, model: nn.Module, micro: MicroBatch) -> Any:
+        """One forward pass, with what the rows carry along their lanes."""
+        if self.lanes is None or micro.lanes is None:
             return model(**micro.inputs)
+        return self.lanes.run(model, micro)
+
+    @contextmanager
+    def _begun_lanes(self) -> Iterator[None]:
+        """The context of an evaluation, whose texts begin; those of training go on after it."""
+        held = self.lanes
+        self.lanes = None if held is None else held.empty()
+        try:
+            yield
+        finally:
+            self.lanes = held
 
     def outputs(self, micro: MicroBatch) -> Any:
         """Outputs of the training model for a micro-batch on the device, in the plan's precision."""
@@ -225,11 +244,12 @@ class Strategy(ABC):
         precision; a collective call, equal on all ranks. Every data rank must give the same number of batches."""
         model = self.inference_model()
         totals: dict[str, Tensor] = {}
-        for micro in batches:
-            micro = micro.to(self.mesh.device)
-            with torch.no_grad(), self.inference_context():
-                outputs = self.outputs_of(model, micro)
-                add_sums(totals, function(outputs, micro))
+        with self._begun_lanes():
+            for micro in batches:
+                micro = micro.to(self.mesh.device)
+                with torch.no_grad(), self.inference_context():
+                    outputs = self.outputs_of(model, micro)
+                    add_sums(totals, function(outputs, micro))
         self.free_gathered()
         return self.shared_sums(totals)
 

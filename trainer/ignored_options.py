@@ -33,6 +33,7 @@ def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[
         *_of_evaluation(recipe),
         *_of_guard(recipe),
         *_of_reference(recipe),
+        *_of_memory(recipe),
         *(_of_calendar(recipe, steps) if steps else ()),
     ]
 
@@ -60,6 +61,17 @@ def _of_reference(recipe: RecipeConfig) -> Iterator[str]:
         yield (
             "answers are compared with a model of random weights, since model.weights is null: name the model that was "
             "fine-tuned on chats before"
+        )
+
+
+def _of_memory(recipe: RecipeConfig) -> Iterator[str]:
+    """A memory of samples that stand alone."""
+    from .tasks.task import learns_from_rows
+
+    if recipe.model.spec.carried and recipe.data.packing != "lanes" and not learns_from_rows(recipe.task):
+        yield (
+            f"{recipe.model.spec.title} remembers nothing of earlier samples, since data.packing={recipe.data.packing} "
+            "gives samples that stand alone; data.packing=lanes gives them in the order of the text"
         )
 
 

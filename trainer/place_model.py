@@ -21,6 +21,7 @@ from ..models.neftune import token_embeddings
 from ..models.noise import Noise
 from ..models.other_families import described
 from ..parallel.choose_strategy import build_strategy
+from ..parallel.lane_states import LaneStates
 from ..parallel.mesh import Mesh
 from ..parallel.precision import round_weights
 from ..parallel.strategy import Strategy
@@ -94,6 +95,8 @@ def place(
         recipe.model.loss, blueprint, family, task.ask if asks else None, mesh.device, mesh.degrees.tensor
     )
     strategy.eval_precision = recipe.trainer.eval_precision
+    if corpus.lanes is not None and family.carried:
+        strategy.lanes = LaneStates(family.carried, blueprint.config, corpus.lanes.count, mesh)
     _take_steps(strategy, task)
     if not batch and recipe.trainer.eval_weights != "fp32":
         round_weights(model, recipe.trainer.eval_weights)

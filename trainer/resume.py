@@ -36,6 +36,9 @@ def load(trainer: Trainer, source: Source) -> None:
             trainer.ema.load(read)
         elif trainer.ema:
             log.warning("the checkpoint has no averaged weights: the average begins at its weights")
+        lanes = trainer.strategy.lanes
+        if lanes is not None and not lanes.load(read, source.shapes):
+            log.info("what the model remembers begins empty: the checkpoint has nothing of %d lanes", lanes.lanes)
     for name, value in saved.trainer.items():
         if name not in ("batch", "made_of"):  # these describe batch size and data of the run that saved them
             setattr(trainer.state, name, value)

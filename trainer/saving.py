@@ -77,7 +77,9 @@ class Saving:
         def copied(name: str, tensor: torch.Tensor) -> torch.Tensor:
             return tensor if weights_only and name.startswith("optim.") else copy(name, tensor)
 
-        found = self.trainer.strategy.saved_tensors(copied) | (ema.saved_tensors(copy) if ema else {})
+        strategy, lanes = self.trainer.strategy, self.trainer.strategy.lanes
+        found = strategy.saved_tensors(copied) | (ema.saved_tensors(copy) if ema else {})
+        found |= lanes.saved_tensors(copy) if lanes else {}
         return {name: tensor for name, tensor in found.items() if not (weights_only and name.startswith("optim."))}
 
     def _ended(self, path: Path | None) -> None:

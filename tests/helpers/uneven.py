@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 from trireme.parallel.micro_batch import MicroBatch, map_tensors
 from trireme.trainer.data.base_collator import Collator, Sample, nothing
+from trireme.trainer.data.collator import CausalLMCollator
 from trireme.trainer.data.image_collator import ImageCollator
 from trireme.trainer.data.image_text_collator import ImageTextCollator
 from trireme.trainer.data.masked_lm_collator import MaskedLMCollator
@@ -24,6 +25,9 @@ class Uneven(Collator):
 
 
 class UnevenMaskedLM(Uneven, MaskedLMCollator): ...
+
+
+class UnevenLanes(Uneven, CausalLMCollator): ...
 
 
 class UnevenTexts(Uneven, PaddedCollator): ...

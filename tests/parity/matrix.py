@@ -34,6 +34,7 @@ DROPOUTS = {
     "gpt2": ("embd_pdrop", "attn_pdrop", "resid_pdrop"),
     "perceiver_ar": ("hidden_dropout", "attention_dropout"),
     "mra": ("hidden_dropout_prob",),
+    "transformer_xl": ("dropout", "dropatt"),
     "masked_lm": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "sequence_classification": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
     "seq2seq_lm": ("dropout_rate",),

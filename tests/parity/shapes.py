@@ -56,6 +56,7 @@ SHAPES = {
         "UnevenMaskedLM",
         overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]", "model=mra_tiny", "data.block_size=100"),
     ),
+    "transformer_xl": Shape("lanes", "UnevenLanes", overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]",)),
     "sequence_classification": Shape("texts", "UnevenTexts"),
     "seq2seq_lm": Shape("translations", "UnevenSeq2Seq"),
     "image_classification": Shape("pictures", "UnevenImages", ("crop_padding=1", "flip=0.5")),

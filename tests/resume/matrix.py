@@ -54,6 +54,7 @@ MODELS = {
     "lora": ("model=llama_tiny", "adapter=lora", "model.adapter.rank=4"),
     "dora": ("model=gpt2_tiny", "adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[wte]"),
     "perceiver_ar": ("model=perceiver_ar_tiny",),
+    "transformer_xl": ("model=transformer_xl_tiny", "data.packing=lanes"),
     "nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
 }
 """Overrides by variant: the model itself is trained, or adapters beside it, or beside its weights in 4 bits."""

@@ -62,6 +62,13 @@ def test_a_run_that_draws_prefixes_goes_on_drawing_them(folder: Path) -> None:
     _all_sound(resumed(folder, plan, cases), len(cases))
 
 
+def test_a_memory_goes_on_with_its_lane(folder: Path) -> None:
+    """Transformer-XL: what each lane remembers is a tensor of the checkpoint, read by the rank that goes on with it."""
+    plan = "fsdp_full_shard"
+    cases = [Case("zero1", plan, variant="transformer_xl"), Case(plan, plan, variant="transformer_xl")]
+    _all_sound(resumed(folder, plan, cases), len(cases))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("plan", ADAPTED)

@@ -39,7 +39,7 @@ class Progress:
 class Source(ABC):
     """Training state in one folder or file.
 
-    Tensors are named ``model.<name>``, ``optim.<parameter>.<state>`` and ``ema.<name>``.
+    Tensors are named ``model.<name>``, ``optim.<parameter>.<state>``, ``ema.<name>`` and ``lanes.<name>``.
     """
 
     def __init__(self, path: Path) -> None:

@@ -23,7 +23,8 @@ class CausalLMCollator(Collator):
 
     Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right. Packed rows
     (``packed_rows.py``) get none either: ``position_ids`` that restart keep their documents apart, and padding is one
-    document more. All of them are padded to ``block_size``, so that shapes never change.
+    document more. All of them are padded to ``block_size``, so that shapes never change. A sample that goes on in
+    another one has the token behind it as ``next_token``.
     """
 
     block_size: int
@@ -71,8 +72,10 @@ class CausalLMCollator(Collator):
         count = sum(len(sample["input_ids"]) for sample in samples)
         if not masked and all(sample.get("labels") is None for sample in samples):  # packed blocks: the usual case
             tokens = torch.from_numpy(np.stack([sample["input_ids"] for sample in samples]).astype(np.int64))
-            targets = {"labels": next_token_labels(tokens)}
-            return MicroBatch({"input_ids": tokens}, targets, positions(samples), count)
+            labels = next_token_labels(tokens)
+            if "next_token" in samples[0]:
+                labels[:, -1] = torch.tensor([sample["next_token"] for sample in samples])
+            return MicroBatch({"input_ids": tokens}, {"labels": labels}, positions(samples), count)
         input_ids = np.full((len(samples), length), self.pad_token_id, dtype=np.int64)
         labels = np.full((len(samples), length), IGNORE, dtype=np.int64)
         attention = np.zeros((len(samples), length), dtype=np.int64)

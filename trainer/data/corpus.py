@@ -32,6 +32,7 @@ from .tokenizer import tokens_like, versions
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
+    from .lanes import Lanes
     from .mixture import Mixture
 
 
@@ -65,6 +66,8 @@ class Corpus(ABC):
     """Length of a token's document as a mean over tokens, where documents in a row do not see each other."""
     samples: Any = None
     """The ``Samples`` that make samples of rows; None for texts."""
+    lanes: Lanes | None = None
+    """The lanes in which samples follow each other; None where they stand alone."""
 
     def __init__(
         self,

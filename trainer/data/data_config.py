@@ -63,7 +63,8 @@ class DataConfig(TextConfig):
     """Seed of the order of samples and of what collators draw; null takes the recipe's ``seed``, which also decides
     initial weights and noise."""
     shuffle: bool = True
-    """Shuffle samples in an order that depends on seed and epoch; false keeps the order of the source."""
+    """Shuffle samples in an order that depends on seed and epoch; false keeps the order of the source, as
+    ``packing=lanes`` does in any case."""
     group_by_length: bool = False
     """Make steps of samples of similar length, so that little is padded; for samples that do not share rows."""
     streaming: bool = False
@@ -130,6 +131,8 @@ class DataConfig(TextConfig):
             )
         if self.group_by_length:
             found += self._flaws_of_grouping()
+        if self.packing == "lanes":
+            found += self._flaws_of_lanes()
         if self.streaming and self.num_workers:
             found.append(
                 f"num_workers={self.num_workers} is wrong with streaming=true because every rank reads the "
@@ -153,6 +156,19 @@ class DataConfig(TextConfig):
                 "group_by_length=true is wrong with sources because a step holds samples of every source; set "
                 "packing=bins, whose rows are full, or leave it out"
             )
+
+    def _flaws_of_lanes(self) -> Iterator[str]:
+        others = {
+            "streaming=true": (self.streaming, "a stream has no length that could be cut into lanes"),
+            "sources": (self.sources is not None, "a step of a mixture holds samples of every source"),
+            "order": (self.order is not None, "lanes are an order of their own"),
+            "group_by_length=true": (self.group_by_length, "lanes are an order of their own"),
+            "loader": (self.loader is not None, "a loader gives finished samples in its own order"),
+            "chat": (self.chat is not None, "conversations do not go on from each other"),
+        }
+        for name, (there, why) in others.items():
+            if there:
+                yield f"packing=lanes is wrong beside {name} because {why}; leave {name.partition('=')[0]} out"
 
     def _flaws_of_loader(self) -> Iterator[str]:
         given = {

@@ -37,13 +37,15 @@ class Batcher:
     collator: Collator
     count: Callable[[dict[str, Any]], int]
     """Number of labels in the targets of a micro-batch (``Task.count``)."""
+    marked: Callable[[MicroBatch], MicroBatch] | None = None
+    """Adds to a micro-batch what its rows go on from (``lanes.Lanes.marked``); None where samples stand alone."""
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch:
         micro_batches = self.collator(samples)
         if "documents" in samples[0] and any(micro.documents is None for micro in micro_batches):
             raise UserError(_MIXES_DOCUMENTS)
         return StepBatch(
-            micro_batches=micro_batches,
+            micro_batches=micro_batches if self.marked is None else [self.marked(micro) for micro in micro_batches],
             labels=sum(self.count(micro.targets) for micro in micro_batches),
             tokens=sum(micro.length for micro in micro_batches),
             samples=[int(sample["index"]) for sample in samples],

@@ -33,10 +33,12 @@ class TextConfig:
     """Pretrained tokenizer, or options to train one."""
     block_size: int = 512
     """Tokens per sample: exactly this number with packing, at most this number without."""
-    packing: bool | Literal["blocks", "separate_blocks", "bins"] = True
+    packing: bool | Literal["blocks", "separate_blocks", "bins", "lanes"] = True
     """How documents share rows. True or ``blocks``: they are concatenated and cut into blocks, and see those before
     them in a block. ``separate_blocks``: the same blocks, in which no document sees another. ``bins``: rows of whole
-    documents that do not see each other, for fine-tuning. False: each document is a sample, truncated to a block."""
+    documents that do not see each other, for fine-tuning. ``lanes``: blocks in the order of the text, which is cut into
+    as many lanes as a step has samples, for models that carry a memory from each sample of a lane to the next. False:
+    each document is a sample, truncated to a block."""
     overflow: Literal["cut", "split", "drop"] = "cut"
     """Documents longer than ``block_size`` with ``packing=bins``: cut behind it, split into parts that do not see each
     other, or dropped. A run says how many there are."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import Problem, UserError
+from ...parallel.micro_batch import MicroBatch
 from ..component import Component
 from ..settings import TrainerConfig
 from .corpus import CorpusByIndex
 from .corpus_stats import Stats, cut_line
 from .data_config import HELD_OUT, TRAIN, DataConfig
 from .further_sets import further_tokens
+from .lanes import LaneBlocks, Lanes, evaluation_lanes, too_few_blocks
 from .length_order import LengthOrder
 from .own_order import OwnOrder
 from .packed_rows import BinnedDocuments, SeparateBlocks
@@ -64,13 +67,25 @@ class IndexedCorpus(CorpusByIndex):
         if config.group_by_length and isinstance(self.train, DocumentBlocks):
             lengths = np.minimum(lengths_between(self.train.ends.parts), config.block_size)
             self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)
+        if config.packing == "lanes":
+            self._take_lanes()
         for line in filter(None, self._left_out()):
             log.info("%s", line)
         for name in config.eval_sets:  # so that a source that is not usable is refused before training
             self.eval_set(name)
 
+    def _take_lanes(self) -> None:
+        count = self.global_batch_size
+        if len(self.train) < count:
+            raise UserError(too_few_blocks(len(self.train), count, self.config.block_size))
+        self.order = self.lanes = Lanes(count, len(self.train) // count)
+        self.train_size = self.lanes.size
+        self.batcher = replace(self.batcher, marked=self.lanes.marked)
+
     def _samples(self, folder: Path, split: str) -> TokenSamples:
         config, tokens = self.config, Column(str(folder / f"{split}.arrow"))
+        if config.packing == "lanes":
+            return LaneBlocks(tokens, config.block_size)
         if config.packing is True:
             return PackedBlocks(tokens, config.block_size)
         ends = Column(str(folder / f"{split}_ends.arrow"))
@@ -99,10 +114,12 @@ class IndexedCorpus(CorpusByIndex):
             yield cut_line("train", cut, (len(self.train), stats.train_tokens or 0), size)
             yield cut_line("held-out", self.held_out.beyond(), (len(self.held_out), stats.held_out_tokens or 0), size)
         else:
-            rest = stats.train_tokens_cut = (stats.train_tokens or 0) % size
+            taken = self.lanes.size * size if self.lanes else (stats.train_tokens or 0) // size * size
+            rest = stats.train_tokens_cut = (stats.train_tokens or 0) - taken
             held_out = (stats.held_out_tokens or 0) % size
             if rest or held_out:
-                yield f"the last {rest} train tokens and {held_out} held-out tokens fill no block and are left out"
+                what = "whole lanes" if self.lanes else "block"
+                yield f"the last {rest} train tokens and {held_out} held-out tokens fill no {what} and are left out"
 
     def _check_sizes(self) -> None:
         problems = []
@@ -132,6 +149,21 @@ class IndexedCorpus(CorpusByIndex):
         if name not in self._sets:
             self._sets[name] = self._samples(further_tokens(self.config, name, self.tokenizer), name)
         return self._sets[name]
+
+    def eval_batches(
+        self, limit: int | None, data_rank: int = 0, data_size: int = 1, name: str = HELD_OUT
+    ) -> Iterator[MicroBatch]:
+        if self.lanes is None:
+            return super().eval_batches(limit, data_rank, data_size, name)
+        return evaluation_lanes(
+            self.eval_set(name),
+            self.collator,
+            lanes=self.lanes.count,
+            limit=limit,
+            micro_batch_size=self.eval_micro_batch_size,
+            data_rank=data_rank,
+            data_size=data_size,
+        )
 
     def describe(self, name: str) -> SetFacts:
         data, size = self.train if name == TRAIN else self.eval_set(name), self.config.block_size

@@ -1,0 +1,41 @@
+"""Check ``data.packing=lanes``: a model that carries something along a text, and a plan and a task that let it."""
+
+from __future__ import annotations
+
+from ..errors import Problem
+from ..models.family import families
+from ..models.model_config import ModelConfig
+from ..parallel.plan import Plan
+from ..trainer.component import Component, locate
+from ..trainer.data.data_config import DataConfig
+from ..trainer.tasks.task import head_of, learns_from_rows, own_steps_of
+
+KEY, LANES = "data.packing", "lanes"
+
+
+def check_lanes(data: DataConfig, model: ModelConfig, task: Component, plan: Plan) -> list[Problem]:
+    """Problems of samples that go on from each other."""
+    if data.packing != LANES:
+        return []
+    problems = []
+    if head_of(task) != "causal_lm" or learns_from_rows(task) or _coupled(task):
+        why = "makes one text of all documents, and this task learns from samples that stand alone"
+        problems.append(Problem(KEY, why, "set task=causal_lm, or data.packing=false", LANES))
+    elif steps := sorted(own_steps_of(task)):
+        why = f"gives the model what it carries, and this task calls the model itself ({', '.join(steps)})"
+        problems.append(Problem(KEY, why, "write loss and evaluate alone, or set data.packing=true", LANES))
+    if not model.spec.carried:
+        able = ", ".join(name for name, family in families().items() if family.carried)
+        why = f"is for models that carry a memory from sample to sample, and {model.spec.title} has none"
+        problems.append(Problem(KEY, why, f"set data.packing=true, or model.family to one of {able}", LANES))
+    if plan.pipeline != 1:
+        why = f"needs whole models, which carry a memory, and plan {plan.name} cuts the model into stages"
+        problems.append(Problem(KEY, why, "choose a plan without stages, such as ddp or fsdp_full_shard", LANES))
+    return problems
+
+
+def _coupled(task: Component) -> bool:
+    try:
+        return bool(getattr(locate(task["_target_"]), "coupled", False))
+    except Exception:  # reported by the check of components
+        return False
