@@ -148,7 +148,7 @@ class TransfoXLForSequenceClassification(TransfoXLPreTrainedModel):
     def __init__(self, config: TransfoXLConfig) -> None:
         super().__init__(config)
         self.transformer = TransfoXLModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels, bias=False)
+        self.score = nn.Linear(config.d_model, int(config.num_labels or 0), bias=False)
         self.post_init()
 
     def forward(
