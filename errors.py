@@ -44,6 +44,15 @@ class Problem:
         return "\n".join(lines)
 
 
+def why_no_number(value: float) -> str:
+    """What is wrong with a number that tensors and files do not hold in 64 bits."""
+    if value != value:
+        return "is not a number"
+    if value in (float("inf"), float("-inf")):
+        return "is infinite"
+    return "is too large: numbers of a recipe lie below 2 ** 63, about 9.2e18"
+
+
 def refuse(flaws: Iterable[str]) -> None:
     """Refuse the values of a dataclass for all their flaws at once, each ``field=value is below 1; do this``.
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..errors import Problem
+from ..errors import Problem, why_no_number
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
 LARGEST = 2.0**63
@@ -59,7 +59,7 @@ def beyond(value: Any, path: str) -> list[Problem]:
         return [problem for index, item in enumerate(value) for problem in beyond(item, f"{path}.{index}")]
     if not isinstance(value, int | float) or abs(value) < LARGEST:
         return []
-    return [Problem(path, "is infinite, not a number, or too large for 64 bits", "write a smaller number", value)]
+    return [Problem(path, why_no_number(value), "write a smaller number", value)]
 
 
 def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:
@@ -113,7 +113,15 @@ def describe(hint: Any) -> str:
 
 def wrong_type(value: Any, hint: Any, path: str) -> Problem:
     """The problem of a value of the wrong type, with a fix where one is evident."""
+    choices = _choices(get_args(hint) if is_union(hint) else (hint,))
+    if any(type(choice) is type(value) for choice in choices):  # the type is right, so it is no news
+        return Problem(path, f"expected {describe(hint)}", _fix(value, hint), value)
     return Problem(path, f"expected {describe(hint)}, got {_kind(value)}", _fix(value, hint), value)
+
+
+def _choices(members: Sequence[Any]) -> list[Any]:
+    """The values of the enumerations among the members of a type."""
+    return [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
 
 
 def _problems(error: Any, value: Any, hint: Any, path: str) -> list[Problem]:
@@ -133,7 +141,7 @@ def _inside(where: str, detail: Any, hint: Any) -> Problem:
     """The problem of one item of a list or mapping."""
     members = get_args(hint) if is_union(hint) else (hint,)
     inside = next((get_args(member)[-1] for member in members if get_args(member)), None)
-    if inside in _NAMES:
+    if inside in _NAMES or get_origin(inside) is Literal:
         return wrong_type(detail["input"], inside, where)
     return Problem(where, detail["msg"][0].lower() + detail["msg"][1:], f"write {describe(hint)}", detail["input"])
 
@@ -165,9 +173,9 @@ def _fix(value: Any, hint: Any) -> str:
         parsed = _as_yaml(value)
         if any(type(parsed) is kind for kind in members):
             return f"write it without quotes: {parsed}"
-    choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
-    near = nearest(str(value), [str(choice) for choice in choices]) if choices else None
-    if near:
+    choices = [str(choice) for choice in _choices(members)]
+    longer = (choice for choice in choices if len(choice) > 2 and str(value).lower().startswith(choice.lower()))
+    if near := nearest(str(value), choices) or next(longer, None):
         return f"did you mean {near}?"
     if value is None:
         return f"write {describe(hint)}, or leave it out"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ..errors import Problem, short
+from ..errors import Problem, short, why_no_number
 
 LARGEST = 2**63
 """Sizes are below it: tensors count in 64 bits."""
@@ -59,8 +59,8 @@ def blame(
 def beyond(values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> list[Problem]:
     """Numbers that no field can hold."""
     wrong = {name: value for name, value in values.items() if isinstance(value, int | float) and not _fits(value)}
-    why = "is infinite, not a number, or too large for 64 bits"
-    return [_problem(name, why, value, own, weights, "write a smaller number") for name, value in wrong.items()]
+    fix = "write a smaller number"
+    return [_problem(name, why_no_number(value), value, own, weights, fix) for name, value in wrong.items()]
 
 
 def _fits(value: float) -> bool:

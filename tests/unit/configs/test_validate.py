@@ -115,6 +115,9 @@ def test_unknown_keys_at_all_depths_are_reported_together_with_the_nearest() -> 
         ("rate", "much", "a number", "write a number"),
         ("rate", None, "a number", "write a number, or leave it out"),
         ("mode", "fsat", "'fast' or 'slow'", "did you mean fast?"),
+        ("mode", "fastest of all", "'fast' or 'slow'", "did you mean fast?"),
+        ("mode", "blue", "'fast' or 'slow'", "write 'fast' or 'slow'"),
+        ("mode", 3, "'fast' or 'slow', got an integer", "write 'fast' or 'slow'"),
     ],
 )
 def test_wrong_types_say_what_was_expected(path: str, value: Any, expected: str, fix: str) -> None:
@@ -122,6 +125,14 @@ def test_wrong_types_say_what_was_expected(path: str, value: Any, expected: str,
     assert f"expected {expected}" in problem.why
     assert problem.value == value
     assert problem.fix == fix
+    assert "got a string" not in problem.why or path != "mode", "a string is expected there"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"), [(1e30, "is too large"), (float("inf"), "is infinite"), (float("nan"), "is not a number")]
+)
+def test_numbers_that_cannot_be_used_say_why(value: float, why: str) -> None:
+    assert problems_of(raw(other={"rate": value}))["other.rate"].why.startswith(why)
 
 
 def test_wrong_items_of_lists_and_wrong_containers() -> None:
