@@ -57,4 +57,8 @@ def _answered(problem: Problem, known: Sequence[str]) -> Problem:
     same = [other.ours] if other else [dotted for dotted in known if dotted.rpartition(".")[2] == name]
     if not same or same[0] == problem.field:
         return problem
+    beside = f"did you mean {problem.field.removesuffix(name)}"
+    sibling = problem.fix.removeprefix(beside).removesuffix("?") if problem.fix.startswith(beside) else ""
+    if likeness(name, sibling) >= ELSEWHERE:  # a letter away is as likely as the same name in another part
+        return replace(problem, fix=f"{beside}{sibling}, or {same[0]}?")
     return replace(problem, fix=f"did you mean {same[0]}?")

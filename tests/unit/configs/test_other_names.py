@@ -116,6 +116,12 @@ def test_a_refusal_answers_with_the_name_here(
     refused(check(override), f"fix: {fix}" if not fix.startswith(("scheduler=l", "its keys")) else fix)
 
 
+def test_a_near_key_beside_it_comes_before_the_same_name_elsewhere(
+    check: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    refused(check("search=optuna", "search.trial=3"), "fix: did you mean search.trials, or run.trial?")
+
+
 def test_the_argument_of_a_component_of_ones_own_keeps_its_answer(
     check: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
