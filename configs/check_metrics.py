@@ -14,7 +14,7 @@ from ..trainer.callbacks.early_stopping import EarlyStopping
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.data.data_config import DataConfig
 from ..trainer.settings import TrainerConfig
-from .values import did_you_mean
+from .values import nearest
 
 if TYPE_CHECKING:
     from ..launch.search.search_config import SearchConfig
@@ -47,7 +47,7 @@ def check_metrics(
             idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
     known = _known(task, callbacks, data, scores)
     unknown = [
-        Problem(field, "nothing in this recipe computes this metric", did_you_mean(metric, sorted(known)), metric)
+        Problem(field, "nothing in this recipe computes this metric", _instead(metric, sorted(known)), metric)
         for field, metric in users.items()
         if known and metric not in known
     ]
@@ -78,9 +78,8 @@ def check_objectives(
     if known:  # else a task or callback of the user's own may add any metric
         steps = [*OF_STEPS, *getattr(task, "step_metrics", ())]
         unknown = [name for name in names if name not in known and not _of_steps(name, steps)]
-        candidates = {True: sorted(known), False: steps}
-        fixes = {name: did_you_mean(name, candidates[name in evaluated]) for name in unknown}
-        problems = [Problem(field, "no trial computes this metric", fixes[name], name) for name in unknown]
+        logged = [*sorted(known), *steps]
+        problems = [Problem(field, "no trial computes this metric", _instead(name, logged), name) for name in unknown]
     never = _never(trainer, data) if not trainer.eval_at_end or "held-out" in _never(trainer, data) else ""
     if evaluated and not problems and never:
         fix = "set trainer.eval_at_end=true and keep some held-out data, or choose another metric"
@@ -88,6 +87,17 @@ def check_objectives(
     return problems
 
 
+def _instead(metric: str, logged: Sequence[str]) -> str:
+    """The fix for an unknown metric: the one that it is nearest to, and those that the recipe logs."""
+    near = nearest(metric, logged, NEAR)
+    listed = ", ".join(logged[:LISTED]) + (f" and {len(logged) - LISTED} more" if len(logged) > LISTED else "")
+    return f"did you mean {near}? This recipe logs {listed}" if near else f"choose one that this recipe logs: {listed}"
+
+
+NEAR = 0.7
+"""Likeness from which a metric is suggested: ``eval_bleu`` means no ``eval_loss``."""
+LISTED = 30
+"""Metrics that a message lists."""
 OF_STEPS = ("loss", "grad_norm", "lr", "memory_mib", "mfu")
 """Metrics of training lines; beside them rates, and losses by source."""
 
