@@ -17,6 +17,7 @@ from ..configs.values import did_you_mean
 from ..errors import Problem
 from .find_recipes import group_options, misnamed_option
 
+PAIRS = {"[": "]", "{": "}", "(": ")"}
 CALLBACKS = "callbacks"
 FLOW = "trireme.trainer.callbacks.flow.Flow"
 """The callback that every run needs: a file with it is a set of callbacks, any other a single callback to be added."""
@@ -152,12 +153,29 @@ def _unreadable(text: str, error: Exception) -> Problem:
         return Problem(text, "cannot be read as an override", "write ~key to leave a key out")
     if value.count("'") % 2 or value.count('"') % 2:
         why = "has a quotation mark that is not closed"
-    elif any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
-        why = "has a bracket that is not closed"
+    elif wrong := _brackets(key, value):
+        return wrong
     else:
         why = "holds characters that have a meaning in overrides"
     fix = f'to take it as a text, quote it twice, for the shell and for the override: {key}="{quoted(plain)}"'
     return Problem(key, f"{why} and cannot be read", fix, value)
+
+
+def _brackets(key: str, value: str) -> Problem | None:
+    """The problem of brackets that do not match; None if they do. What is quoted does not count."""
+    open_ones: list[str] = []
+    for sign in re.sub(r"'(\\.|[^'])*'|\"(\\.|[^\"])*\"", "", value):
+        if sign in PAIRS:
+            open_ones.append(PAIRS[sign])
+        elif sign in PAIRS.values() and (not open_ones or open_ones.pop() != sign):
+            fix = f'leave it out, or open it; for a text with brackets write {key}="{quoted(value)}"'
+            return Problem(key, f"closes a bracket {sign} that was not opened", fix, value)
+    if not open_ones:
+        return None
+    closing = "".join(reversed(open_ones))
+    why = f"has a bracket that is not closed: {closing} is missing"
+    fix = f"close it, and if there are spaces in it, quote the whole for the shell: '{key}={value}{closing}'"
+    return Problem(key, why, fix, value)
 
 
 def _several(key: str, text: str) -> Problem:
