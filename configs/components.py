@@ -72,9 +72,22 @@ def target_fix(path: str, raw: Any) -> str:
     if name and (Path(__file__).parent / group / f"{name}.yaml").is_file():
         return f"add it: {group}={name}"
     part = raw.get(group) if isinstance(raw, dict) else None
+    if group == "callbacks" and (tracker := _tracker(name)):
+        others = [other for other, node in (part or {}).items() if isinstance(node, dict) and _is_tracker(node)]
+        return f"add it: tracker=[{','.join([*others, tracker])}]" if others else f"add it: tracker={tracker}"
     beside = part.get(name.removeprefix("eval_")) if isinstance(part, dict) and name.startswith("eval_") else None
     target = beside.get("_target_") if isinstance(beside, dict) else None
     return f"write {path}._target_={target}" if isinstance(target, str) and target != MISSING else ""
+
+
+def _tracker(name: str) -> str:
+    """The choice of the group ``tracker`` that brings a callback; empty if none does."""
+    files = sorted((Path(__file__).parent / "tracker").glob("*.yaml"))
+    return next((file.stem for file in files if f"\n{name}:" in file.read_text(encoding="utf-8")), "")
+
+
+def _is_tracker(node: dict[str, Any]) -> bool:
+    return str(node.get("_target_")).startswith("trireme.trainer.trackers.")
 
 
 def nested_components(value: Any, path: str) -> list[Problem]:

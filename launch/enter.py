@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 
+from ..models.quantization.bitsandbytes_library import hush
 from .check_environment import check_environment, environment_problems
 from .elastic import launched
 from .error_report import guard
@@ -23,8 +24,10 @@ def enter(function: Callable[[], None], debug: bool) -> int:
 
 
 def prepare_process() -> None:
-    """Set variables that torch reads once (at import or at its first use of a GPU), and silence a warning of tqdm."""
+    """Set variables that torch reads once (at import or at its first use of a GPU), and silence messages of tqdm and
+    bitsandbytes that mean nothing here."""
     # Threads that busy-wait make a step many times slower on a loaded machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # GPUs have the numbers that nvidia-smi shows
     warnings.filterwarnings("ignore", "IProgress not found")  # tqdm warns in notebooks without ipywidgets
+    hush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .component import locate
@@ -21,6 +21,21 @@ GUARD_OPTIONS = {
 """Options of the NaN guard -> their defaults, and the actions that read them (in fp16 all read ``patience``)."""
 
 
+TRACKERS = "trireme.trainer.trackers."
+MAKERS = {
+    "curve": (
+        "trireme.trainer.callbacks.curve.Curve",
+        "the callback curve draws it, and is not in this recipe; it is in callbacks=default",
+    ),
+    "samples": (
+        "trireme.trainer.callbacks.sample.Sample",
+        "the callback sample writes them, and is not in this recipe: callbacks=[default,sample]",
+    ),
+}
+"""Kinds of files that trackers keep -> the callback that makes them, and what to say without it."""
+BEST_MODEL = "trireme.trainer.callbacks.best_model.BestModel"
+
+
 def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[str]:
     """A sentence for every option that has no effect.
 
@@ -32,6 +47,7 @@ def ignored_options(recipe: RecipeConfig, max_steps: int | None = None) -> list[
         *_of_plan(recipe.plan),
         *_of_evaluation(recipe),
         *_of_guard(recipe),
+        *_of_trackers(recipe),
         *_of_reference(recipe),
         *_of_memory(recipe),
         *(_of_calendar(recipe, steps) if steps else ()),
@@ -109,6 +125,29 @@ def _of_guard(recipe: RecipeConfig) -> Iterator[str]:
                     f"callbacks.{name}.{option}={callback[option]} has no effect: action={action} does not read it, "
                     f"{' and '.join(used_by)} {'do' if len(used_by) > 1 else 'does'}"
                 )
+
+
+def _of_trackers(recipe: RecipeConfig) -> Iterator[str]:
+    """Files that trackers are to keep, and that no part of the run makes."""
+    made = {kind: any(map(_is(target), recipe.callbacks.values())) for kind, (target, _) in MAKERS.items()}
+    saves = recipe.checkpoint.every is not None or recipe.checkpoint.at_end
+    made["checkpoints"] = saves or any(map(_is(BEST_MODEL), recipe.callbacks.values()))
+    whys = {kind: why for kind, (_, why) in MAKERS.items()}
+    whys["checkpoints"] = "checkpoint.every is null and checkpoint.at_end is false, so none is written"
+    for name, callback in recipe.callbacks.items():
+        for kind in callback.get("artifacts", ()) if callback["_target_"].startswith(TRACKERS) else ():
+            if not made.get(kind, True):
+                yield f"callbacks.{name}.artifacts={kind} has no effect: {whys[kind]}"
+
+
+def _is(target: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a callback of the recipe is of a class, or of one that is derived from it."""
+
+    def holds(callback: Mapping[str, Any]) -> bool:
+        found, base = locate(callback["_target_"]), locate(target)
+        return isinstance(found, type) and issubclass(found, base)
+
+    return holds
 
 
 def _of_calendar(recipe: RecipeConfig, steps: int) -> Iterator[str]:

@@ -10,8 +10,13 @@ TALKERS = ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions")
 """Loggers that tell of missing kernels for inference, and of every layer whose inputs are cast."""
 
 
-def bitsandbytes(module: str = "functional") -> Any:
-    """A module of bitsandbytes."""
+def hush() -> None:
+    """Silence them, also where another library imports bitsandbytes, though nothing is quantised."""
     for name in TALKERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def bitsandbytes(module: str = "functional") -> Any:
+    """A module of bitsandbytes."""
+    hush()
     return importlib.import_module(f"bitsandbytes.{module}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -278,3 +279,28 @@ def test_a_component_that_is_only_set_is_told_how_to_add_it(capsys: pytest.Captu
     assert "fix: add it: callbacks=sample\n" in message
     assert "fix: write data.eval_source._target_=trireme.trainer.data.sources.PythonSources\n" in message
     assert "fix: write _target_: package.module.Name\n" in message  # nothing of the name `other` is known
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        (["callbacks.wandb.mode=offline"], "add it: tracker=wandb"),
+        (["callbacks.trackers.project=sea"], "add it: tracker=all"),
+        (["tracker=tensorboard", "callbacks.mlflow.project=sea"], "add it: tracker=[tensorboard,mlflow]"),
+    ],
+)
+def test_an_option_of_a_tracker_that_was_not_chosen_says_how_to_choose_it(
+    given: list[str], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    assert main(["check", str(TINY), *given]) == 2
+    assert f"fix: {fix}\n" in capsys.readouterr().err
+
+
+def test_bitsandbytes_does_not_speak_of_kernels_that_nobody_uses(caplog: pytest.LogCaptureFixture) -> None:
+    """transformers imports it for models that are not quantised, too."""
+    from trireme.launch.enter import prepare_process
+
+    prepare_process()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+    assert not caplog.messages

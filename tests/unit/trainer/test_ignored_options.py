@@ -35,6 +35,25 @@ def test_what_has_no_effect_is_said(overrides: tuple[str, ...], said: str, tmp_p
     assert any(said in note for note in ignored_options(tiny_recipe(tmp_path, *overrides)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "overrides", "why"),
+    [
+        ("samples", ("callbacks=default",), "the callback sample writes them"),
+        ("curve", ("callbacks=minimal",), "the callback curve draws it"),
+        ("checkpoints", ("checkpoint.every=null", "checkpoint.at_end=false"), "checkpoint.every is null"),
+    ],
+)
+def test_files_for_a_tracker_that_nothing_makes_are_told(
+    kind: str, overrides: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow")
+    kept = ("tracker=mlflow", f"callbacks.mlflow.artifacts=[log,{kind}]")
+    (note,) = ignored_options(tiny_recipe(tmp_path, *overrides, *kept))
+    assert note.startswith(f"callbacks.mlflow.artifacts={kind} has no effect: {why}")
+    making = ("callbacks=[default,sample]", "checkpoint.every=null", "checkpoint.at_end=true")
+    assert ignored_options(tiny_recipe(tmp_path, *making, *kept)) == []
+
+
 def test_steps_that_follow_from_the_data_are_known_when_the_run_begins(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "trainer.max_steps=null", "trainer.epochs=1", "trainer.stop_at=50")
     assert ignored_options(recipe) == []
