@@ -17,11 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from .window_attention import KERNEL as WINDOWS
+from .window_attention import use_kernel
 
 KERNEL = "sdpa_of_documents"
 """Name in transformers' registries."""
@@ -29,11 +30,7 @@ KERNEL = "sdpa_of_documents"
 
 def attend_within_documents(model: PreTrainedModel) -> None:
     """Use this kernel in ``model`` if its kernel is ``sdpa`` (also of windows); others, with a mask, keep theirs."""
-    if model.config._attn_implementation not in ("sdpa", WINDOWS):
-        return
-    AttentionInterface.register(KERNEL, document_attention)
-    AttentionMaskInterface.register(KERNEL, document_mask)
-    model.set_attn_implementation(KERNEL)
+    use_kernel(model, KERNEL, document_attention, document_mask, ("sdpa", WINDOWS))
 
 
 def document_mask(

@@ -8,7 +8,7 @@ what it is. The idea is that of Longformer (https://arxiv.org/abs/2004.05150, se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,18 @@ KERNEL = "sdpa_of_windows"
 
 def attend_in_windows(model: PreTrainedModel) -> None:
     """Use this kernel in ``model`` if its kernel is ``sdpa``; others keep theirs."""
-    if model.config._attn_implementation != "sdpa":
-        return
-    AttentionInterface.register(KERNEL, window_attention)
-    AttentionMaskInterface.register(KERNEL, window_mask)
-    model.set_attn_implementation(KERNEL)
+    use_kernel(model, KERNEL, window_attention, window_mask, ("sdpa",))
+
+
+def use_kernel(
+    model: PreTrainedModel, name: str, kernel: Callable[..., Any], mask: Callable[..., Any], instead_of: Sequence[str]
+) -> None:
+    """Enter a kernel and its masks in transformers' registries, and use it in a model whose kernel is one of
+    ``instead_of``."""
+    if model.config._attn_implementation in instead_of:
+        AttentionInterface.register(name, kernel)
+        AttentionMaskInterface.register(name, mask)
+        model.set_attn_implementation(name)
 
 
 def window_mask(
