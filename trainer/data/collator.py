@@ -14,11 +14,12 @@ import torch
 
 from ...models.loss import IGNORE, next_token_labels
 from ...parallel.micro_batch import MicroBatch
-from .base_collator import Collator, Sample, positions
+from .base_collator import Sample, positions
+from .step_padding import StepPadding
 
 
 @dataclass
-class CausalLMCollator(Collator):
+class CausalLMCollator(StepPadding):
     """Collates token samples for next-token prediction.
 
     Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right. Packed rows
@@ -26,22 +27,6 @@ class CausalLMCollator(Collator):
     document more. All of them are padded to ``block_size``, so that shapes never change. A sample that goes on in
     another one has the token behind it as ``next_token``.
     """
-
-    block_size: int
-    """Length of the longest sample in tokens; given by the engine from ``data.block_size``."""
-    pad_token_id: int
-    """Token id of padding positions; given by the engine from the tokenizer."""
-    micro_batch_size: int
-    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
-    pad_to_multiple_of: int = 8
-    """Padded lengths are multiples of this (but at most ``block_size``); matrix units are fastest at multiples of 8."""
-    pad_step: bool = True
-    """Pad all micro-batches of a step to the same length, which pipeline stages need; false pads each on its own."""
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "micro_batch_size", "pad_to_multiple_of"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value} is below 1; set it to at least 1")
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """One data rank's share of a step, cut into micro-batches in order."""
@@ -57,14 +42,7 @@ class CausalLMCollator(Collator):
 
     def _shape(self, samples: Sequence[Sample]) -> tuple[int, bool]:
         """Padded length of ``samples``, and whether any of them is shorter."""
-        lengths = [len(sample["input_ids"]) for sample in samples]
-        longest, multiple = max(lengths), self.pad_to_multiple_of
-        if longest > self.block_size:
-            raise ValueError(
-                f"a sample of {longest} tokens exceeds block_size={self.block_size}; cut samples in the data set"
-            )
-        padded = min(-(-longest // multiple) * multiple, self.block_size)
-        return padded, min(lengths) < padded
+        return self.padded([len(sample["input_ids"]) for sample in samples])
 
     def _collate(self, samples: Sequence[Sample], length: int | None, masked: bool | None) -> MicroBatch:
         if length is None:

@@ -15,7 +15,8 @@ import torch
 
 from ....models.loss import IGNORE, next_token_labels
 from ....parallel.micro_batch import MicroBatch
-from ..base_collator import Collator, Sample, positions
+from ..base_collator import Sample, positions
+from ..step_padding import StepPadding
 from .answer_encoder import SIDES
 from .packed_pairs import samples_in
 
@@ -35,24 +36,8 @@ class TextOf(NamedTuple):
 
 
 @dataclass
-class PairCollator(Collator):
+class PairCollator(StepPadding):
     """Collates pairs. Each sample takes two rows, the chosen text and behind it the rejected one."""
-
-    block_size: int
-    """Tokens of the longest text; given by the engine from ``data.block_size``."""
-    pad_token_id: int
-    """Token id of padding positions; given by the engine from the tokenizer."""
-    micro_batch_size: int
-    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
-    pad_to_multiple_of: int = 8
-    """Padded lengths are multiples of this (but at most ``block_size``); matrix units are fastest at multiples of 8."""
-    pad_step: bool = True
-    """Pad all micro-batches of a step to the same length, which pipeline stages need; false pads each on its own."""
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "micro_batch_size", "pad_to_multiple_of"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value} is below 1; set it to at least 1")
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         """One data rank's share of a step, cut into micro-batches in order."""
@@ -113,11 +98,7 @@ class PairCollator(Collator):
 
     def _length(self, rows: list[list[TextOf]]) -> tuple[int, bool]:
         """Padded length of rows of one text each, and whether any of them is shorter."""
-        sizes, multiple = [len(row[0].ids) for row in rows], self.pad_to_multiple_of
-        if max(sizes) > self.block_size:
-            raise ValueError(f"a text of {max(sizes)} tokens exceeds block_size={self.block_size}")
-        length = min(-(-max(sizes) // multiple) * multiple, self.block_size)
-        return length, min(sizes) < length
+        return self.padded([len(row[0].ids) for row in rows])
 
 
 @dataclass
