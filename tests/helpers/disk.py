@@ -1,8 +1,9 @@
-"""A disk that fills: a small file system of its own, in memory."""
+"""A disk that fills: a small file system of its own, in memory, or files of this process that cannot grow."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Files of this process cannot grow past so many bytes: writes are cut short, then fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def unmount_below(folder: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,19 +75,3 @@ def run(tmp_path: Path) -> Run:
     folder = tmp_path / "demo"
     folder.mkdir()
     return Run(folder)
-
-
-@contextmanager
-def _limited(room: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def full_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """Files of this process cannot grow past so many bytes: writes are cut short, then fail, as on a full disk."""
-    return _limited

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from helpers.disk import full_disk
 from trireme.errors import UserError
 from trireme.trainer.callbacks.metrics_file import MetricsFile, read_metrics
 
@@ -76,7 +77,7 @@ def test_a_fresh_run_starts_a_new_file(run):
     assert steps_in(run) == [1]
 
 
-def test_full_disk_delays_lines_and_warns_once(run, caplog, full_disk):
+def test_full_disk_delays_lines_and_warns_once(run, caplog):
     caplog.set_level(logging.INFO)
     callback = started(run)
     log_steps(run, callback, [1, 2])
@@ -91,7 +92,7 @@ def test_full_disk_delays_lines_and_warns_once(run, caplog, full_disk):
     run.fire("on_train_end", callback)
 
 
-def test_a_disk_still_full_at_the_end_is_an_error(run, full_disk):
+def test_a_disk_still_full_at_the_end_is_an_error(run):
     callback = started(run)
     log_steps(run, callback, [1])
     with full_disk(path(run).stat().st_size):

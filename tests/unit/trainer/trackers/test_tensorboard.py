@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
+from helpers.disk import full_disk
 from helpers.running import until
 from trireme.trainer.callbacks.tensorboard import TensorBoard as OfOlderRecipes
 from trireme.trainer.trackers.tensorboard import TensorBoard
@@ -46,17 +44,6 @@ def test_only_the_main_rank_writes(run):
     run.trainer.mesh.is_main = False
     write(run, 0, [1])
     assert list(run.trainer.run_dir.iterdir()) == []
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """Files of this process cannot grow past so many bytes: writes are cut short, then fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_switches_it_off_with_one_warning(run, caplog):
