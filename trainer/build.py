@@ -33,6 +33,7 @@ from .data.mixture import Mixture
 from .direction_trial import refuse_encoder
 from .ema import Ema
 from .ignored_options import ignored_options
+from .journal import noted
 from .last_words import say_how_it_ended
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
@@ -87,16 +88,9 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         trainer = build(recipe, mesh, resume, nodes, restarted)
         on_ranks(mesh, nodes.leads, lambda: _keep_recipe(recipe, run_dir, trainer.strategy.run_files()))
         stop()
-        result = trainer.fit()
-        if trainer.saving.failed:
-            raise UserError(
-                Problem(
-                    "run.dir",
-                    "the last checkpoint could not be written; what was trained since the one before it is not saved",
-                    "free space and start the same command again",
-                    str(run_dir),
-                )
-            )
+        with noted(trainer):
+            result = trainer.fit()
+            _refuse_unsaved(trainer)
         say_how_it_ended(trainer, result, named=resume != "auto")
     finally:
         if trainer:
@@ -111,6 +105,13 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     # launchers end all ranks once the first one has left.
     mesh.close()
     return result
+
+
+def _refuse_unsaved(trainer: Trainer) -> None:
+    if trainer.saving.failed:
+        why = "the last checkpoint could not be written; what was trained since the one before it is not saved"
+        fix = "free space and start the same command again"
+        raise UserError(Problem("run.dir", why, fix, str(trainer.run_dir)))
 
 
 def build(

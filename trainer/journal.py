@@ -1,18 +1,27 @@
 """The journal of a run, ``journal.jsonl`` in its folder: every start and end, checkpoint and rollback, with its time.
 
 Rank 0 appends one line of JSON for each event; nothing is ever taken back, so restarts and their reasons can be told
-after the run. A start without an end was killed, or its machine was lost.
+after the run. A start without an end was killed, or its machine was lost. The callback ``report`` writes it; a run
+without this callback notes its starts and ends only.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .callbacks.metrics_file import json_value
+
+if TYPE_CHECKING:
+    from .loop import Trainer
 
 log = logging.getLogger("trireme.trainer")
 FILE = "journal.jsonl"
@@ -34,6 +43,35 @@ class Journal:
             if not self._warned:
                 log.warning("%s is not written: %s", self.path, error.strerror or error)
             self._warned = True
+
+
+@contextmanager
+def noted(trainer: Trainer) -> Iterator[None]:
+    """Context of a run that notes its start and its end, unless a callback does, which knows more of them."""
+    others = any(getattr(callback, "keeps_journal", False) for callback in trainer.callbacks.values())
+    if others or not trainer.mesh.is_main:
+        yield
+        return
+    journal, recipe, mesh = Journal(trainer.run_dir), trainer.recipe, trainer.mesh
+    about = {"plan": recipe.plan.name, "ranks": mesh.world_size, "device": mesh.device.type}
+    about |= {"process": os.getpid(), "machine": {"host": socket.gethostname()}}
+    journal.note(STARTED, trainer.state.step, **about)
+    try:
+        yield
+    finally:
+        how, reason = ending(trainer, sys.exception())
+        journal.note(ENDED, trainer.state.step, how=how, reason=reason)
+
+
+def ending(trainer: Trainer, error: BaseException | None) -> tuple[str, str]:
+    """How a run ends, and why: done, stopped (by a callback), left (to be resumed), failed."""
+    control, state = trainer.control, trainer.state
+    if error is not None:
+        left = isinstance(error, KeyboardInterrupt | SystemExit)
+        return ("left" if left else "failed"), f"{type(error).__name__}: {error}"[:2000]
+    if control.interrupted:
+        return "left", control.reason
+    return ("stopped", control.reason) if control.stop and state.step < state.stop_at else ("done", "")
 
 
 def now() -> str:

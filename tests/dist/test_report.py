@@ -118,6 +118,17 @@ def test_the_journal_tells_stops_failures_and_resumes(tmp_path: Path) -> None:
     assert "the mast breaks" in page and "it is time" in page and '"refresh":null' in page
 
 
+@pytest.mark.parametrize("callbacks", ["callbacks=[minimal]", REPORTED])
+def test_a_run_that_left_says_so_with_and_without_the_callback(tmp_path: Path, callbacks: str) -> None:
+    leave = "+callbacks.leave={_target_: helpers.callbacks.Leave, step: 3}"
+    train(tiny_recipe(tmp_path / "run", callbacks, leave))
+    assert _state(tmp_path / "run") == "left"
+    train(tiny_recipe(tmp_path / "run", callbacks))
+    assert _state(tmp_path / "run") == "done"
+    told = [line["event"] for line in read_journal(tmp_path / "run" / "journal.jsonl")]
+    assert [event for event in told if event in ("started", "ended")] == ["started", "ended"] * 2
+
+
 def test_the_journal_tells_rollbacks(tmp_path: Path) -> None:
     guard = (
         "callbacks=[minimal,report,nonfinite]",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.layout import step_of
-from ..journal import BACK, ENDED, MEASURED, SAVED, STARTED, Journal
+from ..journal import BACK, ENDED, MEASURED, SAVED, STARTED, Journal, ending
 from ..run_report.run_files import SAMPLES
 from .callback import Callback, Metrics
 
@@ -43,6 +43,8 @@ class Report(Callback):
         samples: samples of the first step that are shown with their labels; 0 shows none.
         measure: measure memory by part, bytes sent and the pipeline in time in one step.
     """
+
+    keeps_journal = True
 
     def __init__(self, every_seconds: float = 60.0, samples: int = 3, measure: bool = True) -> None:
         if every_seconds < 0:
@@ -105,7 +107,7 @@ class Report(Callback):
             self._left = trainer.state.step
             return
         self._trainer = None
-        how, reason = _ending(trainer, error)
+        how, reason = ending(trainer, error)
         self._note(ENDED, trainer.state.step, how=how, reason=reason)
         if self._journal:
             self._write(trainer, running=False)
@@ -192,14 +194,3 @@ def _views(trainer: Trainer, count: int) -> list[dict[str, Any]]:
         }
         found.append({"title": heading(shown, "train"), "views": views, "shapes": shown.shapes})
     return found
-
-
-def _ending(trainer: Trainer, error: BaseException | None) -> tuple[str, str]:
-    """How a run ends, and why: done, stopped (by a callback), left (to be resumed), failed."""
-    control, state = trainer.control, trainer.state
-    if error is not None:
-        left = isinstance(error, KeyboardInterrupt | SystemExit)
-        return ("left" if left else "failed"), f"{type(error).__name__}: {error}"[:2000]
-    if control.interrupted:
-        return "left", control.reason
-    return ("stopped", control.reason) if control.stop and state.step < state.stop_at else ("done", "")
