@@ -1,7 +1,7 @@
 """``trireme report``: find the runs in the folders that were named, write their page, and keep it up to date.
 
-A folder is that of a run, or of a study or sweep, whose runs lie in it. This file neither starts a run nor imports
-torch, so a page takes a fraction of a second.
+A folder is that of a run, or of a study or sweep, whose runs lie in it, or one like ``runs``, which holds several of
+them. This file neither starts a run nor imports torch, so a page takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -10,31 +10,42 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import Problem, UserError
 from ..trainer.callbacks.report import PAGE
 from ..trainer.run_report.page import Report, page, write_report
 from ..trainer.run_report.run_files import FIX, RunFiles, is_run, read_run
-from ..trainer.run_report.study import is_study, read_pictures, read_trials
+from ..trainer.run_report.study import is_study, read_study, trial_folders
 
 ENDINGS = ("done", "stopped", "diverged", "left")
 """States of runs that nobody starts again by itself."""
 RESTART_SECONDS = 20.0
 """Time that a launcher gets to start a failed run again, while its page is watched."""
 MOST_RUNS = 200
+NO_RUN = "holds no run: it has neither a recipe nor metrics"
+DEEPEST = 2
+"""Levels of folders in which runs are looked for: ``runs`` holds studies, and those hold trials."""
 
 
 @dataclass
 class Asked:
-    """Run folders of a report, and the study that they belong to."""
+    """What a report is to show."""
 
-    runs: list[Path]
-    study: Path | None = None
-    """The one folder that was named, if it holds several runs."""
+    runs: dict[Path, str]
+    """Run folders with their names on the page, each once."""
+    named: list[Path]
+    """The folders that were named."""
+    studies: list[Path]
+    """Folders of studies, all of whose trials are shown."""
+
+    @property
+    def alone(self) -> Path | None:
+        """The one folder that was named; None if there were several."""
+        return self.named[0] if len(self.named) == 1 else None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,29 +70,49 @@ def find_runs(folders: Sequence[str]) -> Asked:
     Raises:
         UserError: a folder is missing, or holds no run.
     """
-    found: list[Path] = []
-    study = None
-    for given in folders:
-        folder = Path(os.path.expanduser(given))
+    found: dict[Path, tuple[Path, str]] = {}
+    studies: dict[Path, Path] = {}
+    named = [Path(os.path.expanduser(given)) for given in folders]
+    for folder in named:
         if not folder.is_dir():
-            raise UserError(Problem("RUN", "is not a folder", FIX, given))
-        alone = is_run(folder) and not is_study(folder)
-        inner = [] if alone else sorted(one for one in folder.iterdir() if one.is_dir() and is_run(one))
-        if not inner and not is_run(folder):
-            raise UserError(Problem("RUN", "holds no run: it has neither a recipe nor metrics", FIX, given))
-        study = folder if inner and len(folders) == 1 else None
-        found += inner or [folder]
-    unique = list({folder.resolve(): folder for folder in found}.values())
-    if len(unique) > MOST_RUNS:
+            raise UserError(Problem("RUN", "is not a folder", FIX, str(folder)))
+        inner = list(_runs_in(folder, DEEPEST))
+        if not inner:
+            none = "is a study without a trial yet" if is_study(folder) else NO_RUN
+            raise UserError(Problem("RUN", none, FIX, str(folder)))
+        for run in inner:
+            found.setdefault(run.resolve(), (run, _name(run, folder, len(named) > 1)))
+            if run != folder and is_study(run.parent):
+                studies.setdefault(run.parent.resolve(), run.parent)
+    if len(found) > MOST_RUNS:
         fix = "name the runs that matter, such as RUN_1 RUN_2"
-        raise UserError(Problem("RUN", f"{len(unique)} runs are more than a page shows ({MOST_RUNS})", fix))
-    return Asked(unique, study)
+        raise UserError(Problem("RUN", f"{len(found)} runs are more than a page shows ({MOST_RUNS})", fix))
+    return Asked(dict(found.values()), named, list(studies.values()))
+
+
+def _runs_in(folder: Path, levels: int) -> Iterator[Path]:
+    """The run folder itself, the trials of a study, or the runs in folders below."""
+    if is_study(folder):
+        yield from trial_folders(folder)
+    elif is_run(folder):
+        yield folder
+    elif levels:
+        with suppress(PermissionError):
+            for one in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")):
+                yield from _runs_in(one, levels - 1)
+
+
+def _name(run: Path, named: Path, beside_others: bool) -> str:
+    """The name of a run: its place in the folder that was named, behind that folder's own name if there are others."""
+    if run == named:
+        return run.resolve().name
+    inside = run.relative_to(named).as_posix()
+    return f"{named.resolve().name}/{inside}" if beside_others else inside
 
 
 def default_place(asked: Asked) -> Path:
-    """In the folder of the run or study; for several runs in the current folder."""
-    folder = asked.study or (asked.runs[0] if len(asked.runs) == 1 else Path())
-    return folder / PAGE
+    """In the folder that was named; for several in the current folder."""
+    return (asked.alone or Path()) / PAGE
 
 
 def make_report(asked: Asked, refresh: float | None = None) -> Report:
@@ -90,21 +121,17 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
     Args:
         refresh: seconds between two looks at runs that go on; None makes a page that does not load itself again.
     """
-    if refresh is not None or len(asked.runs) == 1:
-        runs = [read_run(folder, may_be_empty=refresh is not None) for folder in asked.runs]
-    else:
-        runs = [one for one in (read_run(folder, may_be_empty=True) for folder in asked.runs) if one.lines]
+    may_be_empty = refresh is not None or len(asked.runs) > 1
+    runs = [read_run(folder, may_be_empty=may_be_empty) for folder in asked.runs]
+    for run, name in zip(runs, asked.runs.values(), strict=True):
+        run.name = name
+    if refresh is None:
+        runs = [one for one in runs if one.lines]
         if not runs:
-            raise UserError(
-                Problem("RUN", "none of the runs has logged a step", FIX, str(asked.study or asked.runs[0]))
-            )
+            raise UserError(Problem("RUN", "none of the runs has logged a step", FIX, str(asked.named[0])))
     waits = any(one.state == "running" or not (one.lines or one.state) for one in runs)
-    return Report(_told_apart(runs), _title(asked, runs), refresh if waits else None, *_study(asked.study))
-
-
-def _study(folder: Path | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Pictures and trials of a study; empty if the runs are of none."""
-    return (read_pictures(folder), read_trials(folder)) if folder else ({}, [])
+    runs = _told_apart(runs)
+    return Report(runs, _title(asked, runs), refresh if waits else None, list(map(read_study, asked.studies)))
 
 
 def html_of(folders: Sequence[str]) -> str:
@@ -154,16 +181,17 @@ def _write(report: Report, out: Path) -> None:
 
 
 def _title(asked: Asked, runs: Sequence[RunFiles]) -> str:
-    if asked.study is not None:
-        return asked.study.resolve().name
-    names = ", ".join(one.name for one in runs[:4])
-    return f"{names} and {len(runs) - 4} more" if len(runs) > 4 else names
+    names = [folder.resolve().name for folder in asked.named]
+    if len(set(names)) < len(names) and len(names) == len(runs):
+        names = [one.name for one in runs]
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
 def _told_apart(runs: list[RunFiles]) -> list[RunFiles]:
-    """Runs whose folders have the same name get that of the folder above before it."""
-    names = [one.name for one in runs]
-    for one in runs:
-        if names.count(one.name) > 1:
-            one.name = "/".join(one.folder.resolve().parts[-2:])
+    """Runs of the same name get that of the folder above before it, until all differ."""
+    while len(names := [one.name for one in runs]) > len(set(names)):
+        for one in [one for one in runs if names.count(one.name) > 1]:
+            parts = one.folder.resolve().parts
+            one.name = "/".join(parts[-one.name.count("/") - 2 :])
     return runs

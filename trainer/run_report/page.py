@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .recipes_shown import differences, machine, recipe
 from .resources import memory, timeline, traffic
 from .run_files import RunFiles
 from .samples_shown import samples, written
-from .study import pictures, trials
+from .study import Study, studies
 
 HERE = Path(__file__).parent
 SECTIONS = (evaluations, samples, written, memory, traffic, timeline, checkpoints, starts, faults, recipe, machine)
@@ -40,10 +40,8 @@ class Report:
     title: str
     refresh: float | None = None
     """Seconds after which the open page loads itself again; None for a page that will not change."""
-    pictures: Mapping[str, str] = field(default_factory=dict)
-    """Title -> SVG, of a study."""
-    trials: Sequence[Mapping[str, Any]] = ()
-    """Trials of a study, as its table has them."""
+    studies: Sequence[Study] = ()
+    """Studies that runs are trials of."""
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -77,8 +75,7 @@ def _page(report: Report) -> Iterator[str]:
     yield "<main>"
     if len(runs) > 1:
         yield runs_table(runs)
-    yield trials(report.trials)
-    yield pictures(report.pictures)
+    yield from studies(report.studies)
     yield from _curves(report, found)
     if len(runs) > 1:
         yield differences(runs)

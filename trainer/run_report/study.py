@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .markup import Html, details, duration, number, section, table, text
+from .run_files import is_run
 
-PICTURES, TRIALS = "pictures", "trials.jsonl"
-"""What a search leaves in the folder of its study: pictures as SVG, and one line of JSON for each trial."""
+PICTURES, TRIALS, COMMAND = "pictures", "trials.jsonl", "search.json"
+"""What a search leaves in the folder of its study: pictures as SVG, one line of JSON for each trial when a worker has
+ended, and from its beginning the command."""
+TRIAL = re.compile(r"trial_\d+")
+"""Name of the run folder of a trial."""
 KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own")
 """What a trial's line has beside its objectives."""
-COLOURS = {"done": "done", "running": "running", "pruned": "stopped", "failed": "failed", "killed": "killed"}
+COLOURS = {
+    "done": "done", "running": "running", "pruned": "stopped", "failed": "failed", "killed": "killed",
+    "interrupted": "left",
+}  # fmt: skip
 LARGEST = 2**22
 """Bytes of a picture, and of the table of trials."""
 SHOWN = 20
 """Trials that are shown at once; more are folded up."""
 
 
+@dataclass
+class Study:
+    """What the folder of a study holds beside the run folders of its trials."""
+
+    name: str
+    trials: Sequence[Mapping[str, Any]]
+    """Its table: one row per trial. Empty before a worker has ended."""
+    pictures: Mapping[str, str]
+    """Title -> SVG."""
+
+
 def is_study(folder: Path) -> bool:
     """Whether a folder is that of a study, which has a recipe too, but no metrics of its own."""
-    return (folder / TRIALS).is_file()
+    return any((folder / name).is_file() for name in (TRIALS, COMMAND))
+
+
+def trial_folders(folder: Path) -> list[Path]:
+    """Run folders of a study's trials, without that of the best recipe, which is trained again beside them."""
+    return sorted(one for one in folder.iterdir() if TRIAL.fullmatch(one.name) and is_run(one))
+
+
+def read_study(folder: Path) -> Study:
+    """The table and the pictures of a study."""
+    return Study(folder.resolve().name, read_trials(folder), read_pictures(folder))
 
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
@@ -43,7 +73,16 @@ def read_pictures(folder: Path) -> dict[str, str]:
     return {path.stem.replace("_", " "): _read(path) for path in sorted((folder / PICTURES).glob("*.svg"))}
 
 
-def trials(found: Sequence[Mapping[str, Any]]) -> str:
+def studies(found: Sequence[Study]) -> Iterator[str]:
+    """The tables and pictures of studies, under their names if there are several."""
+    for study in found:
+        of = f" of {study.name}" if len(found) > 1 else ""
+        yield _trials(study.trials, f"Trials{of}")
+        images = [_picture(title, svg) for title, svg in study.pictures.items()]
+        yield section("pictures", f"Pictures{of or ' of the study'}", images)
+
+
+def _trials(found: Sequence[Mapping[str, Any]], title: str) -> str:
     """Trials with their objectives and values, and how each ended."""
     objectives = _names(found, lambda trial: [name for name in trial if name not in KNOWN])
     values = _names(found, lambda trial: trial["values"] if isinstance(trial.get("values"), dict) else ())
@@ -61,15 +100,11 @@ def trials(found: Sequence[Mapping[str, Any]]) -> str:
     parts = [table(header, rows[:SHOWN], left, "trials")]
     if len(rows) > SHOWN:
         parts.append(details(f"{len(rows) - SHOWN} more", table(header, rows[SHOWN:], left, "more trials")))
-    return section("trials", "Trials", parts)
-
-
-def pictures(found: Mapping[str, str]) -> str:
-    """Pictures as images: scripts in them would not run, and their styles stay their own."""
-    return section("pictures", "Pictures of the study", [_picture(title, svg) for title, svg in found.items()])
+    return section("trials", title, parts)
 
 
 def _picture(title: str, svg: str) -> str:
+    """A picture as an image: scripts in it would not run, and its styles stay its own."""
     data = base64.b64encode(svg.encode("utf-8", "replace")).decode()
     image = f'<img alt="{text(title)}" src="data:image/svg+xml;base64,{data}">'
     return f"<figure><figcaption>{text(title)}</figcaption>{image}</figure>"

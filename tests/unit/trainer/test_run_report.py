@@ -14,9 +14,11 @@ import pytest
 from helpers.command import refused, trireme_here
 from helpers.run_folders import ENDED, MEASURED, RECIPE, STARTED, journal, lines, write_run
 from trireme.launch.report_view import report
+from trireme.launch.run_reports import html_of
 from trireme.trainer.run_report.curves import charts, curves
 from trireme.trainer.run_report.page import Report, page
 from trireme.trainer.run_report.run_files import RunFiles, read_run
+from trireme.trainer.run_report.study import Study
 
 EVIL = '</script><script>alert("1")</script><img src=x onerror=alert(2)>&amp; \u202eturned \x1b[31m'
 
@@ -137,9 +139,7 @@ def test_the_page_shows_what_the_folder_holds(tmp_path: Path) -> None:
 
 
 def test_a_page_loads_nothing(tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    for name in ("one", "two"):
-        write_run(study / name)
+    study = _study(tmp_path / "study", 2)
     (study / "pictures").mkdir()
     (study / "pictures" / "history.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg"><script>bad()</script></svg>'
@@ -172,7 +172,7 @@ def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
         (run / "log.txt").write_text(f"2026-03-01 10:00:00,123 ERROR trireme: {EVIL}\n")
         recipe = {**recipe, EVIL: EVIL * 2}
         folders.append(run)
-    html = page(Report([read_run(run) for run in folders], EVIL, pictures={EVIL: "<svg/>"}))
+    html = page(Report([read_run(run) for run in folders], EVIL, studies=[Study(EVIL, [], {EVIL: "<svg/>"})]))
     found = Elements(html)
     assert not found.open
     assert [tag for tag, _ in found.found].count("script") == 2
@@ -189,6 +189,7 @@ def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
         ((STARTED, {**ENDED, "how": "failed"}), "failed"),
         ((STARTED, {**ENDED, "how": "left"}, STARTED), "killed"),
         ((STARTED, {**ENDED, "how": "left"}), "left"),
+        (({**ENDED, "how": "left"},), "left"),
         ((), ""),
     ],
 )
@@ -317,3 +318,43 @@ def test_a_study_shows_its_trials_though_it_has_a_recipe_itself(tmp_path: Path) 
     assert not found.open and len(_data(html)["runs"]) == 2
     assert [word for word in ("optimizer.lr", "0.2500", "2.5000", "pruned", "ddp") if word not in found.text] == []
     assert not [about for _, about in found.found if any(name.startswith("on") for name in about)]
+
+
+def _study(folder: Path, trials: int) -> Path:
+    for number in range(trials):
+        write_run(folder / f"trial_{number:04d}")
+    (folder / "recipe.yaml").write_text("trainer: {max_steps: 3}")
+    (folder / "search.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_of_studies_and_runs_shows_them_all(tmp_path: Path) -> None:
+    """The best recipe that was trained beside the trials, and a link to a trial, are no trials."""
+    runs = tmp_path / "runs"
+    one = _study(runs / "one", 2)
+    row = {"trial": 0, "eval_loss": 2.5, "values": {"optimizer.lr": 0.25}, "end": "done"}
+    (one / "trials.jsonl").write_text(json.dumps(row) + "\n")
+    write_run(one / "best")
+    (one / "best_trial").symlink_to("trial_0001")
+    _study(runs / "two", 3)
+    write_run(runs / "alone")
+    write_run(runs / "sweep" / "lr=1")
+    names = ["alone", "one/trial_0000", "one/trial_0001", "sweep/lr=1"]
+    names += [f"two/trial_000{number}" for number in range(3)]
+    html = report(runs).save(tmp_path / "page.html").read_text()
+    assert [run["name"] for run in _data(html)["runs"]] == names
+    assert "Trials of one" in Elements(html).text and "<title>runs</title>" in html
+    beside = report(one, runs / "two").save(tmp_path / "page.html").read_text()
+    assert [run["name"] for run in _data(beside)["runs"]] == [name for name in names if "trial" in name]
+    assert "<title>one, two</title>" in beside and "Trials of one" in Elements(beside).text
+    assert [run["name"] for run in _data(html_of([str(one)]))["runs"]] == ["trial_0000", "trial_0001"]
+    assert "Trials" in Elements(html_of([str(one)])).text
+    assert "Trials" not in Elements(html_of([str(one / "trial_0000")])).text
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        _study(tmp_path / place / "study", 2)
+    html = html_of([str(tmp_path / place / "study") for place in ("here", "there")])
+    names = [run["name"] for run in _data(html)["runs"]]
+    assert names[0] == "here/study/trial_0000" and names[3] == "there/study/trial_0001"
