@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...configs.validate import problem_of
 from ...errors import Problem, UserError
 from ...trainer.checkpoint.layout import RECIPE
 from ...trainer.run_folder import changed_keys
@@ -51,8 +52,10 @@ def prepare(
     composed = compose(command.recipe, command.overrides, command.recipe_dirs)
     typed, ranks = checked(planned(composed, command.nproc, show=False), command.nproc)
     if typed.search is None:
-        fix = "choose one: search=optuna, and write search.space"
-        raise UserError(Problem("search", "the recipe says nothing about a search", fix))
+        fix, why = "choose one: search=optuna, and write search.space", "the recipe says nothing about a search"
+        if Path(command.recipe).expanduser().is_dir():
+            fix, why = f"{fix}; or name the folder of a study", f"{why}: its folder is that of a run, not of a study"
+        raise UserError(Problem("search", why, fix))
     folder, name = _folder(typed, command.overrides)
     objective = read_objective(typed, typed.search)
     prepared = Prepared(
@@ -76,19 +79,18 @@ def _space(given: Any, raw: Mapping[str, Any]) -> Space | Callable[[Any], dict[s
     if callable(given):
         return given  # type: ignore[return-value]
     if isinstance(given, str):
+        if ":" in given:  # what the shell leaves of {optimizer.lr:{low:...}}
+            fix = "quote it for the shell: 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'"
+            why = "is neither a mapping of ranges nor the path of a function"
+            raise UserError(Problem("search.space", why, fix, given))
         return function_at(given, "search.space")
     space, flaws = read_space(given)
     if flaws:
-        raise UserError(*(Problem(f"search.{flaw.partition(' ')[0]}", *_parts(flaw)) for flaw in flaws))
+        raise UserError(*(problem_of(flaw, "search", {"space": given}) for flaw in flaws))
     if not space.parameters:
         fix = "write its ranges: search.space={optimizer.lr: {low: 1e-5, high: 1e-2, log: true}}"
         raise UserError(Problem("search.space", "is empty, so there is nothing to search", fix))
     return space.typed(raw)
-
-
-def _parts(flaw: str) -> tuple[str, str]:
-    why, _, fix = flaw.partition(" ")[2].partition("; ")
-    return why, fix
 
 
 def _folder(recipe: RecipeConfig, overrides: Sequence[str]) -> tuple[Path, str]:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...configs.values import nearest
+from ...errors import Problem, UserError
+from ...trainer.run_report.study import COMMAND as FILE
+from ..find_recipes import find_recipe
 from ..overrides import key_of
-
-FILE = "search.json"
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,14 @@ class StudyCommand:
 
 
 def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], nproc: int | None) -> StudyCommand:
-    """The command as given, or for the folder of a study that which began it, with what was given beside it."""
+    """The command as given, or for the folder of a study that which began it, with what was given beside it.
+
+    Raises:
+        UserError: there is neither a recipe nor a study of this name.
+    """
     file = Path(recipe).expanduser() / FILE
     if not file.is_file():
+        _refuse_neither(recipe, recipe_dirs)
         return StudyCommand(recipe, list(overrides), [str(folder) for folder in recipe_dirs], nproc)
     before = StudyCommand(**json.loads(file.read_text(encoding="utf-8")))
     given = set(map(key_of, overrides)) | {"run.dir"}
@@ -44,3 +51,26 @@ def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], 
         [*before.recipe_dirs, *map(str, recipe_dirs)],
         before.nproc if nproc is None else nproc,
     )
+
+
+def _refuse_neither(recipe: str, recipe_dirs: Sequence[str]) -> None:
+    """Refuse what is no recipe, in words that know of studies."""
+    try:
+        find_recipe(recipe, recipe_dirs)
+    except UserError as error:
+        folder = Path(recipe).expanduser()
+        if folder.suffix in (".yaml", ".yml") or not (folder.is_dir() or "/" in recipe):
+            raise
+        beside = [each.name for each in folder.parent.glob("*") if (each / FILE).is_file()]
+        near = nearest(folder.name, beside)
+        fix = f"did you mean {Path(recipe).parent / near}?" if near else _fix_of(error)
+        why = "there is neither a recipe nor a folder of this name"
+        if folder.is_dir():
+            why = f"is a folder, but not that of a study ({FILE} is not in it), nor that of a run"
+        raise UserError(Problem("RECIPE", why, fix, recipe)) from None
+
+
+def _fix_of(error: UserError) -> str:
+    fixes = [problem.fix for problem in error.problems if isinstance(problem, Problem)]
+    usual = "name a recipe (see: trireme recipes) or the folder of a study"
+    return fixes[0] if fixes and fixes[0].startswith("did") else usual
