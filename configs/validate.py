@@ -8,10 +8,12 @@ their target.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import Problem
@@ -245,6 +247,9 @@ def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
             value = written[1] if (written := re.match(r"=(\S+) ", why)) else None
         for shown in (f"={value!r} ", f"={value} "):
             why = why.removeprefix(shown)
+    elif written := re.match(r"=(\S+) ", why):
+        with suppress(ValueError, SyntaxError):
+            value, why = ast.literal_eval(written[1]), why[written.end() :]
     return Problem(field, why.removeprefix("="), fix, value)
 
 

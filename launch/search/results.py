@@ -15,16 +15,18 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from ...trainer.checkpoint.layout import RECIPE
+from ...trainer.run_report.study import TRIALS as TABLE
 from ..listing import show_table
 from .run_search import brief
 from .study_store import END, FOLDER, OWN, REASON, SECONDS, VALUES, StudyStore
+from .trial_process import INTERRUPTED
 
 if TYPE_CHECKING:
     from .objective import Objective
 
 BEST = "best.yaml"
 FRONT = "front"
-TABLE = "trials.jsonl"
+EACH_ONCE = "search.sampler._target_=optuna.samplers.BruteForceSampler takes each combination once"
 ENOUGH = 4
 """Complete trials from which importance means something."""
 
@@ -61,14 +63,15 @@ def importances(store: StudyStore) -> dict[str, float]:
 
 def rows(store: StudyStore) -> list[dict[str, Any]]:
     """One row per trial: number, values, objectives, how it ended."""
-    found = []
+    found, left = [], store.interrupted()
     for trial in store.trials:
         attributes = trial.user_attrs
         row = {"trial": trial.number, **dict.fromkeys(store.objective.names)}
         if trial.state == TrialState.COMPLETE:
             row |= dict(zip(store.objective.names, trial.values, strict=True))
         row |= {"values": values_of(trial), "steps": max(trial.intermediate_values, default=None)}
-        row |= {"seconds": round(float(attributes.get(SECONDS, 0.0)), 2), "end": attributes.get(END, "running")}
+        end = attributes.get(END, INTERRUPTED if trial.number in left else "running")
+        row |= {"seconds": round(float(attributes.get(SECONDS, 0.0)), 2), "end": end}
         row |= {"reason": attributes.get(REASON, ""), "folder": attributes.get(FOLDER, "")}
         found.append({**row, "own": bool(attributes.get(OWN))})
     return found
@@ -104,7 +107,7 @@ def show_results(store: StudyStore) -> None:
     keys = list(dict.fromkeys(key for row in found for key in row["values"]))
     header = ("trial", *names, *keys, "seconds", "end")
     show_table(header, [_cells(row, names, keys, row["trial"] in chosen) for row in found])
-    for line in (*_found(store, best), *_importance(store)):
+    for line in (*_found(store, best), *_importance(store), *_further(store)):
         print(line)
     print(f"everything is in {store.folder}: {TABLE}, pictures/")
 
@@ -116,11 +119,13 @@ def _found(store: StudyStore, best: Sequence[FrozenTrial]) -> list[str]:
     objective = store.objective
     if not objective.single:
         front = ", ".join(str(trial.number) for trial in best)
-        return [f"the Pareto front: trials {front}; recipes of each: {store.folder / FRONT}"]
+        head = "the Pareto front" if store.complete else "the Pareto front so far"
+        return [f"{head}: trials {front}; recipes of each: {store.folder / FRONT}"]
     trial, (name, mode) = best[0], next(iter(objective.modes.items()))
     shown = ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
                       for key, value in values_of(trial).items())  # fmt: skip
-    lines = [f"best: trial {trial.number} with {name} {trial.values[0]:.4f} ({mode} is better): {shown}"]
+    head = "best" if store.complete else "best so far"
+    lines = [f"{head}: trial {trial.number} with {name} {trial.values[0]:.4f} ({mode} is better): {shown}"]
     own = next((one for one in store.trials if one.user_attrs.get(OWN)), None)
     if own is not None and own.number == trial.number:
         lines.append("no other values have beaten the recipe's own")
@@ -133,6 +138,19 @@ def _importance(store: StudyStore) -> list[str]:
     shares = importances(store)
     shown = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
     return [f"what mattered: {shown}"] if shown else []
+
+
+def _further(store: StudyStore) -> list[str]:
+    """Sentences on what is still to be done, or need not be done again."""
+    trials, lines = store.trials, []
+    if not store.complete:
+        ended = sum(trial.state.is_finished() for trial in trials)
+        lines.append(f"{ended} of {store.search.trials} trials have ended; the same command goes on with the study")
+    elif store.all_tried:
+        lines.append(f"all {store.combinations} combinations of the space were tried")
+    if again := sum(VALUES in trial.user_attrs for trial in trials) - store.points:
+        lines.append(f"{again} trial{'s' if again > 1 else ''} had values that were tried before; {EACH_ONCE}")
+    return lines
 
 
 def _cells(row: dict[str, Any], names: Sequence[str], keys: Sequence[str], best: bool) -> list[str]:

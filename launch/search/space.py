@@ -8,11 +8,12 @@ a list of ranges with ``when`` gives a key one range for each case. Keys may be 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ...configs.values import did_you_mean
+from ...configs.values import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -22,8 +23,22 @@ OF_DOMAIN = (*OF_RANGE, "choices", "when")
 """Keys of a range or choice."""
 NEEDED = {"low", "high", "choices"}
 """Keys of which a range or choice has at least one, which tells it from nested keys."""
+OTHER_NAMES = {
+    **dict.fromkeys(("min", "minimum", "lower", "start", "from"), "low"),
+    **dict.fromkeys(("max", "maximum", "upper", "stop", "end", "to"), "high"),
+    **dict.fromkeys(("values", "options", "categories", "grid"), "choices"),
+    **dict.fromkeys(("log_scale", "logarithmic", "loguniform", "log_uniform"), "log"),
+    **dict.fromkeys(("step_size", "q", "quantum"), "step"),
+}
+"""What other tools call the keys of a range or choice."""
 NOT_SEARCHED = ("run", "search", "launch")
 """Parts that say where and how a run is started, which a search decides itself."""
+
+
+MOST_COUNTED = 10_000
+"""Combinations up to which a space is counted."""
+_ANY = object()
+"""Value of a key on which nothing depends."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,22 @@ class Parameter:
     def extremes(self) -> tuple[Any, ...]:
         """Both ends of a range, or all choices: if these fit a recipe's types, so does all between."""
         return self.choices if self.choices is not None else (self.low, self.high)
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None in a range of numbers without steps."""
+        if self.choices is not None:
+            return len(self.choices)
+        step = self.step or (1 if self.whole else None)
+        return None if step is None else int((self.high - self.low) / step + 1e-9) + 1
+
+    def values(self) -> Iterator[Any]:
+        """All values, of a key that has a count."""
+        if self.choices is not None:
+            yield from self.choices
+        else:
+            step = self.step or 1
+            yield from (self.low + number * step for number in range(self.count or 0))
 
     def suggest(self, trial: BaseTrial) -> Any:
         if self.choices is not None:
@@ -81,6 +112,24 @@ class Space:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(parameter.key for parameter in self.parameters))
+
+    @property
+    def combinations(self) -> int | None:
+        """How many different points there are; None if a range of numbers has no steps."""
+        counts = [parameter.count for parameter in self.parameters]
+        if any(count is None for count in counts):
+            return None
+        return self._points({}) if math.prod(filter(None, counts)) <= MOST_COUNTED else None
+
+    def _points(self, values: dict[str, Any]) -> int:
+        """Points that go on from values of the first keys; keys with conditions depend on those before them."""
+        rest = [each for each in self.parameters if each.key not in values and each.active(values)]
+        if not rest:
+            return 1
+        first, conditions = rest[0], {key for each in self.parameters for key in each.when}
+        if first.key not in conditions:  # nothing depends on its value
+            return (first.count or 0) * self._points({**values, first.key: _ANY})
+        return sum(self._points({**values, first.key: value}) for value in first.values())
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Values by key for a trial of optuna."""
@@ -149,10 +198,23 @@ def _flat(given: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Keys with their domains; nested mappings give dotted keys."""
     for name, value in given.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value and not NEEDED & value.keys():
+        if isinstance(value, Mapping) and value and not _is_domain(value):
             yield from _flat(value, f"{key}.")
         else:
             yield key, value
+
+
+def _is_domain(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a range or choice, maybe with names misspelt or of another tool, and no nested keys."""
+    if NEEDED & value.keys():
+        return True
+    meant = [inside for name, inside in value.items() if _meant(str(name)) in NEEDED]
+    return bool(meant) and not any(isinstance(inside, Mapping) for inside in meant)
+
+
+def _meant(name: str) -> str | None:
+    """The key of a range or choice that a name stands for; None if it is like none."""
+    return name if name in OF_DOMAIN else OTHER_NAMES.get(name) or nearest(name, OF_DOMAIN, 0.75)
 
 
 def _are_cases(domain: Any) -> bool:
@@ -169,11 +231,7 @@ def _parameter(key: str, domain: Any, several: bool) -> tuple[Parameter | None, 
         domain = {"choices": domain}
     if not isinstance(domain, Mapping) or not domain:
         return None, [f" is a single value ({domain!r}); write a range {{low: ..., high: ...}} or a list of choices"]
-    wrong = [
-        f".{name} is not known; {did_you_mean(str(name), OF_DOMAIN) or 'leave it out'}"
-        for name in domain
-        if name not in OF_DOMAIN
-    ]
+    wrong = [_unknown(str(name), value) for name, value in domain.items() if name not in OF_DOMAIN]
     when = domain.get("when") or {}
     if not isinstance(when, Mapping):
         return None, [*wrong, f".when is {when!r}; write {{KEY: value}} or {{KEY: [value, value]}}"]
@@ -183,6 +241,12 @@ def _parameter(key: str, domain: Any, several: bool) -> tuple[Parameter | None, 
     if "choices" in domain:
         return _choice(base, domain, wrong)
     return _range(base, domain, wrong)
+
+
+def _unknown(name: str, value: Any) -> str:
+    if name in OTHER_NAMES:
+        return f".{name}={value!r} is not known; write {OTHER_NAMES[name]}"
+    return f".{name}={value!r} is not known; {did_you_mean(name, OF_DOMAIN)}"
 
 
 def _choice(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
@@ -197,7 +261,12 @@ def _choice(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tup
 
 def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
     low, high, step, log = (domain.get(name) for name in ("low", "high", "step", "log"))
+    misspelt = {_meant(str(name)) for name in domain if name not in OF_DOMAIN}
+    if "choices" in misspelt:
+        return None, wrong
     for name in ("low", "high"):
+        if name not in domain and name in misspelt:
+            continue  # it is there under another name, which is refused already
         if name not in domain:
             wrong.append(f" has no {name}; write {{low: ..., high: ...}}")
         elif not _is_number(domain[name]):

@@ -94,7 +94,14 @@ def begun(prepared: Prepared, fresh: bool) -> StudyStore:
 
 def open_study(prepared: Prepared) -> StudyStore:
     open_run_folder(prepared.folder, fresh=False)
-    return StudyStore(prepared.folder, prepared.name, prepared.search, prepared.objective, prepared.identity)
+    return StudyStore(
+        prepared.folder,
+        prepared.name,
+        prepared.search,
+        prepared.objective,
+        prepared.identity,
+        prepared.space.combinations if isinstance(prepared.space, Space) else None,
+    )
 
 
 def train_best(prepared: Prepared, options: argparse.Namespace) -> None:
@@ -157,6 +164,8 @@ def _announce(prepared: Prepared, store: StudyStore) -> None:
     begun = f", {there} begun before" if there else ""
     say(f"study {prepared.name}: {search.trials} trials on {prepared.ranks} rank(s) each ({goal}){begun}")
     say(f"its folder: {prepared.folder}")
+    if store.combinations is not None and search.trials > store.combinations:
+        say(f"note: the space has {store.combinations} combinations, and the search ends when each was was tried")
     if search.pruner is not None and not prepared.objective.single:
         say("note: nothing is pruned, since pruners judge by one objective")
     elif (

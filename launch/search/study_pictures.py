@@ -79,7 +79,7 @@ def _history(store: StudyStore, rows: Sequence[Row], done: Sequence[Row]) -> Fig
         best, least = [], modes[name] == "min"
         for value in values:
             best.append(value if not best else (min if least else max)(best[-1], value))
-        pruned = [row["trial"] for row in rows if row["end"] not in ("done", "running")]
+        pruned = [row["trial"] for row in rows if row["end"] not in ("done", "running", "interrupted")]
         if pruned:
             axis.plot(
                 pruned, [0.02] * len(pruned), "|", color=GREY, transform=axis.get_xaxis_transform(), label="not done"

@@ -79,12 +79,20 @@ class StudyStore:
         name: its name in the storage.
         search, objective: as the recipe writes them.
         identity: what must not change while the study goes on.
+        combinations: points of the space; None if it has no end.
     """
 
     def __init__(
-        self, folder: Path, name: str, search: SearchConfig, objective: Objective, identity: Mapping[str, Any]
+        self,
+        folder: Path,
+        name: str,
+        search: SearchConfig,
+        objective: Objective,
+        identity: Mapping[str, Any],
+        combinations: int | None = None,
     ) -> None:
         self.folder, self.name, self.search, self.objective = folder, name, search, objective
+        self.combinations = combinations
         (folder / LOCKS).mkdir(parents=True, exist_ok=True)
         quiet_optuna()
         sampler = build_sampler(search.sampler, search.seed, len(objective.modes))
@@ -109,6 +117,16 @@ class StudyStore:
         """Trials that were begun, by number."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
+    @property
+    def points(self) -> int:
+        """How many different points its trials have."""
+        return len({trial.user_attrs[VALUES] for trial in self.trials if VALUES in trial.user_attrs})
+
+    @property
+    def all_tried(self) -> bool:
+        """Whether every point of the space has a trial; another one would repeat a run number by number."""
+        return self.combinations is not None and self.points >= self.combinations
+
     def begin_with(self, points: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None) -> None:
         """Queue trials with fixed values of the study's parameters, once for a study; ``own`` are the recipe's."""
         with self.locked():
@@ -130,12 +148,28 @@ class StudyStore:
                 if self._runs(frozen.number):
                     return self._claimed(Trial(self.study, frozen._trial_id), lock, suggest)
                 os.close(lock)  # its worker has finished it since the trials were read
-            if len(self.trials) >= self.search.trials or self.study.user_attrs.get(EXHAUSTED):
+            if self._has_all():
                 return None
             trial = self.study.ask()
             lock = self._try_lock(trial.number)
             assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
             return self._claimed(trial, lock, suggest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do: no trial goes on or waits to, and no further one would begin."""
+        return self._has_all() and all(trial.state.is_finished() for trial in self.trials)
+
+    def interrupted(self) -> set[int]:
+        """Numbers of trials that no worker runs, and that have not ended: the next worker goes on with them."""
+        found = set()
+        with self.locked():  # a worker that claims a trial now must not meet a lock that is held for a look
+            for trial in self.trials:
+                lock = self._try_lock(trial.number) if trial.state == TrialState.RUNNING else None
+                if lock is not None:
+                    os.close(lock)
+                    found.add(trial.number)
+        return found
 
     def report(self, claim: Claim, step: int, value: float) -> bool:
         """Note a value, and say whether the pruner would end the trial now."""
@@ -148,6 +182,10 @@ class StudyStore:
         """Tell the study how a trial ended, and let go of it."""
         self.study.tell(claim.trial, values, state)
         claim.release()
+
+    def _has_all(self) -> bool:
+        many = len(self.trials) >= self.search.trials
+        return many or bool(self.study.user_attrs.get(EXHAUSTED)) or self.all_tried
 
     def _runs(self, number: int) -> bool:
         """Whether the study still waits for the end of a trial, now that its lock is held: workers tell an end first,

@@ -89,6 +89,10 @@ def test_given_points_are_stored_by_their_case() -> None:
         ({"a": {"low": "1", "high": 2}}, "space.a.low is '1', not a number"),
         ({"a": {"low": 1, "hgih": 2}}, "did you mean high?"),
         ({"a": {"low": 1}}, "space.a has no high"),
+        ({"a": {"min": 1, "max": 2}}, "space.a.min=1 is not known; write low"),
+        ({"a": {"low": 1, "maximum": 2}}, "space.a.maximum=2 is not known; write high"),
+        ({"a": {"values": [1, 2]}}, "write choices"),
+        ({"a": {"lwo": 1, "hihg": 2}}, "did you mean low?"),
         ({"a": 3}, "single value"),
         ({"a": []}, "not a list of values"),
         ({"a": [1, 1]}, "holds a choice twice"),
@@ -103,3 +107,36 @@ def test_what_is_wrong_is_named(given: dict[str, Any], words: str) -> None:
     _, flaws = read_space(given)
     assert len(flaws) >= 1 and any(words in flaw for flaw in flaws), flaws
     assert all(flaw.startswith("space.") and "; " in flaw for flaw in flaws)
+
+
+@pytest.mark.parametrize("given", [{"low": 1, "hgih": 2}, {"low": 1, "max": 2}, {"values": [1, 2]}])
+def test_a_misspelt_key_is_one_problem(given: dict[str, Any]) -> None:
+    assert len(read_space({"a": given})[1]) == 1
+
+
+def test_nested_keys_are_not_taken_for_a_range() -> None:
+    assert space_of({"a": {"min": {"low": 1, "high": 2}, "weight": [1, 2]}}).keys == ("a.min", "a.weight")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"a": [1, 2, 3], "b": {"low": 0, "high": 8, "step": 4}}, 9),
+        ({"a": {"low": 0.1, "high": 0.3, "step": 0.1}}, 3),
+        ({"a": {"low": 1, "high": 4, "log": True}}, 4),
+        ({"a": {"low": 0.0, "high": 1.0}}, None),
+        ({"a": ["x", "y"], "b": {"low": 1, "high": 3, "when": {"a": "x"}}}, 4),
+        ({"a": ["x", "y"], "b": [
+            {"low": 1, "high": 3, "when": {"a": "x"}}, {"choices": [7], "when": {"a": "y"}}
+        ], "c": [1, 2]}, 8),
+        ({"a": {"low": 1, "high": 10**9}}, None),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
+def test_combinations_are_counted(given: dict[str, Any], wanted: int | None) -> None:
+    space = space_of(given)
+    assert space.combinations == wanted
+    if wanted:
+        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=0))
+        study.optimize(lambda trial: float(len(space.suggest(trial))), n_trials=50)
+        assert len(study.trials) == wanted, "as many as optuna finds"

@@ -17,6 +17,7 @@ from trireme.errors import UserError
 from trireme.launch.error_report import RanksFailed
 from trireme.launch.search.memory_kills import memory_kills
 from trireme.launch.search.objective import Objective
+from trireme.launch.search.results import _found, _further, best_trials, rows
 from trireme.launch.search.samplers import seeded
 from trireme.launch.search.search_config import SearchConfig
 from trireme.launch.search.shares import share_out
@@ -51,7 +52,8 @@ def opened(folder: Path, space: Space, modes: dict[str, str] | None = None, **op
     objective = Objective(modes or {"value": "min"})
     folder.mkdir(exist_ok=True)
     identity = {"space": space.as_json(), "objectives": dict(objective.modes)}
-    return StudyStore(folder, folder.name, SearchConfig(space={}, **options), objective, identity)
+    config = SearchConfig(space={}, **options)
+    return StudyStore(folder, folder.name, config, objective, identity, space.combinations)
 
 
 def quadratic(values: dict[str, Any]) -> float:
@@ -106,6 +108,34 @@ def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
     assert len({str(point) for point in seen(store)}) == 6
     again = opened(tmp_path / "grid", space, trials=100, sampler={"_target_": "optuna.samplers.BruteForceSampler"})
     assert again.claim(space.suggest) is None
+
+
+def test_a_finite_space_ends_when_every_combination_was_tried(tmp_path: Path) -> None:
+    space = space_of({"x": [0.0, 1.0], "rate": [1e-3, 1e-2]})
+    store = opened(tmp_path / "study", space, trials=200, sampler={"_target_": "optuna.samplers.RandomSampler"})
+    assert 4 <= work(store, space, quadratic) < 200 and store.points == 4 and store.complete
+    assert opened(tmp_path / "study", space, trials=200).claim(space.suggest) is None
+    *_, tried, repeated = _further(store)
+    assert tried == "all 4 combinations of the space were tried"
+    assert f"{len(store.trials) - 4} trial" in repeated and "BruteForceSampler" in repeated
+
+
+def test_a_table_tells_trials_that_run_from_those_that_were_left(tmp_path: Path) -> None:
+    space = space_of(SPACE)
+    store = opened(tmp_path / "study", space, trials=4)
+    work(store, space, quadratic, most=2)
+    left, runs = store.claim(space.suggest), store.claim(space.suggest)
+    assert left is not None and runs is not None
+    left.release()
+    assert [row["end"] for row in rows(store)][2:] == ["interrupted", "running"]
+    assert _further(store) == ["2 of 4 trials have ended; the same command goes on with the study"]
+    assert _found(store, best_trials(store))[0].startswith("best so far: trial ")
+    again = store.claim(space.suggest)
+    assert again is not None and again.number == 2, "a look does not keep a worker from it"
+    for claim in (again, runs):
+        store.finish(claim, TrialState.COMPLETE, [9.0])
+    assert store.complete and _further(store) == []
+    assert _found(store, best_trials(store))[0].startswith("best: trial ")
 
 
 def _die_with_a_claim(folder: Path) -> None:
