@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -253,7 +254,9 @@ def problem_of(message: str, path: str, values: Mapping[str, Any]) -> Problem:
     return Problem(field, why.removeprefix("="), fix, value)
 
 
+@functools.cache
 def _fields(cls: Any) -> dict[str, Any]:
+    """Names of a dataclass's fields with their types."""
     hints = get_type_hints(cls, localns={"Component": ComponentNode})
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
