@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY
-from helpers.several_runs import train_all
+from helpers.several_runs import train_all_on_ranks
 from helpers.zero import load_deepspeed
 
 SHORT = [
@@ -37,7 +36,7 @@ def test_the_trajectory_is_that_of_the_plain_loss(name: str, tmp_path: Path) -> 
     if "zero3" in name:
         load_deepspeed()
     jobs = [(TINY, tmp_path / loss, [*options, *SHORT, f"model.loss={loss}"]) for loss in ("plain", "chunked")]
-    run_ranks(train_all, ranks, jobs)
+    train_all_on_ranks(ranks, jobs)
     plain, chunked = (lines(tmp_path / loss) for loss in ("plain", "chunked"))
     near = 1e-2 if "bf16" in name else 1e-6
     assert len(plain) == len(chunked) > 4

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from helpers.command import command, tiny_command
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from helpers.running import running, until
-from helpers.several_runs import train_all
+from helpers.several_runs import train_all_on_ranks
 from helpers.zero import can_compile, load_deepspeed
 from trireme.errors import UserError
 from trireme.trainer.build import train
@@ -58,7 +57,7 @@ def test_a_measured_step_changes_no_number(tmp_path: Path, plan: str, kinds: set
     changes = [f"plan={plan}", "model=llama_tiny", *COMMON]
     jobs = [(TINY, tmp_path / "plain", changes), (TINY, tmp_path / "seen", [*changes, REPORTED])]
     for some in [[job] for job in jobs] if plan == "zero3" else [jobs]:  # DeepSpeed's engine is one for a process
-        run_ranks(train_all, 2, some)
+        train_all_on_ranks(2, some)
     assert _numbers(tmp_path / "seen") == _numbers(tmp_path / "plain")
     found = _measured(tmp_path / "seen")
     assert found["step"] == 2 and kinds <= {kind for kind, size in found["sent"].items() if size}

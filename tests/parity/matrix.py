@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY
-from helpers.several_runs import train_all
+from helpers.several_runs import train_all, train_all_on_ranks
 from helpers.zero import load_deepspeed
 from parity.shapes import SHAPES
 
@@ -168,7 +167,7 @@ def differences(cases: Sequence[Case], folder: Path, steps: int = STEPS) -> dict
         load_deepspeed()
     ones = [training(reference(folder, case.family, case.masks, steps)) for case in cases]
     jobs = [(_file(case.family), folder / f"{case.name}-{steps}", _overrides(case, folder, steps)) for case in cases]
-    run_ranks(train_all, LAYOUTS[plan].ranks, jobs, timeout=600)
+    train_all_on_ranks(LAYOUTS[plan].ranks, jobs, timeout=600)
     found = {}
     for case, one, (_, run_dir, _) in zip(cases, ones, jobs, strict=True):
         many = training(run_dir)

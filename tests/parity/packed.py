@@ -27,9 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.decoders import DECODERS
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import STDLIB, TINY
-from helpers.several_runs import train_all
+from helpers.several_runs import train_all, train_all_on_ranks
 from helpers.zero import load_deepspeed
 from parity.matrix import LAYOUTS, noise_of
 
@@ -58,7 +57,7 @@ def differences(plan: str, families: Sequence[str], folder: Path, *overrides: st
     alone = [(TINY, folder / f"alone-{family}", _alone(folder, family)) for family in families]
     train_all([job for job in alone if not (job[1] / "metrics.jsonl").exists()])
     packed = [(TINY, folder / f"{plan}-{family}", [*_packed(folder, family, plan), *overrides]) for family in families]
-    run_ranks(train_all, ranks or LAYOUTS[plan].ranks, packed, timeout=400)
+    train_all_on_ranks(ranks or LAYOUTS[plan].ranks, packed, timeout=400)
     found = {}
     for family, (_, one, _), (_, other, _) in zip(families, alone, packed, strict=True):
         lines = training(one), training(other)
@@ -78,7 +77,7 @@ def noisy_difference(plan: str, family: str, folder: Path) -> float:
         train_all(runs[:1])
     if plan.startswith("zero"):
         load_deepspeed()
-    run_ranks(train_all, LAYOUTS[plan].ranks, runs[1:], timeout=400)
+    train_all_on_ranks(LAYOUTS[plan].ranks, runs[1:], timeout=400)
     return worst_difference(*(training(run_dir) for _, run_dir, _ in runs))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from helpers.metrics import training, worst_difference
 from helpers.ranks import run_ranks
-from helpers.recipes import tiny_recipe
+from helpers.recipes import TINY, composed_of, tiny_recipe, with_few_files
 from helpers.zero import load_deepspeed
 from parity.matrix import LAYOUTS
 from trireme.parallel.mesh import build_mesh
@@ -246,6 +246,8 @@ def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
     if plan.startswith("zero"):
         load_deepspeed()
     ranks = LAYOUTS[plan].ranks if plan in LAYOUTS else 1
+    for _, run_dir, overrides in jobs:
+        composed_of(TINY, run_dir, *with_few_files(overrides))  # ranks inherit it
     run_ranks(_go, ranks, jobs, timeout=300 + 60 * len(jobs))
 
 
