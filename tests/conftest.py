@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from helpers.kept_ranks import kept_ranks
 from helpers.slurm import Cluster, cluster
 
 torch.set_num_threads(1)
@@ -48,6 +49,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Prepared data of the whole session in one folder, so that tests share it and nobody's home is touched."""
     os.environ["TRIREME_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_kept_ranks() -> Iterator[None]:
+    yield
+    kept_ranks.end()
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.kept_ranks import kept_ranks
 from helpers.micro_batches import labels_of, of_tokens
-from helpers.ranks import run_ranks
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -158,7 +158,7 @@ def _check(results: list[tuple[float, float, str]], tolerance: float = GRADIENT_
 def test_two_ranks_equal_one_process(family: str) -> None:
     # The gates of a recurrence multiply up rounding over the positions, more than sums over heads do.
     tolerance = 10 * GRADIENT_TOLERANCE if family == "recurrent_gemma" else GRADIENT_TOLERANCE
-    for compared in run_ranks(_compare, 2, _config(family), 2):
+    for compared in kept_ranks(_compare, 2, _config(family), 2):
         _check(compared, tolerance)
 
 
@@ -175,12 +175,12 @@ def test_two_ranks_equal_one_process(family: str) -> None:
 )
 def test_variants(family: str, changes: dict[str, Any]) -> None:
     """Tied embeddings, vocabularies that do not divide, one key head, norms after the residual."""
-    for compared in run_ranks(_compare, 2, _config(family, **changes), 2):
+    for compared in kept_ranks(_compare, 2, _config(family, **changes), 2):
         _check(compared)
 
 
 def test_four_ranks() -> None:
-    for compared in run_ranks(_compare, 4, _config("gpt2", vocab_size=130), 4):
+    for compared in kept_ranks(_compare, 4, _config("gpt2", vocab_size=130), 4):
         _check(compared)
 
 
@@ -212,7 +212,7 @@ def _with_fsdp(config: ModelConfig, sequence: bool) -> tuple[tuple[float, float,
 )
 def test_fsdp_on_top(family: str, changes: dict[str, Any], sequence: bool) -> None:
     """Pieces of pieces: filled without communication, put together whole, and trained like one process."""
-    for compared, wrong in run_ranks(_with_fsdp, 4, _config(family, **changes), sequence):
+    for compared, wrong in kept_ranks(_with_fsdp, 4, _config(family, **changes), sequence):
         assert wrong == []
         _check([compared])
 
@@ -235,7 +235,7 @@ def _evaluations(config: ModelConfig, sequence: bool, length: int) -> list[tuple
 @pytest.mark.parametrize(("sequence", "length"), [(False, 16), (True, 16), (True, 15)])
 def test_evaluation_of_split_logits(sequence: bool, length: int) -> None:
     """Loss and correct predictions without gathering logits; lengths that do not divide run on whole sequences."""
-    for results in run_ranks(_evaluations, 2, _config("gpt2", vocab_size=129), sequence, length):
+    for results in kept_ranks(_evaluations, 2, _config("gpt2", vocab_size=129), sequence, length):
         for expected, got in results:
             assert got == pytest.approx(expected, rel=1e-5)
 
@@ -253,7 +253,7 @@ def _gathers(config: ModelConfig) -> dict[str, int]:
 
 def test_a_block_sums_twice_in_each_direction() -> None:
     """Four all-reduces for each of two blocks, whatever their projections; embedding, head and loss add five."""
-    for counts in run_ranks(_gathers, 2, _config("llama")):
+    for counts in kept_ranks(_gathers, 2, _config("llama")):
         assert counts == {"all_reduce": 4 * 2 + 5}
 
 
@@ -314,9 +314,9 @@ def _staged(config: ModelConfig, sequence: bool) -> tuple[float, float, str]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stages_of_a_pipeline(family: str) -> None:
     """Parts without embedding or head; hidden states between them are whole, under sequence parallel too."""
-    _check(run_ranks(_staged, 2, _config(family), True))
+    _check(kept_ranks(_staged, 2, _config(family), True))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_recompute_and_compile(compiled: bool) -> None:
-    _check(run_ranks(_recomputed, 2, _config("llama"), compiled))
+    _check(kept_ranks(_recomputed, 2, _config("llama"), compiled))

@@ -92,7 +92,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         pipes.append(receive)
         processes.append(process)
     try:
-        return _gathered(pipes, timeout)
+        return gathered(pipes, timeout)
     finally:
         for process in processes:
             process.join(5)
@@ -103,15 +103,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, send: Connection) -> None:
     gc.freeze()  # else each collection looks at, and copies, all that was inherited by the fork
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-    )
+    describe_rank(rank, world_size, port)
     try:
         value = function(*args)
         send.send(Answer(rank, time.monotonic(), value))
@@ -122,7 +114,20 @@ def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int,
         os._exit(0)  # no destructors of what was inherited by the fork
 
 
-def _gathered(pipes: Sequence[Connection], timeout: float) -> list[Any]:
+def describe_rank(rank: int, world_size: int, port: int) -> None:
+    """Tell this process by its environment, as launchers do, which rank of which group it is."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+
+
+def gathered(pipes: Sequence[Connection], timeout: float) -> list[Any]:
     """The results of all ranks. The first failure ends the wait, since its peers hang or lose their connection."""
     silent, values = {pipe: rank for rank, pipe in enumerate(pipes)}, {}
     deadline = time.monotonic() + timeout

@@ -1,0 +1,101 @@
+"""Ranks that stay from test to test, for tests whose functions and arguments can be pickled.
+
+A new rank costs more than its fork: every first call of torch, DTensor and DeepSpeed fills tables, and a group has to
+meet. Ranks that stay pay this once for a file of tests. What a test changes in its own process (patches, the
+environment) does not reach them; such a test takes ``run_ranks``.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from helpers.ranks import Answer, describe_rank, free_port, gathered, warm_up
+
+
+class KeptRanks:
+    """Called as ``run_ranks`` is. Groups start when they are first needed; one in which a rank failed is ended."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, _Group] = {}
+
+    def __call__(self, function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+        """``function(*args)`` on every rank; returns what each returned, in rank order.
+
+        Raises:
+            AssertionError: a rank failed, or the ranks did not finish in ``timeout`` seconds.
+        """
+        group = self.groups.get(world_size) or self.groups.setdefault(world_size, _Group(world_size))
+        try:
+            return group.run(function, args, timeout)
+        except BaseException:
+            self.groups.pop(world_size).end()
+            raise
+
+    def end(self) -> None:
+        """End all groups; conftest.py does so behind each file of tests."""
+        for group in self.groups.values():
+            group.end()
+        self.groups.clear()
+
+
+class _Group:
+    """Ranks of one process group."""
+
+    def __init__(self, world_size: int) -> None:
+        warm_up()
+        context, port = multiprocessing.get_context("fork"), free_port()
+        self.pipes: list[Connection] = []
+        self.processes: list[BaseProcess] = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            given = (rank, world_size, port, theirs, [*self.pipes, ours])
+            process = context.Process(target=_serve, args=given, daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def run(self, function: Callable[..., Any], args: tuple, timeout: float) -> list[Any]:
+        for pipe in self.pipes:
+            pipe.send((function, args))
+        return gathered(self.pipes, timeout)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process, pipe in zip(self.processes, self.pipes, strict=True):
+            process.join()
+            pipe.close()
+
+
+def _serve(rank: int, world_size: int, port: int, pipe: Connection, parents: list[Connection]) -> None:
+    """Body of a rank. Its process group stays, since engines keep what they know of it."""
+    for end in parents:
+        end.close()
+    gc.freeze()
+    describe_rank(rank, world_size, port)
+    torch.distributed.destroy_process_group = lambda *_: None
+    try:
+        while True:
+            function, args = pipe.recv()
+            try:
+                answer = Answer(rank, time.monotonic(), function(*args))
+            except BaseException:
+                answer = Answer(rank, time.monotonic(), failure=f"failed:\n{traceback.format_exc()}")
+            pipe.send(answer)
+            del answer, function, args
+    except (EOFError, OSError):  # the tests have ended
+        os._exit(0)
+
+
+kept_ranks = KeptRanks()
+"""Those of this process."""
