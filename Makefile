@@ -22,8 +22,12 @@ $(OPERATORS): $(READY)
 
 operators: $(OPERATORS)
 
-# A worker that has nothing left takes tests from the other; neighbours stay together, with what they share.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
+# Without bytecode each of the many processes that tests start would compile trireme anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# A worker that has nothing left takes tests from the other; neighbours stay together, with what they share. Objects
+# that are left at the end are not searched for, which takes a worker ten seconds.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:unraisableexception -n 2 --dist worksteal --durations=20
 
 test: $(OPERATORS)
 	$(PYTEST) -m "not long"

@@ -12,7 +12,7 @@ from helpers.exported import aligned
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import recipe_of
-from helpers.several_runs import Job, train_all
+from helpers.several_runs import Job, train_all, train_all_on_ranks
 from helpers.zero import load_deepspeed
 from parity.shapes import SHAPES
 from trireme.launch.cli import main
@@ -54,20 +54,20 @@ def _jobs(alone: dict[str, Job], folder: Path, *overrides: str) -> list[Job]:
 @pytest.mark.parametrize(
     ("plan", "micro", "ranks"),
     [
-        ("zero3", 2, 2),
+        ("ddp", 4, 2),
         # `make parity` has these as well; runs that move to fsdp_full_shard are below.
         pytest.param("fsdp_full_shard", 1, 2, marks=pytest.mark.long),
-        pytest.param("ddp", 4, 2, marks=pytest.mark.long),
+        pytest.param("zero3", 2, 2, marks=pytest.mark.long),
         pytest.param("single", 2, 1, marks=pytest.mark.long),
     ],
-    ids=["zero3", "fsdp_full_shard", "ddp", "accumulation"],
+    ids=["ddp", "fsdp_full_shard", "zero3", "accumulation"],
 )
 def test_a_plan_gives_the_trajectory_of_one_process(
     tmp_path: Path, alone: dict[str, Job], plan: str, micro: int, ranks: int
 ) -> None:
     if plan == "zero3":
         load_deepspeed()
-    run_ranks(train_all, ranks, _jobs(alone, tmp_path, f"plan={plan}", f"trainer.micro_batch_size={micro}"))
+    train_all_on_ranks(ranks, _jobs(alone, tmp_path, f"plan={plan}", f"trainer.micro_batch_size={micro}"))
     for kind, (_, run_dir, _) in alone.items():
         one, many = training(run_dir), training(tmp_path / kind)
         assert len(one) == STEPS and one[0]["loss"] != one[-1]["loss"], kind
@@ -95,7 +95,7 @@ def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, alone: dict[str
     jobs = _jobs(alone, tmp_path, "checkpoint.at_end=true", "trainer.micro_batch_size=4")
     train_all([(file, run_dir, [*overrides, f"trainer.stop_at={SAVED}"]) for file, run_dir, overrides in jobs])
     further = [(file, run_dir, [*overrides, "plan=fsdp_full_shard"]) for file, run_dir, overrides in jobs]
-    run_ranks(train_all, 2, further)
+    train_all_on_ranks(2, further)
     for kind, (_, run_dir, _) in alone.items():
         assert worst_difference(training(run_dir), training(tmp_path / kind)) < TOLERANCE, kind
 

@@ -10,13 +10,13 @@ from parity.matrix import LAYOUTS, SPREAD, TOLERANCE, Case, differences
 
 SMALL = [
     *(Case(plan, "persimmon", 4, "uneven") for plan in SPREAD),
-    *(Case(plan, "gpt2", 4, "noise") for plan in ("zero2", "fsdp_hybrid_shard", "tp_sp", "pp_interleaved")),
+    *(Case(plan, "gpt2", 4, "noise") for plan in ("zero2", "tp_sp", "pp_interleaved")),
     # One more family for each kind of plan: tied and fused (GPT-2), grouped queries (Llama), biases (GPT-NeoX).
-    *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "zero3", "pp_1f1b")),
+    *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "pp_1f1b")),
     *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_gpipe")),
     Case("pp_zero_bubble", "gpt_neox", 1, "full"),
     # The last positions alone go on behind the first block, and prefixes are drawn.
-    *(Case(plan, "perceiver_ar", 4, "uneven") for plan in ("zero3", "fsdp_full_shard", "tp_sp", "pp_1f1b", "3d")),
+    *(Case(plan, "perceiver_ar", 4, "uneven") for plan in ("fsdp_full_shard", "tp_sp", "pp_1f1b")),
     *(Case(plan, "perceiver_ar", 1, "noise") for plan in ("ddp", "tp")),
     Case("ddp", "llama_lora", 4, "uneven"),
     Case("pp_1f1b", "llama_lora", 4, "noise"),
