@@ -55,12 +55,13 @@ def noted(trainer: Trainer) -> Iterator[None]:
     journal, recipe, mesh = Journal(trainer.run_dir), trainer.recipe, trainer.mesh
     about = {"plan": recipe.plan.name, "ranks": mesh.world_size, "device": mesh.device.type}
     about |= {"process": os.getpid(), "machine": {"host": socket.gethostname()}}
-    journal.note(STARTED, trainer.state.step, **about)
+    state = trainer.state  # a callback that replaces it ends the run
+    journal.note(STARTED, state.step, **about)
     try:
         yield
     finally:
         how, reason = ending(trainer, sys.exception())
-        journal.note(ENDED, trainer.state.step, how=how, reason=reason)
+        journal.note(ENDED, state.step, how=how, reason=reason)
 
 
 def ending(trainer: Trainer, error: BaseException | None) -> tuple[str, str]:
