@@ -25,6 +25,7 @@ from .checkpoint_state import fill, state_shapes, tensors_to_write
 from .clip import clip_factor, global_norm, local, scale_gradients
 from .fsdp import gather, gather_once, reshard
 from .generate_in_step import generate_in_step
+from .group_values import GroupValues
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch
 from .micro_batch_noise import noise_of
@@ -91,7 +92,8 @@ class TorchStrategy(Strategy):
             self.roots = [replicate(root, self.plan, self.mesh, unknown) for root in self.roots]
 
     def attach_optimizer(self, factory: OptimizerFactory) -> None:
-        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        sources = self._sources()  # a copy of another stage's parameter belongs to the same group
+        trained = [(sources.get(name, name), p) for name, p in self.named_parameters() if p.requires_grad]
         optimizer = None
         try:
             optimizer = factory(trained)
@@ -102,7 +104,7 @@ class TorchStrategy(Strategy):
             why = "gives a rank a part of the model in which nothing is trained (model.adapter.targets, model.frozen)"
             raise UserError(Problem("plan.pipeline", why, "train something in every block, or use fewer stages"))
         assert optimizer is not None
-        self.optimizer = optimizer
+        self.optimizer, self._group_values = optimizer, GroupValues(optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         copies = self.copies()
         self._copied = {id(p) for name, p in self.named_parameters() if name in copies}
@@ -233,7 +235,8 @@ class TorchStrategy(Strategy):
 
     def scalars(self) -> dict[str, Any]:
         counters = {f"{n}.{key}": value for n, key, value in self._optimizer_state() if not isinstance(value, Tensor)}
-        return {"loss_scale": self.scale.state_dict(), "optimizer": counters}
+        groups = self._group_values.changed()
+        return {"loss_scale": self.scale.state_dict(), "optimizer": counters} | ({"groups": groups} if groups else {})
 
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
         copies, sources, available = self.copies(), self._sources(), state_shapes(shapes)
@@ -255,6 +258,7 @@ class TorchStrategy(Strategy):
         numbered = {numbers[name]: entries for name, entries in state.items() if entries}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+        self._group_values.load(scalars.get("groups", []))
         if "loss_scale" in scalars:
             self.scale.load_state_dict(scalars["loss_scale"])
 

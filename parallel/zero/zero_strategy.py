@@ -25,6 +25,7 @@ from ...models.noise_sites import add_noise
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
 from ..generate_in_step import generate_in_step
+from ..group_values import GroupValues
 from ..mesh import Mesh
 from ..micro_batch import MicroBatch, StepBatch
 from ..micro_batch_noise import noise_of
@@ -106,6 +107,7 @@ class DeepSpeedStrategy(Strategy):
         self.engine = build_engine(self._module, self.config, factory)
         self.trains = True
         self.state = EngineState(self.engine)
+        self._group_values = GroupValues(self.state.base, elsewhere=("step",))
         self.loss_scale = LossScaleState(self.engine)
         self._reached = GradientWatch(self._module)
         set_masters(self.state, dict(self._module.named_parameters()), self._masters)
@@ -275,6 +277,7 @@ class DeepSpeedStrategy(Strategy):
             self.engine.lr_scheduler.load_state_dict(scalars["scheduler"]["state"])
             for group, lr in zip(self.state.base.param_groups, scalars["scheduler"]["lr"], strict=True):
                 group["lr"] = lr
+        self._group_values.load(scalars.get("groups", []))
         self.free_gathered()
 
     def save_native(self, folder: Path, step: int, samples: int) -> None:
@@ -289,7 +292,8 @@ class DeepSpeedStrategy(Strategy):
         if self.engine.lr_scheduler is not None:
             rates = [group["lr"] for group in self.state.base.param_groups]
             state["scheduler"] = {"state": copy.deepcopy(self.engine.lr_scheduler.state_dict()), "lr": rates}
-        return state
+        groups = self._group_values.changed()
+        return state | ({"groups": groups} if groups else {})
 
     def _shape(self, name: str, parameter: nn.Parameter) -> torch.Size:
         """Shape of a whole parameter in checkpoints."""
