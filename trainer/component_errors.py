@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ComponentFailed, Problem, UserError
+from .component import NestedFailed
 from .log_files import SHOWN
 from .trainer_state import NotTheirs
 
@@ -35,7 +36,8 @@ class component_errors:
         only_its_file: others' code is called inside too, so only what passes through the component's file is its own.
 
     Raises:
-        UserError: its constructor has raised, or a callback has set what is not its own.
+        UserError: its constructor has raised, or that of a component among its arguments, or a callback has set what is
+            not its own.
         ComponentFailed: it has raised elsewhere.
     """
 
@@ -50,6 +52,9 @@ class component_errors:
     ) -> None:
         if not isinstance(error, Exception | SystemExit) or isinstance(error, UserError | ComponentFailed):
             return
+        if isinstance(error, NestedFailed):
+            log.error("%s", "".join(traceback.format_exception(error)))
+            raise UserError(error.problem(self.path)) from error
         place = self._place(error)
         if not self._is_users(error) or (self.only_its_file and not place):
             return

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..errors import Problem, UserError, refuse
-from .component import Component, instantiate, locate
+from .component import Component, NestedFailed, instantiate, locate
 from .component_errors import place_in
 
 Schedule = Callable[[int], float]
@@ -166,6 +166,8 @@ def _called(component: Component, call: Callable[[], Any], target: Any) -> Any:
     """The result of the user's code, whose exceptions name the key and the line."""
     try:
         return call()
+    except NestedFailed as error:
+        raise UserError(error.problem(OWN)) from error
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise _no_schedule(component, f"raises {text}{place_in(target, error)}") from error
