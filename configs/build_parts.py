@@ -1,28 +1,29 @@
 """Build the parts of a recipe on small stand-ins, so that values that a constructor refuses are known before launch.
 
 A signature shows the arguments of a part, but only its constructor can judge values. Callbacks, task and collator are
-constructed and closed again. The user's own optimizer is built over two dummy parameters and makes two steps; then its
-state must be one that a checkpoint can hold.
+constructed and closed again. Of a part that needs what only the data tell, the components among its arguments are
+constructed. The user's own optimizer makes some steps (``try_optimizer.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.model_config import ModelConfig
 from ..models.other_families import AUTO
 from ..trainer.callbacks.callback import Callback
-from ..trainer.component import Component, instantiate, locate
-from ..trainer.component_errors import place_in
+from ..trainer.component import Component, NestedFailed, built_arguments, instantiate, locate
 from ..trainer.data.data_config import DataConfig
 from ..trainer.data.given import GIVEN
-from ..trainer.optimizers import refuse_no_optimizer, unsaved_state, value_problems
+from ..trainer.optimizers import decay_groups, value_problems
+from ..trainer.parameter_groups import GROUPS, OwnOptions, ParameterGroups, trained_shapes
+from ..trainer.schedules import OWN, ScheduleConfig, build_schedule
 from ..trainer.settings import TrainerConfig
+from .try_optimizer import USUAL_GROUPS, Setting, try_optimizer
 from .validate import problem_of
 
 OWN_OPTIMIZERS = "trireme.trainer.optimizers."
@@ -32,10 +33,19 @@ LIBRARIES = {"adamw_8bit": ("bitsandbytes", "'trireme-train[bnb]'"), "lion": ("l
 
 def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[Problem]]:
     """A part of a recipe, and the problems that keep it from being built; with problems the part is None."""
+    return _tried(lambda: instantiate(component, **provided), component, path, provided)
+
+
+def _tried(
+    build: Callable[[], Any], component: Component, path: str, provided: dict[str, Any]
+) -> tuple[Any, list[Problem]]:
+    """What ``build`` makes of a component, and the problems that keep it from being made."""
     try:
-        return instantiate(component, **provided), []
+        return build(), []
     except UserError as error:
         return None, [each if isinstance(each, Problem) else Problem(path, each) for each in error.problems]
+    except NestedFailed as error:
+        return None, [error.problem(path)]
     except ValueError as error:
         arguments = {**component, **provided}
         return None, [problem_of(line, path, arguments) for line in str(error).splitlines() if line.strip()]
@@ -65,7 +75,7 @@ def check_collator(
     component: Component, data: DataConfig, trainer: TrainerConfig, seed: int, config: Any = None
 ) -> list[Problem]:
     """Problems of building the recipe's collator. One that needs the tokenizer, or what else only the data tells, is
-    built when the run starts.
+    built when the run starts; here only the components among its arguments are.
 
     Args:
         config: fields of the model's configuration, for collators of trireme; None if they are not known.
@@ -84,122 +94,93 @@ def check_collator(
         known["model"] = config
     wanted = taken(target, dict.fromkeys(GIVEN))
     if wanted.keys() - known.keys():
-        return []
+        return check_arguments(component, "collator")
     return built(component, "collator", **taken(target, known))[1]
 
 
-def check_values(component: Component) -> list[Problem]:
-    """Problems of the values in an optimizer's arguments."""
+def check_arguments(component: Component, path: str) -> list[Problem]:
+    """Problems of the components among the arguments of a part that is built when the run starts."""
+    return _tried(lambda: built_arguments(component), component, path, {})[1]
+
+
+def check_later_parts(data: DataConfig | None, scheduler: ScheduleConfig | None) -> list[Problem]:
+    """The same for the parts that only the data or the length of the run can build: order, loader, own schedule."""
+    parts: dict[str, Component | None] = {}
+    if data is not None:
+        parts |= {"data.order": data.order, "data.loader": data.loader}
+    if scheduler is not None:
+        parts[OWN] = scheduler.factor
+    return [problem for path, part in parts.items() if part is not None for problem in check_arguments(part, path)]
+
+
+def check_values(component: Component, setting: Setting | None = None) -> list[Problem]:
+    """Problems of the values in an optimizer's arguments.
+
+    Args:
+        setting: the run's parameter groups and first learning rate; None takes the usual ones.
+    """
     target: str = component["_target_"]
     arguments = {key: value for key, value in component.items() if key != "_target_"}
     if not target.startswith(OWN_OPTIMIZERS):
-        return _try_optimizer(component)
+        return try_optimizer(component, setting or Setting())
     name = target.removeprefix(OWN_OPTIMIZERS)
     problems = [problem_of(line, "optimizer", arguments) for line in value_problems(arguments, name)]
     library, extra = LIBRARIES.get(name, ("", ""))
     if library and importlib.util.find_spec(library) is None:
         why = f"{name} needs {library}, which is not installed"
         problems.append(Problem("optimizer", why, f"pip install {extra}"))
-    return problems
+    # Values of trireme's own are judged without torch; only options that a recipe gives to groups are tried.
+    return problems or (try_optimizer(component, setting) if setting is not None and setting.asked else [])
 
 
-def _try_optimizer(component: Component) -> list[Problem]:
-    """Build an optimizer and make two steps; a failure is attributed to the arguments that also fail alone, or to the
-    optimizer if it fails with usual ones too."""
-    name = component["_target_"]
-    try:
-        why = _attempt(component)
-        if not why:
-            return []
-        usual = _attempt(_required(component))
-        fails = isinstance(usual, _Fails)
-        if fails or (usual and _required(component).keys() <= {"_target_", "lr"}):
-            why = usual if fails else f"cannot be built: {usual}"
-            return [Problem("optimizer._target_", why, _MEND[fails], name)]
-        alone = [(key, _attempt(part)) for key, part in _one_by_one(component)]
-    except UserError as error:
-        return [each if isinstance(each, Problem) else Problem("optimizer", each) for each in error.problems]
-    blamed = [
-        Problem(f"optimizer.{key}", f"is refused by {name}: {why}", "", component[key]) for key, why in alone if why
-    ]
-    return blamed or [Problem("optimizer", f"{name} refuses these values together: {why}")]
+def setting_of(
+    optimizer: Component,
+    model: ModelConfig | None,
+    scheduler: ScheduleConfig | None,
+    trainer: TrainerConfig | None,
+    groups: ParameterGroups | None,
+    blueprint: Any,
+) -> tuple[Setting, list[Problem]]:
+    """What a run does with its optimizer, and the problems of ``parameter_groups``.
+
+    Args:
+        model, scheduler, trainer: parts of the recipe, None if they have problems.
+        blueprint: the model without memory, where it is known and has parameter groups.
+    """
+    first, options, origin = 1.0, list(USUAL_GROUPS), ""
+    if scheduler is not None and trainer is not None and trainer.max_steps:
+        with contextlib.suppress(UserError, ArithmeticError, ValueError):  # reported by the check of steps
+            first = build_schedule(scheduler, trainer.max_steps)(0)
+    lr = optimizer.get("lr")
+    if model is not None and model.adapter is not None and model.adapter.lr_ratio != 1 and isinstance(lr, int | float):
+        options, origin = [*options, {"lr": model.adapter.lr_ratio * lr}], "model.adapter.lr_ratio"
+    if groups is None or blueprint is None:
+        return Setting(options, origin=origin, first=first), []
+    own, shapes = OwnOptions(groups, optimizer), trained_shapes(blueprint)
+    if problems := own.problems(shapes):
+        return Setting(options, origin=origin, first=first), problems
+    named = ((name, one) for name, one in blueprint.named_parameters() if one.requires_grad)
+    made = [{key: value for key, value in each.items() if key != "params"} for each in decay_groups(named, None, own)]
+    further = [each for each in made if each not in options]
+    asked = frozenset(own.named((name, one) for name, one in blueprint.named_parameters() if one.requires_grad))
+    return Setting([*options, *further], asked, GROUPS if further else origin, first), []
 
 
-class _Fails(str):
-    """The reason why an optimizer's own code fails after it was built: its values may be sound."""
-
-
-_MEND = {
-    True: "correct it: step() is called without arguments, and state is kept by parameter; see docs/extending.md",
-    False: "correct its constructor: it is called with parameter groups, then the arguments of the recipe",
-}
-
-
-def _attempt(arguments: Component) -> str:
-    """Build an optimizer and make two steps; returns the reason if it fails, else an empty text."""
-    import torch
-
-    try:
-        parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 4), (4,))]
-        optimizer = instantiate(arguments, [{"params": [each]} for each in parameters])
-    except UserError:
-        raise
-    except Exception as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
-        return _line(error)
-    refuse_no_optimizer(optimizer, arguments["_target_"])
-    try:
-        for _ in range(2):  # some fill their state in the second one
-            for parameter in parameters:
-                parameter.grad = torch.ones_like(parameter)
-            optimizer.step()
-    except Exception as error:
-        if torch.cuda.is_available():  # the optimizer may only work on a GPU, and these parameters are on the CPU
-            return ""
-        return _Fails(f"fails in step(): {_line(error)}{place_in(type(optimizer), error)}")
-    if why := unsaved_state(optimizer):
-        return _Fails(why)
-    finite = all(bool(each.isfinite().all()) for each in parameters)
-    return "" if finite else "two steps give numbers that are not finite"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _required(component: Component) -> Component:
-    """The optimizer with its required arguments only, and a usual learning rate."""
-    target: Callable[..., Any] = locate(component["_target_"])
-    required = {"_target_": component["_target_"]}
-    with contextlib.suppress(TypeError, ValueError):
-        for name, parameter in list(inspect.signature(target).parameters.items())[1:]:
-            if parameter.default is parameter.empty and name in component:
-                required[name] = 1e-3 if name == "lr" else component[name]
-    return required
-
-
-def _one_by_one(component: Component) -> Iterable[tuple[str, Component]]:
-    """For every argument of the recipe, a component with this argument and the required ones only."""
-    required = _required(component)
-    for key, value in component.items():
-        if key != "_target_":
-            yield key, {**required, key: value}
-
-
-def check_frozen(model: ModelConfig, task: Any) -> list[Problem]:
-    """Problems of ``model.frozen``, ``model.adapter`` and ``model.quantization``, and of a model without a family file
-    (its head, its BatchNorms): the model is built without memory. With weights the check of their tensors has already
-    done this."""
-    if not (model.frozen or model.adapter or model.qat or model.family == AUTO) or model.weights is not None:
-        return []
+def build_blueprint(model: ModelConfig, task: Any, groups: ParameterGroups | None = None) -> tuple[Any, list[Problem]]:
+    """The model without memory where it has parts that only it can judge, else None; and the problems of these:
+    ``model.frozen``, ``model.adapter``, ``model.quantization``, and a model without a family file (its head, its
+    BatchNorms). With weights the check of their tensors has already done this, so that only groups need it."""
+    judged = model.frozen or model.adapter or model.qat or model.family == AUTO
+    if groups is None and (not judged or model.weights is not None):
+        return None, []
     from ..models.build_model import build_on_meta
     from ..models.facts import Facts
     from ..models.heads import HEADS
 
     head = getattr(task, "head", None)
     if head not in HEADS:
-        return []
+        return None, []
     try:
-        build_on_meta(model, head, Facts())
+        return build_on_meta(model, head, Facts()), []
     except UserError as error:
-        return [each if isinstance(each, Problem) else Problem("model.frozen", each) for each in error.problems]
-    return []
+        return None, [each if isinstance(each, Problem) else Problem("model.frozen", each) for each in error.problems]

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Problem
+from ..errors import ComponentFailed, Problem, UserError
 from ..models.accepted_configs import accepted_config
 from ..models.check_loss import check_loss
 from ..models.check_model import check_kernel
 from ..models.quantization.check_quantization import check_qat, check_quantization
 from ..trainer.tasks.task import own_steps
-from .build_parts import build_callbacks, built, check_collator, check_frozen, check_values
+from .build_parts import (
+    build_blueprint,
+    build_callbacks,
+    built,
+    check_collator,
+    check_later_parts,
+    check_values,
+    setting_of,
+)
 from .check_lanes import check_lanes
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics, check_objectives
@@ -27,8 +35,10 @@ from .check_preferences import check_reference, check_written_preferences
 from .check_spread import (
     NPROC,
     check_batch,
+    check_compile,
     check_eval_precision,
     check_generation,
+    check_groups,
     check_native,
     check_own_steps,
     check_plan_with_model,
@@ -49,6 +59,8 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_own_steps, ("task", "plan")),
         (check_eval_precision, ("trainer", "plan")),
         (check_rates, ("model", "optimizer", "plan")),
+        (check_compile, ("plan",)),
+        (check_groups, ("parameter_groups", "plan")),
         (check_generation, ("generation", "plan", "task")),
         (check_written_preferences, ("generation", "task")),
         (check_reference, ("model", "task", "trainer")),
@@ -86,17 +98,25 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     def sound(key: str) -> bool:
         return key.split(".")[0] in parts and not any(f"{field}.".startswith(f"{key}.") for field in refused)
 
-    problems = check_values(parts["optimizer"]) if sound("optimizer") else []
-    task, found = built(parts["task"], "task") if sound("task") else (None, [])
-    problems += found
+    def usable(key: str) -> Any:
+        return parts.get(key) if sound(key) else None
+
+    task, problems = built(parts["task"], "task") if sound("task") else (None, [])
+    groups = usable("parameter_groups")
+    blueprint = None
+    if task is not None and sound("model"):
+        blueprint, found = build_blueprint(parts["model"], task, groups)
+        problems += found
+    if sound("optimizer"):
+        used = (usable("model"), usable("scheduler"), usable("trainer"), groups, blueprint)
+        problems += _check_optimizer(parts["optimizer"], *used)
+    problems += check_later_parts(usable("data"), usable("scheduler"))
     wanted = {name: part for name, part in parts.get("callbacks", {}).items() if sound(f"callbacks.{name}")}
     callbacks, found = build_callbacks(wanted)
     problems += found
     if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
         config = accepted_config(parts["model"]) if sound("model") else None
         problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0), config)
-    if task is not None and sound("model"):
-        problems += check_frozen(parts["model"], task)
     if task is not None and sound("model") and sound("data") and not parts.get("collator"):
         problems += check_mask_token(task, parts["data"], parts["model"])
     if task is not None and sound("model.loss") and "plan" in parts and "launch" in parts:
@@ -113,3 +133,14 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         if parts.get("search") is not None:
             problems += check_objectives(parts["search"], *judged)
     return problems
+
+
+def _check_optimizer(optimizer: Any, *used: Any) -> list[Problem]:
+    """Problems of the optimizer and of its parameter groups (``setting_of`` says what is ``used``)."""
+    try:
+        setting, problems = setting_of(optimizer, *used)
+    except UserError as error:  # the user's function of groups
+        return [problem for problem in error.problems if isinstance(problem, Problem)]
+    except ComponentFailed as error:
+        return [error.problem]
+    return [*problems, *check_values(optimizer, setting)]

@@ -15,9 +15,11 @@ from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
 from ..trainer.generation import GenerationConfig
+from ..trainer.parameter_groups import GROUPS, ParameterGroups
 from ..trainer.recipe_values import recipe_values
 from ..trainer.settings import TrainerConfig
 from ..trainer.tasks.task import head_of, own_steps_of
+from .values import did_you_mean
 
 NPROC = "change --nproc"
 """Remedy for a number of processes that does not fit."""
@@ -125,6 +127,33 @@ def check_rates(model: ModelConfig, optimizer: Component, plan: Plan) -> list[Pr
         why = "gives two learning rates, and a DeepSpeed JSON may name an optimizer or a scheduler that sets only one"
         return [Problem(field, why, "use plan=zero2 or another plan of configs/plan, or 1", ratio)]
     return []
+
+
+def check_groups(parameter_groups: ParameterGroups | None, plan: Plan) -> list[Problem]:
+    """The problem of parameter groups under an engine whose own optimizer or scheduler would drop their options."""
+    if parameter_groups is None or not (plan.uses_deepspeed and isinstance(plan.deepspeed, str)):
+        return []
+    why = (
+        "gives parameters options of their own, and a DeepSpeed JSON may name an optimizer or a scheduler that does not"
+    )
+    return [Problem(GROUPS, why, "use plan=zero2 or another plan of configs/plan, or leave it out")]
+
+
+BACKENDS = ("inductor", "eager", "aot_eager", "cudagraphs")
+"""Backends of ``torch.compile`` that every torch has; others are looked up, which takes seconds."""
+
+
+def check_compile(plan: Plan) -> list[Problem]:
+    """The problem of a backend that torch does not have."""
+    if not plan.compile or plan.compile_backend in BACKENDS:
+        return []
+    import torch
+
+    known = sorted({*BACKENDS, *torch.compiler.list_backends(exclude_tags=())})
+    if plan.compile_backend in known:
+        return []
+    fix = did_you_mean(plan.compile_backend, known)
+    return [Problem("plan.compile_backend", "is no backend of torch.compile here", fix, plan.compile_backend)]
 
 
 def check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:

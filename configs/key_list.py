@@ -85,6 +85,14 @@ def _schema(cls: type, defaults: Any, path: str) -> Iterator[Key]:
             yield from _schema(nested, inner, f"{where}.")
         if (named := _part_by_name(members)) is not None:
             yield from _schema(named, schema_defaults(named), f"{where}.NAME.")
+        if (listed := _part_of_list(members)) is not None:
+            yield from _schema(listed, schema_defaults(listed), f"{where}.NUMBER.")
+
+
+def _part_of_list(members: Iterable[Any]) -> type | None:
+    """The dataclass of the parts in a list, such as ``parameter_groups.rules``; None for any other type."""
+    inside = (get_args(member)[0] for member in members if get_origin(member) is list)
+    return next((one for one in inside if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
 
 
 def _part_by_name(members: Iterable[Any]) -> type | None:

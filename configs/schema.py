@@ -23,6 +23,7 @@ from ..trainer.data.data_config import DataConfig
 from ..trainer.data.given import GIVEN, OF_LOADER, OF_ORDER
 from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.generation import GenerationConfig
+from ..trainer.parameter_groups import ParameterGroups
 from ..trainer.schedules import OWN, ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from ..trainer.tasks.task import learns_from_rows, takes_chats
@@ -69,6 +70,9 @@ class RecipeConfig:
     """Collator, which makes batches of samples; null takes the one of the task."""
     generation: GenerationConfig | None = None
     """Texts that the model writes in evaluations, by which it is scored; null writes none."""
+    parameter_groups: ParameterGroups | None = None
+    """Parameters with a learning rate or weight decay of their own; null makes two groups, of which vectors do not
+    decay."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)

@@ -56,6 +56,9 @@ class DDPOptions:
     """Keep gradients in the communication buckets, which saves one copy of the gradients in memory."""
     find_unused_parameters: bool = False
     """Search the graph for parameters without gradient; needed only if the model leaves some unused."""
+    broadcast_buffers: bool = False
+    """Copy the buffers of rank 0 to all ranks before every forward pass. They are equal anyway, unless a module of your
+    own changes a buffer by the samples that it sees."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())
@@ -225,6 +228,11 @@ class Plan:
     """Use deterministic kernels only (slower on CUDA)."""
     compile: bool = False
     """Compile each block with ``torch.compile``."""
+    compile_backend: str = "inductor"
+    """Backend of ``torch.compile``; ``torch.compiler.list_backends()`` lists them."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
+    """Mode of the backend inductor: what it does for speed beyond its default, at the cost of memory or of time for
+    compilation; null is its default."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that are recomputed in the backward pass instead of being kept: ``none`` of them, all but matrix
     products and attention (``selective``), or everything in a block but its input (``full``)."""
@@ -284,6 +292,16 @@ class Plan:
                 f"shard={self.shard} with pipeline={self.pipeline} needs fsdp.reshard_after_forward=false and "
                 "fsdp.reduce_every_micro_batch=false: every micro-batch would gather parameters and reduce gradients "
                 "again; set both to false, as plan=3d_zero1 does"
+            )
+        if not self.compile and (self.compile_mode is not None or self.compile_backend != "inductor"):
+            name = "compile_mode" if self.compile_mode is not None else "compile_backend"
+            problems.append(
+                f"{name}={getattr(self, name)!r} compiles nothing without compile=true; set it, or leave this out"
+            )
+        if self.compile_mode is not None and self.compile_backend != "inductor":
+            problems.append(
+                f"compile_mode={self.compile_mode!r} is of the backend inductor, and compile_backend="
+                f"{self.compile_backend!r}; leave one of them out"
             )
         if self.sequence_parallel and self.tensor == 1:
             problems.append("sequence_parallel=true splits activations over tensor ranks, but tensor=1; set tensor")

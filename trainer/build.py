@@ -35,10 +35,12 @@ from .ema import Ema
 from .ignored_options import ignored_options
 from .journal import noted
 from .last_words import say_how_it_ended
+from .load_best import load_best
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
 from .packing_trial import refuse_leaks
+from .parameter_groups import OwnOptions, trained_shapes
 from .place_model import Placed, fitted, fitting, place
 from .preference_notes import preference_notes
 from .reference import Reference, read_reference, start_reference
@@ -144,7 +146,8 @@ def build(
     if source and placed.base:
         with fitting("--resume", source.path, OTHER_RUN):
             refuse_other_base(placed.base.digest, read_base(source.assets), recipe.model, source.path)
-    placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer, _lr_ratio(recipe)))
+    own = _own_options(recipe, placed.blueprint)
+    placed.strategy.attach_optimizer(optimizer_factory(recipe.optimizer, _lr_ratio(recipe), own))
     placed.strategy.set_training(True)
     refuse_encoder(placed.strategy, corpus.facts, str(corpus.task.head), recipe.model.own)
     if recipe.data.separates and placed.strategy.family.packs is None:
@@ -201,6 +204,16 @@ def _lr_ratio(recipe: RecipeConfig) -> float:
     return recipe.model.adapter.lr_ratio if recipe.model.adapter else 1.0
 
 
+def _own_options(recipe: RecipeConfig, blueprint: PreTrainedModel) -> OwnOptions | None:
+    """Options of the recipe's parameter groups, of which each must match something in the whole model."""
+    if recipe.parameter_groups is None:
+        return None
+    own = OwnOptions(recipe.parameter_groups, recipe.optimizer)
+    if problems := own.problems(trained_shapes(blueprint)):
+        raise UserError(*problems)
+    return own
+
+
 def _batch(recipe: RecipeConfig, source: Source | None) -> dict[str, int]:
     """``TrainerState.batch``: the global batch size, and the step since which it is that."""
     if source is None:
@@ -225,6 +238,7 @@ def _trainer(recipe: RecipeConfig, mesh: Mesh, placed: Placed, corpus: Corpus, s
         state=placed.state,
         control=Control(),
         go_back=roll_back,
+        load_best=load_best if recipe.checkpoint.load_best else lambda trainer: None,
         callbacks=_callbacks(recipe),
         store=store,
         ema=Ema(recipe.ema, placed.strategy) if recipe.ema else None,

@@ -103,11 +103,15 @@ class Trainer:
     """The base that adapters stand beside; None for a model that is trained itself."""
     reference: Reference | None = None
     """The weights that preferences are compared with; None if the task compares with none."""
+    load_best: Callable[[Trainer], None] = lambda trainer: None
+    """Takes the weights of the best checkpoint at the end (``load_best.load_best``); nothing unless the recipe asks."""
     before_first_step: Callable[[], None] = lambda: None
     """Called before the first step, after all checks have passed."""
 
     def __post_init__(self) -> None:
         self.settings, self.checkpoints = self.recipe.trainer, self.recipe.checkpoint
+        self.ended_with: Path | None = None
+        """The checkpoint whose weights the run has ended with, if they are not simply the last ones."""
         self.extra_metrics: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.batches, self.saving, self.clock = RunBatches(self), Saving(self), TrainingClock()
@@ -333,3 +337,5 @@ class Trainer:
             self.evaluate()
         if (self.checkpoints.at_end or self.control.save) and self.saving.saved_at != self.state.step:
             self.save(wait=True)
+        if not left_early:
+            self.load_best(self)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from .parameter_groups import OwnOptions
+
 Groups = list[dict[str, Any]]
+Options = Callable[[str, Sequence[int]], dict[str, Any]]
+"""(name, shape of the whole parameter) -> options of its group."""
 SECOND = "lora_B"
 """Name of the second matrix of an adapter."""
 Implementation = Literal["auto", "fused", "foreach", "for_loop"]
@@ -32,37 +36,51 @@ Implementation = Literal["auto", "fused", "foreach", "for_loop"]
 parameters (for_loop)."""
 
 
-def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], second_lr: float | None = None) -> Groups:
+def decay_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], second_lr: float | None = None, own: Options | None = None
+) -> Groups:
     """Two groups: matrices and embeddings decay; norms, biases and other vectors do not (weight decay 0).
 
     Args:
         second_lr: learning rate of a third group, the second matrices of adapters (LoRA+,
             https://arxiv.org/abs/2402.12354); None leaves them in the first.
+        own: options of the recipe for each parameter, which win; each set of options makes a further group.
     """
-    named = list(parameters)
-    second = [one for name, one in named if second_lr is not None and name.endswith(f".{SECOND}")]
-    apart = {id(parameter) for parameter in second}
-    matrices = [parameter for _, parameter in named if parameter.ndim >= 2 and id(parameter) not in apart]
-    vectors = [parameter for _, parameter in named if parameter.ndim < 2]
-    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    groups += [{"params": second, "lr": second_lr}] if second else []
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    for options in ({}, {"weight_decay": 0.0}):  # these come first: the first group's rate is the one that is logged
+        groups[_key(options)] = {"params": [], **options}
+    for name, parameter in parameters:
+        options = {} if parameter.ndim >= 2 else {"weight_decay": 0.0}
+        if second_lr is not None and name.endswith(f".{SECOND}"):
+            options["lr"] = second_lr
+        options |= own(name, parameter.shape) if own is not None else {}
+        groups.setdefault(_key(options), {"params": [], **options})["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def _key(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options as a key of a dict: parameters with equal options share a group."""
+    return tuple((name, repr(value)) for name, value in sorted(options.items()))
 
 
 def optimizer_factory(
-    component: Component, lr_ratio: float = 1.0
+    component: Component, lr_ratio: float = 1.0, own: OwnOptions | None = None
 ) -> Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]:
     """A function that builds the recipe's optimizer over named parameters, with an ``initial_lr`` for schedules.
 
     Args:
         lr_ratio: learning rate of the second matrices of adapters, as a multiple of the others'.
+        own: options of the recipe's parameter groups.
     """
 
     def build(parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         second_lr = None if lr_ratio == 1 else lr_ratio * component["lr"]
+        groups = decay_groups(parameters, second_lr, own)
         with component_errors("optimizer", locate(component["_target_"]), CONSTRUCTOR):
-            optimizer = instantiate(component, decay_groups(parameters, second_lr))
+            optimizer = instantiate(component, groups)
         refuse_no_optimizer(optimizer, component["_target_"])
+        if own is not None:
+            own.refuse_unknown(own.named(parameters), optimizer.defaults)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
@@ -88,9 +106,18 @@ def refuse_no_optimizer(optimizer: Any, target: str) -> None:
         raise UserError(Problem("optimizer._target_", why, fix, target))
 
 
-def unsaved_state(optimizer: torch.optim.Optimizer) -> str:
-    """What of an optimizer's state no checkpoint can hold; empty if all of it can be saved and comes back alike."""
+def unsaved_state(optimizer: torch.optim.Optimizer, changed: Sequence[Mapping[str, Any]] = ()) -> str:
+    """What of an optimizer's state no checkpoint can hold; empty if all of it can be saved and comes back alike.
+
+    Args:
+        changed: values that its steps have changed in its parameter groups (``GroupValues.changed``).
+    """
     import torch
+
+    for name, value in ((name, value) for values in changed for name, value in values.items()):
+        if isinstance(value, torch.Tensor) or not _is_json(list(value) if isinstance(value, tuple) else value):
+            kind = type(value).__name__
+            return f"keeps a {kind} as {name!r} in its parameter groups: checkpoints hold numbers of groups"
 
     for owner, states in optimizer.state.items():
         if not isinstance(owner, torch.Tensor):

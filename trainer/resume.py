@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ..parallel.checkpoint_state import state_shapes
-from .checkpoint.source import Source
+from .checkpoint.source import Progress, Source
 from .component_errors import component_errors
 from .optimizers import check_state
 from .place_model import fitting
@@ -20,25 +20,7 @@ OTHER_RUN = "resume with the model and optimizer that wrote it, or start over wi
 
 def load(trainer: Trainer, source: Source) -> None:
     """Load weights, optimizer, averages, positions and callbacks from a checkpoint of any plan."""
-    distributed = trainer.mesh.world_size > 1
-
-    def read(tensors: dict[str, Any]) -> None:
-        source.read(tensors, distributed)
-
-    with fitting("--resume", source.path, OTHER_RUN):
-        saved = source.progress()
-        moments = state_shapes(source.shapes)
-        check_state(trainer.recipe.optimizer, moments)
-        if not moments:
-            log.warning("%s holds no state of the optimizer: its moments begin at zero", source.path)
-        trainer.strategy.load(read, source.shapes, saved.scalars)
-        if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
-            trainer.ema.load(read)
-        elif trainer.ema:
-            log.warning("the checkpoint has no averaged weights: the average begins at its weights")
-        lanes = trainer.strategy.lanes
-        if lanes is not None and not lanes.load(read, source.shapes):
-            log.info("what the model remembers begins empty: the checkpoint has nothing of %d lanes", lanes.lanes)
+    saved = load_weights(trainer, source)
     for name, value in saved.trainer.items():
         if name not in ("batch", "made_of"):  # these describe batch size and data of the run that saved them
             setattr(trainer.state, name, value)
@@ -58,3 +40,27 @@ def load(trainer: Trainer, source: Source) -> None:
         if name in trainer.callbacks:
             with component_errors(f"callbacks.{name}", trainer.callbacks[name], "load_state_dict"):
                 trainer.callbacks[name].load_state_dict(state)
+
+
+def load_weights(trainer: Trainer, source: Source) -> Progress:
+    """Load weights, optimizer and averages; returns all else that the checkpoint says, which is not loaded yet."""
+    distributed = trainer.mesh.world_size > 1
+
+    def read(tensors: dict[str, Any]) -> None:
+        source.read(tensors, distributed)
+
+    with fitting("--resume", source.path, OTHER_RUN):
+        saved = source.progress()
+        moments = state_shapes(source.shapes)
+        check_state(trainer.recipe.optimizer, moments)
+        if not moments:
+            log.warning("%s holds no state of the optimizer: its moments begin at zero", source.path)
+        trainer.strategy.load(read, source.shapes, saved.scalars)
+        if trainer.ema and any(name.startswith("ema.") for name in source.shapes):
+            trainer.ema.load(read)
+        elif trainer.ema:
+            log.warning("the checkpoint has no averaged weights: the average begins at its weights")
+        lanes = trainer.strategy.lanes
+        if lanes is not None and not lanes.load(read, source.shapes):
+            log.info("what the model remembers begins empty: the checkpoint has nothing of %d lanes", lanes.lanes)
+    return saved

@@ -13,6 +13,7 @@ import yaml
 
 from ..errors import Problem, UserError
 from .checkpoint.layout import RECIPE, checkpoints_at
+from .checkpoint.retention import best_checkpoint
 from .component import locate
 
 if TYPE_CHECKING:
@@ -142,12 +143,14 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
 
 
 def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path | None:
-    """The checkpoint or run folder to evaluate; None means ``model.weights``. No file is read yet.
+    """The checkpoint or run folder to evaluate; None means ``model.weights``. No weights are read yet.
 
     Raises:
         UserError: there are no weights, or no averaged weights for ``ema``.
     """
     folder = Path(os.path.expanduser(checkpoint or recipe.run.dir))
+    if checkpoint is None and recipe.checkpoint.load_best:
+        folder = best_checkpoint(folder / "checkpoints", recipe.checkpoint) or folder
     if checkpoint is not None or checkpoints_at(folder):
         return folder
     if recipe.model.weights is None:

@@ -79,6 +79,8 @@ class Export(Callback):
         self.options = ExportOptions(dtype, ema, max_shard_size, memory, merge, quantize=kept)
         self.keeps_all = False
         self._main = False
+        self.waits = False
+        """Whether an export was asked for since the last look."""
         self._saved: Path | None = None
         self._waiting: list[Path] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -97,20 +99,17 @@ class Export(Callback):
             shutil.rmtree(self.links, ignore_errors=True)  # left by a run that was killed
 
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
-        if not trainer.mesh.is_main:
-            return
-        if reason := not_finite(path):
-            log.warning("%s is not exported: it was saved when %s", path.name, reason)
-            return
-        self._saved = path
-        if self.at == "every_save":
-            self._enqueue(path)
+        if trainer.mesh.is_main:
+            self._look_at(path)
+        self.queued(trainer)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if control.interrupted:  # a scheduler does not wait for an export; the resumed run exports
             return
-        if trainer.mesh.is_main and (self.at == "end" or self._saved is None):
+        best = trainer.ended_with
+        if trainer.mesh.is_main and (self.at == "end" or self._saved is None or best not in (None, self._saved)):
             self._export_last(trainer)
+        self.queued(trainer)
         while True:
             reason = trainer.leaving.asked()
             busy, leave = trainer.mesh.any_flags([self._busy(), bool(reason)])
@@ -144,11 +143,25 @@ class Export(Callback):
         """
         return True
 
+    def queued(self, trainer: Trainer) -> None:
+        """Called on all ranks when rank 0 may have begun an export, or has put one behind the running one."""
+
+    def _look_at(self, path: Path) -> None:
+        """Note a checkpoint that was saved, and export it if each is exported."""
+        if reason := not_finite(path):
+            log.warning("%s is not exported: it was saved when %s", path.name, reason)
+            return
+        self._saved = path
+        if self.at == "every_save":
+            self._enqueue(path)
+
     def _export_last(self, trainer: Trainer) -> None:
-        """Export the last checkpoint, unless this run saved none and an earlier one has exported it."""
+        """Export the checkpoint that the run ends with: the last one, or the best one if the recipe asks. None is
+        exported that an earlier run has exported already."""
         finite = (path for path in complete_checkpoints(trainer.store.root) if not_finite(path) is None)
-        path = self._saved or next(finite, None)
-        noted = self._noted().get(self.place) if self._saved is None and self.folder.exists() else None
+        path = trainer.ended_with or self._saved or next(finite, None)
+        before = self._saved is None or trainer.ended_with is not None
+        noted = self._noted().get(self.place) if before and self.folder.exists() else None
         if path is not None and path.name == noted:
             return
         if path is None:
@@ -167,6 +180,7 @@ class Export(Callback):
         with self._lock:
             passed_over, self._waiting = ([], self._waiting) if self.keeps_all else (self._waiting, [])
             self._waiting.append(linked)
+            self.waits = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="export", daemon=True)
                 self._thread.start()

@@ -29,6 +29,10 @@ class CheckpointConfig:
     """Metric by which checkpoints are compared."""
     mode: Literal["min", "max"] = "min"
     """Whether a smaller or a larger ``metric`` is better."""
+    load_best: bool = False
+    """End the run with the weights of the checkpoint that is best by ``metric``: those that are exported, pushed and
+    sampled at the end, and that ``trireme evaluate`` and ``predict`` take. The last checkpoint keeps those of the last
+    step."""
 
     asynchronous: bool = True
     """Go on training while a checkpoint is written (one at a time); training waits only for a copy into CPU memory."""
@@ -48,3 +52,5 @@ class CheckpointConfig:
                 yield (f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
         if self.keep_best < 0:
             yield f"keep_best={self.keep_best} must not be negative"
+        if self.load_best and not self.keep_best:
+            yield f"load_best={self.load_best} needs a checkpoint that keep_best=0 removes; set checkpoint.keep_best=1"

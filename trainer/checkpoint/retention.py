@@ -36,6 +36,12 @@ def best_first(folders: Iterable[Path], mode: str) -> list[Path]:
     return sorted(judged, key=judged.__getitem__, reverse=mode == "max")
 
 
+def best_checkpoint(root: Path, config: CheckpointConfig) -> Path | None:
+    """The complete checkpoint under ``root`` with the best ``checkpoint.metric``; None if none was evaluated."""
+    sound = [folder for folder in complete_checkpoints(root) if not_finite(folder) is None]
+    return next(iter(best_first(sound, config.mode)), None)
+
+
 def set_later_aside(root: Path, resumed: Path | None) -> None:
     """Rename the checkpoints of steps after ``resumed``, from which a run goes on.
 
