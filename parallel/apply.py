@@ -24,6 +24,7 @@ from ..models.find_blocks import blocks_of
 from ..models.noise import Noise
 from ..models.noise_keys import Part
 from ..models.noise_sites import add_noise
+from ..models.quantization.host_modules import empty_on
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan
@@ -53,7 +54,7 @@ def parallelize(
         recompute(blocks, plan.recompute, noise)
     if plan.compile:
         for block in blocks:
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, backend=plan.compile_backend, mode=plan.compile_mode)
     if plan.data_parallel == "fsdp":
         shard(root, part, family, plan, mesh)
 
@@ -69,7 +70,7 @@ def materialise(
     Raises:
         RuntimeError: a tensor of the model is not among ``weights``.
     """
-    part.to_empty(device=device)
+    empty_on(part, device)
     tie(part)  # to_empty makes new parameters, which unties them
     sources = sources or {}
     targets: dict[str, list[Tensor]] = {}
@@ -93,7 +94,7 @@ def replicate(model: nn.Module, plan: Plan, mesh: Mesh, find_unused: bool = Fals
         model,
         device_ids=[mesh.device] if mesh.device.type == "cuda" else None,
         process_group=mesh.data_group,
-        forward_sync_buffers=False,
+        forward_sync_buffers=plan.ddp.broadcast_buffers,
         init_sync=False,
         bucket_cap_mb=plan.ddp.bucket_cap_mb,
         gradient_as_bucket_view=plan.ddp.gradient_as_bucket_view,

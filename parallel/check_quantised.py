@@ -19,6 +19,10 @@ def check_quantised(
     if config is None:
         return []
     problems = []
+    if config.on_cpu and (degrees.world_size > 1 or plan.data_parallel != "ddp"):
+        why = f"keeps modules on the CPU beside one GPU, and plan {plan.name} spreads or moves them itself"
+        fix = "use plan=single, or leave it out: plan=fsdp_offload keeps every shard in the memory of the CPU"
+        problems.append(Problem("model.quantization.on_cpu", why, fix, config.on_cpu))
     if degrees.tensor > 1:
         why = "splits layers, and the groups of a quantised layer do not end where ranks do"
         fix = "use a plan that keeps layers whole (ddp, fsdp_full_shard, pp_1f1b), or leave model.quantization out"

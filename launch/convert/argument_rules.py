@@ -137,6 +137,7 @@ def best_model(draft: Draft, value: Any, given: Arguments) -> None:
         draft.choose("callbacks", "default")
         draft.choose("callbacks", "best_model")
         draft.set("checkpoint.keep_best", 1)
+        draft.set("checkpoint.load_best", True)
 
 
 def metric(draft: Draft, value: Any, given: Arguments) -> None:
@@ -171,9 +172,24 @@ def push(draft: Draft, value: Any, given: Arguments) -> None:
         return
     draft.choose("callbacks", "default")
     draft.choose("callbacks", "push")
-    for name, key in (("hub_model_id", "hub_id"), ("hub_private_repo", "private"), ("hub_strategy", "strategy")):
+    for name, key in (
+        ("hub_model_id", "hub_id"),
+        ("hub_private_repo", "private"),
+        ("hub_strategy", "strategy"),
+        ("hub_always_push", "always"),
+    ):
         if given.get(name) is not None:
             draft.set(f"callbacks.push.{key}", given[name])
+
+
+def compiled(key: str) -> Rule:
+    """A choice of ``torch.compile``, which Trainer then uses also without ``torch_compile``."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        draft.set("plan.compile", True)
+        draft.set(key, str(value))
+
+    return rule
 
 
 def fsdp(draft: Draft, value: Any, given: Arguments) -> None:
@@ -279,6 +295,9 @@ RULES: dict[str, Rule] = AXOLOTL_RULES | {
     "hub_model_id": nothing,
     "hub_private_repo": nothing,
     "hub_strategy": nothing,
+    "hub_always_push": nothing,
+    "torch_compile_backend": compiled("plan.compile_backend"),
+    "torch_compile_mode": compiled("plan.compile_mode"),
     "fsdp": fsdp,
     "fsdp_config": fsdp_options,
     "deepspeed": deepspeed,

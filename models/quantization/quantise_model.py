@@ -17,6 +17,7 @@ from ..find_blocks import heads_of
 from ..weight_files import Stored
 from .eight_bits import EightBits
 from .four_bits import FourBits
+from .host_modules import mark_host_modules, within
 from .number_format import Format
 from .quantised_layer import KINDS, WEIGHT, layer_sizes, quantise_layer
 from .quantization_config import FOUR_BITS, TORCHAO, QuantizationConfig
@@ -47,13 +48,15 @@ def quantise(
         stored: the weights that their folder holds in few bits; None chooses the layers here.
 
     Raises:
-        UserError: no layer is left, ``skip`` names none, or a layer does not fit the format.
+        UserError: no layer is left, ``skip`` or ``on_cpu`` names none, or a layer does not fit the format.
     """
     compute = DTYPES[config.compute_dtype] if config.compute_dtype else None
+    hosts = mark_host_modules(model, config.on_cpu)
     if stored is None:
         form = format_of(config)
         for path in layers_of(model, config.skip, family, form):
-            quantise_layer(model.get_submodule(path), form, compute)
+            if not within(path, hosts):
+                quantise_layer(model.get_submodule(path), form, compute)
     for name, entry in (stored or {}).items():
         layer = model.get_submodule(name.rpartition(".")[0])
         if type(layer) not in KINDS or layer.get_parameter(WEIGHT).requires_grad:

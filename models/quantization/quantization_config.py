@@ -35,6 +35,7 @@ class QuantizationConfig:
             ("bnb_4bit_blocksize", "model.quantization.group_size"),
             ("blocksize", "model.quantization.group_size"),
             ("llm_int8_threshold", "model.quantization.threshold"),
+            ("llm_int8_enable_fp32_cpu_offload", "model.quantization.on_cpu"),
             ("llm_int8_skip_modules", "model.quantization.skip"),
             ("modules_to_not_convert", "model.quantization.skip"),
             ("torch_dtype", "model.quantization.other_dtype"),
@@ -46,7 +47,7 @@ class QuantizationConfig:
     """``nf4`` or ``fp4``: 4 bits with a scale for each group of numbers; ``int8``: 8 bits with a scale for each row.
     The numbers are those of bitsandbytes. ``torchao_int8``, ``torchao_int4`` and ``torchao_fp8`` take torchao's
     numbers, with a scale for each row or, for ``int4``, for each group. ``stored``: as the folder of ``model.weights``
-    holds them already (layouts of bitsandbytes, GPTQ and AWQ)."""
+    holds them already (layouts of bitsandbytes, GPTQ, AWQ and torchao)."""
     group_size: int = 64
     """Numbers that share one scale, for methods of 4 bits."""
     double: bool = True
@@ -63,6 +64,10 @@ class QuantizationConfig:
     skip: list[str] = field(default_factory=list)
     """Layers that are not quantised: last parts of their names, or patterns such as ``model.layers.0.*``. Heads, tied
     layers, ``modules_to_save`` and what the architecture keeps in fp32 never are."""
+    on_cpu: list[str] = field(default_factory=list)
+    """Modules that stay in the memory of the CPU beside a GPU and compute there, in ``other_dtype``: last parts of
+    their names, or patterns such as ``model.layers.3*``. They are not quantised, and nothing in them may be trained.
+    For one process; without a GPU they are merely not quantised."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())
@@ -90,7 +95,7 @@ class QuantizationConfig:
     def identity(self) -> dict[str, Any]:
         """What the numbers of the base depend on, beside its weights."""
         used = asdict(self)
-        left = ["compute_dtype", "threshold", "skip"]
+        left = ["compute_dtype", "threshold", "skip", "on_cpu"]
         left += [] if self.method in FOUR_BITS else ["double"]
         left += [] if self.method in (*FOUR_BITS, "torchao_int4") else ["group_size"]
         return {name: value for name, value in used.items() if name not in left}

@@ -1,4 +1,4 @@
-"""Weights that a folder holds in few bits: bitsandbytes, GPTQ and AWQ, by the names under which they are published.
+"""Weights that a folder holds in few bits: bitsandbytes, GPTQ, AWQ and torchao, by the names of published folders.
 
 Each group of tensors of a layer is put together to one entry under the layer's usual name, whose ``read`` unpacks it
 and whose ``packed`` gives the parts as they are. Whoever matches tensors with a model then sees whole weights.
@@ -23,7 +23,9 @@ from .eight_bits import EightBits
 from .four_bits import FourBits, scale_values, values_of
 from .gptq_numbers import GptqNumbers
 from .number_format import Format, bits
+from .stored_torchao import packed_weights
 
+METHODS = ("bitsandbytes", "gptq", "awq", "torchao")
 OLDER = ("quantize_config.json", "quant_config.json")
 """Files in which quantisers wrote their settings before ``quantization_config``."""
 FOUR, EIGHT = ".weight.quant_state.bitsandbytes__", ".SCB"
@@ -36,7 +38,7 @@ class StoredQuantization:
     """How a folder says that its weights are quantised."""
 
     method: str
-    """``bitsandbytes``, ``gptq`` or ``awq``."""
+    """One of ``METHODS``."""
     values: Mapping[str, Any]
     threshold: float | None = None
     """Threshold for 8-bit layers."""
@@ -47,8 +49,13 @@ class StoredQuantization:
         Raises:
             ValueError: a layer lacks a tensor, or is stored in a way that is not read.
         """
-        read = {"bitsandbytes": self._of_bitsandbytes, "gptq": self._of_gptq, "awq": self._of_awq}
-        layers = read[self.method](stored)
+        of_method: dict[str, Callable[[Mapping[str, Stored]], Mapping[str, Layer]]] = {
+            "bitsandbytes": self._of_bitsandbytes,
+            "gptq": self._of_gptq,
+            "awq": self._of_awq,
+            "torchao": packed_weights,
+        }
+        layers = of_method[self.method](stored)
         taken = set().union(*(names for *_, names in layers.values())) if layers else set()
         found = {name: entry for name, entry in stored.items() if name not in taken}
         for path, (form, sizes, packed, names) in layers.items():
@@ -118,8 +125,8 @@ def stored_quantization(values: Mapping[str, Any], folder: Path) -> StoredQuanti
 def _unread(method: str, said: Mapping[str, Any]) -> str:
     """Why weights in such a layout are not read; empty if they are."""
     width, layout = int(said.get("bits", 4)), said.get("checkpoint_format", "gptq")
-    if method not in ("bitsandbytes", "gptq", "awq"):
-        return f"are quantised by {method or 'no named method'}, and bitsandbytes, gptq and awq are read"
+    if method not in METHODS:
+        return f"are quantised by {method or 'no named method'}, and {', '.join(METHODS)} are read"
     if method == "awq" and (said.get("version", "gemm") != "gemm" or width != 4):
         return f"are in AWQ's layout {said.get('version', 'gemm')} of {width} bits, and gemm of 4 is read"
     if method == "gptq" and width not in (2, 3, 4, 8):

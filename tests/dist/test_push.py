@@ -13,13 +13,26 @@ from trireme.trainer.callbacks.push import Push
 from trireme.trainer.checkpoint.export.export_folder import export
 from trireme.trainer.checkpoint.layout import verify
 
+NOTES = """
+from trireme.trainer.callbacks.callback import Callback
+
+
+class Noted(Callback):
+    def on_push_begin(self, trainer, state, control):
+        with (trainer.run_dir / "pushes").open("a") as file:
+            file.write(f"{state.step} ")
+"""
+
 
 def _train(server: Hub, run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_of_a_test", "HF_HOME": str(run_dir.parent / "hf")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(run_dir.parent), os.environ.get("PYTHONPATH", "")])
+    (run_dir.parent / "noting_pushes.py").write_text(NOTES)
     short = ["trainer.eval_at_end=false", "trainer.max_steps=4", "checkpoint.every=2", "checkpoint.keep_last=1"]
     push = "+callbacks.push._target_=trireme.trainer.callbacks.push.Push"
-    command = tiny_command(run_dir, *short, push, *(f"+callbacks.push.{override}" for override in overrides))
+    noted = "+callbacks.noted._target_=noting_pushes.Noted"
+    command = tiny_command(run_dir, *short, push, noted, *(f"+callbacks.push.{override}" for override in overrides))
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -46,6 +59,7 @@ def test_all_checkpoints(tmp_path: Path) -> None:
                 (folder / name.split("/", 2)[2]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name.split("/", 2)[2]).write_bytes(content)
         assert verify(folder) is None
+    assert (tmp_path / "run" / "pushes").read_text().split() == ["2", "4"]
     assert [message for message, _ in server.commits] == [
         "Step 2",
         "Step 2, checkpoint",
@@ -102,6 +116,11 @@ def test_a_hub_that_fails_stops_nothing_but_one_that_refuses_does(tmp_path: Path
     done = _train(server, tmp_path / "alone", "hub_id=me/tiny", "strategy=end")  # nobody listens any more
     assert done.returncode == 0, done.stderr
     assert "cannot be reached now" in (tmp_path / "alone" / "log.txt").read_text()
+
+
+def test_every_save_is_pushed_if_asked() -> None:
+    assert not Push("me/tiny").keeps_all
+    assert Push("me/tiny", always=True).keeps_all and Push("me/tiny", "all_checkpoints").keeps_all
 
 
 def test_arguments_are_checked() -> None:

@@ -28,6 +28,14 @@ BAD: list[tuple[list[str], list[str]]] = [
     (["optimizer=adafactor", "optimizer.clip_threshold=0.5"], ["optimizer.clip_threshold"]),
     ([*RADAM, "optimizer.lr=-1.0"], ["optimizer.lr"]),
     ([*RADAM, "optimizer.betas=[0.9,2.0]", "optimizer.eps=-1.0"], ["optimizer.betas", "optimizer.eps"]),
+    (["+parameter_groups.rules=[{names: [nowhere.*], lr: 0.1}]"], ["parameter_groups.rules.0.names"]),
+    (["+parameter_groups.rules=[]"], ["parameter_groups.rules"]),
+    # compiled blocks, the best checkpoint
+    (["plan.compile_mode=max-autotune"], ["plan.compile_mode"]),
+    (["plan.compile=true", "plan.compile_backend=inducktor"], ["plan.compile_backend"]),
+    (["plan.compile=true", "plan.compile_backend=eager", "plan.compile_mode=default"], ["plan.compile_mode"]),
+    (["checkpoint.load_best=true"], ["checkpoint.load_best"]),
+    (["checkpoint.load_best=true", "checkpoint.keep_best=1"], ["checkpoint.keep_best"]),
     # losses of tokens
     (["model.loss=liger"], ["model.loss"]),
     (["model.loss=pieces"], ["model.loss"]),
@@ -142,6 +150,7 @@ GOOD: list[list[str]] = [
     ["scheduler=warmup_stable_decay", "scheduler.decay_ratio=0", "scheduler.min_lr_ratio=1"],
     ["checkpoint.keep_best=1", "checkpoint.every=1", "trainer.eval_every=1", "callbacks=[minimal,best_model]"],
     ["model.frozen=['model.layers.0.*']"],
+    ["+parameter_groups.rules=[{names: ['*.bias', '*.weight'], lr_ratio: 0.5, weight_decay: 0}]"],
     ["collator=causal_lm", "collator.pad_to_multiple_of=4"],
 ]
 """What ``check`` accepts at the edge of what it refuses; ``train`` must accept it too."""

@@ -17,6 +17,11 @@ WITNESSES: dict[str, tuple[str, Callable[..., bool]]] = {
     "plan.recompute=full": (CHECKPOINT, lambda *_, **options: "context_fn" not in options),
     "plan.recompute=selective": (CHECKPOINT, lambda *_, **options: "context_fn" in options),
     "plan.compile=true": ("torch.nn.Module.compile", lambda *_, **options: True),
+    "plan.compile_backend=aot_eager": (
+        "torch.nn.Module.compile",
+        lambda *_, **options: options["backend"] == "aot_eager",
+    ),
+    "plan.ddp.broadcast_buffers=true": (DDP, lambda *_, **options: options["forward_sync_buffers"]),
     "plan.deterministic=true": ("torch.use_deterministic_algorithms", lambda on, **_: on),
     "plan.ddp.bucket_cap_mb=1": (DDP, lambda *_, **options: options["bucket_cap_mb"] == 1),
     "plan.ddp.find_unused_parameters=true": (DDP, lambda *_, **options: options["find_unused_parameters"]),

@@ -76,6 +76,7 @@ def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
         "plan.ddp.bucket_cap_mb=1",
         "plan.deterministic=true",
         "plan.ddp.find_unused_parameters=true",
+        "plan.ddp.broadcast_buffers=true",
     ],
 )
 def test_an_option_does_not_change_the_trajectory(

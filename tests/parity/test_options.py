@@ -38,3 +38,13 @@ def test_an_option_does_not_change_the_trajectory(
     case, heeded = Case(plan, "llama", 4, "full"), witnesses(monkeypatch, option)
     assert difference(overridden(case, option), folder, steps=4) < TOLERANCE
     assert all(calls.value for calls in heeded)
+
+
+@pytest.mark.long
+def test_another_backend_of_the_compiler_does_not_change_the_trajectory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, option = Case("ddp", "llama", 4, "full"), "plan.compile_backend=aot_eager"
+    heeded = witnesses(monkeypatch, option)
+    assert difference(overridden(case, "plan.compile=true", option), folder, steps=4) < TOLERANCE
+    assert all(calls.value for calls in heeded)

@@ -71,6 +71,9 @@ class Callback:
     def on_save(self, trainer: Trainer, state: TrainerState, control: Control, path: Path) -> None:
         """Called when a checkpoint is complete at ``path``; if written in the background, it is some steps old."""
 
+    def on_push_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
+        """Called on all ranks when the callback ``push`` begins an upload, or puts one behind the running one."""
+
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called after the last step and the last save; not called if training fails."""
 

@@ -1,8 +1,8 @@
 """Push: upload the exports of a run to a repository on the Hugging Face Hub, while training goes on.
 
 The strategies are those of ``transformers``' ``hub_strategy``. Uploads happen in the thread that exports; if they are
-slower than the saves, only the newest save is pushed. The library's own login is used (``hf auth login`` or
-``HF_TOKEN``), since a token does not belong in a recipe.
+slower than the saves, only the newest save is pushed, unless ``always`` is set. The library's own login is used
+(``hf auth login`` or ``HF_TOKEN``), since a token does not belong in a recipe.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Push(Export):
         out: folder of the export that is pushed; null takes ``exported`` in the run folder.
         merge: merge adapters into their base; else an adapter run pushes its adapters, as peft does.
         quantize: push linear layers in few bits: nf4, fp4 or int8; adapters are merged into their base before.
+        always: push every save, one after the other; else only the newest of those that were made during a push.
     """
 
     def __init__(
@@ -54,13 +55,14 @@ class Push(Export):
         out: str | None = None,
         merge: bool = False,
         quantize: Literal["nf4", "fp4", "int8"] | None = None,
+        always: bool = False,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy={strategy!r} is not known; use one of {', '.join(STRATEGIES)}")
         at = "end" if strategy == "end" else "every_save"
         super().__init__(at, dtype, ema, max_shard_size, memory, out, merge, quantize)
         self.hub_id, self.strategy, self.private = hub_id, strategy, private
-        self.keeps_all = strategy == "all_checkpoints"
+        self.keeps_all = always or strategy == "all_checkpoints"
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Create the repository, so that problems with it are reported before training.
@@ -76,6 +78,12 @@ class Push(Export):
         if refused:
             fix = "log in with `hf auth login` or set HF_TOKEN, and name a repository you may write to"
             raise UserError(Problem("callbacks.push.hub_id", f"cannot be pushed to: {refused}", fix, self.hub_id))
+
+    def queued(self, trainer: Trainer) -> None:
+        """Tell all callbacks of a push that begins, on all ranks, although rank 0 alone pushes."""
+        begins, self.waits = self.waits, False
+        if trainer.mesh.broadcast_object(begins):
+            trainer.emit("on_push_begin")
 
     @property
     def place(self) -> str:

@@ -62,12 +62,13 @@ class Throughput(Callback):
 
     Args:
         peak_flops: peak FLOP/s of one device, for MFU; null looks the GPU up in a table, or measures the CPU.
+        memory: whether lines tell the memory.
     """
 
-    def __init__(self, peak_flops: float | None = None) -> None:
+    def __init__(self, peak_flops: float | None = None, memory: bool = True) -> None:
         if peak_flops is not None and peak_flops <= 0:
             raise ValueError(f"peak_flops={peak_flops} is not above 0; use the FLOP/s of one device, such as 312e12")
-        self.peak_flops = peak_flops
+        self.peak_flops, self.memory = peak_flops, memory
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         if self.peak_flops is None and trainer.flops_per_token:
@@ -80,7 +81,8 @@ class Throughput(Callback):
         elapsed, extra = trainer.clock.elapsed(state), trainer.extra_metrics
         extra["samples_per_second"] = elapsed.samples / elapsed.seconds
         extra["step_seconds"] = elapsed.seconds / max(elapsed.steps, 1)
-        extra["memory_mib"] = memory_mib(trainer.mesh.device)
+        if self.memory:
+            extra["memory_mib"] = memory_mib(trainer.mesh.device)
         if self.peak_flops and trainer.flops_per_token:
             achieved = trainer.flops_per_token * elapsed.tokens / elapsed.seconds
             extra["mfu"] = achieved / (self.peak_flops * trainer.mesh.world_size)

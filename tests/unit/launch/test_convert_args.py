@@ -293,7 +293,14 @@ def test_a_file_of_accelerate(tmp_path: Path) -> None:
 
 def test_every_argument_of_the_trainer_is_taken_or_said(tmp_path: Path) -> None:
     """A value that is not the default of its field ends up in the recipe, or is listed with what to do."""
-    silent = {"overwrite_output_dir", "greater_is_better", "hub_model_id", "hub_private_repo", "hub_strategy"}
+    silent = {
+        "overwrite_output_dir",
+        "greater_is_better",
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_strategy",
+        "hub_always_push",
+    }
     for field in dataclasses.fields(TrainingArguments):
         value = field.default if isinstance(field.default, float | int | str) else None
         given = not value if isinstance(value, bool) else (value + 1 or 3 if isinstance(value, int | float) else "x")

@@ -49,6 +49,13 @@ def test_no_mfu_without_a_count_of_operations(run):
     assert set(run.trainer.extra_metrics) == {"samples_per_second", "step_seconds", "memory_mib"}
 
 
+def test_memory_can_be_left_out(run):
+    callback = Throughput(memory=False)
+    run.fire("on_train_begin", callback)
+    step(run, callback, 0.0, log=True)
+    assert set(run.trainer.extra_metrics) == {"samples_per_second", "step_seconds"}
+
+
 @pytest.mark.parametrize(
     ("name", "plan", "tflops"),
     [
