@@ -44,7 +44,8 @@ class FeatureGradients:
 
     def surrogate(self, number: int, features: Features) -> Tensor:
         """A scalar whose gradient, by the weights, is the part of micro-batch ``number`` in that of the loss."""
-        return torch.stack([(features[name] * part).sum() for name, part in self.parts[number].items()]).sum()
+        parts = self.parts[number].items()
+        return torch.stack([(features[name] * part).sum().float() for name, part in parts]).sum()
 
 
 def feature_gradients(
@@ -100,8 +101,9 @@ def restore_noise(states: list[Tensor], device: torch.device) -> None:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Rows of all micro-batches; of a shared number, the first, since all are equal."""
-    return torch.cat([part.detach().float() for part in parts]) if parts[0].ndim else parts[0].detach().float().clone()
+    """Rows of all micro-batches, in fp32 at least; of a shared number, the first, since all are equal."""
+    exact = [part.detach().to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
+    return torch.cat(exact) if parts[0].ndim else exact[0].clone()
 
 
 def _joined_trees(trees: list[Any]) -> Any:

@@ -20,6 +20,7 @@ from trireme.parallel.strategy_inputs import RecipeValues
 from trireme.parallel.zero.options import DeepSpeedOptions
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.contrastive import Contrastive
+from trireme.trainer.tasks.pairs import scale_of, scale_sums
 
 SLOW = {**ADAMW, "lr": 1e-3}
 PAIRS, STEPS, CLIP, TOLERANCE = 16, 5, 0.5, 1e-4
@@ -140,3 +141,25 @@ def test_both_passes_draw_the_same_noise() -> None:
     """With dropout, the gradient is that of the loss which is reported: a step along it lowers that very loss."""
     assert lines(SINGLE, 4, dropout=0.3) == lines(SINGLE, 4, dropout=0.3)
     assert worst(lines(SINGLE, 16, dropout=0.3), lines(SINGLE, 16, dropout=0.0)) > 0.01
+
+
+@pytest.mark.parametrize("bias", [0.0, -10.0])
+@pytest.mark.parametrize("micro", [1, 2, 8])
+def test_the_temperature_is_exact_also_of_single_pairs(micro: int, bias: float) -> None:
+    """The first pair is orthogonal, as noise makes one now and then: the quotient of its logit and product alone is of
+    rounding errors, and a bias of single pairs cannot be told from a scale."""
+    torch.manual_seed(0)
+    one, other = (torch.nn.functional.normalize(torch.randn(8, 64), dim=1) for _ in range(2))
+    other[0] -= (other[0] @ one[0]) * one[0]
+    leaf = torch.tensor(20.0, requires_grad=True)
+    one, other = one.requires_grad_(), other.requires_grad_()
+    parts = []
+    for first in range(0, 8, micro):
+        rows = slice(first, first + micro)
+        logits = (other[rows] * leaf @ one[rows].T).T + bias
+        parts.append(scale_sums(logits, one[rows], other[rows]))
+    scale = scale_of(torch.cat(parts))
+    assert float(scale.detach()) == pytest.approx(20.0, rel=1e-5)
+    by_leaf, by_one, by_other = torch.autograd.grad(scale, [leaf, one, other])
+    assert float(by_leaf) == pytest.approx(1.0, rel=1e-5)
+    assert max(float(by_one.abs().max()), float(by_other.abs().max())) < 1e-3

@@ -19,17 +19,17 @@ class AudioContrastive(Contrastive):
     collator = "trireme.trainer.data.sound_text_collator.SoundTextCollator"
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
-        from .pairs import scale_of
+        from .pairs import scale_sums
 
         sound, text = outputs.audio_embeds, outputs.text_embeds
-        scales = scale_of(outputs.logits_per_audio, sound, text), scale_of(outputs.logits_per_text, text, sound)
-        return {"sound": sound, "text": text, "scale": scales[0], "text_scale": scales[1]}
+        sums = scale_sums(outputs.logits_per_audio, sound, text), scale_sums(outputs.logits_per_text, text, sound)
+        return {"sound": sound, "text": text, "sums": sums[0], "text_sums": sums[1]}
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
-        from .pairs import pair_losses
+        from .pairs import pair_losses, scale_of
 
-        arguments = outputs["sound"], outputs["text"], outputs["scale"], targets["paired"]
-        return pair_losses(*arguments, other_scale=outputs["text_scale"])[0]
+        arguments = outputs["sound"], outputs["text"], scale_of(outputs["sums"]), targets["paired"]
+        return pair_losses(*arguments, other_scale=scale_of(outputs["text_sums"]))[0]
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
         from .pairs import pair_sums

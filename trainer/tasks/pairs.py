@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BIAS = 1e-3
-"""Share of the largest logit that no scale of the products explains, where a bias is added. It changes no softmax."""
+"""Share of the logits (root mean square) that no scale of the products explains, where a bias is added. It changes no
+softmax."""
 
 
 def pair_losses(
@@ -27,19 +28,33 @@ def pair_losses(
     return _loss(logits, paired, back), logits
 
 
-def scale_of(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """The inverse temperature of ``logits`` = scale x one x other (+ a bias, as SigLIP has), with its gradient.
+def scale_sums(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Sums over each row of a micro-batch's logits, [rows, 6], by which ``scale_of`` finds the inverse temperature of
+    all micro-batches together: their number; of logits, of products, of their squares, and of both multiplied.
 
-    It is read from the outputs because the parameter itself is gathered inside of the model's forward pass only, under
-    plans that shard it.
+    The scale is read from the outputs because the parameter itself is gathered inside of the model's forward pass only,
+    under plans that shard it. One micro-batch is not enough for that: of a single pair whose features are almost
+    orthogonal, the product is little more than its rounding error, and a bias cannot be told from a scale.
     """
-    logits = logits.float()
-    products = one.float() @ other.float().T  # with its gradient, so that features have none by the scale
-    scale = (logits * products).sum() / (products**2).sum()
-    if (logits - scale * products).detach().abs().max() > BIAS * logits.detach().abs().max():
-        logits, products = logits - logits.mean(), products - products.mean()
-        scale = (logits * products).sum() / (products**2).sum()
-    return scale
+    logits = logits.double()
+    products = (one.float() @ other.float().T).double()  # with its gradient, so that features have none by the scale
+    parts = torch.ones_like(logits), logits, products, logits**2, logits * products, products**2
+    return torch.stack([part.sum(1) for part in parts], 1)
+
+
+def scale_of(sums: Tensor) -> Tensor:
+    """The inverse temperature: logits = scale x products (+ a bias, as SigLIP has), with its gradient.
+
+    Args:
+        sums: ``scale_sums`` of all rows, [pairs, 6].
+    """
+    count, logits, products, logits_squared, mixed, products_squared = sums.sum(0)
+    scale = mixed / products_squared
+    unexplained = (logits_squared - scale * mixed).detach()
+    spread = products_squared - products**2 / count
+    if unexplained > BIAS**2 * logits_squared and spread > 1e-12 * products_squared:
+        scale = (mixed - logits * products / count) / spread
+    return scale.float()
 
 
 def pair_sums(logits: Tensor, paired: Tensor, back: Tensor | None = None) -> dict[str, Tensor]:
