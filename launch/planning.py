@@ -140,10 +140,13 @@ class Planner:
     def decide(self, machine: Machine) -> Decision:
         from ..parallel.planner import choose
 
-        return choose(list(self.candidates(machine)), self.sizes, self.step, machine, self._late_flaw)
+        def step(degrees: Degrees) -> Step:
+            return self.step(degrees, machine.accelerator)
 
-    def step(self, degrees: Degrees) -> Step:
-        from ..parallel.memory import Step, state_bytes
+        return choose(list(self.candidates(machine)), self.sizes, step, machine, self._late_flaw)
+
+    def step(self, degrees: Degrees, accelerator: bool) -> Step:
+        from ..parallel.memory import Step, keeps_scores, state_bytes
 
         trainer = self.recipe.trainer
         return Step(
@@ -151,7 +154,7 @@ class Planner:
             length=self._positions(),
             micro_batches=max(trainer.global_batch_size // (trainer.micro_batch_size * degrees.data), 1),
             state_bytes=state_bytes(self.recipe.optimizer, self.recipe.ema is not None),
-            eager=self.recipe.model.kernel == "eager",
+            eager=keeps_scores(self.recipe.model.kernel, self.sizes, accelerator),
             loss=self.recipe.model.loss,
         )
 

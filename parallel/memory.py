@@ -33,6 +33,7 @@ from ..models.check_loss import PIECE, in_pieces
 from ..models.family import ModelFamily
 from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from ..models.hidden_size import hidden_size
+from ..models.low_rank import adapter_in, sizes_of
 from .plan import Degrees, Plan
 
 MASTER = 4
@@ -72,6 +73,11 @@ class ModelSizes:
     """Whether the feed-forward part multiplies two projections (SwiGLU, GeGLU)."""
     tied: bool = False
     dropout: bool = False
+    """Whether any of its dropouts is on."""
+    attention_dropout: bool = False
+    """Whether that of attention is on."""
+    adapter_inputs: float = 0.0
+    """Inputs per token of a block's adapters that have a dropout of their own, which keeps a second copy of them."""
     written_out: bool = False
     """Whether the activation function consists of several operations, each of which keeps its result for the backward
     pass."""
@@ -101,7 +107,7 @@ class Step:
     state_bytes: int = 8
     """Bytes of optimizer state per trained parameter, averaged weights included."""
     eager: bool = False
-    """Whether attention keeps its scores (length x length per head)."""
+    """Whether attention keeps its scores (length x length per head); see ``keeps_scores``."""
     loss: str = "auto"
     """``model.loss``"""
 
@@ -162,10 +168,28 @@ def model_sizes(model: PreTrainedModel, family: ModelFamily) -> ModelSizes:
         vocabulary=getattr(config, "vocab_size", None) or getattr(config, "num_labels", 1),
         gated=any("gate_proj" in name for block in stacked for name, _ in block.named_modules()),
         tied=bool(embedding) and embedding.keys() <= head.keys(),
-        dropout=any(value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)),
+        dropout=any(_dropouts(config).values()),
+        attention_dropout=any(value for name, value in _dropouts(config).items() if "att" in name),
+        adapter_inputs=sum(map(_dropped_inputs, stacked)) / max(len(stacked), 1),
         written_out=any(getattr(config, name, None) in WRITTEN_OUT for name in ("hidden_act", "activation_function")),
         trained=sum(p.numel() for p in parameters if p.requires_grad) / total,
     )
+
+
+def _dropouts(config: Any) -> dict[str, float]:
+    return {name: value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)}
+
+
+def _dropped_inputs(block: Any) -> int:
+    """Inputs of the adapters in a block that have a dropout."""
+    adapters = ((layer, adapter_in(layer)) for layer in block.modules())
+    return sum(sizes_of(layer)[0] for layer, adapter in adapters if adapter is not None and adapter.dropout > 0)
+
+
+def keeps_scores(kernel: str | None, sizes: ModelSizes, accelerator: bool) -> bool:
+    """Whether attention keeps its scores for the backward pass: the eager one does, and torch's own on a CPU where it
+    drops some of them, since no fused kernel does that there."""
+    return kernel == "eager" or (kernel in ("sdpa", None) and sizes.attention_dropout and not accelerator)
 
 
 def _count(parameters: dict[int, Any]) -> int:
@@ -200,12 +224,14 @@ def estimate(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> Mem
 def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step) -> tuple[float, float]:
     """Bytes of a block's activations for one micro-batch: (kept until the backward pass, recomputed during it).
 
-    Korthikanti et al. (https://arxiv.org/abs/2205.05198, table 2) count s b h (34 + 5 a s / h) bytes in half precision
-    for a block of GPT: 2 norms, attention with its input, query, key, value and output, and a feed-forward part of
-    inner size 4h with its input; 2 masks of dropout. The formula here adds grouped heads, any inner size, gates and
-    fp32. Activation functions of several operations keep 3 more results. Scores (5 a s / h) are kept by eager attention
-    only. Tensor ranks divide all but norms, inputs and masks (10 + 24 / t); with sequence parallel they divide all
-    (34 / t).
+    Korthikanti et al. (https://arxiv.org/abs/2205.05198, table 2) count s b h (34 + 5 a s / h) bytes in half
+    precision for a block of GPT: 2 norms, attention with its input, query, key, value and output, and a feed-forward
+    part of inner size 4h with its input; 2 masks of dropout. The formula here adds grouped heads, any inner size,
+    gates, fp32, and the inputs that adapters drop again. Activation functions of several operations keep 3 more
+    results. Scores (5 a s / h) are kept where ``keeps_scores`` says so, with their mask and a second copy under
+    dropout. Masks count one byte for each element, as torch's do; dropout by keys (``models/noise.py``) keeps none
+    unless blocks are compiled. Tensor ranks divide all but norms, inputs and masks (10 + 24 / t); with sequence
+    parallel they divide all (34 / t).
 
     ``recompute: full`` keeps the block's input; ``selective`` also keeps the results of matrix products and attention.
     """
@@ -216,10 +242,11 @@ def activation_bytes(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step
     whole = 4.0
     masks = 2.0 if sizes.dropout else 0.0
     share = degrees.tensor if plan.sequence_parallel else 1
-    kept = (divided * width) / degrees.tensor + (whole * width + masks) / share
+    dropped = (width + 1) * sizes.adapter_inputs / sizes.hidden
+    kept = (divided * width) / degrees.tensor + (whole * width + masks + dropped) / share
     scores = 0.0
     if step.eager:
-        each = width + (1 + width if sizes.dropout else 0)
+        each = width + (1 + width if sizes.attention_dropout else 0)
         scores = each * sizes.heads * step.length / sizes.hidden / degrees.tensor
     everything = (kept + scores) * tokens * sizes.hidden
     if plan.recompute == "none":

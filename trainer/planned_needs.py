@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..parallel.memory import Step, estimate, model_sizes, state_bytes
+from ..parallel.memory import Step, estimate, keeps_scores, model_sizes, state_bytes
 from ..parallel.planner import Candidate, Machine, traffic_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def planned_needs(trainer: Trainer) -> dict[str, Any] | None:
         length=trainer.corpus.length,
         micro_batches=max(settings.global_batch_size // (settings.micro_batch_size * degrees.data), 1),
         state_bytes=state_bytes(recipe.optimizer, recipe.ema is not None),
-        eager=recipe.model.kernel == "eager",
+        eager=keeps_scores(recipe.model.kernel, sizes, mesh.device.type != "cpu"),
         loss=recipe.model.loss,
     )
     memory = asdict(estimate(plan, degrees, sizes, step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from trireme.models.adapter_config import AdapterConfig
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.find_blocks import blocks_of
 from trireme.models.model_config import ModelConfig, hf_config
@@ -18,6 +20,7 @@ from trireme.parallel.memory import (
     activation_bytes,
     estimate,
     in_flight,
+    keeps_scores,
     model_sizes,
     state_bytes,
 )
@@ -27,7 +30,7 @@ from trireme.parallel.zero.options import DeepSpeedOptions, OffloadOptimizer, Of
 CONFIGS = Path(__file__).parents[3] / "configs" / "model"
 SIZES = ModelSizes(
     embedding=6400, blocks=4 * 10_000, head=6400, rest=0, layers=4, hidden=64, heads=4, key_value_heads=4, inner=256,
-    vocabulary=100, dropout=True,
+    vocabulary=100, dropout=True, attention_dropout=True,
 )  # fmt: skip
 STEP = Step(micro_batch=2, length=32, micro_batches=8)
 TOTAL = 52_800
@@ -147,6 +150,36 @@ def test_sizes_and_activations_of_real_models(name: str) -> None:
     step = Step(2, 64, 1, eager=config.kernel == "eager")
     predicted, _ = activation_bytes(Plan(), Degrees(), sizes, step)
     assert predicted == pytest.approx(kept_by_one_block(model, config), rel=0.35)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_scores_that_are_dropped_are_kept_twice(attention: str) -> None:
+    """On a CPU torch's own attention drops scores by an operation of their whole matrix."""
+    config = model_config("gpt2")
+    config.config |= {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}
+    sizes = model_sizes(build_on_meta(config, "causal_lm", Vocabulary(1)), config.spec)
+    assert sizes.attention_dropout and keeps_scores(attention, sizes, accelerator=False)
+    assert keeps_scores(attention, sizes, accelerator=True) == (attention == "eager")
+    model = AutoModelForCausalLM.from_config(hf_config(config), attn_implementation=attention)
+    predicted, _ = activation_bytes(Plan(), Degrees(), sizes, Step(2, 64, 1, eager=True))
+    without, _ = activation_bytes(Plan(), Degrees(), sizes, Step(2, 64, 1))
+    measured = kept_by_one_block(model, config)
+    assert predicted == pytest.approx(measured, rel=0.35) and without < predicted / 1.25
+
+
+def test_inputs_of_adapters_are_kept_again_by_their_dropout() -> None:
+    config = model_config("llama")
+    kept = []
+    for dropout in (0.0, 0.1):
+        adapted = replace(config, adapter=AdapterConfig(rank=2, targets="all-linear", dropout=dropout))
+        model = build_on_meta(adapted, "causal_lm", Vocabulary(1))
+        sizes = model_sizes(model, adapted.spec)
+        model.to_empty(device="cpu")
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter.data, std=0.02)
+        kept.append((activation_bytes(Plan(), Degrees(), sizes, Step(2, 64, 1))[0], kept_by_one_block(model, adapted)))
+    (plain, plainly), (dropped, more) = kept
+    assert dropped - plain == pytest.approx(more - plainly, rel=0.35) and dropped > 1.2 * plain
 
 
 def kept_by_one_block(model: PreTrainedModel, config: ModelConfig) -> int:
