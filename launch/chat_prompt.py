@@ -1,16 +1,21 @@
-"""The conversation that ``trireme generate --chat`` goes on with: messages of a file, a prompt, or both, as tokens."""
+"""The conversation that ``trireme generate --chat`` goes on with: messages of a file, a prompt, or both, as tokens.
+
+Messages may hold pictures if the model sees them: parts of a message in the file, or files of ``--image``.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.json_file import parse_json
-from ..trainer.data.chat.conversation import ASSISTANT, Conversation, conversation_of
+from ..trainer.data.chat.conversation import ASSISTANT, IMAGES, Conversation, conversation_of, is_picture
 
 FORM = 'write a list of messages, [{"role": "user", "content": "..."}], or an object with messages and perhaps tools'
 
@@ -22,12 +27,16 @@ class ChatPrompt:
     conversation: Conversation
     continues: bool
     """Whether it goes on with the last message; else it begins a message of its own."""
+    pictures: tuple[Any, ...] = ()
+    """The pictures of its messages in their order, opened by Pillow."""
 
     @property
     def begun(self) -> str:
         """What stands before the text that the model writes, in the message that it goes on with."""
-        content = self.conversation.messages[-1].get("content", "")
-        return str(content) if self.continues else ""
+        content = self.conversation.messages[-1].get("content", "") if self.continues else ""
+        if isinstance(content, list):
+            return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        return str(content)
 
 
 def chat_prompt(
@@ -36,6 +45,7 @@ def chat_prompt(
     system: str | None = None,
     continue_final_message: bool = False,
     generation_prompt: bool | None = None,
+    images: Sequence[str] = (),
 ) -> ChatPrompt:
     """The conversation of a command.
 
@@ -45,16 +55,16 @@ def chat_prompt(
         system: message of the system for a conversation without one.
         continue_final_message: go on with the last message.
         generation_prompt: begin a new message; None does so unless the last one is the assistant's.
+        images: files of pictures, which stand before ``prompt``; without one, for the pictures that the messages of
+            ``file`` hold without a file of their own.
 
     Raises:
-        UserError: there is no such file, it holds no conversation, or the options contradict each other.
+        UserError: there is no such file, it holds no conversation or picture, or the options contradict each other.
     """
     if continue_final_message and generation_prompt:
         why = "goes on with the last message, and --add-generation-prompt begins a new one"
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
-    row: dict[str, Any] = _row(file) if file else {"messages": []}
-    if prompt is not None:
-        row = {**row, "messages": [*(row.get("messages") or []), {"role": "user", "content": prompt}]}
+    row = _asked(_row(file) if file else {"messages": []}, prompt, images)
     if not row.get("messages") and not row.get("conversations"):
         fix = "name a file with messages, or give --prompt"
         raise UserError(Problem("--chat", "needs a message to answer", fix))
@@ -66,7 +76,37 @@ def chat_prompt(
     if continue_final_message and not isinstance(found.messages[-1].get("content"), str):
         raise UserError(Problem("--continue-final-message", "needs a last message with a content", FORM))
     # As pipelines of transformers do: a message of the assistant at the end is its beginning.
-    return ChatPrompt(found, continue_final_message or (generation_prompt is None and last == ASSISTANT))
+    goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
+    return ChatPrompt(found, goes_on, _pictures(found, row, "--image" if images else "--chat"))
+
+
+def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> dict[str, Any]:
+    """A row with a further message of the user, and with pictures."""
+    if prompt is None:
+        return {**row, IMAGES: [*(row.get(IMAGES) or []), *images]} if images else row
+    shown = [{"type": "image", "path": file} for file in images]
+    content = [*shown, {"type": "text", "text": prompt}] if shown else prompt
+    name = "conversations" if row.get("conversations") and not row.get("messages") else "messages"
+    return {**row, name: [*(row.get(name) or []), {"role": "user", "content": content}]}
+
+
+def _pictures(found: Conversation, row: dict[str, Any], option: str) -> tuple[Any, ...]:
+    """The pictures of a conversation, opened."""
+    contents = [message.get("content") for message in found.messages]
+    if not row.get(IMAGES) and not any(
+        is_picture(part) for each in contents if isinstance(each, list) for part in each
+    ):
+        return ()
+    from ..trainer.data.chat.pictures import RGB, pictures_of
+    from ..trainer.data.image_rows import opened_image
+
+    try:
+        return tuple(opened_image(stored, RGB) for stored in pictures_of(found, row))
+    except ImportError:
+        raise UserError(Problem(option, "needs Pillow, which is not installed", "pip install pillow")) from None
+    except ValueError as error:
+        fix = "name one file for each picture of the messages, or give --prompt with --image"
+        raise UserError(Problem(option, str(error), fix)) from error
 
 
 def _row(file: str) -> dict[str, Any]:
@@ -91,10 +131,61 @@ def chat_inputs(tokenizer: Any, chat: ChatPrompt) -> Any:
     Raises:
         UserError: there is no template, or it refuses the conversation.
     """
+    return _rendered(tokenizer, chat, return_dict=True, return_tensors="pt", tokenizer_kwargs=PLAIN)
+
+
+def pictured_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
+    """Tokens of a conversation and its pictures, as in training: the processor puts the tokens that a picture stands
+    for in place of the one that the template writes.
+
+    Args:
+        processor: of transformers, with an ``image_token``.
+
+    Raises:
+        UserError: there is no template, it refuses the conversation, or it does not show each picture.
+    """
+    text = _rendered(processor.tokenizer, chat, tokenize=False)
+    shown = text.count(processor.image_token)
+    if shown != len(chat.pictures):
+        why = f"holds {len(chat.pictures)} pictures, and the template shows {shown} ({processor.image_token})"
+        raise UserError(Problem("--chat", why, "correct the messages; a text may not hold that token"))
+    try:
+        made = processor(text=[text], images=[list(chat.pictures)], add_special_tokens=False, return_tensors="pt")
+    except (ValueError, TypeError) as error:
+        why = f"the processor refuses the pictures: {' '.join(str(error).split())}"
+        raise UserError(Problem("--image", why, "give others")) from error
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        made.pop("token_type_ids", None)
+    return made
+
+
+PLAIN = {"return_token_type_ids": False, "split_special_tokens": False}
+
+
+def _fitted(tokenizer: Any, chat: ChatPrompt) -> Conversation:
+    """The conversation with contents of the kind that the template takes: some take lists of parts alone, and write
+    nothing of a text."""
+    from ..trainer.data.chat.chat_config import ChatConfig
+    from ..trainer.data.chat.chat_encoder import ChatEncoder
+
+    try:
+        encoder = ChatEncoder(tokenizer, ChatConfig())
+        encoder.pictures = bool(chat.pictures)
+        return encoder.fitted(chat.conversation)
+    except (ValueError, UserError) as error:
+        if chat.pictures:
+            raise UserError(
+                Problem("--chat", f"cannot be shown to this model: {error}", "correct the messages")
+            ) from error
+        return chat.conversation  # the template may still take it
+
+
+def _rendered(tokenizer: Any, chat: ChatPrompt, **form: Any) -> Any:
+    """What the template makes of a conversation: a text, or tokens."""
     if tokenizer.chat_template is None:
         fix = "train with data=chat, which writes the template beside the weights, or give --prompt without --chat"
         raise UserError(Problem("--chat", "the model's tokenizer has no chat template", fix))
-    found = chat.conversation
+    found = _fitted(tokenizer, chat)
     try:
         return tokenizer.apply_chat_template(
             found.messages,
@@ -102,9 +193,7 @@ def chat_inputs(tokenizer: Any, chat: ChatPrompt) -> Any:
             documents=found.documents,
             add_generation_prompt=not chat.continues,
             continue_final_message=chat.continues,
-            return_dict=True,
-            return_tensors="pt",
-            tokenizer_kwargs={"return_token_type_ids": False, "split_special_tokens": False},
+            **form,
             **found.template_args,
         )
     except Exception as error:  # templates raise errors of their own

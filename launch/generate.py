@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from .chat_prompt import ChatPrompt, chat_inputs, stops
+from .chat_prompt import ChatPrompt, chat_inputs, pictured_inputs, stops
 
 
 def generate(
@@ -120,14 +120,15 @@ def _write(
     import torch
     from transformers import set_seed
 
-    tokenizer, model = _load(folder, device_map)
+    reader, model = _load(folder, device_map)
+    tokenizer = getattr(reader, "tokenizer", reader)
     if not hasattr(model, "generate"):
         why, fix = f"holds a {type(model).__name__}, which has no generate", "name a model that writes texts"
         raise UserError(Problem("MODEL", why, f"{fix}; a class of your own derives from GenerationMixin too"))
     # An offloaded model is on the meta device; accelerate moves inputs to the right device itself.
     device = model.device if model.device.type != "meta" else _device()
     if isinstance(prompt, ChatPrompt):
-        inputs = chat_inputs(tokenizer, prompt).to(device)
+        inputs = _chat_inputs(reader, model, prompt, folder).to(device)
         sampling: dict[str, Any] = {"eos_token_id": stops(tokenizer, model)}
     else:
         inputs, sampling = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device), {}
@@ -139,16 +140,33 @@ def _write(
     if temperature > 0:
         sampling |= {"temperature": temperature, "top_k": top_k}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    with torch.inference_mode():
-        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+    try:
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+    except (TypeError, ValueError) as error:
+        if reader is tokenizer or (isinstance(prompt, ChatPrompt) and prompt.pictures):
+            raise
+        why = f"cannot write without a picture: {' '.join(str(error).split())}"
+        raise UserError(Problem("MODEL", why, "give --chat --image FILE", str(folder))) from error
     if isinstance(prompt, ChatPrompt):
         written = tokens[0] if model.config.is_encoder_decoder else tokens[0][begun:]
         return prompt.begun + tokenizer.decode(written, skip_special_tokens=True)
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 
+def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> Any:
+    """Inputs of a conversation; pictures get the type of the weights."""
+    if not prompt.pictures:
+        return chat_inputs(getattr(reader, "tokenizer", reader), prompt)
+    if not hasattr(reader, "image_token"):
+        why = f"is a {type(model).__name__}, which reads texts alone, and the conversation holds a picture"
+        raise UserError(Problem("MODEL", why, "name a model that sees, or leave the picture out", str(folder)))
+    return pictured_inputs(reader, model, prompt).to(model.dtype)
+
+
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
-    """Tokenizer and model in evaluation mode, on their device or devices."""
+    """What makes inputs (a tokenizer, or the processor of a model that sees), and the model in evaluation mode, on its
+    device or devices."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -158,15 +176,31 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
     logging.disable_progress_bar()
     spread = {} if device_map is None else {"device_map": device_map}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        writes_anew = AutoConfig.from_pretrained(folder).is_encoder_decoder
-        factory: Any = AutoModelForSeq2SeqLM if writes_anew else AutoModelForCausalLM
+        config = AutoConfig.from_pretrained(folder)
+        factory: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        reader: Any = _processor(folder, config)
+        if reader is not None:
+            from transformers import AutoModelForImageTextToText as factory
+        else:
+            reader = AutoTokenizer.from_pretrained(folder)
         model: Any = factory.from_pretrained(folder, use_safetensors=True, **spread)
     except (ImportError, OSError, ValueError) as error:
         raise UserError(
             Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
         ) from error
-    return tokenizer, (model if spread else model.to(_device())).eval()
+    return reader, (model if spread else model.to(_device())).eval()
+
+
+def _processor(folder: Path, config: Any) -> Any:
+    """The processor of a model that has pictures among its tokens; None for other models."""
+    from transformers import AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    named = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    if named is None or named not in (config.architectures or []):
+        return None
+    processor: Any = AutoProcessor.from_pretrained(folder, backend="pil")
+    return processor if all(hasattr(processor, name) for name in ("tokenizer", "image_token")) else None
 
 
 def _device() -> str:

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   trireme generate exported --prompt "import " --temperature 0 --max-new-tokens 50
   trireme generate exported --chat --prompt "What is an oar?"
   trireme generate exported --chat messages.json --temperature 0
+  trireme generate exported --chat --prompt "What is this?" --image boat.png
 """
 
 
@@ -29,6 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="answer a conversation by the model's chat template: JSON with messages (perhaps tools, documents and "
         "template_args), - for standard input; --prompt is a further message of the user",
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture before --prompt, for models that see; again for further ones. Without --prompt: for the "
+        "pictures that the messages of FILE hold without a path",
     )
     parser.add_argument("--system", metavar="TEXT", help="message of the system, for a conversation without one")
     parser.add_argument(
@@ -71,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         fix = f'for example: trireme generate {options.model} --prompt "def main("'
         raise UserError(Problem("--prompt", "is required: how the text begins", fix))
     prompt: str | ChatPrompt = str(options.prompt) if options.chat is None else _chat(options)
-    for name in ("system", "continue_final_message", "add_generation_prompt"):
+    for name in ("system", "image", "continue_final_message", "add_generation_prompt"):
         if options.chat is None and getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
@@ -96,7 +105,8 @@ def _chat(options: argparse.Namespace) -> ChatPrompt:
     from ..chat_prompt import chat_prompt
 
     new = True if options.add_generation_prompt else None
-    return chat_prompt(options.chat or None, options.prompt, options.system, options.continue_final_message, new)
+    goes_on = options.continue_final_message
+    return chat_prompt(options.chat or None, options.prompt, options.system, goes_on, new, options.image)
 
 
 COMMAND = Command(

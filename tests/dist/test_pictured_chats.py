@@ -11,7 +11,10 @@ import pytest
 from helpers.metrics import lines, training, worst_difference
 from helpers.ranks import run_ranks
 from helpers.recipes import recipe_of
+from helpers.zero import load_deepspeed
+from parity.matrix import LAYOUTS
 from trireme.errors import UserError
+from trireme.launch.cli import main
 from trireme.models.loss import IGNORE
 from trireme.trainer.build import train
 from trireme.trainer.data_report import report_data
@@ -163,18 +166,52 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
         assert tokenizer.decode(ids[np.flatnonzero(labels != IGNORE)]).startswith("\n")
 
 
-@pytest.mark.parametrize("architecture", MODELS)
-def test_two_ranks_train_as_one(architecture: str, folder: Path) -> None:
-    assert run_ranks(_train, 1, folder, architecture, f"{architecture}-one") == [""]
-    assert run_ranks(_train, 2, folder, architecture, f"{architecture}-two", "plan=ddp") == ["", ""]
-    one, two = training(folder / f"{architecture}-one"), training(folder / f"{architecture}-two")
-    assert len(one) == 4 and worst_difference(one, two) < 2e-5
+def _one(folder: Path, architecture: str) -> Path:
+    """The run of one process; trained once."""
+    run = folder / f"{architecture}-one"
+    if not run.exists():
+        assert run_ranks(_train, 1, folder, architecture, run.name) == [""]
+    return run
 
 
-def test_it_learns_what_it_sees(folder: Path) -> None:
+PLANS = ("ddp", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
+QUICK = {("LlavaForConditionalGeneration", "fsdp_full_shard"), ("Idefics3ForConditionalGeneration", "ddp")}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "plan"),
+    [
+        pytest.param(architecture, plan, marks=() if (architecture, plan) in QUICK else pytest.mark.long)
+        for architecture in MODELS
+        for plan in PLANS
+    ],
+)
+def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
+    ranks = LAYOUTS[plan].ranks
+    if plan.startswith("zero"):
+        load_deepspeed()
+    run = folder / f"{architecture}-{plan}"
+    micro = f"trainer.micro_batch_size={8 // (2 * ranks)}"  # two micro-batches in a step
+    assert run_ranks(_train, ranks, folder, architecture, run.name, f"plan={plan}", micro) == [""] * ranks
+    one, many = training(_one(folder, architecture)), training(run)
+    assert len(one) == 4 and worst_difference(one, many) < 2e-5
+
+
+def test_it_learns_what_it_sees_and_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     architecture = "LlavaForConditionalGeneration"
     assert run_ranks(_train, 1, folder, architecture, "learnt", "trainer.max_steps=150", "trainer.log_every=50") == [""]
     assert next(line["eval_accuracy"] for line in lines(folder / "learnt") if "eval_accuracy" in line) > 0.9
+    exported = str(folder / "exported")
+    assert main(["export", str(folder / "learnt"), exported]) == 0
+    capsys.readouterr()
+    for number, colour in enumerate(COLOURS):
+        asked = ["--prompt", "Colour?", "--image", str(folder / f"{number}.png"), "--temperature", "0"]
+        assert main(["generate", exported, "--chat", *asked]) == 0
+        assert capsys.readouterr().out.strip() == colour
+    parts = [{"type": "image", "path": str(folder / "2.png")}, {"type": "text", "text": "Colour?"}]
+    (folder / "asked.json").write_text(json.dumps([{"role": "user", "content": parts}]))
+    assert main(["generate", exported, "--chat", str(folder / "asked.json"), "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.strip() == "blue"
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,69 @@ def test_templates_that_are_not_there_or_refuse() -> None:
 def test_options_that_are_refused(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "folder", *options]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    return str(tmp_path / "red.png")
+
+
+def test_pictures_stand_before_the_prompt(picture: str) -> None:
+    found = chat_prompt(None, "What?", images=[picture, picture])
+    kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
+    assert kinds == ["image", "image", "text"] and len(found.pictures) == 2
+    assert found.pictures[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_take_the_places_that_messages_leave(picture: str, tmp_path: Path) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}, {"type": "image", "path": picture}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": parts}]))
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None, images=[picture]).pictures) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt", "What?", "--image", "nowhere.png"], ("--image", "cannot be read")),
+        (["chat.json", "--image", "red.png"], ("--image", "holds 1 pictures more than its messages")),
+        (["pictured.json"], ("--chat", "has 1 pictures in its messages")),
+        (["net.json"], ("--chat", "is an address")),
+        (["--prompt", "What?", "--image", "chat.json"], ("--image", "of no format that Pillow reads")),
+    ],
+)
+def test_pictures_that_are_not_there(
+    arguments: list[str],
+    words: tuple[str, str],
+    file: Path,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(file.parent)
+    for name, part in {"pictured": {"type": "image"}, "net": {"type": "image", "url": "https://a.b/c.png"}}.items():
+        message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
+        Path(f"{name}.json").write_text(json.dumps([message]))
+    assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words) and "Traceback" not in message, message
+
+
+def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:
+    """It did not replace them, as it would if it made a column of its own."""
+    turns = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
+    (tmp_path / "turns.json").write_text(json.dumps({"conversations": turns}))
+    found = chat_prompt(str(tmp_path / "turns.json"), "three")
+    assert [message["content"] for message in found.conversation.messages] == ["one", "two", "three"]
+
+
+def test_a_template_of_parts_gets_parts() -> None:
+    """It would go through the characters of a text, and find nothing to write in them."""
+    tokenizer = tokenizer_for("chatml")
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+    )
+    found = chat_inputs(tokenizer, chat_prompt(None, "вопрос"))["input_ids"][0]
+    assert "вопрос" in tokenizer.decode(found)

@@ -59,7 +59,14 @@ class ChatEncoder:
         """
         config = self.config
         as_text = config.tool_arguments == "text"
-        found = conversation_of(row, config.system, self.tools, as_text, config.role_names)
+        return self.fitted(conversation_of(row, config.system, self.tools, as_text, config.role_names))
+
+    def fitted(self, found: Conversation) -> Conversation:
+        """A conversation with contents of the kind that its template takes: texts, or lists of parts.
+
+        Raises:
+            ValueError: the template does not take it.
+        """
         form = self.turns.forms.of(found)
         messages = [_fitting(message, number, form, self.pictures) for number, message in enumerate(found.messages)]
         return replace(found, messages=messages)
