@@ -28,12 +28,16 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
     if stored is None:
         raise ValueError("it has no sound")
     if isinstance(stored, dict) and "array" in stored:
-        samples, own = np.asarray(stored["array"], np.float32), int(stored["sampling_rate"])
+        samples, own = np.asarray(stored["array"], np.float32), int(stored.get("sampling_rate") or 0)
     else:
         samples, own = _read(stored)
     samples = samples.mean(1) if samples.ndim == 2 else samples
     if not len(samples):
         raise ValueError("its sound is empty")
+    if own <= 0:
+        raise ValueError(f"its sound has the sampling rate {own}")
+    if not np.isfinite(samples).all():
+        raise ValueError("its sound holds numbers that are not finite")
     return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
 
 
@@ -42,7 +46,7 @@ def seconds(sounds: Sequence[Any]) -> list[float]:
     found = []
     for stored in sounds:
         if isinstance(stored, dict) and "array" in stored:
-            found.append(len(stored["array"]) / float(stored["sampling_rate"]))
+            found += [len(stored["array"]) / rate] if (rate := float(stored.get("sampling_rate") or 0)) > 0 else []
             continue
         with suppress(ValueError, OSError, RuntimeError):  # refused when it is read; soundfile's own is a RuntimeError
             found.append(float(_soundfile().info(_file(stored)).duration))

@@ -44,6 +44,13 @@ class CaptionedFolder:
         """Refuse a folder without captioned pictures."""
         self._pairs()
 
+    def notes(self) -> list[str]:
+        """Lines on pictures that are left out."""
+        alone = len(self._pictures()) - len(self._pairs())
+        empty = sum(not self._caption(text) for _, text in self._pairs())
+        found = {"without a text file of their name": alone, "whose text file has an empty first line": empty}
+        return [f"{count} picture(s) {what} are left out: {self.path}" for what, count in found.items() if count]
+
     def fingerprint(self) -> str:
         return self._print(time_stamp)
 
@@ -53,13 +60,19 @@ class CaptionedFolder:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for picture, text in self._pairs():
-            try:
-                lines = text.read_text(encoding=self.encoding).splitlines()
-            except UnicodeDecodeError as error:
-                why = f"is not {self.encoding}: {error.reason}"
-                raise UserError(Problem(str(text), why, "set data.source.encoding, or convert the file")) from None
-            if lines and lines[0].strip():
-                yield {"image": {"bytes": picture.read_bytes(), "path": None}, "text": lines[0].strip()}
+            if caption := self._caption(text):
+                yield {"image": {"bytes": picture.read_bytes(), "path": None}, "text": caption}
+
+    def _caption(self, text: Path) -> str:
+        """The first line of a text file; empty if there is none."""
+        try:
+            lines = text.read_text(encoding=self.encoding).removeprefix("\ufeff").splitlines()
+        except UnicodeDecodeError as error:
+            why = f"is not {self.encoding}: {error.reason}"
+            raise UserError(Problem(str(text), why, "set data.source.encoding, or convert the file")) from None
+        except OSError as error:
+            raise UserError(Problem(str(text), f"cannot be read: {error.strerror or error}", "mend the file")) from None
+        return lines[0].strip() if lines else ""
 
     def _print(self, stamp: Callable[[Path], Any]) -> str:
         folder = Path(os.path.expanduser(self.path))
@@ -68,13 +81,16 @@ class CaptionedFolder:
 
     def _pairs(self) -> list[tuple[Path, Path]]:
         """(picture, text file), sorted."""
-        folder = Path(os.path.expanduser(self.path))
-        if not folder.is_dir():
-            raise UserError(Problem("data.source.path", "there is no such folder", "name one", self.path))
-        pictures = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURES)
-        pairs = [(file, file.with_suffix(".txt")) for file in pictures if file.with_suffix(".txt").is_file()]
+        found = ((file, file.with_suffix(".txt")) for file in self._pictures())
+        pairs = [(picture, text) for picture, text in found if text.is_file()]
         if not pairs:
             why = f"holds no picture ({', '.join(PICTURES)}) with a text file of its name beside it"
             fix = "name a folder with pairs such as owl.png and owl.txt"
             raise UserError(Problem("data.source.path", why, fix, self.path))
         return pairs
+
+    def _pictures(self) -> list[Path]:
+        folder = Path(os.path.expanduser(self.path))
+        if not folder.is_dir():
+            raise UserError(Problem("data.source.path", "there is no such folder", "name one", self.path))
+        return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURES]

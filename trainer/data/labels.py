@@ -45,6 +45,8 @@ class Labels:
         if self.problem == "regression":
             if value is None:
                 raise ValueError("it has no label")
+            if not np.isfinite(value):
+                raise ValueError(f"its label is {value}, no finite number")
             return np.float32(value)
         marked = np.zeros(len(self.names), np.float32)
         for one in value or []:

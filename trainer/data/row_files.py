@@ -115,10 +115,16 @@ class Folder:
         folder = self._folder()
         if self.kind == "audio":
             from datasets import Dataset
+            from pyarrow import ArrowException
 
             from .sound_folder import sound_rows
 
-            return Dataset.from_list(sound_rows(folder))
+            try:
+                return Dataset.from_list(sound_rows(folder))
+            except (ArrowException, TypeError) as error:
+                why = f"has metadata whose columns hold values of several types: {' '.join(str(error).split())}"
+                fix = "give every row of a column the same type"
+                raise UserError(Problem("data.source.path", why, fix, self.path)) from None
         return _read("imagefolder", None, cache_dir, "data.source.path", data_dir=str(folder))
 
     def look(self) -> None:

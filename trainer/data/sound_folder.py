@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,21 @@ from ...models.json_file import parse_json
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}
 """Files that soundfile reads."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-FIELD = "data.source.path"
+NAME, FIELD = "file_name", "data.source.path"
 
 
 def sound_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row per sound: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``.
+    """A row per sound: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
+    rows have the same columns; what the metadata of one lack is null.
 
     Raises:
-        UserError: there is no sound, or a file of the metadata is missing.
+        UserError: there is no sound, or the metadata cannot be read or name no file.
     """
     metadata = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if metadata is not None:
-        return [_described(folder, metadata, row) for row in _rows(metadata)]
+        described = [_described(metadata, place, row) for place, row in _rows(metadata)]
+        columns = dict.fromkeys(name for row in described for name in row)
+        return [{name: row.get(name) for name in columns} for row in described]
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
     if not files:
         why = f"holds no sounds ({', '.join(sorted(SUFFIXES))})"
@@ -32,20 +37,56 @@ def sound_rows(folder: Path) -> list[dict[str, Any]]:
     return [_row(file, folder, {"label": file.parent.name} if labelled else {}) for file in files]
 
 
-def _rows(metadata: Path) -> list[dict[str, Any]]:
-    text = metadata.read_text(encoding="utf-8")
+def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, row) of a file with metadata."""
+    try:
+        text = metadata.read_text(encoding="utf-8-sig")  # with the mark that spreadsheets put first, or without
+    except (UnicodeDecodeError, OSError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise _wrong(metadata, f"cannot be read as UTF-8: {reason}") from None
     if metadata.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines()))
-    return [parse_json(line) for line in text.splitlines() if line.strip()]
+        yield from _csv_rows(metadata, text)
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise _wrong(metadata, f"line {number} is no JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise _wrong(metadata, f"line {number} is no object with columns")
+        yield f"line {number}", row
 
 
-def _described(folder: Path, metadata: Path, row: dict[str, Any]) -> dict[str, Any]:
-    name = row.pop("file_name", None)
-    if not name or not (folder / name).is_file():
-        why = f"{metadata.name} names {name!r} as file_name, which is no file there"
-        raise UserError(Problem(FIELD, why, "correct the metadata", str(folder)))
-    return _row(folder / name, folder, row)
+def _csv_rows(metadata: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    try:
+        for row in reader:
+            cells, header = [*row.values()], reader.fieldnames or []
+            if "" in row or None in cells:
+                given = len(header) + len(row.get("") or ()) - cells.count(None)
+                raise _wrong(metadata, f"line {reader.line_num} has {given} cells, and the header has {len(header)}")
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
+        raise _wrong(metadata, f"line {reader.line_num} cannot be read: {error}") from None
+
+
+def _described(metadata: Path, place: str, row: dict[str, Any]) -> dict[str, Any]:
+    if NAME not in row:
+        has = ", ".join(map(str, row)) or "nothing"
+        raise _wrong(metadata, f"{place} has no column {NAME}; it has {has}")
+    name = row.pop(NAME)
+    file = metadata.parent / str(name)
+    if not name or not file.is_file():
+        raise _wrong(metadata, f"{place} names {name!r} as {NAME}, which is no file there")
+    return _row(file, metadata.parent, row)
+
+
+def _wrong(metadata: Path, why: str) -> UserError:
+    return UserError(Problem(FIELD, f"{metadata.name}: {why}", "correct the metadata", str(metadata.parent)))
 
 
 def _row(file: Path, folder: Path, others: dict[str, Any]) -> dict[str, Any]:
-    return {"audio": {"bytes": file.read_bytes(), "path": str(file.relative_to(folder))}, **others}
+    shown = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return {"audio": {"bytes": file.read_bytes(), "path": str(shown)}, **others}

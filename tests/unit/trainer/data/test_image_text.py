@@ -64,3 +64,16 @@ def test_pairs_are_padded_to_one_length_and_vary_by_their_position() -> None:
     assert not torch.equal(moved.inputs["pixel_values"], first.inputs["pixel_values"])
     still = collator.micro_batch(samples[:2])
     assert np.array_equal(still.inputs["pixel_values"][0].numpy(), samples[0]["pixel_values"])
+
+
+def test_captions_have_no_mark_and_pictures_without_one_are_counted(tmp_path: Path) -> None:
+    for name, caption in {"a": "\ufeffan oar", "b": "\n", "c": None}.items():
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+        if caption is not None:
+            (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
+    source = CaptionedFolder(str(tmp_path))
+    assert source.rows(str(tmp_path / "cache"))["text"] == ["an oar"]
+    assert [note.split(" are ")[0] for note in source.notes()] == [
+        "1 picture(s) without a text file of their name",
+        "1 picture(s) whose text file has an empty first line",
+    ]

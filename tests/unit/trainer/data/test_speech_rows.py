@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCTC, Wav2Vec2Config
 from trireme.errors import UserError
-from trireme.trainer.data.audio import waveform
+from trireme.trainer.data.audio import seconds, waveform
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.row_files import Folder
 from trireme.trainer.data.samples import Given
@@ -164,3 +164,62 @@ def test_a_folder_of_sounds_gives_labels_or_its_metadata(tmp_path: Path) -> None
     (tmp_path / "metadata.csv").write_text("file_name,text\nc/1.wav,hello\n")
     with pytest.raises(UserError, match=r"c/1\.wav"):
         Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))
+
+
+def _folder_with(folder: Path, name: str, content: bytes) -> Folder:
+    for sound in ("one.wav", "two.wav"):
+        (folder / sound).write_bytes(wav(noise(100))["bytes"])
+    (folder / name).write_bytes(content)
+    return Folder(str(folder), "audio")
+
+
+def test_metadata_may_have_a_mark_line_breaks_and_columns_that_rows_lack(tmp_path: Path) -> None:
+    """A column that only a later row has must not be dropped."""
+    first, second = tmp_path / "csv", tmp_path / "jsonl"
+    for folder in (first, second):
+        folder.mkdir()
+    content = '\ufefffile_name,text\r\none.wav,"two\nlines"\r\ntwo.wav,other\r\n'.encode()
+    rows = _folder_with(first, "metadata.csv", content).rows(str(tmp_path / "cache"))
+    assert rows["text"] == ["two\nlines", "other"]
+    content = b'{"file_name": "one.wav"}\n\n{"file_name": "two.wav", "text": "other"}\n'
+    rows = _folder_with(second, "metadata.jsonl", content).rows(str(tmp_path / "cache"))
+    assert rows["text"] == [None, "other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metadata.csv", b"file_name,text\none.wav,a,b\n", "line 2 has 3 cells, and the header has 2"),
+        ("metadata.csv", b"file_name,text\none.wav\n", "line 2 has 1 cells, and the header has 2"),
+        ("metadata.csv", b"name,text\none.wav,a\n", "has no column file_name; it has name, text"),
+        ("metadata.csv", b"file_name,text\none.wav,\xff\n", "cannot be read as UTF-8"),
+        ("metadata.csv", b"file_name,text\nthree.wav,a\n", "names 'three.wav' as file_name, which is no file there"),
+        ("metadata.csv", b'file_name,text\none.wav,"a\n', "cannot be read"),
+        ("metadata.jsonl", b'["one.wav"]\n', "line 1 is no object with columns"),
+        ("metadata.jsonl", b'\n{"file_name": \n', "line 2 is no JSON"),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "one.wav", "label": 1}\n{"file_name": "two.wav", "label": "a"}\n',
+            "values of several types",
+        ),
+    ],
+)
+def test_metadata_that_cannot_be_used(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        _folder_with(tmp_path, name, content).rows(str(tmp_path / "cache"))
+    assert words in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"array": [0.0, float("nan")], "sampling_rate": 8000}, "not finite"),
+        ({"array": [0.0, 1.0], "sampling_rate": 0}, "the sampling rate 0"),
+        ({"array": [0.0, 1.0]}, "the sampling rate 0"),
+        ({"array": [], "sampling_rate": 8000}, "is empty"),
+    ],
+)
+def test_sounds_that_teach_nothing(stored: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        waveform(stored, 8000)
+    assert seconds([stored]) in ([], [len(stored["array"]) / 8000])
