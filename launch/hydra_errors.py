@@ -12,6 +12,8 @@ GROUPS = sorted(folder.name for folder in (PACKAGE / "configs").iterdir() if any
 
 UNKNOWN = "recipe"
 """Field of a problem if the library does not name the key."""
+KINDS = {"Dict": "a mapping of keys", "List": "a list"}
+"""Kinds of configurations of OmegaConf, in words."""
 ADVICE = re.compile(
     r"^(to append|either remove|or add|set the environment|set env|at hydra|full_key|object_type)", re.I
 )
@@ -96,6 +98,9 @@ def _omegaconf(error: object) -> Problem:
         circle = "Recursi" in why or "recursi" in why
         why = "refers to itself" if circle else f"cannot be resolved: {why}"
         return Problem(key, why, "write a value, or the path of another key")
+    if found := re.search(r"annot merge (\w+)Config with (\w+)Config", why):
+        there, given = (KINDS.get(kind, kind) for kind in found.groups())
+        return Problem(key, f"is {there}, and {given} was given", f"write {there}")
     return Problem(key, why)
 
 

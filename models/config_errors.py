@@ -67,6 +67,10 @@ def _fits(value: float) -> bool:
     return isinstance(value, bool) or (math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST)
 
 
+WRAPPED = re.compile(r"^Class validation error for validator '\w+': (\w+: )?")
+"""What strict dataclasses write before a message."""
+
+
 def _named(error: Exception, values: Mapping[str, Any]) -> str | None:
     """The field that the error of a strict dataclass names."""
     found = re.search(r"[Ff]ield '(\w+)'", str(error))
@@ -94,7 +98,7 @@ def _reason(error: Exception) -> str:
         return f"must be {' or '.join(kinds) or 'of another type'}"
     if found := re.search(r"Field '\w+' expected (\w+), got (\w+)", text):
         return f"must be {KINDS.get(found[1], found[1])}"
-    return f"is not accepted: {text}"
+    return f"is not accepted: {WRAPPED.sub('', text)}"
 
 
 def _problem(

@@ -101,6 +101,10 @@ class RowFiles:
         return list(chosen.files), formats[0]
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+"""Endings by which a folder is taken for one of pictures; its reader knows more."""
+
+
 @dataclass
 class Folder:
     """Pictures or sounds of a folder, one row per file: ``image`` or ``audio``, and ``label``, the folder that it lies
@@ -128,8 +132,22 @@ class Folder:
         return _read("imagefolder", None, cache_dir, "data.source.path", data_dir=str(folder))
 
     def look(self) -> None:
-        """Refuse a folder that does not exist."""
-        self._folder()
+        """Refuse a folder that does not exist, or holds no file of this kind."""
+        folder = self._folder()
+        if self.kind == "audio":
+            self.column_names()
+        elif not any(file.suffix.lower() in PICTURES for file in folder.rglob("*")):
+            why = f"holds no pictures ({', '.join(PICTURES)})"
+            fix = "name a folder with one subfolder of pictures per label, or set data.source.kind=audio"
+            raise UserError(Problem("data.source.path", why, fix, self.path))
+
+    def column_names(self) -> list[str] | None:
+        """Names of the columns of sounds; None for pictures, of which the reader of ``datasets`` decides."""
+        if self.kind != "audio":
+            return None
+        from .sound_folder import sound_columns
+
+        return sound_columns(self._folder())
 
     def fingerprint(self) -> str:
         return self._print(time_stamp)
@@ -146,7 +164,8 @@ class Folder:
     def _folder(self) -> Path:
         folder = Path(os.path.expanduser(self.path))
         if not folder.is_dir():
-            why, fix = "there is no such folder", f"name a folder with one subfolder of {self.kind} files per label"
+            why = "is a file, not a folder" if folder.is_file() else "there is no such folder"
+            fix = f"name a folder with one subfolder of {self.kind} files per label"
             raise UserError(Problem("data.source.path", why, fix, self.path))
         return folder
 

@@ -17,6 +17,19 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 NAME, FIELD = "file_name", "data.source.path"
 
 
+def sound_columns(folder: Path) -> list[str]:
+    """Names of the columns of ``sound_rows``, without reading a sound.
+
+    Raises:
+        UserError: as ``sound_rows``.
+    """
+    metadata = _metadata(folder)
+    if metadata is not None:
+        named = (_placed(metadata, place, row) for place, row in _rows(metadata))
+        return list(dict.fromkeys(["audio", *(name for _, others in named for name in others)]))
+    return ["audio", "label"] if _labelled(_files(folder), folder) else ["audio"]
+
+
 def sound_rows(folder: Path) -> list[dict[str, Any]]:
     """A row per sound: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
     rows have the same columns; what the metadata of one lack is null.
@@ -24,17 +37,31 @@ def sound_rows(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no sound, or the metadata cannot be read or name no file.
     """
-    metadata = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    metadata = _metadata(folder)
     if metadata is not None:
-        described = [_described(metadata, place, row) for place, row in _rows(metadata)]
-        columns = dict.fromkeys(name for row in described for name in row)
-        return [{name: row.get(name) for name in columns} for row in described]
+        placed = [_placed(metadata, place, row) for place, row in _rows(metadata)]
+        columns = dict.fromkeys(name for _, others in placed for name in others)
+        return [_row(file, folder, {name: others.get(name) for name in columns}) for file, others in placed]
+    files = _files(folder)
+    labelled = _labelled(files, folder)
+    return [_row(file, folder, {"label": file.parent.name} if labelled else {}) for file in files]
+
+
+def _metadata(folder: Path) -> Path | None:
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+
+
+def _files(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
     if not files:
         why = f"holds no sounds ({', '.join(sorted(SUFFIXES))})"
         raise UserError(Problem(FIELD, why, "name a folder with one subfolder of sounds per label", str(folder)))
-    labelled = all(file.parent != folder for file in files)
-    return [_row(file, folder, {"label": file.parent.name} if labelled else {}) for file in files]
+    return files
+
+
+def _labelled(files: list[Path], folder: Path) -> bool:
+    """Whether every sound lies in a subfolder, which is its label."""
+    return all(file.parent != folder for file in files)
 
 
 def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -72,7 +99,8 @@ def _csv_rows(metadata: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]
         raise _wrong(metadata, f"line {reader.line_num} cannot be read: {error}") from None
 
 
-def _described(metadata: Path, place: str, row: dict[str, Any]) -> dict[str, Any]:
+def _placed(metadata: Path, place: str, row: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """(sound, other columns) of a row of metadata."""
     if NAME not in row:
         has = ", ".join(map(str, row)) or "nothing"
         raise _wrong(metadata, f"{place} has no column {NAME}; it has {has}")
@@ -80,7 +108,7 @@ def _described(metadata: Path, place: str, row: dict[str, Any]) -> dict[str, Any
     file = metadata.parent / str(name)
     if not name or not file.is_file():
         raise _wrong(metadata, f"{place} names {name!r} as {NAME}, which is no file there")
-    return _row(file, metadata.parent, row)
+    return file, row
 
 
 def _wrong(metadata: Path, why: str) -> UserError:

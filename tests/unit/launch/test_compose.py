@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.recipes import FEW_FILES, TINY
 from trireme.errors import Problem, UserError
+from trireme.launch.cli import main
 from trireme.launch.compose import compose
 from trireme.launch.compose_sweep import sweep, sweep_folder, sweep_jobs
 from trireme.launch.failures import OWN_LAUNCH
@@ -89,6 +90,7 @@ def test_composing_again_gives_the_same_data() -> None:
 COUNT = """
 import os
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from trireme.launch.cli import main
 from trireme.launch.compose import compose
 
 load, loaded = ConfigLoaderImpl.load_configuration, []
@@ -262,3 +264,9 @@ def test_a_refused_sweep_runs_nothing_and_a_failed_job_ends_it(tmp_path: Path) -
     with pytest.raises(RuntimeError):
         sweep(str(TINY), [f"run.dir={tmp_path}/s", "seed=1,2"], [], lambda jobs: None, fail)
     assert len(ran) == 1
+
+
+def test_a_list_in_the_place_of_a_mapping_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY), "model.config=[1]"]) == 2
+    message = capsys.readouterr().err
+    assert "is a mapping of keys, and a list was given" in message and "Config" not in message

@@ -167,6 +167,7 @@ def test_a_folder_of_sounds_gives_labels_or_its_metadata(tmp_path: Path) -> None
 
 
 def _folder_with(folder: Path, name: str, content: bytes) -> Folder:
+    folder.mkdir(parents=True, exist_ok=True)
     for sound in ("one.wav", "two.wav"):
         (folder / sound).write_bytes(wav(noise(100))["bytes"])
     (folder / name).write_bytes(content)
@@ -223,3 +224,17 @@ def test_sounds_that_teach_nothing(stored: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         waveform(stored, 8000)
     assert seconds([stored]) in ([], [len(stored["array"]) / 8000])
+
+
+def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -> None:
+    """What ``trireme check`` sees of a folder is what a run finds there."""
+    folder = _folder_with(tmp_path / "flat", "notes.txt", b"none")
+    assert folder.column_names() == ["audio"] == folder.rows(str(tmp_path / "cache")).column_names
+    named = _folder_with(tmp_path / "named", "metadata.csv", b"file_name,words\none.wav,hello\n")
+    assert named.column_names() == ["audio", "words"] == named.rows(str(tmp_path / "cache")).column_names
+    (tmp_path / "empty").mkdir()
+    for kind, words in (("audio", "holds no sounds"), ("image", "holds no pictures")):
+        with pytest.raises(UserError, match=words):
+            Folder(str(tmp_path / "empty"), kind).look()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        Folder(str(tmp_path / "flat" / "one.wav"), "audio").look()
