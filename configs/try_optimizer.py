@@ -82,7 +82,7 @@ _MEND = {
 
 
 def _attempt(arguments: Component, setting: Setting) -> str:
-    """Build an optimizer and make three steps; returns the reason if it fails, else an empty text."""
+    """Build an optimizer and make two steps; returns the reason if it fails, else an empty text."""
     import torch
 
     from ..parallel.group_values import GroupValues
@@ -103,7 +103,7 @@ def _attempt(arguments: Component, setting: Setting) -> str:
         return f"it has no option {', '.join(unknown)}, but {', '.join(sorted(optimizer.defaults))}"
     kept, rates = GroupValues(optimizer), [group["lr"] for group in optimizer.param_groups]
     try:
-        for factor in (setting.first, 1.0, 1.0):  # some fill their state in the second one
+        for factor in (setting.first, 1.0):  # some fill their state in the second one
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             for parameter in parameters:
@@ -116,7 +116,7 @@ def _attempt(arguments: Component, setting: Setting) -> str:
     if why := unsaved_state(optimizer, kept.changed()):
         return _Fails(why)
     finite = all(bool(each.isfinite().all()) for each in parameters)
-    return "" if finite else "three steps give numbers that are not finite"
+    return "" if finite else "two steps give numbers that are not finite"
 
 
 def _line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def test_all_checkpoints(tmp_path: Path) -> None:
                 (folder / name.split("/", 2)[2]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name.split("/", 2)[2]).write_bytes(content)
         assert verify(folder) is None
-    assert (tmp_path / "run" / "pushes").read_text().split() == ["2", "4"]
+    assert len((tmp_path / "run" / "pushes").read_text().split()) == 2
     assert [message for message, _ in server.commits] == [
         "Step 2",
         "Step 2, checkpoint",
