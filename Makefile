@@ -3,6 +3,7 @@
 # make resume-matrix   save under every plan, resume under every other
 # make families   architectures without a file of their own, by model.family=auto
 # make trackers   every tracker by its real library, in environments of their own
+# make search-engines   searches by the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, in environments of their own
 # make lint, make types, make pages, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train operators test test-long parity resume-matrix families trackers lint types pages bench clean
+.PHONY: train operators test test-long parity resume-matrix families trackers search-engines lint types pages bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -47,6 +48,9 @@ families: $(OPERATORS)
 
 trackers: $(READY)
 	$(BIN)/python tests/trackers/environments.py
+
+search-engines: $(READY)
+	$(BIN)/python tests/search/environments.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from ..errors import Problem
 from ..trainer.component import locate
 from .values import beyond, check_value, did_you_mean
 
+OF_EXTRAS = ("optuna", "ray")
+"""Packages whose classes recipes name, and which extras of the same name install."""
 MISSING = "???"
 """Value in YAML of a key that the user must set."""
 
@@ -146,6 +148,8 @@ def _nearest_target(name: str, error: ImportError) -> str:
 def _nearest_module(name: str) -> str:
     """The nearest sibling of the first part of a dotted module name that does not exist."""
     parent, _, child = name.rpartition(".")
+    if name in OF_EXTRAS:
+        return f"pip install 'trireme-train[{name}]'"
     if not parent:
         return f"install {name}, or put its folder on PYTHONPATH" if name else ""
     try:

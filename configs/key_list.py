@@ -187,6 +187,12 @@ COMPONENTS: dict[str, Callable[[], list[Key]]] = {
     "data.source": _of_group("data", "data"),
     "optimizer": _of_group("optimizer", "optimizer"),
     "collator": _of_group("collator", "collator"),
+    "search.engine": lambda: [
+        key
+        for file in sorted((FOLDER / "search").glob("*.yaml"))
+        if (node := (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("engine"))
+        for key in component_keys(node, "search.engine")
+    ],
     "callbacks": lambda: [*_of_group("callbacks", "callbacks")(), *_of_group("tracker", "callbacks")()],
 }
 """Key of the schema -> function that lists the arguments of its components."""

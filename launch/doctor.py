@@ -31,13 +31,14 @@ State = Literal["ok", "note", "missing"]
 GIB = 2**30
 LIBRARIES = (
     "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "hydra-core", "deepspeed",
-    "bitsandbytes", "tensorboard", "optuna",
+    "bitsandbytes", "tensorboard", "optuna", "ray",
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": "pip install 'trireme-train[deepspeed]' (plans zero0 to zero3)",
     "bitsandbytes": "pip install 'trireme-train[bnb]' (quantised bases, 8-bit optimizers)",
     "tensorboard": "pip install 'trireme-train[tensorboard]'",
     "optuna": "pip install 'trireme-train[optuna]' (trireme search)",
+    "ray": "pip install 'trireme-train[ray]' (trireme search with search=ray)",
 }
 LAUNCHERS = {
     "torchrun": "comes with torch",

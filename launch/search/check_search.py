@@ -16,6 +16,7 @@ from ..overrides import key_of
 from ..planning import planned
 from ..train import checked
 from .check_space import check_space
+from .engines.engine import build_engine
 from .objective import function_at, read_objective
 from .prepared import Prepared
 from .space import Space, read_space, value_at
@@ -68,7 +69,8 @@ def prepare(
         _space(typed.search.space if space is None else space, composed.raw),
         replace(objective, function=function) if function else objective,
     )
-    if problems := [*_double(prepared), *_old_study(prepared, fresh)]:
+    others = build_engine(prepared.search.engine).problems(prepared)
+    if problems := [*_double(prepared), *_old_study(prepared, fresh), *others]:
         raise UserError(*problems)
     if problems := check_space(prepared):
         raise UserError(*problems)

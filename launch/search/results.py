@@ -18,7 +18,7 @@ from ...trainer.checkpoint.layout import RECIPE
 from ...trainer.run_report.study import TRIALS as TABLE
 from ..listing import show_table
 from .run_search import brief
-from .study_store import END, FOLDER, OWN, REASON, SECONDS, VALUES, StudyStore
+from .study_store import END, FOLDER, OWN, REASON, SECONDS, START, VALUES, StudyStore
 from .trial_process import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def rows(store: StudyStore) -> list[dict[str, Any]]:
         end = attributes.get(END, INTERRUPTED if trial.number in left else "running")
         row |= {"seconds": round(float(attributes.get(SECONDS, 0.0)), 2), "end": end}
         row |= {"reason": attributes.get(REASON, ""), "folder": attributes.get(FOLDER, "")}
+        row |= {"start": attributes[START]} if START in attributes else {}
         found.append({**row, "own": bool(attributes.get(OWN))})
     return found
 
@@ -126,6 +127,9 @@ def _found(store: StudyStore, best: Sequence[FrozenTrial]) -> list[str]:
                       for key, value in values_of(trial).items())  # fmt: skip
     head = "best" if store.complete else "best so far"
     lines = [f"{head}: trial {trial.number} with {name} {trial.values[0]:.4f} ({mode} is better): {shown}"]
+    if start := trial.user_attrs.get(START):
+        run = store.folder / trial.user_attrs[FOLDER]
+        lines.append(f"it went on from {start} with these values, so its weights are those of its run: {run}")
     own = next((one for one in store.trials if one.user_attrs.get(OWN)), None)
     if own is not None and own.number == trial.number:
         lines.append("no other values have beaten the recipe's own")

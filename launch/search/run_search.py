@@ -19,11 +19,11 @@ from typing import Any
 from ...errors import Problem, UserError
 from ...trainer.interruption import SAME_KEYSTROKE, answered_by, parse_time
 from ..error_report import LeftEarly, RanksFailed
+from .engines.engine import GO_ON, Engine, Verdict
 from .memory_kills import memory_kills
 from .objective import metrics_of
 from .prepared import Prepared
 from .shares import Share, shares
-from .space import Space
 from .study_store import END, FOLDER, REASON, SECONDS, Claim, StudyStore, TrialState
 from .trial_process import DIVERGED, DONE, FAILED, INTERRUPTED, KILLED, MEMORY, OUTPUT, PRUNED, REFUSED, SAVED
 from .trial_socket import TrialSocket
@@ -35,6 +35,7 @@ OF_THE_POINT = (PRUNED, DIVERGED, MEMORY, REFUSED, TIMED_OUT)
 Other failures say nothing of the values."""
 AGAIN = (KILLED, SAVED, INTERRUPTED)
 """Endings after which a trial goes on from its checkpoint."""
+NOT_ASKED_FOR = "it was paused, and not asked for again"
 
 
 @dataclass
@@ -52,16 +53,21 @@ class Search:
     Args:
         prepared: the search, checked.
         store: its study.
+        engine: chooses the trials.
         jobs: trials at once.
         starter: starts their processes.
     """
 
-    def __init__(self, prepared: Prepared, store: StudyStore, jobs: int, starter: TrialStarter) -> None:
-        self.prepared, self.store, self.objective = prepared, store, prepared.objective
+    def __init__(self, prepared: Prepared, store: StudyStore, engine: Engine, jobs: int, starter: TrialStarter) -> None:
+        self.prepared, self.store, self.engine, self.objective = prepared, store, engine, prepared.objective
         self.search = prepared.search
         self.shares = shares(jobs, prepared.ranks)
         self.running: dict[int, tuple[Claim, Started | None]] = {}
         self.verdicts: dict[int, str] = {}
+        self.paused: set[int] = set()
+        """Running trials that were told to save and leave."""
+        self.waiting: set[int] = set()
+        """Trials that have done so, and wait to be gone on with."""
         self.failed_in_a_row = 0
         self.error: BaseException | None = None
         """What ends the search."""
@@ -75,6 +81,7 @@ class Search:
         self.deadline = time.monotonic() + limit
         self.starter = starter
         self.socket = TrialSocket(self.answer)
+        self.jobs = jobs
 
     def run(self) -> None:
         """Run trials until there are none left.
@@ -86,6 +93,7 @@ class Search:
         """
         threads = [threading.Thread(target=self._work, args=(share,), daemon=True) for share in self.shares]
         try:
+            self.engine.open(self.prepared, self.store, self.jobs)
             with answered_by(self._note_signal):
                 for thread in threads:
                     thread.start()
@@ -93,7 +101,10 @@ class Search:
                     while thread.is_alive():
                         thread.join(0.1)
                         self._heed()
+            if self.error is None and not self.left and time.monotonic() < self.deadline:
+                self._end_paused()
         finally:
+            self.engine.close()
             self.socket.close()
         if self.error is not None:
             raise self.error
@@ -101,33 +112,33 @@ class Search:
             say("left with everything saved; the same command goes on")
             raise LeftEarly
 
-    def answer(self, number: int, step: int, metrics: dict[str, Any], last: bool) -> str:
-        """The reason to prune a trial after a line of metrics; empty to go on."""
+    def answer(self, number: int, step: int, metrics: dict[str, Any], last: bool) -> Verdict:
+        """What becomes of a trial after a line of metrics."""
         if not self.objective.single or number not in self.running:
-            return ""
-        name = self.objective.names[0]
+            return GO_ON
         value = float(self.objective.of_lines([metrics])[0])
-        pruned = self.store.report(self.running[number][0], step, value)
-        if last or not pruned:
-            return ""
-        self.verdicts[number] = f"{name} {value:.4g} at step {step}"
-        return self.verdicts[number]
+        claim = self.running[number][0]
+        if last:
+            self.store.note_value(claim, step, value)
+            return GO_ON
+        verdict = self.engine.verdict(claim, step, value)
+        if verdict.reason:
+            self.verdicts[number] = verdict.reason
+        elif verdict.pause:
+            self.paused.add(number)
+        return verdict
 
     # -- one trial after the other ------------------------------------------------------------------------------
 
     def _work(self, share: Share) -> None:
         try:
             while not self.left and self.error is None and time.monotonic() < self.deadline:
-                claim = self.store.claim(self._suggest)
+                claim = self.engine.claim()
                 if claim is None:
                     return
                 self._trial(claim, share)
         except BaseException as error:
             self.error = self.error or error
-
-    def _suggest(self, trial: Any) -> dict[str, Any]:
-        space = self.prepared.space
-        return space.suggest(trial) if isinstance(space, Space) else dict(space(trial))
 
     def _trial(self, claim: Claim, share: Share) -> None:
         """Run a trial to its end, in several starts if its process is killed."""
@@ -136,15 +147,19 @@ class Search:
         kind, text = KILLED, ""
         for attempt in range(self.search.retries + 1):
             kind, text = self._start(claim, share)
-            if kind not in AGAIN or self.left or self.error is not None:
+            if kind not in AGAIN or self.left or self.error is not None or claim.number in self.paused:
                 break
             if attempt < self.search.retries:
                 say(f"trial {claim.number}: {kind} ({text}); it goes on from its last checkpoint")
         if (self.left or self.error is not None) and kind in AGAIN:
             say(f"trial {claim.number}: {kind}, to be gone on with")
             claim.release()
+        elif kind in AGAIN and claim.number in self.paused:
+            self.waiting.add(claim.number)
+            claim.release()
         else:
             self._finish(claim, self._judged(claim, kind, text))
+        self.paused.discard(claim.number)
         self.running.pop(claim.number)
 
     def _start(self, claim: Claim, share: Share) -> tuple[str, str]:
@@ -174,8 +189,13 @@ class Search:
             **self.prepared.sample,
             "overrides": [*self.prepared.overrides_of(claim.values), *as_overrides(own)],
             "run_dir": str(folder),
+            "start": claim.start if claim.start == "auto" else str(self.prepared.folder / claim.start),
             "cores": share.cores,
-            "env": {**share.variables, **self.socket.variables(claim.number, self.objective.watched)},
+            "env": {
+                **share.variables,
+                **claim.variables,
+                **self.socket.variables(claim.number, self.objective.watched),
+            },
         }
 
     def _folder(self, claim: Claim) -> Path:
@@ -206,6 +226,7 @@ class Search:
         claim.note(REASON, ended.text)
         state = TrialState.COMPLETE if ended.values is not None else TrialState.FAIL
         self.store.finish(claim, TrialState.PRUNED if ended.kind in OF_THE_POINT else state, ended.values)
+        self.engine.ended(claim, ended.values)
         say(self._line(claim, ended))
         self.error = self.error or self.socket.failure
         failed = ended.kind in (FAILED, KILLED, REFUSED)
@@ -215,6 +236,15 @@ class Search:
         elif self.error is None and ended.text.startswith("no line of its metrics"):
             fix = f"choose a metric of {self._folder(claim) / 'metrics.jsonl'}"
             self.error = UserError(Problem("search.objectives", ended.text, fix, self.objective.names))
+
+    def _end_paused(self) -> None:
+        """End trials for which the engine has not asked again after it had paused them."""
+        while (claim := self._next_paused()) is not None:
+            self._finish(claim, Ended(PRUNED, NOT_ASKED_FOR))
+
+    def _next_paused(self) -> Claim | None:
+        with self.store.locked():
+            return self.store.left(self.engine.space_values, self.waiting)
 
     def _too_many(self, claim: Claim, ended: Ended) -> BaseException:
         count = self.failed_in_a_row
@@ -241,6 +271,7 @@ class Search:
         """Have running trials save and leave after a signal; a second one kills them."""
         if self.error is not None and not self.ending:
             self.ending = True
+            self.engine.leave()
             self._tell_all(signal.SIGINT)
         if not self.signals:
             return
@@ -248,6 +279,7 @@ class Search:
         self.left = True
         again = self.signals[-1] - self.signals[0] > SAME_KEYSTROKE
         if first:
+            self.engine.leave()
             say("trials save and leave; Ctrl-C again ends them at once")
         if first or again:
             self._tell_all(signal.SIGKILL if again else signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ from ...errors import refuse
 from ...trainer.component import Component
 from ...trainer.folders import name_problem
 from ...trainer.interruption import parse_time
-from .space import read_space
+from .engines.engine import Engine, build_engine, engine_class
+from .space import Space, read_space
 
 LEAST = {"trials": 1, "jobs": 1, "workers": 1, "retries": 0, "max_failures": 1, "seed": 0}
 """Smallest values of whole numbers."""
@@ -44,6 +46,9 @@ class SearchConfig:
     """Trials at once on this machine, which share out its cores and devices."""
     workers: int = 1
     """Workers in a SLURM job (``launch=slurm``), each a task of an array on a machine of its own."""
+    engine: Component = field(default_factory=lambda: {"_target_": "trireme.launch.search.engines.optuna.Optuna"})
+    """What chooses the trials: optuna, or with ``search=ray``, ``wandb`` or ``sigopt`` that engine, or a class of your
+    own (docs/search.md)."""
     sampler: Component | None = None
     """Sampler, such as ``optuna.samplers.TPESampler``; null takes optuna's own choice."""
     pruner: Component | None = None
@@ -79,8 +84,24 @@ class SearchConfig:
         if self.storage is not None and "://" not in self.storage:
             yield f"storage={self.storage!r} is not the URL of a database; write sqlite:///FILE, or leave it out"
         if isinstance(self.space, str):
+            yield from self._of_engine(None)
             return
         space, flaws = read_space(self.space)
-        yield from flaws
+        yield from flaws or self._of_engine(space)
         for number, point in enumerate(self.first if not flaws else ()):
             yield from (f"first.{number}.{flaw}" for flaw in space.flaws_of(point))
+
+    def _of_engine(self, space: Space | None) -> Iterator[str]:
+        """What the engine lacks, and what is wrong with its arguments."""
+        try:
+            cls = engine_class(self.engine)
+        except Exception:  # the check of components says it
+            return
+        if not (isinstance(cls, type) and issubclass(cls, Engine)):
+            yield f"engine={self.engine['_target_']} is no class of {Engine.__module__}.Engine; derive it from that"
+        elif missing := cls.missing():
+            yield f"engine={self.engine['_target_']} {missing}"
+        else:
+            yield from cls.lacks(self, space)
+            with suppress(TypeError, ValueError):  # the check of components says it
+                yield from build_engine(self.engine).flaws(self, space)

@@ -13,6 +13,7 @@ from ..elastic import launched
 from ..error_report import RanksFailed
 from ..slurm.job_task import use_node_storage
 from .check_search import prepare
+from .engines.engine import build_engine, engine_class
 from .file_locks import lock_file
 from .prepared import Prepared
 from .results import BEST, best_trials, show_results, write_results
@@ -64,12 +65,15 @@ def run(
     Raises:
         RanksFailed: too many trials have failed, or none has ended with a value.
     """
+    jobs = jobs or prepared.search.jobs
+    _refuse_jobs(prepared, jobs)
+    engine = build_engine(prepared.search.engine)
     store = begun(prepared, fresh)
     _announce(prepared, store)
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     starts = starter or TrialStarter(prepared.sample, int(threads or 0))
     try:
-        Search(prepared, store, jobs or prepared.search.jobs, starts).run()
+        Search(prepared, store, engine, jobs, starts).run()
     finally:
         if starter is None:
             starts.close()
@@ -88,7 +92,7 @@ def begun(prepared: Prepared, fresh: bool) -> StudyStore:
     with store.locked():
         write_recipe(prepared.recipe, prepared.folder)
         prepared.command.write(prepared.folder)
-    _begin_with(prepared, store)
+    build_engine(prepared.search.engine).begin_with(store, *first_points(prepared))
     return store
 
 
@@ -132,15 +136,15 @@ def train_best(prepared: Prepared, options: argparse.Namespace) -> None:
     train.run(parser.parse_args([str(file), *nproc, *folders, *fresh]))
 
 
-def _begin_with(prepared: Prepared, store: StudyStore) -> None:
-    """Queue the recipe's own values and the trials that the recipe fixes."""
+def first_points(prepared: Prepared) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Values of the study's parameters of the first trials, those that the recipe fixes; and the recipe's own values,
+    if the space holds them."""
     space = prepared.space
     if not isinstance(space, Space):
-        store.begin_with(prepared.search.first, None)
-        return
+        return prepared.search.first, None
     own = own_values(prepared, space) if prepared.search.own_first else {}
     whole = space.stored(own).keys() == {each.name for each in space.parameters if each.active(own)}
-    store.begin_with([space.stored(point) for point in prepared.search.first], space.stored(own) if whole else None)
+    return [space.stored(point) for point in prepared.search.first], space.stored(own) if whole else None
 
 
 def own_values(prepared: Prepared, space: Space) -> dict[str, Any]:
@@ -174,6 +178,18 @@ def _announce(prepared: Prepared, store: StudyStore) -> None:
         and any(name.startswith("eval_") for name in prepared.objective.names)
     ):
         say("note: nothing is pruned, since no evaluation runs before the end (trainer.eval_every is null)")
+
+
+def _refuse_jobs(prepared: Prepared, jobs: int) -> None:
+    """Refuse a number of trials at once (``--jobs``) that the engine cannot have.
+
+    Raises:
+        UserError: it cannot.
+    """
+    most = engine_class(prepared.search.engine).MOST_JOBS
+    if most is not None and jobs > most:
+        title = engine_class(prepared.search.engine).TITLE
+        raise UserError(Problem("--jobs", f"is more than {title} can have at once", f"use {most}", jobs))
 
 
 def _set_aside(prepared: Prepared) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +40,12 @@ QUEUED = "trireme:queued"
 """Attribute of a study whose first trials are queued."""
 OWN = "trireme:own"
 """Attribute of the trial with the recipe's own values."""
+START = "trireme:start"
+"""Attribute of a trial that goes on from another one's checkpoint: its path in the study's folder."""
 LOCKS = "claims"
 """Folder of the locks, in that of the study."""
+Suggest = Callable[[Trial], dict[str, Any]]
+"""Function that gives values by key to a trial."""
 
 
 @dataclass
@@ -59,10 +63,18 @@ class Claim:
     """Descriptor that holds the trial's lock."""
     stored: dict[int, float] = field(default_factory=dict)
     """Values that were reported, by step."""
+    start: str = "auto"
+    """Where its run begins: ``auto``, or a checkpoint of another trial."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Environment variables of its processes."""
 
     @property
     def number(self) -> int:
         return self.trial.number
+
+    def noted(self, name: str) -> Any:
+        """An attribute of the trial; None if it has none of this name."""
+        return self.trial.user_attrs.get(name)
 
     def note(self, name: str, value: Any) -> None:
         self.trial.set_user_attr(name, value)
@@ -138,22 +150,16 @@ class StudyStore:
                 self.study.enqueue_trial(dict(point), skip_if_exists=True)
             self.study.set_user_attr(QUEUED, True)
 
-    def claim(self, suggest: Callable[[Trial], dict[str, Any]]) -> Claim | None:
+    def claim(self, suggest: Suggest) -> Claim | None:
         """A trial that was left by a worker, or else a new one; None if the study has all its trials."""
         with self.locked():
-            for frozen in self.trials:
-                lock = self._try_lock(frozen.number) if frozen.state == TrialState.RUNNING else None
-                if lock is None:
-                    continue
-                if self._runs(frozen.number):
-                    return self._claimed(Trial(self.study, frozen._trial_id), lock, suggest)
-                os.close(lock)  # its worker has finished it since the trials were read
-            if self._has_all():
-                return None
-            trial = self.study.ask()
-            lock = self._try_lock(trial.number)
-            assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
-            return self._claimed(trial, lock, suggest)
+            claim = self.left(suggest)
+            return claim if claim is not None or self.full else self.new(suggest)
+
+    @property
+    def full(self) -> bool:
+        """Whether all trials of the study have begun."""
+        return self._has_all()
 
     @property
     def complete(self) -> bool:
@@ -171,11 +177,50 @@ class StudyStore:
                     found.add(trial.number)
         return found
 
-    def report(self, claim: Claim, step: int, value: float) -> bool:
-        """Note a value, and say whether the pruner would end the trial now."""
+    @property
+    def queued(self) -> bool:
+        """Whether a trial with fixed values waits to be begun."""
+        return any(trial.state == TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+
+    @property
+    def unfinished(self) -> dict[int, dict[str, Any]]:
+        """Trials that have begun and not ended, with their values by key."""
+        running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+        return {trial.number: json.loads(trial.user_attrs.get(VALUES, "{}")) for trial in running}
+
+    def left(self, suggest: Suggest, numbers: Container[int] | None = None) -> Claim | None:
+        """A trial that no worker runs any more, perhaps one of some; None if there is none. Called under the lock."""
+        for frozen in self.trials:
+            wanted = frozen.state == TrialState.RUNNING and (numbers is None or frozen.number in numbers)
+            lock = self._try_lock(frozen.number) if wanted else None
+            if lock is None:
+                continue
+            if self._runs(frozen.number):
+                return self._claimed(Trial(self.study, frozen._trial_id), lock, suggest)
+            os.close(lock)  # its worker has finished it since the trials were read
+        return None
+
+    def new(
+        self, suggest: Suggest, values: Mapping[str, Any] | None = None, notes: Mapping[str, Any] | None = None
+    ) -> Claim:
+        """A new trial, with fixed values by name, or those that are queued, or those that ``suggest`` draws. Called
+        under the lock."""
+        if values is not None:
+            self.study.enqueue_trial(dict(values), user_attrs=dict(notes or {}))
+        trial = self.study.ask()
+        lock = self._try_lock(trial.number)
+        assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
+        return self._claimed(trial, lock, suggest)
+
+    def note_value(self, claim: Claim, step: int, value: float) -> None:
+        """Note a value that a trial has reported."""
         if step not in claim.stored:
             claim.stored[step] = value
             claim.trial.report(value, step)
+
+    def report(self, claim: Claim, step: int, value: float) -> bool:
+        """Note a value, and say whether the pruner would end the trial now."""
+        self.note_value(claim, step, value)
         return claim.trial.should_prune()
 
     def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -192,7 +237,7 @@ class StudyStore:
         and then let go of the lock."""
         return any(trial.number == number and trial.state == TrialState.RUNNING for trial in self.trials)
 
-    def _claimed(self, trial: Trial, lock: int, suggest: Callable[[Trial], dict[str, Any]]) -> Claim:
+    def _claimed(self, trial: Trial, lock: int, suggest: Suggest) -> Claim:
         attributes = trial.user_attrs
         if VALUES in attributes:
             values = json.loads(attributes[VALUES])
@@ -203,7 +248,8 @@ class StudyStore:
         trial.set_user_attr(STARTS, starts + 1)
         frozen = next(each for each in self.trials if each.number == trial.number)
         seconds = float(attributes.get(SECONDS, 0.0))
-        return Claim(trial, values, starts, seconds, lock, dict(frozen.intermediate_values))
+        start = attributes.get(START, "auto")
+        return Claim(trial, values, starts, seconds, lock, dict(frozen.intermediate_values), start)
 
     def _name_in(self, storage: Any) -> str:
         """The study's name: that of the one study of a journal, whose folder may have been moved or copied since."""

@@ -31,6 +31,8 @@ NO_MEMORY = re.compile(
     r"OutOfMemoryError|MemoryError|can't allocate memory|CUDA out of memory|CUDA error: out of memory", re.IGNORECASE
 )
 OUTPUT = "trial.out"
+CHECKPOINT_SECONDS = 60.0
+"""Seconds in which a running trial must have written the checkpoint of a step that it has ended."""
 
 
 def run_trial(request: Mapping[str, Any]) -> None:
@@ -97,19 +99,33 @@ def _train(request: Mapping[str, Any]) -> tuple[str, str]:
 
     recipe, ranks = read_trial(request)
     open_run_folder(Path(recipe.run.dir), fresh=False)
+    start = _start(request["start"], Path(recipe.run.dir))
     if ranks == 1:
-        return _train_here(recipe, request["threads"] or cores_per_rank(1))
-    ended = fork_ranks(recipe, "auto", ranks)
+        return _train_here(recipe, start, request["threads"] or cores_per_rank(1))
+    ended = fork_ranks(recipe, start, ranks)
     return (SAVED if isinstance(ended, LeftEarly) else DIVERGED if ended else DONE), ""
 
 
-def _train_here(recipe: RecipeConfig, threads: int) -> tuple[str, str]:
+def _start(wanted: str, run_dir: Path) -> str:
+    """Where a run begins: another trial's checkpoint, once its run has written it; ``auto`` from its own first one on.
+
+    If the other run has ended without this checkpoint, its newest one is taken.
+    """
+    if wanted == "auto" or any((run_dir / "checkpoints").glob("step_*")):
+        return "auto"
+    path, deadline = Path(wanted), time.monotonic() + CHECKPOINT_SECONDS
+    while not path.is_dir() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return str(path if path.is_dir() else path.parents[1])
+
+
+def _train_here(recipe: RecipeConfig, start: str, threads: int) -> tuple[str, str]:
     import torch
 
     from ...trainer.build import train
 
     torch.set_num_threads(threads)
-    result = train(recipe)
+    result = train(recipe, resume=start)
     if result.not_finite:
         return DIVERGED, result.not_finite
     if result.pruned:

@@ -1,4 +1,4 @@
-"""The socket at which trials report to their search, which answers whether to prune them (``trial_reports.py``)."""
+"""The socket at which trials report to their search, which answers what becomes of them (``trial_reports.py``)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...trainer.callbacks.metrics_file import NOT_FINITE
 from ...trainer.callbacks.trial_reports import TRIAL
+from .engines.engine import GO_ON, Verdict
 
-Answer = Callable[[int, int, dict[str, Any], bool], str]
-"""Function of trial, step, metrics, and whether it is the last line; returns the reason to prune, or nothing."""
+Answer = Callable[[int, int, dict[str, Any], bool], Verdict]
+"""Function of trial, step, metrics, and whether it is the last line."""
 
 
 class TrialSocket:
@@ -43,7 +45,7 @@ class TrialSocket:
         self._server.server_close()
         self._folder.cleanup()
 
-    def _answered(self, answer: Answer, message: Mapping[str, Any]) -> str:
+    def _answered(self, answer: Answer, message: Mapping[str, Any]) -> Verdict:
         metrics = {
             name: float(value) if isinstance(value, str) and value in NOT_FINITE else value
             for name, value in message["metrics"].items()
@@ -52,12 +54,12 @@ class TrialSocket:
             return answer(message["trial"], message["step"], metrics, message["last"])
         except Exception as error:
             self.failure = self.failure or error
-            return ""
+            return GO_ON
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    answer: Callable[[Mapping[str, Any]], str]
+    answer: Callable[[Mapping[str, Any]], Verdict]
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -67,4 +69,4 @@ class _Handler(socketserver.StreamRequestHandler):
         with suppress(OSError):  # the trial may be killed at any time
             for line in self.rfile:
                 verdict = self.server.answer(json.loads(line))
-                self.wfile.write(json.dumps({"prune": verdict}).encode() + b"\n")
+                self.wfile.write(json.dumps(asdict(verdict)).encode() + b"\n")

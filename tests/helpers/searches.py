@@ -15,11 +15,14 @@ from trireme.launch.search.trial_starter import TrialStarter
 
 ROOTS = "data.source.roots=[" + ",".join(FEW_FILES) + "]"
 RATES = "search.space={optimizer.lr:{low:1e-5,high:1e-1,log:true}}"
+MIXED = RATES[:-1] + ",optimizer:[adamw,sgd],trainer.max_grad_norm:{low:0.5,high:1.5,step:0.5}}"
+"""Ranges, a group, and a range with steps."""
 FEW_STEPS = ("trainer.max_steps=4", "trainer.eval_every=1", "trainer.eval_samples=8", "checkpoint.every=1")
 
 
 def prepared(folder: Path, *overrides: str, nproc: int | None = None, **options: Any) -> Prepared:
-    given = [ROOTS, "search=optuna", f"run.dir={folder}", *FEW_STEPS, *overrides]
+    engine = [] if any(text.startswith("search=") for text in overrides) else ["search=optuna"]
+    given = [ROOTS, *engine, f"run.dir={folder}", *FEW_STEPS, *overrides]
     return prepare(str(TINY), given, (), nproc, **options)
 
 

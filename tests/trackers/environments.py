@@ -3,26 +3,23 @@
     make trackers
     python tests/trackers/environments.py aim comet      # some of them; results of the others are kept
 
-An environment lies in ``build/trackers/NAME``. It sees the packages of trireme's own environment and puts its own
-before them, so that only the library and what its pins replace is installed. Pins of trackers collide with trireme's
-and with each other's (aim: filelock, swanlab: protobuf, mlflow: pyarrow ...).
+An environment lies in ``build/trackers/NAME`` (``helpers/environments.py``), since pins of trackers collide with
+trireme's and with each other's (aim: filelock, swanlab: protobuf, mlflow: pyarrow ...).
 """
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-import sysconfig
 import time
-import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from helpers.environments import counted, environment
 from helpers.report import keep, kept, markdown
 
 HERE = Path(__file__).parent
@@ -70,22 +67,6 @@ on the loopback.
 TITLES = ("tracker", "library", "what is tested", "result", "seconds")
 
 
-def environment(name: str) -> Path:
-    """The interpreter of an environment, made if it is missing or of other versions."""
-    folder, wanted = PLACE / name, "\n".join(NEEDS[name])
-    python, mark = folder / "bin" / "python", folder / "made_of"
-    if mark.is_file() and mark.read_text() == wanted:
-        return python
-    venv.create(folder, with_pip=False, clear=True)
-    inside = next((folder / "lib").glob("python*")) / "site-packages"
-    # Added as a site folder, so that an editable trireme in it is found too; the environment's own packages come first.
-    (inside / "zz_trireme.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
-    tool = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--prefer-binary"]
-    subprocess.run([*tool, *NEEDS[name]], check=True)
-    mark.write_text(wanted)
-    return python
-
-
 def tests(name: str) -> list[str]:
     """The files with the tests of a tracker; those of three are part of `make test` too."""
     folder = ROOT / "tests" / "unit" / "trainer" / "trackers"
@@ -105,15 +86,13 @@ class Tested:
 
 def run(name: str) -> Tested:
     """Run the tests of a tracker."""
-    python = Path(sys.executable) if name in OWN else environment(name)
+    python = Path(sys.executable) if name in OWN else environment(PLACE / name, [NEEDS[name]])
     began = time.monotonic()
     tool = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests(name)]
     done = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         print(done.stdout[-6000:], done.stderr[-2000:])
-    said = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|error)", line)]
-    last = said[-1] if said else "no test has ended"
-    found = Tested(library(python, name), re.sub(r"\s+in .*|=", "", last).strip(), time.monotonic() - began)
+    found = Tested(library(python, name), counted(done.stdout), time.monotonic() - began)
     print(f"{name}: {found.result}", flush=True)
     return found
 

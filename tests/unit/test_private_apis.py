@@ -126,6 +126,13 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     ),
     # -- optuna --
     "_trial_id": ("optuna.trial:FrozenTrial._trial_id", "a trial that a killed search left is gone on with by its id"),
+    # -- W&B --
+    "_upsert_sweep": (
+        "wandb.apis.public.sweeps:_upsert_sweep",
+        "wandb.sweep prints, and names no project of the sweep",
+    ),
+    "_register_agent": ("wandb.apis.public.sweeps:_register_agent", "wandb.agent runs one function in this process"),
+    "_agent_heartbeat": ("wandb.apis.public.sweeps:_agent_heartbeat", "the same, and ends it by an exception"),
     # -- safetensors, transformers, Hydra, accelerate --
     "_model_mapping": (
         "transformers.models.auto.auto_factory:_BaseAutoModelClass._model_mapping",

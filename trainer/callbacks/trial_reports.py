@@ -1,5 +1,7 @@
 """Report evaluations of a trial to the search that started it, and end the trial on all ranks when it is pruned.
 
+A search may also have a trial save, or save and leave until it is gone on with.
+
 The search listens at a socket of this machine, and names it in ``TRIREME_TRIAL``. Rank 0 sends each line with a watched
 metric as JSON and waits for the answer, so that a verdict is about this very step. All ranks then agree on it by a
 collective, and end the run at the same step: none is left waiting for the others.
@@ -54,23 +56,28 @@ class TrialReports(Callback):
         """Ask about a line. The last one is only reported: there is nothing left to save by pruning."""
         if state.step == 0 or (self.evaluations_only and OF_TRAINING in metrics):
             return
-        verdict = ""
+        verdict: dict[str, Any] = {}
         if trainer.mesh.is_main and (not self.watched or self.watched & metrics.keys()):
             last = control.stop or state.step >= state.stop_at
             verdict = self._ask(state.step, {**trainer.metrics, **metrics}, last)
         # Called for every such line, since only rank 0 may know a metric of the user's own.
-        if trainer.mesh.any_flags([bool(verdict)])[0]:
-            control.give_up(verdict or "the search has pruned it")
+        prune, save, pause = trainer.mesh.any_flags([bool(verdict.get(name)) for name in ("reason", "save", "pause")])
+        if prune:
+            control.give_up(verdict.get("reason") or "the search has pruned it")
+        elif pause:
+            control.interrupt("the search has paused it")
+        control.save |= (save or pause) and not prune
 
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
 
-    def _ask(self, step: int, metrics: Metrics, last: bool) -> str:
-        """The reason to prune; empty to go on. Without a search to ask, the trial goes on."""
+    def _ask(self, step: int, metrics: Metrics, last: bool) -> dict[str, Any]:
+        """What the search answers: ``reason`` (to prune), ``save``, ``pause``; nothing to go on. Without a search to
+        ask, the trial goes on."""
         if self._lost:
-            return ""
+            return {}
         message: dict[str, Any] = {"trial": self.number, "step": step, "last": last, "metrics": json_value(metrics)}
         try:
             if self._channel is None:
@@ -80,11 +87,11 @@ class TrialReports(Callback):
             self._channel.sendall(json.dumps(message).encode() + b"\n")
             with self._channel.makefile("rb") as answers:
                 answer = answers.readline()
-            return str(json.loads(answer)["prune"]) if answer else self._alone("it has closed the connection")
-        except (OSError, ValueError, KeyError) as error:
+            return dict(json.loads(answer)) if answer else self._alone("it has closed the connection")
+        except (OSError, ValueError) as error:
             return self._alone(str(error))
 
-    def _alone(self, why: str) -> str:
+    def _alone(self, why: str) -> dict[str, Any]:
         log.warning("the search does not answer (%s): this trial goes on and is not pruned", why)
         self._lost = True
-        return ""
+        return {}

@@ -18,7 +18,7 @@ PICTURES, TRIALS, COMMAND = "pictures", "trials.jsonl", "search.json"
 ended, and from its beginning the command."""
 TRIAL = re.compile(r"trial_\d+")
 """Name of the run folder of a trial."""
-KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own")
+KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own", "start")
 """What a trial's line has beside its objectives."""
 COLOURS = {
     "done": "done", "running": "running", "pruned": "stopped", "failed": "failed", "killed": "killed",

@@ -56,7 +56,7 @@ class Wandb(Tracker):
     def start(self, run: AboutRun) -> str:
         wandb = self.module()
         wandb.setup(wandb.Settings(silent=True))
-        found = run.id or secrets.token_hex(4)
+        found = run.id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)  # of a sweep (``search=wandb``)
         self._run: Any = wandb.init(
             entity=self.entity,
             project=run.project,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trireme.launch.search.engines.engine import Verdict
 from trireme.launch.search.trial_socket import TrialSocket
 from trireme.trainer.agreement import FLAGS
 from trireme.trainer.callbacks.trial_reports import TRIAL, TrialReports, trial_reports
@@ -28,9 +29,9 @@ def log(
 def test_a_verdict_ends_the_run_for_good() -> None:
     asked: list[tuple[int, int, dict[str, Any], bool]] = []
 
-    def answer(*report: Any) -> str:
+    def answer(*report: Any) -> Verdict:
         asked.append(report)
-        return "worse than the median" if report[2]["eval_loss"] > 2 else ""
+        return Verdict("worse than the median" if report[2]["eval_loss"] > 2 else "")
 
     found = TrialSocket(answer)
     try:
@@ -46,6 +47,18 @@ def test_a_verdict_ends_the_run_for_good() -> None:
         found.close()
     assert [(trial, step, last) for trial, step, _, last in asked] == [(7, 5, False), (7, 5, False), (7, 10, True)]
     assert asked[0][2] == {"loss": 3.0, "eval_loss": 1.0} and str(asked[2][2]["eval_loss"]) == "nan"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_search_may_have_a_trial_save(pause: bool) -> None:
+    found = TrialSocket(lambda *report: Verdict(save=not pause, pause=pause))
+    try:
+        reports = TrialReports(**json.loads(found.variables(7, ["eval_loss"])[TRIAL]))
+        control = log(reports, {"eval_loss": 1.0})
+        reports.close()
+    finally:
+        found.close()
+    assert control.save and (control.stop, control.interrupted, control.prune) == (pause, pause, False)
 
 
 def test_all_ranks_heed_the_verdict_of_one() -> None:

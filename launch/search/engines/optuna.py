@@ -1,0 +1,30 @@
+"""optuna as the engine of a search (``search=optuna``), with every sampler and pruner that it has.
+
+The study is one of optuna, whichever engine chooses its trials; here optuna chooses too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .engine import GO_ON, Engine, Verdict
+
+if TYPE_CHECKING:
+    from ..study_store import Claim
+
+
+class Optuna(Engine):
+    """Values by ``search.sampler``, verdicts by ``search.pruner``."""
+
+    TITLE: ClassVar = "optuna"
+    OF_OPTUNA: ClassVar = True
+    MOST_OBJECTIVES: ClassVar = 1000
+    SHARED: ClassVar = True
+
+    def claim(self) -> Claim | None:
+        return self.store.claim(self.space_values)
+
+    def verdict(self, claim: Claim, step: int, value: float) -> Verdict:
+        if not self.store.report(claim, step, value):
+            return GO_ON
+        return Verdict(f"{self.prepared.objective.names[0]} {value:.4g} at step {step}")

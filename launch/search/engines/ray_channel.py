@@ -1,0 +1,132 @@
+"""The socket between the trials of Ray and the search: lines of JSON, each with an answer.
+
+``begin``: Ray has started a trial with these values. ``step``: it wants the trial's next value, which may take minutes.
+``save``: it wants to be able to begin from the trial's present state. ``stop``: it runs the trial no more.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import socketserver
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class RayRun:
+    """A trial of Ray while it runs."""
+
+    numbers: list[int] = field(default_factory=list)
+    """Trials of the study that have stood for it, the last one now."""
+    step: int = 0
+    """The last step of which Ray knows the value."""
+    results: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+    orders: queue.Queue[str] = field(default_factory=queue.Queue)
+    """What Ray does after a value: ``save``, ``step``, ``stop``, or ``gone``."""
+    asked: bool = False
+    """Whether Ray has asked for the first value."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A state from which a trial of Ray begins."""
+
+    trial: int
+    """Trial of the study."""
+    step: int
+
+    @property
+    def checkpoint(self) -> str:
+        """Its checkpoint, in the folder of the study."""
+        return f"trial_{self.trial:04d}/checkpoints/step_{self.step:08d}"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial that Ray has started."""
+
+    run: RayRun
+    values: dict[str, Any]
+    start: Start | None
+    devices: str
+
+
+class RayChannel:
+    """Listens until it is closed; each trial of Ray has a connection of its own."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="trireme_ray_")
+        self.path = str(Path(self._folder.name) / "trials")
+        self.begun: queue.Queue[Begun | None] = queue.Queue()
+        """Trials that Ray has started; None: there are no more."""
+        self._runs: dict[str, RayRun] = {}
+        self._by_number: dict[int, RayRun] = {}
+        self._left = False
+        self._server = _Server(self.path, _Handler)
+        self._server.channel = self
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    def bind(self, number: int, run: RayRun) -> None:
+        """Have a trial of the study stand for one of Ray."""
+        run.numbers.append(number)
+        self._by_number[number] = run
+
+    def of_trial(self, number: int) -> RayRun | None:
+        return None if self._left else self._by_number.get(number)
+
+    def forget(self, number: int) -> None:
+        self._by_number.pop(number, None)
+
+    def let_go(self) -> None:
+        """Let nothing wait any more: neither Ray's trials, nor those of the study, nor who waits for the next one."""
+        self._left = True
+        for run in list(self._runs.values()):
+            run.orders.put("gone")
+            run.results.put({"error": "the search is left", "step": run.step, "done": True})
+        self.begun.put(None)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._folder.cleanup()
+
+    def answer(self, message: dict[str, Any], run: RayRun | None) -> tuple[dict[str, Any], RayRun | None]:
+        """The answer to a line, and the run that the connection is of from now on."""
+        if message["do"] == "begin":
+            # A trial that was paused begins again, as another actor under the same id.
+            known = self._runs.get(message["id"])
+            begun = self._runs[message["id"]] = RayRun([] if known is None else known.numbers)
+            start = Start(**message["start"]) if message["start"] else None
+            self.begun.put(Begun(begun, message["values"], start, message["devices"]))
+            return {}, begun
+        assert run is not None, "a trial of Ray speaks before it begins"
+        if message["do"] == "step":
+            if run.asked:
+                run.orders.put("step")
+            run.asked = True
+            return run.results.get(), run
+        run.orders.put(message["do"])
+        return {"trial": run.numbers[-1], "step": run.step} if message["do"] == "save" else {}, run
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    channel: RayChannel
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server  # type: ignore[assignment]
+
+    def handle(self) -> None:
+        run: RayRun | None = None
+        with suppress(OSError):  # Ray may kill an actor at any time
+            for line in self.rfile:
+                answer, run = self.server.channel.answer(json.loads(line), run)
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+        if run is not None:
+            run.orders.put("gone")

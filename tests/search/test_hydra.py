@@ -1,0 +1,29 @@
+"""A sweeper of Hydra that chooses jobs by the results of earlier ones: hydra-optuna-sweeper, as it is on PyPI."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.command import trireme
+from helpers.recipes import TINY
+from helpers.searches import FEW_STEPS, ROOTS
+
+SWEEPER = (
+    "hydra/sweeper=optuna",
+    "hydra.sweeper.n_trials=5",
+    "hydra.sweeper.n_jobs=1",
+    "hydra.sweeper.direction=minimize",
+)
+
+
+def test_jobs_are_chosen_by_the_metric_of_earlier_ones(tmp_path: Path) -> None:
+    rates = "optimizer.lr=tag(log,interval(1e-5,1e-1))"
+    done = trireme("train", str(TINY), "-m", ROOTS, f"run.dir={tmp_path / 'sweep'}", *FEW_STEPS, *SWEEPER, rates)
+    assert done.returncode == 0, done.stderr
+    values = [float(each) for each in re.findall(r"eval_loss\s+(\d+\.\d+)", done.stdout)]
+    assert len(values) == 5
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert found["best_value"] == pytest.approx(min(values), abs=1e-4), "the sweeper has got every job's metric"

@@ -1,0 +1,55 @@
+"""Sweeps of W&B: its real client, and a server on the loopback that has its runs from W&B's library ``sweeps``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.searches import MIXED, RATES, rows_of, sample, searched
+from helpers.wandb_server import KEY
+from helpers.wandb_sweeps import SweepServer, sweep_server
+from trireme.launch.search.engines import wandb as wandb_engine
+from trireme.launch.search.trial_starter import TrialStarter
+
+
+def search(folder: Path, monkeypatch: pytest.MonkeyPatch, *given: str) -> SweepServer:
+    """Search by a sweep; returns what its server knows at the end."""
+    monkeypatch.setattr(wandb_engine, "HEARTBEAT_SECONDS", 0.2)
+    with sweep_server(engine=True) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        starter = TrialStarter(sample(), 1)  # its processes have the variables
+        try:
+            searched(starter, folder, "search=wandb", "tracker=wandb", "callbacks.wandb.system_seconds=null", *given)
+        finally:
+            starter.close()
+    return server
+
+
+@pytest.mark.parametrize("method", ["bayes", "random"])
+def test_a_sweep_by_the_library(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = search(
+        tmp_path / "study", monkeypatch, MIXED, f"search.engine.method={method}", "search.trials=5", "search.jobs=2"
+    )
+    rows = rows_of(tmp_path / "study")
+    assert len(rows) == 5 and {row["end"] for row in rows} <= {"done", "pruned"}
+    assert sorted(str(row["values"]) for row in rows) == sorted(str(values) for values in server.handed.values())
+    assert server.agents == ["agent0", "agent1"]
+
+
+def test_a_grid_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = "search.space={optimizer:[adamw,sgd],trainer.max_grad_norm:{low:0.5,high:1.0,step:0.5}}"
+    search(
+        tmp_path / "study", monkeypatch, space, "search.engine.method=grid", "search.trials=9", "trainer.max_steps=2"
+    )
+    assert len({str(row["values"]) for row in rows_of(tmp_path / "study")}) == 4 == len(rows_of(tmp_path / "study"))
+
+
+def test_hyperband_ends_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are told to end by the server; each takes half a minute, so that it has time to say so."""
+    early = "search.engine.early_terminate={type: hyperband, min_iter: 2, eta: 2}"
+    given = (RATES, "search.engine.method=random", "search.trials=6", "trainer.max_steps=60", "trainer.eval_every=1")
+    search(tmp_path / "study", monkeypatch, early, *given)
+    rows = rows_of(tmp_path / "study")
+    pruned = [row for row in rows if row["end"] == "pruned"]
+    assert pruned and all(row["reason"].endswith("by W&B") and row["steps"] < 60 for row in pruned)

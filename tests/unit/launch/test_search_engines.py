@@ -1,0 +1,128 @@
+"""Engines of a search: what each lacks is refused by name, and how spaces become those of other libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trireme.launch.search.engines import engine as engines
+from trireme.launch.search.engines.grid import fitted, steps
+from trireme.launch.search.engines.sigopt import described as of_sigopt
+from trireme.launch.search.engines.wandb import described as of_wandb
+from trireme.launch.search.search_config import SearchConfig
+from trireme.launch.search.space import Parameter, read_space
+
+PLACE = "trireme.launch.search.engines"
+RAY, WANDB, SIGOPT = f"{PLACE}.ray.RayTune", f"{PLACE}.wandb.WandbSweep", f"{PLACE}.sigopt.SigOpt"
+SPACE = {
+    "optimizer.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+    "data.held_out": {"low": 0.1, "high": 0.5},
+    "trainer.warm": {"low": 10, "high": 30, "step": 10},
+    "trainer.size": {"low": 1, "high": 64, "log": True},
+    "trainer.count": {"low": 2, "high": 5},
+    "optimizer.betas": [[0.9, 0.95], [0.9, 0.99]],
+    "optimizer": ["adamw", "lion"],
+}
+RATE = {"optimizer.lr": SPACE["optimizer.lr"]}
+
+
+def parameters() -> dict[str, Parameter]:
+    space, flaws = read_space(SPACE)
+    assert not flaws
+    return {each.name: each for each in space.parameters}
+
+
+@pytest.fixture
+def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "is_installed", lambda module: True)
+
+
+def said(target: str, **options: Any) -> str:
+    """What the configuration of a search with this engine says against it; empty for nothing."""
+    arguments = options.pop("arguments", {})
+    try:
+        SearchConfig(**{"space": RATE, **options}, engine={"_target_": target, **arguments})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+TWO = {"eval_loss": "min", "grad_norm": "max"}
+CONDITIONAL = {"optimizer": ["adamw", "lion"], "optimizer.lr": {**RATE["optimizer.lr"], "when": {"optimizer": "lion"}}}
+LACKS = {
+    "conditions": ((RAY, WANDB, SIGOPT), {"space": CONDITIONAL}, "space.optimizer.lr.when is conditional"),
+    "function": ((RAY, WANDB, SIGOPT), {"space": "my.space"}, "is a function of optuna's trials"),
+    "objectives": ((RAY, WANDB), {"objectives": TWO}, "eval_loss, grad_norm) are more than"),
+    "three objectives": ((SIGOPT,), {"objectives": {**TWO, "loss": "min"}}, "more than SigOpt takes (2 objectives)"),
+    "workers": ((RAY, SIGOPT), {"workers": 2}, "workers=2 is wrong because"),
+    "jobs": ((SIGOPT,), {"jobs": 2}, "jobs=2 is more than SigOpt can have at once; use 1"),
+    "sampler": ((RAY, WANDB, SIGOPT), {"sampler": {"_target_": "x"}}, "sampler is a key of optuna"),
+    "pruner of Ray": ((RAY,), {"pruner": {"_target_": "x"}}, "use search.engine.scheduler"),
+    "pruner of SigOpt": ((SIGOPT,), {"pruner": {"_target_": "x"}}, "SigOpt prunes nothing"),
+    "first of W&B": ((WANDB,), {"first": [{"optimizer.lr": 1e-3}]}, "first is not possible with W&B"),
+    "function of metrics": ((WANDB,), {"function": "my.gap"}, "W&B, which judges by what the runs report"),
+    "grid": ((WANDB,), {"arguments": {"method": "grid"}}, "space.optimizer.lr has no end of values for a grid"),
+    "hyperband": ((WANDB,), {"arguments": {"early_terminate": {"type": "median"}}}, "another type than hyperband"),
+    "whole logarithm": ((SIGOPT,), {"space": {"a.b": {"low": 1, "high": 8, "log": True}}}, "space.a.b .log is for"),
+    "one choice": ((SIGOPT,), {"space": {"a.b": [1]}}, "space.a.b has one choice"),
+    "no engine": (("collections.OrderedDict",), {}, "engine is no class of"),
+}
+
+
+@pytest.mark.parametrize("case", LACKS)
+def test_what_an_engine_lacks_is_refused_by_name(case: str, all_installed: None) -> None:
+    targets, options, words = LACKS[case]
+    for target in targets:
+        assert words in said(target, **options), target
+    assert said(f"{PLACE}.optuna.Optuna", **{**options, "arguments": {}}) == ""
+
+
+def test_one_key_of_each_engine_is_not_refused(all_installed: None) -> None:
+    assert {target: said(target) for target in (RAY, WANDB, SIGOPT)} == {RAY: "", WANDB: "", SIGOPT: ""}
+
+
+@pytest.mark.parametrize(("target", "module", "command"), [
+    (RAY, "ray", "pip install 'trireme-train[ray]'"),
+    (WANDB, "wandb", "pip install 'trireme-train[wandb]'"),
+    (SIGOPT, "sigopt", "pip install --no-deps sigoptlite"),
+])  # fmt: skip
+def test_a_missing_package_is_named(target: str, module: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "is_installed", lambda module: False)
+    assert f"needs {module}" in said(target) and command in said(target)
+
+
+def test_a_space_as_that_of_a_sweep() -> None:
+    wanted = {
+        "optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+        "data.held_out": {"distribution": "uniform", "min": 0.1, "max": 0.5},
+        "trainer.warm": {"values": [10, 20, 30]},
+        "trainer.size": {"distribution": "q_log_uniform_values", "q": 1, "min": 1, "max": 64},
+        "trainer.count": {"distribution": "int_uniform", "min": 2, "max": 5},
+        "optimizer.betas": {"values": ["[0.9, 0.95]", "[0.9, 0.99]"]},
+        "optimizer": {"values": ["adamw", "lion"]},
+    }
+    assert {name: of_wandb(each, "bayes") for name, each in parameters().items()} == wanted
+    assert of_wandb(parameters()["trainer.count"], "grid") == {"values": [2, 3, 4, 5]}
+
+
+def test_a_space_as_that_of_sigopt() -> None:
+    found = {name: of_sigopt(each) for name, each in parameters().items() if name != "trainer.size"}
+    for name, each in found.items():
+        assert each.pop("name") == name
+    assert found == {
+        "optimizer.lr": {"type": "double", "bounds": {"min": 1e-5, "max": 1e-2}, "transformation": "log"},
+        "data.held_out": {"type": "double", "bounds": {"min": 0.1, "max": 0.5}},
+        "trainer.warm": {"type": "int", "grid": [10, 20, 30]},
+        "trainer.count": {"type": "int", "bounds": {"min": 2, "max": 5}},
+        "optimizer.betas": {"type": "categorical", "categorical_values": ['"[0.9, 0.95]"', '"[0.9, 0.99]"']},
+        "optimizer": {"type": "categorical", "categorical_values": ['"adamw"', '"lion"']},
+    }
+
+
+def test_values_of_an_engine_are_fitted_to_the_space() -> None:
+    by_name = parameters()
+    assert steps(by_name["trainer.warm"]) == [10, 20, 30]
+    assert fitted(by_name["trainer.warm"], 23.0) == 20
+    assert fitted(by_name["optimizer.lr"], 0.5) == 1e-2, "population based training leaves the range"
+    assert fitted(by_name["trainer.size"], 7.6) == 8 and isinstance(fitted(by_name["trainer.size"], 7.6), int)
+    assert fitted(by_name["optimizer"], "lion") == "lion"
