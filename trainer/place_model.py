@@ -131,7 +131,8 @@ def fitting(field: str, checkpoint: Path, fix: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError) as error:
-        raise UserError(Problem(field, f"does not fit the recipe: {error}", fix, str(checkpoint))) from None
+        why = f"does not fit the recipe: {error or type(error).__name__}"
+        raise UserError(Problem(field, why, fix, str(checkpoint))) from error
 
 
 def fitted(source: WeightSource, field: str, checkpoint: Path, fix: str) -> WeightSource:

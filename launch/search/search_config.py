@@ -14,6 +14,7 @@ from ...trainer.interruption import parse_time
 from .engines.engine import Engine, build_engine, engine_class
 from .space import Space, read_space
 
+OPTUNA = "trireme.launch.search.engines.optuna_engine.Optuna"
 LEAST = {"trials": 1, "jobs": 1, "workers": 1, "retries": 0, "max_failures": 1, "seed": 0}
 """Smallest values of whole numbers."""
 
@@ -46,7 +47,7 @@ class SearchConfig:
     """Trials at once on this machine, which share out its cores and devices."""
     workers: int = 1
     """Workers in a SLURM job (``launch=slurm``), each a task of an array on a machine of its own."""
-    engine: Component = field(default_factory=lambda: {"_target_": "trireme.launch.search.engines.optuna.Optuna"})
+    engine: Component = field(default_factory=lambda: {"_target_": OPTUNA})
     """What chooses the trials: optuna, or with ``search=ray``, ``wandb`` or ``sigopt`` that engine, or a class of your
     own (docs/search.md)."""
     sampler: Component | None = None
@@ -98,9 +99,9 @@ class SearchConfig:
         except Exception:  # the check of components says it
             return
         if not (isinstance(cls, type) and issubclass(cls, Engine)):
-            yield f"engine={self.engine['_target_']} is no class of {Engine.__module__}.Engine; derive it from that"
+            yield f"engine is no class of {Engine.__module__}.Engine; derive it from that"
         elif missing := cls.missing():
-            yield f"engine={self.engine['_target_']} {missing}"
+            yield f"engine {missing}"
         else:
             yield from cls.lacks(self, space)
             with suppress(TypeError, ValueError):  # the check of components says it

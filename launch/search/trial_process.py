@@ -109,14 +109,14 @@ def _train(request: Mapping[str, Any]) -> tuple[str, str]:
 def _start(wanted: str, run_dir: Path) -> str:
     """Where a run begins: another trial's checkpoint, once its run has written it; ``auto`` from its own first one on.
 
-    If the other run has ended without this checkpoint, its newest one is taken.
+    If its run has removed this checkpoint too soon, its newest one is taken.
     """
     if wanted == "auto" or any((run_dir / "checkpoints").glob("step_*")):
         return "auto"
     path, deadline = Path(wanted), time.monotonic() + CHECKPOINT_SECONDS
     while not path.is_dir() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return str(path if path.is_dir() else path.parents[1])
+    return str(path if path.is_dir() else path.parents[2] / path.parent.name)
 
 
 def _train_here(recipe: RecipeConfig, start: str, threads: int) -> tuple[str, str]:

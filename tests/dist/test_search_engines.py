@@ -12,7 +12,7 @@ from helpers.searches import RATES, rows_of, sample, searched
 from helpers.wandb_server import KEY
 from helpers.wandb_sweeps import sweep_server
 from trireme.errors import UserError
-from trireme.launch.search.engines import wandb as wandb_engine
+from trireme.launch.search.engines import wandb_sweep
 from trireme.launch.search.trial_starter import TrialStarter
 
 OWN_CODE = """
@@ -53,18 +53,18 @@ def test_an_engine_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> No
     """It chooses values, pauses a trial that then goes on from its checkpoint, prunes, and ends the search."""
     folder = tmp_path / "study"
     given = (RATES, "search.sampler=null", "search.pruner=null", "search.own_first=false", "search.trials=9")
-    searched(starter, folder, *given, OWN % 4.5)
+    searched(starter, folder, *given, OWN % 6.0)
     rows = rows_of(folder)
     assert [row["values"]["optimizer.lr"] for row in rows] == [0.001, 0.05, 0.00001]
     assert {row["end"] for row in rows} == {"done", "pruned"} and rows[2]["end"] == "pruned"
-    assert "above 4.5 at step 3" in rows[2]["reason"]
+    assert "above 6.0 at step 3" in rows[2]["reason"]
     first = folder / rows[0]["folder"]
     assert [line["step"] for line in lines(first) if "loss" in line] == [1, 2, 3, 4][: rows[0]["steps"]]
     assert "resuming from" in (first / "log.txt").read_text()
 
 
 def test_a_sweep_of_wandb(starter: TrialStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_engine, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_sweep, "HEARTBEAT_SECONDS", 0.2)
     points = [{"optimizer.lr": rate} for rate in (1e-3, 2e-2)]
     with sweep_server(points=points) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

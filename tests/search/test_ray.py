@@ -65,10 +65,10 @@ def test_population_based_training(synch: bool, starter: TrialStarter, tmp_path:
     clones = [row for row in rows if "start" in row]
     assert clones, "a trial has gone on from another one's checkpoint"
     for row in clones:
-        donor, step = row["start"].split("/")[0], int(row["start"].rpartition("_")[2])
+        donor, step = row["start"].split("/")[1], int(row["start"].rpartition("_")[2])
         assert donor != row["folder"] and 1e-5 <= row["values"]["optimizer.lr"] <= 1e-1
         assert steps_of(folder / row["folder"])[0] == step + 1
-        assert f"{donor}/checkpoints" in (folder / row["folder"] / "log.txt").read_text()
+        assert f"resuming from {folder / row['start']}" in (folder / row["folder"] / "log.txt").read_text()
     assert "done" in {row["end"] for row in rows} and not {"failed", "running"} & {row["end"] for row in rows}
 
 

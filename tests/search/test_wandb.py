@@ -8,13 +8,13 @@ import pytest
 from helpers.searches import MIXED, RATES, rows_of, sample, searched
 from helpers.wandb_server import KEY
 from helpers.wandb_sweeps import SweepServer, sweep_server
-from trireme.launch.search.engines import wandb as wandb_engine
+from trireme.launch.search.engines import wandb_sweep
 from trireme.launch.search.trial_starter import TrialStarter
 
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, *given: str) -> SweepServer:
     """Search by a sweep; returns what its server knows at the end."""
-    monkeypatch.setattr(wandb_engine, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_sweep, "HEARTBEAT_SECONDS", 0.2)
     with sweep_server(engine=True) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)

@@ -10,6 +10,7 @@ after a kill are the same for all.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -71,7 +72,13 @@ class Engine:
     def missing(cls) -> str:
         """What is not installed, and how to install it; empty if nothing is missing."""
         absent = [module for module in cls.MODULES if not is_installed(module)]
-        return f"needs {' and '.join(absent)}, which is not installed; {cls.INSTALL}" if absent else ""
+        which = "which is" if len(absent) == 1 else "which are"
+        return f"needs {' and '.join(absent)}, {which} not installed; {cls.INSTALL}" if absent else ""
+
+    @staticmethod
+    def module(name: str) -> Any:
+        """A module of the engine's library; typed as Any, since most of these are not installed."""
+        return importlib.import_module(name)
 
     @classmethod
     def lacks(cls, search: SearchConfig, space: Space | None) -> Iterator[str]:

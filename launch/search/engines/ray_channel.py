@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .starts import Start
+
 
 @dataclass
 class RayRun:
@@ -30,20 +32,6 @@ class RayRun:
     """What Ray does after a value: ``save``, ``step``, ``stop``, or ``gone``."""
     asked: bool = False
     """Whether Ray has asked for the first value."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """A state from which a trial of Ray begins."""
-
-    trial: int
-    """Trial of the study."""
-    step: int
-
-    @property
-    def checkpoint(self) -> str:
-        """Its checkpoint, in the folder of the study."""
-        return f"trial_{self.trial:04d}/checkpoints/step_{self.step:08d}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,7 @@ class RayChannel:
     def let_go(self) -> None:
         """Let nothing wait any more: neither Ray's trials, nor those of the study, nor who waits for the next one."""
         self._left = True
+        Path(self.path).unlink(missing_ok=True)  # which ends Ray's loop
         for run in list(self._runs.values()):
             run.orders.put("gone")
             run.results.put({"error": "the search is left", "step": run.step, "done": True})

@@ -6,6 +6,7 @@ step in a file of JSON: the run itself has the weights.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -23,43 +24,59 @@ def ray_trial(path: str, metric: str, on_gpus: bool) -> Any:
         metric: name under which Ray gets values.
         on_gpus: whether Ray has reserved GPUs, which it names in CUDA_VISIBLE_DEVICES.
     """
-    from ray import tune
+    tune = importlib.import_module("ray.tune")
 
     class RayTrial(tune.Trainable):
         """Asks the search; ``setup`` to ``cleanup`` are called by Ray."""
 
         def setup(self, config: dict[str, Any]) -> None:
-            self._start: dict[str, Any] | None = None
-            self._line: Any = None
+            self.begins_from: dict[str, Any] | None = None
+            self.line: Any = None
 
         def step(self) -> dict[str, Any]:
-            if self._line is None:
-                self._line = _connect(path)
+            if self.line is None:
+                self.line = _connect(path)
                 devices = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpus else ""
-                self._say("begin", values=self.config, start=self._start, devices=devices)
-            found = self._say("step")
+                self.say("begin", values=self.config, start=self.begins_from, devices=devices)
+            found = self.say("step")
             if "error" in found:
                 raise RuntimeError(found["error"])
             return {metric: found["value"], "step": found["step"], "done": found["done"]}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            (Path(checkpoint_dir) / FILE).write_text(json.dumps(self._say("save")))
+            (Path(checkpoint_dir) / FILE).write_text(json.dumps(self.say("save")))
 
         def load_checkpoint(self, checkpoint: Any) -> None:
-            self._start = json.loads((Path(checkpoint) / FILE).read_text())
+            self.begins_from = json.loads((Path(checkpoint) / FILE).read_text())
 
         def cleanup(self) -> None:
-            if self._line is not None:
-                self._say("stop")
-                self._line.close()
+            if self.line is not None:
+                self.say("stop")
+                self.line.close()
 
-        def _say(self, do: str, **more: Any) -> dict[str, Any]:
+        def say(self, do: str, **more: Any) -> dict[str, Any]:
             line = json.dumps({"do": do, "id": self.trial_id, **more}, default=lambda number: number.item())  # of numpy
-            self._line.write(line.encode() + b"\n")
-            self._line.flush()
-            return json.loads(self._line.readline() or b'{"error": "the search has ended"}')
+            self.line.write(line.encode() + b"\n")
+            self.line.flush()
+            return json.loads(self.line.readline() or b'{"error": "the search has ended"}')
 
     return RayTrial
+
+
+def ends_with(path: str) -> Any:
+    """What ends Ray's loop when there is nothing at the path any more. Ray writes it to a file, so it holds no more."""
+    tune = importlib.import_module("ray.tune")
+
+    class Ended(tune.Stopper):
+        """Asked by Ray in every turn of its loop."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return not os.path.exists(path)
+
+    return Ended()
 
 
 def _connect(path: str) -> Any:

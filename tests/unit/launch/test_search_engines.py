@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from trireme.launch.search.engines import engine as engines
 from trireme.launch.search.engines.grid import fitted, steps
-from trireme.launch.search.engines.sigopt import described as of_sigopt
-from trireme.launch.search.engines.wandb import described as of_wandb
+from trireme.launch.search.engines.sigopt_lite import described as of_sigopt
+from trireme.launch.search.engines.wandb_sweep import described as of_wandb
 from trireme.launch.search.search_config import SearchConfig
 from trireme.launch.search.space import Parameter, read_space
 
 PLACE = "trireme.launch.search.engines"
-RAY, WANDB, SIGOPT = f"{PLACE}.ray.RayTune", f"{PLACE}.wandb.WandbSweep", f"{PLACE}.sigopt.SigOpt"
+RAY, WANDB, SIGOPT = f"{PLACE}.ray_tune.RayTune", f"{PLACE}.wandb_sweep.WandbSweep", f"{PLACE}.sigopt_lite.SigOpt"
 SPACE = {
     "optimizer.lr": {"low": 1e-5, "high": 1e-2, "log": True},
     "data.held_out": {"low": 0.1, "high": 0.5},
@@ -74,7 +74,7 @@ def test_what_an_engine_lacks_is_refused_by_name(case: str, all_installed: None)
     targets, options, words = LACKS[case]
     for target in targets:
         assert words in said(target, **options), target
-    assert said(f"{PLACE}.optuna.Optuna", **{**options, "arguments": {}}) == ""
+    assert said(f"{PLACE}.optuna_engine.Optuna", **{**options, "arguments": {}}) == ""
 
 
 def test_one_key_of_each_engine_is_not_refused(all_installed: None) -> None:

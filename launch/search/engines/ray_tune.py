@@ -23,6 +23,7 @@ from ..study_store import OWN, START, TrialState
 from .engine import GO_ON, Engine, Values, Verdict
 from .grid import fitted, steps
 from .ray_channel import Begun, RayChannel, RayRun
+from .starts import Start, keep_start, remove_starts
 
 if TYPE_CHECKING:
     from ..prepared import Prepared
@@ -40,6 +41,8 @@ QUIET = {
 """Variables that keep Ray to this machine and its output to errors."""
 SEEDS = ("seed", "random_state", "random_state_seed")
 """Names of seeds in the constructors of searchers."""
+ENDING_SECONDS = 20.0
+"""Seconds in which Ray's loop may end its actors."""
 RANDOM = "ray.tune.search.basic_variant.BasicVariantGenerator"
 
 
@@ -72,6 +75,8 @@ class RayTune(Engine):
         self.found: set[int] = set()
         """Trials that an earlier start has left."""
         self.channel: RayChannel | None = None
+        self.loop: threading.Thread | None = None
+        """Runs Ray's loop."""
         self.error: BaseException | None = None
 
     def flaws(self, search: SearchConfig, space: Space | None) -> Iterator[str]:
@@ -89,8 +94,7 @@ class RayTune(Engine):
         super().open(prepared, store, jobs)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        import ray
-
+        ray = self.module("ray")
         self.found = set(store.unfinished)
         cores = len(os.sched_getaffinity(0))
         try:
@@ -110,7 +114,8 @@ class RayTune(Engine):
         if tuner is None:
             self.channel.begun.put(None)
         else:
-            threading.Thread(target=self._fit, args=(tuner, self.channel), daemon=True).start()
+            self.loop = threading.Thread(target=self._fit, args=(tuner, self.channel), daemon=True)
+            self.loop.start()
 
     def claim(self) -> Claim | None:
         assert self.channel is not None
@@ -148,12 +153,14 @@ class RayTune(Engine):
             self.channel.let_go()
 
     def close(self) -> None:
-        import ray
-
         self.leave()
+        if self.loop is not None:
+            self.loop.join(ENDING_SECONDS)
         if self.channel is not None:
             self.channel.close()
-        ray.shutdown()
+        if not (self.store.unfinished or self.error):
+            remove_starts(self.prepared.folder)
+        self.module("ray").shutdown()
 
     # -- trials of Ray and of the study ---------------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class RayTune(Engine):
         if claim is None and self.left:
             return None
         if claim is None:
-            notes = {START: start.checkpoint} if start is not None else {OWN: True} if values == self.own else {}
+            notes = {START: start.path} if start is not None else {OWN: True} if values == self.own else {}
             self.own = None if OWN in notes else self.own
             with self.store.locked():
                 claim = self.store.new(self.space_values, values, notes)
@@ -203,6 +210,7 @@ class RayTune(Engine):
             order = run.orders.get()
             if order == "save":
                 save = True
+                keep_start(self.prepared.folder, Start(run.numbers[-1], step))
             elif order == "stop" and save:
                 return Verdict(pause=True)
             elif order == "stop":
@@ -214,10 +222,9 @@ class RayTune(Engine):
     # -- what Ray runs ------------------------------------------------------------------------------------------
 
     def _tuner(self, trials: int) -> Any:
-        from ray import tune
+        from .ray_trial import ends_with, ray_trial
 
-        from .ray_trial import ray_trial
-
+        tune = self.module("ray.tune")
         assert self.channel is not None
         name, mode = next(iter(self.prepared.objective.modes.items()))
         ranks, found = self.prepared.ranks, len(devices())
@@ -241,7 +248,9 @@ class RayTune(Engine):
                 name="ray",
                 storage_path=str(self.prepared.folder.absolute() / "ray"),
                 verbose=0,
+                stop=ends_with(self.channel.path),
                 failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # else a stop would look like a pause
             ),
         )
 
@@ -303,8 +312,7 @@ class RayTune(Engine):
 
 def domain(parameter: Parameter) -> Any:
     """A key's values as a domain of Ray."""
-    from ray import tune
-
+    tune = Engine.module("ray.tune")
     if parameter.choices is not None:
         return tune.choice([parameter.stored(choice) for choice in parameter.choices])
     if parameter.step is not None and not (parameter.whole and parameter.step == 1):

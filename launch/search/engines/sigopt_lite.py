@@ -41,14 +41,12 @@ class SigOpt(Engine):
 
     def open(self, prepared: Prepared, store: StudyStore, jobs: int) -> None:
         super().open(prepared, store, jobs)
-        import sigopt
-
         from ..run_search import say
 
         say("SigOpt's service has ended: this search runs with sigoptlite, in this process")
         objective, space = prepared.objective, prepared.space
         assert isinstance(space, Space)
-        connection = sigopt.Connection(driver="lite")
+        connection = self.module("sigopt").Connection(driver="lite")
         experiment = connection.experiments().create(
             name=prepared.name[:LONGEST_NAME],
             parameters=[described(parameter) for parameter in space.parameters],

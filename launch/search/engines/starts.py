@@ -1,0 +1,57 @@
+"""Checkpoints from which trials of others begin, kept in the study's folder while their runs remove old ones.
+
+A kept checkpoint is a folder of hard links, so it takes no space until its run removes its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = "starts"
+SECONDS = 60.0
+"""Seconds in which a run must have written the checkpoint of a step that it was told to save."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A state from which a trial begins."""
+
+    trial: int
+    """Trial of the study that was in this state."""
+    step: int
+
+    @property
+    def path(self) -> str:
+        """Its checkpoint, in the folder of the study."""
+        return f"{FOLDER}/trial_{self.trial:04d}/step_{self.step:08d}"
+
+
+def keep_start(study: Path, start: Start) -> None:
+    """Keep a checkpoint as soon as its run has written it; in a thread."""
+    threading.Thread(target=_keep, args=(study, start), daemon=True).start()
+
+
+def remove_starts(study: Path) -> None:
+    """Remove all that were kept, once no trial will begin from them."""
+    shutil.rmtree(study / FOLDER, ignore_errors=True)
+
+
+def _keep(study: Path, start: Start) -> None:
+    kept = study / start.path
+    written = study / kept.parent.name / "checkpoints" / kept.name
+    deadline = time.monotonic() + SECONDS
+    while not written.is_dir():
+        if kept.is_dir() or time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+    partial = kept.with_name(f".{kept.name}")
+    try:
+        shutil.copytree(written, partial, copy_function=os.link, dirs_exist_ok=False)
+        partial.rename(kept)
+    except OSError:  # another thread keeps it, or its run has removed it already
+        return
