@@ -44,7 +44,7 @@ TESTED = {
     "two ranks, a killed search that goes on",
     "wandb": "sweeps by the real client with a server on the loopback, for which W&B's library `sweeps` chooses: "
     "bayes, grid, random, hyperband",
-    "sigopt": "one and two objectives with `sigoptlite`, a search that is gone on with",
+    "sigopt": "searches with `sigoptlite`: random draws, Gaussian processes, failures, and one that is gone on with",
     "hydra": "`trireme train -m hydra/sweeper=optuna`: jobs are chosen by the metric of earlier ones",
 }
 ABOUT = """# Search engines, tested

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.searches import MIXED, RATES, rows_of, sample, searched
+from helpers.searches import MIXED, rows_of, sample, searched
 from trireme.launch.search.trial_starter import TrialStarter
 
 
@@ -25,12 +25,6 @@ def test_a_search_that_is_gone_on_with_is_one_that_was_not(starter: TrialStarter
     whole, parts = ([row["values"] for row in rows_of(tmp_path / name)] for name in ("whole", "parts"))
     assert whole == parts and len({str(values) for values in whole}) == 12
     assert rows_of(tmp_path / "whole")[0]["own"]
-
-
-def test_two_objectives(starter: TrialStarter, tmp_path: Path) -> None:
-    objectives = "search.objectives={eval_loss: min, grad_norm: max}"
-    searched(starter, tmp_path / "study", "search=sigopt", RATES, "search.trials=8", "trainer.max_steps=2", objectives)
-    assert len(rows_of(tmp_path / "study")) == 8 and list((tmp_path / "study" / "front").glob("*.yaml"))
 
 
 def test_refused_values_are_told_as_failures(starter: TrialStarter, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The hosted service has ended, so there is no server to ask and no token to give. ``sigoptlite`` is what remains:
 SigOpt's optimizer as a library, with one open suggestion at a time. It forgets all when its process ends, so a search
-that goes on tells it every trial of the study again.
+that goes on tells it every trial of the study again. Its code for two objectives needs numpy below 2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class SigOpt(Engine):
     TITLE: ClassVar = "SigOpt"
     MODULES: ClassVar = ("sigopt", "sigoptlite")
     INSTALL: ClassVar = "pip install sigopt && pip install --no-deps sigoptlite libsigopt qmcpy==1.2"
-    MOST_OBJECTIVES: ClassVar = 2
     MOST_JOBS: ClassVar = 1
 
     def flaws(self, search: SearchConfig, space: Space | None) -> Iterator[str]:

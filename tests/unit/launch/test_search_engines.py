@@ -52,8 +52,7 @@ CONDITIONAL = {"optimizer": ["adamw", "lion"], "optimizer.lr": {**RATE["optimize
 LACKS = {
     "conditions": ((RAY, WANDB, SIGOPT), {"space": CONDITIONAL}, "space.optimizer.lr.when is conditional"),
     "function": ((RAY, WANDB, SIGOPT), {"space": "my.space"}, "is a function of optuna's trials"),
-    "objectives": ((RAY, WANDB), {"objectives": TWO}, "eval_loss, grad_norm) are more than"),
-    "three objectives": ((SIGOPT,), {"objectives": {**TWO, "loss": "min"}}, "more than SigOpt takes (2 objectives)"),
+    "objectives": ((RAY, WANDB, SIGOPT), {"objectives": TWO}, "eval_loss, grad_norm) are more than"),
     "workers": ((RAY, SIGOPT), {"workers": 2}, "workers=2 is wrong because"),
     "jobs": ((SIGOPT,), {"jobs": 2}, "jobs=2 is more than SigOpt can have at once; use 1"),
     "sampler": ((RAY, WANDB, SIGOPT), {"sampler": {"_target_": "x"}}, "sampler is a key of optuna"),
