@@ -238,7 +238,10 @@ class Search:
             self.error = UserError(Problem("search.objectives", ended.text, fix, self.objective.names))
 
     def _end_paused(self) -> None:
-        """End trials for which the engine has not asked again after it had paused them."""
+        """End trials for which the engine has not asked again after it had paused them, and note whether it has ended
+        before its time."""
+        if not self.store.full:
+            self.store.exhaust()
         while (claim := self._next_paused()) is not None:
             self._finish(claim, Ended(PRUNED, NOT_ASKED_FOR))
 

@@ -159,12 +159,13 @@ class StudyStore:
     @property
     def full(self) -> bool:
         """Whether all trials of the study have begun."""
-        return self._has_all()
+        many = len(self.trials) >= self.search.trials
+        return many or bool(self.study.user_attrs.get(EXHAUSTED)) or self.all_tried
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do: no trial goes on or waits to, and no further one would begin."""
-        return self._has_all() and all(trial.state.is_finished() for trial in self.trials)
+        return self.full and all(trial.state.is_finished() for trial in self.trials)
 
     def interrupted(self) -> set[int]:
         """Numbers of trials that no worker runs, and that have not ended: the next worker goes on with them."""
@@ -212,6 +213,10 @@ class StudyStore:
         assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
         return self._claimed(trial, lock, suggest)
 
+    def exhaust(self) -> None:
+        """Note that no further trial will begin, however many are wanted."""
+        self.study.set_user_attr(EXHAUSTED, True)
+
     def note_value(self, claim: Claim, step: int, value: float) -> None:
         """Note a value that a trial has reported."""
         if step not in claim.stored:
@@ -227,10 +232,6 @@ class StudyStore:
         """Tell the study how a trial ended, and let go of it."""
         self.study.tell(claim.trial, values, state)
         claim.release()
-
-    def _has_all(self) -> bool:
-        many = len(self.trials) >= self.search.trials
-        return many or bool(self.study.user_attrs.get(EXHAUSTED)) or self.all_tried
 
     def _runs(self, number: int) -> bool:
         """Whether the study still waits for the end of a trial, now that its lock is held: workers tell an end first,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from trireme.launch.search.engines import engine as engines
 from trireme.launch.search.engines.grid import fitted, steps
 from trireme.launch.search.engines.sigopt_lite import described as of_sigopt
 from trireme.launch.search.engines.wandb_sweep import described as of_wandb
-from trireme.launch.search.search_config import SearchConfig
+from trireme.launch.search.objective import Objective
+from trireme.launch.search.search_config import OPTUNA, SearchConfig
 from trireme.launch.search.space import Parameter, read_space
+from trireme.launch.search.study_store import StudyStore, TrialState
 
 PLACE = "trireme.launch.search.engines"
 RAY, WANDB, SIGOPT = f"{PLACE}.ray_tune.RayTune", f"{PLACE}.wandb_sweep.WandbSweep", f"{PLACE}.sigopt_lite.SigOpt"
@@ -125,3 +129,51 @@ def test_values_of_an_engine_are_fitted_to_the_space() -> None:
     assert fitted(by_name["optimizer.lr"], 0.5) == 1e-2, "population based training leaves the range"
     assert fitted(by_name["trainer.size"], 7.6) == 8 and isinstance(fitted(by_name["trainer.size"], 7.6), int)
     assert fitted(by_name["optimizer"], "lion") == "lion"
+
+
+class Listed(engines.Engine):
+    """Tries two rates."""
+
+    def suggest(self) -> dict[str, Any] | None:
+        number = len(self.store.trials)
+        return {"optimizer.lr": (1e-3, 1e-4, 1e-5)[number]} if number < 3 else None
+
+
+def opened(engine: engines.Engine, folder: Path, **options: Any) -> StudyStore:
+    """A study of one rate, with an engine that has begun."""
+    space, _ = read_space(RATE)
+    objective, search = Objective({"eval_loss": "min"}), SearchConfig(space=RATE, **options)
+    folder.mkdir(exist_ok=True)
+    store = StudyStore(folder, "study", search, objective, {"space": space.as_json(), "objectives": {}})
+    prepared: Any = SimpleNamespace(space=space, objective=objective, search=search, folder=folder)
+    engine.open(prepared, store, 1)
+    return store
+
+
+def test_optuna_chooses_and_prunes(tmp_path: Path) -> None:
+    engine = engines.build_engine({"_target_": OPTUNA})
+    pruner = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1, "n_warmup_steps": 0}
+    store = opened(engine, tmp_path / "study", trials=3, pruner=pruner)
+    engine.begin_with(store, [], {"optimizer.lr": 1e-3})
+    verdicts = []
+    while (claim := engine.claim()) is not None:
+        verdicts.append(engine.verdict(claim, 2, 1.0 + claim.number).reason)
+        store.finish(claim, TrialState.COMPLETE, [1.0])
+        engine.ended(claim, [1.0])
+    assert verdicts == ["", "eval_loss 2 at step 2", "eval_loss 3 at step 2"] and store.full
+    assert store.trials[0].params == {"optimizer.lr": 1e-3}
+
+
+def test_an_engine_of_the_users_own_takes_queued_and_left_trials_first(tmp_path: Path) -> None:
+    engine = Listed()
+    store = opened(engine, tmp_path / "study", trials=9)
+    engine.begin_with(store, [{"optimizer.lr": 2e-3}], None)
+    first, second = engine.claim(), engine.claim()
+    assert first is not None and second is not None
+    assert (first.values, second.values) == ({"optimizer.lr": 2e-3}, {"optimizer.lr": 1e-4})
+    second.release()  # as of a worker that has died, or a trial that was paused
+    again = engine.claim()
+    assert again is not None and (again.number, again.values) == (1, second.values)
+    last = engine.claim()
+    assert last is not None and last.values == {"optimizer.lr": 1e-5} and engine.claim() is None
+    assert not store.full, "the engine has ended before its time"
