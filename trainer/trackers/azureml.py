@@ -14,18 +14,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .about_run import AboutRun
-from .mlflow_protocol import MlflowProtocol
+from .mlflow_protocol import MlflowAddress
 from .tracker import NoLogin
 
 SCOPE = "https://management.azure.com/.default"
 
 
 @dataclass(eq=False)
-class AzureML(MlflowProtocol):
-    """Reports to Azure ML."""
-
-    uri: str | None = None
-    """Address of the workspace, ``azureml://...``; null takes ``MLFLOW_TRACKING_URI``."""
+class AzureML(MlflowAddress):
+    """Reports to Azure ML, at the address of the workspace."""
 
     TITLE: ClassVar = "Azure ML"
     LIBRARY: ClassVar = "azureml.mlflow"
@@ -36,10 +33,6 @@ class AzureML(MlflowProtocol):
         yield from super().flaws()
         if not (self.server or "").startswith("azureml://"):
             yield f"uri={self.server} is no address of a workspace; write azureml://..., or set MLFLOW_TRACKING_URI"
-
-    @property
-    def server(self) -> str | None:
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
 
     def start(self, run: AboutRun) -> str:
         """Begin a run, or go on with that of the job on Azure ML in which this one is started."""

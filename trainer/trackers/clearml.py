@@ -7,15 +7,15 @@ into ClearML's cache; a resume begins another one, which ClearML joins with the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from .about_run import AboutRun
 from .line import Line, Status
-from .tracker import NoLogin, Tracker
+from .offline_mode import OfflineMode
+from .tracker import NoLogin
 
 AUTOMATIC = (
     "matplotlib", "tensorflow", "tensorboard", "pytorch", "xgboost", "scikit", "fastai", "lightgbm", "hydra",
@@ -25,25 +25,19 @@ AUTOMATIC = (
 
 
 @dataclass(eq=False)
-class ClearML(Tracker):
+class ClearML(OfflineMode):
     """Reports to ClearML."""
-
-    mode: Literal["online", "offline"] = "online"
-    """``offline`` writes a session into ClearML's cache, which is imported later."""
 
     TITLE: ClassVar = "ClearML"
     LIBRARY: ClassVar = "clearml"
     PACKAGE: ClassVar = "clearml"
     KEY: ClassVar = "clearml"
     LOGGERS: ClassVar = ("clearml",)
+    VARIABLES: ClassVar = (
+        "CLEARML_API_HOST", "CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_CONFIG_FILE",
+    )  # fmt: skip
 
-    def place(self) -> str:
-        names = ("CLEARML_API_HOST", "CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_CONFIG_FILE")
-        return f"{self.mode} {[os.environ.get(name) for name in names]}"
-
-    def login(self) -> None:
-        if self.mode == "offline":
-            return
+    def log_in(self) -> None:
         session = self.module("clearml.backend_api.session.session")
         fix = "clearml-init, or set CLEARML_API_ACCESS_KEY, CLEARML_API_SECRET_KEY and CLEARML_API_HOST; without a "
         fix += "network callbacks.clearml.mode=offline"
@@ -57,14 +51,13 @@ class ClearML(Tracker):
 
     def start(self, run: AboutRun) -> str:
         task = self.module().Task
-        offline = self.mode == "offline"
-        task.set_offline(offline)
+        task.set_offline(self.offline)
         self._task: Any = task.init(
             project_name=run.project,
             task_name=run.name,
             tags=run.tags or None,
             reuse_last_task_id=False,
-            continue_last_task=run.id if run.id and not offline else False,
+            continue_last_task=run.id if run.id and not self.offline else False,
             auto_connect_arg_parser=False,
             auto_connect_frameworks=dict.fromkeys(AUTOMATIC, False),
             auto_resource_monitoring=False,
@@ -73,7 +66,7 @@ class ClearML(Tracker):
         # A task that goes on would count its steps from its last one on.
         self._task.set_initial_iteration(0)
         self._task.set_parameters_as_dict({"recipe": run.config, "run": {"group": run.group, "trial": run.trial}})
-        return run.id if run.id and offline else self._task.id
+        return run.id if run.id and self.offline else self._task.id
 
     def write(self, lines: Sequence[Line]) -> None:
         logger = self._task.get_logger()
@@ -91,7 +84,7 @@ class ClearML(Tracker):
 
     def finish(self, status: Status, reason: str) -> None:
         self._task.set_user_properties(status=status, reason=reason)
-        if status != "finished" and self.mode == "online":
+        if status != "finished" and not self.offline:
             self._task.flush(wait_for_uploads=True)
             if status == "failed":
                 self._task.mark_failed(ignore_errors=True, status_reason=reason, force=True)

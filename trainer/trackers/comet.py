@@ -11,40 +11,35 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from .about_run import AboutRun
 from .line import Line, Status
-from .tracker import NoLogin, Tracker
+from .offline_mode import OfflineMode
+from .tracker import NoLogin
 
 FOLDER = "comet"
 
 
 @dataclass(eq=False)
-class Comet(Tracker):
+class Comet(OfflineMode):
     """Reports to Comet."""
 
     workspace: str | None = None
     """Workspace that holds the project; null takes that of the login."""
-    mode: Literal["online", "offline"] = "online"
-    """``offline`` writes an archive into the run folder, which ``comet upload`` uploads later."""
 
     TITLE: ClassVar = "Comet"
     LIBRARY: ClassVar = "comet_ml"
     PACKAGE: ClassVar = "comet_ml"
     KEY: ClassVar = "comet"
     LOGGERS: ClassVar = ("comet_ml",)
+    VARIABLES: ClassVar = ("COMET_URL_OVERRIDE", "COMET_API_KEY")
 
     def __post_init__(self) -> None:
         os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # read when the library is imported
         super().__post_init__()
 
-    def place(self) -> str:
-        return f"{self.mode} {os.environ.get('COMET_URL_OVERRIDE')} {os.environ.get('COMET_API_KEY')}"
-
-    def login(self) -> None:
-        if self.mode == "offline":
-            return
+    def log_in(self) -> None:
         config, errors = self.module("comet_ml.config"), self.module("comet_ml.exceptions")
         fix = "comet login, or set COMET_API_KEY; without a network callbacks.comet.mode=offline"
         key = config.get_api_key(None, config.get_config())
@@ -81,7 +76,7 @@ class Comet(Tracker):
             project_name=run.project,
             experiment_key=found,
             mode="get_or_create",
-            online=self.mode == "online",
+            online=not self.offline,
             experiment_config=config,
         )
         self._run.log_parameters(run.flat)

@@ -28,6 +28,7 @@ class DagsHub(MlflowProtocol):
     LIBRARY: ClassVar = "dagshub"
     PACKAGE: ClassVar = "dagshub 'trireme-train[mlflow]'"
     KEY: ClassVar = "dagshub"
+    VARIABLES: ClassVar = ("DAGSHUB_USER_TOKEN",)
 
     def __post_init__(self) -> None:
         if problem := missing_library(self.KEY, self.TITLE, "mlflow", self.PACKAGE):
@@ -42,9 +43,6 @@ class DagsHub(MlflowProtocol):
     @property
     def server(self) -> str | None:
         return f"{self.module('dagshub.common.config').host.rstrip('/')}/{self.repo}.mlflow"
-
-    def place(self) -> str:
-        return f"{self.server} {os.environ.get('DAGSHUB_USER_TOKEN')}"
 
     def login(self) -> None:
         fix = "dagshub login, or set DAGSHUB_USER_TOKEN"

@@ -7,20 +7,16 @@ the run folders; look with ``mlflow ui --backend-store-uri sqlite:///runs/mlflow
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .mlflow_protocol import MlflowProtocol
+from .mlflow_protocol import MlflowAddress
 
 
 @dataclass(eq=False)
-class Mlflow(MlflowProtocol):
-    """Reports to MLflow."""
-
-    uri: str | None = None
-    """Tracking server or store; null takes ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` beside the run folder."""
+class Mlflow(MlflowAddress):
+    """Reports to MLflow; without an address into ``mlflow.db`` beside the run folder."""
 
     TITLE: ClassVar = "MLflow"
     LIBRARY: ClassVar = "mlflow"
@@ -31,10 +27,6 @@ class Mlflow(MlflowProtocol):
         yield from super().flaws()
         if self.uri is not None and "://" not in self.uri and self.uri != "databricks":
             yield f"uri={self.uri!r} is no address; write http://HOST:PORT, sqlite:///FILE or another store of MLflow"
-
-    @property
-    def server(self) -> str | None:
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
 
     def login(self) -> None:
         if self.server is not None:

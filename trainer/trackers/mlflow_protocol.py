@@ -28,7 +28,7 @@ class MlflowProtocol(Tracker):
     """Reports by MLflow's client."""
 
     LOGGERS: ClassVar = ("mlflow", "alembic", "azureml")
-    CREDENTIALS: ClassVar = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    VARIABLES: ClassVar = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
     @property
     def server(self) -> str | None:
@@ -36,7 +36,7 @@ class MlflowProtocol(Tracker):
         raise NotImplementedError
 
     def place(self) -> str:
-        return f"{self.server} {[os.environ.get(name) for name in self.CREDENTIALS]}"
+        return f"{self.server} {super().place()}"
 
     def ask(self, fix: str) -> None:
         """Ask the server for experiments, to see whether it accepts the login; ``fix``: what to do if it does not.
@@ -131,6 +131,18 @@ class MlflowProtocol(Tracker):
         changed = [RunTag(f"resumed.{key}", value) for key, value in wanted.items() if there.get(key, value) != value]
         if changed:
             self._api.log_batch(self._id, tags=changed[:PARAMETERS])
+
+
+@dataclass(eq=False)
+class MlflowAddress(MlflowProtocol):
+    """Reports to the server of an address."""
+
+    uri: str | None = None
+    """Address of the server, or of a store of MLflow; null takes ``MLFLOW_TRACKING_URI``."""
+
+    @property
+    def server(self) -> str | None:
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI")
 
 
 QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}

@@ -14,37 +14,34 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from .about_run import AboutRun
 from .line import Line, Status
-from .tracker import NoLogin, Tracker
+from .offline_mode import OfflineMode
+from .tracker import NoLogin
 
 
 @dataclass(eq=False)
-class Neptune(Tracker):
+class Neptune(OfflineMode):
     """Reports to Neptune."""
-
-    mode: Literal["online", "offline"] = "online"
-    """``offline`` writes files, which ``neptune sync`` uploads later."""
 
     TITLE: ClassVar = "Neptune"
     LIBRARY: ClassVar = "neptune"
     PACKAGE: ClassVar = "neptune"
     KEY: ClassVar = "neptune"
     LOGGERS: ClassVar = ("neptune",)
+    VARIABLES: ClassVar = ("NEPTUNE_API_TOKEN",)
 
     def flaws(self) -> Iterator[str]:
         yield from super().flaws()
-        if self.mode == "online" and "/" not in self.project:
+        if not self.offline and "/" not in self.project:
             yield f"project={self.project!r} names no workspace; write workspace/name"
 
     def place(self) -> str:
-        return f"{self.mode} {self.project} {os.environ.get('NEPTUNE_API_TOKEN')}"
+        return f"{super().place()} {self.project}"
 
-    def login(self) -> None:
-        if self.mode == "offline":
-            return
+    def log_in(self) -> None:
         fix = "set NEPTUNE_API_TOKEN; without a server callbacks.neptune.mode=offline"
         token = os.environ.get("NEPTUNE_API_TOKEN")
         if not token:
@@ -61,11 +58,11 @@ class Neptune(Tracker):
     def start(self, run: AboutRun) -> str:
         found = run.id or uuid.uuid4().hex[:32]
         self._run: Any = self.module().init_run(
-            project=run.project if self.mode == "online" else None,
+            project=None if self.offline else run.project,
             custom_run_id=found,  # a run that has this id already is continued
             name=run.name,
             tags=run.tags or None,
-            mode="async" if self.mode == "online" else "offline",
+            mode="offline" if self.offline else "async",
             source_files=[],
             git_ref=False,
             capture_stdout=False,

@@ -35,10 +35,11 @@ class SwanLab(Tracker):
     LIBRARY: ClassVar = "swanlab"
     PACKAGE: ClassVar = "swanlab"
     KEY: ClassVar = "swanlab"
+    VARIABLES: ClassVar = ("SWANLAB_API_HOST", "SWANLAB_API_KEY")
     KEEPS: ClassVar = ("curve", "samples")
 
     def place(self) -> str:
-        return f"{self.mode} {os.environ.get('SWANLAB_API_HOST')} {os.environ.get('SWANLAB_API_KEY')}"
+        return f"{self.mode} {super().place()}"
 
     def login(self) -> None:
         if self.mode == "local" and not is_installed("swanboard"):

@@ -74,6 +74,8 @@ class Tracker(TrackerOptions):
     """Whether a resume hides what was reported of later steps, so that repeated steps are reported again."""
     KEEPS: ClassVar[tuple[str, ...]] = ("checkpoints", "curve", "samples", "log")
     """Kinds of ``artifacts`` that the service takes."""
+    VARIABLES: ClassVar[tuple[str, ...]] = ()
+    """Environment variables that ``login`` depends on."""
     LOGGERS: ClassVar[tuple[str, ...]] = ()
     """Loggers of the library, which are silenced below errors: a failure is said once, by trireme."""
 
@@ -112,7 +114,7 @@ class Tracker(TrackerOptions):
 
     def place(self) -> str:
         """What ``login`` depends on: the server, the mode. A login is checked once for each place."""
-        return ""
+        return str([os.environ.get(name) for name in self.VARIABLES])
 
     def module(self, name: str = "") -> Any:
         """A module of the library, its main one by default; typed as Any, since most libraries are not installed."""

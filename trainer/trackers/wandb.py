@@ -32,6 +32,7 @@ class Wandb(Tracker):
     PACKAGE: ClassVar = "'trireme-train[wandb]'"
     KEY: ClassVar = "wandb"
     LOGGERS: ClassVar = ("wandb",)
+    VARIABLES: ClassVar = ("WANDB_BASE_URL", "WANDB_API_KEY")
 
     @property
     def offline(self) -> bool:
@@ -39,7 +40,7 @@ class Wandb(Tracker):
         return (self.mode or os.environ.get("WANDB_MODE", "online")) != "online"
 
     def place(self) -> str:
-        return f"{self.offline} {os.environ.get('WANDB_BASE_URL')} {os.environ.get('WANDB_API_KEY')}"
+        return f"{self.offline} {super().place()}"
 
     def login(self) -> None:
         if self.offline:
