@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Problem, UserError
 from ..trainer.error_file import ERROR_FILE, record
+from ..trainer.parent_process import end_with
 from .error_report import (
     DIVERGED,
     FAILED,
@@ -94,18 +95,9 @@ def leave(code: int) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this rank when its parent dies.
-
-    Otherwise, after a ``kill -9`` of the command, ranks would go on writing into a run folder that a new start uses.
-    """
-    parent = os.environ.get(OWN_LAUNCH)
-    if parent is None or sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(parent):  # it died before the line above
-        os._exit(FAILED)
+    """Have Linux kill this rank when the command that started it dies."""
+    if (parent := os.environ.get(OWN_LAUNCH)) is not None:
+        end_with(int(parent))
 
 
 def _agent_would_restart() -> bool:

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from setproctitle import getproctitle, setproctitle
 
-from .forked import LENGTH, Forked, ForkServer, Order
+from .forked import LENGTH, NEAR_DEVICES, Forked, ForkServer, Order
 from .quick_imports import quick_imports
 
 IMPORTS = (
@@ -39,6 +39,8 @@ IMPORTS = (
     "transformers.models.auto.modeling_auto",
 )
 """What every rank imports."""
+HARMLESS = ("jemalloc_bg_thd",)
+"""Threads that a fork may leave behind: pyarrow's allocator starts its own again in the new process."""
 
 
 def serve(connection: socket.socket) -> Order:
@@ -165,26 +167,33 @@ def _import(names: Sequence[str]) -> None:
     gc.freeze()  # a collection in a fork would look at, and so copy, all that it shares with the others
 
 
-def can_fork() -> bool:
-    """Whether this process may be forked: it has one thread, and no accelerator whose driver would not survive that."""
+def can_fork(near_devices: bool) -> bool:
+    """Whether this process may be forked: it has one thread, and no accelerator whose driver would not survive that.
+
+    Args:
+        near_devices: there may be one, which nothing here has touched.
+    """
     import torch
 
-    return len(list(Path("/proc/self/task").iterdir())) == 1 and not torch.accelerator.is_available()
+    threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    alone = sum(name not in HARMLESS for name in threads) == 1
+    return alone and (near_devices or not torch.accelerator.is_available())
 
 
 def main(arguments: Sequence[str]) -> None:
     """Body of the server.
 
     Args:
-        arguments: the number of the inherited connection, then further modules to import.
+        arguments: the number of the inherited connection, whether it serves beside accelerators, then further modules
+            to import.
     """
     from .enter import prepare_process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     getproctitle()  # it finds its place in memory before the environment is changed
     prepare_process()
-    _import([*IMPORTS, *arguments[1:]])
-    if can_fork():
+    _import([*IMPORTS, *arguments[2:]])
+    if can_fork(arguments[1] == NEAR_DEVICES):
         run(serve(socket.socket(fileno=int(arguments[0]))))
 
 

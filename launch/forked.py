@@ -34,6 +34,8 @@ DEVICES = ("/dev/nvidia0", "/dev/kfd")
 """Files of accelerators, whose drivers do not survive a fork."""
 
 
+NEAR_DEVICES = "near-devices"
+"""Argument of a server that forks beside accelerators, too."""
 LENGTH = struct.Struct("!I")
 """Length of an order, and number of a process (0: there is none)."""
 WAIT = 300.0
@@ -73,17 +75,21 @@ class ForkServer:
         atexit.register(self.end)
 
     @classmethod
-    def start(cls, imports: Sequence[str] = ()) -> None:
+    def start(cls, imports: Sequence[str] = (), near_devices: bool = False) -> None:
         """Start a server for this process, unless it has one or cannot have one. It begins its imports at once.
 
         Args:
             imports: what ranks import beside the usual, as ``module`` or ``module:function``.
+            near_devices: also on a machine with accelerators; then no import may touch their driver.
         """
-        if cls.current is not None or sys.platform != "linux" or any(Path(file).exists() for file in DEVICES):
+        if cls.current is not None or sys.platform != "linux":
+            return
+        if not near_devices and any(Path(file).exists() for file in DEVICES):
             return
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-u", "-m", "trireme.launch.fork_server", str(theirs.fileno()), *imports]
+            command = [sys.executable, "-u", "-m", "trireme.launch.fork_server", str(theirs.fileno())]
+            command += [NEAR_DEVICES if near_devices else "-", *imports]
             options: Any = {"pass_fds": [theirs.fileno()], "stdin": subprocess.DEVNULL, "start_new_session": True}
             cls.current = cls(ours, subprocess.Popen(command, **options))
 

@@ -1,7 +1,7 @@
 """Run the trials of a study: claim one, start it, answer its reports, and note how it ended.
 
 The process of the search owns the study and trains nothing itself. Each of ``search.jobs`` threads runs one trial after
-the other in processes forked from ``trial_server.py``, under the recipe's plan and number of ranks.
+the other in processes of their own (``trial_starter.py``), under the recipe's plan and number of ranks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The life of a trial in its own process: read its recipe, train on one rank or on forked ranks, and say how it ended.
 
-The process is forked from ``trial_server.py``. Its output goes into the trial's ``logs``, and how it ended into a file
-that the search reads.
+``trial_starter.py`` starts the process. Its output goes into the trial's ``logs``, and how it ended into a file that
+the search reads.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import UserError
 from ...trainer.interruption import STARTED
+from ...trainer.parent_process import end_with
 from ..elastic import cores_per_rank
 from ..error_report import LeftEarly, RanksFailed
 
@@ -33,6 +35,38 @@ NO_MEMORY = re.compile(
 OUTPUT = "trial.out"
 CHECKPOINT_SECONDS = 60.0
 """Seconds in which a running trial must have written the checkpoint of a step that it has ended."""
+SAMPLE = "TRIREME_TRIAL_SAMPLE"
+"""Variable with the request by which a server warms up, as JSON."""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the trial of the request in the file ``arguments[0]``, and end this process at once: destructors of libraries
+    may hang or abort after training."""
+    code = 1
+    try:
+        request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        end_with(request["parent"])
+        run_trial(request)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def warm_up() -> None:
+    """Read the recipe of the search once, which fills the tables of Hydra and its parser, and imports what its checks
+    need. What fails here fails again in the trial, where it is reported. No data is looked at, since a library may
+    start threads for it, which would not survive the fork."""
+    from ...configs.schema import read_recipe
+    from ..compose import compose
+    from ..planning import planned
+
+    request = json.loads(os.environ[SAMPLE])
+    composed = compose(request["recipe"], request["overrides"], request["recipe_dirs"])
+    read_recipe(planned(composed, request["nproc"], show=False).raw, lambda plan: request["nproc"] or 1)
 
 
 def run_trial(request: Mapping[str, Any]) -> None:
@@ -82,13 +116,7 @@ def ending_of(error: BaseException) -> tuple[str, str]:
 
 
 def _enter(request: Mapping[str, Any]) -> None:
-    """Take the cores, variables and output file of this trial."""
-    logs = Path(request["run_dir"]) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    output = os.open(logs / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    """Take the cores and variables of this trial."""
     os.sched_setaffinity(0, request["cores"])
     os.environ.update({**request["env"], STARTED: str(time.time())})
 
@@ -137,3 +165,7 @@ def _last_line(text: str) -> str:
     """The last line of a traceback that names the error."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("(rank ")]
     return lines[-1].strip() if lines else text
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,37 +1,48 @@
-"""The search's side of ``trial_server.py``: start trials in forked processes, signal them, and see how they end."""
+"""Start the trials of a search in processes of their own, signal them, and see how they end.
+
+A trial is forked by the server of this process (``../forked.py``), which has imported everything once, so it starts
+within milliseconds. Where nothing can be forked it is started in the usual way. Trials end with the search.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .trial_process import FAILED, KILLED
+from ..elastic import environment
+from ..forked import Forked, ForkServer, forked
+from .trial_process import FAILED, KILLED, OUTPUT, SAMPLE
 
+ENTRY = "trireme.launch.search.trial_process"
+IMPORTS = (
+    "datasets",
+    "transformers.generation.utils",
+    "torch.distributed.elastic.multiprocessing.errors",
+    "torch.distributed.launcher",
+    "torch.distributed.pipelining",
+    "trireme.launch.fork",
+    f"{ENTRY}:warm_up",
+)
+"""What trials and their ranks import beside the usual, each for itself."""
 GRACE_SECONDS = 120.0
 """Seconds in which a trial that was told to leave may finish its step and save."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Started:
     """A trial that runs."""
 
-    id: int
     result: Path
-    server: subprocess.Popen[bytes]
-    ended: threading.Event = field(default_factory=threading.Event)
-    status: int | None = None
-    """Exit code, or minus the signal's number; None if its server has died."""
+    process: Forked | subprocess.Popen[bytes]
 
 
 class TrialStarter:
@@ -46,42 +57,44 @@ class TrialStarter:
         self.sample, self.threads = sample, threads
         self._folder = tempfile.TemporaryDirectory(prefix="trireme_trials_")
         self._lock = threading.Lock()
-        self._count = 0
-        self._running: dict[int, Started] = {}
-        self._server = self._start_server()
+        self._count, self._running = 0, list[Started]()
+        self._owns_server, self._forks = ForkServer.current is None, True
+        self._serve()
 
     def start(self, request: dict[str, Any]) -> Started:
         """Start a trial. ``request`` holds all that ``trial_process.run_trial`` needs but the file of its result."""
         with self._lock:
-            if self._server.poll() is not None:
-                self._server = self._start_server()
             self._count += 1
-            started = Started(self._count, Path(self._folder.name) / f"{self._count}.json", self._server)
-            self._running[started.id] = started
-            more = {"id": started.id, "result": str(started.result), "threads": self.threads}
-            self._send({**request, **more})
+            order, result = (Path(self._folder.name) / f"{self._count}.{name}" for name in ("order", "json"))
+            more = {"result": str(result), "threads": self.threads, "parent": os.getpid()}
+            order.write_text(json.dumps({**request, **more}), encoding="utf-8")
+            started = Started(result, self._process(order, Path(request["run_dir"]) / "logs"))
+            self._running = [*(one for one in self._running if one.process.poll() is None), started]
         return started
 
     def tell(self, started: Started, number: signal.Signals) -> None:
         """Send a signal to a trial; nothing happens if it has ended."""
-        with self._lock:
-            if not started.ended.is_set():
-                self._send({"id": started.id, "signal": int(number)})
+        with suppress(ProcessLookupError):
+            started.process.send_signal(number)
 
     def wait(self, started: Started, seconds: float | None = None) -> bool:
         """Whether a trial has ended within some seconds."""
-        return started.ended.wait(seconds)
+        try:
+            started.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def ending(self, started: Started) -> tuple[str, str]:
         """How a trial has ended: its kind and the reason."""
         if started.result.exists():
             found = json.loads(started.result.read_text())
             return found["kind"], found["text"]
-        if started.status is None:
-            return KILLED, "the process that trials are forked from was killed"
-        if started.status < 0:
-            return KILLED, f"its process was ended by {signal.Signals(-started.status).name}"
-        return FAILED, f"its process ended with exit code {started.status}"
+        status = started.process.returncode
+        assert status is not None
+        if status < 0:
+            return KILLED, f"its process was ended by {signal.Signals(-status).name}"
+        return FAILED, f"its process ended with exit code {status}"
 
     def leave(self, started: Started) -> None:
         """Have a trial save and leave; one that does not within ``GRACE_SECONDS`` is killed."""
@@ -94,65 +107,29 @@ class TrialStarter:
         self.wait(started, 30)
 
     def close(self) -> None:
-        """End the server, and with it trials that still run."""
-        with suppress(OSError):
-            assert self._server.stdin is not None
-            self._server.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._server.wait(5)
-        if self._server.poll() is None:
-            self._server.kill()
-            self._server.wait()
+        """End trials that still run, and the server if it was started here."""
+        for started in self._running:
+            self.kill(started)
+        if self._owns_server and ForkServer.current is not None:
+            ForkServer.current.end()
         self._folder.cleanup()
 
-    def _start_server(self) -> subprocess.Popen[bytes]:
-        """Start a server from a thread that lives as long as the server does: Linux ends a child that asked for it when
-        the thread that started it ends."""
-        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, args=(found,), daemon=True).start()
-        server = found.get()
-        if isinstance(server, BaseException):
-            raise server
-        return server
+    def _serve(self) -> None:
+        """Start a server, unless there is one or none can fork here."""
+        if self._forks:
+            with environment({"OMP_NUM_THREADS": "1", SAMPLE: json.dumps(self.sample)}):
+                ForkServer.start(IMPORTS, near_devices=True)
 
-    def _serve(self, found: queue.SimpleQueue[Any]) -> None:
-        try:
-            server = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.trial_server", str(os.getpid()), json.dumps(self.sample)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C reaches the search alone, which tells its trials
+    def _process(self, order: Path, logs: Path) -> Forked | subprocess.Popen[bytes]:
+        logs.mkdir(parents=True, exist_ok=True)
+        command, variables = [sys.executable, "-u", "-m", ENTRY, str(order)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        with open(os.devnull, "rb") as nothing, (logs / OUTPUT).open("ab") as output:
+            for _ in range(2):  # the server may have died since the last trial
+                self._serve()
+                process = forked(command, variables, (nothing.fileno(), output.fileno(), output.fileno()))
+                if process is not None:
+                    return process
+                self._forks = self._forks and self._count > 1
+            return subprocess.Popen(
+                command, stdin=nothing, stdout=output, stderr=output, env=variables, start_new_session=True
             )
-        except BaseException as error:
-            found.put(error)
-            return
-        found.put(server)
-        self._listen(server)
-
-    def _send(self, request: dict[str, Any]) -> None:
-        with suppress(OSError):  # a server that has died is noticed by the listener
-            assert self._server.stdin is not None
-            self._server.stdin.write(json.dumps(request).encode() + b"\n")
-            self._server.stdin.flush()
-
-    def _listen(self, server: subprocess.Popen[bytes]) -> None:
-        """Note the ends of trials until the server ends."""
-        assert server.stdout is not None
-        for line in server.stdout:
-            answer = json.loads(line)
-            if "status" in answer:
-                self._end(answer["id"], answer["status"])
-        server.wait()
-        time.sleep(0.2)  # its trials are killed with it
-        with self._lock:
-            left = [number for number, started in self._running.items() if started.server is server]
-        for number in left:
-            self._end(number, None)
-
-    def _end(self, number: int, status: int | None) -> None:
-        with self._lock:
-            started = self._running.pop(number, None)
-        if started is not None:
-            started.status = status
-            started.ended.set()

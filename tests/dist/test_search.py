@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from helpers.running import Running, run_to_end, running
 from helpers.searches import RATES, ROOTS, rows_of, sample, search_arguments, searched
 from trireme.errors import UserError
 from trireme.launch.error_report import RanksFailed
+from trireme.launch.forked import Forked, ForkServer
 from trireme.launch.search import trial_starter
 from trireme.launch.search.trial_starter import TrialStarter
 
@@ -69,6 +71,8 @@ def two(metrics):
 
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialStarter]:
+    """With a server of its own, as a command has it."""
+    before, ForkServer.current = ForkServer.current, None
     folder = tmp_path_factory.mktemp("own")
     (folder / "faults_of_trials.py").write_text(OWN_CODE)
     with pytest.MonkeyPatch.context() as patch:
@@ -77,6 +81,7 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialStarter]:
         started = TrialStarter(sample(), 1)
         yield started
         started.close()
+    ForkServer.current = before
 
 
 def fault(what: str, **options: Any) -> str:
@@ -111,6 +116,28 @@ def test_a_search_finds_a_better_rate_and_writes_its_recipe(
     trial = yaml.safe_load((folder / "trial_0003" / "recipe.yaml").read_text())
     assert (trial["run"]["group"], trial["run"]["trial"]) == ("study", 3)
     assert [line["step"] for line in lines(folder / "trial_0003") if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_trials_are_forked_children_of_the_search(starter: TrialStarter, tmp_path: Path) -> None:
+    assert ForkServer.current is not None, "a server that cannot fork has ended"
+    request = {**sample(), "run_dir": str(tmp_path / "run"), "cores": sorted(os.sched_getaffinity(0)), "env": {}}
+    started = starter.start({**request, "overrides": [*sample()["overrides"], f"run.dir={tmp_path / 'run'}"]})
+    assert isinstance(started.process, Forked) and psutil.Process(started.process.pid).ppid() == os.getpid()
+    starter.kill(started)
+    assert starter.ending(started) == ("killed", "its process was ended by SIGKILL")
+
+
+def test_without_a_server_a_trial_is_started_in_the_usual_way(
+    starter: TrialStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_starter, "forked", lambda *given: None)
+    request = {**sample(), "run_dir": str(tmp_path / "run"), "cores": sorted(os.sched_getaffinity(0)), "env": {}}
+    request["overrides"] = [*sample()["overrides"], f"run.dir={tmp_path / 'run'}", "trainer.max_steps=1", "seed=x"]
+    started = starter.start(request)
+    assert isinstance(started.process, subprocess.Popen) and starter.wait(started, 100)
+    kind, text = starter.ending(started)
+    assert kind == "refused" and "seed" in text
+    assert "UserError" in (tmp_path / "run" / "logs" / "trial.out").read_text()
 
 
 def test_a_seed_makes_a_study_repeat(starter: TrialStarter, tmp_path: Path) -> None:
@@ -218,7 +245,7 @@ def trials_running(run: Running) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(run.process.pid).children(recursive=True):
         try:
-            if "TRIREME_TRIAL" in child.environ() or child.ppid() != run.process.pid:
+            if any("trial_process" in word for word in child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
@@ -280,7 +307,15 @@ BAD = {
     "refused value": ("search.space={optimizer.lr:{low:-1.0,high:1.0}}", ("search.space.optimizer.lr",)),
     "low above high": ("search.space={optimizer.lr:{low:1,high:0.1}}", ("search.space.optimizer.lr.low", "exchange")),
     "empty": ("search.trials=3", ("search.space", "is empty")),
-    "metric": (f"{RATES} search.objectives={{eval_bleu:max}}", ("search.objectives", "eval_bleu")),
+    "metric": (f"{RATES} search.objectives={{eval_bleu:max}}", ("search.objectives", "eval_bleu", "eval_loss")),
+    "metric of evaluations": (f"{RATES} search.objectives={{accuracy:max}}", ("did you mean eval_accuracy?",)),
+    "direction": (f"{RATES} search.objectives={{eval_loss:maximize}}", ("expected 'min' or 'max'\n", "mean max?")),
+    "too large": ("search.space={optimizer.lr:{low:1e-5,high:1e30}}", ("search.space.optimizer.lr", "is too large")),
+    "other names": (
+        "search.space={optimizer.lr:{min:1e-5,max:1e-2}}",
+        ("search.space.optimizer.lr.min = 1e-05", "write low", "search.space.optimizer.lr.max = 0.01", "write high"),
+    ),
+    "not quoted": ("search.space=optimizer.lr:low:1", ("search.space", "quote it for the shell")),
     "no evaluation": (f"{RATES} data.held_out=0", ("checkpoint.metric", "held-out")),
     "function": ("search.space=nowhere.at_all", ("search.space", "cannot be imported")),
     "sampler": (f"{RATES} search.sampler._target_=optuna.samplers.TPESamplr", ("search.sampler", "TPESampler")),
@@ -306,9 +341,14 @@ def test_a_recipe_without_a_search_and_a_study_of_another(
     starter: TrialStarter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(trireme_here(capsys, "search", str(TINY), ROOTS), "search=optuna")
+    refused(trireme_here(capsys, "search", str(tmp_path / "nope")), "neither a recipe nor a folder of this name")
+    (tmp_path / "empty").mkdir()
+    refused(trireme_here(capsys, "search", str(tmp_path / "empty")), "not that of a study (search.json is not in it)")
     folder = tmp_path / "study"
     searched(starter, folder, RATES, "search.trials=1")
     again = search_arguments(folder, RATES, "search.trials=1")
+    refused(trireme_here(capsys, "search", str(tmp_path / "studdy")), f"did you mean {folder}?")
+    refused(trireme_here(capsys, "search", str(folder / "trial_0000")), "its folder is that of a run, not of a study")
     refused(trireme_here(capsys, *again, "trainer.max_steps=5"), "another recipe (changed: trainer.max_steps)")
     refused(trireme_here(capsys, *again, "seed=3"), "another recipe (changed: seed)")
     other = search_arguments(folder, "search.space={optimizer.lr:{low:1e-3,high:1e-1,log:true}}")
