@@ -58,7 +58,8 @@ def _read(stored: Any) -> tuple[np.ndarray, int]:
     try:
         return soundfile.read(file, dtype="float32")
     except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
-        raise ValueError(f"its sound cannot be read: {error}") from None
+        # Of bytes the library names an address in memory, and then the reason.
+        raise ValueError(f"its sound cannot be read: {str(error).rpartition(': ')[2]}") from None
 
 
 def _soundfile() -> Any:

@@ -60,8 +60,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _labelled(files: list[Path], folder: Path) -> bool:
-    """Whether every sound lies in a subfolder, which is its label."""
-    return all(file.parent != folder for file in files)
+    """Whether every sound lies in a subfolder, which is its label.
+
+    Raises:
+        UserError: some do, and some do not.
+    """
+    beside = [file for file in files if file.parent == folder]
+    if beside and len(beside) < len(files):
+        why = f"holds sounds beside its subfolders ({beside[0].name}), which would leave all of them without a label"
+        raise UserError(Problem(FIELD, why, "move them into subfolders, or write a metadata.csv", str(folder)))
+    return not beside
 
 
 def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -37,9 +37,14 @@ class LabelledSounds(Samples):
     def __init__(self, given: Given) -> None:
         self.processor, self.labels = feature_extractor(given), Labels(given)
         self.facts = Facts(None, self.labels.names, self.labels.problem)
+        self.frames = output_frames(given.model)
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        return {**features(self.processor, row["audio"]), "label": self.labels.of(row)}
+        sound = features(self.processor, row["audio"])
+        values = next(iter(sound.values()))
+        if values.ndim == 1 and self.frames(len(values)) < 1:
+            raise ValueError(f"its sound of {len(values)} samples is too short for one frame of the model")
+        return {**sound, "label": self.labels.of(row)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return _shown(row, "label")

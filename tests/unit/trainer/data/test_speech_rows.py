@@ -238,3 +238,22 @@ def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -
             Folder(str(tmp_path / "empty"), kind).look()  # type: ignore[arg-type]
     with pytest.raises(UserError, match="is a file, not a folder"):
         Folder(str(tmp_path / "flat" / "one.wav"), "audio").look()
+
+
+def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Path) -> None:
+    """They ended in a traceback of a convolution; and a broken file was named by an address in memory."""
+    samples = LabelledSounds(given(tmp_path))
+    assert samples.sample({"audio": wav(noise(800)), "label": "a"})["label"] == 0
+    with pytest.raises(ValueError, match="its sound of 12 samples is too short for one frame"):
+        samples.sample({"audio": wav(noise(12)), "label": "a"})
+    with pytest.raises(ValueError, match=r"its sound cannot be read: [^<]*$"):
+        samples.sample({"audio": {"bytes": b"RIFFxxxx", "path": None}, "label": "a"})
+
+
+def test_sounds_beside_labelled_ones_are_refused(tmp_path: Path) -> None:
+    """One stray file took the labels of all others."""
+    for name in ("a/1.wav", "b/1.wav", "stray.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(wav(noise(100))["bytes"])
+    with pytest.raises(UserError, match=r"beside its subfolders \(stray\.wav\)"):
+        Folder(str(tmp_path), "audio").look()
