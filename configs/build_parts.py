@@ -49,7 +49,7 @@ def _tried(
     except ValueError as error:
         arguments = {**component, **provided}
         return None, [problem_of(line, path, arguments) for line in str(error).splitlines() if line.strip()]
-    except Exception as error:  # the user's own code may fail in any way
+    except (Exception, SystemExit) as error:  # the user's own code may fail in any way
         why = f"{component['_target_']} cannot be built: {type(error).__name__}: {error}"
         return None, [Problem(path, why, "correct its code or arguments, or leave this part out")]
 

@@ -96,9 +96,9 @@ def _attempt(arguments: Component, setting: Setting) -> str:
         raise
     except NestedFailed as error:
         raise UserError(error.problem("optimizer")) from error
-    except Exception as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
+    except (Exception, SystemExit) as error:  # optimizers refuse values by ValueError, TypeError, assertions ...
         return _line(error)
-    refuse_no_optimizer(optimizer, arguments["_target_"])
+    refuse_no_optimizer(optimizer, arguments["_target_"], parameters)
     if unknown := sorted(setting.asked - optimizer.defaults.keys()):
         return f"it has no option {', '.join(unknown)}, but {', '.join(sorted(optimizer.defaults))}"
     kept, rates = GroupValues(optimizer), [group["lr"] for group in optimizer.param_groups]
@@ -119,7 +119,7 @@ def _attempt(arguments: Component, setting: Setting) -> str:
     return "" if finite else "two steps give numbers that are not finite"
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

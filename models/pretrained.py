@@ -5,6 +5,7 @@ Every stored tensor is used, known to be redundant, or named in a note; none is 
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def match_weights(
         *_other_kinds(unused, path),
         *(_misfits(found, wanted, model, more) or _missing(set(wanted) - set(found) - fresh, path, family)),
         *_untied(twice, found),
-        *_frozen_at_random({*fresh, *more}, model),
+        *_frozen_at_random({*fresh, *more}, model, family),
     ]
     if problems:
         raise UserError(problems[0])
@@ -184,15 +185,20 @@ def _more_rows(found: dict[str, Stored], wanted: dict[str, Tensor], model: PreTr
     }
 
 
-def _frozen_at_random(names: set[str], model: PreTrainedModel) -> Iterator[Problem]:
-    """Refuse tensors that begin at random beside adapters and are never trained, such as the head of a new task."""
+def _frozen_at_random(names: set[str], model: PreTrainedModel, family: ModelFamily) -> Iterator[Problem]:
+    """Refuse tensors that begin at random and are never trained, such as the head of a new task beside adapters, or the
+    embeddings of new tokens that are frozen."""
     parameters = dict(model.named_parameters())
     left = sorted(name for name in names if name in parameters and not parameters[name].requires_grad)
+    left = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in family.unused)]
     if left and any(is_part(name) for name in parameters):
         modules = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[2] for name in left)
         why = f"begin at random, as the weights lack them, and are not trained beside adapters: {_listed(left)}"
         fix = f"set model.adapter.modules_to_save=[{','.join(modules)}]"
         yield Problem("model.adapter", f"parameters {why}", fix)
+    elif left:
+        why = f"freezes parameters that begin at random, wholly or in part, as the weights lack them: {_listed(left)}"
+        yield Problem("model.frozen", why, "train them: leave them out of model.frozen")
 
 
 def _fresh_notes(fresh: set[str], more: dict[str, torch.Size], found: dict[str, Stored]) -> Iterator[str]:

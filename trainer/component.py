@@ -27,7 +27,7 @@ class NestedFailed(Exception):
         error: the exception of its constructor.
     """
 
-    def __init__(self, path: str, component: Component, error: Exception) -> None:
+    def __init__(self, path: str, component: Component, error: BaseException) -> None:
         self.path, self.component, self.error = path, component, error
         super().__init__(f"{path}: {type(error).__name__}: {error}")
 
@@ -80,5 +80,5 @@ def _nested(value: Any, path: str) -> Any:
         raise NestedFailed(f"{path}.{error.path}", error.component, error.error) from error.error
     except (UserError, ComponentFailed, MemoryError):
         raise
-    except Exception as error:  # a constructor may fail in any way
+    except (Exception, SystemExit) as error:  # a constructor may fail in any way
         raise NestedFailed(path, value, error) from error

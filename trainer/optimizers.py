@@ -78,7 +78,7 @@ def optimizer_factory(
         groups = decay_groups(parameters, second_lr, own)
         with component_errors("optimizer", locate(component["_target_"]), CONSTRUCTOR):
             optimizer = instantiate(component, groups)
-        refuse_no_optimizer(optimizer, component["_target_"])
+        refuse_no_optimizer(optimizer, component["_target_"], [one for _, one in parameters])
         if own is not None:
             own.refuse_unknown(own.named(parameters), optimizer.defaults)
         for group in optimizer.param_groups:
@@ -88,11 +88,11 @@ def optimizer_factory(
     return build
 
 
-def refuse_no_optimizer(optimizer: Any, target: str) -> None:
-    """Hold what ``target`` gave to the contract of an optimizer.
+def refuse_no_optimizer(optimizer: Any, target: str, parameters: Sequence[nn.Parameter]) -> None:
+    """Hold what ``target`` gave to the contract of an optimizer over ``parameters``.
 
     Raises:
-        UserError: it is none, or has no learning rate.
+        UserError: it is none, has no learning rate, or leaves out a parameter, which would then not be trained.
     """
     import torch
 
@@ -103,6 +103,12 @@ def refuse_no_optimizer(optimizer: Any, target: str) -> None:
     if any("lr" not in group for group in optimizer.param_groups):
         why = "has no learning rate, which schedules scale"
         fix = 'give its groups an "lr": super().__init__(params, {"lr": lr, ...})'
+        raise UserError(Problem("optimizer._target_", why, fix, target))
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    left = sum(id(one) not in held for one in parameters)
+    if left:
+        why = f"leaves out {left} of the {len(parameters)} parameters that it was called with"
+        fix = "hand all groups on: super().__init__(params, ...); freeze what is not to be trained: model.frozen"
         raise UserError(Problem("optimizer._target_", why, fix, target))
 
 

@@ -19,7 +19,7 @@ from ..component_errors import CONSTRUCTOR, component_errors
 from ..target_kind import not_made_for
 from .base_collator import Collator, Sample, is_ours, wrong_collator
 from .text_config import USUAL_COLLATOR
-from .token_checks import wrong_tokens
+from .token_checks import PASSED, wrong_tokens
 
 NO_HEAD = Head("")
 """Stands for an output layer of which nothing is known."""
@@ -100,6 +100,8 @@ class CheckedCollator(Collator):
         self.collator, self.name, self.micro_batch_size = collator, name, micro_batch_size
         self.next_tokens, self.labels = next_tokens, labels
         self.seen: set[str] = set()
+        self.read: tuple[str, set[str]] | None = None
+        """First method that was looked at, and what of its inputs the model reads."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         with component_errors("collator", self.collator, "a call"):
@@ -147,6 +149,11 @@ class CheckedCollator(Collator):
             self._refuse(
                 f"gives {type(micro).__name__} by {method}, not a MicroBatch (inputs, targets, samples, length)"
             )
+        read = PASSED & micro.inputs.keys()
+        first, before = self.read = self.read or (method, read)
+        if read != before:  # one serves training, the other evaluations
+            shown, had = (", ".join(sorted(names)) or "none of the model's inputs" for names in (read, before))
+            self._refuse(f"gives {shown} by {method}, and {had} by {first}")
         rows *= micro.per_sample
         for part in ("inputs", "targets"):
             for name, value in getattr(micro, part).items():

@@ -14,6 +14,9 @@ from ...parallel.micro_batch import MicroBatch, StepBatch
 from ..component import Component
 from .base_collator import is_ours, wrong_collator
 
+PASSED = {"input_ids", "input_values", "input_features", "pixel_values", "flattened_patches", "pixel_values_videos"}
+"""Inputs of which a model needs at least one."""
+
 
 def wrong_tokens(micro: MicroBatch, method: str, next_tokens: bool) -> Iterator[str]:
     """What is wrong with tokens and their labels, as a clause: they are whole numbers from 0 on, and labels are shifted
@@ -55,6 +58,13 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
     own = component is not None and not component["_target_"].startswith("trireme.")
     if not own and (samples is None or is_ours(samples)):
         return
+    wanted = {getattr(model, "main_input_name", "input_ids"), "inputs_embeds"}
+    theirs = type(model).__module__.startswith("transformers.")  # a class of one's own may read anything
+    lacking = (not (wanted | PASSED) & micro.inputs.keys() for micro in batch.micro_batches)
+    if theirs and any(lacking):
+        name, given = min(wanted - {"inputs_embeds"}, default="inputs_embeds"), ", ".join(batch.micro_batches[0].inputs)
+        maker = component["_target_"] if component is not None and own else type(samples).__qualname__
+        raise UserError(wrong_collator(maker, f"gives no {name}, which the model reads; it gives {given or 'nothing'}"))
     of_texts = [micro for micro in batch.micro_batches if "input_ids" in micro.inputs]
     known = _embeddings(model) if of_texts else None
     for kind, found in (

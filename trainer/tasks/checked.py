@@ -60,6 +60,9 @@ class CheckedTask(Task):
             count = self.task.count(targets)
         if not isinstance(count, int) or isinstance(count, bool):
             raise self._wrong("count", count, "a whole number", "return the number of labels, as an int")
+        if count < 0:
+            why = f"{self._name('count')} returns {count}, and there are no fewer than 0 labels"
+            raise UserError(Problem("task", why, "return the number of labels of the micro-batch"))
         return count
 
     def head_gives_losses(self) -> bool:

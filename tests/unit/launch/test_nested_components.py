@@ -103,6 +103,27 @@ class Distance(torch.optim.Optimizer):
                     parameter.sub_(parameter.grad, alpha=group["lr"] * group["d"])
 
 
+class Exits(Callback):
+    def __init__(self) -> None:
+        raise SystemExit(3)
+
+
+def first_alone(params, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params[0]["params"][:1], lr=lr)
+
+
+class Negative(CausalLM):
+    def count(self, targets):
+        return -3
+
+
+class NoTokens(CausalLMCollator):
+    def micro_batch(self, samples):
+        found = super().micro_batch(samples)
+        del found.inputs["input_ids"]
+        return found
+
+
 class NoZero(torch.optim.SGD):
     def __init__(self, params, lr: float) -> None:
         super().__init__(params, lr=lr)
@@ -225,3 +246,26 @@ def test_what_an_optimizer_keeps_in_its_groups_is_resumed(tmp_path: Path) -> Non
     one, two = (training(tmp_path / name / "run") for name in ("one", "two"))
     assert [line["loss"] for line in one] == [line["loss"] for line in two]
     assert [line["grad_norm"] for line in one] == [line["grad_norm"] for line in two]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words", "found_by"),
+    [
+        (["+callbacks.x._target_=parts.Exits"], "SystemExit: 3", ("check", "train")),
+        (["optimizer._target_=parts.first_alone", "optimizer.lr=0.1"], "leaves out 1 of the 2", ("check", "train")),
+        (["task._target_=parts.Negative"], "returns -3, and there are no fewer than 0 labels", ("train",)),
+        (
+            ["+collator._target_=parts.NoTokens"],
+            "gives none of the model's inputs by micro_batch, and input_ids by a call",
+            ("train",),
+        ),
+    ],
+    ids=["exits", "left_out", "negative", "no_tokens"],
+)
+def test_own_parts_that_would_train_nobody_wants(
+    overrides: list[str], words: str, found_by: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in found_by:
+        assert run(command, tmp_path, *overrides) == 2
+        message = capsys.readouterr().err
+        assert words in message and "Traceback" not in message, message

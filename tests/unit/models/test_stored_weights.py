@@ -330,3 +330,14 @@ def test_notes_on_weights_are_logged_by_one_rank(folder: Path, caplog: pytest.Lo
         for rank in range(3):
             weight_source(config, build_on_meta(config, "causal_lm", Vocabulary(64)), 0, speaks=rank == 0)
     assert caplog.text.count("v_head.weight") == 1
+
+
+def test_rows_that_begin_at_random_are_not_frozen(folder: Path) -> None:
+    """New tokens would keep random embeddings, silently."""
+    config = ModelConfig(weights=str(folder), resize_embeddings=True, frozen=["*embed_tokens*"])
+    with pytest.raises(UserError, match="freezes parameters that begin at random") as caught:
+        weight_source(config, build_on_meta(config, "causal_lm", Vocabulary(70)), 0)
+    (problem,) = caught.value.problems
+    assert isinstance(problem, Problem) and problem.field == "model.frozen" and "embed_tokens" in problem.why
+    trained = ModelConfig(weights=str(folder), resize_embeddings=True)
+    weight_source(trained, build_on_meta(trained, "causal_lm", Vocabulary(70)), 0)
