@@ -4,7 +4,7 @@ The tokens are the same every time, in the same segments and lanes; only how far
 numbers go to the terminal, and a picture of them to docs.
 
     trireme train pretrain/transformer_xl_stdlib
-    python benchmarks/transformer_xl_memory.py runs/transformer_xl_stdlib            # a minute on two cores
+    python benchmarks/transformer_xl_memory.py runs/transformer_xl_stdlib
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=1024, help="held-out segments")
     parser.add_argument("--memories", type=int, nargs="+", default=MEMORIES)
     options = parser.parse_args(argv)
-    losses = [loss(options.run, memory, options.samples) for memory in options.memories]
-    for memory, found in zip(options.memories, losses, strict=True):
-        print(f"memory of {memory:>4} tokens: {found:.3f} nats per token")
+    losses = []
+    for memory in options.memories:
+        losses.append(loss(options.run, memory, options.samples))
+        print(f"memory of {memory:>4} tokens: {losses[-1]:.3f} nats per token", flush=True)
     draw(options.memories, losses)
     print(PICTURE)
     return 0
