@@ -53,11 +53,11 @@ def test_an_engine_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> No
     """It chooses values, pauses a trial that then goes on from its checkpoint, prunes, and ends the search."""
     folder = tmp_path / "study"
     given = (RATES, "search.sampler=null", "search.pruner=null", "search.own_first=false", "search.trials=9")
-    searched(starter, folder, *given, OWN % 6.0)
+    searched(starter, folder, *given, OWN % 6.2)
     rows = rows_of(folder)
     assert [row["values"]["optimizer.lr"] for row in rows] == [0.001, 0.05, 0.00001]
     assert {row["end"] for row in rows} == {"done", "pruned"} and rows[2]["end"] == "pruned"
-    assert "above 6.0 at step 3" in rows[2]["reason"]
+    assert "above 6.2 at step 3" in rows[2]["reason"]
     first = folder / rows[0]["folder"]
     assert [line["step"] for line in lines(first) if "loss" in line] == [1, 2, 3, 4][: rows[0]["steps"]]
     assert "resuming from" in (first / "log.txt").read_text()
