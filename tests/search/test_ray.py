@@ -103,4 +103,5 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     rows = rows_of(folder)
     assert [row["trial"] for row in rows] == [0, 1, 2] and {row["end"] for row in rows} == {"done"}
     assert "resuming from" in (folder / "trial_0001" / "log.txt").read_text()
+    assert len({str(row["values"]) for row in rows}) == 3, "no draw is repeated"
     assert ROOTS in (folder / "search.json").read_text()

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ....errors import Problem, UserError
 from ....trainer.component import Component, instantiate, locate
 from ..shares import VISIBLE, devices
@@ -268,7 +270,9 @@ class RayTune(Engine):
         """The searcher with its seed, first points and what earlier trials have shown; and the space for Ray itself,
         which is empty if the searcher has it."""
         component = self.searcher or {"_target_": RANDOM}
-        wanted = {**dict.fromkeys(SEEDS, self.prepared.search.seed), "points_to_evaluate": self._first_points()}
+        # With the seed alone, a search that goes on would draw the values of its first trials again.
+        seed = int(np.random.SeedSequence([self.prepared.search.seed, len(self.store.trials)]).generate_state(1)[0])
+        wanted = {**dict.fromkeys(SEEDS, seed), "points_to_evaluate": self._first_points()}
         searcher = instantiate(with_known(component, wanted))
         if self.searcher is None:
             return searcher, domains
