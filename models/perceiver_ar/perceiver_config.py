@@ -5,6 +5,8 @@ from __future__ import annotations
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..native_fields import refuse_other_types
+
 
 @strict
 class PerceiverARConfig(PreTrainedConfig):
@@ -61,6 +63,7 @@ class PerceiverARConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of the validation of ``strict``."""
+        refuse_other_types(self, PerceiverARConfig)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
         if not 0 < self.max_latents <= self.max_position_embeddings:

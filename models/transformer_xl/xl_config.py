@@ -7,6 +7,8 @@ from itertools import pairwise
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..native_fields import refuse_other_types
+
 
 @strict
 class TransfoXLConfig(PreTrainedConfig):
@@ -86,6 +88,7 @@ class TransfoXLConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of the validation of ``strict``."""
+        refuse_other_types(self, TransfoXLConfig)
         borders = self.cluster_ends
         if any(low >= high for low, high in pairwise(borders)):
             raise ValueError(

@@ -1,0 +1,23 @@
+"""Types of the fields in the configurations of trireme's own models.
+
+A field of another type is named here, before the sizes are compared: a comparison would fail without a name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+"""Annotation -> the types that it takes. Those of other fields are not compared with anything."""
+
+
+def refuse_other_types(config: Any, cls: type) -> None:
+    """Hold the numbers of ``config`` to the annotations of its class.
+
+    Raises:
+        TypeError: the first field of another type, in the words of ``huggingface_hub.dataclasses.strict``.
+    """
+    for name, annotation in cls.__annotations__.items():
+        kinds, value = KINDS.get(str(annotation)), getattr(config, name)
+        if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise TypeError(f"Field '{name}' expected {annotation}, got {type(value).__name__} (value: {value!r})")
