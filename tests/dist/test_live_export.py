@@ -144,6 +144,7 @@ def _wait_beyond_the_limit(run_dir: str) -> float:
         store=None,
         leaving=SimpleNamespace(asked=lambda: ""),
         emit=lambda _: None,
+        ended_with=None,
     )
     callback, state, control = Slow("every_save"), None, Control()
     callback.seconds = 2.5 * limit

@@ -187,6 +187,7 @@ def value_mutations() -> Iterator[Mutation]:
             named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
             if ".NAME." in key.path:  # a part of that name requires more than this key
                 named += (f"{key.path.rpartition('.')[0]}.",)
+            named += ("search.engine._target_",) if key.path.startswith("search.engine.") else ()  # it is not chosen
             named += ("tracker = ",) if key.target in TRACKERS.values() else ()  # its library may not be installed
             yield Mutation(f"{title}: {kind}", given, named, nonsense)
         yield Mutation(

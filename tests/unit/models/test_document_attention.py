@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from helpers.decoders import DECODERS
 from torch import Tensor, nn
-from transformers import MistralConfig
+from transformers import AttentionInterface, AttentionMaskInterface, MistralConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
@@ -25,8 +25,8 @@ LENGTHS = [5, 1, 6, 12, 2, 7, 3]
 
 
 def mask(kernel: str, window: int | None = None, **others: Any) -> Tensor | None:
-    attention.AttentionInterface.register(attention.KERNEL, attention.document_attention)
-    attention.AttentionMaskInterface.register(attention.KERNEL, attention.document_mask)
+    AttentionInterface.register(attention.KERNEL, attention.document_attention)
+    AttentionMaskInterface.register(attention.KERNEL, attention.document_mask)
     config = MistralConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, sliding_window=window)
     config._attn_implementation = kernel
     make = create_causal_mask if window is None else create_sliding_window_causal_mask
