@@ -64,6 +64,7 @@ def _run(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mutation.environment.items():
             patch.setenv(name, value)
+        patch.chdir(folder)  # files with relative names are written here
         capsys.readouterr()
         try:
             with _time_limit():
