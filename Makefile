@@ -1,5 +1,6 @@
-# make train   set up and run the main job        make test   set up and run the whole test suite
-# make parity  every plan against one process (most of an hour)     make test-long   the rest of the long tests
+# make train      set up and run the main job
+# make test       set up and run the tests         make test-slow   matrices, and whole runs through real launchers
+# make parity     every plan against one process (hours)            make test-long   tests of many minutes
 # make resume-matrix   save under every plan, resume under every other
 # make families   architectures without a file of their own, by model.family=auto
 # make trackers   every tracker by its real library, in environments of their own
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPERATORS := $(VENV)/.operators
 
-.PHONY: train operators test test-long parity resume-matrix families trackers search-engines lint types pages bench clean
+.PHONY: train operators test test-slow test-long parity resume-matrix families trackers search-engines lint types pages bench clean
 
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
@@ -31,7 +32,10 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:unraisableexception -n 2 --dist worksteal --durations=20
 
 test: $(OPERATORS)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not slow and not long"
+
+test-slow: $(OPERATORS)
+	$(PYTEST) -m "slow and not long"
 
 test-long: $(OPERATORS)
 	$(PYTEST) -m long

@@ -14,6 +14,7 @@ SHOWS = (
 )
 
 
+@pytest.mark.slow
 def test_a_try_is_one_line_and_the_limit_is_named(capfd: pytest.CaptureFixture[str], tmp_path) -> None:
     run = f"run.dir={tmp_path / 'run'}"
     result = trireme_here(capfd, "batch-size", str(TINY), ROOTS, run, "trainer.global_batch_size=4", *SHOWS)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
 from helpers.micro_batches import loss_of
 from helpers.options import witnesses
-from helpers.ranks import run_ranks
 from helpers.recipes import FEW_FILES, tiny_recipe
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
@@ -27,7 +27,7 @@ def test_what_one_rank_asks_for_all_ranks_do(tmp_path: Path) -> None:
         "+callbacks.stop.rank=1",
         "+callbacks.stop.step=4",
     ]
-    assert run_ranks(_train, 2, tmp_path, "plan=ddp", *stop) == [4, 4]
+    assert kept_ranks(_train, 2, tmp_path, "plan=ddp", *stop) == [4, 4]
     assert (tmp_path / "checkpoints" / "step_00000004" / "manifest.json").exists()
 
 
@@ -39,7 +39,7 @@ def test_events_come_in_order_on_every_rank(tmp_path: Path) -> None:
         "trainer.log_every=2",
         "checkpoint.every=2",
     ]
-    run_ranks(_train, 2, tmp_path / "run", "plan=ddp", *recorder)
+    kept_ranks(_train, 2, tmp_path / "run", "plan=ddp", *recorder)
     expected = [
         "init_end 0",
         "train_begin 0",
@@ -117,7 +117,7 @@ def test_mixed_precision_follows_fp32(tmp_path: Path, precision: str, tolerance:
 
 def test_two_ranks_in_bf16_stay_together(tmp_path: Path) -> None:
     _train(tmp_path / "one", "plan.precision=bf16")
-    run_ranks(_train, 2, tmp_path / "two", "plan=ddp", "plan.precision=bf16")
+    kept_ranks(_train, 2, tmp_path / "two", "plan=ddp", "plan.precision=bf16")
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two"), ["loss"]) < 1e-3
 
 
@@ -156,7 +156,7 @@ def test_the_average_is_the_formula(tmp_path: Path) -> None:
 def test_evaluation_counts_every_sample_once_on_any_number_of_ranks(tmp_path: Path) -> None:
     overrides = ["trainer.max_steps=1", "trainer.eval_samples=13", "optimizer.lr=0"]
     _train(tmp_path / "one", *overrides)
-    run_ranks(_train, 2, tmp_path / "two", "plan=ddp", *overrides)
+    kept_ranks(_train, 2, tmp_path / "two", "plan=ddp", *overrides)
     one, two = (next(line for line in lines(tmp_path / name) if "eval_loss" in line) for name in ("one", "two"))
     assert (
         one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-6) and one["eval_accuracy"] == two["eval_accuracy"]
@@ -175,7 +175,7 @@ def test_a_stream_resumes_exactly_and_on_more_ranks(tmp_path: Path) -> None:
     ]
     _train(tmp_path / "whole", *overrides)
     _train(tmp_path / "parts", *overrides, "trainer.stop_at=4")
-    run_ranks(_train, 2, tmp_path / "more", "plan=ddp", *overrides, "trainer.stop_at=4")
+    kept_ranks(_train, 2, tmp_path / "more", "plan=ddp", *overrides, "trainer.stop_at=4")
     _train(tmp_path / "parts", *overrides)
     _train(tmp_path / "more", *overrides)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
@@ -192,6 +192,7 @@ def test_blocks_are_recomputed_in_training_alone(how: str, tmp_path: Path, monke
     assert worst_difference(training(tmp_path / "kept"), training(tmp_path / "recomputed")) < 1e-5
 
 
+@pytest.mark.slow
 def test_compiled_blocks_follow_the_trajectory(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
@@ -254,8 +255,8 @@ def test_callbacks_look_back_and_come_and_go(tmp_path: Path) -> None:
         f"+callbacks.looks.path={tmp_path}/seen",
         "trainer.eval_every=2",
     ]
-    run_ranks(_train, 2, tmp_path / "run", *looks, "trainer.stop_at=4")
-    run_ranks(_train, 2, tmp_path / "run", *looks, "trainer.max_steps=6")
+    kept_ranks(_train, 2, tmp_path / "run", *looks, "trainer.stop_at=4")
+    kept_ranks(_train, 2, tmp_path / "run", *looks, "trainer.max_steps=6")
     written = lines(tmp_path / "run")
     best = min((line["eval_loss"], line["step"]) for line in written if "eval_loss" in line)[1]
     for rank in (0, 1):

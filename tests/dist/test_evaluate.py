@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.command import ROOTS, refused, trireme, trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from transformers import AutoModelForCausalLM
 from trireme.errors import UserError
@@ -51,7 +51,7 @@ def _evaluate(run_dir: Path, plan: str, **options: Any) -> dict[str, Any]:
 )
 def test_the_metrics_of_the_run(plan: str, ranks: int, run: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    results = run_ranks(_evaluate, ranks, run, plan) if ranks > 1 else [_evaluate(run, plan)]
+    results = kept_ranks(_evaluate, ranks, run, plan) if ranks > 1 else [_evaluate(run, plan)]
     for result in results:
         assert result.pop("weights") == str(run / "checkpoints" / "step_00000004")
         assert result == pytest.approx(_measured(run), rel=1e-6)
@@ -64,7 +64,7 @@ def test_averaged_weights(plan: str, run: Path, tmp_path: Path) -> None:
     averaged = _measured(tmp_path)
     assert averaged["eval_loss"] != pytest.approx(_measured(run)["eval_loss"], rel=1e-4)
     ranks = 2 if plan == "zero3" else 1
-    results = run_ranks(_ema, ranks, run, plan) if ranks > 1 else [_ema(run, plan)]
+    results = kept_ranks(_ema, ranks, run, plan) if ranks > 1 else [_ema(run, plan)]
     assert results[0]["eval_loss"] == pytest.approx(averaged["eval_loss"], rel=1e-6)
 
 
@@ -121,6 +121,7 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     assert "bytes instead of" in refusal(checkpoint=str(tmp_path / "plain"))
 
 
+@pytest.mark.slow
 def test_the_command(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     recipe = [str(TINY), ROOTS, *COMMON, f"run.dir={run}"]
     expected = _measured(run)

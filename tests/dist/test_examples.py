@@ -31,6 +31,7 @@ def shown(cell: Any) -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.slow
 def test_first_run(tmp_path: Path) -> None:
     train, table, plot, two, text = execute("first_run", tmp_path)
     assert '<progress value="30" max="30"' in shown(train), "progress of this process"
@@ -52,6 +53,7 @@ def test_change_the_plan(tmp_path: Path) -> None:
     assert "model.safetensors" in shown(exported) and "bfloat16" in shown(dtype)
 
 
+@pytest.mark.slow
 def test_fine_tune_a_chat(tmp_path: Path) -> None:
     _, rows, masks, before, train, after = execute("fine_tune_a_chat", tmp_path)
     assert "chats.jsonl" in rows.source and "IFrame" in shown(masks)

@@ -76,6 +76,7 @@ def has(run_dir: Path, step: int) -> bool:
     return any((run_dir / "checkpoints").glob(f"step_{step:08d}/manifest.json"))
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     first, second = hosts
     endpoint = f"{first.address}:{free_port()}"

@@ -40,6 +40,7 @@ def _kill_after(command: list[str], run_dir: Path, line_count: int) -> None:
         assert run.end().returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "plan", [[], pytest.param(["plan=ddp", "--nproc", "2"], marks=pytest.mark.long)], ids=["single", "ddp"]

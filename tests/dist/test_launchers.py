@@ -58,6 +58,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in LAUNCHERS]
 )
@@ -126,6 +127,7 @@ use_cpu: false
 """
 
 
+@pytest.mark.slow
 def test_a_configuration_of_accelerate_is_the_plan(
     tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def spoken(said: str) -> list[str]:
     return sorted(line for line in said.splitlines() if re.search(r"(info|warning) of \d$", line))
 
 
+@pytest.mark.slow
 def test_rank_0_speaks_and_others_warn_with_their_rank(tmp_path: Path) -> None:
     assert spoken(started(tmp_path)) == ["[rank 1] warning of 1", "info of 0", "warning of 0"]
     assert "info of 1" in (tmp_path / "logs" / "rank1.log").read_text(), "files keep what the terminal does not show"

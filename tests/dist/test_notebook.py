@@ -96,6 +96,7 @@ def wait_for_lines(run_dir: Path, count: int) -> None:
     until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= count)
 
 
+@pytest.mark.slow
 def test_a_cell_trains_on_one_process_or_several(tmp_path: Path) -> None:
     one, two = cell(tmp_path / "one", "single", 1), cell(tmp_path / "two", "ddp", 2)
     for result in (one, two):
@@ -105,6 +106,7 @@ def test_a_cell_trains_on_one_process_or_several(tmp_path: Path) -> None:
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
 
 
+@pytest.mark.slow
 def test_deepspeed_runs_on_one_process(tmp_path: Path) -> None:
     result = cell(tmp_path / "zero", "zero2", 1)
     assert result.returncode == 0, result.stderr

@@ -26,6 +26,7 @@ class Collator(CausalLMCollator):
 """
 
 
+@pytest.mark.slow
 def test_ranks_and_data_workers_find_them_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
     beside.mkdir()

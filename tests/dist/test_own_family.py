@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trireme
 from helpers.command import ROOTS
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
 from helpers.own_code import EXAMPLES, fresh_modules
-from helpers.ranks import run_ranks
 from helpers.recipes import FEW_FILES, recipe_of
 from trireme.launch.cli import main
 from trireme.trainer.build import train
@@ -49,7 +49,7 @@ def alone(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_family_of_ones_own_under_every_plan(folder: Path, alone: list[dict[str, float]], plan: str) -> None:
-    run_ranks(_train, 2, folder, "decay", plan, timeout=240)
+    kept_ranks(_train, 2, folder, "decay", plan, timeout=240)
     for ours, theirs in zip(_numbers(folder / f"decay_{plan}"), alone, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
@@ -87,10 +87,11 @@ def test_metrics_of_records_are_the_same_on_two_ranks(folder: Path) -> None:
     _train(folder, "words", "single")
     one = _evaluated(folder, "single")
     assert {"eval_loss", "eval_accuracy", "eval_lines"} <= set(one)
-    for found in run_ranks(_evaluated, 2, folder, "ddp"):
+    for found in kept_ranks(_evaluated, 2, folder, "ddp"):
         assert found == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_modality_of_ones_own_through_the_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

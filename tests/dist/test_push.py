@@ -44,6 +44,7 @@ def _top(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if "/" not in name and not name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_all_checkpoints(tmp_path: Path) -> None:
     """Every checkpoint is there as it was written, although the run keeps one; the model is the last one's."""
     with hub() as server:

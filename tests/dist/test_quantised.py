@@ -91,6 +91,7 @@ def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
     assert worst_difference(one, many, ["loss"]) < 10 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan", ["fsdp_full_shard", *(pytest.param(plan, marks=pytest.mark.long) for plan in ("ddp", "zero3"))]
 )

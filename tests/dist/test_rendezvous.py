@@ -44,6 +44,7 @@ def ended(run: Running, *words: str) -> None:
     assert "Traceback" not in said and all(word in said for word in words), said
 
 
+@pytest.mark.slow
 def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -60,6 +61,7 @@ def test_a_port_in_use_a_master_that_is_not_there_and_ranks_that_do_not_come(tmp
         assert time.monotonic() - began < START + 2 * PATIENCE
 
 
+@pytest.mark.slow
 def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
     port = free_port()
     with rank(tmp_path, 0, 2, port, START) as first, rank(tmp_path, 1, 3, port, START) as second:

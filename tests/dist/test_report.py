@@ -145,6 +145,7 @@ def test_the_journal_tells_rollbacks(tmp_path: Path) -> None:
     assert events[1]["left"] > events[1]["step"] == 2 and events[2]["how"] == "done"
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
     """Killed without a word, started again, and followed by ``--watch`` until it ends."""
     run_dir = tmp_path / "run"

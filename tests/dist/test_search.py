@@ -176,6 +176,7 @@ def test_a_dozen_trials_under_each_plan(plan: str, starter: TrialStarter, tmp_pa
     assert sum(row["end"] == "pruned" for row in rows) >= 3
 
 
+@pytest.mark.slow
 def test_ends_are_told_apart(starter: TrialStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe of each trial makes it end in another way; the study goes on."""
     monkeypatch.setattr(trial_starter, "GRACE_SECONDS", 1.0)  # the sleeper does not heed a signal
@@ -201,6 +202,7 @@ def test_values_that_do_not_fit_are_refused_one_by_one(starter: TrialStarter, tm
     assert found == {2: "done", 3: "refused"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_a_killed_rank_goes_on_from_its_checkpoint(nproc: int, starter: TrialStarter, tmp_path: Path) -> None:
     plan = "plan=ddp" if nproc == 2 else "plan=single"
@@ -253,6 +255,7 @@ def trials_running(run: Running) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     """The parent is killed within a trial, then interrupted within another; nothing is lost or counted twice."""
     folder = tmp_path / "study"

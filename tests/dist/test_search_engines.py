@@ -49,6 +49,7 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialStarter]:
         started.close()
 
 
+@pytest.mark.slow
 def test_an_engine_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> None:
     """It chooses values, pauses a trial that then goes on from its checkpoint, prunes, and ends the search."""
     folder = tmp_path / "study"
@@ -63,6 +64,7 @@ def test_an_engine_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> No
     assert "resuming from" in (first / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_wandb(starter: TrialStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_sweep, "HEARTBEAT_SECONDS", 0.2)
     points = [{"optimizer.lr": rate} for rate in (1e-3, 2e-2)]

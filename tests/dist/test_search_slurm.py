@@ -21,6 +21,7 @@ TESTS = Path(__file__).parents[1]
 RANDOM = "search.sampler={_target_: optuna.samplers.RandomSampler}"
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study_of_eight(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def saved_and_left(result, run_dir: Path) -> int:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "sent"),
     [
@@ -88,6 +89,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert lines(tmp_path / "run") == undisturbed(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/ptmx"), reason="needs terminals: mount devpts")
 def test_a_terminal_that_hangs_up_costs_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     """A broken connection: ranks save and leave, though what they say cannot be written any more."""

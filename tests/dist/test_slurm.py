@@ -96,6 +96,7 @@ def assert_same_run(run_dir: Path, undisturbed: Path) -> None:
     assert weights(run_dir) == weights(undisturbed) != Counter()
 
 
+@pytest.mark.slow
 def test_two_nodes_that_are_preempted_go_on_exactly(
     slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def _train(run_dir: Path, *overrides: str) -> int:
     return train(tiny_recipe(run_dir, *overrides)).step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "ranks", "waiting"),
     [

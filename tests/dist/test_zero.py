@@ -257,6 +257,7 @@ def test_resume_in_half_precision(stage: int, precision: str) -> None:
     assert difference == 0
 
 
+@pytest.mark.slow
 def test_resume_from_nvme(tmp_path: Path) -> None:
     if not aio_compatible():
         pytest.skip("DeepSpeed's async_io operator needs libaio-dev")

@@ -26,6 +26,7 @@ OF_EACH_SHAPE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model_type", "plans"), OF_EACH_SHAPE)
 def test_an_architecture_without_a_file(model_type: str, plans: list[str], tmp_path: Path) -> None:
     found = look(model_type, tmp_path, plans)

@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("parity")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", SPREAD)
 def test_a_plan_equals_one_process(plan: str, folder: Path) -> None:
     found = differences([case for case in SMALL if case.plan == plan], folder, STEPS)

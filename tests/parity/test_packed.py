@@ -19,6 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUICK = ("single", "tp", "zero3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan", [pytest.param(plan, marks=[] if plan in QUICK else [pytest.mark.long]) for plan in PLANS]
 )

@@ -25,6 +25,7 @@ RING = ("single", "tp", "zero3", "pp_1f1b", "fsdp_full_shard")
 """One plan of each way to place state. Eight ranks and offload are in the whole matrix."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", RING)
 def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
     _all_sound(resumed(folder, plan, ring(RING)[plan]), 3)
@@ -48,6 +49,7 @@ QUICK = ("zero3", "pp_1f1b", "fsdp_full_shard")
 """Of ``ADAPTED``: a ring through the plans that place adapters in different ways."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "variant"),
     [
@@ -62,6 +64,7 @@ def test_adapters_go_on_where_they_were_saved(plan: str, variant: str, folder: P
     _all_sound(resumed(folder, plan, cases), len(cases))
 
 
+@pytest.mark.slow
 def test_a_run_that_draws_prefixes_goes_on_drawing_them(folder: Path) -> None:
     """Perceiver AR: stages hand on latents alone, and what is drawn is a function of the position in the stream."""
     plan = "fsdp_full_shard"
@@ -69,6 +72,7 @@ def test_a_run_that_draws_prefixes_goes_on_drawing_them(folder: Path) -> None:
     _all_sound(resumed(folder, plan, cases), len(cases))
 
 
+@pytest.mark.slow
 def test_a_memory_goes_on_with_its_lane(folder: Path) -> None:
     """Transformer-XL: what each lane remembers is a tensor of the checkpoint, read by the rank that goes on with it."""
     plan = "fsdp_full_shard"

@@ -88,6 +88,7 @@ def _fault(code: object, said: str, mutation: Mutation) -> str:
     return "" if any(name in said for name in mutation.named or ("recipe", ".", "fix:")) else "refused without its name"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"), [(kind, part) for kind, (_, _, parts) in KINDS.items() for part in range(parts)]
 )

@@ -128,6 +128,7 @@ def test_other_commands_are_not_forked() -> None:
         assert forked(command, os.environ, (0, 1, 2)) is None
 
 
+@pytest.mark.slow
 def test_without_a_server_ranks_are_started_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is killed in the middle of its imports."""
     arguments = tiny_command(tmp_path, "plan=ddp", "--nproc", "2", "trainer.max_steps=300")

@@ -158,6 +158,7 @@ def _fails() -> None:
     raise ValueError("not a number")
 
 
+@pytest.mark.slow
 def test_the_real_command(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = ["plan=auto", "trainer.max_steps=2", "--nproc", "2"]

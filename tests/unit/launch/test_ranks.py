@@ -116,6 +116,7 @@ def test_no_rank_outlives_the_command(sent: signal.Signals, code: int, waiting: 
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environment: dict[str, str]) -> None:
     own = faulty(tmp_path / "run", "user", 1)
     arguments = [argument for argument in own[len(command()) :] if argument not in ("train", "--nproc", "2")]

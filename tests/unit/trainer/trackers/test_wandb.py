@@ -46,6 +46,7 @@ def drive(server: WandbServer, folder: Path, first: int, status: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_goes_on_under_its_id(tmp_path: Path) -> None:
     with wandb_server() as server:
         drive(server, tmp_path, 1, "interrupted")
