@@ -11,8 +11,8 @@ import pytest
 import torch
 from helpers.adapted import logits
 from helpers.command import refused, trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file, save_file
@@ -226,7 +226,7 @@ def test_a_trained_tensor_without_a_gradient_ends_the_run(plan: str, tmp_path: P
     """On every rank, with its name, under every engine."""
     if plan.startswith("zero"):
         load_deepspeed()
-    for message in run_ranks(_train_odd, 1 if plan == "single" else 2, tmp_path, plan):
+    for message in kept_ranks(_train_odd, 1 if plan == "single" else 2, tmp_path, plan):
         assert "no gradient in the first step: beside.bias, beside.weight" in message
         assert "model.frozen=[beside.bias]" in message
 
@@ -241,7 +241,7 @@ def test_two_ranks_equal_one(plan: str, bases: dict[str, Path], tmp_path: Path) 
     if plan.startswith("zero"):
         load_deepspeed()
     _train(bases["llama"], tmp_path / "one", *LORA)
-    run_ranks(_train_frozen, 2, tmp_path / plan, plan, bases["llama"])
+    kept_ranks(_train_frozen, 2, tmp_path / plan, plan, bases["llama"])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / plan)) < 1e-4
     said = [
         json.loads((checkpoints_under(tmp_path / run / "checkpoints")[0] / "model" / "base.json").read_text())
@@ -263,7 +263,7 @@ def _stage_without(run_dir: Path) -> str:
 
 
 def test_a_stage_without_an_adapter_is_refused(tmp_path: Path) -> None:
-    for message in run_ranks(_stage_without, 2, tmp_path):
+    for message in kept_ranks(_stage_without, 2, tmp_path):
         assert "plan.pipeline" in message and "nothing is trained" in message
 
 

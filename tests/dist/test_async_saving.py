@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.command import tiny_command
 from helpers.disk import small_disk
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
@@ -86,7 +87,7 @@ def _plain(run_dir: Path, *overrides: str) -> None:
 def _start(plan: str, ranks: int, function, *args: object) -> list:
     if plan.startswith("zero"):
         load_deepspeed()
-    return [function(*args)] if ranks == 1 else run_ranks(function, ranks, *args)
+    return [function(*args)] if ranks == 1 else kept_ranks(function, ranks, *args)
 
 
 def _tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
@@ -149,7 +150,7 @@ def test_what_is_not_copied_yet_is_copied_before_the_step(tmp_path: Path) -> Non
 
 def test_one_at_a_time_and_all_ranks_see_it_complete_at_the_same_step(tmp_path: Path) -> None:
     """The save of step 2 is held until step 4 is done: that of step 4 waits for it, and the end for the last."""
-    first, second = run_ranks(_fit, 2, tmp_path, 4, "plan=ddp")
+    first, second = kept_ranks(_fit, 2, tmp_path, 4, "plan=ddp")
     saved = [event for event in first if isinstance(event[0], str)]
     assert saved == [event for event in second if isinstance(event[0], str)]
     assert [name for name, *_ in saved] == ["step_00000002", "step_00000004", "step_00000006", "e"]
@@ -173,7 +174,7 @@ def test_a_metric_belongs_to_the_step_that_was_saved(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_and_training_goes_on(tmp_path: Path) -> None:
     """Room for one checkpoint and a half, on two ranks: the others fail, the first stays, training reaches its end."""
     with small_disk(tmp_path / "disk", 4800 * 1024) as disk:
-        messages = run_ranks(_refused, 2, disk / "run", "plan=ddp")
+        messages = kept_ranks(_refused, 2, disk / "run", "plan=ddp")
         assert all("could not be written" in message for message in messages)
         assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step_00000002"]
         log = (disk / "run" / "log.txt").read_text()
@@ -199,7 +200,7 @@ def _without_memory(run_dir: Path, *overrides: str) -> list:
 
 def test_without_memory_for_a_copy_training_waits(tmp_path: Path) -> None:
     """One rank has none; all save while training waits, and nothing is missing."""
-    for seen in run_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
+    for seen in kept_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
         assert [event for event in seen if isinstance(event[0], str)][:3] == [
             (f"step_{step:08d}", step) for step in (2, 4, 6)
         ]
@@ -247,7 +248,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     complete = list(folders.glob("step_*"))
     assert complete and all((folder / "manifest.json").exists() for folder in complete)
     for folder in (run_dir, tmp_path / "whole"):
-        run_ranks(_resumed, 2, folder, options)
+        kept_ranks(_resumed, 2, folder, options)
     assert lines(run_dir) == lines(tmp_path / "whole")
     ours, theirs = _tensors(run_dir, 24), _tensors(tmp_path / "whole", 24)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, recipe_of
 from transformers import AutoTokenizer
 from trireme.launch.cli import main
@@ -39,7 +39,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "pp_1f1b"])
 def test_a_plan_gives_the_trajectory_of_one_process(tmp_path: Path, one: Path, plan: str) -> None:
-    run_ranks(_train, 2, tmp_path, [*CHATS, f"plan={plan}"])
+    kept_ranks(_train, 2, tmp_path, [*CHATS, f"plan={plan}"])
     alone, spread = training(one), training(tmp_path)
     assert len(alone) == len(spread) == 5
     assert worst_difference(alone, spread, ("loss", "grad_norm")) < TOLERANCE

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.disk import small_disk
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -60,10 +60,10 @@ def test_resume_is_bit_exact_for_every_optimizer(tmp_path: Path, optimizer: str)
 def test_one_layout_for_all_plans(tmp_path: Path) -> None:
     """Saved by two ranks and by one: the same names and shapes, and each resumes the other."""
     _train(tmp_path / "one", "trainer.stop_at=5", "checkpoint.every=5")
-    run_ranks(_train, 2, tmp_path / "two", "plan=ddp", "trainer.stop_at=5")
+    kept_ranks(_train, 2, tmp_path / "two", "plan=ddp", "trainer.stop_at=5")
     one, two = _tensors(tmp_path / "one", 5), _tensors(tmp_path / "two", 5)
     assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
-    run_ranks(_train, 2, tmp_path / "one", "plan=ddp")
+    kept_ranks(_train, 2, tmp_path / "one", "plan=ddp")
     _train(tmp_path / "two")
     assert [line["step"] for line in training(tmp_path / "one")] == list(range(1, 11))
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
@@ -313,8 +313,8 @@ def test_the_loss_scale_and_average_are_restored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero2"])
 def test_a_checkpoint_of_the_weights_alone(tmp_path: Path, plan: str) -> None:
     overrides = [f"plan={plan}", "checkpoint.only_model=true", "checkpoint.every=2"]
-    run_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=4")
+    kept_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=4")
     assert {name.partition(".")[0] for name in _tensors(tmp_path, 4)} == {"model"}
-    run_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=6")
+    kept_ranks(_train, 2, tmp_path, *overrides, "trainer.stop_at=6")
     assert "holds no state of the optimizer: its moments begin at zero" in (tmp_path / "log.txt").read_text()
     assert [line["step"] for line in training(tmp_path)][-1] == 6

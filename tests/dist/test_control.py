@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import STDLIB, TINY, tiny_recipe
 from trireme.configs.schema import read_recipe
 from trireme.errors import Problem, UserError
@@ -43,7 +43,7 @@ def _ended(run_dir: Path, *overrides: str) -> str:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ended")
-    assert run_ranks(_ended, 2, folder) == ["", ""]
+    assert kept_ranks(_ended, 2, folder) == ["", ""]
     return folder
 
 
@@ -62,7 +62,7 @@ def test_a_pass_can_be_ended(ended: Path) -> None:
 def test_it_is_the_order_of_that_pass(ended: Path, tmp_path: Path) -> None:
     """The third pass is trained on from its first sample, as in a run that reaches it otherwise."""
     other = ("+callbacks.seen._target_=helpers.callbacks.SeenTokens",)
-    assert run_ranks(_ended, 2, tmp_path / "seen", *other) == ["", ""]
+    assert kept_ranks(_ended, 2, tmp_path / "seen", *other) == ["", ""]
     jump = ("+callbacks.jump._target_=helpers.callbacks.Jump", f"+callbacks.jump.samples={_size(ended)}")
     options = (
         "plan=ddp",
@@ -73,7 +73,7 @@ def test_it_is_the_order_of_that_pass(ended: Path, tmp_path: Path) -> None:
         "trainer.log_every=1",
         "checkpoint.at_end=false",
     )
-    assert run_ranks(_train, 2, tmp_path / "jumped", *options) == ["", ""]
+    assert kept_ranks(_train, 2, tmp_path / "jumped", *options) == ["", ""]
     ends = [line["seen"] for line in training(tmp_path / "seen")][2:5]
     assert ends == [line["seen"] for line in training(tmp_path / "jumped")]
 
@@ -90,17 +90,17 @@ def _newest(run_dir: Path) -> str:
 
 
 def test_a_resume_goes_on_in_the_shortened_run(ended: Path, tmp_path: Path) -> None:
-    assert run_ranks(_ended, 2, tmp_path, "trainer.stop_at=4") == ["", ""]
-    assert run_ranks(_ended, 2, tmp_path) == ["", ""]
+    assert kept_ranks(_ended, 2, tmp_path, "trainer.stop_at=4") == ["", ""]
+    assert kept_ranks(_ended, 2, tmp_path) == ["", ""]
     assert worst_difference(training(ended), training(tmp_path), ("loss", "grad_norm", "lr", "epoch")) == 0
-    assert run_ranks(_ended, 2, tmp_path) == ["", ""]  # nothing is left
+    assert kept_ranks(_ended, 2, tmp_path) == ["", ""]  # nothing is left
     assert len(training(tmp_path)) == len(training(ended))
 
 
 def test_a_stream_has_no_pass_to_end(tmp_path: Path) -> None:
     stream = ("data=files_streaming", f"data.source.paths=[{STDLIB}/json/*.py]", "data.source.format=txt")
     stream += ("data.tokenizer.vocab_size=512", "data.block_size=32", "data.tokenizer.sample_documents=4")
-    for said in run_ranks(_train, 2, tmp_path, "plan=ddp", *END, "+callbacks.end.steps=[2]", *stream):
+    for said in kept_ranks(_train, 2, tmp_path, "plan=ddp", *END, "+callbacks.end.steps=[2]", *stream):
         assert "asks to end a pass" in said and "data.streaming=false" in said
 
 
@@ -112,8 +112,8 @@ def _loss(run_dir: Path) -> float:
 def test_evaluations_in_another_precision(ranks: int, plan: str, tmp_path: Path) -> None:
     """A run in bf16 that evaluates in fp32 gives what evaluating its weights in fp32 gives, and trains the same."""
     options = (f"plan={plan}", "trainer.max_steps=2", "plan.precision=bf16")
-    assert run_ranks(_train, ranks, tmp_path / "whole", *options, "trainer.eval_precision=fp32") == [""] * ranks
-    assert run_ranks(_train, ranks, tmp_path / "usual", *options) == [""] * ranks
+    assert kept_ranks(_train, ranks, tmp_path / "whole", *options, "trainer.eval_precision=fp32") == [""] * ranks
+    assert kept_ranks(_train, ranks, tmp_path / "usual", *options) == [""] * ranks
     whole, usual = _loss(tmp_path / "whole"), _loss(tmp_path / "usual")
     assert training(tmp_path / "whole") == training(tmp_path / "usual")
     recipe = tiny_recipe(tmp_path / "whole", "plan=single", "plan.precision=fp32", "trainer.max_steps=2")
@@ -125,7 +125,7 @@ def test_evaluations_in_another_precision(ranks: int, plan: str, tmp_path: Path)
 def test_weights_in_half_the_memory(ranks: int, plan: str, tmp_path: Path) -> None:
     assert _train(tmp_path, "trainer.max_steps=2") == ""
     exact = evaluate(tiny_recipe(tmp_path, "trainer.max_steps=2"))["eval_loss"]
-    for rounded in run_ranks(_rounded, ranks, tmp_path, plan):
+    for rounded in kept_ranks(_rounded, ranks, tmp_path, plan):
         assert 1e-7 < abs(rounded / exact - 1) < 1e-2
 
 
@@ -160,7 +160,7 @@ def test_predictions_at_the_end(tmp_path: Path) -> None:
         "+callbacks.note._target_=helpers.callbacks.Predicted",
         f"+callbacks.note.path={tmp_path}/metrics",
     )
-    assert run_ranks(_train, 2, tmp_path / "run", "plan=ddp", "trainer.max_steps=2", *callbacks) == ["", ""]
+    assert kept_ranks(_train, 2, tmp_path / "run", "plan=ddp", "trainer.max_steps=2", *callbacks) == ["", ""]
     recipe = tiny_recipe(tmp_path / "run", "trainer.max_steps=2")
     found = predict(recipe, str(tmp_path / "command.jsonl"))
     noted = [json.loads((tmp_path / f"metrics.{rank}").read_text()) for rank in (0, 1)]
@@ -174,7 +174,7 @@ def test_evaluations_have_a_micro_batch_of_their_own(tmp_path: Path) -> None:
     usual = _of_size(tmp_path / "usual", "null")
     for size in ("3", "40"):
         assert _of_size(tmp_path / size, size) == pytest.approx(usual, rel=1e-6)
-    ranks = run_ranks(_of_size, 2, tmp_path / "ranks", "3", "plan=ddp")
+    ranks = kept_ranks(_of_size, 2, tmp_path / "ranks", "3", "plan=ddp")
     assert ranks[0] == ranks[1] == pytest.approx(usual, rel=1e-5)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.zero import ADAMW, load_deepspeed
 from trireme.models.build_model import build_on_meta, weight_source
 from trireme.models.facts import Facts
@@ -133,7 +133,7 @@ def test_every_plan_has_the_negatives_of_the_global_batch(name: str, reference: 
     plan, ranks = PLANS[name]
     if name.startswith("zero"):
         load_deepspeed()
-    for found in run_ranks(lines, ranks, plan, 2):
+    for found in kept_ranks(lines, ranks, plan, 2):
         assert worst(reference, found) < TOLERANCE
 
 

@@ -12,7 +12,7 @@ import torch
 from helpers.command import refused, trireme, trireme_here
 from helpers.disk import small_disk
 from helpers.exported import aligned
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -129,7 +129,7 @@ def _train_spread(run_dir: Path, plan: str) -> None:
 def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, columns and stages are put together block by block, as torch's own reader does for whole tensors."""
     monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)
-    run_ranks(_train_spread, ranks, tmp_path / "run", plan)
+    kept_ranks(_train_spread, ranks, tmp_path / "run", plan)
     source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000002")
     written = load_file(export_source(source, tmp_path / "out", ExportOptions()) / "model.safetensors")
     expected = {f"model.{name}": torch.empty_like(tensor) for name, tensor in written.items()}
@@ -140,7 +140,7 @@ def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: 
 
 
 def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
-    run_ranks(_train_spread, 2, tmp_path / "run", "fsdp_full_shard")
+    kept_ranks(_train_spread, 2, tmp_path / "run", "fsdp_full_shard")
     folder = tmp_path / "run" / "checkpoints" / "step_00000002"
     one = sorted((folder / "tensors").glob("shard-00002-*"))[0]
     whole = one.read_bytes()

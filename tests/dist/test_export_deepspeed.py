@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.zero import load_deepspeed
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -65,7 +65,7 @@ def test_as_zero_to_fp32(tmp_path: Path, stage: int, tied: bool) -> None:
     load_deepspeed()
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    run_ranks(_save, 2, tmp_path / "zero", stage, tied)
+    kept_ranks(_save, 2, tmp_path / "zero", stage, tied)
     with quiet():
         theirs = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "zero"))
     folder = export(str(tmp_path / "zero"), str(tmp_path / "out"))

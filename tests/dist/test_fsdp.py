@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import ROOTS, trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
 from helpers.micro_batches import loss_of
 from helpers.options import witnesses
@@ -68,9 +69,9 @@ def test_what_is_wrapped_does_not_change_the_trajectory(
 ) -> None:
     overrides = ("model=gpt2_tiny", "plan=fsdp_full_shard", option)
     expected = {"", *(f"transformer.h.{block}.{part}" for block in range(4) for part in parts)}
-    for found in run_ranks(_describe, 2, tmp_path / "look", *overrides):
+    for found in kept_ranks(_describe, 2, tmp_path / "look", *overrides):
         assert set(found["wrapped"]) == expected
-    run_ranks(_train, 2, tmp_path / "two", *overrides)
+    kept_ranks(_train, 2, tmp_path / "two", *overrides)
     assert worst_difference(training(one), training(tmp_path / "two")) < 1e-5
     assert lines(one)[-1]["eval_loss"] == pytest.approx(lines(tmp_path / "two")[-1]["eval_loss"], rel=1e-5)
 
@@ -98,7 +99,7 @@ def _describe(run_dir: Path, *overrides: str) -> dict[str, object]:
 
 
 def test_a_rank_holds_its_shard_under_plain_names(tmp_path: Path) -> None:
-    for found in run_ranks(_describe, 2, tmp_path, "model=llama_tiny", "plan=fsdp_full_shard"):
+    for found in kept_ranks(_describe, 2, tmp_path, "model=llama_tiny", "plan=fsdp_full_shard"):
         assert found["sharded"] and found["moments"]
         assert found["elements"] == found["all"] / 2
         assert "model.layers.0.self_attn.q_proj.weight" in found["names"]
@@ -106,17 +107,17 @@ def test_a_rank_holds_its_shard_under_plain_names(tmp_path: Path) -> None:
 
 
 def test_hybrid_shards_hold_half_on_four_ranks(tmp_path: Path) -> None:
-    for found in run_ranks(_describe, 4, tmp_path, "model=llama_tiny", "plan=fsdp_hybrid_shard"):
+    for found in kept_ranks(_describe, 4, tmp_path, "model=llama_tiny", "plan=fsdp_hybrid_shard"):
         assert found["elements"] == found["all"] / 2
 
 
 def test_frozen_parameters_stay_and_have_no_state(tmp_path: Path) -> None:
     frozen = ["model.frozen=[model.embed_tokens.*,model.layers.0.*]"]
-    for found in run_ranks(_describe, 2, tmp_path / "look", "plan=fsdp_full_shard", *frozen):
+    for found in kept_ranks(_describe, 2, tmp_path / "look", "plan=fsdp_full_shard", *frozen):
         assert len(found["frozen"]) > 4
         assert found["trained"] == {f"optim.{name}" for name in set(found["names"]) - found["frozen"]}
     _train(tmp_path / "one", *frozen)
-    run_ranks(_train, 2, tmp_path / "two", "plan=fsdp_full_shard", *frozen)
+    kept_ranks(_train, 2, tmp_path / "two", "plan=fsdp_full_shard", *frozen)
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < 1e-5
 
 
@@ -140,16 +141,16 @@ def _sample(run_dir: Path, *overrides: str) -> list[list[int]]:
 @pytest.mark.parametrize("plan", ["fsdp_full_shard", "fsdp_shard_grad_op"])
 def test_generation_with_all_ranks_in_step(tmp_path: Path, plan: str) -> None:
     expected = _sample(tmp_path)
-    assert run_ranks(_sample, 2, tmp_path, f"plan={plan}") == [expected, expected]
+    assert kept_ranks(_sample, 2, tmp_path, f"plan={plan}") == [expected, expected]
 
 
 def test_bf16_follows_fp32(tmp_path: Path, one: Path) -> None:
-    run_ranks(_train, 2, tmp_path, "model=gpt2_tiny", "plan=fsdp_full_shard", "plan.precision=bf16")
+    kept_ranks(_train, 2, tmp_path, "model=gpt2_tiny", "plan=fsdp_full_shard", "plan.precision=bf16")
     assert 1e-6 < worst_difference(training(one), training(tmp_path), ["loss"]) < 1e-2
 
 
 def test_fp16_skips_an_overflow_on_all_ranks(tmp_path: Path) -> None:
-    assert run_ranks(_overflow, 2, tmp_path) == [(True, 2.0**139, True)] * 2
+    assert kept_ranks(_overflow, 2, tmp_path) == [(True, 2.0**139, True)] * 2
 
 
 def _overflow(run_dir: Path) -> tuple[bool, float, bool]:

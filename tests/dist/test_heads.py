@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.zero import load_deepspeed
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -115,7 +115,7 @@ def test_more_tokens_than_the_weights_have(name: str, backbone: Path) -> None:
     embedding = "bert.embeddings.word_embeddings.weight"
     assert one[embedding].shape == (70, 32) and torch.equal(one[embedding][:60], stored[embedding])
     assert one[embedding][60:].std() > 0 and one["cls.predictions.bias"].shape == (70,)
-    for found in run_ranks(_placed, 2, PLANS[name], str(backbone)):
+    for found in kept_ranks(_placed, 2, PLANS[name], str(backbone)):
         assert len(found) > 20 and all(np.array_equal(found[key], one[key].numpy()) for key in found)
 
 

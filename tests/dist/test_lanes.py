@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from helpers.several_runs import Job, train_all
 from helpers.zero import load_deepspeed
@@ -68,7 +68,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(plan: str, alone: Path, tmp_
     if plan.startswith("zero"):
         load_deepspeed()
     micro = 1 if plan in ("zero2", "fsdp_full_shard") else 2  # one lane in each of two micro-batches, or both in one
-    run_ranks(train_all, 2, [job(tmp_path, f"plan={plan}", f"trainer.micro_batch_size={micro}")])
+    kept_ranks(train_all, 2, [job(tmp_path, f"plan={plan}", f"trainer.micro_batch_size={micro}")])
     one, many = training(alone), training(tmp_path)
     assert len(one) == len(many) == STEPS and worst_difference(one, many) < TOLERANCE
     evaluated = [next(line for line in lines(run) if "eval_loss" in line) for run in (alone, tmp_path)]
@@ -78,7 +78,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(plan: str, alone: Path, tmp_
 @pytest.mark.long
 def test_four_ranks_in_two_groups_have_a_lane_each(alone: Path, tmp_path: Path) -> None:
     options = ("plan=fsdp_hybrid_shard", "trainer.micro_batch_size=1", "trainer.stop_at=6", "checkpoint.at_end=true")
-    run_ranks(train_all, 4, [job(tmp_path, *options)])
+    kept_ranks(train_all, 4, [job(tmp_path, *options)])
     assert worst_difference(training(alone)[:6], training(tmp_path)) < TOLERANCE
     train_all([job(tmp_path, "trainer.micro_batch_size=4")])
     assert worst_difference(training(alone), training(tmp_path)) < TOLERANCE
@@ -96,10 +96,10 @@ def test_a_memory_moves_to_two_ranks_and_back(alone: Path, tmp_path: Path) -> No
     options = ("trainer.micro_batch_size=2", "checkpoint.at_end=true")
     train_all([job(tmp_path, *options, "trainer.stop_at=5")])
     before = tensors(tmp_path, 5, "lanes.")
-    run_ranks(_saved_again, 2, tmp_path, [*options, "plan=fsdp_full_shard"])
+    kept_ranks(_saved_again, 2, tmp_path, [*options, "plan=fsdp_full_shard"])
     after = tensors(tmp_path, 5, "lanes.")
     assert len(before) == 3 and all(torch.equal(before[name], after[name]) for name in before)
-    run_ranks(train_all, 2, [job(tmp_path, *options, "plan=ddp", "trainer.stop_at=11")])
+    kept_ranks(train_all, 2, [job(tmp_path, *options, "plan=ddp", "trainer.stop_at=11")])
     train_all([job(tmp_path, *options)])
     one, many = training(alone), training(tmp_path)
     assert len(many) == STEPS and worst_difference(one, many) < TOLERANCE

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -68,7 +68,7 @@ def _spread(run_dir: Path) -> None:
 
 def test_every_save_on_two_ranks(tmp_path: Path) -> None:
     """Checkpoints are rotated away while they are exported; what is there at the end is the last one."""
-    run_ranks(_spread, 2, tmp_path / "run")
+    kept_ranks(_spread, 2, tmp_path / "run")
     offline = export(str(tmp_path / "run"), str(tmp_path / "offline"), ExportOptions("bf16"))
     assert _same(tmp_path / "run" / "exported", offline)
     assert not (tmp_path / "run" / ".exporting").exists() and not list((tmp_path / "run").glob(".*.partial"))
@@ -161,7 +161,7 @@ def _wait_beyond_the_limit(run_dir: str) -> float:
 
 def test_nobody_waits_beyond_the_time_limit_of_collectives(tmp_path: Path) -> None:
     _train(tmp_path / "run", steps=2)
-    assert all(waited > 2 for waited in run_ranks(_wait_beyond_the_limit, 2, str(tmp_path / "run")))
+    assert all(waited > 2 for waited in kept_ranks(_wait_beyond_the_limit, 2, str(tmp_path / "run")))
     assert _same(tmp_path / "run" / "exported", export(str(tmp_path / "run"), str(tmp_path / "offline")))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from safetensors.torch import load_file
 from trireme.trainer.build import train
@@ -99,7 +99,7 @@ def _in_hand(run_dir: Path, *overrides: str) -> None:
     ],
 )
 def test_ranks_end_with_it_too(plan: str, tmp_path: Path) -> None:
-    run_ranks(_in_hand, 2, tmp_path / "run", f"plan={plan}")
+    kept_ranks(_in_hand, 2, tmp_path / "run", f"plan={plan}")
     again = float((tmp_path / "run" / "again").read_text())
     first = [line["eval_loss"] for line in lines(tmp_path / "run") if "eval_loss" in line][:-1]
     assert len(first) == 4 and again == pytest.approx(max(first), rel=1e-5) and first[0] > first[-1]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import STDLIB, TINY, recipe_of
 from trireme.launch.cli import main
 from trireme.trainer.build import train
@@ -76,7 +76,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(tmp_path: Path, one: tuple[P
     run_dir, overrides = one
     if overrides is STREAMED and plan not in ("ddp", "zero2"):
         pytest.skip("other plans read the stream as these do")
-    run_ranks(_train, 2, tmp_path, [*overrides, f"plan={plan}"])
+    kept_ranks(_train, 2, tmp_path, [*overrides, f"plan={plan}"])
     alone, spread = training(run_dir), training(tmp_path)
     assert worst_difference(alone, spread, BY_SOURCE) < TOLERANCE
     evaluated = [[line for line in lines(run) if "eval_loss" in line] for run in (run_dir, tmp_path)]
@@ -88,7 +88,7 @@ def test_a_resume_is_exact_and_on_another_plan_the_same(tmp_path: Path, one: tup
     run_dir, overrides = one
     for name, plan in (("same", "single"), ("other", "fsdp_full_shard")):
         _train(tmp_path / name, [*overrides, "trainer.stop_at=4"])
-        run_ranks(_train, 1 if name == "same" else 2, tmp_path / name, [*overrides, f"plan={plan}"])
+        kept_ranks(_train, 1 if name == "same" else 2, tmp_path / name, [*overrides, f"plan={plan}"])
     assert lines(tmp_path / "same") == lines(run_dir)
     assert worst_difference(training(run_dir), training(tmp_path / "other"), BY_SOURCE) < TOLERANCE
 
@@ -199,8 +199,8 @@ def test_rows_under_every_plan(tmp_path: Path) -> None:
     for line in alone:
         assert line["loss"] == pytest.approx((2 * line["loss/posts"] + line["loss/reviews"]) / 3, rel=1e-5)
     for plan in ("ddp", "zero3"):
-        run_ranks(_train_rows, 2, recipe, plan, f"plan={plan}", "trainer.stop_at=2")
-        run_ranks(_train_rows, 2, recipe, plan, f"plan={plan}")
+        kept_ranks(_train_rows, 2, recipe, plan, f"plan={plan}", "trainer.stop_at=2")
+        kept_ranks(_train_rows, 2, recipe, plan, f"plan={plan}")
         assert worst_difference(alone, training(tmp_path / plan), keys) < TOLERANCE
         evaluated = [[line for line in lines(tmp_path / run) if "eval_loss" in line] for run in ("one", plan)]
         for there, here in zip(*evaluated, strict=True):

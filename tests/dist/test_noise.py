@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from trireme.models.noise_sites import KeyedModule
 from trireme.parallel.mesh import build_mesh
@@ -38,7 +38,7 @@ def _losses(run_dir: Path, *options: str) -> None:
 
 
 def test_nothing_is_left_after_training(tmp_path: Path) -> None:
-    assert run_ranks(_cleaned, 1, tmp_path / "run") == [True]
+    assert kept_ranks(_cleaned, 1, tmp_path / "run") == [True]
     config = json.loads((step_folder(tmp_path / "run" / "checkpoints", 2) / "model" / "config.json").read_text())
     assert config["hidden_dropout"] == 0.1
 
@@ -46,8 +46,8 @@ def test_nothing_is_left_after_training(tmp_path: Path) -> None:
 def test_evaluations_are_without_noise(tmp_path: Path) -> None:
     """A learning rate of zero leaves the weights alone, so evaluations agree and training losses do not."""
     still = "optimizer.lr=0"
-    run_ranks(_losses, 1, tmp_path / "quiet", still)
-    run_ranks(_losses, 1, tmp_path / "noisy", still, *NOISE)
+    kept_ranks(_losses, 1, tmp_path / "quiet", still)
+    kept_ranks(_losses, 1, tmp_path / "noisy", still, *NOISE)
     evaluated = [
         [line["eval_loss"] for line in lines(tmp_path / name) if "eval_loss" in line] for name in ("quiet", "noisy")
     ]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import can_compile, load_deepspeed
 from trireme.errors import UserError
@@ -52,7 +52,7 @@ def run(run_dir: Path, plan: str, *overrides: str) -> list[str]:
     """Train on the ranks of a plan; what each of them was refused, or an empty string."""
     name = plan.removesuffix("_bf16")
     chosen = [f"plan={name}", *(["plan.precision=bf16"] if plan.endswith("_bf16") else [])]
-    return run_ranks(_train, 1 if plan == "single" else 2, run_dir, *COMMON, *chosen, *overrides, timeout=280)
+    return kept_ranks(_train, 1 if plan == "single" else 2, run_dir, *COMMON, *chosen, *overrides, timeout=280)
 
 
 def _train(run_dir: Path, *overrides: str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers.command import ROOTS, refused, trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from trireme.errors import UserError
 from trireme.launch.error_report import DIVERGED, Diverged
@@ -84,7 +84,7 @@ def test_where_no_checkpoint_is_finite_a_resume_is_refused(tmp_path: Path, capsy
     ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
 )
 def test_all_ranks_agree_under_every_plan(plan: tuple[str, ...], ranks: int, tmp_path: Path) -> None:
-    (reason, step), *others = run_ranks(_ended, ranks, tmp_path, *plan)
+    (reason, step), *others = kept_ranks(_ended, ranks, tmp_path, *plan)
     assert reason and step == 6
     assert others == [(reason, step)] * (ranks - 1)
     assert checkpoints(tmp_path)[6] == reason

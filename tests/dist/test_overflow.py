@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.recipes import tiny_recipe
 from trireme.trainer.build import train
 
@@ -25,7 +25,7 @@ def _explode(run_dir: Path, *overrides: str) -> int:
 
 @pytest.mark.parametrize("plan", ["fsdp_full_shard", "pp_1f1b"])
 def test_the_module_is_found_and_all_ranks_stop(tmp_path: Path, plan: str) -> None:
-    assert run_ranks(_explode, 2, tmp_path, f"plan={plan}") == [3, 3]
+    assert kept_ranks(_explode, 2, tmp_path, f"plan={plan}") == [3, 3]
     texts = [file.read_text() for file in sorted(tmp_path.glob("overflow*.txt"))]
     found = [text for text in texts if f"step 3: {LAYER} gives numbers that are not finite" in text]
     assert found, texts

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.loaders import SIZE, WORDS, WithState
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import recipe_of, tiny_recipe
 from trireme.errors import UserError
 from trireme.trainer.build import train
@@ -43,7 +43,7 @@ def _train(folder: Path, run: str, loader: str, *overrides: str) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loaders")
     (folder / "loader.yaml").write_text(RECIPE)
-    assert run_ranks(_train, 1, folder, "alone", "ByPosition") == [""]
+    assert kept_ranks(_train, 1, folder, "alone", "ByPosition") == [""]
     return folder
 
 
@@ -57,7 +57,7 @@ def _same(folder: Path, run: str) -> bool:
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_ranks_see_one_order(loader: str, folder: Path) -> None:
-    assert run_ranks(_train, 2, folder, loader, loader, "plan=ddp") == ["", ""]
+    assert kept_ranks(_train, 2, folder, loader, loader, "plan=ddp") == ["", ""]
     assert _same(folder, loader)
 
 
@@ -65,8 +65,8 @@ def test_ranks_see_one_order(loader: str, folder: Path) -> None:
 def test_a_resume_goes_on_in_the_middle_of_a_pass(loader: str, folder: Path) -> None:
     """Two ranks stop in the second pass; one goes on."""
     run = f"resumed-{loader}"
-    assert run_ranks(_train, 2, folder, run, loader, "plan=ddp", "trainer.stop_at=8") == ["", ""]
-    assert run_ranks(_train, 1, folder, run, loader) == [""]
+    assert kept_ranks(_train, 2, folder, run, loader, "plan=ddp", "trainer.stop_at=8") == ["", ""]
+    assert kept_ranks(_train, 1, folder, run, loader) == [""]
     assert _same(folder, run)
 
 
@@ -85,7 +85,7 @@ def test_workers_read_by_position(folder: Path) -> None:
 
 
 def test_what_breaks_the_contract_is_refused(folder: Path) -> None:
-    said = run_ranks(_train, 2, folder, "changing", "Changing", "plan=ddp")
+    said = kept_ranks(_train, 2, folder, "changing", "Changing", "plan=ddp")
     assert all("gives another input_ids when sample(" in each for each in said)
     assert "does not say how many samples" in _train(folder, "endless", "InOrder", "+data.loader.size=null")
     assert "gives 24 samples in pass 1, but its size is 20" in _train(
@@ -110,8 +110,8 @@ def _ordered(run_dir: Path, order: str, *overrides: str) -> str:
 
 def test_an_order_of_ones_own(tmp_path: Path) -> None:
     """Under two ranks it is that of one, and not the usual one; indices that there are not are refused."""
-    assert run_ranks(_ordered, 1, tmp_path / "alone", "Backwards", "data.shuffle=false") == [""]
-    assert run_ranks(_ordered, 2, tmp_path / "ranks", "Backwards", "plan=ddp", "data.shuffle=false") == ["", ""]
+    assert kept_ranks(_ordered, 1, tmp_path / "alone", "Backwards", "data.shuffle=false") == [""]
+    assert kept_ranks(_ordered, 2, tmp_path / "ranks", "Backwards", "plan=ddp", "data.shuffle=false") == ["", ""]
     one, other = training(tmp_path / "alone"), training(tmp_path / "ranks")
     assert worst_difference(one, other) < 2e-5
     train(tiny_recipe(tmp_path / "usual", "trainer.max_steps=3", "data.shuffle=false"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, tiny_recipe
 from trireme.configs.schema import read_recipe
 from trireme.errors import UserError
@@ -34,7 +34,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for task in ("TwoPasses", "OneCall", "CausalLM"):
         options = ("task._target_=trireme.trainer.tasks.causal_lm.CausalLM",) if task == "CausalLM" else ()
-        assert run_ranks(_train, 1, folder / task, task, DROPOUT, *options) == [""]
+        assert kept_ranks(_train, 1, folder / task, task, DROPOUT, *options) == [""]
     return folder
 
 
@@ -52,14 +52,14 @@ def test_two_passes_draw_apart_and_count(alone: Path) -> None:
 
 @pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero2", "zero3"])
 def test_one_trajectory(plan: str, alone: Path, tmp_path: Path) -> None:
-    assert run_ranks(_train, 2, tmp_path, "TwoPasses", DROPOUT, f"plan={plan}") == ["", ""]
+    assert kept_ranks(_train, 2, tmp_path, "TwoPasses", DROPOUT, f"plan={plan}") == ["", ""]
     assert worst_difference(training(alone / "TwoPasses"), training(tmp_path)) < 2e-5
     assert abs(_evaluated(alone / "TwoPasses") / _evaluated(tmp_path) - 1) < 1e-5
 
 
 @pytest.mark.parametrize(("ranks", "plan"), [(1, "single"), (2, "fsdp_full_shard")])
 def test_a_mean_is_refused(ranks: int, plan: str, tmp_path: Path) -> None:
-    for said in run_ranks(_train, ranks, tmp_path, "MeanStep", f"plan={plan}"):
+    for said in kept_ranks(_train, ranks, tmp_path, "MeanStep", f"plan={plan}"):
         assert "helpers.tasks.MeanStep.step returns a mean" in said
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY
 from helpers.several_runs import train_all
 from helpers.zero import load_deepspeed
@@ -32,7 +32,7 @@ def _spread(plan: str, folder: Path, *overrides: str) -> Path:
         load_deepspeed()
     micro = 16 // (layout.data * max(2, layout.least))
     job = (TINY, folder, [*COMMON, RULES, f"plan={plan}", f"trainer.micro_batch_size={micro}", *overrides])
-    run_ranks(train_all, layout.ranks, [job], timeout=300)
+    kept_ranks(train_all, layout.ranks, [job], timeout=300)
     return folder
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import recipe_of
 from helpers.zero import load_deepspeed
 from parity.matrix import LAYOUTS
@@ -170,7 +170,7 @@ def _one(folder: Path, architecture: str) -> Path:
     """The run of one process; trained once."""
     run = folder / f"{architecture}-one"
     if not run.exists():
-        assert run_ranks(_train, 1, folder, architecture, run.name) == [""]
+        assert kept_ranks(_train, 1, folder, architecture, run.name) == [""]
     return run
 
 
@@ -192,14 +192,15 @@ def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
         load_deepspeed()
     run = folder / f"{architecture}-{plan}"
     micro = f"trainer.micro_batch_size={8 // (2 * ranks)}"  # two micro-batches in a step
-    assert run_ranks(_train, ranks, folder, architecture, run.name, f"plan={plan}", micro) == [""] * ranks
+    assert kept_ranks(_train, ranks, folder, architecture, run.name, f"plan={plan}", micro) == [""] * ranks
     one, many = training(_one(folder, architecture)), training(run)
     assert len(one) == 4 and worst_difference(one, many) < 2e-5
 
 
 def test_it_learns_what_it_sees_and_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     architecture = "LlavaForConditionalGeneration"
-    assert run_ranks(_train, 1, folder, architecture, "learnt", "trainer.max_steps=150", "trainer.log_every=50") == [""]
+    steps = ("trainer.max_steps=150", "trainer.log_every=50")
+    assert kept_ranks(_train, 1, folder, architecture, "learnt", *steps) == [""]
     assert next(line["eval_accuracy"] for line in lines(folder / "learnt") if "eval_accuracy" in line) > 0.9
     exported = str(folder / "exported")
     assert main(["export", str(folder / "learnt"), exported]) == 0

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from helpers.command import trireme_here
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines
-from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
@@ -113,7 +113,7 @@ PLANS = ["ddp", "zero3", "fsdp_full_shard"]
 @pytest.mark.parametrize("plan", PLANS)
 def test_texts_and_records_of_one_process(folder: Path, one: dict[str, Any], plan: str) -> None:
     alone = _predict(folder, "single", "single", "first.jsonl", GREEDY, limit=7)
-    results = run_ranks(_predict, 2, folder, "single", plan, f"{plan}.jsonl", GREEDY, "held_out", 7)
+    results = kept_ranks(_predict, 2, folder, "single", plan, f"{plan}.jsonl", GREEDY, "held_out", 7)
     assert results[0] == results[1] == pytest.approx(alone, rel=1e-4)
     assert _rows(folder / f"{plan}.jsonl") == _rows(folder / "first.jsonl") == _rows(folder / "single.jsonl")[:7]
 
@@ -126,7 +126,7 @@ def few_steps(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_losses_and_scores_of_one_process(folder: Path, few_steps: list[dict[str, Any]], plan: str) -> None:
-    run_ranks(_train, 2, folder, plan, plan, *FEW, timeout=240)
+    kept_ranks(_train, 2, folder, plan, plan, *FEW, timeout=240)
     names = ("step", "loss", "grad_norm", "eval_loss", "eval_bleu", "eval_again_loss", "eval_again_exact_match")
     for ours, alone in zip(lines(folder / plan), few_steps, strict=True):
         assert {name: ours[name] for name in names if name in ours} == pytest.approx(
@@ -137,7 +137,7 @@ def test_losses_and_scores_of_one_process(folder: Path, few_steps: list[dict[str
 @pytest.mark.parametrize(("plan", "options"), [("fsdp_full_shard", DRAWN), ("zero3", BEAMS)])
 def test_draws_and_beams(folder: Path, one: dict[str, Any], plan: str, options: str) -> None:
     _predict(folder, "single", "single", "alone.jsonl", options, "again", 5)
-    run_ranks(_predict, 2, folder, "single", plan, "together.jsonl", options, "again", 5)
+    kept_ranks(_predict, 2, folder, "single", plan, "together.jsonl", options, "again", 5)
     alone = _rows(folder / "alone.jsonl")
     assert len(alone) == 5 and _rows(folder / "together.jsonl") == alone
     assert alone != _rows(folder / "single.jsonl")[:5]
@@ -156,7 +156,7 @@ def test_tokens_under_tensor_and_pipeline_plans(tmp_path: Path) -> None:
     wanted = parquet.read_table(tmp_path / "single.parquet").to_pylist()
     assert len(wanted) == 17 and set(wanted[0]) == {"index", "text", "prediction"}
     for plan in ("tp", "pp_1f1b"):
-        run_ranks(_tokens, 2, tmp_path, plan)
+        kept_ranks(_tokens, 2, tmp_path, plan)
         assert parquet.read_table(tmp_path / f"{plan}.parquet").to_pylist() == wanted
 
 

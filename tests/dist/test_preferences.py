@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
 from helpers.preferences import JUDGED, PAIRS, written
-from helpers.ranks import run_ranks
 from helpers.recipes import TINY, recipe_of
 from helpers.zero import load_deepspeed
 from trireme.errors import UserError
@@ -92,7 +92,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(
         load_deepspeed()
     given = options(folder, "kto" if name == "kto" else "dpo", *MORE[name], f"plan={plan}", *more)
     own = [f"data.cache_dir={tmp_path / 'cache'}"]  # so that the reference is computed under this plan
-    run_ranks(run, ranks, tmp_path / "run", [*given, *own])
+    kept_ranks(run, ranks, tmp_path / "run", [*given, *own])
     one, many = training(alone[name]), training(tmp_path / "run")
     assert len(one) == len(many) == 4 and len({line["loss"] for line in one}) == 4
     assert worst_difference(one, many, ("loss", "grad_norm")) < TOLERANCE
@@ -129,7 +129,7 @@ def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path
     noisy = options(folder, "dpo", "data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1")
     noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
     run(tmp_path / "one", noisy)
-    run_ranks(run, 2, tmp_path / "two", [*noisy, "plan=pp_1f1b"])
+    kept_ranks(run, 2, tmp_path / "two", [*noisy, "plan=pp_1f1b"])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
 
 
@@ -142,7 +142,7 @@ def test_a_packed_run_of_kto_with_noise_is_the_same_under_a_plan(
     noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
     load_deepspeed()
     run(tmp_path / "one", noisy)
-    run_ranks(run, ranks, tmp_path / "two", [*noisy, f"plan={plan}", *PLANS[plan][1]])
+    kept_ranks(run, ranks, tmp_path / "two", [*noisy, f"plan={plan}", *PLANS[plan][1]])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
 
 
@@ -155,7 +155,7 @@ def test_a_quantised_base_is_its_own_reference(
     base = ["model.family=null", f"model.weights={tmp_path / 'base'}", "model.config={}", "quantization=nf4"]
     given = options(folder, "dpo", *base, *LORA, f"task.reference={reference}")
     run(tmp_path / "one", given)
-    run_ranks(run, 2, tmp_path / "two", [*given, "plan=fsdp_full_shard"])
+    kept_ranks(run, 2, tmp_path / "two", [*given, "plan=fsdp_full_shard"])
     one = training(tmp_path / "one")
     assert one[0]["loss"] == pytest.approx(np.log(2), abs=1e-6) and one[-1]["loss"] < 0.69
     assert worst_difference(one, training(tmp_path / "two")) < TOLERANCE
@@ -167,7 +167,7 @@ def test_losses_in_pieces_change_nothing_under_a_plan(
     folder: Path, alone: dict[str, Path], tmp_path: Path, plan: str
 ) -> None:
     load_deepspeed()
-    run_ranks(run, 2, tmp_path, options(folder, "dpo", *MORE["dpo"], "model.loss=chunked", f"plan={plan}"))
+    kept_ranks(run, 2, tmp_path, options(folder, "dpo", *MORE["dpo"], "model.loss=chunked", f"plan={plan}"))
     assert worst_difference(training(alone["dpo"]), training(tmp_path)) < TOLERANCE
 
 
@@ -180,11 +180,11 @@ def test_a_resume_places_the_first_weights_again_under_a_plan(
     load_deepspeed()
     given = options(folder, "dpo", *(LORA if name == "lora" else MORE["dpo"]), f"plan={plan}")
     given.append(f"data.cache_dir={tmp_path / 'cache'}")
-    run_ranks(run, 2, tmp_path / "whole", given)
-    run_ranks(run, 2, tmp_path / "parts", [*given, "trainer.stop_at=2"])
+    kept_ranks(run, 2, tmp_path / "whole", given)
+    kept_ranks(run, 2, tmp_path / "parts", [*given, "trainer.stop_at=2"])
     for path in (tmp_path / "cache/references").glob("*.npy"):
         path.unlink()
-    run_ranks(run, 2, tmp_path / "parts", given)
+    kept_ranks(run, 2, tmp_path / "parts", given)
     assert len(references(tmp_path / "cache")) == 2
     one, two = training(tmp_path / "whole"), training(tmp_path / "parts")
     assert [line["loss"] for line in one] == [line["loss"] for line in two]

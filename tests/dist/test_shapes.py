@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.exported import aligned
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.recipes import recipe_of
 from helpers.several_runs import Job, train_all, train_all_on_ranks
 from helpers.zero import load_deepspeed
@@ -103,7 +103,7 @@ def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, alone: dict[str
 @needs_espeak
 @pytest.mark.parametrize("plan", ["ddp", "zero2", "zero3", "fsdp_full_shard"])
 def test_inputs_that_are_no_whole_numbers_have_the_type_of_the_plan(tmp_path: Path, plan: str) -> None:
-    run_ranks(_train, 2, SPEECH, tmp_path, [f"plan={plan}", "plan.precision=bf16", "trainer.max_steps=2"])
+    kept_ranks(_train, 2, SPEECH, tmp_path, [f"plan={plan}", "plan.precision=bf16", "trainer.max_steps=2"])
     assert all(line["loss"] > 0 for line in training(tmp_path)) and len(training(tmp_path)) == 2
 
 

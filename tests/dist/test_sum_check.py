@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.ranks import run_ranks
+from helpers.kept_ranks import kept_ranks
 from helpers.recipes import tiny_recipe
 from trireme.errors import UserError
 from trireme.trainer.build import train
@@ -36,8 +36,8 @@ def _train(run_dir: Path, task: str, *overrides: str) -> str:
 )
 def test_a_mean_is_refused_and_a_sum_is_not(ranks: int, overrides: tuple[str, ...], tmp_path: Path) -> None:
     if overrides != ("plan=tp",):  # torch's loss_parallel knows no means of split logits and no smoothing
-        for said in run_ranks(_train, ranks, tmp_path / "mean", "MeanLoss", *overrides):
+        for said in kept_ranks(_train, ranks, tmp_path / "mean", "MeanLoss", *overrides):
             assert "helpers.tasks.MeanLoss.loss returns a mean" in said and "return a sum" in said
-        assert run_ranks(_train, ranks, tmp_path / "smooth", "SmoothedSum", *overrides) == [""] * ranks
-    for said in run_ranks(_train, ranks, tmp_path / "samples", "MeanOverSamples", *overrides):
+        assert kept_ranks(_train, ranks, tmp_path / "smooth", "SmoothedSum", *overrides) == [""] * ranks
+    for said in kept_ranks(_train, ranks, tmp_path / "samples", "MeanOverSamples", *overrides):
         assert "helpers.tasks.MeanOverSamples.loss returns a mean" in said

@@ -18,8 +18,8 @@ import torch
 import yaml
 from families.kinds import kind_of, recipe
 from helpers.exported import aligned
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
 from helpers.zero import load_deepspeed
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
@@ -89,14 +89,14 @@ def look(model_type: str, folder: Path, plans: Sequence[str] = PLANS) -> Found:
     file = folder / f"{model_type}.yaml"
     file.write_text("# An architecture, tried.\n" + yaml.safe_dump(recipe(model_type, STEPS, SAVED), sort_keys=False))
     one = folder / model_type
-    found.parameters, found.resumed, found.exported, found.no_tensor = run_ranks(
+    found.parameters, found.resumed, found.exported, found.no_tensor = kept_ranks(
         _alone, 1, str(file), str(one), model_type, timeout=600
     )[0]
     assert len({line["loss"] for line in training(one)}) == STEPS, "no step changes the loss"
     if "zero3" in plans:
         load_deepspeed()
     tried = [plan for plan in plans if plan != "tp" or not found.no_tensor]
-    run_ranks(_under, 2, str(file), str(one), tried, timeout=600)
+    kept_ranks(_under, 2, str(file), str(one), tried, timeout=600)
     for plan in tried:
         found.differences[plan] = worst_difference(training(one), training(folder / f"{model_type}-{plan}"))
     return found

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from helpers.ranks import Answer, describe_rank, free_port, gathered, warm_up
+from helpers.zero import load_deepspeed
 
 
 class KeptRanks:
@@ -52,6 +53,7 @@ class _Group:
 
     def __init__(self, world_size: int) -> None:
         warm_up()
+        load_deepspeed()
         context, port = multiprocessing.get_context("fork"), free_port()
         self.pipes: list[Connection] = []
         self.processes: list[BaseProcess] = []

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import copy
-import functools
+import hashlib
+import json
 import os
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
+from trireme.launch.composed import Composed
 
 if TYPE_CHECKING:
     from trireme.configs.schema import RecipeConfig
-    from trireme.launch.composed import Composed
 
 TINY = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 FEW_FILES = [str(STDLIB / name) for name in ("json", "email")]
+ANY_RUN = "/any-run"
+"""Stands for a run folder in what is kept."""
 
 
 def composed_of(file: Path, run_dir: Path, *overrides: str) -> Composed:
-    """The recipe in ``file`` as plain data. Files of the tests do not change, so what they compose to is kept: ranks
-    that are forked afterwards need not compose it again, which takes longer than a step of theirs."""
-    given = (str(file), (f"run.dir={run_dir}", *overrides))
+    """The recipe in ``file`` as plain data. Recipes of the tests do not change, so what they compose to is kept beside
+    prepared data, under any run folder: the ranks of a run, and the tests after it, need not compose it again, which
+    takes longer than a step of theirs."""
     if file.parent != TINY.parent:
-        return compose(*given)
-    kept = _kept(*given)
-    return replace(kept, raw=copy.deepcopy(kept.raw))
-
-
-@functools.lru_cache(maxsize=64)
-def _kept(file: str, overrides: tuple[str, ...]) -> Composed:
-    return compose(file, overrides)
+        return compose(str(file), (f"run.dir={run_dir}", *overrides))
+    named = hashlib.sha256(repr((str(file), overrides, os.getcwd())).encode()).hexdigest()
+    kept = Path(os.environ["TRIREME_CACHE"]) / "composed" / f"{named}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{kept}.lock"):  # ranks ask for the same at the same time
+        if not kept.exists():
+            composed = compose(str(file), (f"run.dir={ANY_RUN}", *overrides))
+            if composed.problems:
+                return compose(str(file), (f"run.dir={run_dir}", *overrides))
+            kept.write_text(json.dumps(asdict(composed), default=str))
+    values = json.loads(kept.read_text().replace(ANY_RUN, json.dumps(str(run_dir))[1:-1]))
+    return Composed(**{**values, "recipe": file})
 
 
 def recipe_of(file: Path, run_dir: Path, *overrides: str) -> RecipeConfig:
     """The recipe in ``file``, in ``run_dir`` with command-line overrides."""
-    composed = composed_of(file, run_dir, *overrides)
+    return typed(composed_of(file, run_dir, *overrides))
+
+
+def typed(composed: Composed) -> RecipeConfig:
+    """The recipe of what was composed, here or in the process that has asked for a run."""
     recipe, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
     assert recipe is not None, [*composed.problems, *problems]
     return recipe

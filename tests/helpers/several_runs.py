@@ -5,34 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers.ranks import run_ranks
-from helpers.recipes import TINY, composed_of, recipe_of, with_few_files
+from helpers.kept_ranks import kept_ranks
+from helpers.recipes import TINY, composed_of, typed, with_few_files
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.collective import on_main
 from trireme.trainer.run_folder import open_run_folder
+
+if TYPE_CHECKING:
+    from trireme.launch.composed import Composed
 
 Job = tuple[Path, Path, list[str]]
 """(file of the recipe, run folder, overrides)"""
 
 
 def train_all_on_ranks(world_size: int, jobs: Sequence[Job], timeout: float = 120.0) -> None:
-    """``train_all`` on new ranks, which inherit the composed recipes."""
-    for file, run_dir, overrides in jobs:
-        composed_of(file, run_dir, *_given(file, overrides))
-    run_ranks(train_all, world_size, jobs, timeout=timeout)
-
-
-def _given(file: Path, overrides: Sequence[str]) -> Sequence[str]:
-    return with_few_files(overrides) if file == TINY else overrides
+    """``train_all`` on kept ranks, which are given the composed recipes."""
+    kept_ranks(_train, world_size, [_composed(job) for job in jobs], timeout=timeout)
 
 
 def train_all(jobs: Sequence[Job]) -> None:
     """Train or go on with each, as ``train`` does. All have the plan of the first."""
+    _train([_composed(job) for job in jobs])
+
+
+def _composed(job: Job) -> tuple[Path, Composed]:
+    file, run_dir, overrides = job
+    return run_dir, composed_of(file, run_dir, *(with_few_files(overrides) if file == TINY else overrides))
+
+
+def _train(jobs: Sequence[tuple[Path, Composed]]) -> None:
     mesh = None
-    for file, run_dir, overrides in jobs:
-        recipe = recipe_of(file, run_dir, *_given(file, overrides))
+    for run_dir, composed in jobs:
+        recipe = typed(composed)
         mesh = mesh or build_mesh(recipe.plan)
         on_main(mesh, partial(open_run_folder, run_dir, fresh=False))
         trainer = build(recipe, mesh, "auto")

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
@@ -44,7 +45,7 @@ def test_two_ranks_equal_one_process(
     tmp_path: Path, reference: Reference, family: str, masks: str, micro_batch_size: int
 ) -> None:
     overrides = [f"model={family}_tiny", *MASKS[masks], "plan=ddp", f"trainer.micro_batch_size={micro_batch_size}"]
-    run_ranks(_train, 2, tmp_path, overrides)
+    kept_ranks(_train, 2, tmp_path, overrides)
     one, two = training(reference(family, masks)), training(tmp_path)
     assert one[-1]["step"] == 12
     assert worst_difference(one, two) < TOLERANCE
@@ -65,7 +66,7 @@ def test_three_ranks_and_padded_documents(tmp_path: Path) -> None:
         "trainer.global_batch_size=12",
     ]
     _train(tmp_path / "one", [*overrides, "trainer.micro_batch_size=12"])
-    run_ranks(_train, 3, tmp_path / "three", [*overrides, "plan=ddp", "trainer.micro_batch_size=2"])
+    kept_ranks(_train, 3, tmp_path / "three", [*overrides, "plan=ddp", "trainer.micro_batch_size=2"])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / "three")) < TOLERANCE
 
 

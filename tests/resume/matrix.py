@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.ranks import run_ranks
-from helpers.recipes import TINY, composed_of, tiny_recipe, with_few_files
+from helpers.recipes import TINY, composed_of, typed, with_few_files
 from helpers.zero import load_deepspeed
 from parity.matrix import LAYOUTS
 from trireme.parallel.mesh import build_mesh
@@ -31,6 +31,9 @@ from trireme.trainer.checkpoint.load.own_checkpoint import Checkpoint
 from trireme.trainer.collective import on_main
 from trireme.trainer.loop import Trainer
 from trireme.trainer.run_folder import open_run_folder
+
+if TYPE_CHECKING:
+    from trireme.launch.composed import Composed
 
 PLANS = (
     "single",
@@ -246,16 +249,15 @@ def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
     if plan.startswith("zero"):
         load_deepspeed()
     ranks = LAYOUTS[plan].ranks if plan in LAYOUTS else 1
-    for _, run_dir, overrides in jobs:
-        composed_of(TINY, run_dir, *with_few_files(overrides))  # ranks inherit it
-    run_ranks(_go, ranks, jobs, timeout=300 + 60 * len(jobs))
+    composed = [(saved, run_dir, composed_of(TINY, run_dir, *with_few_files(given))) for saved, run_dir, given in jobs]
+    kept_ranks(_go, ranks, composed, timeout=300 + 60 * len(jobs))
 
 
-def _go(jobs: Sequence[Job]) -> None:
+def _go(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
     """The jobs one after the other, on the ranks that exist."""
     mesh = None
-    for checkpoint, run_dir, overrides in jobs:
-        recipe = tiny_recipe(run_dir, *overrides)
+    for checkpoint, run_dir, composed in jobs:
+        recipe = typed(composed)
         mesh = mesh or build_mesh(recipe.plan)
         on_main(mesh, partial(open_run_folder, run_dir, fresh=False))
         trainer = build(recipe, mesh, resume=str(checkpoint) if checkpoint else "never")
