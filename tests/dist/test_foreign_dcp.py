@@ -105,6 +105,7 @@ def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Arrays:
     return arrays({name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in held.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "plan", "ranks", "more"),
     [

@@ -159,6 +159,7 @@ def _wait_beyond_the_limit(run_dir: str) -> float:
     return waited / limit
 
 
+@pytest.mark.slow
 def test_nobody_waits_beyond_the_time_limit_of_collectives(tmp_path: Path) -> None:
     _train(tmp_path / "run", steps=2)
     assert all(waited > 2 for waited in kept_ranks(_wait_beyond_the_limit, 2, str(tmp_path / "run")))

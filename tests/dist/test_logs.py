@@ -55,6 +55,7 @@ def test_when_several_speak_every_line_carries_its_rank(tmp_path: Path) -> None:
     assert "info of 0" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_own_launcher_leaves_a_log_of_each_rank_and_no_empty_files(tmp_path: Path, capsys) -> None:
     run_dir = tmp_path / "run"
     two = tiny_command(run_dir, "trainer.max_steps=1", "plan=ddp", "trainer.eval_at_end=false", SPEAKS, "--nproc", "2")

@@ -156,6 +156,7 @@ def test_fresh_is_not_forgotten_by_a_first_attempt_that_ended_early(
     assert (tmp_path / "run.1").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Path, environment: dict[str, str]) -> None:
     """A refusal that only the ranks can see: another recipe's run is in the folder."""

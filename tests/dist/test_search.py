@@ -140,6 +140,7 @@ def test_without_a_server_a_trial_is_started_in_the_usual_way(
     assert "UserError" in (tmp_path / "run" / "logs" / "trial.out").read_text()
 
 
+@pytest.mark.slow
 def test_a_seed_makes_a_study_repeat(starter: TrialStarter, tmp_path: Path) -> None:
     for name in ("one", "two"):
         searched(starter, tmp_path / name, RATES, "search.trials=4", RANDOM, PRUNER, "search.own_first=false")
@@ -165,6 +166,7 @@ def prune_together(starter: TrialStarter, folder: Path, plan: str, trials: int, 
     return rows
 
 
+@pytest.mark.slow
 def test_two_ranks_are_pruned_together(starter: TrialStarter, tmp_path: Path) -> None:
     prune_together(starter, tmp_path / "study", "ddp", 6)
 

@@ -77,6 +77,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(
             assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE), kind
 
 
+@pytest.mark.slow
 def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, alone: dict[str, Job]) -> None:
     rates = ("images_per_second", "frames_per_second", "samples_per_second", "step_seconds", "memory_mib", "mfu")
     jobs = _jobs(alone, tmp_path, "checkpoint.at_end=true")
@@ -91,6 +92,7 @@ def test_a_resume_in_the_middle_of_a_pass_is_exact(tmp_path: Path, alone: dict[s
         assert parts[-1] == whole[-1], kind
 
 
+@pytest.mark.slow
 def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, alone: dict[str, Job]) -> None:
     jobs = _jobs(alone, tmp_path, "checkpoint.at_end=true", "trainer.micro_batch_size=4")
     train_all([(file, run_dir, [*overrides, f"trainer.stop_at={SAVED}"]) for file, run_dir, overrides in jobs])

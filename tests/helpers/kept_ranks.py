@@ -21,6 +21,9 @@ import torch
 from helpers.ranks import Answer, describe_rank, free_port, gathered, warm_up
 from helpers.zero import load_deepspeed
 
+CALLS = 30
+"""Calls after which new ranks begin, since engines leave groups, threads and memory behind."""
+
 
 class KeptRanks:
     """Called as ``run_ranks`` is. Groups start when they are first needed; one in which a rank failed is ended."""
@@ -36,10 +39,13 @@ class KeptRanks:
         """
         group = self.groups.get(world_size) or self.groups.setdefault(world_size, _Group(world_size))
         try:
-            return group.run(function, args, timeout)
+            results = group.run(function, args, timeout)
         except BaseException:
             self.groups.pop(world_size).end()
             raise
+        if group.calls == CALLS:
+            self.groups.pop(world_size).end()
+        return results
 
     def end(self) -> None:
         """End all groups; conftest.py does so behind each file of tests."""
@@ -52,6 +58,7 @@ class _Group:
     """Ranks of one process group."""
 
     def __init__(self, world_size: int) -> None:
+        self.calls = 0
         warm_up()
         load_deepspeed()
         context, port = multiprocessing.get_context("fork"), free_port()
@@ -67,6 +74,7 @@ class _Group:
             self.processes.append(process)
 
     def run(self, function: Callable[..., Any], args: tuple, timeout: float) -> list[Any]:
+        self.calls += 1
         for pipe in self.pipes:
             pipe.send((function, args))
         return gathered(self.pipes, timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +21,12 @@ Job = tuple[Path, Path, list[str]]
 """(file of the recipe, run folder, overrides)"""
 
 
-def train_all_on_ranks(world_size: int, jobs: Sequence[Job], timeout: float = 120.0) -> None:
-    """``train_all`` on kept ranks, which are given the composed recipes."""
-    kept_ranks(_train, world_size, [_composed(job) for job in jobs], timeout=timeout)
+def train_all_on_ranks(
+    world_size: int, jobs: Sequence[Job], timeout: float = 120.0, start: Callable[..., list] = kept_ranks
+) -> None:
+    """``train_all`` on ranks, which are given the composed recipes. ``start=run_ranks`` forks new ones, which heed what
+    a test has patched."""
+    start(_train, world_size, [_composed(job) for job in jobs], timeout=timeout)
 
 
 def train_all(jobs: Sequence[Job]) -> None:

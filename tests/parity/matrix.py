@@ -9,10 +9,11 @@ forward and the backward pass, the later ones every optimizer step before them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY
 from helpers.several_runs import train_all, train_all_on_ranks
@@ -154,12 +155,14 @@ def reference(folder: Path, family: str, masks: str, steps: int = STEPS) -> Path
     return run_dir
 
 
-def difference(case: Case, folder: Path, steps: int = STEPS) -> float:
+def difference(case: Case, folder: Path, steps: int = STEPS, start: Callable[..., list] = kept_ranks) -> float:
     """Largest relative difference of losses and gradient norms of ``case`` from one process."""
-    return differences([case], folder, steps)[case.name]
+    return differences([case], folder, steps, start)[case.name]
 
 
-def differences(cases: Sequence[Case], folder: Path, steps: int = STEPS) -> dict[str, float]:
+def differences(
+    cases: Sequence[Case], folder: Path, steps: int = STEPS, start: Callable[..., list] = kept_ranks
+) -> dict[str, float]:
     """The same for several cases of one plan, by their names: one group of ranks trains them one after the other."""
     plan = cases[0].plan
     assert all((case.plan, case.overrides) == (plan, cases[0].overrides) for case in cases)
@@ -167,7 +170,7 @@ def differences(cases: Sequence[Case], folder: Path, steps: int = STEPS) -> dict
         load_deepspeed()
     ones = [training(reference(folder, case.family, case.masks, steps)) for case in cases]
     jobs = [(_file(case.family), folder / f"{case.name}-{steps}", _overrides(case, folder, steps)) for case in cases]
-    train_all_on_ranks(LAYOUTS[plan].ranks, jobs, timeout=600)
+    train_all_on_ranks(LAYOUTS[plan].ranks, jobs, 600, start)
     found = {}
     for case, one, (_, run_dir, _) in zip(cases, ones, jobs, strict=True):
         many = training(run_dir)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.options import witnesses
+from helpers.ranks import run_ranks
 from parity.matrix import TOLERANCE, Case, difference, overridden
 
 COMPILED = [
@@ -36,7 +37,7 @@ def test_an_option_does_not_change_the_trajectory(
     plan: str, option: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, heeded = Case(plan, "llama", 4, "full"), witnesses(monkeypatch, option)
-    assert difference(overridden(case, option), folder, steps=4) < TOLERANCE
+    assert difference(overridden(case, option), folder, 4, run_ranks) < TOLERANCE
     assert all(calls.value for calls in heeded)
 
 
@@ -46,5 +47,5 @@ def test_another_backend_of_the_compiler_does_not_change_the_trajectory(
 ) -> None:
     case, option = Case("ddp", "llama", 4, "full"), "plan.compile_backend=aot_eager"
     heeded = witnesses(monkeypatch, option)
-    assert difference(overridden(case, "plan.compile=true", option), folder, steps=4) < TOLERANCE
+    assert difference(overridden(case, "plan.compile=true", option), folder, 4, run_ranks) < TOLERANCE
     assert all(calls.value for calls in heeded)
