@@ -213,6 +213,23 @@ class StudyStore:
         assert lock is not None, f"another process holds the lock of the new trial {trial.number}"
         return self._claimed(trial, lock, suggest)
 
+    def place(self) -> int | None:
+        """A descriptor that holds the place of a trial which is chosen elsewhere, until it is closed. None if the trials
+        that have begun and the places that are held are as many as the study wants. Called under the lock."""
+        held, free = len(self.trials), None
+        for number in range(self.search.trials):
+            lock = lock_file(self.folder / LOCKS / f"place_{number:04d}", wait=False)
+            if lock is None:
+                held += 1
+            elif free is None:
+                free = lock
+            else:
+                os.close(lock)
+        if free is not None and (held >= self.search.trials or self.full):
+            os.close(free)
+            return None
+        return free
+
     def exhaust(self) -> None:
         """Note that no further trial will begin, however many are wanted."""
         self.study.set_user_attr(EXHAUSTED, True)

@@ -114,18 +114,29 @@ class WandbSweep(Engine):
         with self._claiming:
             with self.store.locked():
                 claim = self.store.left(self.space_values)
+                place = self.store.place() if claim is None else None
             if claim is None:
-                found = None if self.store.full else self._next_run()
-                if found is None:
+                claim = self._new(place) if place is not None else None
+                if claim is None:
                     return None
-                run, values = found
-                with self.store.locked():
-                    claim = self.store.new(self.space_values, values, {RUN: run})
             run = claim.noted(RUN)
             if run not in self.agents:
                 self.agents[run] = self._agent()
             claim.variables = self._variables(claim, run)
             return claim
+
+    def _new(self, place: int) -> Claim | None:
+        """The trial that the server wants next; None if it wants none. Other workers ask it meanwhile, so each holds a
+        place in the study."""
+        try:
+            found = self._next_run()
+            if found is None:
+                return None
+            run, values = found
+            with self.store.locked():
+                return self.store.new(self.space_values, values, {RUN: run})
+        finally:
+            os.close(place)
 
     def verdict(self, claim: Claim, step: int, value: float) -> Verdict:
         super().verdict(claim, step, value)

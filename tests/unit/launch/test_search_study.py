@@ -101,6 +101,24 @@ def test_a_study_that_is_opened_again_goes_on_as_if_it_had_not_been(sampler: dic
     assert seen(other) != seen(whole)
 
 
+def test_workers_that_ask_elsewhere_do_not_exceed_the_trials(tmp_path: Path) -> None:
+    """Each holds a place while it waits for values; a place that is let go without a trial is free again."""
+    space = space_of(SPACE)
+    one, two = (opened(tmp_path / "study", space, trials=3) for _ in range(2))
+    places = [one.place(), two.place(), one.place()]
+    assert None not in places and one.place() is None and two.place() is None
+    one.finish(one.new(space.suggest), TrialState.COMPLETE, [1.0])
+    os.close(places[2])
+    assert two.place() is None, "one has begun, and two are held"
+    os.close(places[0])  # its server wanted no further trial
+    again = two.place()
+    assert again is not None and one.place() is None
+    for place in (again, places[1]):
+        two.finish(two.new(space.suggest), TrialState.COMPLETE, [1.0])
+        os.close(place)
+    assert one.full and one.place() is None
+
+
 def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
     space = space_of({"x": [0.0, 1.0, 2.0], "rate": [1e-3, 1e-2]})
     store = opened(tmp_path / "grid", space, trials=100, sampler={"_target_": "optuna.samplers.BruteForceSampler"})
