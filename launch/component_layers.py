@@ -102,11 +102,13 @@ def _pruned(
                     earlier.append(path)
             named[path] = target
     for key, other in (*pairs, *(pair[::-1] for pair in pairs)):
-        for stronger, weaker in product(range(len(plain)), repeat=2):
-            given, against = _at(plain[stronger], key), _at(plain[stronger], other)
-            decides = isinstance(given, dict) and names[stronger] in chosen
+        deciding = [
+            index for index, data in enumerate(plain) if _at(data, key) is not None and _at(data, other) is None
+        ]
+        for stronger, weaker in product(deciding, [index for index, data in enumerate(plain) if _written(data, other)]):
+            decides = isinstance(_at(plain[stronger], key), dict) and names[stronger] in chosen
             stands = isinstance(_at(plain[weaker], other), dict) and names[weaker] in chosen
-            if given is not None and against is None and (decides, stronger) > (stands, weaker):
+            if (decides, stronger) > (stands, weaker):
                 null[weaker].append(other)
     written = [
         [[path for path in paths if _written(data, path)] for data, paths in zip(plain, part, strict=True)]

@@ -20,6 +20,7 @@ from .component_layers import SCHEMA, components_begin_anew
 from .find_recipes import config_folders
 from .hydra_errors import explain
 from .overrides import quoted
+from .quick_hydra import quick_hydra
 from .recipe_file import hides_base
 
 
@@ -55,6 +56,7 @@ def run_hydra(
         _arguments([f"--config-path={file.parent}", f"--config-name={file.stem}", *flags, *quiet, *overrides]),
         added_folders([path.parent, *config_folders(path, recipe_dirs)[1:]]),
         components_begin_anew(overrides) as files,
+        quick_hydra(),
         warnings.catch_warnings(),
     ):
         # Without _self_ a recipe's own values come last, as its author expects, so Hydra's warning is not needed.

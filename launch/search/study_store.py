@@ -214,8 +214,8 @@ class StudyStore:
         return self._claimed(trial, lock, suggest)
 
     def place(self) -> int | None:
-        """A descriptor that holds the place of a trial which is chosen elsewhere, until it is closed. None if the trials
-        that have begun and the places that are held are as many as the study wants. Called under the lock."""
+        """A descriptor that holds the place of a trial which is chosen elsewhere, until it is closed. None if there are
+        as many trials that have begun and places that are held as the study wants. Called under the lock."""
         held, free = len(self.trials), None
         for number in range(self.search.trials):
             lock = lock_file(self.folder / LOCKS / f"place_{number:04d}", wait=False)

@@ -44,6 +44,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "hydra._internal.config_repository:ConfigRepository._create_defaults_list",
         "the step that reads a list of defaults, where overrides are put last",
     ),
+    "_create_interpolation_map": (
+        "hydra._internal.defaults_list:_create_interpolation_map",
+        "a table of all choices, made for every list of defaults: left out where no entry reads it",
+    ),
     # -- transformers: chat templates --
     "_compile_jinja_template": (
         "transformers.utils.chat_template_utils:_compile_jinja_template",
