@@ -2,9 +2,9 @@
 
 Usual reasons are a part of a model that the loss does not reach, an adapter beside a layer whose weight the model uses
 past the layer, and a graph that recomputation has cut. A family names the parameters that no loss reaches
-(``ModelFamily.unused``); they are frozen when the model is built. So such a parameter ends the run, but for a model
-without a family file: many architectures of transformers have parts that one of their heads does not use, and then it
-is a warning. Beside adapters it always ends the run.
+(``ModelFamily.unused``); they are frozen when the model is built. So such a parameter ends the run, but for a class of
+transformers without a family file: many have parts that one of their heads does not use, and then it is a warning.
+Beside adapters it always ends the run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..parallel.strategy import Strategy
 
 log = logging.getLogger("trireme.trainer")
+LIBRARY = "transformers."
+"""Beginning of the paths of classes whose parts are not the user's to mend."""
 SHOWN = 5
 """Names that the message lists."""
 
@@ -46,7 +48,7 @@ def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         why = f"has trained parameters that get no gradient in the first step: {', '.join(names[:SHOWN])}{more}"
         fix = f"freeze what the loss does not reach (model.frozen=[{names[0]}]), or correct the model or the task"
-        of_a_library = model.family == AUTO and model.architecture is None
+        of_a_library = model.family == AUTO and (model.architecture or LIBRARY).startswith(LIBRARY)
         if not of_a_library or model.adapter is not None:
             raise UserError(Problem("model", why, fix))
         if mesh.is_main:

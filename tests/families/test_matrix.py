@@ -15,6 +15,7 @@ OF_EACH_SHAPE = [
     ("bart", ["fsdp_full_shard"]),
     ("swin", ["zero3"]),
     ("yolos", ["ddp"]),
+    ("bridgetower", ["ddp"]),  # its class is named, and no loss reaches some of its parts
     pytest.param("roberta", ["ddp"], marks=pytest.mark.long),
     pytest.param("canine", ["ddp"], marks=pytest.mark.long),
     pytest.param("upernet", ["ddp"], marks=pytest.mark.long),
