@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -88,12 +89,13 @@ def run(options: argparse.Namespace) -> None:
         print("the whole model: trireme export --merge", file=sys.stderr)
         return
     if options.quantize:
-        train = f"trireme train RECIPE quantization=stored adapter=lora model.weights={folder}"
+        weights = shlex.quote(f"model.weights={folder}")
+        train = f"trireme train RECIPE quantization=stored adapter=lora {weights}"
         print(f"train beside it: {train}", file=sys.stderr)
     name, generates = _class_of(folder)
     print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
-        print(f'try it: trireme generate {folder} --prompt "..."', file=sys.stderr)
+        print(f'try it: trireme generate {shlex.quote(str(folder))} --prompt "..."', file=sys.stderr)
 
 
 def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -100,6 +100,8 @@ def write_results(store: StudyStore) -> None:
 
 def show_results(store: StudyStore) -> None:
     """Print the table, the best trial, what the search has gained, and how much each key mattered."""
+    from .study_pictures import PICTURES
+
     found, names = rows(store), store.objective.names
     if not found:
         return
@@ -110,7 +112,8 @@ def show_results(store: StudyStore) -> None:
     show_table(header, [_cells(row, names, keys, row["trial"] in chosen) for row in found])
     for line in (*_found(store, best), *_importance(store), *_further(store)):
         print(line)
-    print(f"everything is in {store.folder}: {TABLE}, pictures/")
+    there = [name for name in (TABLE, f"{PICTURES}/") if (store.folder / name).exists()]
+    print(f"everything is in {store.folder}: {', '.join(there)}")
 
 
 def _found(store: StudyStore, best: Sequence[FrozenTrial]) -> list[str]:
