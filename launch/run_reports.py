@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,13 +55,30 @@ def run(options: argparse.Namespace) -> None:
         UserError: a folder holds no run, a file cannot be read or the page cannot be written.
     """
     asked = find_runs(options.runs)
-    out = Path(options.out).expanduser() if options.out else default_place(asked)
+    out = own_place(options.out) if options.out else default_place(asked)
     if not options.watch:
         report = make_report(asked)
         _write(report, out)
         print(out, flush=True)
         return
     _watch(options.runs, out, options.every)
+
+
+def own_place(given: str) -> Path:
+    """The file that was named for the page.
+
+    Raises:
+        UserError: it is a folder, or holds something else than a page.
+    """
+    out = Path(given).expanduser()
+    if out.is_dir() or not out.name:
+        raise UserError(Problem("--out", "is a folder", f"write a file: {out / PAGE}", given))
+    with out.open("rb") if out.is_file() else nullcontext() as file:
+        there = file.read(256).lstrip().lower() if file else b""
+    if there and not there.startswith((b"<!doctype html", b"<html")):
+        why = "is there already and is no page, so it would be lost"
+        raise UserError(Problem("--out", why, "choose another name, such as report.html", given))
+    return out
 
 
 def find_runs(folders: Sequence[str]) -> Asked:
