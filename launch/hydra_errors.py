@@ -90,8 +90,11 @@ def _omegaconf(error: object) -> Problem:
     if variable:
         fix = f"set {variable[1]}, or give a default: ${{oc.env:{variable[1]},value}}"
         return Problem(key, f"needs the environment variable {variable[1]}, which is not set", fix)
+    if found := re.search(r"hydra has no key ([^'\"]+)", why):
+        return Problem(key, f"refers to hydra:{found[1]}, which does not exist", "see its keys: --cfg hydra")
     if isinstance(error, errors.UnsupportedInterpolationType):
-        return Problem(key, f"cannot be resolved: {why}", "known are ${part.key} and ${oc.env:NAME}")
+        known = "known are ${part.key}, ${oc.env:NAME}, ${now:%Y-%m-%d} and ${hydra:job.config_name}"
+        return Problem(key, f"cannot be resolved: {why}", known)
     if isinstance(error, errors.GrammarParseError):
         return Problem(key, "holds an interpolation that cannot be read", "write ${part.key}, or \\${ for a plain ${")
     if isinstance(error, errors.InterpolationResolutionError):

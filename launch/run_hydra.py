@@ -38,6 +38,7 @@ def run_hydra(
         names of the merged files without suffix, such as ``callbacks/default``.
     """
     import hydra
+    from omegaconf import OmegaConf
 
     from .searchpath import added_folders
 
@@ -64,6 +65,7 @@ def run_hydra(
         failures: list[Exception] = []
 
         def quiet_task(config: Any) -> Any:  # keeps exceptions from Hydra, which would print a line of its own
+            OmegaConf.register_new_resolver("hydra", _of_hydra, replace=True)
             try:
                 return task(config)
             except Exception as error:
@@ -80,6 +82,26 @@ def run_hydra(
         except Exception as error:
             raise UserError(explain(error)) from error
     return files
+
+
+def _of_hydra(key: str) -> Any:
+    """``${hydra:key}``. Hydra's own resolver gives None for a key that does not exist, and ``runs/None`` is a folder
+    like any other.
+
+    Raises:
+        KeyError: Hydra's configuration has no such key.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import MissingMandatoryValue, OmegaConf
+
+    absent = object()
+    try:
+        value = OmegaConf.select(HydraConfig.get(), key, default=absent, throw_on_missing=True)  # type: ignore[arg-type]
+    except MissingMandatoryValue:  # such as job.num where there is no sweep
+        return None
+    if value is absent:
+        raise KeyError(f"hydra has no key {key}")
+    return value
 
 
 @contextmanager

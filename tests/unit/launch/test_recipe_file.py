@@ -48,6 +48,12 @@ def said(recipe: Path | str, *overrides: str) -> str:
         (BEGIN.encode() + b"x: ${y}\ny: ${x}\n", "x\n  refers to itself"),
         (BEGIN.encode() + b"x: ${\n", "cannot be read"),
         (BEGIN.encode() + b"run: {dir: '${oc.env:TRIREME_NOPE}'}\n", "environment variable TRIREME_NOPE"),
+        (
+            BEGIN.encode() + b"run: {dir: 'runs/${hydra:job.confg}_x'}\n",
+            "run.dir\n  refers to hydra:job.confg",
+        ),
+        (BEGIN.encode() + b"run: {dir: 'runs/${hydra:nosuch.key}'}\n", "refers to hydra:nosuch.key"),
+        (BEGIN.encode() + b"run: {dir: 'runs/${nores:abc}'}\n", "${hydra:job.config_name}"),
         (BEGIN.encode() + b"plan: ddp\n", "`- override /plan: ddp`"),
         (BEGIN.encode() + b"run: 3\n", "run = 3"),
         (b"model: {family: llama}\n", "defaults: [/base"),
