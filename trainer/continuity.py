@@ -67,7 +67,10 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
 
 
 def learning_rate_moves(recipe: RecipeConfig, source: Source, step: int, max_steps: int) -> str:
-    """A sentence on how the learning rate moves if a run resumes with another length; empty if it does not move."""
+    """A sentence on how the learning rate moves if a run resumes with another length; empty if it does not move, or if
+    no step is left."""
+    if step >= max_steps:
+        return ""
     file = source.path / RECIPE
     then: dict[str, Any] = yaml.safe_load(file.read_text()) if file.is_file() else {}
     saved = source.progress().trainer.get("made_of", {}).get("max_steps")

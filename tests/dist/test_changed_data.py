@@ -103,3 +103,5 @@ def test_another_length_says_how_the_learning_rate_moves(train: Train, tmp_path:
     assert code == 0 and "the run has 40 steps instead of 4: at step 2 the learning rate moves from" in said, said
     code, said = train("trainer.max_steps=40", "trainer.stop_at=4")
     assert code == 0 and "learning rate moves" not in said, said
+    code, said = train("trainer.max_steps=3")  # fewer than the run has
+    assert code == 0 and "nothing is left to train" in said and "learning rate moves" not in said, said
