@@ -132,8 +132,13 @@ def _rows(plans: Sequence[str], families: Sequence[str], results: dict[str, floa
     worst, rows = _worst(plans, families, results), []
     for plan in plans:
         values = [worst[plan, family] for family in families]
-        rows.append([plan, str(LAYOUTS[plan].ranks), *(f"{value:.1e}" for value in values), f"{max(values):.1e}"])
+        most = max((value for value in values if not math.isnan(value)), default=math.nan)
+        rows.append([plan, str(LAYOUTS[plan].ranks), *map(_cell, [*values, most])])
     return rows
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1e}"
 
 
 def _show(title: str, plans: Sequence[str], families: Sequence[str], results: dict[str, float]) -> None:
