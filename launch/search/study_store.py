@@ -218,7 +218,10 @@ class StudyStore:
         as many trials that have begun and places that are held as the study wants. Called under the lock."""
         held, free = len(self.trials), None
         for number in range(self.search.trials):
-            lock = lock_file(self.folder / LOCKS / f"place_{number:04d}", wait=False)
+            file = self.folder / LOCKS / f"place_{number:04d}"
+            if free is not None and not file.exists():  # the lowest one is taken, so nobody has come this far
+                break
+            lock = lock_file(file, wait=False)
             if lock is None:
                 held += 1
             elif free is None:
