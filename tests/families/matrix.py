@@ -20,7 +20,6 @@ from families.kinds import kind_of, recipe
 from helpers.exported import aligned
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
-from helpers.zero import load_deepspeed
 from trireme.configs.schema import read_recipe
 from trireme.launch.compose import compose
 from trireme.parallel.mesh import build_mesh
@@ -93,8 +92,6 @@ def look(model_type: str, folder: Path, plans: Sequence[str] = PLANS) -> Found:
         _alone, 1, str(file), str(one), model_type, timeout=600
     )[0]
     assert len({line["loss"] for line in training(one)}) == STEPS, "no step changes the loss"
-    if "zero3" in plans:
-        load_deepspeed()
     tried = [plan for plan in plans if plan != "tp" or not found.no_tensor]
     kept_ranks(_under, 2, str(file), str(one), tried, timeout=600)
     for plan in tried:

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -22,19 +23,21 @@ if TYPE_CHECKING:
 TINY = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 FEW_FILES = [str(STDLIB / name) for name in ("json", "email")]
+KEPT = TemporaryDirectory(prefix="trireme_composed_")
+"""Composed recipes of this process and of the ranks that it forks. It ends with the process, since another version may
+compose a recipe to something else."""
 ANY_RUN = "/any-run"
 """Stands for a run folder in what is kept."""
 
 
 def composed_of(file: Path, run_dir: Path, *overrides: str) -> Composed:
-    """The recipe in ``file`` as plain data. Recipes of the tests do not change, so what they compose to is kept beside
-    prepared data, under any run folder: the ranks of a run, and the tests after it, need not compose it again, which
-    takes longer than a step of theirs."""
+    """The recipe in ``file`` as plain data. Recipes of the tests do not change, so what they compose to is kept, under
+    any run folder: the ranks of a run, and the tests after it, need not compose it again, which takes longer than a
+    step of theirs."""
     if file.parent != TINY.parent:
         return compose(str(file), (f"run.dir={run_dir}", *overrides))
     named = hashlib.sha256(repr((str(file), overrides, os.getcwd())).encode()).hexdigest()
-    kept = Path(os.environ["TRIREME_CACHE"]) / "composed" / f"{named}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept = Path(KEPT.name, f"{named}.json")
     with FileLock(f"{kept}.lock"):  # ranks ask for the same at the same time
         if not kept.exists():
             composed = compose(str(file), (f"run.dir={ANY_RUN}", *overrides))

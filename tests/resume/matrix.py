@@ -22,7 +22,6 @@ import torch
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, composed_of, typed, with_few_files
-from helpers.zero import load_deepspeed
 from parity.matrix import LAYOUTS
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
@@ -246,8 +245,6 @@ Job = tuple[Path | None, Path, list[str]]
 
 
 def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
-    if plan.startswith("zero"):
-        load_deepspeed()
     ranks = LAYOUTS[plan].ranks if plan in LAYOUTS else 1
     composed = [(saved, run_dir, composed_of(TINY, run_dir, *with_few_files(given))) for saved, run_dir, given in jobs]
     kept_ranks(_go, ranks, composed, timeout=300 + 60 * len(jobs))
