@@ -15,12 +15,14 @@ from .folders import folder_problem
 SUFFIXES = (".jsonl", ".parquet")
 ROWS_AT_ONCE = 1024
 """Rows of a Parquet file that are written together."""
+FIRST = "index"
+"""The first column of every file of predictions: the place of the sample in its set."""
 Rows = Callable[[], Iterator[dict[str, Any]]]
 """Begins to give the rows anew."""
 
 
 def check_out(out: str) -> None:
-    """Refuse a file of an unknown kind, or in a folder that cannot be written.
+    """Refuse a file of an unknown kind, in a folder that cannot be written, or one that holds other rows already.
 
     Raises:
         UserError: the file is not usable.
@@ -30,8 +32,26 @@ def check_out(out: str) -> None:
         fix = f"end it with {' or '.join(SUFFIXES)}"
         raise UserError(Problem("--out", "is no kind of file that predictions are written to", fix, out))
     why = "is a folder" if path.is_dir() else folder_problem(path.parent)
+    if not why and path.is_file() and not _may_be_replaced(path):
+        why = "is there already, and does not hold predictions"
     if why:
         raise UserError(Problem("--out", why, "give another file", out))
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is empty, or its rows begin as those of predictions do."""
+    try:
+        if not path.stat().st_size:
+            return True
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return parquet.read_schema(path).names[:1] == [FIRST]
+        with open(path, encoding="utf-8") as file:
+            row = json.loads(file.readline())
+        return isinstance(row, dict) and next(iter(row), None) == FIRST
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors too
+        return False
 
 
 def write_rows(out: str, rows: Rows) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from .data.corpus import Corpus
 from .generation import GenerationConfig
-from .prediction_files import write_rows
+from .prediction_files import FIRST, write_rows
 from .records import Records
 from .tasks.task import Task
 
@@ -39,7 +39,7 @@ def write_predictions(out: str, task: Task, corpus: Corpus, records: Records, on
 def _rows(task: Task, corpus: Corpus, records: Records, on: str) -> Iterator[dict[str, Any]]:
     for record in records:
         yield {
-            "index": record["index"],
+            FIRST: record["index"],
             **corpus.shown(record["index"], on),
             **task.prediction(record, corpus.facts, corpus.tokenizer),
         }

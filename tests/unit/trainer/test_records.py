@@ -80,6 +80,22 @@ def test_files_that_cannot_be_written(out: str) -> None:
         check_out(out)
 
 
+def test_files_of_other_rows_are_not_replaced(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for name, rows in (("mine", [{"text": "a", "index": 1}]), ("predictions", [{"index": 1, "text": "a"}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    (tmp_path / "torn.jsonl").write_text("{no")
+    (tmp_path / "empty.jsonl").write_text("")
+    for name in ("predictions.jsonl", "predictions.parquet", "empty.jsonl", "new.jsonl"):
+        check_out(str(tmp_path / name))
+    for name in ("mine.jsonl", "mine.parquet", "torn.jsonl"):
+        with pytest.raises(UserError, match="does not hold predictions"):
+            check_out(str(tmp_path / name))
+
+
 def _failure_on_all(kind: type[Exception]) -> str:
     mesh = build_mesh(tiny_recipe(Path("unused"), "plan=ddp", "trainer.micro_batch_size=2").plan)
 
