@@ -5,7 +5,8 @@ Every folder raises it, so this file imports nothing of the package.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,15 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in the place of a traceback."""
         return str(self).splitlines()
+
+
+@contextmanager
+def gathered_in(problems: list[Problem | str]) -> Iterator[None]:
+    """Context in which a ``UserError`` adds its problems to a list, so that the next check can add its own."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
 
 
 class ComponentFailed(Exception):

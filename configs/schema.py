@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..launch.launch_config import LaunchConfig
-from ..launch.search.search_config import SearchConfig
+from ..launch.search.search_config import SearchConfig, with_objectives_alone
 from ..models.model_config import ModelConfig
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
@@ -109,6 +109,8 @@ def read_recipe(
         parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += check_parts(parts, processes, remedy)
+    if "search" not in parts:  # its objectives may be wrong too, and are judged with the other parts
+        parts["search"] = with_objectives_alone(raw["search"])
     problems += check_built(parts, {problem.field for problem in problems})
     return (None, problems) if problems else (RecipeConfig(**parts), [])
 

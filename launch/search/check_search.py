@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...configs.validate import problem_of
-from ...errors import Problem, UserError
+from ...errors import Problem, UserError, gathered_in
 from ...trainer.checkpoint.layout import RECIPE
 from ...trainer.run_folder import changed_keys
 from ..compose import compose
@@ -51,14 +51,23 @@ def prepare(
     """
     command = recalled(recipe, overrides, recipe_dirs, nproc)
     composed = compose(command.recipe, command.overrides, command.recipe_dirs)
-    typed, ranks = checked(planned(composed, command.nproc, show=False), command.nproc)
-    if typed.search is None:
-        fix, why = "choose one: search=optuna, and write search.space", "the recipe says nothing about a search"
-        if Path(command.recipe).expanduser().is_dir():
-            fix, why = f"{fix}; or name the folder of a study", f"{why}: its folder is that of a run, not of a study"
-        raise UserError(Problem("search", why, fix))
+    typed, ranks, problems = None, 0, list[Problem | str]()
+    with gathered_in(problems):
+        typed, ranks = checked(planned(composed, command.nproc, show=False), command.nproc)
+    given = composed.raw.get("search")
+    if given is None:
+        raise UserError(*problems, _no_search(command.recipe))
+    given = given if isinstance(given, dict) else {}
+    searched, found = _space(given.get("space") if space is None else space, composed.raw)
+    problems += found
+    with gathered_in(problems):
+        problems += check_space(command, searched) if searched is not None else []
+    with gathered_in(problems):
+        if function is None and given.get("function"):
+            function = function_at(given["function"])
+    if typed is None or typed.search is None or searched is None or problems:
+        raise UserError(*{str(problem): problem for problem in problems}.values())
     folder, name = _folder(typed, command.overrides)
-    objective = read_objective(typed, typed.search)
     prepared = Prepared(
         replace(typed, run=replace(typed.run, dir=str(folder))),
         replace(command, recipe=str(composed.recipe.resolve())),
@@ -66,33 +75,43 @@ def prepare(
         ranks,
         folder,
         name,
-        _space(typed.search.space if space is None else space, composed.raw),
-        replace(objective, function=function) if function else objective,
+        searched,
+        read_objective(typed, typed.search, function),
     )
     others = build_engine(prepared.search.engine).problems(prepared)
     if problems := [*_double(prepared), *_old_study(prepared, fresh), *others]:
         raise UserError(*problems)
-    if problems := check_space(prepared):
-        raise UserError(*problems)
     return prepared
 
 
-def _space(given: Any, raw: Mapping[str, Any]) -> Space | Callable[[Any], dict[str, Any]]:
+def _no_search(recipe: str) -> Problem:
+    fix, why = "choose one: search=optuna, and write search.space", "the recipe says nothing about a search"
+    if Path(recipe).expanduser().is_dir():
+        fix, why = f"{fix}; or name the folder of a study", f"{why}: its folder is that of a run, not of a study"
+    return Problem("search", why, fix)
+
+
+def _space(
+    given: Any, raw: Mapping[str, Any]
+) -> tuple[Space | Callable[[Any], dict[str, Any]] | None, list[Problem | str]]:
+    """The space, without what is wrong in it; and what that is."""
     if callable(given):
-        return given  # type: ignore[return-value]
-    if isinstance(given, str):
-        if ":" in given:  # what the shell leaves of {optimizer.lr:{low:...}}
-            fix = "quote it for the shell: 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'"
-            why = "is neither a mapping of ranges nor the path of a function"
-            raise UserError(Problem("search.space", why, fix, given))
-        return function_at(given, "search.space")
-    space, flaws = read_space(given)
-    if flaws:
-        raise UserError(*(problem_of(flaw, "search", {"space": given}) for flaw in flaws))
-    if not space.parameters:
+        return given, []  # type: ignore[return-value]
+    if isinstance(given, str) and ":" not in given:
+        problems: list[Problem | str] = []
+        with gathered_in(problems):
+            return function_at(given, "search.space"), []
+        return None, problems
+    if isinstance(given, str):  # what the shell leaves of {optimizer.lr:{low:...}}
+        fix = "quote it for the shell: 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'"
+        return None, [Problem("search.space", "is neither a mapping of ranges nor the path of a function", fix, given)]
+    if not isinstance(given or {}, Mapping):  # the check of types says it
+        return None, []
+    space, flaws = read_space(given or {})
+    if not space.parameters and not flaws:
         fix = "write its ranges: search.space={optimizer.lr: {low: 1e-5, high: 1e-2, log: true}}"
-        raise UserError(Problem("search.space", "is empty, so there is nothing to search", fix))
-    return space.typed(raw)
+        return None, [Problem("search.space", "is empty, so there is nothing to search", fix)]
+    return space.typed(raw), [problem_of(flaw, "search", {"space": given}) for flaw in flaws]
 
 
 def _folder(recipe: RecipeConfig, overrides: Sequence[str]) -> tuple[Path, str]:
@@ -109,7 +128,7 @@ def _double(prepared: Prepared) -> list[Problem]:
     """Problems of keys that are searched and given."""
     if not isinstance(prepared.space, Space):
         return []
-    given = {key_of(text): text.partition("=")[2] for text in prepared.overrides}
+    given = {key_of(text): text.partition("=")[2] for text in prepared.command.of_trials}
     why = "is searched, and also given on the command line"
     return [Problem(key, why, "leave one of them out", given[key]) for key in prepared.space.keys if key in given]
 

@@ -6,32 +6,40 @@ be. Values that only do not fit together are left to the trials, since most of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...errors import Problem, UserError
 from ..compose import compose
-from .prepared import Prepared
+from .prepared import name_of
 from .space import Space
+from .study_command import StudyCommand
 
 TRIED = 5
 """Points at which a function of the user's own is called."""
 
 
-def check_space(prepared: Prepared) -> list[Problem]:
-    """Problems of keys and values, each once."""
-    if isinstance(prepared.space, Space):
-        points, field = list(edges(prepared.space)), "search.space."
+def check_space(command: StudyCommand, space: Space | Callable[[Any], dict[str, Any]]) -> list[Problem]:
+    """Problems of keys and values, each once; those that the recipe has without them are among them.
+
+    Raises:
+        UserError: the function that gives the space fails.
+    """
+    if isinstance(space, Space):
+        points, field = list(edges(space)), "search.space."
     else:
-        points, field = list(_drawn(prepared)), ""
+        points, field = list(_drawn(space)), ""
     found: dict[str, Problem | str] = {}
     for values in points:
-        for problem in _problems(prepared, values):
+        for problem in _problems(command, values):
             if isinstance(problem, Problem):
                 problem = replace(problem, field=f"{field if _within(problem.field, values) else ''}{problem.field}")
-            # A function gives other values at each call, and each would show the same problem.
-            once = (problem.field, problem.why) if isinstance(problem, Problem) and not field else problem
+            # A function gives other values at each call, and each would show the same problem; so does each value of
+            # an unknown key.
+            once: Any = problem
+            if isinstance(problem, Problem) and (not field or problem.why.startswith("unknown")):
+                once = (problem.field, problem.why)
             found.setdefault(str(once), problem)
     return list(found.values())  # type: ignore[return-value]
 
@@ -66,17 +74,16 @@ def _conditions(space: Space, name: str) -> dict[str, Any]:
     return found
 
 
-def _drawn(prepared: Prepared) -> Iterator[dict[str, Any]]:
+def _drawn(function: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Points that the user's own function gives for random trials."""
     from .samplers import draw_points
 
-    function: Any = prepared.space
     try:
         points = draw_points(function, TRIED)
     except Exception as error:
         why = f"fails: {type(error).__name__}: {error}"
         fix = "it takes a trial of optuna and returns values by key, such as {'optimizer.lr': ...}"
-        raise UserError(Problem("search.space", why, fix, prepared.identity["space"]["function"])) from None
+        raise UserError(Problem("search.space", why, fix, name_of(function))) from None
     for point in points:
         if not isinstance(point, Mapping) or not point or not all(isinstance(key, str) for key in point):
             fix = "return values by dotted key: {'optimizer.lr': trial.suggest_float('lr', 1e-5, 1e-2, log=True)}"
@@ -84,7 +91,7 @@ def _drawn(prepared: Prepared) -> Iterator[dict[str, Any]]:
         yield dict(point)
 
 
-def _problems(prepared: Prepared, values: Mapping[str, Any]) -> list[Problem | str]:
+def _problems(command: StudyCommand, values: Mapping[str, Any]) -> list[Problem | str]:
     """Problems of types and keys at one point."""
     from ...configs.check_parts import check_built
     from ...configs.schema import PROVIDED, RecipeConfig
@@ -92,7 +99,7 @@ def _problems(prepared: Prepared, values: Mapping[str, Any]) -> list[Problem | s
     from ...configs.validate import read_parts, schema_paths
 
     try:
-        composed = compose(prepared.command.recipe, prepared.overrides_of(values), prepared.command.recipe_dirs)
+        composed = compose(command.recipe, command.overrides_of(values), command.recipe_dirs)
     except UserError as error:
         return list(error.problems)
     composed.raw["search"] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,15 +99,11 @@ class Objective:
         return values
 
 
-def read_objective(recipe: RecipeConfig, search: SearchConfig) -> Objective:
-    """The objective of a recipe's search; ``checkpoint.metric`` if it names none.
-
-    Raises:
-        UserError: its function cannot be imported.
-    """
+def read_objective(recipe: RecipeConfig, search: SearchConfig, function: Function | None) -> Objective:
+    """The objective of a recipe's search; ``checkpoint.metric`` if it names none. ``function`` is what its function's
+    path stands for."""
     given: dict[str, str] = dict(search.objectives) or {recipe.checkpoint.metric: recipe.checkpoint.mode}
-    objective = Objective(given, search.take)
-    return objective if search.function is None else replace(objective, function=function_at(search.function))
+    return Objective(given, search.take, function)
 
 
 def function_at(path: str, field: str = "search.function") -> Callable[..., Any]:

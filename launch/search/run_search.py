@@ -187,7 +187,7 @@ class Search:
         own = {"run.dir": str(folder), "run.group": self.prepared.name, "run.trial": claim.number}
         return {
             **self.prepared.sample,
-            "overrides": [*self.prepared.overrides_of(claim.values), *as_overrides(own)],
+            "overrides": [*self.prepared.command.overrides_of(claim.values), *as_overrides(own)],
             "run_dir": str(folder),
             "start": claim.start if claim.start == "auto" else str(self.prepared.folder / claim.start),
             "cores": share.cores,

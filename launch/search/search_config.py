@@ -106,3 +106,13 @@ class SearchConfig:
             yield from cls.lacks(self, space)
             with suppress(TypeError, ValueError):  # the check of components says it
                 yield from build_engine(self.engine).flaws(self, space)
+
+
+def with_objectives_alone(raw: Any) -> SearchConfig | None:
+    """What a search that was refused judges trials by; None if that cannot be read."""
+    objectives = raw.get("objectives", {}) if isinstance(raw, dict) else None
+    if not isinstance(objectives, dict) or raw.get("function") is not None:
+        return None
+    with suppress(ValueError):
+        return SearchConfig(objectives=objectives)
+    return None

@@ -151,7 +151,7 @@ def own_values(prepared: Prepared, space: Space) -> dict[str, Any]:
     """The recipe's own values of the keys that are searched; for a group the name of its file."""
     from ..given_recipe import GivenRecipe
 
-    given = GivenRecipe(prepared.command.recipe, prepared.overrides, prepared.command.recipe_dirs)
+    given = GivenRecipe(prepared.command.recipe, prepared.command.of_trials, prepared.command.recipe_dirs)
     files = [file.partition("/") for file in given.hydra([], given.accepted, lambda config: None)]
     chosen = {group: name for group, _, name in files if name}
     own: dict[str, Any] = {}

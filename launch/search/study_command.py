@@ -7,15 +7,19 @@ the same key.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ...configs.values import nearest
 from ...errors import Problem, UserError
 from ...trainer.run_report.study import COMMAND as FILE
 from ..find_recipes import find_recipe
 from ..overrides import key_of
+
+OWN_KEYS = ("run.dir", "run.group", "run.trial")
+"""Keys that a search sets for each trial."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,19 @@ class StudyCommand:
     overrides: list[str]
     recipe_dirs: list[str]
     nproc: int | None
+
+    @property
+    def of_trials(self) -> list[str]:
+        """Overrides of every trial: those of the command, without what a search decides itself."""
+        return [
+            text for text in self.overrides if key_of(text).split(".")[0] != "search" and key_of(text) not in OWN_KEYS
+        ]
+
+    def overrides_of(self, values: Mapping[str, Any]) -> list[str]:
+        """Overrides of a trial with these values, without its folder."""
+        from ..notebook import as_overrides
+
+        return [*self.of_trials, *as_overrides(values)]
 
     def write(self, folder: Path) -> None:
         """Keep the command; the recipe by its full path, since the folder may be used from elsewhere."""

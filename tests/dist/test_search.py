@@ -328,6 +328,14 @@ BAD = {
     "storage": (f"{RATES} search.storage=sqlite:////nowhere/x.db", ("search.storage", "unable to open")),
     "number": (f"{RATES} search.trials=0", ("search.trials", "use 1 or more")),
     "twice": (f"{RATES} optimizer.lr=1e-3", ("optimizer.lr", "is searched, and also given")),
+    "all at once": (
+        "search.space={optimizer.lr:{low:1,high:0},optimizer.nosuch:{low:1,high:2}} search.objectives={eval_bleu:max}",
+        ("3 problems", "search.space.optimizer.lr.low", "search.space.optimizer.nosuch = 1\n", "search.objectives"),
+    ),
+    "function and key": (
+        "search.space={optimizer.nosuch:{low:1,high:2}} search.function=nowhere.at_all",
+        ("2 problems", "search.function", "search.space.optimizer.nosuch"),
+    ),
     "first": (f"{RATES} search.first=[{{optimizer.lr:7}}]", ("search.first", "outside of the space")),
 }
 
