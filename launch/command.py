@@ -106,7 +106,8 @@ class Parser(argparse.ArgumentParser):
             value = value or ("" if following.startswith("-") else following)
             near, other = nearest(name, own, 0.8), find(name)
             command = _command_with(name)
-            fix = f"did you mean {near}?" if near else (other.fix(value or None) if other else "write key=value")
+            usual = "write key=value" if "key=value" in self.format_usage() else f"see: {self.prog} --help"
+            fix = f"did you mean {near}?" if near else (other.fix(value or None) if other else usual)
             hints.append(f"  {name}: {f'is an option of trireme {command}' if command else fix}")
         return hints
 

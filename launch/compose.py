@@ -37,7 +37,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[st
             composed = given.compose([*given.accepted, *without(void, composed.raw)])
     except UserError as error:
         raise UserError(*given.problems, *error.problems) from error
-    return replace(composed, problems=given.problems, notes=given.notes_on(void))
+    return replace(composed, problems=[*given.problems, *composed.problems], notes=given.notes_on(void))
 
 
 def show(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], flags: Sequence[str]) -> None:

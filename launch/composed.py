@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
+from .hydra_errors import explain
 from .overrides import key_of, quoted, without_choices
-from .recipe_file import missing_base, refuse_scalars
+from .recipe_file import READ_EARLY, missing_base, refuse_scalars
 
 
 @dataclass
@@ -23,11 +25,20 @@ class Composed:
     overrides: list[str]
     """Overrides that compose the same data again (in a rank, or for one job of a sweep)."""
     problems: list[Problem] = field(default_factory=list)
-    """Choices that do not exist, to be reported together with the problems of the data."""
+    """Choices and references that do not exist, to be reported together with the problems of the data."""
     job: str = ""
     """In a sweep: the choices of this job, such as ``optimizer.lr=0.01,plan=ddp``."""
     notes: list[str] = field(default_factory=list)
     """Notes on keys that were left out or added because of the overrides, to be printed once."""
+
+    def with_problems_of_values(self, found: Sequence[Problem]) -> list[Problem]:
+        """The recipe's problems together with those that its values have. A choice that does not exist was left out, so
+        problems of the part that stands in for it are not the user's; a reference that does not exist has left an open
+        value, also inside of a list."""
+        unknown = tuple(f"{problem.field}." for problem in self.problems)
+        around = {problem.field.rpartition(".")[0] for problem in self.problems}
+        values = [each for each in found if not f"{each.field}.".startswith(unknown) and each.field not in around]
+        return [*self.problems, *values]
 
 
 def runs_on(composed: Composed) -> str:
@@ -48,12 +59,13 @@ def as_composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
     from omegaconf import OmegaConf, open_dict
 
     job = HydraConfig.get()
-    overrides = [text for text in given if text.startswith("hydra.searchpath=")] + list(job.overrides.task)
+    task = list(_resolved_texts(job.overrides.task))
+    overrides = [text for text in given if text.startswith("hydra.searchpath=")] + task
     name = ""
     if job.mode is RunMode.MULTIRUN:
         # Compared by key, since a sweeper may spell values differently (False for false).
         fixed = {key_of(text) for text in without_choices(given)}
-        chosen = [text for text in job.overrides.task if key_of(text) not in fixed]
+        chosen = [text for text in task if key_of(text) not in fixed]
         if problems := refuse_scalars(OmegaConf.to_container(config, resolve=False)):  # type: ignore[arg-type]
             raise UserError(*problems)
         name = ",".join(text.lstrip("+") for text in chosen)
@@ -62,25 +74,59 @@ def as_composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
                 folder = sweep_root(config.run.dir, fixed)
                 config.run.dir = f"{folder}/{name.replace('/', '_') or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
-    raw: Any = _resolved(config)
+    raw, unresolved = _resolved(config)
     if problems := [*missing_base(raw, path), *refuse_scalars(raw)]:
         raise UserError(*problems)
-    return Composed(raw, path, overrides, job=name)
+    return Composed(raw, path, overrides, unresolved, job=name)
 
 
-def _resolved(config: Any) -> Any:
-    """A composed recipe as plain data. A reference to an open value (``???``) is open itself."""
+def _resolved_texts(texts: Any) -> Iterator[str]:
+    """Overrides with their references resolved, such as a time; one that cannot be resolved is left as it is."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
+
+    for index, plain in enumerate(OmegaConf.to_container(texts, resolve=False)):  # type: ignore[arg-type]
+        try:
+            yield texts[index]
+        except InterpolationResolutionError:  # a problem of the key that it sets
+            yield str(plain)
+
+
+def _resolved(config: Any) -> tuple[Any, list[Problem]]:
+    """A composed recipe as plain data, and the problems of its references. A reference to an open value (``???``), or
+    to nothing, is open itself."""
     from omegaconf import OmegaConf, open_dict
-    from omegaconf.errors import InterpolationToMissingValueError
+    from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError
 
+    problems: list[Problem] = []
     while True:
         try:
-            return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-        except InterpolationToMissingValueError as error:
-            if not error.full_key or OmegaConf.is_missing(config, error.full_key):
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=False), problems
+        except InterpolationResolutionError as error:
+            key = error.full_key or ""
+            dotted = re.sub(r"\[(\d+)\]", r".\1", key)
+            written = _written(config, dotted)
+            if written is None:  # the key of a mapping whose keys hold dots
                 raise
+            if not isinstance(error, InterpolationToMissingValueError):
+                problem = replace(explain(error), field=dotted, value=written)
+                if key.split(".")[0] in READ_EARLY:
+                    raise UserError(*problems, problem) from error
+                problems.append(problem)
             with open_dict(config):
-                OmegaConf.update(config, error.full_key, "???")
+                OmegaConf.update(config, key, "???")
+
+
+def _written(config: Any, key: str) -> str | None:
+    """The reference at a key as it was written; None if there is none."""
+    from omegaconf import OmegaConf
+
+    value: Any = OmegaConf.to_container(config, resolve=False)
+    for part in key.split("."):
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and "${" in value else None
 
 
 def sweep_root(run_dir: str, given: Collection[str]) -> str:

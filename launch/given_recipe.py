@@ -31,7 +31,7 @@ class GivenRecipe:
 
     def __init__(self, recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], sweeps: bool = False) -> None:
         self.path = find_recipe(recipe, recipe_dirs)
-        check_recipe_file(self.path)
+        check_recipe_file(self.path, recipe_dirs)
         beside = self.path.resolve().parent
         own = PACKAGE / "recipes" not in beside.parents
         import_from(*([beside] if own else []), Path.cwd())

@@ -109,6 +109,8 @@ def _omegaconf(error: object) -> Problem:
 
 def _hydra(error: BaseException) -> Problem:
     text = " ".join(str(error).split())
+    if found := re.search(r"rror resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
+        return _unresolved_choice(found[1], found[2].split(", "))
     if found := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
         return Problem(found[1], "cannot be left out: there is no such key", "see the recipe's keys: --cfg job")
     if found := re.search(r"Could not delete from config\. The value of '?([\w.]+)'? is (.*?) and not (.*)\.$", text):
@@ -130,6 +132,16 @@ def _hydra(error: BaseException) -> Problem:
     if found := re.search(r"In '([^']+)':? (.*)", text):
         return Problem("defaults", f"{_plain(found[2])} (in {found[1]})")
     return Problem(UNKNOWN, _plain(error))
+
+
+def _unresolved_choice(written: str, parts: list[str]) -> Problem:
+    """The problem of an interpolation in a list of defaults, which is resolved before there are keys."""
+    if variable := re.search(r"\$\{oc\.env:([^,}]+)\}", written):
+        fix = f"set {variable[1]}, or give a default: ${{oc.env:{variable[1]},NAME}}"
+        return Problem("defaults", f"needs the environment variable {variable[1]}, which is not set", fix, written)
+    why = "cannot be resolved: a list of defaults knows only the choices that it makes itself, not the recipe's keys"
+    fix = f"name a part, such as ${{{'model' if 'model' in parts else parts[0]}}} (here: {', '.join(sorted(parts))})"
+    return Problem("defaults", why, fix, written)
 
 
 def _twice(group: str, option: str = "...") -> Problem:

@@ -312,7 +312,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
     from ..configs.schema import read_recipe
     from ..parallel.plan import AXES
 
-    problems = list(composed.problems)
+    problems = []
     if isinstance(own.get("deepspeed"), str):
         why = "cannot be combined with plan.deepspeed=FILE, which says itself what DeepSpeed shards"
         problems.append(Problem("plan", why, "write plan=zero2 (or another stage) instead", AUTO))
@@ -320,8 +320,7 @@ def without_plan(composed: Composed, own: dict[str, Any]) -> RecipeConfig:
     general.pop("deepspeed", None)
     plan = compose_plan(AUTO, {**general, "data_parallel": "fsdp"})
     recipe, found = read_recipe({**composed.raw, "plan": plan}, lambda plan: 1)
-    unknown = {problem.field for problem in composed.problems}
-    problems += [problem for problem in found if problem.field.split(".")[0] not in unknown]
+    problems += composed.with_problems_of_values(found)
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe

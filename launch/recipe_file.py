@@ -6,22 +6,27 @@ without the name of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..configs.values import nearest
 from ..errors import Problem, UserError
-from .find_recipes import groups_of_base
+from .find_recipes import groups_of_base, list_recipes
 from .hydra_errors import GROUPS, yaml_problem
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
 """Parts that /base and the usual choices give to every recipe."""
+READ_EARLY = ("run", "plan", "launch")
+"""Parts that are used before the recipe is read as a whole."""
 
 
-def check_recipe_file(path: Path) -> None:
+def check_recipe_file(path: Path, recipe_dirs: Sequence[str] = ()) -> None:
     """Refuse a file that cannot be a recipe.
+
+    Args:
+        recipe_dirs: folders with recipes that it may build on.
 
     Raises:
         UserError: the file cannot be read, is no YAML mapping, has a key twice, or lacks parts and ``defaults``.
@@ -32,7 +37,7 @@ def check_recipe_file(path: Path) -> None:
     if "defaults" not in keys:
         problems += _without_defaults(keys, path)
     problems += [problem for key, value in node.value if key.value == "defaults" for problem in _defaults(value, path)]
-    if problems:
+    if problems := problems or _recipes_as_parts(node, path, recipe_dirs):
         raise UserError(*problems)
 
 
@@ -95,7 +100,7 @@ def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
             override = "override " if part in groups_of_base() else ""
             fix = f"a choice stands in the defaults: `- {override}/{part}: {shown}`"
             problems.append(Problem(part, "expected a mapping of options", fix, value))
-        elif part in ("run", "plan", "launch") and not isinstance(value, dict):  # used before the recipe is read
+        elif part in READ_EARLY and not isinstance(value, dict):
             problems.append(Problem(part, "expected a mapping of options", f"write its options: {part}.KEY", value))
     return problems
 
@@ -122,6 +127,24 @@ def _defaults(node: Any, path: Path) -> list[Problem]:
         why = f"has _self_ before /base, whose defaults would replace the recipe's own values ({path})"
         return [Problem("defaults", why, "write _self_ last")]
     return []
+
+
+def _recipes_as_parts(node: Any, path: Path, recipe_dirs: Sequence[str]) -> list[Problem]:
+    """Problems of recipes in a list of defaults that Hydra would merge into a part of the same name."""
+    entries = [item for key, value in node.value if key.value == "defaults" for item in value.value]
+    pairs = [(item.value[0][0].value, item.value[0][1].value) for item in entries if item.id == "mapping"]
+    names = [str(item.value) for item in entries if item.id == "scalar"]
+    names += [f"{group}/{option}" for group, option in pairs if isinstance(option, str) and "@" not in group]
+    nested = [name for name in names if name.strip("/").partition("/")[0] not in GROUPS and "/" in name.strip("/")]
+    if not nested:
+        return []
+    known = dict(list_recipes(recipe_dirs))
+    why = f"is a recipe, not a choice of a part ({path})"
+    return [
+        Problem("defaults", why, f"to build on it, write `- {name.strip('/')}@_global_`", name)
+        for name in nested
+        if name.strip("/") in known
+    ]
 
 
 def _without_defaults(keys: list[str], path: Path) -> list[Problem]:

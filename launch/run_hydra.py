@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from .component_layers import SCHEMA, components_begin_anew
-from .find_recipes import config_folders
+from .find_recipes import config_folders, recipe_folders
 from .hydra_errors import explain
 from .overrides import quoted
 from .quick_hydra import quick_hydra
@@ -46,6 +46,7 @@ def run_hydra(
     quiet = [
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
+        f"hydra.job.name={quoted(path.stem)}",
         f"hydra.sweep.dir={quoted(str(sweep_folder))}",
         "hydra.sweep.subdir=.",
         "hydra/job_logging=none",
@@ -55,7 +56,7 @@ def run_hydra(
         _as_yaml(path) as file,
         # A nested config name would put the recipe into a package of that name, so the name is always the bare stem.
         _arguments([f"--config-path={file.parent}", f"--config-name={file.stem}", *flags, *quiet, *overrides]),
-        added_folders([path.parent, *config_folders(path, recipe_dirs)[1:]]),
+        added_folders([path.parent, *config_folders(path, recipe_dirs)[1:], *recipe_folders(recipe_dirs)]),
         components_begin_anew(overrides) as files,
         quick_hydra(),
         warnings.catch_warnings(),

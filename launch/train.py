@@ -132,10 +132,7 @@ def read(
 
     look = not launched()  # ranks need not look at the data: the parent has, and they read it next anyway
     recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look)
-    # A choice that does not exist was left out, so problems of the part that stands in for it are not the user's.
-    unknown = tuple(problem.field for problem in composed.problems)
-    problems = composed.problems + [problem for problem in problems if problem.field.split(".")[0] not in unknown]
-    return recipe, problems
+    return recipe, composed.with_problems_of_values(problems)
 
 
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:

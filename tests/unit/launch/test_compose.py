@@ -179,7 +179,9 @@ def test_missing_configuration_names_the_nearest(tmp_path: Path) -> None:
 def test_bad_interpolation(tmp_path: Path) -> None:
     recipe = tmp_path / "bad.yaml"
     recipe.write_text("defaults:\n  - /base\n  - _self_\nseed: ${nothing.here}\n")
-    assert "nothing.here" in problem_of(str(recipe)).why
+    (problem,) = compose(str(recipe)).problems
+    assert (problem.field, problem.value) == ("seed", "${nothing.here}")
+    assert "nothing.here" in problem.why
 
 
 def test_own_folder_of_recipes_and_groups(own: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import TINY
-from trireme.errors import UserError
+from trireme.errors import Problem, UserError
 from trireme.launch.cli import main
 from trireme.launch.compose import compose
 from trireme.launch.find_recipes import find_recipe, list_recipes
+from trireme.launch.train import checked
 
 BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
 
@@ -44,13 +45,13 @@ def said(recipe: Path | str, *overrides: str) -> str:
         (BEGIN.encode() + b"trainer:\n  max_steps: 3\n  max_steps: 4\n", "trainer.max_steps\n  is given twice"),
         (BEGIN.encode() + b"x: !!python/object:os.system {}\n", ":2:4"),
         (BEGIN.encode() + b"seed: 3: 4\n", ":2:8"),
-        (BEGIN.encode() + b"seed: ${nope}\n", "seed\n  refers to a key that does not exist (nope)"),
-        (BEGIN.encode() + b"x: ${y}\ny: ${x}\n", "x\n  refers to itself"),
+        (BEGIN.encode() + b"seed: ${nope}\n", "seed = '${nope}'\n  refers to a key that does not exist (nope)"),
+        (BEGIN.encode() + b"x: ${y}\ny: ${x}\n", "x = '${y}'\n  refers to itself"),
         (BEGIN.encode() + b"x: ${\n", "cannot be read"),
         (BEGIN.encode() + b"run: {dir: '${oc.env:TRIREME_NOPE}'}\n", "environment variable TRIREME_NOPE"),
         (
             BEGIN.encode() + b"run: {dir: 'runs/${hydra:job.confg}_x'}\n",
-            "run.dir\n  refers to hydra:job.confg",
+            "run.dir = 'runs/${hydra:job.confg}_x'\n  refers to hydra:job.confg",
         ),
         (BEGIN.encode() + b"run: {dir: 'runs/${hydra:nosuch.key}'}\n", "refers to hydra:nosuch.key"),
         (BEGIN.encode() + b"run: {dir: 'runs/${nores:abc}'}\n", "${hydra:job.config_name}"),
@@ -67,12 +68,42 @@ def said(recipe: Path | str, *overrides: str) -> str:
         (b"defaults: [_self_, /base]\nseed: 3\n", "write _self_ last"),
         (b"defaults: [/base, /model: '???', _self_]\n", "model\n  must be chosen"),
         (b"defaults: [/base, override /nope: x, _self_]\n", "not among the choices"),
+        (b"defaults: [/base, override /plan: '${nope}']\n", "a list of defaults knows only the choices"),
+        (b"defaults: [/base, override /plan: '${oc.env:TRIREME_NOPE}']\n", "${oc.env:TRIREME_NOPE,NAME}"),
+        (b"defaults: [pretrain/persimmon_stdlib]\n", "write `- pretrain/persimmon_stdlib@_global_`"),
+        (b"defaults: [/pretrain: persimmon_stdlib, _self_]\n", "write `- pretrain/persimmon_stdlib@_global_`"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, words: str) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_bytes(content)
     assert words in said(recipe)
+
+
+def test_a_reference_to_nothing_hides_no_other_problem(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "defaults: [pretrain/persimmon_stdlib@_global_, _self_]\n"
+        "optimizer: {lr: '${nope}', betas: ['${nope}', 0.9]}\ntrainer: {max_step: 3, log_every: 0}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        checked(compose(str(recipe), ["trainer.eval_every=${trainer.eval_every}", "optimizer.eps=${model.nope}"]), None)
+    assert {problem.field for problem in caught.value.problems if isinstance(problem, Problem)} == {
+        *("optimizer.lr", "optimizer.betas.0", "optimizer.eps", "trainer.eval_every"),
+        *("trainer.max_step", "trainer.log_every"),
+    }
+
+
+def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "defaults: [pretrain/persimmon_stdlib@_global_, override /optimizer: lion]\ntrainer: {max_steps: 7}\n"
+    )
+    raw = compose(str(recipe)).raw
+    assert raw["model"]["family"] == "persimmon"
+    assert (raw["trainer"]["max_steps"], raw["run"]["dir"]) == (7, "runs/mine")
+    assert raw["optimizer"]["_target_"].endswith("lion")
+    assert compose(str(recipe), ["plan=zero2", "callbacks=export"]).raw["plan"]["name"] == "zero2"
 
 
 def test_a_folder_and_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
