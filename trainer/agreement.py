@@ -1,4 +1,4 @@
-"""Make the requests of any rank those of all ranks, once per step."""
+"""Share the requests of callbacks and signals between ranks after each step: all ranks follow a request of any rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 FLAGS = ("save", "evaluate", "log", "rollback", "end_pass", "interrupted", "prune")
-"""Requests that are those of all ranks if any rank makes them."""
+"""Requests that all ranks follow if any rank makes them."""
 
 
 def agree(trainer: Trainer) -> None:

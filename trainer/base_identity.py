@@ -1,9 +1,9 @@
-"""The identity of the base that adapters stand beside: a digest of its numbers, taken while they are loaded.
+"""Identify the base model of an adapter run by a digest of its weights, computed while they are loaded.
 
 A checkpoint of an adapter run holds the adapters, the modules that are trained whole, and this digest. The digest is
 over the frozen tensors in fp32, by name, so that it is the same for every plan, for other files with the same weights,
-and for a base with adapters merged into it; it is another one as soon as a single number differs. Of quantised layers
-it is over the integers of their parts, by their bytes.
+and for a base with adapters merged into it; it changes if a single number differs. Quantised layers enter the digest by
+the bytes of their integers.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ BASE = "base.json"
 
 @dataclass(frozen=True)
 class Base:
-    """What a checkpoint says of its base."""
+    """The record of the base in a checkpoint of adapters."""
 
     digest: str
     weights: str | None
     """``model.weights`` of the run."""
     revision: str | None = None
     quantization: dict[str, Any] | None = None
-    """What of ``model.quantization`` the numbers depend on; None for a base in full precision."""
+    """The part of ``model.quantization`` that the numbers depend on; None for a base in full precision."""
 
 
 class BaseDigest:
@@ -77,7 +77,7 @@ class BaseDigest:
             if name in self.names:
                 number = block.float() if block.is_floating_point() else block
                 found.update(number.contiguous().flatten().view(torch.uint8).numpy().data)
-                self._found[name] = found.hexdigest()  # now, since nobody may ask for what comes after the last block
+                self._found[name] = found.hexdigest()  # now, since a caller may stop after the last block
             yield block
 
     def of_all(self, mesh: Mesh) -> str:
@@ -103,12 +103,12 @@ def combined(found: Mapping[str, str]) -> str:
 
 
 def write_base(base: Base, folder: Path) -> None:
-    """Write what a checkpoint says of its base into its folder ``model``."""
+    """Write the record of the base into a checkpoint's folder ``model``."""
     (folder / BASE).write_text(json.dumps(vars(base), indent=2) + "\n")
 
 
 def read_base(assets: Path | None) -> Base | None:
-    """What a checkpoint says of its base; None for a checkpoint that holds a whole model.
+    """The record of the base in a checkpoint; None for a checkpoint that holds a whole model.
 
     Args:
         assets: its folder ``model``.
@@ -126,7 +126,7 @@ def read_base(assets: Path | None) -> Base | None:
 
 
 def base_of(model: ModelConfig, digest: str) -> Base:
-    """What the checkpoints of a run say of its base."""
+    """The record of the base for the checkpoints of a run."""
     return Base(digest, model.weights, model.revision, model.quantization.identity if model.quantization else None)
 
 

@@ -185,10 +185,10 @@ def _weights(recipe: RecipeConfig, source: Source | None, speaks: bool) -> Calla
 
 
 def _saved_reference(source: Source) -> Reference:
-    """What a checkpoint says of the weights that answers are compared with.
+    """The record in a checkpoint of the reference weights, with which answers are compared.
 
     Raises:
-        UserError: it says nothing, since another task has written it.
+        UserError: there is no record, since another task has written the checkpoint.
     """
     with fitting("--resume", source.path, OTHER_RUN):
         saved = read_reference(source.assets)
@@ -205,7 +205,7 @@ def _lr_ratio(recipe: RecipeConfig) -> float:
 
 
 def _own_options(recipe: RecipeConfig, blueprint: PreTrainedModel) -> OwnOptions | None:
-    """Options of the recipe's parameter groups, of which each must match something in the whole model."""
+    """Options of the recipe's parameter groups; each group must match a parameter of the whole model."""
     if recipe.parameter_groups is None:
         return None
     own = OwnOptions(recipe.parameter_groups, recipe.optimizer)
@@ -215,7 +215,7 @@ def _own_options(recipe: RecipeConfig, blueprint: PreTrainedModel) -> OwnOptions
 
 
 def _batch(recipe: RecipeConfig, source: Source | None) -> dict[str, int]:
-    """``TrainerState.batch``: the global batch size, and the step since which it is that."""
+    """``TrainerState.batch``: the global batch size, and the step since which it has this value."""
     if source is None:
         return batch_since({}, recipe.trainer.global_batch_size)
     with fitting("--resume", source.path, OTHER_RUN):

@@ -1,4 +1,4 @@
-"""Rows of a recipe's training data as inputs of its model, for methods that look at what a model computes."""
+"""Rows of a recipe's training data as model inputs, to calibrate a quantisation (GPTQ) at export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Call functions on ranks such that a failure on one rank fails on all, so that no rank waits for another."""
+"""Call functions on ranks so that an error on one rank is raised on all of them, and no rank waits for another."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Turn exceptions of the user's own components into problems that name the recipe key and the line in the user's file.
 
-What fails while it runs is a crash (``ComponentFailed``, exit code 1): it may be the network, and ranks may be started
-again. A constructor is called with what the recipe says, by ``trireme check`` too, so its exceptions are user errors.
+An exception of a running component is a crash (``ComponentFailed``, exit code 1): its cause may be the network, so a
+launcher may restart the ranks. An exception of a constructor is a user error, since the constructor gets the recipe's
+values; ``trireme check`` calls it too.
 
 The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own
 components pass through, since they are faults of trireme.
@@ -33,11 +34,12 @@ class component_errors:
         path: key of the recipe, such as ``callbacks.mine``.
         component: the component, or its class or function.
         doing: name of the called method, such as ``on_step_end``.
-        only_its_file: others' code is called inside too, so only what passes through the component's file is its own.
+        only_its_file: take only exceptions whose traceback passes through the component's file, since other code runs
+            inside too.
 
     Raises:
-        UserError: its constructor has raised, or that of a component among its arguments, or a callback has set what is
-            not its own.
+        UserError: its constructor has raised, or that of a component among its arguments, or a callback has set a field
+            that only the engine may set.
         ComponentFailed: it has raised elsewhere.
     """
 

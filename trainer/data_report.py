@@ -144,7 +144,7 @@ def _evaluated(corpus: Corpus, name: str, count: int) -> Generator[Collated]:
     for micro in corpus.eval_batches(max(count, 1), 0, 1, name):
         for sample in collated_rows(
             corpus, micro, iter(micro.samples[:: micro.per_sample].tolist())
-        ):  # whose positions are places in the set
+        ):  # positions are places in the set here
             yield replace(sample, position=None)
 
 

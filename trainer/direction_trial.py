@@ -1,7 +1,7 @@
-"""Try whether a model that predicts next tokens sees them, where its family does not say that it is a decoder.
+"""Test whether a next-token model sees the tokens that it predicts, if its family does not say that it is a decoder.
 
 Two rows begin with the same random tokens and go on with others. A causal model gives the tokens that both have in
-common the same logits in both rows. An encoder does not: it reads each label, and its loss falls for nothing.
+common the same logits in both rows. An encoder does not: it reads each label, so its loss would fall for nothing.
 """
 
 from __future__ import annotations

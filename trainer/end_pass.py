@@ -17,7 +17,7 @@ log = logging.getLogger("trireme.trainer")
 
 def end_pass(trainer: Trainer) -> None:
     """Go on with the first sample of the next pass, after the events and requests of this one's end; a collective call.
-    A pass that this step has ended anyway needs nothing.
+    Nothing is done if this step has ended the pass anyway.
 
     With ``trainer.epochs`` the run has that many fewer steps; schedules keep the length that was planned.
 

@@ -1,4 +1,4 @@
-"""One evaluation: metrics of a set under any plan, texts that the model writes, and records of the samples."""
+"""Evaluate a set of samples under any plan: compute metrics, let the model write texts, keep records of the samples."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _of_plan(plan: Plan) -> Iterator[str]:
 
 
 def _of_reference(recipe: RecipeConfig) -> Iterator[str]:
-    """A reference that says nothing of answers, since nothing was learnt yet."""
+    """A reference of random weights, whose log-probabilities of answers mean nothing."""
     from .tasks.preference import Preference
 
     kind = locate(recipe.task["_target_"])
@@ -81,7 +81,7 @@ def _of_reference(recipe: RecipeConfig) -> Iterator[str]:
 
 
 def _of_memory(recipe: RecipeConfig) -> Iterator[str]:
-    """A memory of samples that stand alone."""
+    """A model that carries a memory, with samples that do not follow each other."""
     from .tasks.task import learns_from_rows
 
     if recipe.model.spec.carried and recipe.data.packing != "lanes" and not learns_from_rows(recipe.task):

@@ -47,7 +47,7 @@ class Journal:
 
 @contextmanager
 def noted(trainer: Trainer) -> Iterator[None]:
-    """Context of a run that notes its start and its end, unless a callback does, which knows more of them."""
+    """Context that notes the start and the end of a run, unless a callback notes them in more detail."""
     others = any(getattr(callback, "keeps_journal", False) for callback in trainer.callbacks.values())
     if others or not trainer.mesh.is_main:
         yield

@@ -1,8 +1,8 @@
-"""What a preference loss must know before a step or an evaluation: passes over its texts without gradient.
+"""Extra forward passes without gradient, which a preference loss needs over its texts before a step or an evaluation.
 
-Two things are found here, both by ``Strategy.evaluate``, so under any plan: what the base says of each answer, with the
-adapters switched off (``task.reference=adapter_off``), and the number that KTO estimates over the whole global batch.
-Dropout and noise are off in these passes.
+They compute two things, both by ``Strategy.evaluate`` and so under any plan: the log-probability of each answer under
+the base, with the adapters switched off (``task.reference=adapter_off``), and the divergence that KTO estimates over
+the whole global batch. Dropout and noise are off in these passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .tasks.preference import Preference
 
 REFERENCE = "reference"
 Said = list[tuple[Tensor | None, Tensor | None]]
-"""What the base says of each micro-batch, [rows, texts], and of the texts beside it; empty if it is not asked."""
+"""Log-probabilities under the base of each micro-batch, [rows, texts], and of the texts beside it; empty if unused."""
 Batches = Callable[[], Iterable[MicroBatch]]
 """Gives the micro-batches of a set, the same ones at every call."""
 
@@ -91,7 +91,7 @@ class LookAhead:
         """The micro-batches of a set, completed.
 
         Args:
-            parts: of the set, by name; what the base says of each is found once.
+            parts: of the set, by name; log-probabilities under the base are computed once for each.
         """
         if not self.needed:
             return {name: batches() for name, batches in parts.items()}
@@ -101,7 +101,7 @@ class LookAhead:
         return self._completed(parts, self._kept)
 
     def _completed(self, parts: Mapping[str, Batches], said: Mapping[str, Said]) -> dict[str, Iterator[MicroBatch]]:
-        """Micro-batches with what the base says of them, after the estimate over all parts was taken."""
+        """Micro-batches with their log-probabilities under the base, after the estimate over all parts was taken."""
         assert self.task is not None
         if self.task.estimates:
             every = (_with(batches(), said[name]) for name, batches in parts.items())
@@ -109,7 +109,7 @@ class LookAhead:
         return {name: _with(batches(), said[name]) for name, batches in parts.items()}
 
     def _said(self, batches: Iterable[MicroBatch]) -> Said:
-        """What the base says of each micro-batch; None on ranks that have no outputs."""
+        """Log-probabilities of each micro-batch under the base; None on ranks that have no outputs."""
         assert self.task is not None
         if self.task.reference != "adapter_off":
             return []
@@ -143,7 +143,7 @@ class LookAhead:
 
 
 def _with(batches: Iterable[MicroBatch], said: Said) -> Iterator[MicroBatch]:
-    """Micro-batches with what the base says of them."""
+    """Micro-batches with their log-probabilities under the base."""
     for number, micro in enumerate(batches):
         own, beside = said[number] if said else (None, None)
         micro = micro if own is None else _saying(micro, own)

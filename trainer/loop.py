@@ -280,7 +280,7 @@ class Trainer:
             self.save()  # again, now with the metric, and with the callbacks' state after it
 
     def _look_at(self, batch: StepBatch) -> None:
-        """Refuse a first batch, or an own step on it, that would train what nobody wants; before noise is drawn."""
+        """Refuse unknown tokens in the first batch, and a task's own step that gives a mean; before noise is drawn."""
         refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator, self.corpus.samples)
         if "step" in own_steps(self.task):
             check_own_step(self.task, self.strategy, batch)

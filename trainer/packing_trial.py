@@ -1,8 +1,8 @@
-"""Try whether a model keeps the documents of a packed row of texts apart, where its family does not say.
+"""Test whether a model keeps the documents of a packed row of texts apart, if its family does not say so.
 
 Two documents of random tokens stand in two rows, in either order. A model that keeps them apart gives each document the
 same logits in both rows: neither the other document nor the place in the row makes a difference. The model is run as it
-is placed, with its kernel and precision, so this holds for the run and not for some other model.
+is placed, with its kernel and precision, so the result holds for this very run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the formulas of the planner say that a run needs: memory by part, and bytes sent in a step.
+"""Predict the needs of a run by the planner's formulas: memory by part, and bytes sent in a step.
 
-They know models of tokens only; for others nothing is planned.
+The formulas cover models of tokens only; for others nothing is predicted.
 """
 
 from __future__ import annotations

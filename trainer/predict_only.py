@@ -1,4 +1,4 @@
-"""Predict: what a trained model says of each sample of a set, under any plan, written into one file.
+"""Predict: write a trained model's prediction for each sample of a set into one file, under any plan.
 
 Ranks send small records to rank 0 (``records.py``), which writes them in the order of the set.
 """

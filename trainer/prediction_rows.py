@@ -1,4 +1,4 @@
-"""Rows of a file of predictions: each sample as people read it, and what the model says of it, in the set's order."""
+"""Rows of a file of predictions, in the order of the set: each sample in readable form, with the model's prediction."""
 
 from __future__ import annotations
 

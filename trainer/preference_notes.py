@@ -1,4 +1,4 @@
-"""What the start of a run says of preferences, beside what preparing their rows has said."""
+"""Warn at the start of a KTO run if many of its steps would hold only good answers, or only bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open the corpus of a recipe: its data, and what it needs of the task and of the model's configuration."""
+"""Open the corpus of a recipe from its data, its task and its model's configuration."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Records: what is kept of each sample of an evaluation, on rank 0, in the order of the data set.
+"""Collect a record of each sample of an evaluation on rank 0, in the order of the data set, for predictions and scores.
 
-Ranks send theirs every few micro-batches, and rank 0 keeps them in a file when they are many, so memory does not grow
-with the set.
+Ranks send their records every few micro-batches. Rank 0 keeps many records in a file, so that memory does not grow with
+the set.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What preferences are compared with: log-probabilities of all answers under the weights that a run begins with.
+"""The reference of preference losses: log-probabilities of all answers under the weights that a run begins with.
 
 They are computed once, before training and under the run's own plan, and kept in the cache. Their name there follows
 from a digest of all weights, tokens and labels of the answers, and the model's configuration, rounding and precision.
 So a resume, another plan and a second run find them again, and those of another base are never used. There is no
-second copy of the model: a run that begins computes them with its own weights. One that goes on from a checkpoint, and
-finds none in the cache, places the first weights before those of the checkpoint.
+second copy of the model: a run that begins computes them with its own weights. A run that resumes, and finds none in
+the cache, first loads the weights that it began with, computes them, and then loads its checkpoint.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NOT_IN_OUTPUTS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype
 
 @dataclass(frozen=True)
 class Reference:
-    """What a checkpoint says of the weights that its answers are compared with."""
+    """The record in a checkpoint of the reference weights."""
 
     digest: str
     weights: str | None
@@ -62,12 +62,12 @@ class Reference:
 
 
 def write_reference(reference: Reference, folder: Path) -> None:
-    """Write what a checkpoint says of its reference into its folder ``model``."""
+    """Write the record of the reference into a checkpoint's folder ``model``."""
     (folder / FILE).write_text(json.dumps(vars(reference), indent=2) + "\n")
 
 
 def read_reference(assets: Path | None) -> Reference | None:
-    """What a checkpoint says of its reference; None if it says nothing.
+    """The record of the reference in a checkpoint; None if there is none.
 
     Raises:
         ValueError: the file cannot be read.
@@ -82,7 +82,7 @@ def read_reference(assets: Path | None) -> Reference | None:
 
 
 class StartReference:
-    """Gives the samples of a corpus what the first weights say of their answers. Its methods are collective calls."""
+    """Gives samples the log-probabilities of their answers under the first weights; methods are collective calls."""
 
     def __init__(self, recipe: RecipeConfig, mesh: Mesh, corpus: Corpus, sets: Collection[str] | None = None) -> None:
         """
@@ -108,10 +108,10 @@ class StartReference:
                     self._compute(strategy, rows, found)
 
     def find(self, saved: Reference | None) -> None:
-        """Take them from the cache; if they are not there, place the first weights once more, and compute them.
+        """Take the log-probabilities from the cache, or else place the first weights once more, and compute them.
 
         Args:
-            saved: what the checkpoint says; None takes the weights that the recipe names.
+            saved: the record in the checkpoint; None takes the weights that the recipe names.
 
         Raises:
             UserError: the recipe gives other weights than those that the run began with.
@@ -143,7 +143,7 @@ class StartReference:
     # -- the cache ------------------------------------------------------------------------------------------------
 
     def _cached(self, found: str) -> bool:
-        """Take what the cache holds; whether that is all."""
+        """Take the log-probabilities that the cache holds; returns whether none is missing."""
         for rows in self.rows:
             values = self.mesh.broadcast_object(self._read(rows, found) if self.mesh.is_main else None)
             if isinstance(values, np.ndarray):
@@ -177,7 +177,7 @@ class StartReference:
         return cache_root(self.recipe.data.cache_dir) / "references" / f"{name}.npy"
 
     def _beside(self) -> list[Any]:
-        """What else outputs follow from: the scale of adapters, and how weights are rounded."""
+        """Further settings that the outputs depend on: the scale of adapters, and how weights are rounded."""
         model = self.recipe.model
         return [asdict(each) if each else None for each in (model.adapter, model.quantization, model.qat)]
 
@@ -217,7 +217,7 @@ class StartReference:
 
         column = 0
         strategy.evaluate(self._batches(rows), keep)
-        if task.estimates:  # the second texts stand beside
+        if task.estimates:  # the second texts are in ``MicroBatch.beside``
             column = 1
             strategy.evaluate((micro.beside for micro in self._batches(rows) if micro.beside is not None), keep)
         return found
@@ -234,7 +234,7 @@ class StartReference:
 def start_reference(
     recipe: RecipeConfig, mesh: Mesh, corpus: Corpus, sets: Collection[str] | None = None
 ) -> StartReference | None:
-    """What the recipe's task compares answers with, if that is a model of log-probabilities that are kept."""
+    """The start reference of the recipe's task; None if the task has no reference, or computes it in each step."""
     task = preference_in(corpus.task)
     return StartReference(recipe, mesh, corpus, sets) if task is not None and task.reference == "start" else None
 

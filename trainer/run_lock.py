@@ -31,7 +31,7 @@ class RunLock:
         """
         try:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError:  # a folder that cannot be written is reported by those who write to it
+        except OSError:  # an unwritable folder is reported when files are written
             return
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Metrics of one set by their names in an evaluation line; of a mixture's held-out set those of each source too."""
+"""Compute the metrics of one set, named as in an evaluation line; for a mixture's held-out set, of each source too."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Judge what a ``_target_`` makes before it is called: ``os.system`` as a callback must not run a program first.
+"""Check what kind of object a ``_target_`` makes before it is called: ``os.system``, named as a callback, must not run.
 
-A class shows its methods. A function shows the class that it returns in its annotation; one without an annotation is
-called if it is the user's own, and refused if it belongs to Python or to a library, where it was made for another use.
+A class is judged by its methods, a function by the class in its return annotation. A function without an annotation is
+called if it is the user's own; one of Python or of a library is refused, since it was made for another use.
 """
 
 from __future__ import annotations

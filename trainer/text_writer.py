@@ -1,4 +1,4 @@
-"""Texts that a model writes for the samples of an evaluation, and what scores them."""
+"""Let a model write a text for each sample of an evaluation, and score it against the wanted text."""
 
 from __future__ import annotations
 

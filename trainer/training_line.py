@@ -1,4 +1,4 @@
-"""Training lines: what a logged step tells of itself, in ``metrics.jsonl``, in ``log.txt`` and to callbacks."""
+"""Write a training line (loss, learning rate, throughput ...) for each logged step, to the log and to callbacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TrainingLines:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.once: dict[str, Any] = {}
-        """What only the next line tells."""
+        """Values that only the next line holds."""
 
     def write(self, loss: StepLoss, result: StepResult) -> None:
         """Write the training line of this step. The loss is only summed over ranks here."""

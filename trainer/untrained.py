@@ -2,9 +2,9 @@
 
 Usual reasons are a part of a model that the loss does not reach, an adapter beside a layer whose weight the model uses
 past the layer, and a graph that recomputation has cut. A family names the parameters that no loss reaches
-(``ModelFamily.unused``); they are frozen when the model is built. So such a parameter ends the run, but for a class of
-transformers without a family file: many have parts that one of their heads does not use, and then it is a warning.
-Beside adapters it always ends the run.
+(``ModelFamily.unused``); they are frozen when the model is built. Any other parameter without a gradient ends the run,
+except in a class of transformers without a family file. Many of these have parts that a head does not use, so there it
+is a warning. With adapters it always ends the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.trainer")
 LIBRARY = "transformers."
-"""Beginning of the paths of classes whose parts are not the user's to mend."""
+"""Prefix of the module paths of classes whose parts the user cannot change."""
 SHOWN = 5
 """Names that the message lists."""
 
@@ -31,7 +31,7 @@ def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None
     """Check, after the first backward pass, that every trained parameter has a gradient; a collective call.
 
     Raises:
-        UserError: on all ranks, if a parameter has none on any rank that holds it, unless that is only warned of.
+        UserError: on all ranks, if a parameter has none on any rank that holds it, unless that is only a warning.
     """
     missing = strategy.without_gradient()
     if not mesh.any_flags([bool(missing)])[0]:

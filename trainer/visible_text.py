@@ -1,5 +1,5 @@
-"""Make characters of data visible that would steer a terminal or turn the order of a line: escapes, marks of direction,
-halves of characters."""
+"""Replace the characters of data that would steer a terminal or turn the order of a line (escapes, marks of direction,
+halves of characters) by visible signs."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ _VISIBLE = {**_NAMED, **{code: f"\\u{code:04x}" for code in _CODES}}
 
 
 def visible(text: str) -> str:
-    """``text`` with a visible sign for every character that is none; ends of lines and tabs stay."""
+    """``text`` with a visible sign in place of every invisible character; ends of lines and tabs stay."""
     return text.translate(_VISIBLE)

@@ -144,7 +144,7 @@ class Export(Callback):
         return True
 
     def queued(self, trainer: Trainer) -> None:
-        """Called on all ranks when rank 0 may have begun an export, or has put one behind the running one."""
+        """Called on all ranks when rank 0 may have begun an export, or queued one behind the running one."""
 
     def _look_at(self, path: Path) -> None:
         """Note a checkpoint that was saved, and export it if each is exported."""
@@ -156,8 +156,8 @@ class Export(Callback):
             self._enqueue(path)
 
     def _export_last(self, trainer: Trainer) -> None:
-        """Export the checkpoint that the run ends with: the last one, or the best one if the recipe asks. None is
-        exported that an earlier run has exported already."""
+        """Export the checkpoint that the run ends with: the last one, or the best one if the recipe asks. A checkpoint
+        that an earlier start of the run has exported is not exported again."""
         finite = (path for path in complete_checkpoints(trainer.store.root) if not_finite(path) is None)
         path = trainer.ended_with or self._saved or next(finite, None)
         before = self._saved is None or trainer.ended_with is not None

@@ -48,7 +48,7 @@ def refuse_no_numbers(extra: Metrics) -> None:
 
 
 def evaluation_parts(metrics: Metrics) -> list[str]:
-    """Name and value of every held-out metric; of those of single sources of a mixture only the losses."""
+    """Name and value of every held-out metric; for the single sources of a mixture, only the losses."""
     shown = [name for name in metrics if name.startswith(("eval_", "test_")) and ("/" not in name or "_loss/" in name)]
     parts = [f"{name} {number(metrics[name])}" for name in shown]
     return [*parts, "(averaged weights)"] if metrics.get("averaged") else parts

@@ -1,4 +1,4 @@
-"""Predictions: write what the trained model says of each sample of a set, once training has ended.
+"""Predictions: write the trained model's prediction for each sample of a set, once training has ended.
 
 The file lies in the run folder, and holds what ``trireme predict`` would write. A run that is interrupted writes none.
 """

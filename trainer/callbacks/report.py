@@ -1,8 +1,8 @@
 """Report: write ``<run folder>/report.html``, which shows the run, after evaluations and at the end.
 
-It is made of the files in the run folder. This callback adds those that nobody else writes: ``journal.jsonl`` (starts,
+It is made of the files in the run folder. This callback adds two that no other part writes: ``journal.jsonl`` (starts,
 ends, checkpoints, rollbacks, and one step's memory, traffic and pipeline as measured) and ``shown_samples.json`` (the
-first samples as the model gets them). One step is measured, the second of each start; no number of the run changes.
+first samples as the model gets them). The measured step is the second of each start; no number of the run changes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Report(Callback):
             self._write(trainer, running=True)
 
     def on_train_end(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        if self._journal:  # written again in the end, with the summary; here, so that the last words can name it
+        if self._journal:  # early, so that the last log lines can name it; ``close`` writes it again, with the summary
             self._write(trainer, running=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The place of TensorBoard in recipes of older runs; it is a tracker now (``trainer/trackers/tensorboard.py``)."""
+"""The old import path of TensorBoard, for recipes of older runs; it is a tracker now (``trackers/tensorboard.py``)."""
 
 from ..trackers.tensorboard import TensorBoard
 

@@ -1,10 +1,10 @@
 """Report evaluations of a trial to the search that started it, and end the trial on all ranks when it is pruned.
 
-A search may also have a trial save, or save and leave until it is gone on with.
+A search may also ask a trial to save a checkpoint, or to save one and pause until the search resumes it.
 
-The search listens at a socket of this machine, and names it in ``TRIREME_TRIAL``. Rank 0 sends each line with a watched
-metric as JSON and waits for the answer, so that a verdict is about this very step. All ranks then agree on it by a
-collective, and end the run at the same step: none is left waiting for the others.
+The search listens at a socket of this machine, and passes its path in ``TRIREME_TRIAL``. Rank 0 sends each line with a
+watched metric as JSON and waits for the answer, so that the answer applies to this very step. All ranks then agree on
+it by a collective, and end the run at the same step: none is left waiting for the others.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TrialReports(Callback):
         self._lost = False
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
-        """Ask about a line. The last one is only reported: there is nothing left to save by pruning."""
+        """Ask the search about a line. The last line is only reported: pruning would save no more steps."""
         if state.step == 0 or (self.evaluations_only and OF_TRAINING in metrics):
             return
         verdict: dict[str, Any] = {}
@@ -74,8 +74,8 @@ class TrialReports(Callback):
             self._channel = None
 
     def _ask(self, step: int, metrics: Metrics, last: bool) -> dict[str, Any]:
-        """What the search answers: ``reason`` (to prune), ``save``, ``pause``; nothing to go on. Without a search to
-        ask, the trial goes on."""
+        """The answer of the search: ``reason`` (to prune), ``save``, ``pause``. It is empty if the trial just goes on,
+        also when the search does not answer."""
         if self._lost:
             return {}
         message: dict[str, Any] = {"trial": self.number, "step": step, "last": last, "metrics": json_value(metrics)}

@@ -42,7 +42,7 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
 
 
 def seconds(sounds: Sequence[Any]) -> list[float]:
-    """Lengths of stored sounds, of which only the beginning is read; none of those that are no sounds."""
+    """Lengths of stored sounds, read from their headers; files that are no sounds are left out."""
     found = []
     for stored in sounds:
         if isinstance(stored, dict) and "array" in stored:

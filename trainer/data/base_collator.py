@@ -1,8 +1,8 @@
 """The base class of collators, which make micro-batches of samples.
 
 A sample is a dict of one item's columns. ``index`` is its place in the data set, and ``position`` its place in the
-endless stream of samples that a run consumes. What a collator draws at random, it draws from ``draws(seed, position)``,
-so that no worker, rank or resume changes it.
+endless stream of samples that a run consumes. A collator takes its random numbers from ``draws(seed, position)``, so
+that no worker, rank or resume changes them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def draws(seed: int, position: int, purpose: str) -> np.random.Generator:
 
 
 def without_targets(micro: MicroBatch, real: int) -> MicroBatch:
-    """``micro`` without the targets of its samples from ``real`` on, which only fill places: they add nothing to a sum.
+    """``micro`` without targets for its filler samples, those from ``real`` on, so that they add nothing to a sum.
 
     Whole numbers become ``IGNORE``, other numbers NaN, and truth values false.
     """
@@ -89,7 +89,7 @@ def without_targets(micro: MicroBatch, real: int) -> MicroBatch:
 
 
 def nothing(dtype: torch.dtype) -> Any:
-    """The value of ``dtype`` that stands for a target that is not there."""
+    """The value of ``dtype`` that marks a missing target."""
     if dtype is torch.bool:
         return False
     return float("nan") if dtype.is_floating_point else IGNORE

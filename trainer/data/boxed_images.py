@@ -1,4 +1,4 @@
-"""Samples of pictures with boxes around the things in them."""
+"""Samples for object detection: pictures, with boxes around the objects in them."""
 
 from __future__ import annotations
 

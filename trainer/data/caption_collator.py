@@ -1,4 +1,4 @@
-"""Collate pictures and the texts, their captions, that a model writes of them."""
+"""Collate pictures and their captions, the texts that a model learns to write for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus of a run, which gives the trainer its batches: the base class, and that of corpora read by index.
+"""Base classes of a run's corpus, which gives the trainer its batches: for all corpora, and for those read by index.
 
 Training batches are iterated from a given number of samples on. A prepared (indexed) corpus needs nothing else to
 resume; a streamed one also needs the JSON that its batches returned as ``state()``.
@@ -44,7 +44,7 @@ class TrainBatches(Iterator[StepBatch], ABC):
         """Position after the last returned batch, as JSON, equal on all ranks; a resume passes it back."""
 
     def close(self) -> None:
-        """End what fetches ahead."""
+        """Stop fetching ahead."""
 
 
 class Corpus(ABC):
@@ -217,7 +217,7 @@ class IndexedBatches(TrainBatches):
         try:
             raise batch
         finally:
-            del batch  # else the error holds this frame, and the frame the error
+            del batch  # else the error and this frame refer to each other
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -1,8 +1,9 @@
-"""Choose the documents of tokens that share a row: bins that follow from lengths, seed and pass, and from nothing else.
+"""Choose which documents share a packed row of tokens (a bin), by their lengths, the seed and the pass alone.
 
-The bins' sizes follow from the lengths (``first_fit.py``) and are the same in every pass. Which documents of a length
-fill the places of that length is a keyed permutation for each pass. So every pass mixes other documents, no list of
-bins is stored, and a bin is computed on its own: a resume, another plan or more workers ask for the same ones.
+The bins' sizes follow from the lengths (``first_fit.py``) and are the same in every pass. In each pass, a keyed
+permutation puts the documents of a length into the places of that length. So every pass mixes other documents, no list
+of bins is stored, and each bin is computed on its own: it is the same after a resume, in another plan, and with more
+workers.
 """
 
 from __future__ import annotations

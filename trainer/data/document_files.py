@@ -122,8 +122,8 @@ def kind_of(value: Any) -> str:
 
 
 def half_character(text: str) -> str:
-    """What is wrong with a text that no file can hold: JSON and some codecs can spell half of a surrogate pair, which
-    is no character; empty if nothing is."""
+    """The problem of a text with half of a surrogate pair, which JSON and some codecs can spell and no file can hold;
+    empty if there is none."""
     if text.isascii():
         return ""
     try:

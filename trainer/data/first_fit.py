@@ -1,9 +1,9 @@
-"""Pack documents of tokens into bins of one capacity by first-fit-decreasing, from the numbers of their lengths alone.
+"""Pack documents of tokens into bins of one capacity by first-fit-decreasing, given only how many have each length.
 
 Documents go in order of falling length, each into the first bin with room. Documents of one length are alike, so they
 are placed together: the first bin takes as many as fit, then the next one. Neighbouring bins with the same content form
 a run, and a length is placed into runs, so the cost grows with the number of different lengths and hardly with that of
-documents: millions are packed in milliseconds. Who fills the places is decided later (``document_bins.py``).
+documents: millions are packed in milliseconds. ``document_bins.py`` later decides which documents fill the places.
 
 First-fit-decreasing needs at most 11/9 of the fewest bins (Johnson, "Near-optimal bin packing algorithms", 1973).
 """

@@ -34,7 +34,7 @@ Source = TypeVar("Source", bound=DocumentSource)
 
 
 def prefix_of(name: str) -> str:
-    """What stands before the names of a set's metrics."""
+    """Prefix of the names of a set's metrics."""
     return {HELD_OUT: "eval_", TEST: "test_"}.get(name, f"eval_{name}_")
 
 

@@ -1,4 +1,4 @@
-"""Values that the engine gives to users' components whose constructor takes them; of texts, the tokenizer too."""
+"""Tables of the values that the engine passes to a user's class if its constructor takes them; some need texts."""
 
 from __future__ import annotations
 

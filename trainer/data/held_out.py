@@ -1,7 +1,7 @@
 """Decide by a hash of a document's text whether it is held out, and whether it repeats another one.
 
-So the split is stable: adding, dropping or reordering documents moves no other document to the other split, prepared
-and streamed corpora agree, and a repeated document is never in both splits.
+The split is therefore stable: adding, dropping or reordering documents moves no other document to the other split,
+prepared and streamed corpora agree, and a repeated document is never in both splits.
 """
 
 from __future__ import annotations

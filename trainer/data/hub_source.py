@@ -150,7 +150,7 @@ class Hub:
 
 
 def _saved(folder: Path, split: str, streaming: bool) -> Any:
-    """What ``save_to_disk`` of `datasets` has written: one data set, or one for each split.
+    """The data that ``save_to_disk`` of `datasets` has written: one data set, or one for each split.
 
     Raises:
         ValueError: there is no such split.

@@ -1,6 +1,6 @@
 """Collate pictures of one size, and vary those of training steps: a random crop with padding, a horizontal flip.
 
-What varies is a function of (seed, position of the sample), so every pass sees other variants, and no worker, rank or
+The variation is a function of (seed, position of the sample), so every pass sees other variants, and no worker, rank or
 resume changes them. In an evaluation pictures stay as they are.
 """
 

@@ -49,7 +49,7 @@ class LabelledImages(Samples):
 
 
 def picture_sizes(pictures: Sequence[Any]) -> dict[str, list[float]]:
-    """Width and height of stored pictures, of which only the beginning is read; none of those that are no pictures."""
+    """Width and height of stored pictures, read from their headers; files that are no pictures are left out."""
     from PIL import Image, UnidentifiedImageError
 
     sizes = []

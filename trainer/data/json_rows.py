@@ -1,4 +1,4 @@
-"""Rows of JSON files, in which lists and objects stay texts of JSON.
+"""Read the rows of JSON files, and keep the lists and objects in them as JSON text.
 
 A table has columns of one type: keys that one row has and another lacks would become null there, and a column could not
 hold a text in one row and a list in another. Conversations have both.

@@ -38,7 +38,7 @@ class Batcher:
     count: Callable[[dict[str, Any]], int]
     """Number of labels in the targets of a micro-batch (``Task.count``)."""
     marked: Callable[[MicroBatch], MicroBatch] | None = None
-    """Adds to a micro-batch what its rows go on from (``lanes.Lanes.marked``); None where samples stand alone."""
+    """Adds to a micro-batch the places in lanes that its rows continue (``lanes.Lanes.marked``); None without lanes."""
 
     def __call__(self, samples: Sequence[Sample]) -> StepBatch:
         micro_batches = self.collator(samples)
@@ -52,7 +52,7 @@ class Batcher:
         )
 
     def or_error(self, samples: Sequence[Sample] | Exception) -> StepBatch | Exception:
-        """In a worker: an error that has a message of its own comes back whole; torch would hand on a traceback."""
+        """In a worker: return errors with a message of their own, since torch would hand on only their traceback."""
         try:
             return samples if isinstance(samples, Exception) else self(samples)
         except (UserError, ComponentFailed) as error:

@@ -1,4 +1,4 @@
-"""The corpus of a loader of the user's own (``data.loader``): finished samples, of texts or others, in its order."""
+"""The corpus of a user's own loader (``data.loader``), which gives finished samples, of texts or others, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of a loader of the user's own: by position, in order, and those that are held out."""
+"""Data sets over a user's own loader (``data.loader``): its samples by position, in order, and the held-out ones."""
 
 from __future__ import annotations
 

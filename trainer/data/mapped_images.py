@@ -1,4 +1,4 @@
-"""Samples of pictures with a map: another picture of the same size, whose pixels are numbers of classes."""
+"""Samples for semantic segmentation: a picture, and a map of the same size whose pixels are class numbers."""
 
 from __future__ import annotations
 

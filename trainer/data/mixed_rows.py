@@ -62,7 +62,7 @@ def open_mixed_rows(
 
 
 def with_named_labels(rows: Mapping[str, PreparedRows]) -> dict[str, PreparedRows]:
-    """``rows``, in which labels that sources number in different ways, or of which one gives the names, are names."""
+    """``rows`` with label names in place of numbers, where sources number labels differently or only some name them."""
     found = dict(rows)
     for column in {column for each in rows.values() for column in each.train.column_names}:
         features = [each.train.features.get(column) for each in rows.values()]

@@ -107,7 +107,7 @@ class Mixture(Corpus):
         super().__init__(config, seed, settings, collator, task, self.parts[0].processor, model)
         self.mixture, self.unit = self, self.parts[0].unit
         self.stats = joined_stats([part.stats for part in self.parts])
-        # A source for evaluations stands beside the mixture, so its documents are of no source.
+        # The documents of an evaluation source belong to no source of the mixture.
         self.splits = config.eval_source is None and all(part.has_held_out for part in self.parts)
         self.has_held_out = bool(self.eval_sets)
         self._read: Joined | None = None  # the held-out samples of the last evaluation

@@ -1,6 +1,6 @@
 """Interleave several sources by weights: which source each position of the endless stream is taken from.
 
-The source at a position is that whose count is farthest behind its share ("smooth weighted round-robin", as in nginx).
+The source at a position is the one that is farthest behind its share ("smooth weighted round-robin", as in nginx).
 After n samples each count is within about one of n x share, and in any window of n samples within two (within one for
 two sources, and for usual weights of more). The pattern repeats after the sum of the weights as smallest whole numbers,
 so it is computed once, and the source at any position is looked up: nothing is stored, and a resume asks for another

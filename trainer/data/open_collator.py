@@ -101,7 +101,7 @@ class CheckedCollator(Collator):
         self.next_tokens, self.labels = next_tokens, labels
         self.seen: set[str] = set()
         self.read: tuple[str, set[str]] | None = None
-        """First method that was looked at, and what of its inputs the model reads."""
+        """First method that was checked, and those of its inputs that the model reads."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         with component_errors("collator", self.collator, "a call"):
@@ -121,7 +121,7 @@ class CheckedCollator(Collator):
         return micro
 
     def _check_labels(self, micro: MicroBatch) -> None:
-        """Refuse numbers of labels that there are not: a GPU would only tell that some assertion failed."""
+        """Refuse label numbers that are out of range: a GPU would only report that some assertion failed."""
         labels = micro.targets.get("labels")
         if not self.labels or not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
             return

@@ -1,4 +1,4 @@
-"""Open the ``Samples`` of a task and check their contract: the class before launch, what it gives at the first row."""
+"""Open the ``Samples`` class of a task and check its contract: the class before launch, results at the first row."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def samples_problems(path: str) -> list[Problem]:
 
 
 def _flaws(found: Any) -> Iterator[str]:
-    """What keeps a class from being one of samples, as clauses."""
+    """Reasons why a class cannot be used as ``Samples``, as clauses."""
     if not isinstance(found, type) or not issubclass(found, Samples):
         yield "is no class that derives from trireme.trainer.data.samples.Samples"
         return
@@ -120,7 +120,7 @@ def checked_sample(samples: Samples, row: dict[str, Any]) -> Sample:
 
 
 def checked_views(samples: Samples, sample: Collated) -> dict[str, View]:
-    """What is shown of a collated sample.
+    """The views of a collated sample.
 
     Raises:
         UserError: ``views`` gives no mapping of names.

@@ -46,7 +46,7 @@ def open_loader(component: Component, given: Mapping[str, Any]) -> Any:
 
 
 def loader_flaws(kind: type) -> Iterator[str]:
-    """What keeps a class from being a loader, as clauses."""
+    """Reasons why a class cannot be used as a loader, as clauses."""
     if not callable(getattr(kind, "sample", None)) and not callable(getattr(kind, "__iter__", None)):
         yield "has neither sample(position) nor __iter__"
     if not callable(getattr(kind, "fingerprint", None)):

@@ -1,7 +1,7 @@
 """An order of the user's own (``data.order``) in which samples are trained on, such as a curriculum or a weighted draw.
 
-It is a function of the position in the endless stream, called with many positions at once. So it holds under any plan,
-and a resume needs no state of it.
+It is a function of the position in the endless stream, called with many positions at once. So it is the same under any
+plan, and a resume needs no saved state.
 """
 
 from __future__ import annotations

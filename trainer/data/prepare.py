@@ -140,7 +140,7 @@ def _encode(
 
 
 def borders_print(config: DataConfig) -> bool | list[bool]:
-    """What tells prepared tokens apart whose documents end or begin otherwise."""
+    """Part of the fingerprint of prepared tokens: whether documents get a token at their end and beginning."""
     return [*config.borders] if config.prepend_bos else config.append_eos
 
 

@@ -89,10 +89,10 @@ class RowSource(DocumentSource):
     def column_problems(
         self, there: Sequence[str], wanted: Mapping[str, bool], columns: Mapping[str, str]
     ) -> list[Problem]:
-        """Columns that the task does not know, or those that it does not find, among the source's own."""
+        """Problems of named columns that the task does not know, or else of columns that the source does not have."""
         unknown = [self._no_such_role(name, wanted) for name in columns if name not in wanted]
         names = {name: columns.get(name, name) for name in wanted}
-        # One that is named must be there, even if the task could do without.
+        # A column that the recipe names must be there, even if the task could do without.
         missing = [name for name, needed in wanted.items() if (needed or name in columns) and names[name] not in there]
         return unknown or [self._missing(name, names[name], list(there)) for name in missing]
 

@@ -89,7 +89,7 @@ def _measure(rows: RowSamples, folder: Path) -> None:
 
 
 def _content(config: DataConfig, rows: RowSamples, print_: str) -> list[Any]:
-    """All that the tokens of rows follow from, the code of the class included."""
+    """Everything that determines the tokens of rows, the code of the class included."""
     kind, tokenizer = type(rows.samples), rows.samples.tokenizer
     code = [_code(one) for one in kind.__mro__ if issubclass(one, Samples)]
     processor = content_hash(tokenizer) if hasattr(tokenizer, "backend_tokenizer") else repr(type(tokenizer))

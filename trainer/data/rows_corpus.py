@@ -50,7 +50,7 @@ class RowSamples(Dataset[Sample]):
         self.rows, self.samples, self.key = made.rows, samples, key
         self.notes, self.lengths, self.digest = made.notes, made.lengths, made.digest
         self.beside: dict[str, np.ndarray] = {}
-        """Further values of each sample by name, such as what a reference says of it; set before it is read."""
+        """Further values of each sample by name, such as log-probabilities under a reference; set before it is read."""
         self._checked = is_ours(samples)
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MadeRows:
-    """Rows of which samples are made, and what is said of them."""
+    """Rows of which samples are made, with notes on them."""
 
     rows: Dataset
     """Rows that ``sample`` takes, without those that are left out."""
@@ -97,7 +97,7 @@ class Samples(ABC):
         """
 
     def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
-        """Rows of a set for ``sample``, after what can be made of them once and kept.
+        """Rows of a set for ``sample``, after the work that is done once and kept, such as tokenizing.
 
         Args:
             name: of the set, such as ``train``.

@@ -1,6 +1,6 @@
-"""Read the documents of a stream as blocks of tokens, or one by one, and know the position of the next one.
+"""Read the documents of a stream as blocks of tokens, or one by one, and tell the position of the next one.
 
-The position is a state of the source, and how much is used of what was read after it. Tokens that were read but not
+The position is a state of the source, and the number of tokens or documents used since. Tokens that were read but not
 yet used are not saved: their documents are read again.
 """
 
@@ -25,7 +25,7 @@ Keep = Callable[[str], bool]
 
 
 class BlockReader(Iterator[list[np.ndarray]]):
-    """Blocks of one pass over a stream, each as a list of what it holds of every document. Without joining documents
+    """Blocks of one pass over a stream, each as a list of its pieces of documents. Without joining documents
     (``packing=bins`` or false) an item is one document, or a part of one."""
 
     def __init__(
@@ -92,7 +92,7 @@ class BlockReader(Iterator[list[np.ndarray]]):
         return True
 
     def _parts(self, document: np.ndarray) -> list[np.ndarray]:
-        """What of a document goes into rows."""
+        """The parts of a document that go into rows."""
         size, length = self.block_size, len(document)
         parts = [document[:size]]
         if self.config.packing == "bins":

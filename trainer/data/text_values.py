@@ -1,4 +1,4 @@
-"""What texts add to the values that the engine gives: the tokenizer in a processor, its vocabulary, padding."""
+"""Values that the engine passes to collators of texts: the processor's tokenizer, its vocabulary, the padding token."""
 
 from __future__ import annotations
 

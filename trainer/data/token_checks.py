@@ -49,7 +49,7 @@ def _unshifted(tokens: Tensor, labels: Tensor) -> bool:
 
 
 def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | None, samples: Any = None) -> None:
-    """Hold the first batch of a collator, or of samples, of one's own to the model's vocabulary; a GPU would only tell
+    """Check the first batch of a user's own collator or samples against the model's vocabulary; a GPU would only report
     that some assertion failed.
 
     Raises:

@@ -1,6 +1,6 @@
-"""The curves of runs as columns of numbers for the page, few enough that it stays small.
+"""The curves of runs as columns of numbers for the HTML report, few enough that the page stays small.
 
-Long runs are put together: each bucket of neighbouring lines gives the mean, the least and the greatest value, so that
+Long runs are condensed: each bucket of neighbouring lines gives the mean, the least and the greatest value, so that
 no spike is lost. Training time is what the rates count, without evaluations and saves, so it can be compared between
 runs that were interrupted.
 """
@@ -89,7 +89,7 @@ def charts(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def short(value: Any, digits: int = 5) -> float | int | None:
-    """A number with few digits, which is enough for a picture; None for none, and for one that is not finite."""
+    """A number with few digits, which is enough for a picture; None for None, and for a number that is not finite."""
     if value is None or not math.isfinite(value):
         return None
     rounded = float(f"{value:.{digits}g}")

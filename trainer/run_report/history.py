@@ -1,4 +1,4 @@
-"""What has happened to a run: its checkpoints, its starts and ends, its warnings and errors."""
+"""Parts of a run report on the history of a run: its checkpoints, its starts and ends, its warnings and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resolved recipe of each run, what differs between runs, and the versions and machines that they ran with."""
+"""Parts of a run report on recipes: each resolved recipe, the differences between runs, their versions and machines."""
 
 from __future__ import annotations
 

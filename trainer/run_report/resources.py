@@ -1,4 +1,4 @@
-"""What a run uses: memory as planned and as measured by part, bytes sent by kind, and a step of a pipeline in time."""
+"""Parts of a run report on resources: memory as planned and as measured, bytes sent, a step of a pipeline in time."""
 
 from __future__ import annotations
 

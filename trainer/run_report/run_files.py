@@ -1,7 +1,7 @@
-"""Read what a run has left in its folder, for its report; a run that goes on can be read at any moment.
+"""Read the files in a run's folder for its report; a run that goes on can be read at any moment.
 
 Only ``metrics.jsonl`` is needed. Everything else may be missing: runs of older versions, and with fewer callbacks, have
-less to tell. Nothing is believed: a value of another type than expected is left out, and all text is escaped later.
+less to tell. No value is trusted: one of another type than expected is left out, and all text is escaped later.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_run(folder: Path, running: bool | None = None, may_be_empty: bool = Fal
 
     Args:
         running: whether its run goes on; None looks at its lock, which the process of the run itself must not do.
-        may_be_empty: a run without a line yet is no error, since one is waited for.
+        may_be_empty: accept a run without a line yet, for callers that wait for the first one.
 
     Raises:
         UserError: it is not the folder of a run, its metrics file cannot be read, or it has no line yet.

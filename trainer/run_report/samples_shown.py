@@ -1,4 +1,4 @@
-"""Samples in a report: what the first step learnt from, with its labels in colour, and what the model has written."""
+"""Parts of a run report on samples: those of the first step, with labels in colour, and texts that the model wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of boxes, each assigned to one of a model's queries."""
+"""Losses for object detection: each box is assigned to one of the model's queries, as in DETR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of losses of pairs: an answer that was chosen, and one that was rejected, to the same prompt.
+"""Base class of preference losses over pairs (DPO, IPO): a chosen and a rejected answer to the same prompt.
 
 The two rows of a pair follow each other in a micro-batch. Packed rows hold several texts; those with the same number in
 both rows are a pair.

@@ -1,4 +1,4 @@
-"""Loss and metrics of pairs, each of whose halves must be found among those of all pairs."""
+"""Loss and metrics of contrastive tasks (CLIP, CLAP): each half of a pair must be found among those of all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of losses that compare texts with what a reference model thinks of them: DPO, IPO, KTO, or one of your own.
+"""Base class of preference losses (DPO, IPO, KTO, or your own): log-probabilities of texts against a reference model's.
 
 A sample has two texts. Targets of a micro-batch, in which a row holds one text or several packed ones:
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 Source = Literal["start", "adapter_off"]
 READERS = ("ask", "log_probabilities", "answers", "measured", "loss", "evaluate", "records", "estimate")
-"""Methods that see what the model gives."""
+"""Methods that read the model's outputs."""
 
 
 class Answers(NamedTuple):
-    """What is known of the answers of a micro-batch; each [rows, texts]."""
+    """Numbers of the answers of a micro-batch; each [rows, texts]."""
 
     logps: Tensor
     """Log-probability of the whole answer."""
     ratios: Tensor
-    """The same, less that under the reference; 0 where there is no text."""
+    """Log-probability minus that under the reference; 0 where there is no text."""
     lengths: Tensor
     """Tokens of the answer."""
     there: Tensor
@@ -83,7 +83,7 @@ class Preference(Task):
         return text_sums(tokens, labels, targets["texts"], targets["there"].shape[1])
 
     def answers(self, outputs: Any, targets: dict[str, Any]) -> Answers:
-        """The answers of a micro-batch beside what the reference says of them."""
+        """The answers of a micro-batch, with their log-probabilities under the reference."""
         logps, lengths = self.log_probabilities(outputs, targets)
         there = targets["there"]
         ratios = (logps - targets["reference"].to(logps.dtype)).where(there, 0)

@@ -1,4 +1,4 @@
-"""Beginnings of texts that a decoder goes on writing."""
+"""Cut the prompts out of a batch of texts: the tokens before the first label, which a decoder continues."""
 
 from __future__ import annotations
 

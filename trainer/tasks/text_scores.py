@@ -21,7 +21,7 @@ class Score:
     """One score of texts."""
 
     sums: Callable[[Sequence[str], Sequence[str]], list[float]]
-    """(written, wanted) -> numbers whose sums give the score; as many for no text."""
+    """(written, wanted) -> numbers whose sums give the score; the same number of them for no text."""
     value: Callable[[list[float]], float]
     """The score from these sums."""
     package: str = ""

@@ -1,4 +1,4 @@
-"""What a tracker is given to write: lines of numbers by step, and the status in which a run has ended."""
+"""The data that trackers write: lines of numbers by step, and the status in which a run has ended."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What trackers share that speak MLflow's protocol (MLflow itself, DagsHub, Azure ML): a run by MLflow's client.
+"""Base class of the trackers that report through MLflow's client: MLflow itself, DagsHub, Azure ML.
 
-Parameters are the recipe, metrics stand over the step, the group and the trial are tags. trireme tries again later by
-itself, so MLflow's own retries, which take minutes, are limited.
+The recipe becomes parameters, metrics are logged by step, the group and the trial are tags. trireme tries again later
+by itself, so MLflow's own retries, which take minutes, are limited.
 """
 
 from __future__ import annotations

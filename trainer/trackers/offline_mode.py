@@ -1,4 +1,4 @@
-"""What trackers share whose service can also be reported to through files, without a network.
+"""Base class of trackers that can also report through files, without a network (``mode=offline``).
 
 Annotations are not postponed here: the check of a recipe resolves them in the module of the tracker itself.
 """

@@ -1,4 +1,4 @@
-"""What a tracker has reported of a run so far, kept in the run folder (``trackers.json``): its id and the last line.
+"""Note in the run folder (``trackers.json``) what a tracker has reported so far: the run's id and the last line.
 
 A resume continues the run of this id. A run that was killed goes back to its last checkpoint and repeats some steps,
 with the same numbers; their lines are not reported again. Lines that the killed process had not reported yet are taken

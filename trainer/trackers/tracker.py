@@ -239,8 +239,8 @@ class Tracker(TrackerOptions):
 
 @contextmanager
 def undisturbed(library: str, loggers: Sequence[str] = ()) -> Iterator[None]:
-    """Context in which a library is imported, and may install handlers of signals and of exceptions: afterwards those
-    of the run are back. Its loggers speak only of what is critical, since trireme says a failure itself."""
+    """Context in which a library is imported and may install handlers of signals and exceptions; afterwards the run's
+    handlers are restored. The library logs critical messages only, since trireme logs failures itself."""
     hook = sys.excepthook
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:

@@ -1,4 +1,4 @@
-"""The model of an adapter run as its checkpoint describes it, on the meta device, and the same merged into its base."""
+"""Read a checkpoint of adapters for an export: build its model on the meta device, or merge adapters into the base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..source import Progress, Source
 
 
 class AdaptedModel:
-    """What a checkpoint of adapters belongs to."""
+    """The model that a checkpoint of adapters belongs to, on the meta device."""
 
     def __init__(self, source: Source, weights: str | None = None) -> None:
         """
@@ -75,13 +75,13 @@ class MergedCheckpoint(Source):
     """A checkpoint of adapters merged into their base: it reads as one of a model that was trained whole.
 
     Weights are merged tile by tile, so that memory does not depend on their sizes, and every number is the one that
-    merging in one piece gives. A quantised base is unpacked layer by layer: adapters belong to its rounded numbers.
+    merging in one piece gives. A quantised base is unpacked layer by layer, since adapters fit its rounded numbers.
     """
 
     def __init__(self, inner: Source, saved: Base, weights: str | None = None, ema: bool = False) -> None:
         """
         Args:
-            saved: what the checkpoint says of its base.
+            saved: the record of the base in the checkpoint.
             weights: where the base lies now.
             ema: merge averaged adapters.
 

@@ -57,7 +57,7 @@ def _fix(assets: Path) -> str:
 def model_class(folder: Path) -> tuple[Any, Any]:
     """The configuration in ``folder`` and its model class; each is None if transformers does not have it.
 
-    If config.json names no class, as one saved without its model, a model that goes on writing texts is taken.
+    A config.json that was saved without its model names no class; then a model for text generation is taken.
     """
     import transformers
 

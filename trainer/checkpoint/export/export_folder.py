@@ -87,7 +87,7 @@ def export(
     Args:
         config: folder with config.json and tokenizer, for checkpoints without them.
         replace: replace the folder that is at ``out``.
-        inputs: what GPTQ is calibrated on.
+        inputs: calibration inputs of GPTQ.
 
     Raises:
         UserError: there is no usable checkpoint, no averaged weights or no configuration, ``out`` is not empty, or it

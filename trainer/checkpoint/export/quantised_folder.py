@@ -1,7 +1,7 @@
-"""Write a folder of whole weights as one in few bits, under the names that transformers reads.
+"""Quantise an exported folder: write its full-precision weights in few bits, under the names that transformers reads.
 
-Weights pass one by one, and a file is written as soon as it is full, so that memory holds no more than a file and a
-weight; GPTQ has the whole model in memory, since it runs it.
+Weights pass one by one, and a file is written as soon as it is full, so that memory holds at most one file and one
+weight. GPTQ runs the model, so it has the whole model in memory.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def quantise_folder(
     Args:
         limit: most bytes of a file.
         dtype: type of the tensors that are not quantised.
-        inputs: what GPTQ is calibrated on.
+        inputs: calibration inputs of GPTQ.
 
     Raises:
         UserError: the model has no layer that can be quantised.

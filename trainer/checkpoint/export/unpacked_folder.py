@@ -1,4 +1,4 @@
-"""Write a folder in few bits as one of whole weights, for libraries that do not read its layout."""
+"""Unpack a quantised folder (GPTQ, AWQ) into fp32 weights, for libraries that do not read the packed layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def needs_unpacking(folder: Path) -> bool:
     values = json.loads((folder / "config.json").read_text())
     try:
         found = stored_quantization(values, folder)
-    except ValueError:  # a method that is not read here either
+    except ValueError:  # a method that trireme does not read
         return False
     return found is not None and found.method in ("gptq", "awq")
 

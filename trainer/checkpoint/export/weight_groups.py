@@ -1,4 +1,4 @@
-"""Write tensors whose sizes are not known beforehand to safetensors files, each as soon as it is full."""
+"""Write an export's safetensors files when tensor sizes are not known beforehand: each file as soon as it is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write safetensors files under the names that ``transformers`` expects, block by block.
+"""Write an export's safetensors files when tensor sizes are known: block by block, under the names of ``transformers``.
 
 Each file is a length, a JSON header and raw bytes.
 """

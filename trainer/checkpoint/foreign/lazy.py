@@ -1,4 +1,4 @@
-"""Base of the formats whose tensors are read one at a time, each as a whole."""
+"""Base class of readers for other tools' checkpoints that read one whole tensor at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Release the pages of mapped files: pages that were read count as memory of the process until then."""
+"""Release the pages of memory-mapped files, since pages that were read count as memory of the process."""
 
 from __future__ import annotations
 

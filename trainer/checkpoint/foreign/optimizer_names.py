@@ -1,4 +1,4 @@
-"""Find the names of parameters that an optimizer's state dict only numbers, by trying the usual ways to group them."""
+"""Find the parameter names for an optimizer's state dict, which has only numbers, by trying the usual groupings."""
 
 from __future__ import annotations
 

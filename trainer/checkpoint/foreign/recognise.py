@@ -12,7 +12,7 @@ from .hf_trainer import TrainerFolder, WeightsFolder, newest_checkpoint
 
 
 def foreign_source(path: Path) -> Source | None:
-    """A reader for the folder or file at ``path``; None if nobody is known to write such.
+    """A reader for the folder or file at ``path``; None if its format is not known.
 
     Raises:
         ValueError: it is recognised and cannot be read.

@@ -29,8 +29,8 @@ class Form:
     """How a template begins and ends a turn of the assistant."""
 
     prompts: tuple[str, ...]
-    """What stands before an answer, which the model does not write: the longest comes first. Of answers in the past,
-    templates may leave out its end, as ``<think>``."""
+    """Texts that the template may write before an answer, the longest first. Before earlier answers of a conversation,
+    templates may leave out the end of the text, such as ``<think>``."""
     stop: int | None
     """The token that ends an answer."""
     texts: bool
@@ -100,7 +100,7 @@ class Forms:
         )
 
     def _small(self, given: Conversation, content: Callable[[str], Any]) -> list[ChatText]:
-        """A question; with an invitation to answer it; with an answer and a further question; with an answer alone."""
+        """A question alone; with a generation prompt; with an answer and a further question; with an answer only."""
         question: Message = {"role": "user", "content": content(USER)}
         answer: Message = {"role": ASSISTANT, "content": content(ANSWER)}
         chats = (
@@ -115,8 +115,8 @@ class Forms:
         return self.template.text(replace(given, messages=list(messages), learnt=[], completion=[]), prompt)
 
     def _stop(self, answered: ChatText) -> int | None:
-        """The token at which writing stops, of the control tokens behind an answer: the end of a text if it is among
-        them, else the last of those that follow each other at once."""
+        """The token at which generation stops. Among the control tokens behind an answer it is the end-of-text token,
+        or else the last of the consecutive ones."""
         found = own_controls(
             self.encoder(answered.text), answered, int(answered.own(1)[-1]) + 1, extent(answered, 1)[1]
         )

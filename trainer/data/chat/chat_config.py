@@ -1,4 +1,4 @@
-"""The keys ``data.chat`` of a recipe: which template makes texts of conversations, and which tokens are learnt.
+"""The keys ``data.chat`` of a recipe: the template that makes texts of conversations, and the tokens to learn.
 
 Nothing heavy is imported, since every command reads this file.
 """

@@ -1,4 +1,4 @@
-"""Make tokens and labels of a conversation: exactly what is to be learnt has labels, or the row is refused."""
+"""Encode a conversation as tokens, with labels on exactly those to learn; if this is impossible, refuse the row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EncodedChat:
     stops: tuple[int, ...]
     """Places of the tokens that end a turn and are learnt."""
     notes: tuple[str, ...] = ()
-    """What was not kept of it, though it is usable."""
+    """Notes on a usable conversation, such as parts that the template leaves out."""
 
 
 class ChatEncoder:
@@ -48,7 +48,7 @@ class ChatEncoder:
 
     @property
     def made_by(self) -> str:
-        """A digest of what makes tokens."""
+        """A digest of everything that determines the tokens."""
         return content_hash(self.template.tokenizer)
 
     def conversation(self, row: Mapping[str, Any]) -> Conversation:
@@ -94,7 +94,7 @@ class ChatEncoder:
 
 
 def _in_message(text: ChatText, control: Control) -> bool:
-    """Whether a control token stands in what a message says."""
+    """Whether a control token comes from a message's content, not from the template."""
     return bool(text.message[control.start] >= 0 and text.spoken[control.start])
 
 
@@ -126,7 +126,7 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
 
 
 def _unseen(conversation: Conversation, text: ChatText) -> list[str]:
-    """What the text does not show of a conversation."""
+    """Parts of a conversation that the text does not show."""
     found = []
     for number, message in enumerate(conversation.messages):
         said = [name for name in ("content", "tool_calls") if _says(message, name)]

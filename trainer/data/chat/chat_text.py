@@ -1,4 +1,4 @@
-"""Make the text of a conversation by a chat template, and know where each of its characters comes from."""
+"""Make the text of a conversation by a chat template, and record the origin of each of its characters."""
 
 from __future__ import annotations
 

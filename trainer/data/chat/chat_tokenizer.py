@@ -1,4 +1,4 @@
-"""The tokenizer of chats: its template, its control tokens, and the end of a turn as its end of a text."""
+"""Prepare the tokenizer of chats: set its template, add control tokens, and let the end of a turn end a text too."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def add_control_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[str]:
 
 
 def _end_by_stop(tokenizer: Any, chat: ChatConfig, added: Sequence[str]) -> None:
-    """Where a recipe adds the token that ends a turn, make it the token that ends a text, at which writing stops."""
+    """If the recipe adds the end-of-turn token, make it the end-of-text token, at which generation stops."""
     stop = stop_token(tokenizer, chat)
     if stop is not None and tokenizer.convert_ids_to_tokens(stop) in added:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)

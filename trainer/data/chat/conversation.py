@@ -45,11 +45,11 @@ ASSISTANT, SYSTEM = "assistant", ("system", "developer")
 
 @dataclass
 class Conversation:
-    """What a template gets of a row."""
+    """A row as a chat template takes it."""
 
     messages: list[Message]
     learnt: list[bool | None]
-    """What each message says of its own: its ``train``, or OpenAI's ``weight``; None if it says nothing."""
+    """Whether each message is to be learnt, by its ``train``, or OpenAI's ``weight``; None if it has neither."""
     completion: list[bool]
     """Which messages are of the column ``completion``."""
     tools: list[Any] | None = None
@@ -116,7 +116,7 @@ def _side(value: Any, role: str) -> list[Any]:
 
 
 def _value(value: Any, name: str) -> Any:
-    """A cell of a row: texts that hold JSON are read. What Arrow writes where a field is not there is left out."""
+    """A cell of a row. Texts that hold JSON are parsed; the nulls that Arrow writes for missing fields are left out."""
     if isinstance(value, str) and name not in ("system", "prompt", "completion"):
         return _read_json(value, name)
     if isinstance(value, str) and name != "system" and value.lstrip().startswith("[{"):
@@ -201,7 +201,7 @@ def _calls(calls: Any, as_text: bool) -> Iterator[Any]:
 
 
 def _own_choice(message: Message) -> bool | None:
-    """Takes what says whether a message is learnt out of it."""
+    """Remove the fields ``train`` and ``weight`` from a message; returns whether it is to be learnt, None if unsaid."""
     choice, weight = message.pop("train", None), message.pop("weight", None)
     if choice is None and weight is not None:
         choice = bool(weight)

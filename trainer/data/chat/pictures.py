@@ -1,8 +1,8 @@
 """Make tokens and labels of a conversation with pictures, each of which stands for many tokens.
 
 The template writes one token for each picture. The processor of the model says which tokens stand in its place; these
-have no labels. So labels are found as in any conversation, and the tokens are those of the processor: both ways are
-compared for the first conversation.
+have no labels. So the labels are found as in any conversation, and the tokens of each picture are put in. The first
+conversation is also encoded whole by the processor, and both results must be equal.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PictureEncoder(ChatEncoder):
 
 
 def _expanded(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> EncodedChat:
-    """A conversation in which the tokens of pictures stand in place of one token each."""
+    """A conversation in which each picture's one token is replaced by the picture's tokens."""
     sizes = np.ones(len(encoded.input_ids), np.int64)
     sizes[places] = [len(each) for each in tokens]
     begins = np.cumsum(sizes) - sizes

@@ -1,4 +1,4 @@
-"""Make tokens of the conversations of a set once, and say of each row why it is cut, left out or refused.
+"""Encode the conversations of a set as tokens, once, and report why rows are cut, left out or refused.
 
 Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
 """
@@ -65,7 +65,7 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     encoded: Any = load_from_disk(str(folder / "chats"))
     kept, notes = _kept(chats, encoded, rows, name, key)
     columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
-    if chats.encoder.pictures:  # which stay in the rows
+    if chats.encoder.pictures:  # the pictures stay in the rows
         columns = columns.add_column(PLACE, kept)
     lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
     return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text())
@@ -102,7 +102,7 @@ def encode_row(row: Mapping[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
         none = np.zeros(0, np.int32)
         return {"input_ids": none, "labels": none, "reason": str(error), "notes": [], **dict.fromkeys(NUMBERS, 0)}
     places = np.flatnonzero(found.labels != IGNORE)
-    places = places[places > 0]  # no token stands before the first, from which it could be learnt
+    places = places[places > 0]  # no token before the first one could predict it
     stops = [place for place in found.stops if place > 0]
     return {
         "input_ids": found.input_ids.astype(np.int32),
@@ -177,7 +177,7 @@ def _refuse_nothing(chats: Chats, kept: np.ndarray, stopped: np.ndarray, key: st
 
 
 def no_stop(block_size: int) -> Problem:
-    """The refusal of labels that never hold the token that ends a turn: such a model would never stop writing."""
+    """The refusal of labels without any end-of-turn token: a model trained on them would never stop writing."""
     why = "never learns the token that ends a turn, so that the model would not stop writing: the template ends no "
     why += f"turn of the assistant by a special token, or every row is cut before it at data.block_size={block_size}"
     fix = f"name it as {KEY}.stop_tokens, add it by {KEY}.control_tokens, or end turns by eos_token in {KEY}.template"

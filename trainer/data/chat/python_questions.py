@@ -1,8 +1,8 @@
 """Conversations about the functions of Python's standard library, made of its sources: chats without a download.
 
 Each function gives several: where it is, what it does, how it is called, two of these in one conversation, and one in
-which the assistant calls a tool that looks it up and answers with what the tool says. What is held out asks in another
-way for what was learnt, or wants a text copied that was never seen.
+which the assistant calls a tool that looks it up and answers with what the tool says. Held-out conversations ask in
+other words for facts that are learnt, or ask to copy a text that is in no train conversation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokens of a text with their characters, and the tokens that a set of characters makes up exactly."""
+"""Map the tokens of a text to its characters, and a set of characters to the tokens that consist of exactly these."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Encoding:
 
 
 class Encoder:
-    """Makes tokens of rendered texts: control tokens in them are control tokens, and none are added."""
+    """Encodes rendered texts. Control tokens written in a text stay control tokens, and no others are added."""
 
     def __init__(self, tokenizer: Any, stop_tokens: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer

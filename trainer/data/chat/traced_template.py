@@ -59,7 +59,7 @@ class Place:
         self.turn, _ = self.outer.pop()
 
     def said(self, value: Any) -> Traced:
-        """What the template writes here."""
+        """Text that the template writes at this message, marked with it."""
         text, turn = str(value), self.turn
         text = text if isinstance(text, Traced) else Traced(text)
         return text if turn is None else text.marked(lambda mark: mark.at(turn))

@@ -1,7 +1,7 @@
 """Texts that know where each of their characters comes from, whatever a chat template does to them.
 
 A ``Traced`` is a string. What Jinja templates use of strings (slices, ``strip``, ``split``, ``replace``, ``+`` ...)
-keeps the origin of every character that stays. So one rendering tells which characters are whose.
+keeps the origin of every character that stays. So one rendering tells the origin of every character.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Traced(str):
         parts: list[str] = [pieces[0]]
         place = len(pieces[0])
         for piece in pieces[1:]:
-            # What stands for characters of a message is still of this message.
+            # The replacement of a message's characters belongs to the same message.
             parts += [_marked(new, self._mark(place)), piece]
             place += len(old) + len(piece)
         return joined(parts)

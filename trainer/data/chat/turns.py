@@ -1,4 +1,4 @@
-"""Tell which characters of a conversation's text the model has to write: its turns, with what ends them."""
+"""Find the characters of a conversation's text that the model learns to write: its turns and their ends."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Turns:
         text = chat.text
         begin, end = extent(text, number)
         every = text.own(number)
-        own = every[(every >= begin) & (every < end)]  # what stands elsewhere are copies, as of the name of a tool
+        own = every[(every >= begin) & (every < end)]  # other places hold copies, as of a tool's name
         if len(every) and not len(own):
             raise ValueError(f"the template writes message {number + 1} at the place of another one")
         first = int(own[0]) if len(own) else end
@@ -100,7 +100,7 @@ class Turns:
         return Region(start, last, stop)
 
     def _said(self, chat: Chat, number: int) -> Region:
-        """What another role says: from its first character to its last, and the token that ends it."""
+        """The turn of another role: from its first character to its last, and the token that ends it."""
         own = chat.text.own(number)
         if not len(own):
             return Region(0, 0)
@@ -111,7 +111,7 @@ class Turns:
         return Region(start, stop.end if stop else end, stop)
 
     def _behind_prompt(self, chat: Chat, begin: int, first: int, number: int) -> int:
-        """How much of what stands before an answer, from ``begin`` up to ``first``, the model does not write."""
+        """Number of characters from ``begin`` on, before an answer at ``first``, that the model does not write."""
         text, prompts = chat.text, chat.form.prompts
         if not prompts:
             return 0

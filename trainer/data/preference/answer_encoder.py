@@ -1,4 +1,4 @@
-"""Make tokens and labels of answers: of conversations by their template, of plain texts as they stand.
+"""Encode preference answers as tokens with labels: conversations by their chat template, plain texts as they stand.
 
 Exactly the tokens of the answer have labels. A conversation is encoded once for each answer, as any chat is
 (``chat/chat_encoder.py``). A plain prompt and its answer are tokenized apart, as they are when the model writes.
@@ -120,6 +120,6 @@ def _joined(begin: list[int], end: list[int], eos: int | None) -> Encoded:
 
 
 def learnt_places(labels: np.ndarray) -> np.ndarray:
-    """Places of the labels that are learnt: nothing stands before the first token, from which it could be."""
+    """Places of the labels that are learnt. The first token is never one, since no token before it could predict it."""
     places = np.flatnonzero(labels != IGNORE)
     return places[places > 0]

@@ -1,4 +1,4 @@
-"""Make samples of texts that are called good or bad: each answer beside the answer to another prompt, for KTO."""
+"""Make the samples of KTO: each text that is called good or bad, beside the answer to another prompt."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TextOf(NamedTuple):
     ids: np.ndarray
     labels: np.ndarray
     number: int
-    """By which its noise is drawn: the two texts of a sample have noise of their own."""
+    """Number by which its noise is drawn: the two texts of a sample have noise of their own."""
     reference: float
     desirable: bool
 

@@ -1,4 +1,4 @@
-"""Make tokens of the preferences of a set once, and say of each row why it is cut, left out or refused.
+"""Encode the preferences of a set as tokens, once, and report why rows are cut, left out or refused.
 
 Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
 A sample has two texts: the chosen and the rejected answer, or an answer and the one to another prompt.
@@ -64,7 +64,7 @@ def made_preferences(samples: Pairs, rows: Dataset, name: str, key: str) -> Made
 
 
 def _content(samples: Pairs, rows: Dataset) -> list[Any]:
-    """All that the tokens follow from."""
+    """Everything that determines the tokens."""
     options = None if samples.chat is None else {k: v for k, v in asdict(samples.chat).items() if k not in LATER}
     tokenizer = samples.processor
     about = [VERSION, type(samples).__qualname__, digest([row_hashes(rows)]), options, samples.encoder.tools]

@@ -15,7 +15,7 @@ from ..chat.python_questions import ANSWERS, KINDS, Function, PythonQuestions, f
 from ..content_stamp import hash_json
 
 DISTANCE = 7
-"""From a function to the one whose answers are first thought of as wrong ones."""
+"""Step in the list of functions from one to the next whose answer is tried as the wrong one."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The words and numbers of a report of data, which the terminal and the page share."""
+"""Format the words and numbers of a data report (``trireme data``), for the terminal and the HTML page alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put together what is known of the sources of a mixture."""
+"""Join the facts on the sources of a mixture into those of one set, for ``trireme data``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``trireme data`` says of a whole set: its sizes, lengths, labels, and what is left out of it."""
+"""Facts that ``trireme data`` shows of a whole set: its sizes, lengths, labels, and what is left out of it."""
 
 from __future__ import annotations
 
