@@ -1,8 +1,8 @@
-"""Let transformers accept a new model configuration in a process of its own, without torch, for ``trireme check``.
+"""Check a new model configuration with transformers in a subprocess without torch, so that ``trireme check`` is fast.
 
-Torch takes most of the time in which transformers is imported, and no configuration needs it. But a process in which
-transformers was imported without torch can build no model afterwards, so this one ends. What it finds is
-left in the cache (``accepted_configs.py``), where the check looks first.
+Importing torch takes most of the time of importing transformers, and configurations do not need it. A process that
+imported transformers without torch cannot build a model afterwards, hence the subprocess. It leaves its result in the
+cache (``accepted_configs.py``), where the check looks first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ SECONDS = 60.0
 
 
 def accept_apart(model: Mapping[str, Any]) -> None:
-    """Fill the cache for the ``model`` part of a recipe, of whatever form; unless it is filled, or torch is here."""
+    """Fill the cache for the ``model`` part of a recipe, which may be malformed. Nothing is done if the cache has it,
+    or if this process has imported torch."""
     if "torch" in sys.modules or model.get("architecture") is not None:
         return
     fields = {name: model[name] for name in FIELDS if model.get(name) is not None}
-    with suppress(Exception):  # the check finds what is wrong, and says it
+    with suppress(Exception):  # the check finds and reports what is wrong
         known = ModelConfig(**fields)
         if known.own or recall(known) is not None:
             return
@@ -45,7 +46,7 @@ def main() -> None:
     import gc
 
     gc.disable()
-    sys.modules["torch"] = None  # type: ignore[assignment] # what Python takes for a package that is not there
+    sys.modules["torch"] = None  # type: ignore[assignment] # marks the package as missing for Python
     from .check_model import accepted
 
     _, problems = accepted(ModelConfig(**json.load(sys.stdin)))

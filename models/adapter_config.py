@@ -129,5 +129,5 @@ def adapter_of(values: Any) -> AdapterConfig | None:
 
 
 def merged_of(values: dict[str, Any] | None) -> dict[str, MergedAdapter]:
-    """The same, of the adapters that are merged."""
+    """The typed ``model.merged_adapters`` part of a recipe that was read back as plain data."""
     return {name: MergedAdapter(**one) if isinstance(one, dict) else one for name, one in (values or {}).items()}

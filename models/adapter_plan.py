@@ -1,4 +1,4 @@
-"""Which layers of a model have an adapter, of which rank and scale, whoever has chosen them."""
+"""The plan of a model's adapters, from a recipe or a peft folder: which layers have one, with which rank and scale."""
 
 from __future__ import annotations
 

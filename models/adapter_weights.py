@@ -1,7 +1,8 @@
 """The first values of adapters: drawn as a function of (seed, name), or read from a folder of peft.
 
-Whoever places a model asks for weights by name, and gets the base's, the adapters', and the base's with other adapters
-merged into it, from one function. No rank draws or reads what it does not hold.
+The first values are combined with the weights of the base, which may have other adapters merged into it, in one
+function that yields weights by name. Each rank asks it only for the weights that the rank holds, so no others are drawn
+or read.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def with_merged(base: WeightSource, model: PreTrainedModel, merged: Mapping[str,
 
 
 def merged_deltas(model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -> dict[str, list[Delta]]:
-    """What each adapter does to each weight of ``model``, in the order of the recipe."""
+    """The change of each adapter to each weight of ``model``, in the order of the recipe."""
     found: dict[str, list[Delta]] = {}
     for name, one in merged.items():
         folder = peft_folder(one.path, f"model.merged_adapters.{name}.path")

@@ -58,7 +58,7 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     config = hf_config(model)
     for part in _parts(config):
         for name, value in model.spec.fixed:
-            # Some configurations do not declare what their models read all the same.
+            # Some models read fields that their configurations do not declare.
             if hasattr(part, name) or (name == "apply_spec_augment" and hasattr(part, "mask_time_prob")):
                 setattr(part, name, value)
     base = _set_vocabulary(config, model, facts.vocabulary)
@@ -224,7 +224,7 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
 
 
 def _packed_weights(config: ModelConfig, model: PreTrainedModel, whole: WeightSource) -> WeightSource:
-    """The weights of a model, those of quantised layers by their parts: as they are stored, or packed here."""
+    """The weights of a model. Quantised layers get the parts of their weights, as they are stored or packed here."""
     stored = config.quantization is not None and config.quantization.method == STORED
     matched = matched_weights(config, model) if stored else None
     return with_packed(whole, model, matched.packed if matched else {})
@@ -250,8 +250,8 @@ def _whole_weights(config: ModelConfig, model: PreTrainedModel, seed: int, speak
 
 
 def base_rows(config: ModelConfig, model: PreTrainedModel, seed: int) -> Callable[[str], Rows]:
-    """The function that gives a tensor of the base by name, with adapters merged into it, as rows that are read when
-    they are asked for. Tensors that are not in safetensors files are read or computed whole.
+    """The function that gives a tensor of the base by name, with adapters merged into it, as rows that are read on
+    demand. Tensors that are not in safetensors files are read or computed whole.
 
     Raises:
         UserError: the weights do not fit the model.

@@ -1,6 +1,7 @@
 """Check a model class and a family of the user's own against each other, before any process starts.
 
-A path that does not exist would be found late, or not at all: blocks that no plan finds are never wrapped.
+Without this check a wrong module path in a family would be found late or never: a plan would leave blocks unwrapped if
+it does not find them.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
     try:
         config = hf_config(model)
         problems = check_arithmetic(config, model)
-    except Exception:  # of many kinds
+    except Exception:  # transformers raises exceptions of many kinds
         return None, blame(lambda values: _made(model, values), fields, model.config, model.weights)
     if not problems:
         remember(model, config)
@@ -73,7 +73,7 @@ def accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
 
 
 def _made(model: ModelConfig, values: dict[str, Any]) -> None:
-    """Go through all that a configuration of ``values`` would be taken through."""
+    """Make and check a configuration of ``values``, as ``accepted`` does."""
     check_arithmetic(config_class(model)(**values), model)
 
 

@@ -1,6 +1,6 @@
 """Find the field of a model configuration that transformers refuses, since its own errors often do not name it.
 
-Whatever it raises, the fields that are to blame are found by leaving them out one after the other.
+The fields at fault are found by leaving out one after the other, whatever error transformers raises.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MOST = 20
 def blame(
     accepted: Callable[[dict[str, Any]], Any], values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None
 ) -> list[Problem]:
-    """A problem for every field without which the others are accepted; of none, what is raised.
+    """A problem for every field without which the others are accepted; if there is no such field, one with the error
+    itself.
 
     Args:
         accepted: makes the configuration of fields; raises what transformers raises.
@@ -91,7 +92,7 @@ def _by_leaving_out(
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without the library's way to say whose field it is."""
+    """The reason in an error, without the words in which the library names the field."""
     text = " ".join(str(error).split()) or type(error).__name__
     if found := re.search(r"Field '\w+' with value .* doesn't match any type in \((.*?)\)\.", text):
         kinds = [str(KINDS.get(kind, kind)) for kind in re.findall(r"(\w+)'>", found[1])]

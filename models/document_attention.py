@@ -1,4 +1,4 @@
-"""Attention within the documents of packed rows of texts, which costs what the documents alone would cost.
+"""An attention kernel for packed rows of texts that costs no more than attention to each document alone.
 
 transformers keeps documents apart by a mask [rows, 1, length, length], so a row of many documents costs as much as one
 long document, and on a GPU the mask keeps torch from its fast kernels. Here the mask function of the kernel ``sdpa``

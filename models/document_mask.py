@@ -1,7 +1,8 @@
 """The attention mask of packed rows of texts, for models that make theirs without looking at positions.
 
 transformers keeps the documents of a row apart where ``position_ids`` restart, if the model hands them to the function
-that makes the mask. OPT does not, so documents would see each other without a word; it is given the finished mask.
+that makes the mask. OPT does not, so its documents would silently attend to each other; OPT is therefore given the
+finished mask.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The class that loads the export of a recipe's model, and the user's own code that it may need.
+"""Find the class that loads an exported model, and import the user's own code that it may need.
 
 transformers knows classes of the user's own only after their file has been imported.
 """

@@ -1,4 +1,4 @@
-"""What the data tells the model that is built for it."""
+"""The facts about a data set that a model is built with: vocabulary, labels and kind of classification."""
 
 from __future__ import annotations
 

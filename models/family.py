@@ -188,7 +188,7 @@ class ModelFamily:
         return self.stacks[0].tensor if len(self.stacks) == 1 else None
 
     def latents(self, config: Any) -> int | None:
-        """How many positions of a sequence go on behind the first block, at most; None if all do."""
+        """The most positions of a sequence that go on to the blocks behind the first one; None if all do."""
         found = self.stacks[0].latents if self.stacks else ""
         return getattr(config, found) if found else None
 

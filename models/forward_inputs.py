@@ -1,4 +1,4 @@
-"""The class that a head of an architecture has in transformers, and the inputs that it names, before it is built."""
+"""Find transformers' class for an architecture with a head, and the inputs of its forward pass, without building it."""
 
 from __future__ import annotations
 

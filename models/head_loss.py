@@ -58,7 +58,7 @@ Ask = Callable[[dict[str, Any], bool], Asked | None]
 
 
 class HeadPart:
-    """The head of a rank that has all words. Tensor ranks have another one (``parallel/tensor_styles.py``)."""
+    """The head on a rank that holds it whole. Tensor ranks hold some words of it (``parallel/tensor_styles.py``)."""
 
     first, words = 0, 0
     group: dist.ProcessGroup | None = None
@@ -78,7 +78,7 @@ class HeadLoss:
     def __init__(self, logits: LogitMap, steps: list[Step], ask: Ask, fused: bool = False) -> None:
         """
         Args:
-            logits: what the model does to its logits, by ``steps``.
+            logits: the map that the model applies to its logits, which consists of ``steps``.
             fused: compute by the kernels of Liger.
         """
         self.logits, self.steps, self.ask, self.fused = logits, steps, ask, fused
@@ -88,7 +88,7 @@ class HeadLoss:
         self.asked: Asked | None = None
 
     def attach(self, model: nn.Module, family: ModelFamily) -> None:
-        """Let the head of a placed model, or of the last stage of one, look at what is asked."""
+        """Make the head of a placed model, or of its last pipeline stage, return losses when they are asked for."""
         for _, head in heads_of(model, family):
             if isinstance(head, nn.Linear) or computes_losses(head):
                 own = head.__dict__.get("forward")
@@ -105,7 +105,7 @@ class HeadLoss:
             self.asked = before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeadLoss:
-        return self  # a copy of a model asks for what the model asks for
+        return self  # copies of a model share it
 
     def of_tokens(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
         """Losses and likeliest tokens of hidden states [batch, length, width]."""

@@ -1,8 +1,9 @@
-"""What a head over tokens gives in place of logits: the loss and the likeliest token of each position.
+"""``HeadOutput``, which a head over tokens gives in place of logits: loss and likeliest token of each position.
 
-transformers' classes still do to it what they do to logits: scale them (Cohere, Granite), cap them (Gemma), cast them.
-These operations leave a ``HeadOutput`` as it is, since the head has applied them itself; ``logit_map`` finds out before
-which ones they are, for any class. Each is compared with what was found, so that none is lost in silence.
+transformers' classes apply the same operations to it as to logits: they scale (Cohere, Granite), cap (Gemma) or cast
+it. These operations leave a ``HeadOutput`` as it is, since the head has applied them itself. ``logit_map`` finds these
+operations beforehand, for any class. In a run each operation is compared with those that were found, so that none is
+lost silently.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Step = tuple[str, float]
 
 
 def no_logits(why: str) -> UserError:
-    """What a reader of logits is told."""
+    """The error for code that needs logits."""
     return UserError(Problem("model.loss", f"computes losses without logits, and {why}", "set model.loss=plain"))
 
 
@@ -104,7 +105,7 @@ KEPT = {
 
 
 def _step(name: str, args: tuple) -> Step | None:
-    """The arithmetic on logits that an operation is; None if it is something else."""
+    """The step that an operation takes on logits, if it is a scale or a cap; None for other operations."""
     if name == "tanh":
         return ("tanh", 0.0)
     if len(args) < 2:
@@ -133,7 +134,7 @@ def _alike(one: Step, other: Step) -> bool:
 
 
 def _hand_on(args: tuple, result: Any) -> None:
-    """Give results what is known of the output that they are parts of."""
+    """Copy the attributes of an output to results that are parts of it."""
     source = next((each for each in args if isinstance(each, HeadOutput)), None)
     joined = args[0] if args and isinstance(args[0], list | tuple) else ()
     source = source if source is not None else next((each for each in joined if isinstance(each, HeadOutput)), None)
@@ -154,7 +155,7 @@ def logit_map(model: PreTrainedModel, head: nn.Module) -> tuple[LogitMap | None,
     """
     try:
         found = _observed(model, head)
-    except Exception as error:  # whatever a class does with its inputs
+    except Exception as error:  # a class may do anything with its inputs
         return None, [], f"does not run without data: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if isinstance(found, str):
         return None, [], found

@@ -1,4 +1,4 @@
-"""The width of a model, whose field has another name in other configurations."""
+"""Read the width of a model from its configuration, whose field for it has another name in each architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read JSON that others have written, in files and in texts."""
+"""Read JSON from untrusted files and strings: text that is nested too deeply is a ValueError like other bad JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_json(path: Path, **options: Any) -> Any:
-    """What a file holds.
+    """The content of a JSON file.
 
     Args:
         options: those of ``json.loads``.
@@ -21,7 +21,7 @@ def read_json(path: Path, **options: Any) -> Any:
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """What a text holds.
+    """The content of a JSON text.
 
     Args:
         options: those of ``json.loads``.

@@ -1,6 +1,7 @@
 """The losses of ``linear_loss.py`` by the kernels of Liger (https://arxiv.org/abs/2410.10989), on a GPU.
 
-Liger computes gradients in the forward pass too, and has the same extras; a scale is multiplied into the hidden states.
+Liger, too, computes gradients in the forward pass, and has smoothing, z-loss and a soft cap. A scale of the logits is
+multiplied into the hidden states.
 """
 
 from __future__ import annotations

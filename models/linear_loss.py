@@ -48,10 +48,10 @@ def token_losses(
         labels: [tokens], numbers of words in the whole vocabulary, without ``IGNORE``.
         bias: [words], of this rank.
         weights: [tokens], factors of the losses; None for 1. They get no gradient.
-        at_once: compute gradients in the forward pass, as a loss wants whose tokens all get the same gradient (a sum);
-            they hold the weight's gradient until the backward pass. Other gradients compute the logits again.
+        at_once: compute gradients in the forward pass, and keep that of the weight until the backward pass. This suits
+            a sum, in which all tokens get the same gradient; for other gradients the logits are computed again.
     """
-    # In 16 bits with few exponents, gradients are only in range once the loss is scaled, in the backward pass.
+    # In fp16 gradients are only in range once the loss is scaled, in the backward pass.
     at_once = at_once and torch.is_grad_enabled() and _compute_type(weight) != torch.float16
     return _TokenLosses.apply(hidden, weight, bias, labels, weights, terms or Terms(), at_once)
 
@@ -59,12 +59,12 @@ def token_losses(
 def token_log_probabilities(
     hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, terms: Terms | None = None
 ) -> Tensor:
-    """Log-probability of each token's label [tokens] (fp32), for losses that weigh tokens as they learn, such as those
+    """Log-probability of each token's label [tokens] (fp32), for losses whose gradient differs by token, such as those
     of preferences. The backward pass computes the logits again, in pieces too.
 
     Args:
         hidden, weight, labels, bias: see ``token_losses``.
-        terms: of which smoothing and z-loss do not count.
+        terms: smoothing and z-loss in them are not used.
     """
     plain = replace(terms or Terms(), smoothing=0.0, z_loss=0.0)
     return -token_losses(hidden, weight, labels, bias, plain, at_once=False)[0]

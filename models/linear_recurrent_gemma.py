@@ -49,7 +49,7 @@ class LinearRglru(RecurrentGemmaRglru):
 
 
 class LinearRecurrentBlock(RecurrentGemmaRecurrentBlock):
-    """The block around it, whose convolution remembers nothing of other documents and of padding."""
+    """The recurrent block, whose convolution remembers nothing of other documents and of padding."""
 
     def forward(
         self,
@@ -61,7 +61,7 @@ class LinearRecurrentBlock(RecurrentGemmaRecurrentBlock):
     ) -> tuple[Tensor, None]:
         state = self.conv1d_state
         if state is not None and position_ids.shape[1] == 1 and state.shape[0] == input_states.shape[0]:
-            # What is remembered may be padding, or of another text: stock code keeps it for a prompt of one token.
+            # The remembered inputs may be padding, or of another text: stock code keeps them for a prompt of one token.
             back = torch.arange(state.shape[-1], 0, -1, device=state.device)
             inside = back <= position_ids.to(state.device)
             self.conv1d_state = torch.where(inside[:, None], state, 0)

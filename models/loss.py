@@ -1,7 +1,7 @@
-"""The loss of tokens, for every task that predicts them.
+"""The cross-entropy of tokens, for every task that predicts tokens.
 
-It is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch. Where
-the head gives losses in place of logits (``head_loss.py``), functions take these as they take logits.
+The loss is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch.
+The functions also accept what a head gives in place of logits (``head_output.py``).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def token_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _losses(logits: Tensor, labels: Tensor, z_loss: float) -> Tensor:
-    """Loss of each position [positions], whatever its label is.
+    """Loss of each position [positions], those labelled ``IGNORE`` included.
 
     Args:
         logits: [positions, vocabulary].
@@ -104,7 +104,7 @@ def _given(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> T
     """The losses that a head has given [batch, length]; 0 at positions labelled ``IGNORE``.
 
     Raises:
-        UserError: they are others than those that are wanted now.
+        UserError: they were computed with another smoothing, z-loss or shape.
     """
     from .head_output import no_logits
 
@@ -115,7 +115,8 @@ def _given(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> T
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """[batch, length]: the token with the largest logit at each position. What a head gives has it where labels are.
+    """[batch, length]: the token with the largest logit at each position. A ``HeadOutput`` has it only where there is a
+    label.
 
     If logits are split over the vocabulary, ranks exchange only the best token of each part.
     """

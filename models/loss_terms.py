@@ -1,4 +1,4 @@
-"""What the loss of a linear layer over words consists of, and what is computed of it."""
+"""The settings of the loss of a linear layer over a vocabulary: map of the logits, terms, and wanted gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What a model does with the outputs of its head: ``scale * z``, or ``cap * tanh(scale * z)``."""
+    """The map that a model applies to the outputs of its head: ``scale * z``, or ``cap * tanh(scale * z)``."""
 
     scale: float = 1.0
     cap: float | None = None
@@ -22,7 +22,7 @@ class LogitMap:
         return logits if self.cap is None else logits.tanh_().mul_(self.cap)
 
     def slope_(self, mapped: Tensor) -> Tensor:
-        """Derivative of the map at each of ``mapped``, its results, in their place."""
+        """Derivative of the map, from its results ``mapped`` and in their memory."""
         if self.cap is None:
             return mapped.fill_(self.scale)
         return mapped.div_(self.cap).square_().neg_().add_(1.0).mul_(self.scale * self.cap)
@@ -30,7 +30,7 @@ class LogitMap:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a loss consists of beside the cross-entropy."""
+    """The settings of a loss beside its inputs: terms beside the cross-entropy, and how the vocabulary is split."""
 
     map: LogitMap = LogitMap()
     smoothing: float = 0.0

@@ -1,8 +1,8 @@
 """A linear layer with a low-rank adapter: two small matrices beside its frozen weight.
 
-The layer keeps its class and the name of its weight, so that families, plans and checkpoints see what they saw. The
-adapter's parameters are the layer's own (``q_proj.lora_A`` beside ``q_proj.weight``), so that ZeRO-3 and FSDP gather
-both together, and a hook adds their result after the layer's forward, however a plan computes that one.
+The layer keeps its class and the name of its weight, so that families, plans and checkpoints need not know of adapters.
+The adapter's parameters are the layer's own (``q_proj.lora_A`` beside ``q_proj.weight``), so that ZeRO-3 and FSDP
+gather both together. A hook adds the adapter's output after the layer's forward, so that plans may replace the forward.
 
 LoRA: ``x W' + s (x A') B'`` with A [rank, inputs], B [outputs, rank] (https://arxiv.org/abs/2106.09685). DoRA:
 ``m / |W + s B A| (x W' + s (x A') B')``, where the norms are those of rows and count as constants in the backward pass

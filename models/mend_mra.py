@@ -1,8 +1,8 @@
 """MRA as transformers has it, with attention that works without a kernel for CUDA.
 
-In transformers, attention gives zeros where that kernel is not installed, without a word. Modules keep their parameters
-and names; only their classes change, so exported folders are those of the stock class. Texts need not be multiples of
-32 tokens, and padding changes nothing.
+In transformers, attention silently gives zeros where that kernel is not installed. Modules keep their parameters and
+names; only their classes change, so exported folders are those of the stock class. Texts need not be multiples of 32
+tokens, and padding changes nothing.
 """
 
 from __future__ import annotations

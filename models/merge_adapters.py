@@ -1,7 +1,7 @@
-"""Merge adapters into the weights that they stand beside, rows at a time, bit for bit as in one piece.
+"""Merge adapters into weights of the base, some rows at a time, with the same bits as a merge of whole weights.
 
 A matrix product may round differently for another number of rows. So the rows of a weight are divided into tiles whose
-size depends on the weight alone, and every merge computes tile by tile, however much memory it may use.
+size depends on the weight alone, and every merge computes tile by tile, whatever memory it may use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Rows = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class Delta:
-    """What an adapter does to one weight: it adds a product, scales rows, or puts another weight in its place."""
+    """The change of an adapter to one weight: a product that is added, a scale of its rows, or another weight in its
+    place."""
 
     down: Tensor | None = None
     """[rank, inputs]"""
@@ -48,7 +49,7 @@ class Delta:
 def delta_of(
     path: str, plan: AdapterPlan, read: Callable[[str], Tensor], layer: nn.Module, weight: float = 1.0
 ) -> Delta:
-    """What the adapter of the layer at ``path`` does to its weight.
+    """The change of the adapter of the layer at ``path`` to the layer's weight.
 
     Args:
         read: gives a parameter of an adapter by its plain name, in fp32.

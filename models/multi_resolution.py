@@ -5,7 +5,7 @@ these are computed token by token. In the mode ``full``, every other pair counts
 were equal; in the mode ``sparse`` it does not count. Time and memory grow with the number of chosen pairs, which is the
 budget; where the budget covers all pairs, this is softmax attention.
 
-How many pairs a text has does not depend on padding behind it, so a text gives what it gives alone.
+Padding behind a text does not change its number of pairs, so a padded text has the same outputs as the text alone.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def multi_resolution_attention(
     first: int = 0,
     diagonal: int = 0,
 ) -> Tensor:
-    """What queries read [texts, heads, tokens, size], in the type of ``value``; 0 at padding.
+    """Outputs of attention [texts, heads, tokens, size], in the type of ``value``; 0 at padding.
 
     Args:
         query: [texts, heads, tokens, size], as ``key`` and ``value``.
         real: [texts, tokens], false at padding; None if there is none.
         blocks_per_row: chosen pairs for each block of a text, on average.
-        first: pairs with one of so many first blocks are always chosen.
-        diagonal: so are pairs of a block with itself and its neighbours, so many in all.
+        first: number of first blocks whose pairs with any block are always chosen.
+        diagonal: number of blocks, a block itself and its neighbours, with which its pairs are always chosen too.
     """
     length, size = query.shape[2:]
     real = torch.ones(query.shape[0], length, dtype=torch.bool, device=query.device) if real is None else real.bool()

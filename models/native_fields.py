@@ -1,6 +1,6 @@
-"""Types of the fields in the configurations of trireme's own models.
+"""Check the types of the fields in the configurations of trireme's own models.
 
-A field of another type is named here, before the sizes are compared: a comparison would fail without a name.
+This runs before sizes are compared: a comparison would fail on a field of a wrong type without naming the field.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
 
 
 def refuse_other_types(config: Any, cls: type) -> None:
-    """Hold the numbers of ``config`` to the annotations of its class.
+    """Refuse numbers of ``config`` that do not have the types in its class's annotations.
 
     Raises:
         TypeError: the first field of another type, in the words of ``huggingface_hub.dataclasses.strict``.

@@ -35,8 +35,7 @@ def add_neftune(model: nn.Module, family: ModelFamily, noise: Noise) -> None:
 
 
 def token_embeddings(model: Any, family: ModelFamily) -> list[nn.Module]:
-    """The embeddings of tokens that ``model`` has, which know the number of tokens; none for models of pictures and
-    sounds."""
+    """The embedding modules for tokens of ``model``; none for models of pictures and sounds."""
     found: list[Any] = [module for _, module in embeddings_of(model, family)]
     if not found and hasattr(model, "get_input_embeddings"):  # a backbone without head has other paths
         with suppress(AttributeError, NotImplementedError):

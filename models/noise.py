@@ -105,7 +105,7 @@ class Noise:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The context in which torch's functional dropouts are those of this object."""
+        """The context in which torch's functional dropouts are replaced by those of this object."""
         before = {name: getattr(F, name) for name in self.functions}
         try:
             for name, function in self.functions.items():
@@ -116,8 +116,8 @@ class Noise:
                 setattr(F, name, function)
 
     def again(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, which runs part of the forward pass now and once more in the backward pass, when other
-        micro-batches may have run in between: both times it draws the same."""
+        """``function`` with a recomputation that draws the same noise: it runs part of the forward pass now, and once
+        more in the backward pass, when other micro-batches may have run in between."""
         keys = self.keys
         if keys is None:
             return function

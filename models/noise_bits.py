@@ -95,7 +95,7 @@ def _dropped(values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tens
         kept = torch.ge(lanes, level - LEVELS // 2, out=torch.empty_like(out))
         torch.mul(part, kept, out=out)
         out.mul_(LEVELS / (LEVELS - level))
-    return result  # itself, since autograd lets nobody change a view of it in place
+    return result  # not a view of it, which autograd would not let others change in place
 
 
 def _lanes(rows: Tensor, pairs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the code of a module's class draws at random, found by the names that its functions use."""
+"""Find the random functions (dropout ...) that the code of a module's class calls, by the names in its bytecode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
 
 @dataclass(frozen=True)
 class RandomParts:
-    """What the forward pass of a class draws."""
+    """The random functions that the forward pass of a class calls."""
 
     dropout: bool
     """Whether it calls a functional dropout."""
@@ -33,7 +33,7 @@ class RandomParts:
 
 @functools.cache
 def random_parts(kind: type) -> RandomParts:
-    """What the functions of ``kind``, and the functions of its file that they call, draw at random."""
+    """The random functions that the functions of ``kind``, and functions of its file that they call, use."""
     found = [set(code.co_names) for code in _code_of(kind)]
     return RandomParts(
         dropout=any(names & DROPOUTS and names & FUNCTIONAL for names in found),

@@ -1,4 +1,4 @@
-"""The keys of one micro-batch, and how a tensor of any shape finds a key for each of its rows.
+"""The random keys of one micro-batch: one for each row of a tensor of any shape, from which its noise is drawn.
 
 The first axis of a hidden state counts samples. Its other axes are coordinates in a sample, each hashed in by its index
 in the whole model's tensor, so padding, micro-batches and ranks do not change what an element draws. In packed rows of

@@ -1,4 +1,4 @@
-"""What of a model's noise still depends on the plan, in sentences for the log."""
+"""Report which noise of a model still depends on the plan, in sentences for the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell ``Noise`` which module of a model draws, and take that back after training.
+"""Make the modules of a model that draw at random report to ``Noise``, and undo this after training.
 
 A module is a site if its own code, or a dropout that it holds, draws; blocks always are. A site becomes an instance of
 a subclass that notes when its forward pass begins and ends, and numbers its draws. Parameters and names stay.
@@ -30,7 +30,7 @@ TIME_FIRST = ("xlnet", "fsmt")
 
 
 class KeyedModule:
-    """What the class of a site has beside the module's own."""
+    """The attributes that the class of a site has beside those of the module."""
 
     noise: Noise
     noise_site: Site

@@ -1,6 +1,6 @@
 """Families without a file of their own: every architecture of transformers, and classes of the user's own.
 
-What a plan must know of the model is read from the built model: its lists of blocks, its embeddings, its head.
+The parts that plans need are read from the built model: its lists of blocks, its embeddings, its head.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def wrong_parts(config: Any, path: str = "config", without: str = "") -> Iterato
 
 @cache
 def other_family(model_type: str) -> ModelFamily:
-    """What is known of an architecture before a model is built."""
+    """The family of an architecture, as far as it is known before a model is built."""
     return ModelFamily(
         name=AUTO,
         title=_title(model_type),

@@ -1,6 +1,7 @@
-"""Classes of trireme's own for architectures that transformers lacks, which it must know before it reads a config.json.
+"""Register trireme's own model classes with transformers, for architectures that transformers lacks.
 
-Importing them takes as long as importing transformers, so they are imported when they are needed.
+This must happen before transformers reads a config.json of such a model. Importing the classes takes as long as
+importing transformers, so they are imported when they are needed.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _in_pooler(name: str) -> bool:
 
 
 def _fresh(missing: set[str], model: PreTrainedModel, family: ModelFamily, new_head: bool) -> set[str]:
-    """The missing tensors that may begin at random: those of a head that is asked anew, or that is made for labels."""
+    """The missing tensors that may begin at random: those of a head for labels, or of any head if ``new_head``."""
     tokens = {path for path, _ in heads_of(model, family)}
     outside = {name for name in missing if _in_head(name, model) or _in_pooler(name)}
     if new_head:

@@ -1,4 +1,4 @@
-"""Read configurations that other libraries have published of architectures that trireme has classes for.
+"""Read model configurations that other libraries have published, for architectures with classes of trireme's own.
 
 Their config.json has a ``model_type`` and fields of its own. A checkpoint of PyTorch Lightning (``.ckpt``) has its
 hyperparameters beside its weights; it is read by the restricted reader of ``torch_files``, which runs no code.

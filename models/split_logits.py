@@ -1,6 +1,6 @@
-"""Numbers of each position's logits, whole ones or DTensors that are split over the vocabulary, which are not gathered.
+"""Reduce each position's logits to one number (mean, log-sum-exp ...), also if they are split over the vocabulary.
 
-Each rank takes its part of a sum; what ranks exchange is one number per position.
+Split logits are DTensors and are not gathered: each rank reduces its part, and ranks exchange one number per position.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check a task's head against the classes of transformers, read as text: importing them takes seconds.
 
-An architecture must have the head in transformers. And one that is an encoder by its configuration must not predict
-next tokens: it would see them, and learn nothing but to copy.
+The architecture must have the head in transformers. An architecture that is an encoder by its configuration must not
+predict next tokens: it would see these tokens, and learn nothing but to copy them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The tensor plan of an architecture without a family file, made of the one that transformers has for it.
 
 transformers keeps it in ``base_model_tp_plan`` of the configuration: a style for each linear layer of a block. The
-styles do not say where hidden states enter the part that is split, so they enter at each of its projections, whatever
-else the module around them does with them. What transformers leaves unsaid is taken only where it has one meaning:
-modules beside the split ones keep whole weights, modules among them are refused.
+styles do not say where hidden states enter the split part, so they are taken to enter at each projection. A module
+without a style keeps whole weights if it stands beside the split ones; if it stands among them, the plan is refused,
+since its split would be a guess.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Apply a plan to a model. The order of the steps matters, for the reasons given here.
+"""Apply a parallelism plan to a model on this rank. The order of the steps matters, for the reasons given here.
 
 1. pipeline    first, because a rank need not process blocks of other ranks (``pipeline/cut.py``, before this file)
 2. tensor      before any wrapper, because wrappers must see the split parameters
-3. noise       after tensor, which says what of a hidden state this rank holds; before recompute and compile, so that
-               both contain it (only where a model is trained)
+3. noise       in training only; after tensor, which decides what part of a hidden state this rank holds; before
+               recompute and compile, so that both contain the noise
 4. recompute   before compile, so that the compiled block contains the recomputation
 5. compile     per block, so that one graph serves all blocks; before FSDP, which adds hooks to the blocks
 6. FSDP        shards this rank's part of each parameter, while it is on the meta device and takes no memory
@@ -41,7 +41,7 @@ def parallelize(
     Args:
         root: the module that forward passes call: ``part`` itself, or the pipeline stage around it.
         part: the model, or this stage's part of it.
-        noise: source of the noise of training; None if the model is not trained.
+        noise: source of dropout and other noise in training; None if the model is not trained.
     """
     parts: dict[nn.Module, Part] = {}
     if mesh.degrees.tensor > 1:
@@ -88,7 +88,8 @@ def replicate(model: nn.Module, plan: Plan, mesh: Mesh, find_unused: bool = Fals
     """Wrap the model in DDP. Weights are not broadcast at the start, since every rank has computed the same ones.
 
     Args:
-        find_unused: look, in every step, for parameters that the loss does not reach, since the family does not say.
+        find_unused: look, in every step, for parameters that the loss does not reach; needed where the family does not
+            name them.
     """
     return DistributedDataParallel(
         model,

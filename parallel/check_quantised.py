@@ -1,4 +1,4 @@
-"""Check a plan against a quantised base, without importing torch."""
+"""Check that a plan can spread a model with a quantised base, without importing torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .plan import Degrees, Plan
 def check_quantised(
     plan: Plan, degrees: Degrees, config: QuantizationConfig | None, qat: QatConfig | None = None
 ) -> list[Problem]:
-    """Problems that keep a quantised base, or a model trained for its rounding, from being spread by ``plan``."""
+    """Problems that keep ``plan`` from spreading a quantised base, or a model under quantisation-aware training."""
     if degrees.tensor > 1 and qat is not None:
         why = "splits layers, and rounding needs whole rows of a weight"
         fix = "use a plan that keeps layers whole (ddp, fsdp_full_shard, pp_1f1b), or leave model.qat out"

@@ -23,8 +23,8 @@ from .tensor_shards import copy_part, full_tensor
 def tensors_to_write(tensors: dict[str, Tensor], mesh: Mesh, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
     """The tensors that this rank writes; a collective call.
 
-    Replicated tensors are written by one rank; choosing it here spares the others a copy. A tensor with rectangular
-    shards goes through ``copy``. Any other is gathered, which makes a copy already.
+    Replicated tensors are written by one rank; the rank is chosen here, so that the others make no copy. A tensor with
+    rectangular shards goes through ``copy``. Any other tensor is gathered, which makes a copy already.
 
     Args:
         tensors: the rank's tensors by name; all ranks of a pipeline stage have the same names.

@@ -1,9 +1,9 @@
-"""Losses whose samples see each other, such as a contrastive one: they are those of the *global* batch.
+"""Losses that compare the samples of a batch with each other, such as contrastive ones, over the *global* batch.
 
 A first forward pass, without gradients, gives the features of every sample of the step. They are gathered from all data
-ranks, and the loss and its gradient by the features are computed from all of them. A second pass over the micro-batches
-carries this gradient on into the weights (GradCache, https://arxiv.org/abs/2101.06983). So neither the micro-batch, nor
-the number of ranks, changes the negatives of a sample. Noise is drawn alike in both passes.
+ranks, and the loss and its gradient with respect to the features are computed from all of them. A second pass over the
+micro-batches carries this gradient on into the weights (GradCache, https://arxiv.org/abs/2101.06983). So neither the
+size of micro-batches nor the number of ranks changes the negatives of a sample. Both passes draw the same noise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CoupledTask(Protocol):
 
 @dataclass
 class FeatureGradients:
-    """Gradient of the loss by the features of this rank's micro-batches."""
+    """Gradient of the loss with respect to the features of this rank's micro-batches."""
 
     loss: Tensor
     """The loss of the global batch, divided by the data ranks: their sum is the loss."""
@@ -43,7 +43,8 @@ class FeatureGradients:
     """For each micro-batch, the gradient by its features."""
 
     def surrogate(self, number: int, features: Features) -> Tensor:
-        """A scalar whose gradient, by the weights, is the part of micro-batch ``number`` in that of the loss."""
+        """A scalar whose gradient with respect to the weights is the contribution of micro-batch ``number`` to the
+        loss's gradient."""
         parts = self.parts[number].items()
         return torch.stack([(features[name] * part).sum().float() for name, part in parts]).sum()
 
@@ -51,7 +52,7 @@ class FeatureGradients:
 def feature_gradients(
     task: CoupledTask, parts: list[Features], micro_batches: list[MicroBatch], mesh: Mesh
 ) -> FeatureGradients:
-    """Loss and gradients of the features ``parts`` of this rank's micro-batches; a collective call."""
+    """The loss, and its gradients for the features ``parts`` of this rank's micro-batches; a collective call."""
     own = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     whole = {name: gathered(value, mesh).requires_grad_() if value.ndim else value for name, value in own.items()}
     shared = {name: value.requires_grad_() for name, value in whole.items() if not value.ndim}
@@ -94,14 +95,15 @@ def noise_state(device: torch.device) -> list[Tensor]:
 
 
 def restore_noise(states: list[Tensor], device: torch.device) -> None:
-    """Draw again what was drawn after ``noise_state``."""
+    """Set the generators back, so that they draw again what they drew after ``noise_state``."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Rows of all micro-batches, in fp32 at least; of a shared number, the first, since all are equal."""
+    """Rows of all micro-batches, in fp32 at least. A number that samples share is equal in all of them, so the first is
+    taken."""
     exact = [part.detach().to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
     return torch.cat(exact) if parts[0].ndim else exact[0].clone()
 

@@ -1,7 +1,7 @@
-"""Generate text while ranks hold shards of the weights, so that every forward pass is a call of all ranks together.
+"""Generate text while ranks hold shards of the weights (FSDP, ZeRO-3), so that every forward pass is a collective call.
 
-A rank whose texts are complete goes on running the model until all are, since the others need its shards. transformers
-has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
+A rank whose texts are complete goes on running the model until the texts of all ranks are, since the others need its
+shards. transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
 """
 
 from __future__ import annotations

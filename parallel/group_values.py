@@ -1,8 +1,8 @@
-"""Values that an optimizer changes in its parameter groups while it trains, and that a resume must bring back.
+"""Save and restore the values that an optimizer changes in its parameter groups while it trains.
 
 Most optimizers keep all of their state by parameter. Prodigy and D-Adaptation keep their estimate of the step size in
-the groups (``group["d"]``), schedule-free ones a sum of weights; without these values a resumed run would begin to
-estimate anew. The learning rate is left out, since the schedule sets it in every step.
+the groups (``group["d"]``), schedule-free optimizers keep a sum of weights there. Without these values a resumed run
+would start its estimates from nothing. The learning rate is left out, since the schedule sets it in every step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SET_HERE = ("params", "lr", "initial_lr")
 
 
 class GroupValues:
-    """What an optimizer has changed in its groups since it was built."""
+    """The values that an optimizer has changed in its groups since it was built."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, elsewhere: tuple[str, ...] = ()) -> None:
         """
@@ -34,7 +34,7 @@ class GroupValues:
         return found if any(found) else []
 
     def load(self, saved: list[dict[str, Any]]) -> None:
-        """Set the values that ``changed`` has given.
+        """Set the values that ``changed`` returned.
 
         Raises:
             ValueError: the optimizer has other groups than the one that was saved.

@@ -1,9 +1,9 @@
-"""What a model carries along each lane of a text, on the rank that reads the lane (``data.packing=lanes``).
+"""The states that a model carries along each lane of a text, such as a memory, on the rank that reads the lane.
 
-The state of a lane belongs to the lane, not to a rank: checkpoints hold one tensor of all lanes, in the order of the
-samples of a step, of which every rank writes and reads the rows of its own samples. So a run goes on exactly under
-another plan and on other ranks. A state serves the sample that follows the one that made it, and no other: wherever a
-text begins, and after a jump in the data, the state begins with zeros.
+With ``data.packing=lanes`` each row of a step goes on from the same row of the step before. Checkpoints hold one tensor
+of all lanes, in the order of the samples of a step; every rank writes and reads the rows of its own samples. So a run
+resumes exactly under another plan and on other ranks. A state is used only for the sample that directly follows the one
+that made it. Where a text begins, and after a jump in the data, the state is all zeros.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class LaneStates:
         self._read: dict[int, int] = {}
 
     def empty(self) -> LaneStates:
-        """Others of the same kind, for texts that begin."""
+        """States of the same kind for texts that begin."""
         return LaneStates(self.carried, self.config, self.lanes, self.mesh)
 
     def run(self, model: Any, micro: MicroBatch) -> Any:
-        """Outputs of ``model`` for a micro-batch on the device, with the states that its rows go on from."""
+        """Outputs of ``model`` for a micro-batch on the device; its rows go on from their states."""
         places = micro.lanes
         assert places is not None
         outputs = model(**micro.inputs, **self._before(places, micro.samples.device))

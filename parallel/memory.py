@@ -187,13 +187,13 @@ def _dropped_inputs(block: Any) -> int:
 
 
 def keeps_scores(kernel: str | None, sizes: ModelSizes, accelerator: bool) -> bool:
-    """Whether attention keeps its scores for the backward pass: the eager one does, and torch's own on a CPU where it
-    drops some of them, since no fused kernel does that there."""
+    """Whether attention keeps its scores for the backward pass: the eager kernel does, and torch's own on a CPU with
+    attention dropout, for which the CPU has no fused kernel."""
     return kernel == "eager" or (kernel in ("sdpa", None) and sizes.attention_dropout and not accelerator)
 
 
 def _count(parameters: dict[int, Any]) -> int:
-    """Numbers in fp32 that take as many bytes: parts of quantised layers are fewer than the weights they stand for."""
+    """Bytes of the parameters, in fp32 numbers: quantised layers count less than the weights that they stand for."""
     return round(sum(parameter.numel() * parameter.element_size() for parameter in parameters.values()) / MASTER)
 
 

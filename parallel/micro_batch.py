@@ -1,6 +1,7 @@
-"""What one forward pass sees, and one data rank's share of a step.
+"""The types of a batch: ``MicroBatch`` (one forward pass) and ``StepBatch`` (one data rank's share of a step).
 
-Values are trees of tensors: dicts, lists and tuples, as deep as a model or a task needs. One walk moves them all.
+Their values are trees of tensors: dicts, lists and tuples, as deep as a model or a task needs. ``map_tensors`` applies
+a function to every tensor of a tree.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The noise of a micro-batch of texts or of other samples: what it is a function of, found among the inputs.
+"""Find, among the inputs of a micro-batch (texts or others), the values that its noise depends on (dropout, NEFTune).
 
-Noise on the embeddings of tokens needs the length of each sample without padding. Only this file knows where it stands.
+NEFTune needs the length of each sample without padding. Only this file knows which inputs give it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def noise_of(noise: Noise | None, micro: MicroBatch) -> AbstractContextManager:
 
 
 def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> dict[str, Tensor]:
-    """What stages of a pipeline need beside the inputs of the model, of all micro-batches, one after the other.
+    """The values by which stages of a pipeline draw noise, of all micro-batches, one after the other.
 
     Args:
         padded: the same micro-batches, padded to one length.
@@ -44,7 +44,7 @@ def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> d
 
 
 def noise_of_stage(noise: Noise | None, inputs: dict[str, Tensor]) -> AbstractContextManager:
-    """The context in which a stage runs a micro-batch; takes what ``stage_inputs`` gave out of ``inputs``."""
+    """The context in which a stage runs a micro-batch; removes the values of ``stage_inputs`` from ``inputs``."""
     samples, documents, lengths = (inputs.pop(name, None) for name in (SAMPLES, DOCUMENTS, LENGTHS))
     if noise is None or samples is None:
         return nullcontext()

@@ -159,7 +159,7 @@ class Strategy(ABC):
         """Accumulate the gradient of (sum of label losses / label tokens of the global batch) over micro-batches."""
 
     def forward_backward_coupled(self, batch: StepBatch, task: CoupledTask) -> StepLoss:
-        """Like ``forward_backward``, for a loss whose samples see each other: it is the one of the global batch."""
+        """Like ``forward_backward``, for a loss that compares the samples of the global batch with each other."""
         counts, device = self.mesh.begin_sums([batch.labels, batch.tokens]), self.mesh.device
         noise, parts = [], []
         micro_batches = [micro.to(device) for micro in batch.micro_batches]
@@ -179,7 +179,7 @@ class Strategy(ABC):
         return StepLoss(gradients.loss, *counts.result())
 
     def loss_of(self, model: nn.Module, micro: MicroBatch, loss: LossFunction) -> Tensor:
-        """Loss of a micro-batch on the device: by the task's own step, or of the outputs of one forward pass."""
+        """Loss of a micro-batch on the device, from the task's own step or from the outputs of one forward pass."""
         if self.own_step is not None:
             return self.own_step(model, micro)
         with self.asking(micro, training=True):
@@ -187,7 +187,7 @@ class Strategy(ABC):
         return loss(outputs, micro)
 
     def outputs_of(self, model: nn.Module, micro: MicroBatch) -> Any:
-        """Outputs of a micro-batch on the device in an evaluation: as the task gets them, or of one forward pass."""
+        """Outputs of a micro-batch on the device in an evaluation, from the task's own step or one forward pass."""
         if self.own_outputs is not None:
             return self.own_outputs(model, micro)
         with self.asking(micro, training=False):
@@ -201,7 +201,7 @@ class Strategy(ABC):
 
     @contextmanager
     def _begun_lanes(self) -> Iterator[None]:
-        """The context of an evaluation, whose texts begin; those of training go on after it."""
+        """The context of an evaluation, whose lanes start without states; the lanes of training go on after it."""
         held = self.lanes
         self.lanes = None if held is None else held.empty()
         try:
@@ -218,13 +218,14 @@ class Strategy(ABC):
 
         Args:
             micro: on the device.
-            labels: called after the forward pass, while which the ranks' numbers are summed.
+            labels: gives the label tokens of the global batch; called after the forward pass, while the ranks' counts
+                are summed.
             last: whether this is the last micro-batch of the step.
         """
         raise NotImplementedError(f"{type(self).__name__} has no outputs of whole samples")
 
     def asking(self, micro: MicroBatch, training: bool) -> AbstractContextManager:
-        """The context of a forward pass in which the head gives what the task asks for."""
+        """The context of a forward pass in which the head gives the losses that the task asks for."""
         return nullcontext() if self.head is None else self.head.running(self.head.ask(micro.targets, training))
 
     def without_gradient(self) -> set[str]:
@@ -294,7 +295,8 @@ class Strategy(ABC):
     def weights_are_finite(self) -> bool:
         """Whether this rank's part of the weights has no NaN and no infinity. A GPU is waited for only once.
 
-        A sum with one of them is not finite either, and takes a tenth of the time of looking at every number.
+        The weights are summed: a sum with a NaN or an infinity is not finite, and takes a tenth of the time of a look
+        at every number.
         """
         parts = [part for part in self.local_weights() if part.is_floating_point()]
         sums = [part.sum(dtype=torch.float32 if part.itemsize < 4 else None).isfinite() for part in parts]

@@ -1,8 +1,8 @@
 """Split the adapters of linear layers over tensor ranks, as their layers are split.
 
-Where a rank computes some outputs, the first matrix is whole and the second is split by rows. Where a rank sees some
-inputs, the first matrix is split by columns, the small products of the ranks are summed, and the second is whole. What
-a rank computes beside its layer is therefore exact, and costs one message of the adapter's rank per token at most.
+If a layer is split by its outputs, the first matrix of its adapter is whole and the second is split by rows. If it is
+split by its inputs, the first matrix is split by columns, the small products of the ranks are summed, and the second is
+whole. The result is exact, and costs at most one message per token, of as many numbers as the adapter's rank.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Spread(Whole):
 
 
 class SplitInputs(Spread):
-    """Each rank sees some inputs of the layer; its outputs are whole."""
+    """Each rank sees some inputs of the layer; the layer's outputs are whole."""
 
     def join(self, product: Tensor) -> Tensor:
         return self.border.leave(product)
@@ -66,17 +66,17 @@ class SplitVocabulary(Spread):
 
 
 def split_adapter_by_output(layer: nn.Module, border: Border, parts: int = 1) -> None:
-    """The adapter of a layer of which each rank computes some outputs."""
+    """Split the adapter of a layer whose outputs are split over the ranks."""
     _split_outputs(layer, border, Spread(border, {DOWN: Partial}), parts)
 
 
 def split_adapter_of_head(layer: nn.Module, border: Border) -> None:
-    """The adapter of a head of which each rank computes the logits of some tokens."""
+    """Split the adapter of a head whose logits are split over the ranks by token of the vocabulary."""
     _split_outputs(layer, border, SplitVocabulary(border, {DOWN: Partial}), 1)
 
 
 def split_adapter_by_input(layer: nn.Module, border: Border, parts: int = 1) -> None:
-    """The adapter of a layer of which each rank sees some inputs."""
+    """Split the adapter of a layer whose inputs are split over the ranks."""
 
     def outside() -> Placement:
         return border.outside_gradient
@@ -92,7 +92,7 @@ def split_adapter_by_input(layer: nn.Module, border: Border, parts: int = 1) -> 
 
 
 def replicate_adapter(layer: nn.Module, border: Border, gradient: Gradient = Replicate) -> None:
-    """The adapter of a layer that every rank has whole; ``gradient`` as for the layer's own parameters."""
+    """Keep the whole adapter of a layer that every rank has whole; ``gradient`` as for the layer's own parameters."""
     if (adapter := adapter_in(layer)) is None:
         return
     names = (DOWN, UP, MAGNITUDE) if adapter.directional else (DOWN, UP)

@@ -1,4 +1,4 @@
-"""Check a tensor parallel plan before launch, without importing torch."""
+"""Check that a tensor parallel plan can split a model, before launch and without importing torch."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def check_tensor(family: ModelFamily, config: Any, tensor: int) -> list[Problem]
 
 
 def check_sequence(family: ModelFamily, tensor: int, recipe: RecipeValues, latents: int | None = None) -> list[Problem]:
-    """The problem of sequences that are not to be split over ``tensor`` ranks, as sequence parallel needs it.
+    """The problem of sequences that cannot be split over ``tensor`` ranks, as sequence parallel requires.
 
     Args:
-        latents: positions that blocks see, if they are others than those of a sample.
+        latents: number of positions that blocks see, if it is not the length of a sample.
     """
     if family.tensor is not None and not family.tensor.sequence_parallel:
         why = f"needs a family file, since the plan that transformers has for {family.title} splits whole sequences"

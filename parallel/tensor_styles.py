@@ -152,7 +152,7 @@ def split_vocabulary_out(module: nn.Linear, border: Border) -> None:
 
 
 class SplitHead(HeadPart):
-    """The words of the head that this rank has."""
+    """The part of the head on this rank: the rows of some words of the vocabulary."""
 
     def __init__(self, border: Border, words: int) -> None:
         self.border, self.words = border, words

@@ -48,11 +48,11 @@ NAMESPACES = ("c10d", "_c10d_functional", "_dtensor")
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that this rank sends while the mode is on, by kind of collective; bookkeeping apart.
+    """Bytes that this rank sends while the mode is on, by kind of collective; bookkeeping messages are counted apart.
 
     Args:
-        strict: raise KeyError for a communication operator that is not known, since its bytes are left out; else its
-            name is kept in ``unknown``, as in a run, which a counter must not end.
+        strict: raise KeyError for an unknown communication operator, since its bytes are left out. If false, its name
+            is kept in ``unknown``: a counter must not end a run.
     """
 
     def __init__(self, strict: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""MRA: an encoder of texts whose attention computes the pairs of blocks that matter most, and the others by means."""
+"""MRA: an encoder of texts whose attention is exact for the most important pairs of blocks only."""
 
 from __future__ import annotations
 

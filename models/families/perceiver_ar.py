@@ -1,4 +1,4 @@
-"""Perceiver AR: the last positions of a text read all of it in the first layer, and each other from then on.
+"""Perceiver AR: the last positions of a text attend to all of it in the first layer, and to each other in later ones.
 
 The classes are trireme's own (``models/perceiver_ar``), since transformers has none.
 """

@@ -1,8 +1,8 @@
 """T5: an encoder and a decoder with relative positions, for tasks that turn one text into another.
 
-T5 1.1 (``feed_forward_proj: gated-gelu``, ``tie_word_embeddings: false``) has a head of its own, which transformers 5
-ties to the embedding all the same, and draws as if its inputs were scaled: a fresh model would begin at a loss of 16 to
-25 nats.
+T5 1.1 (``feed_forward_proj: gated-gelu``, ``tie_word_embeddings: false``) has a head of its own. transformers 5 ties it
+to the embedding all the same, and initialises it as if its inputs were scaled, so that a fresh model would begin at a
+loss of 16 to 25 nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The layers of a Perceiver AR: attention in which the last positions ask, and a feed-forward part.
+"""The layers of a Perceiver AR: attention with queries from the last positions only, and a feed-forward part.
 
 All layers are pre-norm. In the first one, the hybrid, keys are made of the whole text: of the prefix under a norm of
 its own, and of the latents. Its output, and what later layers see, are the latents alone. Rotary positions turn pairs
@@ -47,7 +47,7 @@ class PerceiverARLayer(GradientCheckpointingLayer):
 
         Args:
             hidden_states: those of prefix and latents in the hybrid layer, else of the latents.
-            latents: positions that ask, the last ones.
+            latents: number of last positions, which have queries.
             positions: [rows or 1, tokens], those of the latents last.
             hybrid_mask: [rows or 1, 1, latents, keys], true where a latent sees a token, for the hybrid layer.
             latent_mask: the same for the other layers; None where each sees itself and those before it.
@@ -63,7 +63,7 @@ class PerceiverARLayer(GradientCheckpointingLayer):
 
 
 class PerceiverARAttention(nn.Module):
-    """Attention of the last positions to all."""
+    """Attention of the last positions to all positions."""
 
     is_causal = True
 
@@ -89,7 +89,7 @@ class PerceiverARAttention(nn.Module):
         mask: Tensor | None,
         past_key_values: Cache | None = None,
     ) -> Tensor:
-        """What the last ``latents`` of ``hidden_states`` [rows, tokens, width] read: [rows, latents, width]."""
+        """Outputs [rows, latents, width] of the last ``latents`` of ``hidden_states`` [rows, tokens, width]."""
         query = self._heads(self.q_proj(hidden_states[:, -latents:]))
         key, value = self._heads(self.k_proj(hidden_states)), self._heads(self.v_proj(hidden_states))
         if self.rotated:
@@ -124,7 +124,7 @@ class PerceiverARMLP(nn.Module):
 def attend_eagerly(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Attention with all its scores: (what is read [rows, queries, heads, features], shares)."""
+    """Attention with all its scores: (outputs [rows, queries, heads, features], shares)."""
     scores = query @ key.transpose(2, 3) * options["scaling"]
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

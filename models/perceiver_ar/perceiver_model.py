@@ -1,7 +1,7 @@
-"""Perceiver AR with its head, and the generation of texts.
+"""The model classes of Perceiver AR, without and with a head over tokens, and the generation of texts.
 
-Rows are padded on the left: their last positions are the latents, and padding lies before the prefix. A text gives the
-logits that it gives alone. Logits are those of the latents only: [rows, latents, words].
+Rows are padded on the left: their last positions are the latents, and padding lies before the prefix. A padded text has
+the same logits as the text alone. Logits are those of the latents only: [rows, latents, words].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .perceiver_layers import PerceiverARLayer
 
 
 class PerceiverARPreTrainedModel(PreTrainedModel):
-    """What both classes tell transformers."""
+    """Settings for transformers that both classes share."""
 
     config_class = PerceiverARConfig
     base_model_prefix = "model"

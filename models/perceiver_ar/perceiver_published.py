@@ -1,4 +1,4 @@
-"""Perceiver AR as the library perceiver-io (https://github.com/krasserm/perceiver-io) has published it.
+"""Read Perceiver AR models of the library perceiver-io (https://github.com/krasserm/perceiver-io): fields and names.
 
 Its folders name the fields in ``model_config``; its Lightning checkpoints have the same among their hyperparameters.
 """

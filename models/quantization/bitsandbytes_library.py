@@ -11,7 +11,7 @@ TALKERS = ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions")
 
 
 def hush() -> None:
-    """Silence them, also where another library imports bitsandbytes, though nothing is quantised."""
+    """Silence these messages, also where another library imports bitsandbytes and nothing is quantised."""
     for name in TALKERS:
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -1,7 +1,8 @@
 """Quantise the layers of a model by GPTQ, block by block, on inputs that a data set gives.
 
-Each block sees what the rounded blocks before it give, so that later blocks make up for their errors. The model runs
-from its beginning to the block, for each block anew: this works for every architecture, however its blocks are called.
+The inputs of each block come from the rounded blocks before it, so that later blocks make up for their errors. The
+model runs from its beginning to the block, for each block anew: this works for every architecture, however its blocks
+are called.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def calibrated(
 
 
 def output_error(weight: Tensor, rounded: Tensor, moments: Tensor) -> float:
-    """Root of the mean square of what rounding changes in a layer's outputs, as a share of the outputs'."""
+    """Root mean square of the error of a layer's outputs after rounding, as a share of the root mean square of the
+    outputs."""
     change = weight - rounded
     squares = [((one @ moments) * one).sum().clamp(min=0) for one in (change, weight)]
     return float((squares[0] / squares[1].clamp(min=1e-30)).sqrt())

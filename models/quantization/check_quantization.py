@@ -31,7 +31,7 @@ def check_quantization(config: QuantizationConfig | None, precision: str) -> lis
 
 
 def check_qat(config: QatConfig | None) -> list[Problem]:
-    """Problems of training for a rounding that are known without the model."""
+    """Problems of quantisation-aware training that are known without the model."""
     if config is None or importlib.util.find_spec("torchao") is not None:
         return []
     return [Problem("model.qat.method", *missing("torchao"), config.method)]

@@ -1,7 +1,8 @@
 """8-bit integers of bitsandbytes (LLM.int8), with a scale for each row of a weight: ``8 + 32 / inputs`` bits a number.
 
-Weights are multiplied as they are unpacked, in the type of the inputs. With a threshold the inputs are quantised too,
-row by row, but for features in which a value exceeds it (https://arxiv.org/abs/2208.07339, section 3.2).
+Without a threshold, weights are unpacked to the type of the inputs and multiplied. With a threshold the inputs are
+quantised too, row by row, except for features in which a value exceeds the threshold (https://arxiv.org/abs/2208.07339,
+section 3.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Put torchao's layers that compute with rounded weights into a model that is trained for its rounding."""
+"""Put torchao's layers, which compute with rounded weights, into a model for quantisation-aware training."""
 
 from __future__ import annotations
 

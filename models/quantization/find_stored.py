@@ -1,4 +1,4 @@
-"""Find out how the weights of a recipe are quantised in their folder, if the recipe takes them as they are there."""
+"""Find out how the weights of a recipe are quantised in their folder, if the recipe uses them as they are stored."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class FourBits(Format):
         return bitsandbytes().dequantize_4bit(parts["packed"].view(-1, 1), state)
 
     def state(self, parts: Parts, shape: tuple[int, int], dtype: torch.dtype) -> Any:
-        """What bitsandbytes calls the state of a quantised tensor."""
+        """The ``QuantState`` of bitsandbytes for a quantised tensor."""
         quant_state = bitsandbytes().QuantState
         device = str(parts["packed"].device)
         outer = offset = None

@@ -2,7 +2,7 @@
 
 ``weight[o, i] = scales[g[i], o] * (codes[i, o] - zeros[g[i], o])``, where ``g`` names the group of an input
 (https://arxiv.org/abs/2210.17323; the files are those of AutoGPTQ and GPTQModel). The first version of the layout
-stores zeros less one.
+stores each zero minus one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class GptqSearch:
         return self.form.assemble(codes[back].cpu(), scales.cpu(), zeros.cpu(), groups[back])
 
     def _factor(self, moments: Tensor, silent: Tensor) -> Tensor:
-        """The upper Cholesky factor of the inverse of H. What an input adds is raised until the inverse exists."""
+        """The upper Cholesky factor of the inverse of H, whose diagonal is damped until the inverse exists."""
         diagonal = moments.diagonal()
         diagonal[silent] = 1
         damping = self.damping * diagonal.mean()
@@ -71,7 +71,7 @@ class GptqSearch:
             errors = torch.empty(left.shape[0], stop - start, device=left.device)
             for column in range(start, stop):
                 if column % size == 0:
-                    if start < column < stop < column + size:  # a grid needs its columns as they are now
+                    if start < column < stop < column + size:  # the grid must fit the columns as they are now
                         left[:, stop:] -= errors[:, : column - start] @ factor[start:column, stop:]
                         errors[:, : column - start] = 0
                     found = self.form.grid(left[:, column : column + size])

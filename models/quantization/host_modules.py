@@ -1,7 +1,7 @@
 """Modules of a quantised base that stay in the memory of the CPU beside a GPU, and compute there.
 
-They are not quantised and not trained (transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device map). What
-enters such a module is copied to the CPU, and what leaves it back, in the forward and in the backward pass. Which
+They are not quantised and not trained (transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device map). Inputs of
+such a module are copied to the CPU and its outputs back to the GPU, in the forward and in the backward pass. Which
 layers are quantised does not depend on whether there is a GPU.
 """
 

@@ -1,4 +1,4 @@
-"""Names and settings under which quantised weights are published, so that transformers and others load them."""
+"""Names and settings with which an export stores quantised weights, so that transformers and others load them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``model.qat`` part of a recipe: training that knows of the rounding to come (quantisation-aware training).
+"""The ``model.qat`` part of a recipe: quantisation-aware training, which prepares a model for later rounding.
 
 The weights stay in fp32 and are trained, but each forward pass computes with their rounded values; gradients pass the
 rounding unchanged (https://arxiv.org/abs/1712.05877, section 3). A model trained so loses less when it is rounded.

@@ -1,8 +1,8 @@
 """A frozen linear layer whose weight is kept in a number format of few bits.
 
-The layer keeps being an ``nn.Linear`` (or GPT-2's ``Conv1D``) for all who look for one, and adapters stand beside it as
-beside any other. The parts of its weight are parameters of its own (``q_proj.packed``, ``q_proj.scales``), so that
-engines shard and gather them. Its ``weight`` is computed from them for whoever reads it.
+The layer stays an ``nn.Linear`` (or GPT-2's ``Conv1D``) for ``isinstance``, and adapters stand beside it as beside any
+other. The parts of its weight are parameters of its own (``q_proj.packed``, ``q_proj.scales``), so that engines shard
+and gather them. A read of its ``weight`` computes the weight from the parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHT = "weight"
 
 
 class Quantised:
-    """What a quantised layer has beside its class."""
+    """The attributes and methods that a quantised layer has beside those of its class."""
 
     form: Format
     sizes: tuple[int, int]

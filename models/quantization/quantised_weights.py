@@ -1,6 +1,6 @@
-"""The weights of a quantised model by name: packed as they are read or drawn, one layer at a time.
+"""Yield the weights of a quantised model by name, packed one layer at a time as they are read or drawn.
 
-Packing depends on the weight alone, so every rank gets the same parts, whatever it holds of them.
+Packing depends on the weight alone, so all ranks get the same parts, whichever shards they hold.
 """
 
 from __future__ import annotations

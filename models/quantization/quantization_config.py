@@ -93,7 +93,7 @@ class QuantizationConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the numbers of the base depend on, beside its weights."""
+        """The settings that the numbers of the base depend on, beside its weights."""
         used = asdict(self)
         left = ["compute_dtype", "threshold", "skip", "on_cpu"]
         left += [] if self.method in FOUR_BITS else ["double"]

@@ -1,7 +1,7 @@
-"""Weights that a folder holds in few bits: bitsandbytes, GPTQ, AWQ and torchao, by the names of published folders.
+"""Read weights that a folder stores quantised, in the published layouts of bitsandbytes, GPTQ, AWQ and torchao.
 
-Each group of tensors of a layer is put together to one entry under the layer's usual name, whose ``read`` unpacks it
-and whose ``packed`` gives the parts as they are. Whoever matches tensors with a model then sees whole weights.
+The tensors of a layer are joined to one entry under the layer's usual name; ``read`` unpacks the weight, and ``packed``
+gives the parts as they are stored. Code that matches tensors with a model therefore sees whole weights.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Memory:
 
 @dataclass
 class TransfoXLOutput(ModelOutput):
-    """Of both heads."""
+    """Outputs of both heads."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -143,7 +143,7 @@ class TransfoXLLMHeadModel(TransfoXLPreTrainedModel, GenerationMixin):
 
 
 class TransfoXLForSequenceClassification(TransfoXLPreTrainedModel):
-    """Transformer-XL that labels a text by what stands at its last token."""
+    """Transformer-XL that labels a text by the hidden state of its last token."""
 
     def __init__(self, config: TransfoXLConfig) -> None:
         super().__init__(config)

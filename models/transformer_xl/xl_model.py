@@ -1,9 +1,9 @@
 """Transformer-XL without a head: words, layers, and the memory that goes on to the next segment.
 
-The memory of a row is what each layer saw before, without gradient: [rows, layers, mem_len, width], of which the last
-``mem_lengths`` positions hold something. A text that is read in segments, each with the memory of those before it,
-gives what it gives when it is read at once, as far back as the memory reaches. Padding stands on the left of rows whose
-memory goes on; it is never seen or remembered.
+The memory of a row holds the earlier inputs of each layer, without gradient: [rows, layers, mem_len, width], of which
+the last ``mem_lengths`` positions hold something. A text that is read in segments, each with the memory of those before
+it, has the same outputs as the text read at once, as far back as the memory reaches. Padding stands on the left of rows
+whose memory goes on; it is never seen or remembered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TransfoXLModelOutput(ModelOutput):
 
 
 class TransfoXLPreTrainedModel(PreTrainedModel):
-    """What all classes tell transformers."""
+    """Settings for transformers that all classes share."""
 
     config_class = TransfoXLConfig
     base_model_prefix = "transformer"
@@ -62,7 +62,7 @@ class TransfoXLPreTrainedModel(PreTrainedModel):
 
 
 class TransfoXLModel(TransfoXLPreTrainedModel):
-    """Words and layers."""
+    """Embedding, layers and memory, without a head."""
 
     def __init__(self, config: TransfoXLConfig) -> None:
         super().__init__(config)

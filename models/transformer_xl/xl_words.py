@@ -25,8 +25,8 @@ class Projections(nn.Module):
             self.register_parameter(str(number), nn.Parameter(torch.empty(width, inner)))
 
     def forward(self, number: int, states: Tensor, inward: bool = False) -> Tensor:
-        """States from the width of a cluster to that of the model, or ``inward`` to that of the cluster. A matrix that
-        is not there leaves them."""
+        """States from the width of a cluster to that of the model, or ``inward`` to that of the cluster. Without a
+        matrix of this number the states stay as they are."""
         matrix = getattr(self, str(number), None)
         return states if matrix is None else F.linear(states, matrix.T if inward else matrix)
 

@@ -1,6 +1,6 @@
 """Wrap a stage of a causal language model for torch's pipeline schedules.
 
-They pass hidden states by position, and other inputs by keyword.
+The schedules pass hidden states by position, and other inputs by keyword.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Stage(nn.Module):
         self.hidden, self.plan = hidden, plan
 
     def forward(self, received: Tensor, **inputs: Any) -> Tensor:
-        """Logits on the last stage, or what its head is asked for; hidden states [batch, length, size] on the others.
+        """Logits or losses on the last stage; hidden states [batch, length, size] on the others.
 
         Args:
             received: token ids [batch, length] on the first stage, hidden states on the others.
@@ -86,7 +86,7 @@ class Stage(nn.Module):
         return output.clone() if output._is_view() else output
 
     def _asking(self, inputs: dict[str, Any]) -> AbstractContextManager:
-        """The context in which the head gives what the task asks for; takes what ``head_inputs`` gave."""
+        """The context in which the head gives the losses of the task; removes the values of ``head_inputs``."""
         names = [name for name in inputs if name.startswith(TARGET)]
         targets = {name.removeprefix(TARGET): inputs.pop(name) for name in names}
         if self.head is None or not self.last or not targets:

@@ -1,4 +1,4 @@
-"""A stage of a pipeline that can note when each of its actions began and ended, for the picture of a step in time."""
+"""A pipeline stage that can record when each of its actions began and ended, for the timeline of a step."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ActionTimes:
 
 
 class TimedStage(PipelineStage):
-    """torch's stage, whose actions go through ``times``."""
+    """torch's stage, which records its actions in ``times``."""
 
     times: ActionTimes
 

@@ -1,8 +1,8 @@
 """Make DeepSpeed's JSON from the typed recipe, or complete and check the user's own JSON file.
 
-``auto`` values are filled by the published rules, and missing keys are filled from the recipe if it decides them.
-Explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process group is
-needed.
+``auto`` values are filled by the published rules, and missing keys are filled from the recipe where the recipe decides
+them. Explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process
+group is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Note which parameters get a gradient in the first step, since DeepSpeed moves gradients away as they come."""
+"""Note which parameters get a gradient in the first step, before DeepSpeed moves the gradient away."""
 
 from __future__ import annotations
 

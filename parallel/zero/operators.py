@@ -93,7 +93,7 @@ def _load_compiled(made: Any) -> bool:
 
 
 def _note(name: str) -> None:
-    """Note that an operator is finished: a build that was killed leaves a library that is not."""
+    """Note that an operator is finished, since a killed build leaves an unfinished library behind."""
     library = _library(name)
     if library.exists():  # DeepSpeed may have been installed with its operators
         library.with_suffix(".compiled").write_text(_state_of(library))
