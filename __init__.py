@@ -1,6 +1,6 @@
 """trireme: one recipe, any parallelism plan, one training trajectory.
 
-The package root hands on what users name as ``trireme.…``. It imports nothing heavy, so that
+The package root offers the public names, such as ``trireme.train``. It imports nothing heavy, so that
 ``trireme --help`` is instant.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["Problem", "UserError", "__version__", "report", "search", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """``trireme.train`` and others, without importing them for everyone."""
+    """Import ``trireme.train`` and others when they are first used."""
     if name == "train":
         from .launch.notebook import train
 

@@ -1,6 +1,6 @@
 """Error messages for users: a problem in four parts, and the exceptions that carry problems.
 
-Every folder raises it, so this file imports nothing of the package.
+Every folder imports this file, so it imports nothing else of the package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Build the parts of a recipe on small stand-ins, so that values that a constructor refuses are known before launch.
+"""Build the parts of a recipe before launch, so that values which a constructor refuses are reported early.
 
 A signature shows the arguments of a part, but only its constructor can judge values. Callbacks, task and collator are
-constructed and closed again. Of a part that needs what only the data tell, the components among its arguments are
-constructed. The user's own optimizer makes some steps (``try_optimizer.py``).
+constructed and closed again. If a part can only be constructed once the data are open, the components among its
+arguments are constructed. The user's own optimizer makes some steps on small tensors (``try_optimizer.py``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[P
 def _tried(
     build: Callable[[], Any], component: Component, path: str, provided: dict[str, Any]
 ) -> tuple[Any, list[Problem]]:
-    """What ``build`` makes of a component, and the problems that keep it from being made."""
+    """The result of ``build`` for a component, and the problems that keep it from being built."""
     try:
         return build(), []
     except UserError as error:
@@ -74,8 +74,8 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
 def check_collator(
     component: Component, data: DataConfig, trainer: TrainerConfig, seed: int, config: Any = None
 ) -> list[Problem]:
-    """Problems of building the recipe's collator. One that needs the tokenizer, or what else only the data tells, is
-    built when the run starts; here only the components among its arguments are.
+    """Problems of building the recipe's collator. A collator that needs the tokenizer, or other values that come from
+    the data, is built when the run starts; here only the components among its arguments are built.
 
     Args:
         config: fields of the model's configuration, for collators of trireme; None if they are not known.
@@ -104,7 +104,8 @@ def check_arguments(component: Component, path: str) -> list[Problem]:
 
 
 def check_later_parts(data: DataConfig | None, scheduler: ScheduleConfig | None) -> list[Problem]:
-    """The same for the parts that only the data or the length of the run can build: order, loader, own schedule."""
+    """Problems of components in the arguments of parts that need the data or the length of the run: order, loader, own
+    schedule."""
     parts: dict[str, Component | None] = {}
     if data is not None:
         parts |= {"data.order": data.order, "data.loader": data.loader}
@@ -141,11 +142,11 @@ def setting_of(
     groups: ParameterGroups | None,
     blueprint: Any,
 ) -> tuple[Setting, list[Problem]]:
-    """What a run does with its optimizer, and the problems of ``parameter_groups``.
+    """How a run uses its optimizer, and the problems of ``parameter_groups``.
 
     Args:
         model, scheduler, trainer: parts of the recipe, None if they have problems.
-        blueprint: the model without memory, where it is known and has parameter groups.
+        blueprint: the model on the meta device, where it is known and has parameter groups.
     """
     first, options, origin = 1.0, list(USUAL_GROUPS), ""
     if scheduler is not None and trainer is not None and trainer.max_steps:
@@ -167,9 +168,12 @@ def setting_of(
 
 
 def build_blueprint(model: ModelConfig, task: Any, groups: ParameterGroups | None = None) -> tuple[Any, list[Problem]]:
-    """The model without memory where it has parts that only it can judge, else None; and the problems of these:
-    ``model.frozen``, ``model.adapter``, ``model.quantization``, and a model without a family file (its head, its
-    BatchNorms). With weights the check of their tensors has already done this, so that only groups need it."""
+    """The model on the meta device, and the problems of parts that only a built model shows: ``model.frozen``,
+    ``model.adapter``, ``model.quantization``, and, without a family file, head and BatchNorms.
+
+    The model is None where it is not needed. If the recipe has weights, the check of their tensors has built the model
+    already, so that only parameter groups need it here.
+    """
     judged = model.frozen or model.adapter or model.qat or model.family == AUTO
     if groups is None and (not judged or model.weights is not None):
         return None, []

@@ -1,4 +1,4 @@
-"""Check ``data.packing=lanes``: a model that carries something along a text, and a plan and a task that let it."""
+"""Check ``data.packing=lanes``: the model must carry a state along a text, and plan and task must support it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY, LANES = "data.packing", "lanes"
 
 
 def check_lanes(data: DataConfig, model: ModelConfig, task: Component, plan: Plan) -> list[Problem]:
-    """Problems of samples that go on from each other."""
+    """Problems of a recipe whose samples go on from each other."""
     if data.packing != LANES:
         return []
     problems = []

@@ -1,4 +1,4 @@
-"""Check lengths, folders and cadences of a run: what is due when, and whether there is something to do it with."""
+"""Check the length of a run, its folders, its cadences (``every``), and whether there is data to evaluate on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_length(
 
 
 def _check_cadences(trainer: TrainerConfig, checkpoint: CheckpointConfig, data: DataConfig) -> list[Problem]:
-    """Problems of what is due at the end of each pass, which a stream does not have."""
+    """Problems of cadences that ask for the end of each pass, which a stream does not have."""
     cadences = {
         "trainer.log_every": trainer.log_every,
         "trainer.eval_every": trainer.eval_every,

@@ -32,7 +32,7 @@ def check_metrics(
 
     Args:
         task, callbacks: instances, already built.
-        scores: those of the texts that the model writes.
+        scores: names of the scores of texts that the model generates.
     """
     users = {"checkpoint.metric": checkpoint.metric} if checkpoint.keep_best else {}
     idle = _idle_rotation(checkpoint, trainer, callbacks)
@@ -69,7 +69,7 @@ def check_objectives(
     callbacks: Mapping[str, Any],
     scores: Sequence[str] = (),
 ) -> list[Problem]:
-    """Problems of metrics by which a search judges its trials, and which never come."""
+    """Problems of metrics that a search judges its trials by, and that no trial reports."""
     field = "search.objectives" if search.objectives else "checkpoint.metric"
     names = [] if search.function else list(search.objectives or [checkpoint.metric])
     evaluated = [name for name in names if name.startswith("eval_")]

@@ -1,6 +1,6 @@
 """Check models against the data that they learn from.
 
-Of texts: the tokenizer and its tokens, conversations, and rows in which documents are packed.
+For texts these are the tokenizer and its tokens, conversations, and rows in which documents are packed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_packed_rows(data: DataConfig, model: ModelConfig, task: Component, tra
         return [Problem("data.packing", why, "set data.packing=bins, or false", data.packing)]
     try:
         return check_packing(model, head_of(task), data.packing, trainer.micro_batch_size)
-    except UserError:  # of the model, reported by its own check
+    except UserError:  # a problem of the model, reported by its own check
         return []
 
 
@@ -88,7 +88,8 @@ def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Pr
 
 
 def check_latents(model: ModelConfig, task: Component, collator: Component | None, data: DataConfig) -> list[Problem]:
-    """Problems of a model whose last positions alone predict tokens: samples without others, labels for all."""
+    """Problems of a model that predicts tokens at its last positions only: samples with no other positions, labels at
+    all positions."""
     needed, config = model.spec.collator, accepted(model)[0]
     if not needed or head_of(task) != "causal_lm" or config is None:
         return []
@@ -99,7 +100,7 @@ def check_latents(model: ModelConfig, task: Component, collator: Component | Non
         return [Problem("data.block_size", why, fix, data.block_size)]
     try:
         named = collator["_target_"] if collator else getattr(locate(task["_target_"]), "collator", USUAL)
-        if named == USUAL and collator is None:  # then the model's own is taken
+        if named == USUAL and collator is None:  # the model's own collator is taken
             return []
         found = locate(named)
     except ImportError:  # reported by the check of components
@@ -115,7 +116,7 @@ def check_latents(model: ModelConfig, task: Component, collator: Component | Non
 
 def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> list[Problem]:
     """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
-    if data.loader is not None:  # which trains no tokenizer
+    if data.loader is not None:  # a loader of the user's own trains no tokenizer
         return []
     if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of pictures have a vocabulary
         return []

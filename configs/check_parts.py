@@ -1,4 +1,4 @@
-"""The checks that need more than one part of a recipe, in the order in which their problems are told."""
+"""Run the checks that need more than one part of a recipe, in the order in which problems are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check tasks that learn from preferences: what their reference is, and whether a batch is large enough for them."""
+"""Check tasks that learn from preferences (DPO, KTO ...): their reference model, and the size of the batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_reference(model: ModelConfig, task: Component, trainer: TrainerConfig)
 
 
 def check_written_preferences(generation: GenerationConfig | None, task: Component) -> list[Problem]:
-    """The problem of texts that are to be written for rows that hold two answers each."""
+    """The problem of a recipe that generates texts for rows that hold two answers each."""
     if generation is None or _kind(task) is None:
         return []
     why = "scores texts against answers, and a sample of preferences has two"

@@ -1,4 +1,4 @@
-"""Check a plan against what it spreads: the sizes of batches, the model, and what an engine can write."""
+"""Check that a plan fits the rest of a recipe: batch sizes, model, task, optimizer, checkpoints."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Try the user's own optimizer on small stand-ins, in the way in which a run uses it.
 
-It is built over groups such as the run's, with their own rates and decays, and makes some steps at the rates of the
-schedule. Then its state must be one that a checkpoint can hold. A failure is attributed to the arguments that also fail
-alone, or to the optimizer if it fails with usual ones too.
+The optimizer is built over groups such as the run's, with their own rates and decays, and makes some steps at the rates
+of the schedule. Then a checkpoint must be able to hold its state. A failure is attributed to the arguments that also
+fail alone, or to the optimizer if it fails with usual ones too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ USUAL_GROUPS: tuple[dict[str, Any], ...] = ({}, {"weight_decay": 0.0})
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run does with its optimizer, beside the optimizer's own arguments."""
+    """How a run uses its optimizer, beside the optimizer's own arguments."""
 
     groups: Sequence[dict[str, Any]] = USUAL_GROUPS
     """Options of each parameter group."""

@@ -1,4 +1,4 @@
-"""Find texts in a recipe that neither a file name nor a text file can hold."""
+"""Find values in a recipe with characters (NUL, lone surrogates) that neither a file name nor a text file can hold."""
 
 from __future__ import annotations
 

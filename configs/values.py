@@ -54,7 +54,7 @@ def is_union(hint: Any) -> bool:
 
 
 def beyond(value: Any, path: str) -> list[Problem]:
-    """The problem of a number that 64 bits do not hold, or that is none, anywhere in a list."""
+    """The problem of a number that does not fit into 64 bits, or is not finite, also within a list."""
     if isinstance(value, list):
         return [problem for index, item in enumerate(value) for problem in beyond(item, f"{path}.{index}")]
     if not isinstance(value, int | float) or abs(value) < LARGEST:
@@ -114,7 +114,7 @@ def describe(hint: Any) -> str:
 def wrong_type(value: Any, hint: Any, path: str) -> Problem:
     """The problem of a value of the wrong type, with a fix where one is evident."""
     choices = _choices(get_args(hint) if is_union(hint) else (hint,))
-    if any(type(choice) is type(value) for choice in choices):  # the type is right, so it is no news
+    if any(type(choice) is type(value) for choice in choices):  # the type is right, so it need not be told
         return Problem(path, f"expected {describe(hint)}", _fix(value, hint), value)
     return Problem(path, f"expected {describe(hint)}, got {_kind(value)}", _fix(value, hint), value)
 

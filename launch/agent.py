@@ -1,5 +1,4 @@
-"""torch's elastic agent, extended: it relays signals, waits for ranks to save, and does not restart after a failure
-that would only recur.
+"""torch's elastic agent, extended to relay signals, to wait for ranks to save, and to restart only where it may help.
 
 torch's own agent kills ranks seconds after a signal, ignores SIGUSR1, and restarts ranks ``--max-restarts`` times after
 any failure.

@@ -1,4 +1,4 @@
-"""The conversation that ``trireme generate --chat`` goes on with: messages of a file, a prompt, or both, as tokens.
+"""Build the conversation for ``trireme generate --chat`` from a file of messages, a prompt, or both, and tokenize it.
 
 Messages may hold pictures if the model sees them: parts of a message in the file, or files of ``--image``.
 """
@@ -22,7 +22,7 @@ FORM = 'write a list of messages, [{"role": "user", "content": "..."}], or an ob
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation, and how the model goes on with it."""
+    """A conversation, and how the model continues it."""
 
     conversation: Conversation
     continues: bool
@@ -32,7 +32,7 @@ class ChatPrompt:
 
     @property
     def begun(self) -> str:
-        """What stands before the text that the model writes, in the message that it goes on with."""
+        """The beginning of the message that the model continues; empty if it begins a new message."""
         content = self.conversation.messages[-1].get("content", "") if self.continues else ""
         if isinstance(content, list):
             return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
@@ -55,8 +55,8 @@ def chat_prompt(
         system: message of the system for a conversation without one.
         continue_final_message: go on with the last message.
         generation_prompt: begin a new message; None does so unless the last one is the assistant's.
-        images: files of pictures, which stand before ``prompt``; without one, for the pictures that the messages of
-            ``file`` hold without a file of their own.
+        images: files of pictures, which stand before ``prompt``. Without a prompt, they are for the pictures in the
+            messages of ``file`` that name no file of their own.
 
     Raises:
         UserError: there is no such file, it holds no conversation or picture, or the options contradict each other.
@@ -75,7 +75,7 @@ def chat_prompt(
     last = found.messages[-1]["role"]
     if continue_final_message and not isinstance(found.messages[-1].get("content"), str):
         raise UserError(Problem("--continue-final-message", "needs a last message with a content", FORM))
-    # As pipelines of transformers do: a message of the assistant at the end is its beginning.
+    # As in pipelines of transformers, a last message of the assistant is the beginning of its answer.
     goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
     return ChatPrompt(found, goes_on, _pictures(found, row, "--image" if images else "--chat"))
 
@@ -163,8 +163,8 @@ PLAIN = {"return_token_type_ids": False, "split_special_tokens": False}
 
 
 def _fitted(tokenizer: Any, chat: ChatPrompt) -> Conversation:
-    """The conversation with contents of the kind that the template takes: some take lists of parts alone, and write
-    nothing of a text."""
+    """The conversation with contents of the kind that the template takes: some templates take only lists of parts, and
+    leave out a content that is a text."""
     from ..trainer.data.chat.chat_config import ChatConfig
     from ..trainer.data.chat.chat_encoder import ChatEncoder
 

@@ -1,7 +1,8 @@
 """``trireme checkpoints``: list checkpoints with their size, plan and metric, and say which are incomplete or damaged.
 
 Without ``--verify`` only names and sizes of files are compared with the manifest; with it every file is read and its
-digest compared. A folder left behind by a killed save is listed as incomplete: it is never loaded, and is no damage.
+digest compared. A folder left behind by a killed save is listed as incomplete, not as damaged, since it is never
+loaded.
 """
 
 from __future__ import annotations

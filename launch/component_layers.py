@@ -11,9 +11,10 @@ Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: t
    out, and so are values of a callback that is no longer chosen. Both are reported.
 
 The same merging decides between two keys that exclude each other: the later file's key counts (``trainer.max_steps`` of
-a recipe over ``trainer.epochs`` of the file that it extends). Of two mappings (``data.source``, ``data.sources``) that
-in a file which the command line chooses counts, also over the recipe's own. A key that a file leaves open (``???``)
-stays open even if earlier files or the typed schema have a value; OmegaConf alone would ignore a ``???`` over it.
+a recipe over ``trainer.epochs`` of the file that it extends). If the two keys hold mappings (``data.source``,
+``data.sources``), the key in a file that the command line chooses counts, even over the recipe's own. A key that a file
+leaves open (``???``) stays open even if earlier files or the typed schema have a value; OmegaConf alone would ignore a
+``???`` over it.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ class Composed:
     """Notes on keys that were left out or added because of the overrides, to be printed once."""
 
     def with_problems_of_values(self, found: Sequence[Problem]) -> list[Problem]:
-        """The recipe's problems together with those that its values have. A choice that does not exist was left out, so
-        problems of the part that stands in for it are not the user's; a reference that does not exist has left an open
-        value, also inside of a list."""
+        """The recipe's problems together with those of its values. A choice that does not exist was replaced by a
+        default part, whose problems are left out; so are those of open values that stand for a reference to nothing,
+        also inside of a list."""
         unknown = tuple(f"{problem.field}." for problem in self.problems)
         around = {problem.field.rpartition(".")[0] for problem in self.problems}
         values = [each for each in found if not f"{each.field}.".startswith(unknown) and each.field not in around]

@@ -1,4 +1,4 @@
-"""Write a report of data as one page of HTML that needs nothing else: pictures and sounds are inside it."""
+"""Write the report of ``trireme data`` as one HTML page that needs no other file: pictures and sounds are inside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print a report of data on the terminal."""
+"""Print the report of ``trireme data`` on the terminal."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _view(view: View, console: Console) -> Iterator[RenderableType]:
 def _tokens(view: Tokens, colours: bool) -> Line:
     line, left = Line(), LONGEST
     roles = {piece.role for piece in view.pieces}
-    marked = not colours and Role.IGNORED in roles  # where nothing is ignored, nothing need be marked
+    marked = not colours and Role.IGNORED in roles  # if no token is ignored, no marks are needed
     for piece in view.pieces:
         for text, style in _parts(piece, marked):
             line.append(text[:left], style)
@@ -158,7 +158,7 @@ def _cut(text: str) -> str:
 
 
 def _legend(pieces: Sequence[Piece], colours: bool) -> Line:
-    """What the styles of these pieces mean; empty if nothing is to be learnt of them."""
+    """The meaning of the styles of these pieces; empty if none is trained on."""
     roles = {piece.role for piece in pieces}
     line = Line()
     if Role.LEARNT in roles:

@@ -1,6 +1,6 @@
 """``trireme evaluate``: held-out metrics of a recipe under any plan; nothing is trained and no run folder is touched.
 
-Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE`` ends here too.
+Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE`` runs this file too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that forks ranks: it imports what they need once, then becomes each of them.
+"""The server process that ranks are forked from: it imports once what ranks need, then forks a process for each.
 
 ``forked.py`` starts it and sends it orders. Imports are most of the time that a rank needs to start, and of the
 processor's time of a short run; here they are done once, while the command that starts the ranks gets ready.
@@ -59,7 +59,7 @@ def serve(connection: socket.socket) -> Order:
                 order = Order(**json.loads(body))
                 _become(order, files, between)
                 _answer(connection, order)
-            except Exception:  # no memory, a folder that is gone: the answer is awaited all the same
+            except Exception:  # no memory, a missing folder ...: the process that gave the order waits for an answer
                 connection.sendall(LENGTH.pack(0))
                 os._exit(1)
             return order
@@ -171,7 +171,7 @@ def can_fork(near_devices: bool) -> bool:
     """Whether this process may be forked: it has one thread, and no accelerator whose driver would not survive that.
 
     Args:
-        near_devices: there may be one, which nothing here has touched.
+        near_devices: there may be an accelerator, as long as this process has not used it.
     """
     import torch
 

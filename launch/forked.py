@@ -1,4 +1,4 @@
-"""Have processes forked by a server (``fork_server.py``), and wait for their end.
+"""Start processes by forking them from a server (``fork_server.py``), which is fast, and wait for their end.
 
 A forked process is a child of this one, as if it had been started by ``subprocess``, and lives in a session of its own.
 Linux only; elsewhere, and where a server cannot fork, processes are started one by one.
@@ -123,7 +123,7 @@ class ForkServer:
         if self.owner != os.getpid():
             return  # a copy of this object in a forked process
         self.connection.close()
-        self.process.send_signal(signal.SIGKILL)  # in the middle of its imports it would not see the end of its orders
+        self.process.send_signal(signal.SIGKILL)  # while it imports, it would not notice that the connection is closed
         self.process.wait()
         if ForkServer.current is self:
             ForkServer.current = None

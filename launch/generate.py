@@ -94,7 +94,7 @@ def _check_device_map(device_map: str | dict[str, Any] | None) -> None:
 
 
 def _write_from(folder: Path, *arguments: Any) -> str:
-    """The same from an exported folder. Weights in GPTQ's or AWQ's layout are unpacked first, since transformers reads
+    """The text from an exported folder. Weights in GPTQ's or AWQ's layout are unpacked first, since transformers reads
     them by packages that need a GPU."""
     from ..trainer.checkpoint.export.unpacked_folder import needs_unpacking, unpack_folder
 
@@ -165,8 +165,7 @@ def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> A
 
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
-    """What makes inputs (a tokenizer, or the processor of a model that sees), and the model in evaluation mode, on its
-    device or devices."""
+    """The tokenizer (or the processor, for a model with pictures), and the model in evaluation mode on its devices."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 

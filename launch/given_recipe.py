@@ -1,7 +1,7 @@
-"""What a command line gives: a recipe's file, its folders and its overrides, ready to be composed.
+"""The recipe that a command line gives, ready to be composed by Hydra: its file, folders and overrides.
 
-Composing with fewer overrides tells where a key comes from (``as_written``, ``own``, ``chosen``). Keys that the
-overrides make void, such as the arguments of a component that was replaced, are found by comparing the results.
+The recipe is also composed with fewer overrides (``as_written``, ``own``, ``chosen``), to tell where a key comes from.
+A comparison of the results finds the keys that overrides make void, such as the arguments of a replaced component.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class Run:
 
     @property
     def processor(self) -> Any:
-        """What makes inputs of raw data: a tokenizer, an image processor, several in one; None if transformers has no
-        class for it."""
+        """The processor that makes inputs of raw data (a tokenizer, an image processor, several in one); None if
+        transformers has no class for it."""
         return self._loaded[1]
 
     @property

@@ -1,6 +1,6 @@
-"""``trireme predict``: write what a trained model says of each sample of a set, under any plan.
+"""``trireme predict``: write a trained model's prediction for each sample of a set, under any plan.
 
-Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.predict RECIPE`` ends here too.
+Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.predict RECIPE`` runs this file too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Note the signals that end forked ranks, since torch tells of one failed rank only.
+"""Record which signals end forked ranks, since torch reports one failed rank only.
 
-When a rank is killed, its peers fail a moment later because their connection is gone. torch looks at its ranks now and
-then; where it finds several that have ended, it names one of them, which may be a peer.
+When a rank is killed, its peers fail a moment later because their connection is gone. torch looks at its ranks only now
+and then; if several have ended, it names one of them, which may be a peer.
 """
 
 from __future__ import annotations

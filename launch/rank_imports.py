@@ -1,4 +1,4 @@
-"""Say which modules the ranks of a recipe import, so that the server that forks them imports them first."""
+"""List the modules that the ranks of a recipe will import, so that the server that forks ranks imports them first."""
 
 from __future__ import annotations
 

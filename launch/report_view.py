@@ -20,7 +20,7 @@ HEIGHT = 800
 
 
 class ReportView:
-    """A report that a notebook shows; made anew whenever it is shown, so it is that of the present.
+    """A report that a notebook shows; it is made anew whenever it is shown, so it is up to date.
 
     Raises:
         UserError: a folder holds no run.

@@ -86,8 +86,8 @@ def run_hydra(
 
 
 def _of_hydra(key: str) -> Any:
-    """``${hydra:key}``. Hydra's own resolver gives None for a key that does not exist, and ``runs/None`` is a folder
-    like any other.
+    """``${hydra:key}``. Hydra's own resolver gives None for a key that does not exist, and a run would go to
+    ``runs/None``.
 
     Raises:
         KeyError: Hydra's configuration has no such key.

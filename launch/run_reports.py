@@ -1,7 +1,7 @@
-"""``trireme report``: find the runs in the folders that were named, write their page, and keep it up to date.
+"""``trireme report``: find the runs in the given folders, write their page, and keep it up to date.
 
-A folder is that of a run, or of a study or sweep, whose runs lie in it, or one like ``runs``, which holds several of
-them. This file neither starts a run nor imports torch, so a page takes a fraction of a second.
+A given folder may be a run, a study or sweep with its runs inside, or a folder such as ``runs`` that holds several of
+these. This file neither starts a run nor imports torch, so a page takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEEPEST = 2
 
 @dataclass
 class Asked:
-    """What a report is to show."""
+    """The runs that a report shows."""
 
     runs: dict[Path, str]
     """Run folders with their names on the page, each once."""
@@ -49,7 +49,7 @@ class Asked:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the page, or keep writing it until no run goes on.
+    """Write the page once, or again and again until no run goes on.
 
     Raises:
         UserError: a folder holds no run, a file cannot be read or the page cannot be written.
@@ -82,7 +82,7 @@ def own_place(given: str) -> Path:
 
 
 def find_runs(folders: Sequence[str]) -> Asked:
-    """Run folders of what was named, in the order of their names in a study, each once.
+    """The run folders in the given folders, each once; those of a study in the order of their names.
 
     Raises:
         UserError: a folder is missing, or holds no run.

@@ -1,4 +1,4 @@
-"""Run the jobs of a sweep (``--multirun``), record how each ends and its metric, and print a table at the end."""
+"""Run the jobs of a sweep (``--multirun``), record the metric and ending of each, and print a table at the end."""
 
 from __future__ import annotations
 

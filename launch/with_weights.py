@@ -29,11 +29,11 @@ def with_weights(
     entry: str,
     arguments: Sequence[str],
 ) -> None:
-    """Call ``go`` with the recipe on every rank; it uses weights and trains nothing.
+    """Call ``go`` with the recipe on every rank; ``go`` uses trained weights and trains nothing.
 
     Args:
         entry: module that new ranks run.
-        arguments: their further arguments.
+        arguments: further arguments of new ranks.
     """
     from ..trainer.run_folder import weights_at
     from .compose import compose

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What GPTQ looks at: rows of the training data of a recipe."""
+    """The inputs that GPTQ calibrates on: rows of the training data of a recipe."""
     from ...trainer.calibration import calibration_inputs
     from ..compose import compose
     from ..compose_plan import compose_plan

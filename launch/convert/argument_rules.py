@@ -1,6 +1,7 @@
-"""Rules for arguments of other tools that are no key of the same value here: groups, arithmetic, files.
+"""Rules that convert arguments of other tools which have no key with the same value here: groups, arithmetic, files.
 
-A rule gets the draft, the value, and all arguments. Names without a rule go by ``configs/other_names.yaml``.
+A rule gets the draft, the value, and all arguments. Arguments without a rule are looked up in
+``configs/other_names.yaml``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def scheduler(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def without_preset(draft: Draft) -> None:
-    """Set options that a file of configs/scheduler gives and the other tool leaves off: warm-up and lowest rate."""
+    """Set options that a file of configs/scheduler switches on and the other tool does not: warm-up and lowest rate."""
     name = draft.choices.get("scheduler", ["cosine"])[-1]
     preset = yaml.safe_load((FOLDER / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))
     warmed = {"scheduler.warmup_steps", "scheduler.warmup_ratio"} & draft.values.keys()
@@ -123,7 +124,7 @@ def _never(draft: Draft, key: str) -> None:
 
 
 def steps(key: str, *strategies: str) -> Rule:
-    """A number of steps, which counts if no strategy stands beside it; with one, the strategy's rule has read it."""
+    """A number of steps, which counts if no strategy is given; otherwise the strategy's rule has read it."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if not any(name in given for name in strategies):
@@ -217,7 +218,7 @@ def fsdp_options(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
-    """A file is named by the recipe as it is; its stage chooses the plan."""
+    """The recipe names the file as it is; the stage in the file chooses the plan."""
     stage = 2
     if isinstance(value, dict):
         draft.leave("deepspeed", "a mapping", "write it to a file and name that: plan.deepspeed=FILE")

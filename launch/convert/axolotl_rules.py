@@ -1,4 +1,4 @@
-"""Rules for arguments that only axolotl (and TRL) have: data sets, packing, adapters, kernels of attention."""
+"""Rules that convert arguments that only axolotl (and TRL) have: data sets, packing, adapters, kernels of attention."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _preference_data(draft: Draft) -> None:
 
 
 def _chat_keys(draft: Draft, given: Arguments) -> None:
-    """What a data set of conversations says of its rows and of what is learnt."""
+    """Keys of a data set of conversations: the columns of its rows, and the parts that are trained on."""
     columns = {ours: given[theirs] for theirs, ours in CHAT_COLUMNS.items() if given.get(theirs, ours) != ours}
     if columns:
         draft.set("data.columns", columns)
@@ -118,7 +118,7 @@ def _chat_keys(draft: Draft, given: Arguments) -> None:
 
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:
-    """Whole documents to a row, with TRL's and axolotl's way for those that are longer."""
+    """Whole documents in each row; documents that are longer than a row are treated as TRL and axolotl do."""
     if not _packs(given):
         draft.set("data.packing", bool(value))
         return

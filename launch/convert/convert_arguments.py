@@ -1,7 +1,8 @@
 """Make a recipe of the arguments of transformers' Trainer, or of a file of accelerate, DeepSpeed or axolotl.
 
-Names go by ``configs/other_names.yaml``, the table behind docs/coming-from.md; ``argument_rules.py`` has rules for what
-is no key of the same value. What cannot be taken over is written into the recipe as a comment, with what to do instead.
+Names are looked up in ``configs/other_names.yaml``, the table behind docs/coming-from.md; ``argument_rules.py`` has
+rules for arguments without a key of the same value. Arguments that cannot be converted become comments in the recipe,
+with what to do instead.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _counts(value: Any) -> bool:
 
 
 def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
-    """Take one argument into the draft, or leave it with what to do about it."""
+    """Convert one argument into the draft, or note there what to do about it."""
     if value is None:
         return
     if name in RULES:
@@ -123,7 +124,7 @@ def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
     elif other.ours in _keys() and not other.how:
         draft.set(other.ours, _typed(other.ours, value))
     elif value is False:
-        return  # it is off there, and there is no such switch here
+        return  # the other tool has it off, and there is no such switch here
     elif value is True and (found := PLAIN.fullmatch(other.how)):
         draft.assign(f"{found['key']}={found['value']}")
     elif not value:

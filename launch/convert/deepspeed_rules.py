@@ -1,7 +1,7 @@
-"""Take a JSON of DeepSpeed: the recipe names the file as it is, and says the same as its explicit values.
+"""Make a recipe for a DeepSpeed JSON file: the recipe names the file as it is, and repeats its explicit values.
 
-The file keeps counting, so what it says of batch, clipping, precision, optimizer and schedule must be what the recipe
-says. What is ``auto`` there, or missing, follows the recipe.
+The run reads the file too, so both must agree on batch, clipping, precision, optimizer and schedule. Values that are
+``auto`` or missing in the file follow the recipe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPTIMIZER = ("lr", "betas", "eps", "weight_decay")
 
 
 def take_deepspeed(draft: Draft, path: Path, given: Arguments, ranks: int) -> None:
-    """Take the file into the draft.
+    """Convert the values of the file into the draft.
 
     Args:
         ranks: data ranks of the run, by which a global batch is counted.

@@ -1,4 +1,4 @@
-"""Read and check a search before its first trial: recipe, space, objectives, and a study that may be there already."""
+"""Read and check a search before its first trial: recipe, space, objectives, and an earlier study in the folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prepare(
     Args:
         recipe: name or file of a recipe, or the folder of a study.
         space, function: those of a notebook, in the place of the recipe's.
-        fresh: an earlier study is to be moved aside, so it may be any.
+        fresh: an earlier study will be moved aside, so it need not fit.
 
     Raises:
         UserError: all that is wrong, before anything is written.
@@ -94,7 +94,7 @@ def _no_search(recipe: str) -> Problem:
 def _space(
     given: Any, raw: Mapping[str, Any]
 ) -> tuple[Space | Callable[[Any], dict[str, Any]] | None, list[Problem | str]]:
-    """The space, without what is wrong in it; and what that is."""
+    """The space without its wrong parts, and the problems of these parts."""
     if callable(given):
         return given, []  # type: ignore[return-value]
     if isinstance(given, str) and ":" not in given:
@@ -102,10 +102,10 @@ def _space(
         with gathered_in(problems):
             return function_at(given, "search.space"), []
         return None, problems
-    if isinstance(given, str):  # what the shell leaves of {optimizer.lr:{low:...}}
+    if isinstance(given, str):  # an unquoted {optimizer.lr:{low:...}}, as the shell has changed it
         fix = "quote it for the shell: 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'"
         return None, [Problem("search.space", "is neither a mapping of ranges nor the path of a function", fix, given)]
-    if not isinstance(given or {}, Mapping):  # the check of types says it
+    if not isinstance(given or {}, Mapping):  # the check of types reports it
         return None, []
     space, flaws = read_space(given or {})
     if not space.parameters and not flaws:

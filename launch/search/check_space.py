@@ -1,7 +1,8 @@
-"""Check every key of a space against the recipe's schema, before the first trial: by recipes at the edges of the space.
+"""Check a search space against the recipe's schema before the first trial, with recipes at the edges of the space.
 
-Each end of a range and each choice stands in at least one recipe, which is composed and typed as that of a trial would
-be. Values that only do not fit together are left to the trials, since most of the space may be sound.
+Each end of a range and each choice stands in at least one recipe, which is composed and checked for types like the
+recipe of a trial. Combinations of values that contradict each other are left to the trials, since most of the space may
+be sound.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ TRIED = 5
 
 
 def check_space(command: StudyCommand, space: Space | Callable[[Any], dict[str, Any]]) -> list[Problem]:
-    """Problems of keys and values, each once; those that the recipe has without them are among them.
+    """Problems of keys and values, each once, with those of the recipe itself.
 
     Raises:
         UserError: the function that gives the space fails.

@@ -1,4 +1,4 @@
-"""Locks of files that end with the process that holds them, however that ends."""
+"""File locks that are released when the process that holds them ends, also if it is killed."""
 
 from __future__ import annotations
 

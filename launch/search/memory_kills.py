@@ -1,4 +1,4 @@
-"""How often Linux has killed a process for want of memory: a SIGKILL alone does not say who sent it."""
+"""Count the processes that Linux has killed for want of memory, since a SIGKILL alone does not say who sent it."""
 
 from __future__ import annotations
 

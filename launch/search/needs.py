@@ -1,4 +1,4 @@
-"""Packages that a search needs, and what to install if one is missing."""
+"""Check that optuna, which every search needs, is installed."""
 
 from __future__ import annotations
 

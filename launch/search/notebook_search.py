@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Found:
-    """What a search has found: its trials, the best of them, and pictures."""
+    """The results of a search: its trials, the best of them, and pictures."""
 
     dir: Path
     """Folder of the study, with one run folder for each trial."""

@@ -1,4 +1,4 @@
-"""What a search judges trials by: metrics of their runs by name, or a function of them."""
+"""The objective of a search: the metrics by which trials are judged, or the user's function of the metrics."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class Objective:
 
 
 def read_objective(recipe: RecipeConfig, search: SearchConfig, function: Function | None) -> Objective:
-    """The objective of a recipe's search; ``checkpoint.metric`` if it names none. ``function`` is what its function's
-    path stands for."""
+    """The objective of a recipe's search; ``checkpoint.metric`` if it names none. ``function`` is the one that
+    ``search.function`` names."""
     given: dict[str, str] = dict(search.objectives) or {recipe.checkpoint.metric: recipe.checkpoint.mode}
     return Objective(given, search.take, function)
 

@@ -46,7 +46,7 @@ class Prepared:
 
     @property
     def sample(self) -> dict[str, Any]:
-        """What every trial's process is told."""
+        """The values that every trial's process gets."""
         return {**asdict(self.command), "overrides": self.command.of_trials}
 
 

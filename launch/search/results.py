@@ -1,4 +1,4 @@
-"""What a study has found: a table of its trials, the best recipe, and how much each key mattered."""
+"""The results of a study: a table of its trials, the best recipe, and how much each key mattered."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def importances(store: StudyStore) -> dict[str, float]:
         try:
             target = None if store.objective.single else (lambda trial: trial.values[0])
             found = get_param_importances(store.study, evaluator=PedAnovaImportanceEvaluator(), target=target)
-        except (ValueError, RuntimeError):  # optuna has nothing to say of such a study
+        except (ValueError, RuntimeError):  # optuna cannot rate the keys of such a study
             return {}
     return {name: share for name, share in found.items() if math.isfinite(share)}
 
@@ -148,7 +148,7 @@ def _importance(store: StudyStore) -> list[str]:
 
 
 def _further(store: StudyStore) -> list[str]:
-    """Sentences on what is still to be done, or need not be done again."""
+    """Sentences on trials that are still to run, and on values that were tried more than once."""
     trials, lines = store.trials, []
     if not store.complete:
         ended = sum(trial.state.is_finished() for trial in trials)

@@ -113,7 +113,7 @@ class Search:
             raise LeftEarly
 
     def answer(self, number: int, step: int, metrics: dict[str, Any], last: bool) -> Verdict:
-        """What becomes of a trial after a line of metrics."""
+        """The verdict on a trial after a line of metrics."""
         if not self.objective.single or number not in self.running:
             return GO_ON
         value = float(self.objective.of_lines([metrics])[0])
@@ -204,7 +204,7 @@ class Search:
     # -- how it ended -------------------------------------------------------------------------------------------
 
     def _judged(self, claim: Claim, kind: str, text: str) -> Ended:
-        """The ending of a trial with its values, or with what kept it from having any."""
+        """The ending of a trial with its values, or with the reason why it has none."""
         verdict = self.verdicts.get(claim.number)
         if kind in (DONE, PRUNED) and verdict:
             return Ended(PRUNED, verdict)
@@ -238,8 +238,8 @@ class Search:
             self.error = UserError(Problem("search.objectives", ended.text, fix, self.objective.names))
 
     def _end_paused(self) -> None:
-        """End trials for which the engine has not asked again after it had paused them, and note whether it has ended
-        before its time."""
+        """End trials that the engine has paused and not asked for again, and note whether the engine has ended too
+        early."""
         if not self.store.full:
             self.store.exhaust()
         while (claim := self._next_paused()) is not None:

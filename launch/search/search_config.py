@@ -1,4 +1,4 @@
-"""Dataclass of the ``search`` part of a recipe: what ``trireme search`` varies, judges and keeps."""
+"""The ``search`` part of a recipe: the keys that ``trireme search`` varies, its engine, objectives and study."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class SearchConfig:
 
 
 def with_objectives_alone(raw: Any) -> SearchConfig | None:
-    """What a search that was refused judges trials by; None if that cannot be read."""
+    """The objectives alone of a search that was refused; None if they cannot be read."""
     objectives = raw.get("objectives", {}) if isinstance(raw, dict) else None
     if not isinstance(objectives, dict) or raw.get("function") is not None:
         return None

@@ -12,7 +12,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Share:
-    """What one of the trials that run at once may use."""
+    """The cores and devices that one of the trials that run at once may use."""
 
     cores: list[int]
     devices: list[str] | None

@@ -1,4 +1,4 @@
-"""Start a search, or train the best that one has found: what ``trireme search`` and ``trireme.search`` do."""
+"""Start a search, or train the best recipe that it found, for ``trireme search`` and ``trireme.search``."""
 
 from __future__ import annotations
 
@@ -137,8 +137,7 @@ def train_best(prepared: Prepared, options: argparse.Namespace) -> None:
 
 
 def first_points(prepared: Prepared) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Values of the study's parameters of the first trials, those that the recipe fixes; and the recipe's own values,
-    if the space holds them."""
+    """The fixed values of the first trials (``search.first``), and the recipe's own values if the space holds them."""
     space = prepared.space
     if not isinstance(space, Space):
         return prepared.search.first, None

@@ -71,7 +71,7 @@ def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], 
 
 
 def _refuse_neither(recipe: str, recipe_dirs: Sequence[str]) -> None:
-    """Refuse what is no recipe, in words that know of studies."""
+    """Refuse a name that is neither a recipe nor a study."""
     try:
         find_recipe(recipe, recipe_dirs)
     except UserError as error:

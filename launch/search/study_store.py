@@ -1,9 +1,9 @@
-"""The study: which trials there are, who runs them, how they ended. It is kept by optuna in a journal or database.
+"""The study of a search: its trials, their workers, and how they ended. optuna keeps it in a journal or database.
 
 Several workers may share a study, on one machine or on many that see its folder. A worker claims a trial under a lock
-of the study, and holds a lock of the trial while it runs it. Locks are the operating system's, so they end with their
-process however that ends: a running trial whose lock is free was left by a worker that died, and the next worker goes
-on with it from its checkpoint. So no trial is counted twice, and none is lost.
+of the study, and holds a lock of the trial while it runs it. The operating system releases a lock when its process
+ends, also if the process is killed. So a running trial whose lock is free was left by a worker that died, and the next
+worker resumes the trial from its checkpoint. No trial is counted twice, and none is lost.
 """
 
 from __future__ import annotations
@@ -214,12 +214,13 @@ class StudyStore:
         return self._claimed(trial, lock, suggest)
 
     def place(self) -> int | None:
-        """A descriptor that holds the place of a trial which is chosen elsewhere, until it is closed. None if there are
-        as many trials that have begun and places that are held as the study wants. Called under the lock."""
+        """Hold a place in the study for a trial that a server chooses; returns a descriptor that holds the place until
+        it is closed. None if trials that have begun and held places already make up the study. Called under the
+        lock."""
         held, free = len(self.trials), None
         for number in range(self.search.trials):
             file = self.folder / LOCKS / f"place_{number:04d}"
-            if free is not None and not file.exists():  # the lowest one is taken, so nobody has come this far
+            if free is not None and not file.exists():  # the lowest free place is taken first
                 break
             lock = lock_file(file, wait=False)
             if lock is None:
@@ -249,13 +250,13 @@ class StudyStore:
         return claim.trial.should_prune()
 
     def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Tell the study how a trial ended, and let go of it."""
+        """Record how a trial ended, and release its lock."""
         self.study.tell(claim.trial, values, state)
         claim.release()
 
     def _runs(self, number: int) -> bool:
-        """Whether the study still waits for the end of a trial, now that its lock is held: workers tell an end first,
-        and then let go of the lock."""
+        """Whether a trial has not ended, now that its lock is held: workers first record the end of a trial, and then
+        release its lock."""
         return any(trial.number == number and trial.state == TrialState.RUNNING for trial in self.trials)
 
     def _claimed(self, trial: Trial, lock: int, suggest: Suggest) -> Claim:

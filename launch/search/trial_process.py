@@ -1,7 +1,7 @@
-"""The life of a trial in its own process: read its recipe, train on one rank or on forked ranks, and say how it ended.
+"""The main program of a trial's process: read the recipe, train on one rank or on forked ranks, record how it ended.
 
-``trial_starter.py`` starts the process. Its output goes into the trial's ``logs``, and how it ended into a file that
-the search reads.
+``trial_starter.py`` starts the process. The output goes into the trial's ``logs``; how the trial ended is written into
+a file that the search reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The socket at which trials report to their search, which answers what becomes of them (``trial_reports.py``)."""
+"""The socket at which trials report metrics to their search, and learn whether to go on (``trial_reports.py``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class TrialSocket:
     """Listens until it is closed; each connection has a thread of its own.
 
     Args:
-        answer: called for every report. An exception in it leaves the trial alone, and is raised by ``raise_failure``.
+        answer: called for every report. If it raises an exception, the trial goes on, and the exception is kept in
+            ``failure``.
     """
 
     def __init__(self, answer: Answer) -> None:

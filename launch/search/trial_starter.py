@@ -1,7 +1,7 @@
 """Start the trials of a search in processes of their own, signal them, and see how they end.
 
 A trial is forked by the server of this process (``../forked.py``), which has imported everything once, so it starts
-within milliseconds. Where nothing can be forked it is started in the usual way. Trials end with the search.
+within milliseconds. Where forking is not possible, the trial is started in the usual way. Trials end with the search.
 """
 
 from __future__ import annotations

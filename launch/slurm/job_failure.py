@@ -1,4 +1,4 @@
-"""Print the failure of a job that came first, on whichever machine; the failures of other ranks follow from it.
+"""Print the first failure among all machines of a SLURM job; the failures of other ranks follow from it.
 
 ``python -m trireme.launch.slurm.job_failure LOGS RANKS CODE`` reads the error files that ranks and launchers have left
 in ``LOGS``.

@@ -1,4 +1,4 @@
-"""Jobs that squeue knows: which are trireme's, which run they train, their last step. ``trireme jobs`` lists them."""
+"""Read SLURM's queue for ``trireme jobs``: which jobs are trireme's, which runs they train, and their last steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that sbatch gets, made from a recipe's ``launch`` part.
+"""Write the SLURM batch script of a job from a recipe's ``launch`` part.
 
 The script needs nothing but itself: SLURM may run it again after a preemption, days after it was written. Beside
 starting the tasks it has two duties. It passes signals on to them, because SLURM sends the warning before the time

@@ -1,4 +1,4 @@
-"""Read SLURM's variables in a task: its rank, the address where tasks meet, the disk of this machine.
+"""Read SLURM's variables in a task to set its rank, the address at which ranks meet, and caches on a local disk.
 
 srun tells a task its number in SLURM_PROCID and similar variables. ``take_rank`` translates them to RANK, WORLD_SIZE
 and the other names that torch and DeepSpeed read, so that ``srun python -m trireme.launch.train RECIPE`` needs no

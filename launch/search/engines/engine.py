@@ -1,9 +1,9 @@
-"""The interface between a search and what chooses its trials: optuna, Ray Tune, W&B, SigOpt, or a class of your own.
+"""The interface between a search and the engine that chooses its trials: optuna, Ray Tune, W&B, SigOpt or your own.
 
-A search asks its engine for the next trial, tells it intermediate values, hears whether to end the trial, and tells
-it how the trial has ended. The engine trains nothing and keeps no results: trials, their values and their ends stand
-in the study (``study_store.py``), whichever engine has chosen them. So tables, best recipes, ``--best`` and going on
-after a kill are the same for all.
+A search asks its engine for the next trial, tells it intermediate values, learns whether to end the trial, and tells it
+how the trial ended. The engine trains nothing and keeps no results: trials, their values and how they ended are kept in
+the study (``study_store.py``) for every engine. So tables, best recipes, ``--best`` and resuming after a kill are the
+same for all engines.
 
 ``search.engine._target_`` names the class; its other arguments are those of the constructor.
 """
@@ -70,7 +70,7 @@ class Engine:
 
     @classmethod
     def missing(cls) -> str:
-        """What is not installed, and how to install it; empty if nothing is missing."""
+        """The missing package, and how to install it; empty if nothing is missing."""
         absent = [module for module in cls.MODULES if not is_installed(module)]
         which = "which is" if len(absent) == 1 else "which are"
         return f"needs {' and '.join(absent)}, {which} not installed; {cls.INSTALL}" if absent else ""
@@ -144,7 +144,7 @@ class Engine:
         return GO_ON
 
     def ended(self, claim: Claim, values: Sequence[float] | None) -> None:
-        """Hear how a trial has ended: with its values, or without any."""
+        """Called when a trial has ended: with its values, or without any."""
 
     def leave(self) -> None:
         """Wait for nothing any more: running trials save and leave, and no trial begins."""
@@ -160,7 +160,7 @@ class Engine:
 
 
 def _of_optuna(cls: type[Engine], search: SearchConfig, space: Space | None) -> Iterator[str]:
-    """What only optuna has."""
+    """Refusals of keys that only optuna supports."""
     if search.sampler is not None:
         yield f"sampler is a key of optuna, and {cls.TITLE} chooses the values; leave it out, or use search=optuna"
     if search.pruner is not None:
@@ -175,7 +175,7 @@ def _of_optuna(cls: type[Engine], search: SearchConfig, space: Space | None) -> 
 
 
 def engine_class(component: Mapping[str, Any]) -> type[Engine]:
-    """The class of an engine; what it needs is not imported."""
+    """The class of an engine; its library is not imported."""
     from ....trainer.component import locate
 
     return locate(component["_target_"])

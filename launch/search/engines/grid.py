@@ -1,4 +1,4 @@
-"""What engines need of a space beside ranges: ranges with a step as lists of values, and choices by their labels."""
+"""For engines without stepped ranges: turn such a range into a list of values, and a value into the nearest step."""
 
 from __future__ import annotations
 

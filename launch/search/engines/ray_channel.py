@@ -1,7 +1,7 @@
 """The socket between the trials of Ray and the search: lines of JSON, each with an answer.
 
-``begin``: Ray has started a trial with these values. ``step``: it wants the trial's next value, which may take minutes.
-``save``: it wants to be able to begin from the trial's present state. ``stop``: it runs the trial no more.
+Ray sends ``begin`` when it has started a trial with some values, ``step`` to wait for the trial's next value, which may
+take minutes, ``save`` for a checkpoint of the trial's present state, and ``stop`` when it has ended the trial.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class RayChannel:
         self._by_number.pop(number, None)
 
     def let_go(self) -> None:
-        """Let nothing wait any more: neither Ray's trials, nor those of the study, nor who waits for the next one."""
+        """End all waiting: of Ray's trials, of the study's trials, and of threads that want the next trial."""
         self._left = True
-        Path(self.path).unlink(missing_ok=True)  # which ends Ray's loop
+        Path(self.path).unlink(missing_ok=True)  # its absence ends Ray's loop
         for run in list(self._runs.values()):
             run.orders.put("gone")
             run.results.put({"error": "the search is left", "step": run.step, "done": True})
@@ -85,7 +85,7 @@ class RayChannel:
         self._folder.cleanup()
 
     def answer(self, message: dict[str, Any], run: RayRun | None) -> tuple[dict[str, Any], RayRun | None]:
-        """The answer to a line, and the run that the connection is of from now on."""
+        """The answer to a line, and the run that the connection belongs to from now on."""
         if message["do"] == "begin":
             # A trial that was paused begins again, as another actor under the same id.
             known = self._runs.get(message["id"])

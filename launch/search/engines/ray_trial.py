@@ -1,7 +1,7 @@
-"""A trial in the eyes of Ray: an actor that reserves a trial's resources, and tells Ray what the search knows of it.
+"""The Ray actor that stands for a trial: it reserves the trial's resources, and passes the trial's values on to Ray.
 
-It runs in a process of Ray and imports nothing heavy. What Ray takes for a checkpoint is the number of a trial and a
-step in a file of JSON: the run itself has the weights.
+The actor runs in a process of Ray and imports nothing heavy. Its checkpoint is a JSON file with the numbers of a trial
+and a step; the weights are in the trial's run folder.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def ray_trial(path: str, metric: str, on_gpus: bool) -> Any:
 
 
 def ends_with(path: str) -> Any:
-    """What ends Ray's loop when there is nothing at the path any more. Ray writes it to a file, so it holds no more."""
+    """A stopper that ends Ray's loop when the path no longer exists. Ray writes the stopper to a file, so it holds
+    nothing but the path."""
     tune = importlib.import_module("ray.tune")
 
     class Ended(tune.Stopper):

@@ -2,8 +2,8 @@
 
 Ray runs ``Tuner.fit`` in a thread of the search, on this machine. Each trial of Ray is an actor that reserves the
 resources of one trial and trains nothing itself (``ray_trial.py``): it asks the search over a socket for the next value
-of its trial, which is started as that of any engine. So Ray sees results when they come, and its decisions (stop, save,
-pause, go on from another trial's checkpoint) become those of the trial, on all its ranks.
+of its trial, which the search starts as for any engine. So Ray sees results when they come, and its decisions (stop,
+save, pause, go on from another trial's checkpoint) become those of the trial, on all its ranks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Checkpoints from which trials of others begin, kept in the study's folder while their runs remove old ones.
+"""Keep checkpoints from which other trials begin (population based training), though their runs remove old ones.
 
-A kept checkpoint is a folder of hard links, so it takes no space until its run removes its own.
+A kept checkpoint is a folder of hard links in the study's folder, so it takes no space until its run removes the
+original.
 """
 
 from __future__ import annotations

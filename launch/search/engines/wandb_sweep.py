@@ -1,8 +1,8 @@
-"""W&B as the engine of a search (``search=wandb``): a sweep that is made, or joined, and agents that ask for its runs.
+"""W&B as the engine of a search (``search=wandb``): it makes or joins a sweep, and W&B's server chooses the trials.
 
-W&B's server chooses the values, and ends runs early by hyperband. It judges by the metrics that the runs themselves
-report, so trials need ``tracker=wandb``. Each trial that runs at once has an agent of its own, which asks the server
-every few seconds whether its run shall end, and tells it that the run is alive.
+W&B's server chooses the values, and ends runs early by hyperband. The server judges by the metrics that the runs
+themselves report, so trials need ``tracker=wandb``. Each trial that runs at once has an agent of its own, which asks
+the server every few seconds whether its run shall end, and tells it that the run is alive.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class WandbSweep(Engine):
             wandb.setup(wandb.Settings(silent=True))
             self.api = wandb.Api(overrides={"project": project, **({"entity": entity} if entity else {})})
             self.path = self._sweep(store, project, entity)
-        except Exception as error:  # of the login, the network, or the server's
+        except Exception as error:  # the login, the network or the server may fail
             fix = "wandb login, or set WANDB_API_KEY; WANDB_BASE_URL names a server of your own"
             raise UserError(Problem("search.engine", f"cannot reach W&B: {_brief(error)}", fix)) from None
         threading.Thread(target=self._beat, daemon=True).start()
