@@ -1,4 +1,7 @@
-"""One thread per process: ranks share two cores, and forked ranks must not inherit a thread pool."""
+"""Fixtures for all tests: one cache folder for the session, no state left behind by a test, a real SLURM.
+
+torch computes with one thread, since ranks share two cores and forked ranks must not inherit a thread pool.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
-    """Ranks that are forked later would inherit a process group. Benchmarks silence logging, which later tests read;
-    commands that show a recipe (``--info``) let it talk."""
+    """Restore logging after each test, and fail a test that leaves a process group, which forked ranks would inherit.
+
+    Benchmarks silence logging, which later tests read, and commands that show a recipe (``--info``) switch it on.
+    """
     level, handlers = logging.root.level, list(logging.root.handlers)
     yield
     logging.disable(logging.NOTSET)
@@ -35,8 +40,11 @@ def _nothing_is_left():
 
 
 def _forget_closed_streams() -> None:
-    """A library that is imported within a test makes a handler that keeps that test's standard error (transformers its
-    ``flush`` too). Written to after the test, it prints "Logging error" with a traceback into a later test's output."""
+    """Point logging handlers whose stream is closed to the real standard error.
+
+    A library that is imported within a test makes a handler that keeps that test's standard error (transformers also
+    keeps its ``flush``). A later message would print "Logging error" and a traceback into another test's output.
+    """
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     for handler in {handler for logger in loggers for handler in getattr(logger, "handlers", ())}:
         if getattr(getattr(handler, "stream", None), "closed", False):
@@ -46,7 +54,7 @@ def _forget_closed_streams() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Prepared data of the whole session in one folder, so that tests share it and nobody's home is touched."""
+    """Keep prepared data of the session in one folder, so that tests share it and no home folder is touched."""
     os.environ["TRIREME_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
 

@@ -1,4 +1,4 @@
-"""Adapter runs: checkpoints without the base, its identity, exports that peft loads, merges, what goes on from them."""
+"""Adapter runs (LoRA, DoRA): checkpoints without the base model, exports that peft loads, merges, further training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _train(base: Path, run_dir: Path, *overrides: str, resume: str = "auto") -> 
 
 
 def _live(base: Path, run_dir: Path, *overrides: str) -> torch.nn.Module:
-    """The model of a run as its newest checkpoint leaves it."""
+    """The model of a run with the weights of its newest checkpoint."""
     recipe = _recipe(base, run_dir, *SHORT, *overrides)
     return build(recipe, build_mesh(recipe.plan), resume="auto").strategy.module.eval()
 
@@ -133,7 +133,7 @@ def test_exports_are_loaded_by_peft_and_merged(
 def test_a_merge_in_blocks_is_bit_for_bit_one_in_one_piece(
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tiles of an export, read from the files one by one, against whole tensors in memory."""
+    """An export reads and merges tile by tile; the result equals a merge of whole tensors in memory."""
     from trireme.models import merge_adapters
     from trireme.models.merge_adapters import delta_of, merged_tensor
     from trireme.trainer.checkpoint.export.adapted_model import AdaptedModel
@@ -190,7 +190,7 @@ def test_training_goes_on_from_an_exported_adapter(bases: dict[str, Path], tmp_p
     wanted = logits(_live(bases["llama"], tmp_path / "run", *LORA))
     torch.testing.assert_close(logits(begun), wanted, rtol=1e-6, atol=1e-6)
     _train(bases["llama"], tmp_path / "more", *more)
-    assert training(tmp_path / "more")[0]["loss"] < training(tmp_path / "run")[0]["loss"]  # of the same batch
+    assert training(tmp_path / "more")[0]["loss"] < training(tmp_path / "run")[0]["loss"]  # on the same batch
 
 
 def test_the_second_matrix_has_a_learning_rate_of_its_own(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def _train_odd(run_dir: Path, plan: str) -> str:
 
 @pytest.mark.parametrize("plan", ["single", "ddp", "zero2", "zero3", "fsdp_full_shard"])
 def test_a_trained_tensor_without_a_gradient_ends_the_run(plan: str, tmp_path: Path) -> None:
-    """On every rank, with its name, under every engine."""
+    """Every rank names the tensor, under every engine."""
     if plan.startswith("zero"):
         load_deepspeed()
     for message in kept_ranks(_train_odd, 1 if plan == "single" else 2, tmp_path, plan):
@@ -237,7 +237,7 @@ def _train_frozen(run_dir: Path, plan: str, base: Path) -> None:
 
 @pytest.mark.parametrize("plan", ["fsdp_full_shard", "zero3"])
 def test_two_ranks_equal_one(plan: str, bases: dict[str, Path], tmp_path: Path) -> None:
-    """From weights in a folder, to the identity of the base in the checkpoint."""
+    """The training lines agree, and so does the digest of the base in the checkpoint."""
     if plan.startswith("zero"):
         load_deepspeed()
     _train(bases["llama"], tmp_path / "one", *LORA)

@@ -1,4 +1,4 @@
-"""Training goes on while a checkpoint is written: the same bytes as a synchronous save, one at a time, never lost."""
+"""Saving in the background: the bytes of a synchronous save, one checkpoint at a time, and no checkpoint lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEW = ["trainer.max_steps=6", "checkpoint.every=2", "checkpoint.keep_last=null",
 
 
 class Held(Writer):
-    """A writer that begins when it is let go: steps happen meanwhile, and it is known which."""
+    """A writer that waits for the file ``go``, so that a test decides which steps happen before it writes."""
 
     go: Path
 
@@ -42,7 +42,7 @@ class Held(Writer):
 
 
 class Watch(Callback):
-    """Lets writers go at the end of a step, and notes when checkpoints were begun and complete."""
+    """Creates the file ``go`` at the end of a step, and notes when checkpoints were begun and complete."""
 
     def __init__(self, go: Path, after: int) -> None:
         self.go, self.after, self.seen = go, after, []
@@ -61,7 +61,7 @@ class Watch(Callback):
 
 
 def _trainer(run_dir: Path, after: int, overrides: list[str]) -> tuple[Trainer, Watch]:
-    """A trainer whose first checkpoint is not written before step ``after`` is done."""
+    """A trainer that writes its first checkpoint only after step ``after``."""
     recipe = tiny_recipe(run_dir, *FEW, *overrides)
     mesh = build_mesh(recipe.plan)
     if mesh.is_main:
@@ -112,7 +112,7 @@ def _state(run_dir: Path, step: int) -> dict:
     ],
 )
 def test_the_bytes_are_those_of_the_step(plan: str, ranks: int, tmp_path: Path) -> None:
-    """Two steps change the weights before the first checkpoint is written; it holds those of its own step."""
+    """Two steps change the weights before the first checkpoint is written; it holds the weights of its own step."""
     average = [] if plan.startswith("zero") else ["+ema.decay=0.9"]
     options = [f"plan={plan}", "model=gpt2_tiny", *average]
     _start(plan, ranks, _plain, tmp_path / "waited", *options, "checkpoint.asynchronous=false")
@@ -128,7 +128,7 @@ def test_the_bytes_are_those_of_the_step(plan: str, ranks: int, tmp_path: Path) 
 
 
 class Busy(Staging):
-    """Of which the thread that writes has no time to copy anything."""
+    """Buffers that the writing thread does not fill, so that the training thread must copy everything."""
 
     def copy(self) -> None:
         deadline = time.monotonic() + 60
@@ -149,7 +149,7 @@ def test_what_is_not_copied_yet_is_copied_before_the_step(tmp_path: Path) -> Non
 
 
 def test_one_at_a_time_and_all_ranks_see_it_complete_at_the_same_step(tmp_path: Path) -> None:
-    """The save of step 2 is held until step 4 is done: that of step 4 waits for it, and the end for the last."""
+    """The save of step 2 is held back until step 4 is done; the save of step 4 waits for it, the end for the last."""
     first, second = kept_ranks(_fit, 2, tmp_path, 4, "plan=ddp")
     saved = [event for event in first if isinstance(event[0], str)]
     assert saved == [event for event in second if isinstance(event[0], str)]
@@ -172,7 +172,7 @@ def test_a_metric_belongs_to_the_step_that_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_and_training_goes_on(tmp_path: Path) -> None:
-    """Room for one checkpoint and a half, on two ranks: the others fail, the first stays, training reaches its end."""
+    """The disk has room for one checkpoint and a half: the first stays, later ones fail, training reaches its end."""
     with small_disk(tmp_path / "disk", 4800 * 1024) as disk:
         messages = kept_ranks(_refused, 2, disk / "run", "plan=ddp")
         assert all("could not be written" in message for message in messages)
@@ -199,7 +199,7 @@ def _without_memory(run_dir: Path, *overrides: str) -> list:
 
 
 def test_without_memory_for_a_copy_training_waits(tmp_path: Path) -> None:
-    """One rank has none; all save while training waits, and nothing is missing."""
+    """One rank lacks the memory; then all ranks save while training waits, and no tensor is missing."""
     for seen in kept_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
         assert [event for event in seen if isinstance(event[0], str)][:3] == [
             (f"step_{step:08d}", step) for step in (2, 4, 6)
@@ -232,7 +232,7 @@ def test_a_failure_in_training_does_not_lose_the_save_in_flight(tmp_path: Path) 
 
 @pytest.mark.long
 def test_killed_while_writing(tmp_path: Path) -> None:
-    """SIGKILL of one rank with a checkpoint half written: the run ends, and goes on from the one before."""
+    """One rank gets SIGKILL while a checkpoint is half written: the next start resumes from the one before it."""
     options = ["trainer.max_steps=24", "checkpoint.every=1", "scheduler=cosine", "trainer.eval_at_end=false"]
     options += ["plan=ddp"]
     run_dir, folders = tmp_path / "killed", tmp_path / "killed" / "checkpoints"

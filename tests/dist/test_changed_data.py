@@ -1,5 +1,5 @@
-"""Resume of a run whose data has changed: changed documents are refused; if the checkpoint is named, training goes on
-with its tokenizer."""
+"""Resume of a run whose documents have changed: refused, unless ``--resume`` names the checkpoint; then training goes
+on with the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(path: Path, documents: int, word: str = "word") -> None:
 
 @pytest.fixture
 def train(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Train:
-    """Train on ``corpus.jsonl``; gives exit code and all that was said."""
+    """Train on ``corpus.jsonl``; returns the exit code and the output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         code = main(
@@ -49,7 +49,7 @@ def test_added_documents_are_refused_or_named(train: Train, tmp_path: Path) -> N
     checkpoint = newest(tmp_path / "run")
     trained = load_tokenizer(str(checkpoint / "model"))
 
-    os.utime(corpus, ns=(1, 1))  # a copy of the same documents is no change
+    os.utime(corpus, ns=(1, 1))  # another time stamp, as of a copy, is no change
     code, said = train("trainer.max_steps=6", "trainer.stop_at=3")
     assert code == 0 and "other documents" not in said, said
 
@@ -68,7 +68,7 @@ def test_added_documents_are_refused_or_named(train: Train, tmp_path: Path) -> N
     code, said = train("trainer.max_steps=6", "trainer.stop_at=4", "--resume", str(newest(tmp_path / "run")))
     assert code == 0 and "other documents" in said and "going on with that of" in said, said
     assert tokens_like(load_tokenizer(str(newest(tmp_path / "run") / "model"))) == tokens_like(trained)
-    code, said = train("trainer.max_steps=6")  # and from then on by itself
+    code, said = train("trainer.max_steps=6")  # later resumes need no --resume
     assert code == 0 and "other documents" not in said, said
     assert newest(tmp_path / "run").name.endswith("6")
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_without_fingerprints_resumes_with_a_note(train: Train, tmp
     state.write_text(json.dumps(values))
     (recipe,) = checkpoint.glob("recipe.yaml")
     older = yaml.safe_load(recipe.read_text())
-    del older["data"]["source"]["delimiter"], older["data"]["append_eos"]  # as a version without them wrote it
+    del older["data"]["source"]["delimiter"], older["data"]["append_eos"]  # as an older version wrote it
     recipe.write_text(yaml.safe_dump(older))
     from trireme.trainer.checkpoint.layout import MANIFEST
 

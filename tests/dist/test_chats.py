@@ -1,4 +1,4 @@
-"""Conversations train alike under every plan, and a chat model is exported with its template and answers in it."""
+"""Chat training: one trajectory under every plan, and an exported model that answers in its own chat template."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_resume_is_bit_exact_for_every_optimizer(tmp_path: Path, optimizer: str)
 
 
 def test_one_layout_for_all_plans(tmp_path: Path) -> None:
-    """Saved by two ranks and by one: the same names and shapes, and each resumes the other."""
+    """One rank and two ranks save the same names and shapes, and each resumes from the other's checkpoint."""
     _train(tmp_path / "one", "trainer.stop_at=5", "checkpoint.every=5")
     kept_ranks(_train, 2, tmp_path / "two", "plan=ddp", "trainer.stop_at=5")
     one, two = _tensors(tmp_path / "one", 5), _tensors(tmp_path / "two", 5)
@@ -86,7 +86,7 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 
 def test_later_checkpoints_do_not_push_out_new_ones(tmp_path: Path) -> None:
-    """Two damaged ones ahead, and a save off the calendar: it must stay, else nothing good would be left."""
+    """With the later checkpoints of steps 4 and 6 damaged, the rotation must keep the new checkpoint of step 3."""
     _train(tmp_path, "checkpoint.every=2", "checkpoint.keep_last=3", "trainer.stop_at=6", "trainer.eval_at_end=false")
     for step in (4, 6):
         (tmp_path / "checkpoints" / f"step_{step:08d}" / "state.json").write_text("{}")
@@ -97,7 +97,7 @@ def test_later_checkpoints_do_not_push_out_new_ones(tmp_path: Path) -> None:
 
 
 def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
-    """Else a second rewrite of a step would find its hidden name taken, and disks would fill up."""
+    """Leftovers would block the hidden name of a later save of the same step, and fill the disk."""
     leftovers = [".step_00000003.partial", ".step_00000005.replaced", ".step_00000005.deleted"]
     for name in leftovers:
         (tmp_path / "checkpoints" / name / "tensors").mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_what_killed_saves_left_is_cleared_away(tmp_path: Path) -> None:
 
 
 def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its folder changes names with the new one in one step; at every rename a whole checkpoint has the name."""
+    """The old and the new folder swap names at once, so the name always belongs to a complete checkpoint."""
     overrides = [
         "checkpoint.every=1",
         "trainer.max_steps=2",
@@ -122,7 +122,7 @@ def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatc
         seen.append((target / "manifest.json").exists())
 
     monkeypatch.setattr(os, "replace", watched)
-    (target / "state.json").write_text("{}")  # damaged: passed over
+    (target / "state.json").write_text("{}")  # damaged, so the run resumes from step 1 and writes step 2 again
     train(tiny_recipe(tmp_path, *overrides))
     assert seen and all(seen) and verify(target) is None
     assert (target / "manifest.json").stat().st_ino != first
@@ -130,7 +130,7 @@ def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatc
 
 
 def test_who_goes_back_leaves_later_checkpoints_behind(tmp_path: Path) -> None:
-    """Else the newest of the older branch would be where the next start, or a rollback, goes on from."""
+    """Otherwise the next start, or a rollback, would go on from the newest checkpoint of the abandoned branch."""
     arguments = ("checkpoint.every=2", "checkpoint.keep_last=4", "trainer.eval_at_end=false")
     _train(tmp_path, *arguments, "trainer.stop_at=6")
     recipe = tiny_recipe(tmp_path, "trainer.max_steps=10", *arguments, "optimizer.lr=0.01", "trainer.stop_at=3")
@@ -159,7 +159,7 @@ def test_a_resume_that_is_refused_leaves_everything_as_it_is(tmp_path: Path) -> 
 
 
 def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
-    """And a manifest that is damaged is no reason to end a run that goes on."""
+    """A damaged manifest does not end a resumed run either."""
     arguments = ("checkpoint.every=2", "checkpoint.keep_last=1", "checkpoint.keep_best=1", "trainer.eval_every=2")
     _train(tmp_path, *arguments, "checkpoint.keep_last=3", "trainer.stop_at=6")
     for step, manifest in ((4, '{"metric": NaN}'), (6, "[")):
@@ -195,14 +195,14 @@ def test_passes_end_at_the_same_sample_with_another_batch(tmp_path: Path) -> Non
     named = str(tmp_path / "other" / "checkpoints" / f"step_{half:08d}")
     doubled = (*arguments, f"trainer.global_batch_size={2 * size}")
     train(tiny_recipe(tmp_path / "more", *doubled, f"trainer.stop_at={step + 1}"), resume=named)
-    train(tiny_recipe(tmp_path / "more", *doubled))  # and again by itself, with that batch
+    train(tiny_recipe(tmp_path / "more", *doubled))  # the next start resumes by itself, with the doubled batch
     state = progress_of(tmp_path / "more")
     assert whole["samples"] <= state["samples"] < whole["samples"] + 2 * size
     assert state["step"] == half + -(-(whole["samples"] - half * size) // (2 * size))
 
 
 def test_a_tokenizer_with_several_templates(tmp_path: Path) -> None:
-    """Its files lie in a folder of their own: in every checkpoint, and in what is exported."""
+    """The template files have a folder of their own, in every checkpoint and in the export."""
     _train(tmp_path / "first", "trainer.stop_at=1", "trainer.eval_at_end=false")
     model = tmp_path / "first" / "checkpoints" / "step_00000001" / "model"
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -278,7 +278,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """Room for one checkpoint and a half: the second fails with a message, the first stays and is resumed from."""
+    """The disk has room for one checkpoint and a half: the second fails with a message, and a resume uses the first."""
     run_dir, roomy = tmp_path / "disk" / "run", tmp_path / "roomy"
     with small_disk(tmp_path / "disk", 3400 * 1024):
         with pytest.raises(UserError, match="could not be written"):
@@ -293,7 +293,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_run_folder_is_refused(tmp_path: Path) -> None:
-    """Also when that only shows after the check, which looks at it too."""
+    """``train`` looks again, since a folder may become unwritable after the check."""
     recipe = tiny_recipe(tmp_path / "file" / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.dir"):

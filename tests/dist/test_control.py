@@ -1,4 +1,4 @@
-"""Requests of callbacks that change the course of a run, evaluations in a precision of their own, and predictions."""
+"""Passes that a callback ends early, evaluations with their own precision and micro-batch, predictions, data seed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pass_can_be_ended(ended: Path) -> None:
-    """What is due at the end of a pass is done, the next one begins with its first sample, and the run is shorter."""
+    """The end of a pass is evaluated and saved as usual, the next one begins at its start, and the run is shorter."""
     steps = training(ended)
     assert [line["epoch"] for line in steps if line["step"] in (2, 5)] == [1.0, 2.0]
     evaluated = [line["step"] for line in lines(ended) if "eval_loss" in line]
@@ -60,7 +60,7 @@ def test_a_pass_can_be_ended(ended: Path) -> None:
 
 
 def test_it_is_the_order_of_that_pass(ended: Path, tmp_path: Path) -> None:
-    """The third pass is trained on from its first sample, as in a run that reaches it otherwise."""
+    """After two passes that end early, the third pass has the same samples as in a run that jumps to it."""
     other = ("+callbacks.seen._target_=helpers.callbacks.SeenTokens",)
     assert kept_ranks(_ended, 2, tmp_path / "seen", *other) == ["", ""]
     jump = ("+callbacks.jump._target_=helpers.callbacks.Jump", f"+callbacks.jump.samples={_size(ended)}")
@@ -79,7 +79,7 @@ def test_it_is_the_order_of_that_pass(ended: Path, tmp_path: Path) -> None:
 
 
 def _size(run_dir: Path) -> int:
-    """Samples of a pass."""
+    """Number of samples in a pass."""
     state = json.loads((run_dir / "checkpoints" / _newest(run_dir) / "state.json").read_text())["trainer"]
     steps = training(run_dir)
     return round(state["samples"] / steps[-1]["epoch"])
@@ -93,7 +93,7 @@ def test_a_resume_goes_on_in_the_shortened_run(ended: Path, tmp_path: Path) -> N
     assert kept_ranks(_ended, 2, tmp_path, "trainer.stop_at=4") == ["", ""]
     assert kept_ranks(_ended, 2, tmp_path) == ["", ""]
     assert worst_difference(training(ended), training(tmp_path), ("loss", "grad_norm", "lr", "epoch")) == 0
-    assert kept_ranks(_ended, 2, tmp_path) == ["", ""]  # nothing is left
+    assert kept_ranks(_ended, 2, tmp_path) == ["", ""]  # nothing is left to train
     assert len(training(tmp_path)) == len(training(ended))
 
 
@@ -110,7 +110,7 @@ def _loss(run_dir: Path) -> float:
 
 @pytest.mark.parametrize(("ranks", "plan"), [(1, "single"), (2, "ddp"), (2, "tp")])
 def test_evaluations_in_another_precision(ranks: int, plan: str, tmp_path: Path) -> None:
-    """A run in bf16 that evaluates in fp32 gives what evaluating its weights in fp32 gives, and trains the same."""
+    """A bf16 run that evaluates in fp32 logs the loss of ``evaluate`` in fp32, and its training lines do not change."""
     options = (f"plan={plan}", "trainer.max_steps=2", "plan.precision=bf16")
     assert kept_ranks(_train, ranks, tmp_path / "whole", *options, "trainer.eval_precision=fp32") == [""] * ranks
     assert kept_ranks(_train, ranks, tmp_path / "usual", *options) == [""] * ranks
@@ -154,7 +154,7 @@ def test_what_a_plan_cannot_is_refused(overrides: tuple[str, ...], field: str, w
 
 
 def test_predictions_at_the_end(tmp_path: Path) -> None:
-    """The callback writes what the command writes, under two ranks, and tells callbacks."""
+    """On two ranks, the callback writes the file that ``predict`` writes, and ``on_predict`` gets the metrics."""
     callbacks = (
         "callbacks=[minimal,predictions]",
         "+callbacks.note._target_=helpers.callbacks.Predicted",
@@ -170,7 +170,7 @@ def test_predictions_at_the_end(tmp_path: Path) -> None:
 
 
 def test_evaluations_have_a_micro_batch_of_their_own(tmp_path: Path) -> None:
-    """Its size changes no metric, of neither an odd nor a greater one than there are samples for."""
+    """Metrics do not depend on its size, even if the size is odd or exceeds the number of samples."""
     usual = _of_size(tmp_path / "usual", "null")
     for size in ("3", "40"):
         assert _of_size(tmp_path / size, size) == pytest.approx(usual, rel=1e-6)
@@ -184,7 +184,7 @@ def _of_size(run_dir: Path, size: str, *overrides: str) -> float:
 
 
 def test_a_seed_of_the_data(tmp_path: Path) -> None:
-    """It decides the order alone: other weights see the same samples, and other samples begin with the same weights."""
+    """``data.seed`` alone sets the order of the samples, and ``seed`` then sets the initial weights."""
     seen = (
         "+callbacks.seen._target_=helpers.callbacks.SeenTokens",
         "trainer.max_steps=2",

@@ -1,4 +1,4 @@
-"""A contrastive loss has its negatives in the global batch, whatever the micro-batches, the ranks and the plan."""
+"""The contrastive loss takes its negatives from the whole global batch, under any plan, ranks and micro-batch size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PLANS = {
 
 
 def share(step: int, rank: int, ranks: int, micro: int) -> StepBatch:
-    """One data rank's pairs of a step; two of all pairs are no pairs."""
+    """One data rank's pairs of a step; two of the step's pairs are marked as unpaired."""
     generator = torch.Generator().manual_seed(step)
     pictures = torch.randn(PAIRS, 3, 16, 16, generator=generator)
     texts = torch.randint(5, 64, (PAIRS, 8), generator=generator)
@@ -88,7 +88,7 @@ def lines(plan: Plan, micro: int, dropout: float = 0.0) -> list[tuple[float, flo
 
 
 def plainly() -> list[tuple[float, float]]:
-    """The same steps by autograd alone, on the whole batch at once."""
+    """The same steps by plain autograd on the whole batch."""
     model = ModelConfig("vision_text_dual_encoder", copy.deepcopy(MODEL))
     built = build_on_meta(model, "features", Facts())
     tensors = dict(weight_source(model, built, 3)({n for n, _ in (*built.named_parameters(), *built.named_buffers())}))
@@ -138,7 +138,7 @@ def test_every_plan_has_the_negatives_of_the_global_batch(name: str, reference: 
 
 
 def test_both_passes_draw_the_same_noise() -> None:
-    """With dropout, the gradient is that of the loss which is reported: a step along it lowers that very loss."""
+    """With dropout, the gradient must belong to the reported loss, so both forward passes use the same masks."""
     assert lines(SINGLE, 4, dropout=0.3) == lines(SINGLE, 4, dropout=0.3)
     assert worst(lines(SINGLE, 16, dropout=0.3), lines(SINGLE, 16, dropout=0.0)) > 0.01
 
@@ -146,8 +146,8 @@ def test_both_passes_draw_the_same_noise() -> None:
 @pytest.mark.parametrize("bias", [0.0, -10.0])
 @pytest.mark.parametrize("micro", [1, 2, 8])
 def test_the_temperature_is_exact_also_of_single_pairs(micro: int, bias: float) -> None:
-    """The first pair is orthogonal, as noise makes one now and then: the quotient of its logit and product alone is of
-    rounding errors, and a bias of single pairs cannot be told from a scale."""
+    """The first pair is orthogonal, as noise makes one now and then. The quotient of its logit and product consists of
+    rounding errors, and with single pairs a bias cannot be told from a scale."""
     torch.manual_seed(0)
     one, other = (torch.nn.functional.normalize(torch.randn(8, 64), dim=1) for _ in range(2))
     other[0] -= (other[0] @ one[0]) * one[0]

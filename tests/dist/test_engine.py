@@ -1,4 +1,4 @@
-"""The engine around the step: agreement, events, epochs, precision, averages, streams."""
+"""The training loop: agreement of ranks, events of callbacks, epochs, precision, averaged weights, streams."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_compiled_blocks_follow_the_trajectory(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
     _train(tmp_path / "plain", "trainer.max_steps=3", "trainer.eval_at_end=false")
-    torch._dynamo.reset()  # of graphs that another test has made
+    torch._dynamo.reset()  # forget graphs that another test has compiled
     counters.clear()
     _train(tmp_path / "compiled", "trainer.max_steps=3", "trainer.eval_at_end=false", "plan.compile=true")
     assert counters["stats"]["unique_graphs"] > 0
@@ -234,7 +234,7 @@ def test_log_evaluate_and_save_at_the_end_of_each_pass(tmp_path: Path) -> None:
 
 
 def _ends_of_passes(written: list[dict], steps: int) -> list[int]:
-    """First steps at which 1, 2 and 3 passes are done, by the share of a pass that a step is."""
+    """First steps at which 1, 2 and 3 passes are done, computed from the share of a pass that one step covers."""
     share = next(line["epoch"] for line in written if line["step"] == 1)
     return [next(step for step in range(1, steps + 1) if step * share >= passes - 1e-9) for passes in (1, 2, 3)]
 
@@ -247,7 +247,7 @@ def test_evaluate_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_callbacks_look_back_and_come_and_go(tmp_path: Path) -> None:
-    """On every rank and across a resume: the lines so far, the operations, and the best checkpoint."""
+    """On every rank and after a resume, callbacks find the lines so far, the FLOP count and the best checkpoint."""
     looks = [
         "plan=ddp",
         "callbacks=[minimal,best_model]",

@@ -31,7 +31,7 @@ AVERAGED = "ema.decay=0.5"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that evaluates both ways: live weights after step 3, averaged ones never."""
+    """A run that averages its weights but evaluates the live ones."""
     folder = tmp_path_factory.mktemp("run")
     train(tiny_recipe(folder, *COMMON, f"+{AVERAGED}", "+ema.evaluate=false"))
     return folder
@@ -125,7 +125,7 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
 def test_the_command(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     recipe = [str(TINY), ROOTS, *COMMON, f"run.dir={run}"]
     expected = _measured(run)
-    # A plan that could not train this recipe, which averages weights.
+    # zero3 cannot train this recipe, since it averages weights, but it can evaluate it.
     ranks = trireme("evaluate", *recipe, f"+{AVERAGED}", "plan=zero3", "--nproc", "2", "--json")
     assert ranks.returncode == 0, ranks.stderr
     found = json.loads(ranks.stdout.splitlines()[-1])

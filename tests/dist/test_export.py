@@ -127,7 +127,7 @@ def _train_spread(run_dir: Path, plan: str) -> None:
 
 @pytest.mark.parametrize(("plan", "ranks"), [("fsdp_full_shard", 2), ("tp", 2), ("3d", 8)])
 def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows, columns and stages are put together block by block, as torch's own reader does for whole tensors."""
+    """Rows, columns and stages are joined block by block, and equal the whole tensors that torch's own reader gives."""
     monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)
     kept_ranks(_train_spread, ranks, tmp_path / "run", plan)
     source = Checkpoint(tmp_path / "run" / "checkpoints" / "step_00000002")
@@ -156,7 +156,7 @@ def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{one.name} is missing"):
         export(str(folder), str(tmp_path / "out"))
     one.write_bytes(whole)
-    one.with_name(one.name.replace("shard-00002", "shard-00001")).unlink()  # what is left begins in the middle
+    one.with_name(one.name.replace("shard-00002", "shard-00001")).unlink()  # the other shard begins in the middle
     with pytest.raises(UserError, match="is incomplete"):
         export_source(Checkpoint(folder), tmp_path / "out", ExportOptions(), verify=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -166,7 +166,7 @@ def test_a_missing_or_damaged_file_is_noticed(tmp_path: Path) -> None:
     ("others", "said"), [(200_000, "MiB are needed"), (0, "No space left on device")], ids=["at first", "on the way"]
 )
 def test_a_full_disk_leaves_nothing(tmp_path: Path, others: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for the export and 100 kB; 200 kB are taken by somebody else, before it begins or while it writes."""
+    """The disk has room for the export and 100 kB; another file takes 200 kB before the export begins or meanwhile."""
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
     whole = export(str(tmp_path / "run"), str(tmp_path / "out"))
     room = sum(file.stat().st_size for file in whole.iterdir()) + 100_000
@@ -201,7 +201,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """A process of its own gets the signal while its first weight file is open: no race with the end of the export."""
+    """A separate process gets the signal while its first weight file is open, so that the export cannot have ended."""
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1", "trainer.eval_at_end=false"))
     result = subprocess.run(
         [sys.executable, "-c", WITH_CTRL_C, "export", str(tmp_path / "run"), str(tmp_path / "out")],
@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 
 class Foreign(Source):
-    """What another engine's folder may look like: no configuration, tied names twice, buffers that are computed."""
+    """A folder as another engine may write it: no configuration, tied names twice, buffers that are computed."""
 
     def __init__(self, path: Path, state: dict[str, torch.Tensor]) -> None:
         super().__init__(path)

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.skipif(not installed(), reason="DeepSpeed is not instal
 
 
 def _save(folder: Path, stage: int, tied: bool) -> None:
-    """Three steps in bf16, so that the fp32 weights are the engine's own, then its ``save_checkpoint``."""
+    """Train three steps in bf16, where DeepSpeed keeps fp32 weights of its own, and call its ``save_checkpoint``."""
     import deepspeed
 
     torch.manual_seed(3)
     config = LlamaConfig(
-        vocab_size=101,  # so that pieces of ranks end within tensors
+        vocab_size=101,  # so that a rank's piece ends within a tensor
         hidden_size=32,
         intermediate_size=50,
         num_hidden_layers=2,

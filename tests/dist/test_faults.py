@@ -17,7 +17,7 @@ CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 @pytest.mark.timeout(900)
 def test_no_run_is_lost(tmp_path: Path) -> None:
     arguments = [sys.executable, str(CAMPAIGN), "--trials", "3", "--seed", "2", "--out", str(tmp_path)]
-    try:  # it ends before this test is ended
+    try:  # the time limit of the campaign is below that of the test
         campaign = run_to_end(arguments, tmp_path, {"TMPDIR": str(tmp_path)}, timeout=780)
     finally:
         unmount_below(tmp_path)

@@ -39,17 +39,17 @@ LLAMA = ["model=llama_tiny"]
 
 
 def _app(model: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any]:
-    """As in torch's tutorials."""
+    """The layout of torch's tutorials."""
     return {"app": {"model": model, "optim": optimizer}, "train_state": {"step": SAVED_AT, "note": "not a tensor"}}
 
 
 def _titan(model: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any]:
-    """As torchtitan: the model at the root."""
+    """The layout of torchtitan: the model at the root."""
     return {**model, "optimizer": optimizer, "lr_scheduler": {"last_epoch": SAVED_AT}}
 
 
 def _compiled(model: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any]:
-    """With the marks that torch.compile and FSDP leave in names."""
+    """Names with the prefixes that torch.compile and FSDP add."""
     state = {f"_orig_mod._fsdp_wrapped_module.{name}": value for name, value in optimizer["state"].items()}
     return {
         "model": {f"_orig_mod._fsdp_wrapped_module.{name}": value for name, value in model.items()},
@@ -61,7 +61,7 @@ def _save(folder: Path, script: str, model: dict[str, Any], optimizer: dict[str,
     if script != "trainer":
         dcp.save(SCRIPTS[script](model, optimizer), checkpoint_id=str(folder))
         return
-    # As accelerate lays out what Trainer saves under FSDP; it refuses FSDP without a GPU, so torch's part is done here.
+    # The layout that accelerate gives to FSDP saves of Trainer. It refuses FSDP without a GPU, so torch is called here.
     dcp.save({"model": model}, checkpoint_id=str(folder / "pytorch_model_fsdp_0"))
     dcp.save({"optimizer": optimizer}, checkpoint_id=str(folder / "optimizer_0"))
     state = {"global_step": SAVED_AT, "train_batch_size": BATCH // 2, "num_input_tokens_seen": 0}

@@ -77,7 +77,7 @@ def _deepspeed(folder: Path, stage: int, dtype: str, *more: str) -> tuple[list[f
         if step == SAVED_AT:
             engine.save_checkpoint(str(folder), client_state={"epoch": 0})
             if stage > 0:
-                access, held = EngineState(engine), {}  # over DeepSpeed's public access functions
+                access, held = EngineState(engine), {}  # through DeepSpeed's public access functions
                 for name, parameter in trained:
                     held[f"model.{name}"] = access.weight(parameter)
                     held |= {f"optim.{name}.{key}": value for key, value in access.state(parameter)}
@@ -164,7 +164,7 @@ def test_another_optimizer_another_model_and_missing_files_are_refused(tmp_path:
 
 
 def _converted(folder: Path) -> Arrays:
-    """By DeepSpeed's own tool."""
+    """The fp32 weights of a folder, as DeepSpeed's own tool gives them."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -207,7 +207,7 @@ def _refused(run_dir: Path, *more: str) -> str:
 @pytest.mark.long
 @pytest.mark.parametrize("plan", ["zero2", "zero3"])
 def test_a_disk_that_fills_with_deepspeeds_files(plan: str, tmp_path: Path) -> None:
-    """Room for one checkpoint and the common part of the next: no rank hangs, the first stays, and the run goes on."""
+    """DeepSpeed's part of the second checkpoint fills the disk: no rank hangs, the first one stays, the run goes on."""
     load_deepspeed()
     arguments = [*TIED, f"plan={plan}", "checkpoint.deepspeed=true", "checkpoint.every=2", "trainer.max_steps=4"]
     prepared(tmp_path / "whole", *arguments)

@@ -43,7 +43,7 @@ UNTIED_NORMS = ["model=persimmon_tiny"]
 
 
 class Keep(TrainerCallback):
-    """What the model and its optimizer hold when a checkpoint is due, and the loss of every step."""
+    """Records weights and optimizer state at the step of the checkpoint, and the loss of every step."""
 
     def __init__(self) -> None:
         self.held: Arrays = {}
@@ -70,10 +70,10 @@ class InOrder(Trainer):
 
 
 def _trained(folder: Path, *more: str, **options: Any) -> tuple[list[float], Arrays]:
-    """Train by Trainer; a checkpoint lies in ``folder/checkpoint-3``. Losses after it, and the state at it."""
+    """Train with Trainer, which saves ``folder/checkpoint-3``; returns the losses after it and the state at it."""
     model, corpus, recipe = model_and_recipe(folder / "unused", *more)
     micros = [micro for step in batches(corpus) for micro in step]
-    # The first label is never predicted, but Trainer counts it for some families, so there must be none.
+    # The first label is never predicted, but Trainer counts it for some families, so samples must have none there.
     samples = [row for micro in micros for row in rows(micro)]
     settings = recipe.optimizer
     arguments = TrainingArguments(
@@ -181,7 +181,7 @@ def test_parameters_that_were_frozen_must_be_named(tmp_path: Path) -> None:
 
 
 def test_a_bin_file_serves_as_weights(tmp_path: Path) -> None:
-    """Whole and in shards with an index, tied tensors under both names; by folder and by file."""
+    """As one file or as shards with an index, with tied tensors under both names, given by folder or by file."""
     _, saved = _write(tmp_path / "trainer", *TIED)
     source = tmp_path / "trainer" / f"checkpoint-{SAVED_AT}"
     model, _, _ = model_and_recipe(tmp_path / "unused", f"model.weights={source}", *_with_tokenizer(tmp_path))

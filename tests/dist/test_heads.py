@@ -1,4 +1,4 @@
-"""Heads and embeddings that weights lack begin at random, the same under every plan; everything else is loaded."""
+"""Heads and embeddings that the weights lack start from the same random values under every plan; the rest is loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLANS = {
 
 @pytest.fixture
 def backbone(tmp_path: Path) -> Path:
-    """A masked language model: its head is none for labels."""
+    """A masked language model, which has no head for labels."""
     torch.manual_seed(0)
     BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
@@ -85,7 +85,7 @@ def test_other_labels_need_a_word(tmp_path: Path) -> None:
 
 
 def _placed(plan: Plan, weights: str) -> dict[str, Any]:
-    """Every tensor after placing, whole."""
+    """Every tensor as a whole, after the strategy has placed the model."""
     mesh = build_mesh(plan)
     model = ModelConfig(weights=weights, resize_embeddings=True)
     built = build_on_meta(model, "masked_lm", Facts(Vocabulary(70)))

@@ -41,7 +41,7 @@ def torchrun(
 ) -> Iterator[subprocess.Popen[str]]:
     """One host's torchrun of one rank; whatever it has started is killed at the end."""
     own = tiny_command(run_dir, *STEPS, *[option for option in options if not option.startswith("--")])
-    # Where names of machines mean nothing, torch has to be told who keeps the store.
+    # The names of these hosts do not resolve, so torchrun must be told which of them keeps the store.
     keeps = int(endpoint.startswith(f"{host.address}:"))
     launcher = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1",
@@ -62,7 +62,7 @@ def torchrun(
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """A host without power: everything on it stops at once."""
+    """Stop everything on a host at once, as a power failure does."""
     try:
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -110,7 +110,7 @@ def test_a_host_that_dies_ends_the_run(hosts: tuple[Host, Host], tmp_path: Path)
 
 @pytest.mark.long
 def test_a_host_that_dies_is_done_without(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """With restarts and a smaller least number of hosts, the other goes on alone, to the same end."""
+    """With restarts and a minimum of one host, the other host goes on alone and ends with the same result."""
     first, second = hosts
     endpoint = f"{first.address}:{free_port()}"
     options = (SLOW, "--max-restarts=2")

@@ -21,7 +21,7 @@ ARGUMENTS = [
     "trainer.eval_every=20",
     "scheduler=cosine",
     "+ema.decay=0.9",
-    "model.config.attention_dropout=0.1",  # in a fused kernel, so by the step's seed
+    "model.config.attention_dropout=0.1",  # drawn in a fused kernel, so from the step's seed
     "model.config.hidden_dropout=0.1",
     "model.neftune_alpha=5",
 ]
@@ -32,7 +32,7 @@ def _undisturbed(run_dir: Path, *plan: str) -> None:
 
 
 def _kill_after(command: list[str], run_dir: Path, line_count: int) -> None:
-    """SIGKILL the command and all its ranks once so many lines are written."""
+    """SIGKILL the command and all its ranks after ``line_count`` lines of metrics."""
     with running(command, run_dir) as run:
         run.wait_for_lines(line_count, timeout=200, pause=0.005)  # steps are short
         assert run.process.poll() is None, "it ended before it could be killed"

@@ -1,4 +1,4 @@
-"""What a model carries along the lanes of a text: the same under every plan, after a resume, and on other ranks."""
+"""Memory that a model carries along the lanes of a text: the same under every plan, after a resume, on other ranks."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_other_lanes_begin_with_nothing(alone: Path, tmp_path: Path) -> None:
 
 
 def test_an_evaluation_carries_a_memory_of_its_own(alone: Path) -> None:
-    """Another memory gives another loss on the same weights; the same one gives what the run itself has measured."""
+    """Another memory length gives another loss on the same weights; the run's own length gives the logged loss."""
     found = {}
     for memory in (0, 48):
         recipe = tiny_recipe(alone, *XL, "trainer.micro_batch_size=4", f"model.config.mem_len={memory}")

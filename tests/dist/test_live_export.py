@@ -1,4 +1,4 @@
-"""A run exports its own checkpoints: the model in ``exported`` is the checkpoint's, and training does not notice."""
+"""Export during a run (callback ``export``): ``exported`` holds the checkpoint's model, and training is unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _late(self: Export, checkpoint: Path) -> None:
 
 
 class Slow(Export):
-    """Takes its time, so that saves, rotations and the end of training overtake it."""
+    """An export that takes a second, so that saves, rotations and the end of training happen meanwhile."""
 
     seconds = 1.0
 
@@ -67,7 +67,7 @@ def _spread(run_dir: Path) -> None:
 
 
 def test_every_save_on_two_ranks(tmp_path: Path) -> None:
-    """Checkpoints are rotated away while they are exported; what is there at the end is the last one."""
+    """The rotation deletes checkpoints while they are exported; in the end ``exported`` holds the last one."""
     kept_ranks(_spread, 2, tmp_path / "run")
     offline = export(str(tmp_path / "run"), str(tmp_path / "offline"), ExportOptions("bf16"))
     assert _same(tmp_path / "run" / "exported", offline)
@@ -78,7 +78,7 @@ def test_every_save_on_two_ranks(tmp_path: Path) -> None:
 
 
 def test_at_the_end_and_again(tmp_path: Path) -> None:
-    """Training is as without it; a run that is started again after its end does not export again."""
+    """Training lines equal those without an export; a finished run that is started again does not export again."""
     out = tmp_path / "models" / "mine"
     overrides = [EXPORT, f"+callbacks.export.out={out}", "+callbacks.export.ema=true", "+ema.decay=0.5"]
     _train(tmp_path / "run", *overrides)
@@ -89,7 +89,7 @@ def test_at_the_end_and_again(tmp_path: Path) -> None:
     _train(tmp_path / "run", *overrides)
     assert (out / "model.safetensors").stat().st_mtime_ns == written
     recipe = tiny_recipe(tmp_path / "other", EXPORT, "+callbacks.export.ema=true", "+ema.decay=0.5")
-    with pytest.raises(UserError, match="keeps none"):  # the check refuses it before
+    with pytest.raises(UserError, match="keeps none"):  # ``trireme check`` refuses it too
         train(replace(recipe, ema=None))
 
 
@@ -102,7 +102,7 @@ def test_a_model_that_is_older_than_the_checkpoint_is_exported_again(tmp_path: P
 
 
 def test_who_is_told_to_leave_does_not_wait_for_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All is saved: the run leaves as from any other step, and the next start makes up for the export."""
+    """Everything is saved, so the run leaves at once, and the next start makes up for the export."""
 
     def told(self: Export, checkpoint: Path) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -167,7 +167,7 @@ def test_nobody_waits_beyond_the_time_limit_of_collectives(tmp_path: Path) -> No
 
 
 def test_a_failed_run_drops_its_export(tmp_path: Path) -> None:
-    """close() without on_train_end: nothing is waited for, nothing half is left."""
+    """``close`` without ``on_train_end`` waits for no export and leaves no half-written folder."""
     _train(tmp_path / "run", steps=2)
     trainer = SimpleNamespace(mesh=SimpleNamespace(is_main=True), ema=None, run_dir=tmp_path / "run")
     callback = Slow("every_save")

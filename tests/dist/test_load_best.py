@@ -1,4 +1,4 @@
-"""A run ends with the weights of its best checkpoint: in hand, in its export, and in later evaluations."""
+"""``checkpoint.load_best``: a run ends with the weights of its best checkpoint, also in exports and evaluations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_exported_and_evaluated_later_is_the_best(tmp_path: Path) -> Non
 
 
 def test_a_longer_run_goes_on_from_the_last_step(tmp_path: Path) -> None:
-    """The best weights are those of an ended run; its checkpoints stay as they were."""
+    """Only the ended run takes the best weights; its checkpoints keep the weights of their own steps."""
     _train(tmp_path / "run")
     plain = tmp_path / "plain"
     shutil.copytree(tmp_path / "run", plain)

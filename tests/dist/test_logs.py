@@ -25,7 +25,7 @@ SPEAKS = "+callbacks.speaks={_target_: helpers.callbacks.Speaks}"
 
 
 def started(run_dir: Path, *overrides: str) -> str:
-    """What two ranks under torchrun, which lets all of them write to the terminal, say there."""
+    """The terminal output of two ranks under torchrun, which lets every rank write to the terminal."""
     own = tiny_command(run_dir, "trainer.max_steps=1", "plan=ddp", "trainer.eval_at_end=false", SPEAKS, *overrides)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = run_to_end(
@@ -107,7 +107,7 @@ def test_libraries_follow_the_log_level(level: str, libraries: str, tmp_path: Pa
 def test_a_folder_that_holds_no_run_is_answered_with_those_that_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # without a folder of runs
+    monkeypatch.chdir(tmp_path)  # a current folder without ``runs``
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "log.txt").touch()
     answer = trireme_here(capsys, "logs", str(tmp_path / "tinny"))
@@ -145,7 +145,7 @@ def test_warnings_are_kept_in_the_log_file(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_bars_can_be_switched_off(tmp_path: Path) -> None:
-    """On a terminal too, which a pseudo-terminal is to the command."""
+    """No bar is drawn even on a terminal; a pseudo-terminal stands for one."""
     own = tiny_command(tmp_path / "run", "trainer.max_steps=2", "callbacks=[default]", "run.progress=false")
     main, other = pty.openpty()
     with open(main, "rb", closefd=False) as said:
@@ -159,7 +159,7 @@ def test_bars_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def _all_of(terminal: int) -> str:
-    """What is written to a pseudo-terminal until its writer has ended."""
+    """Everything that is written to a pseudo-terminal until its writer ends."""
     found = b""
     with suppress(OSError):  # Linux raises EIO at the end
         while part := os.read(terminal, 65536):

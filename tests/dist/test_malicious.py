@@ -1,4 +1,4 @@
-"""Checkpoints with pickles that would run a command, in every place where one is read: none of them runs."""
+"""Pickles that would run a command, in every file of a checkpoint that may be read: none of them runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Command:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """A file that appears when a pickle has run; it does when one is loaded without care."""
+    """The file that a pickle creates when it runs; unrestricted loads prove here that the pickles work."""
     path = tmp_path / "it_ran"
     for load in (pickle.loads, lambda data: torch.load(io.BytesIO(data), weights_only=False)):
         load(_bare(path) if load is pickle.loads else _zipped(path))
@@ -54,14 +54,14 @@ def _bare(marker: Path) -> bytes:
 
 
 def _zipped(marker: Path) -> bytes:
-    """As ``torch.save`` writes, with a tensor beside it."""
+    """The command in a file of ``torch.save``, beside a tensor."""
     buffer = io.BytesIO()
     torch.save({"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [], "more": Command(marker)}, buffer)
     return buffer.getvalue()
 
 
 def _modern(marker: Path) -> bytes:
-    """Protocol 4 names functions by another instruction."""
+    """A pickle of protocol 4, which names functions by another instruction."""
     return pickle.dumps({"weight": Command(marker)}, protocol=4)
 
 
@@ -87,7 +87,7 @@ def _deepspeed(written: Path, folder: Path) -> Path:
 
 
 def _trainer(written: Path, folder: Path) -> Path:
-    """As transformers' Trainer lays it out, with the weights of ``written``."""
+    """A folder laid out as transformers' Trainer does, with the weights of ``written``."""
     out = export(str(written), str(folder / "checkpoint-2"))
     (out / "trainer_state.json").write_text(json.dumps({"global_step": 2, "train_batch_size": 8}))
     return out
@@ -128,7 +128,7 @@ def _planted(kind: str, name: str, content: bytes, written: Path, tmp_path: Path
     folder = MAKERS[kind](written, tmp_path / "planted")
     if name == "pytorch_model.bin":
         (folder / "model.safetensors").unlink()
-    if name.endswith(".distcp"):  # a tensor is read from its place in the file: put one at each
+    if name.endswith(".distcp"):  # tensors are read at offsets, so fill the file with copies
         size = (folder / name).stat().st_size
         content = (content + b"\0" * (-len(content) % 64)) * (size // max(len(content), 64) + 1)
     (folder / name).write_bytes(content)
@@ -163,7 +163,7 @@ def test_evaluation_and_export_run_nothing(
     use: Callable[[Path, Path], None], kind: str, name: str, written: Path, tmp_path: Path, marker: Path
 ) -> None:
     folder = _planted(kind, name, _zipped(marker), written, tmp_path)
-    shutil.copytree(written / "model", folder, dirs_exist_ok=True)  # so that an export begins
+    shutil.copytree(written / "model", folder, dirs_exist_ok=True)  # an export needs these files to begin
     with pytest.raises((UserError, ValueError)) as error:
         use(folder, tmp_path)
     assert name.rpartition("/")[2] in str(error.value)
@@ -171,7 +171,7 @@ def test_evaluation_and_export_run_nothing(
 
 
 def test_what_is_not_needed_is_not_opened(written: Path, tmp_path: Path, marker: Path) -> None:
-    """Schedules and random states of Trainer; its arguments are looked at, refused, and the run goes on without."""
+    """Trainer's schedules and random states are not opened; its arguments are refused, and the run goes on."""
     folder = _trainer(written, tmp_path / "planted")
     for name in ("scheduler.pt", "rng_state.pth", "training_args.bin", "tokenizer.pkl"):
         (folder / name).write_bytes(_zipped(marker))
@@ -217,7 +217,7 @@ def test_an_index_or_metadata_may_not_point_elsewhere(written: Path, tmp_path: P
 
 
 def test_metadata_may_not_change_classes(tmp_path: Path) -> None:
-    """Nothing runs, but ``Path.is_dir`` would answer as the file wants, in the whole process."""
+    """This pickle runs no code, but would replace ``Path.is_dir`` for the whole process."""
     build = b"\x80\x02cpathlib\nPosixPath\nN}X\x06\x00\x00\x00is_dircpathlib\nPosixPath\ns\x86b."
     (tmp_path / ".metadata").write_bytes(build)
     with pytest.raises(ValueError, match="changes <class"):

@@ -56,7 +56,7 @@ def test_the_losses_of_the_sources_make_up_the_loss(one: tuple[Path, list[str]])
     run_dir, overrides = one
     trained = training(run_dir)
     assert len(trained) == 6
-    for line in trained:  # packed samples have equally many labels, so the losses weigh by the samples
+    for line in trained:  # packed samples have equally many labels, so losses are weighted by numbers of samples
         assert line["loss"] == pytest.approx(0.75 * line["loss/email"] + 0.25 * line["loss/json"], rel=1e-5)
     evaluated = [line for line in lines(run_dir) if "eval_loss" in line]
     assert len(evaluated) == 2
@@ -94,7 +94,7 @@ def test_a_resume_is_exact_and_on_another_plan_the_same(tmp_path: Path, one: tup
 
 
 def test_lines_between_and_losses_of_absent_sources(tmp_path: Path) -> None:
-    """Steps that are not logged compute nothing, and a source without a sample in the batch has no loss."""
+    """Steps that are not logged compute no losses by source; a source without a sample in the batch has none."""
     _train(tmp_path, [*MIXED, "trainer.log_every=4", "trainer.global_batch_size=2", "trainer.micro_batch_size=1"])
     found = {line["step"]: {key for key in line if key.startswith("loss/")} for line in training(tmp_path)}
     assert found == {1: {"loss/email"}, 4: {"loss/email", "loss/json"}, 6: {"loss/email", "loss/json"}}

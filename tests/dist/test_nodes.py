@@ -1,6 +1,6 @@
 """Machines without a common disk: each keeps its own shards, and a run resumes from them under any plan.
 
-A machine is here a rank (or two) with a working folder of its own; ``run.dir`` is relative.
+Each machine is simulated by one or two ranks with a working folder of their own and a relative ``run.dir``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _settle(disks: Path, per_node: int) -> None:
 
 
 def _train(disks: Path, per_node: int, *overrides: str) -> str | None:
-    """Train on machines of ``per_node`` ranks; what was refused, if anything."""
+    """Train on machines of ``per_node`` ranks; returns the refusal, or None."""
     _settle(disks, per_node)
     try:
         train(tiny_recipe(Path("run"), *COMMON, *overrides))
@@ -54,7 +54,7 @@ def _resume(disks: Path, named: str, *overrides: str) -> int:
 
 
 def _load(disks: Path, per_node: int, plan: str) -> dict[str, np.ndarray]:
-    """Resume under ``plan`` and give back what this rank would write, brought together where ranks hold parts."""
+    """Resume under ``plan``; returns the tensors that this rank would write, with parts of ranks joined."""
     _settle(disks, per_node)
     recipe = tiny_recipe(Path("run"), *COMMON, f"plan={plan}")
     mesh = build_mesh(recipe.plan)
@@ -78,7 +78,7 @@ def _evaluate(disks: Path, per_node: int, checkpoint: str | None) -> dict[str, A
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What all ranks hold together."""
+    """The tensors of all ranks in one mapping."""
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
@@ -87,7 +87,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _whole(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint whose files are together."""
+    """All tensors of a checkpoint whose files lie in one folder."""
     tensors = {
         name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in Checkpoint(folder.parent).shapes.items()
     }
@@ -171,7 +171,7 @@ def test_one_node_goes_on_from_the_files_of_both_and_refuses_half_of_them(
 
 
 def test_a_damaged_shard_gives_way_to_the_checkpoint_before(tmp_path: Path) -> None:
-    """Found on one node, agreed on by all; saved again after the resume."""
+    """One node finds the damage, all nodes pass over the checkpoint, and the resumed run writes it again."""
     options = ["plan=ddp", "checkpoint.every=1", "checkpoint.keep_last=3"]
     assert run_ranks(_train, 2, tmp_path, 1, *options, "trainer.stop_at=2") == [None, None]
     before = {node: _shards(tmp_path / str(node) / STEP) for node in (0, 1)}
@@ -193,7 +193,7 @@ def _restart(disks: Path, named: str, *overrides: str) -> int:
 
 
 def test_a_restart_goes_on_from_the_parts_of_this_launch(saved: Path, joined: Path, tmp_path: Path) -> None:
-    """Of a checkpoint that the launch has written, no disk holds all files."""
+    """No single disk holds all files of the checkpoint that the launch has written."""
     named = str(joined / STEP)
     options = ["plan=fsdp_full_shard", "checkpoint.every=1", "trainer.stop_at=3"]
     for start in (_resume, _restart):
@@ -202,7 +202,7 @@ def test_a_restart_goes_on_from_the_parts_of_this_launch(saved: Path, joined: Pa
 
 
 def test_parts_are_evaluated_together(saved: Path, joined: Path, tmp_path: Path) -> None:
-    """Of the run folder or a named checkpoint; each disk has the whole checkpoint then. What is lost is refused."""
+    """Evaluates the run folder or a named checkpoint and completes every disk; a lost shard is refused."""
     whole = evaluate(tiny_recipe(joined / "run", *COMMON))
     shutil.copytree(saved, tmp_path / "run")
     shutil.copytree(saved / "0", tmp_path / "named" / "0")
@@ -218,7 +218,7 @@ def test_parts_are_evaluated_together(saved: Path, joined: Path, tmp_path: Path)
 
 
 def _shards(folder: Path) -> dict[str, torch.Tensor]:
-    # Copies: what is loaded is the file itself, mapped into memory, and the test goes on to damage it.
+    # Copies, since loaded tensors are views of the mapped file, which the test damages later.
     files = (load_file(file) for file in (folder / "tensors").iterdir())
     return {name: tensor.clone() for file in files for name, tensor in file.items()}
 

@@ -1,4 +1,4 @@
-"""What noise leaves behind: nothing in the model after training, in evaluations, in checkpoints and in exports."""
+"""Dropout and NEFTune leave nothing behind: in the trained model, in evaluations, in checkpoints and in exports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_nothing_is_left_after_training(tmp_path: Path) -> None:
 
 
 def test_evaluations_are_without_noise(tmp_path: Path) -> None:
-    """A learning rate of zero leaves the weights alone, so evaluations agree and training losses do not."""
+    """With a learning rate of zero the weights stay the same: evaluations agree, training losses differ by noise."""
     still = "optimizer.lr=0"
     kept_ranks(_losses, 1, tmp_path / "quiet", still)
     kept_ranks(_losses, 1, tmp_path / "noisy", still, *NOISE)

@@ -49,7 +49,7 @@ def poison(ranks: int, *samples: int) -> str:
 
 
 def run(run_dir: Path, plan: str, *overrides: str) -> list[str]:
-    """Train on the ranks of a plan; what each of them was refused, or an empty string."""
+    """Train on the ranks of a plan; returns each rank's refusal, or an empty string."""
     name = plan.removesuffix("_bf16")
     chosen = [f"plan={name}", *(["plan.precision=bf16"] if plan.endswith("_bf16") else [])]
     return kept_ranks(_train, 1 if plan == "single" else 2, run_dir, *COMMON, *chosen, *overrides, timeout=280)
@@ -88,7 +88,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plan", LONG_BUT_DDP)
 def test_stop_saves_nothing_damaged(plan: str, tmp_path: Path) -> None:
-    """Though it looks every 10 steps only, it looks before it saves."""
+    """The guard checks every 10 steps, and also before each save."""
     refused = run(
         tmp_path, plan, GUARD, "callbacks.nonfinite.action=stop", "checkpoint.every=3", poison(ranks_of(plan), 24)
     )
@@ -128,7 +128,7 @@ def test_a_resume_does_not_go_through_those_samples_again(tmp_path: Path) -> Non
 
 
 def test_a_rollback_at_the_last_step_is_not_the_end(tmp_path: Path) -> None:
-    """And the checkpoint that it writes again has the metric of its own step, so that it stays the best."""
+    """The run goes on, and the checkpoint that it writes again has the metric of its own step, so it stays the best."""
     arguments = ("callbacks.nonfinite.action=rollback", "callbacks.nonfinite.every=10", "checkpoint.every=4")
     best = ("trainer.eval_every=2", "checkpoint.keep_last=1", "checkpoint.keep_best=1")
     assert not any(run(tmp_path, "single", GUARD, *arguments, *best, poison(1, 48)))

@@ -90,7 +90,7 @@ def test_all_ranks_agree_under_every_plan(plan: tuple[str, ...], ranks: int, tmp
     assert checkpoints(tmp_path)[6] == reason
     said = (tmp_path / "log.txt").read_text()
     assert said.count("the run has diverged") == 1
-    if "plan.precision=fp16" not in plan:  # there skipped steps are how the loss scale is found
+    if "plan.precision=fp16" not in plan:  # fp16 skips steps to find the loss scale
         assert (
             len(re.findall(r"step \d+(: the norm of the gradient| is skipped, since its gradient) is not", said)) == 1
         )

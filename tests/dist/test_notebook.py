@@ -79,7 +79,7 @@ def kernel() -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
 
 
 def outputs(client: BlockingKernelClient, message: str) -> str:
-    """What the cell says, to its end."""
+    """Everything that the cell prints until it ends."""
     said = []
     while True:
         answer = client.get_iopub_msg(timeout=200)
@@ -124,7 +124,7 @@ def test_a_failing_rank_is_raised_once(tmp_path: Path) -> None:
 def test_where_there_are_gpus_one_process_is_forked_too(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else no later cell could fork several. Here nothing has a GPU: the answer alone is made up."""
+    """A process that has used a GPU could not fork ranks for a later cell. The GPU is only pretended here."""
     monkeypatch.setattr(notebook, "_gpu_to_leave_alone", lambda: True)
 
     def noted(recipe: Any, **options: Any) -> TrainResult:
@@ -137,7 +137,7 @@ def test_where_there_are_gpus_one_process_is_forked_too(
 
 
 def test_the_time_limit_counts_from_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not from the start of the notebook, which may have been days ago."""
+    """It does not count from the start of the notebook, which may have been days ago."""
     monkeypatch.delenv(STARTED, raising=False)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() - 7200)
     overrides = {**tiny_overrides(tmp_path, "single", 3), "trainer.max_time": "00:10:00"}
@@ -178,10 +178,10 @@ def test_stopping_twice_ends_at_once(tmp_path: Path) -> None:
     with running([sys.executable, "-c", text], tmp_path / "run") as run:
         log = tmp_path / "run" / "log.txt"
         until(lambda: log.exists() and "on 2 rank(s)" in log.read_text())
-        time.sleep(2)  # into the first step
+        time.sleep(2)  # until the first step has begun
         ranks = psutil.Process(run.process.pid).children(recursive=True)
         assert len(ranks) >= 2
-        run.seen.update(ranks)  # which were forked, with the environment of a process that is no rank
+        run.seen.update(ranks)  # forked ranks, whose environment does not show that they are ranks
         run.send(signal.SIGINT)
         time.sleep(3)
         assert run.process.poll() is None, "waits for the step"

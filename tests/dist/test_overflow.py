@@ -1,4 +1,4 @@
-"""The callback that finds the module in which an activation stops being finite."""
+"""The callback ``overflow``, which finds the module whose output becomes NaN or infinite."""
 
 from __future__ import annotations
 

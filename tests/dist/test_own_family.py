@@ -105,7 +105,7 @@ def test_a_modality_of_ones_own_through_the_command(
     assert main(["train", recipe, *few, "run.dir=parts"]) == 0
     whole, parts = (_numbers(tmp_path / run) for run in ("whole", "parts"))
     assert len(whole) == 7
-    for one, other in zip(whole, parts, strict=True):  # also on another plan
+    for one, other in zip(whole, parts, strict=True):  # the second half of ``parts`` ran on one process
         assert one == pytest.approx(other, rel=1e-4)
     assert main(["predict", recipe, "run.dir=whole", "--out", "out.jsonl", "--limit", "3"]) == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Loaders and orders of one's own: one order under every plan, an exact resume, and a clear refusal."""
+"""Loaders and sample orders of the user's own: one order under every plan, an exact resume, and clear refusals."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_ranks_see_one_order(loader: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_resume_goes_on_in_the_middle_of_a_pass(loader: str, folder: Path) -> None:
-    """Two ranks stop in the second pass; one goes on."""
+    """Two ranks stop in the second pass; one rank resumes."""
     run = f"resumed-{loader}"
     assert kept_ranks(_train, 2, folder, run, loader, "plan=ddp", "trainer.stop_at=8") == ["", ""]
     assert kept_ranks(_train, 1, folder, run, loader) == [""]
@@ -109,7 +109,7 @@ def _ordered(run_dir: Path, order: str, *overrides: str) -> str:
 
 
 def test_an_order_of_ones_own(tmp_path: Path) -> None:
-    """Under two ranks it is that of one, and not the usual one; indices that there are not are refused."""
+    """Two ranks follow the order of one rank, which is not the usual order; indices out of range are refused."""
     assert kept_ranks(_ordered, 1, tmp_path / "alone", "Backwards", "data.shuffle=false") == [""]
     assert kept_ranks(_ordered, 2, tmp_path / "ranks", "Backwards", "plan=ddp", "data.shuffle=false") == ["", ""]
     one, other = training(tmp_path / "alone"), training(tmp_path / "ranks")

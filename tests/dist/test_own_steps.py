@@ -1,4 +1,4 @@
-"""A task that calls the model itself has one trajectory under every plan, and is refused where none has a model."""
+"""Tasks that call the model themselves: one trajectory under every plan but pipelines, which have no whole model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_call_is_what_every_task_does(alone: Path) -> None:
 
 
 def test_two_passes_draw_apart_and_count(alone: Path) -> None:
-    """With dropout, the two passes differ, so their distance adds to the loss; evaluations see what the task gives."""
+    """With dropout, the two passes differ, so their distance adds to the loss; evaluations use the task's own step."""
     once, twice = training(alone / "OneCall"), training(alone / "TwoPasses")
     assert all(other["loss"] > one["loss"] + 1e-4 for one, other in zip(once, twice, strict=True))
     assert abs(_evaluated(alone / "OneCall") - _evaluated(alone / "TwoPasses")) > 1e-4

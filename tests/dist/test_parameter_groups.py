@@ -20,7 +20,7 @@ PLANS = ("fsdp_full_shard", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process; its tied embedding learns slowly and decays, its first block learns fast."""
+    """The run on one process; its tied embedding learns slowly and decays, its first block learns fast."""
     folder = tmp_path_factory.mktemp("groups") / "one"
     train_all([(TINY, folder, [*COMMON, RULES, "trainer.micro_batch_size=16"])])
     return folder

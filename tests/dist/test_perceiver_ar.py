@@ -1,4 +1,4 @@
-"""Perceiver AR from a recipe to texts: training, export, what transformers loads, evaluations with other prefixes."""
+"""Perceiver AR end to end: training, export, loading by transformers, texts, evaluations with other prefixes."""
 
 from __future__ import annotations
 

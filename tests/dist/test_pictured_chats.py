@@ -1,4 +1,4 @@
-"""Conversations with pictures: exact labels, one trajectory, and a model that answers what it sees."""
+"""Conversations with pictures: exact labels, one trajectory under every plan, and answers about the pictures."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _train(folder: Path, architecture: str, run: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize("architecture", MODELS)
 def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
-    """Tokens are those of the processor for the whole conversation, and labels spell the answer and its end."""
+    """Tokens are those that the processor gives for the whole conversation; labels spell the answer and its end."""
     recipe = recipe_of(folder / f"{architecture}.yaml", folder / "none")
     tokenizer = _tokenizer()
     for shown in report_data(recipe, 4).samples:

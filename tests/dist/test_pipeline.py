@@ -57,7 +57,7 @@ FSDP = FSDPOptions(reshard_after_forward=False, reduce_every_micro_batch=False)
 
 
 def batches(step: int, data_rank: int, data_size: int, micro_batches: int, packed: bool = False) -> StepBatch:
-    """One data rank's share of a step of documents of uneven length, and of a length that changes with the step.
+    """One data rank's share of a step. Documents differ in length, and the length of micro-batches changes.
 
     Args:
         packed: two documents in each sample, told apart by their positions, in place of padding.
@@ -65,7 +65,7 @@ def batches(step: int, data_rank: int, data_size: int, micro_batches: int, packe
     generator = torch.Generator().manual_seed(step)
     micros = []
     for _ in range(micro_batches):
-        length = 2 * int(torch.randint(3, 6 + 2 * step, (), generator=generator))  # tensor ranks share it evenly
+        length = 2 * int(torch.randint(3, 6 + 2 * step, (), generator=generator))  # even, for two tensor ranks
         ids = torch.randint(1, 128, (2, length), generator=generator)
         kept = torch.arange(length) < torch.randint(3, length + 1, (2, 1), generator=generator)
         labels = ids.masked_fill(~kept, -100)
@@ -90,12 +90,12 @@ def sums(outputs: Any, micro: MicroBatch) -> dict[str, Tensor]:
 
 
 def sgd(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
-    """Momentum starts as the gradient, and the step keeps its scale: what is wrong in one shows in the other."""
+    """SGD with momentum: the first momentum is the gradient, and steps are proportional to it, so wrong scales show."""
     return torch.optim.SGD([{"params": [p for _, p in named], "lr": 0.1, "initial_lr": 0.1}], momentum=0.9)
 
 
 def momenta(strategy: Any) -> dict[str, np.ndarray]:
-    """After the first step: the clipped gradient of each parameter."""
+    """The momentum of each parameter; after the first step this is its clipped gradient."""
     state, trained = strategy.optimizer.state, [(n, p) for n, p in strategy.named_parameters() if p.requires_grad]
     return {name: whole(state[parameter]["momentum_buffer"]) for name, parameter in trained}
 
@@ -129,12 +129,12 @@ def build(config: ModelConfig, plan: Plan) -> TorchStrategy:
 
 
 def run(model: str, plan: Plan, micro_batches: int, packed: bool = False) -> dict[str, Any]:
-    """Losses and norms of some steps, gradients of the first, weights at the end, an evaluation in between, traffic."""
+    """Train some steps; returns losses, norms, first gradients, final weights, an evaluation and collective calls."""
     strategy = build(MODELS[model], plan)
     mesh, result = strategy.mesh, {"loss": [], "norm": [], "gradients": {}}
     for step in range(STEPS):
         batch = batches(step, mesh.data_rank, mesh.data_size, micro_batches, packed)
-        with Traffic() if step == STEPS - 1 else nullcontext() as traffic:  # it slows each operation
+        with Traffic() if step == STEPS - 1 else nullcontext() as traffic:  # counting slows each operation
             total = strategy.forward_backward(batch, loss)
         stepped = strategy.optimizer_step(1.0, 1.0)
         result["loss"].append(strategy.global_loss(total))
@@ -168,7 +168,7 @@ def evaluate(strategy: Strategy) -> dict[str, Any]:
 
 
 def assert_sums(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
-    """The same sums by name, of the same shapes."""
+    """Assert that the sums have the same names, shapes and values."""
     assert found.keys() == expected.keys() == {"loss", "tokens", "seen", "both"}
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=tolerance), name
@@ -189,7 +189,7 @@ def compare(
     tolerance: float = 1e-5,
     start: Callable[..., list] = kept_ranks,
 ) -> list[dict[str, Any]]:
-    """The plan's trajectory is that of one process; every parameter is somewhere, and copies are equal."""
+    """Assert that the plan follows one process, that no parameter is missing, and that copies are equal."""
     one = run(model, Plan(precision=plan.precision), micro_batches, packed)
     many = start(run, world_size, model, plan, micro_batches, packed)
     for rank in many:
@@ -283,7 +283,7 @@ def test_low_precision(precision: str) -> None:
 
 
 def test_frozen_stage() -> None:
-    """What comes from a stage without trainable parameters needs no gradient."""
+    """Hidden states of a stage without trainable parameters need no gradient."""
     compare("gpt2_frozen", pipeline("1f1b"), 2, 4)
 
 
@@ -309,7 +309,7 @@ def _evaluated(plan: Plan) -> dict[str, Any]:
     ids=["ddp", "fsdp", "1f1b", "zbv", "1f1b-replicated", "tp"],
 )
 def test_sums_of_any_shape_are_those_of_one_process(plan: Plan, ranks: int) -> None:
-    """On every rank: those without a last stage learn names and shapes from it; without batches there are no sums."""
+    """Ranks without the last stage get names and shapes from the rank that has it; no batches give no sums."""
     one = _evaluated(Plan())
     assert one["seen"].sum() > 100 and one["both"][:, 0] == pytest.approx([one["loss"]] * 3)
     for found in kept_ranks(_evaluated, ranks, plan):

@@ -1,4 +1,4 @@
-"""Predictions and written texts are the same under every plan: those of one process, in the order of the set."""
+"""Predictions and generated texts under every plan equal those of one process, in the order of the set."""
 
 from __future__ import annotations
 

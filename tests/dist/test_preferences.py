@@ -1,4 +1,4 @@
-"""Preferences train alike under every plan and packing; references are computed once, found again, never mixed up."""
+"""Preference tasks (DPO, IPO, KTO): one trajectory under every plan, packed or not; references are computed once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Path]:
-    """Runs of one process, by task; those with adapters switch these off."""
+    """Runs on one process, by name; ``off`` trains adapters and switches them off to get its reference."""
     runs = {}
     for name, task, more in (("dpo", "dpo", ["task.sft=0.1"]), ("kto", "kto", []), ("off", "dpo", [*LORA])):
         off = ["task.reference=adapter_off"] if name == "off" else []
@@ -227,7 +227,7 @@ def test_a_resume_goes_on_bit_for_bit_and_finds_or_makes_its_reference(
     given = [*options(folder, "dpo", *MORE["dpo"]), f"data.cache_dir={tmp_path / 'cache'}"]
     run(tmp_path / "run", [*given, "trainer.stop_at=2"])
     made = references(tmp_path / "cache")
-    assert len(made) == 2  # the train rows, and those that are held out
+    assert len(made) == 2  # one for the train rows, one for the held-out rows
     run(tmp_path / "run", given)
     assert references(tmp_path / "cache") == made
     whole, parts = training(alone["dpo"]), training(tmp_path / "run")

@@ -46,7 +46,7 @@ def _top(files: dict[str, bytes]) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_all_checkpoints(tmp_path: Path) -> None:
-    """Every checkpoint is there as it was written, although the run keeps one; the model is the last one's."""
+    """The hub has every checkpoint, although the run folder keeps one; the model is that of the last checkpoint."""
     with hub() as server:
         done = _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=all_checkpoints", "private=true")
         assert done.returncode == 0, done.stderr
@@ -91,7 +91,7 @@ def test_other_strategies(tmp_path: Path, strategy: str, folders: set[str]) -> N
     assert _top(files) == _model(export(str(tmp_path / "run"), str(tmp_path / "offline")))
     messages = [message for message, _ in server.commits]
     assert messages[0 if strategy == "end" else -1].startswith("Step 4")
-    if folders:  # only what belongs to the newest one is left in it
+    if folders:  # the folder on the hub holds files of the newest checkpoint only
         newest = tmp_path / "run" / "checkpoints" / "step_00000004"
         held = {str(file.relative_to(newest)): file.read_bytes() for file in newest.rglob("*") if file.is_file()}
         assert {n.split("/", 1)[1]: c for n, c in files.items() if "/" in n} == held

@@ -87,7 +87,7 @@ def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
     differences([case], folder, 6)
     one, many = training(folder / "single-llama_qat-full-6"), training(folder / f"{case.name}-6")
     assert worst_difference(one[:1], many[:1]) < EXACT
-    # Later a number may be rounded to the other side, if two plans differ in its last bit.
+    # In later steps, two plans that differ in the last bit of a number may round it to different sides.
     assert worst_difference(one, many, ["loss"]) < 10 * TOLERANCE
 
 
@@ -96,7 +96,7 @@ def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
     "plan", ["fsdp_full_shard", *(pytest.param(plan, marks=pytest.mark.long) for plan in ("ddp", "zero3"))]
 )
 def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
-    """Bit for bit under its own plan, and after another one."""
+    """A resume is exact: bit for bit under the same plan, and within the tolerance under another one."""
     others = {"ddp": "zero3", "zero3": "fsdp_full_shard"}
     cases = [Case(before, plan, variant="nf4") for before in (plan, others.get(plan)) if before]
     found = resumed(folder, plan, cases)
@@ -108,7 +108,7 @@ def _recipe(base: Path, run_dir: Path, *overrides: str) -> Any:
 
 
 def _live(base: Path, run_dir: Path, *overrides: str) -> Any:
-    """The model of a run as its newest checkpoint leaves it."""
+    """The model of a run with the weights of its newest checkpoint."""
     recipe = _recipe(base, run_dir, *overrides)
     return build(recipe, build_mesh(recipe.plan), resume="auto").strategy.module.eval()
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_pa
 def test_exports_are_loaded_by_peft_and_merged(
     overrides: tuple[str, ...], options: dict[str, Any], base: Path, tmp_path: Path
 ) -> None:
-    """The adapters beside a base that transformers quantises, and beside their rounded base as one plain model."""
+    """peft loads the adapters beside a base that transformers quantises; a merge makes one plain model of both."""
     peft = pytest.importorskip("peft")
     train(_recipe(base, tmp_path / "run", *overrides))
     live = _live(base, tmp_path / "run", *overrides)
@@ -195,7 +195,7 @@ def test_commands_work_from_a_quantised_run(base: Path, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("method", ["nf4", pytest.param("fp4", marks=pytest.mark.long), "int8"])
 def test_exports_in_few_bits_are_loaded_by_transformers(method: str, base: Path, tmp_path: Path) -> None:
-    """Adapters are merged into whole weights, which are then rounded: as a folder, and back beside adapters."""
+    """Adapters are merged into whole weights, which are then rounded; transformers and ``stored`` load the folder."""
     train(_recipe(base, tmp_path / "run", "adapter=lora", "model.adapter.rank=4"))
     merged = export(str(tmp_path / "run"), str(tmp_path / "merged"), ExportOptions(merge=True))
     options = ExportOptions(quantize=QuantiseOptions(method), max_shard_size="30KB")

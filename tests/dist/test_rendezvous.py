@@ -27,7 +27,7 @@ START = 180
 def rank(
     folder: Path, rank: int, world_size: int, port: int, patience: float = PATIENCE, **environment: str
 ) -> AbstractContextManager[Running]:
-    """A rank as a launcher, or a person, starts it."""
+    """Start one rank by environment variables, as a launcher or a person does."""
     told = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     own = tiny_command(folder, "plan=ddp", "trainer.global_batch_size=12", f"trainer.join_minutes={patience / 60}")
     return running(
@@ -75,7 +75,7 @@ def test_a_launcher_that_says_half(tmp_path: Path) -> None:
 
 
 def _join_again(late: int) -> list[list[int]]:
-    """Join three groups one after the other; rank ``late`` leaves each of them later than the others join the next."""
+    """Join three groups one after the other; rank ``late`` pauses after each, so the others join the next one first."""
     recipe = tiny_recipe(Path("unused"), "plan=ddp", "trainer.micro_batch_size=2")
     found = []
     for _ in range(3):
@@ -96,7 +96,7 @@ def _train_and_predict(folder: Path, plan: str) -> tuple[int, float]:
     recipe = tiny_recipe(folder / "run", f"plan={plan}", "trainer.micro_batch_size=2", "trainer.max_steps=2")
     step = train(recipe).step
     if os.environ["RANK"] == "0":
-        time.sleep(0.5)  # as a script does that looks at what was trained
+        time.sleep(0.5)  # like a script that looks at the result first
     return step, predict(recipe, str(folder / "out.jsonl"), limit=3)["eval_loss"]
 
 

@@ -56,7 +56,7 @@ def test_a_measured_step_changes_no_number(tmp_path: Path, plan: str, kinds: set
         load_deepspeed()
     changes = [f"plan={plan}", "model=llama_tiny", *COMMON]
     jobs = [(TINY, tmp_path / "plain", changes), (TINY, tmp_path / "seen", [*changes, REPORTED])]
-    for some in [[job] for job in jobs] if plan == "zero3" else [jobs]:  # DeepSpeed's engine is one for a process
+    for some in [[job] for job in jobs] if plan == "zero3" else [jobs]:  # a process has one DeepSpeed engine only
         train_all_on_ranks(2, some)
     assert _numbers(tmp_path / "seen") == _numbers(tmp_path / "plain")
     found = _measured(tmp_path / "seen")
@@ -64,7 +64,7 @@ def test_a_measured_step_changes_no_number(tmp_path: Path, plan: str, kinds: set
     assert found["uncounted"] == []
     planned, held = found["planned"], found["memory"]
     sent = sum(size for kind, size in found["sent"].items() if kind != "bookkeeping")
-    share = 0.5 if plan == "pp_1f1b" else 1.0  # planned is a stage in the middle, which sends to both sides
+    share = 0.5 if plan == "pp_1f1b" else 1.0  # the plan is for a middle stage, which sends to both sides
     assert sent == pytest.approx(share * planned["sent"], rel=0.35)
     assert held["parameters"] == pytest.approx(planned["memory"]["parameters"], rel=0.3)
     assert held["optimizer"] == pytest.approx(planned["memory"]["optimizer"], rel=0.3)
@@ -85,7 +85,7 @@ def _look_at_timeline(timeline: list[dict[str, Any]], plan: str) -> None:
     first, second = (
         {(kind, micro): (began, ended) for kind, _, micro, began, ended in row["actions"]} for row in timeline
     )
-    for micro in range(4):  # a stage begins when the one before has ended, and goes back when the one behind has
+    for micro in range(4):  # forward waits for the stage before, backward for the stage behind
         assert first["F", micro][1] <= second["F", micro][0] + 1e-3
         assert second["B", micro][1] <= first["B", micro][1] + 1e-3
     assert [kind for kind, *_ in timeline[0]["actions"]][:2] == ["F", "F"]  # 1F1B warms up its first stage
@@ -147,7 +147,7 @@ def test_the_journal_tells_rollbacks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
-    """Killed without a word, started again, and followed by ``--watch`` until it ends."""
+    """A run is killed, started again, and followed by ``--watch`` until it ends."""
     run_dir = tmp_path / "run"
     slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.2}"
     arguments = tiny_command(run_dir, REPORTED, slow, "trainer.log_every=1", "checkpoint.every=2")

@@ -83,9 +83,9 @@ def test_killed_twice_under_torchrun(tmp_path: Path, undisturbed: Path, environm
 def test_a_restart_does_not_begin_as_the_launch_did(
     tmp_path: Path, undisturbed: Path, environment: dict[str, str]
 ) -> None:
-    """``--fresh`` has moved the old run aside once; ``--resume PATH`` is left behind once there is something newer."""
+    """``--fresh`` moves the old run aside only once; ``--resume PATH`` counts until the launch has saved something."""
     kill = "+callbacks.kill={_target_: helpers.callbacks.KillRank, rank: 1, steps: [21]}"
-    # In the background, the checkpoint of step 20 might not be complete yet.
+    # Saved in the background, the checkpoint of step 20 might not be complete at the kill.
     restarts = ("--nproc", "2", "--max-restarts", "1", "checkpoint.asynchronous=false")
     with running(
         tiny_command(tmp_path / "a", *COMMON, *restarts, "trainer.stop_at=16"), tmp_path / "a", environment
@@ -110,7 +110,7 @@ def _resumed(run_dir: Path, resume: str, stop_at: int) -> int:
 
 
 def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if its first start was over before it had noted where it began."""
+    """This holds even if the first start ended before it had noted where it began."""
     assert run_ranks(_resumed, 1, tmp_path / "a", "never", 2) == [2]
     named = str(tmp_path / "a" / "checkpoints" / "step_00000002")
     for count, stop_at in (("1", 4), ("2", 6)):
@@ -159,7 +159,7 @@ def test_fresh_is_not_forgotten_by_a_first_attempt_that_ended_early(
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_what_the_user_must_mend_is_not_tried_again(launcher: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    """A refusal that only the ranks can see: another recipe's run is in the folder."""
+    """Only the ranks can refuse here: the folder holds a run of another recipe."""
     run_ranks(_train, 1, tmp_path, "trainer.stop_at=4")
     changed = (*COMMON, "seed=8")
     launch = (
@@ -188,7 +188,7 @@ def test_told_to_leave_under_torchrun(tmp_path: Path, undisturbed: Path, environ
         result = run.end()
     assert result.returncode == 1, "torchrun has no other"
     assert result.stderr.count("saved; the same command goes on from there") == 1
-    with running(launch, tmp_path, environment) as run:  # and by a signal to one rank, which torchrun knows nothing of
+    with running(launch, tmp_path, environment) as run:  # now one rank gets a signal that torchrun does not see
         run.wait_for_lines(15)
         run.ranks[1].send_signal(signal.SIGUSR1)
         result = run.end()
@@ -223,7 +223,7 @@ def test_a_node_is_lost_and_the_other_goes_on(tmp_path: Path, undisturbed: Path,
 
 
 def _wait_for_port(port: int) -> None:
-    """Until the first agent serves the rendezvous, so that the other does not."""
+    """Wait until the first agent serves the rendezvous, so that the second one joins it."""
     import socket
 
     deadline = time.monotonic() + 120

@@ -71,7 +71,7 @@ def two(metrics):
 
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialStarter]:
-    """With a server of its own, as a command has it."""
+    """A starter of trials with a fork server of its own, as a command has."""
     before, ForkServer.current = ForkServer.current, None
     folder = tmp_path_factory.mktemp("own")
     (folder / "faults_of_trials.py").write_text(OWN_CODE)
@@ -150,7 +150,7 @@ def test_a_seed_makes_a_study_repeat(starter: TrialStarter, tmp_path: Path) -> N
 
 
 def prune_together(starter: TrialStarter, folder: Path, plan: str, trials: int, *more: str) -> list[dict[str, Any]]:
-    """A study on two ranks; asserts that each trial ended at one step on both, where it was judged."""
+    """Run a study on two ranks; asserts that a pruned trial ended on both ranks at the step of the verdict."""
     given = (f"plan={plan}", f"search.trials={trials}", RATES, RANDOM, PRUNER, "search.own_first=false", *more)
     searched(starter, folder, *given, "trainer.micro_batch_size=1", nproc=2)
     rows = rows_of(folder)
@@ -245,7 +245,7 @@ def test_several_objectives_make_a_front(starter: TrialStarter, tmp_path: Path) 
 
 
 def trials_running(run: Running) -> list[psutil.Process]:
-    """Processes that train, of a search that runs as a command."""
+    """Training processes of a search that runs as a command."""
     found = []
     for child in psutil.Process(run.process.pid).children(recursive=True):
         try:

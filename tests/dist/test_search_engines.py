@@ -71,7 +71,7 @@ def test_a_sweep_of_wandb(starter: TrialStarter, tmp_path: Path, monkeypatch: py
     with sweep_server(points=points) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        own = TrialStarter(sample(), 1)  # its processes have the variables
+        own = TrialStarter(sample(), 1)  # started now, so that its processes inherit the variables
         try:
             searched(own, tmp_path / "study", *SWEEP, "search.trials=5")
         finally:

@@ -1,4 +1,4 @@
-"""Models that are no decoders: every plan gives the trajectory of one process, a resume is exact, an export loads."""
+"""Models other than decoders: every plan gives the trajectory of one process, a resume is exact, an export loads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _train(file: Path, run_dir: Path, overrides: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
-    """By kind, its run in one process: labels are missing from some samples, and collators draw at random."""
+    """Runs on one process, by kind; some samples lack labels, and collators draw at random."""
     folder, jobs = tmp_path_factory.mktemp("alone"), {}
     for kind, (name, overrides) in KINDS.items():
         shape = SHAPES[name]
@@ -72,7 +72,7 @@ def test_a_plan_gives_the_trajectory_of_one_process(
         one, many = training(run_dir), training(tmp_path / kind)
         assert len(one) == STEPS and one[0]["loss"] != one[-1]["loss"], kind
         assert worst_difference(one, many) < TOLERANCE, kind
-        if kind != "contrastive":  # its candidates are those of a micro-batch, and another size has others
+        if kind != "contrastive":  # its candidates come from a micro-batch, so they depend on its size
             evaluated = [next(line for line in lines(run) if "eval_loss" in line) for run in (run_dir, tmp_path / kind)]
             assert evaluated[0] == pytest.approx(evaluated[1], rel=TOLERANCE), kind
 

@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Lines of a run under a plan that nobody disturbed."""
+    """By plan, the metric lines of a run without any signal."""
 
     @cache
     def run_once(plan: str) -> list:
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 
 def saved_and_left(result, run_dir: Path) -> int:
-    """It ended as a saved run does; returns the step."""
+    """Assert that the run saved and left with exit code 75; returns its step."""
     assert result.returncode == 75, result.stderr
     assert "Traceback" not in result.stderr and "exit code" not in result.stderr, result.stderr
     left = re.search(r"left at step (\d+) of 60 \((.*)\): saved; the same command goes on from there", result.stderr)
@@ -92,7 +92,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/ptmx"), reason="needs terminals: mount devpts")
 def test_a_terminal_that_hangs_up_costs_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    """A broken connection: ranks save and leave, though what they say cannot be written any more."""
+    """When the connection breaks, ranks save and leave, although their output can no longer be written."""
     command, metrics = tiny_command(tmp_path / "run", *ARGUMENTS, *DDP), tmp_path / "run" / "metrics.jsonl"
     process, terminal = pty.fork()
     if process == 0:
@@ -119,7 +119,7 @@ def test_a_terminal_that_hangs_up_costs_nothing(tmp_path: Path, environment: dic
 def test_a_signal_to_one_rank_is_heeded_by_all(
     tmp_path: Path, undisturbed: Undisturbed, environment: dict[str, str]
 ) -> None:
-    """And an evaluation that is due at that step is made up for after the resume."""
+    """An evaluation that is due at that step is made up for after the resume."""
     evaluating = (*ARGUMENTS, "trainer.eval_every=1")
     command = tiny_command(tmp_path / "run", *evaluating, *DDP)
     with running(command, tmp_path / "run", environment) as run:
@@ -154,7 +154,7 @@ def test_loader_processes_of_the_same_group_live_until_all_is_saved(
 
 @pytest.mark.parametrize("plan", [pytest.param("single", marks=pytest.mark.long), "ddp"])
 def test_a_second_interrupt_ends_at_once(plan: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    """Also when a rank will not come to the end of its step; a repetition within the same keystroke does not count."""
+    """It works while a rank hangs in a step. A repetition within the same keystroke does not count."""
     stuck = "+callbacks.stuck={_target_: helpers.callbacks.Stuck, rank: 0, step: 3}"
     command = tiny_command(tmp_path / "run", *ARGUMENTS, stuck, *(DDP if plan == "ddp" else ()))
     with running(command, tmp_path / "run", environment) as run:
@@ -194,7 +194,7 @@ def _train(run_dir: Path, *overrides: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_when_the_time_is_nearly_over_all_is_saved(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of which an hour has passed but for a minute; the evaluation that is due is made up for later."""
+    """The limit is an hour, of which a minute is left; the evaluation that is due is made up for later."""
     plan = ("plan=ddp", "trainer.max_steps=4", "trainer.eval_every=1", "checkpoint.at_end=false")
     monkeypatch.setenv(STARTED, str(time.time() - 3540))
     left = run_ranks(_train, ranks, tmp_path / "run", *plan, "trainer.max_time=01:00:00")

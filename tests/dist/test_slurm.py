@@ -36,7 +36,7 @@ COMMON = ("trainer.eval_every=10", "checkpoint.every=8", "scheduler=cosine")
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs get the environment of who submits them."""
+    """Set the environment that jobs inherit from the submitting process."""
     monkeypatch.setenv("PYTHONPATH", f"{TESTS}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     for name in ("RANK", "WORLD_SIZE"):
@@ -44,7 +44,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slow(seconds: float) -> str:
-    """Steps long enough to be met by a signal."""
+    """The override that makes steps long enough for a signal to arrive during one."""
     return f"+callbacks.slow={{_target_: helpers.callbacks.SlowAtFirst, seconds: {seconds}}}"
 
 
@@ -53,7 +53,7 @@ def arguments(run_dir: Path, *more: str) -> list[str]:
 
 
 def launched(run_dir: Path, *more: str) -> str:
-    """Submit through the command; the number of the job."""
+    """Submit through ``trireme launch``; returns the number of the job."""
     return submitted(trireme("launch", *arguments(run_dir, *more)))
 
 
@@ -91,7 +91,7 @@ def weights(run_dir: Path) -> Counter:
 
 
 def assert_same_run(run_dir: Path, undisturbed: Path) -> None:
-    """The same losses and the same weights, bit for bit."""
+    """Assert equal losses and equal weights, bit for bit."""
     assert lines(run_dir) == lines(undisturbed)
     assert weights(run_dir) == weights(undisturbed) != Counter()
 
@@ -157,9 +157,9 @@ def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) 
 
 @pytest.mark.long
 def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And do not queue themselves again; a waiting job is gone at once; the same command goes on.
+    """They do not queue themselves again; a waiting job is gone at once; the same command goes on.
 
-    Commands are run here while the job's few steps last: each would take seconds to import what it needs.
+    Commands run in this process: the imports of a new one would take longer than the job's few steps.
     """
     run_dir, options = tmp_path / "run", ("plan=ddp", "trainer.max_steps=40", "launch.tasks=rank", *TWO)
     waits = arguments(tmp_path / "waits", *options, "launch.sbatch={exclusive: true}")
@@ -182,7 +182,7 @@ def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path, capsys: pytes
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["ranks.sbatch", "torchrun.sbatch"])
 def test_the_scripts_of_the_document(name: str, slurm: Cluster, tmp_path: Path) -> None:
-    """As they are written there. What SLURM does before the time limit is done by hand, to be quicker."""
+    """Each script is run as docs/slurm.md has it. The test sends SLURM's warning before the time limit itself."""
     blocks = re.findall(r"```bash\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     script = tmp_path / name
     script.write_text(next(block for block in blocks if f"# {name}\n" in block))

@@ -35,7 +35,7 @@ def _train(run_dir: Path, task: str, *overrides: str) -> str:
     ids=lambda value: ",".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_a_mean_is_refused_and_a_sum_is_not(ranks: int, overrides: tuple[str, ...], tmp_path: Path) -> None:
-    if overrides != ("plan=tp",):  # torch's loss_parallel knows no means of split logits and no smoothing
+    if overrides != ("plan=tp",):  # torch's loss_parallel supports neither means of split logits nor smoothing
         for said in kept_ranks(_train, ranks, tmp_path / "mean", "MeanLoss", *overrides):
             assert "helpers.tasks.MeanLoss.loss returns a mean" in said and "return a sum" in said
         assert kept_ranks(_train, ranks, tmp_path / "smooth", "SmoothedSum", *overrides) == [""] * ranks

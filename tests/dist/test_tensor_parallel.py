@@ -89,8 +89,8 @@ def _batches(vocabulary: int, length: int = LENGTH) -> Iterator[Batch]:
 
 
 def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> list[tuple[float, dict[str, Tensor]]]:
-    """Loss and gradients, by name and whole, of every AdamW step."""
-    # The usual eps of 1e-8 makes a whole step of a gradient that is nothing but rounding.
+    """The loss and the whole gradients, by name, of every AdamW step."""
+    # With the usual eps of 1e-8, a gradient of mere rounding errors would cause a full step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-5)
     history = []
     for micros in batches:
@@ -111,7 +111,7 @@ def _steps(model: PreTrainedModel, batches: Iterator[Batch], split: bool) -> lis
 
 
 def _worst(one: list[tuple[float, dict[str, Tensor]]], other: list) -> tuple[float, float, str]:
-    """Largest relative difference of losses, of gradients, and where the latter is."""
+    """The largest relative differences of losses and of gradients, and the name of that gradient."""
     losses = max(abs(a[0] - b[0]) / abs(a[0]) for a, b in zip(one, other, strict=True))
     worst, where = 0.0, ""
     for (_, expected), (_, got) in zip(one, other, strict=True):
@@ -119,7 +119,7 @@ def _worst(one: list[tuple[float, dict[str, Tensor]]], other: list) -> tuple[flo
         largest = max(float(g.abs().max()) for g in expected.values())
         for name, gradient in expected.items():
             assert gradient.shape == got[name].shape, name
-            # Gradients that are zero but for rounding (the bias of keys) are compared with the others.
+            # A gradient that is zero up to rounding (bias of keys) is measured against the largest gradient.
             scale = float(gradient.abs().max()) + 1e-2 * largest
             difference = float((gradient - got[name]).abs().max()) / scale
             worst, where = max((worst, where), (difference, name))
@@ -138,7 +138,7 @@ def _split(config: ModelConfig, mesh: DeviceMesh, sequence: bool = False) -> Pre
 
 
 def _compare(config: ModelConfig, ranks: int) -> list[tuple[float, float, str]]:
-    """Whole sequences, then sequence parallel, against one process."""
+    """Differences from one process: tensor parallel with whole sequences, then with sequence parallelism."""
     torch.set_num_threads(1)
     mesh, vocabulary = _mesh(tensor=ranks)["tensor"], config.config["vocab_size"]
     one = _steps(_fill(_model(config), config), _batches(vocabulary), split=False)
@@ -156,7 +156,7 @@ def _check(results: list[tuple[float, float, str]], tolerance: float = GRADIENT_
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_ranks_equal_one_process(family: str) -> None:
-    # The gates of a recurrence multiply up rounding over the positions, more than sums over heads do.
+    # The gates of a recurrence amplify rounding errors over the positions, more than sums over heads do.
     tolerance = 10 * GRADIENT_TOLERANCE if family == "recurrent_gemma" else GRADIENT_TOLERANCE
     for compared in kept_ranks(_compare, 2, _config(family), 2):
         _check(compared, tolerance)
@@ -211,7 +211,7 @@ def _with_fsdp(config: ModelConfig, sequence: bool) -> tuple[tuple[float, float,
     ],
 )
 def test_fsdp_on_top(family: str, changes: dict[str, Any], sequence: bool) -> None:
-    """Pieces of pieces: filled without communication, put together whole, and trained like one process."""
+    """FSDP shards of tensor shards: filled without communication, joined to whole tensors, trained like one process."""
     for compared, wrong in kept_ranks(_with_fsdp, 4, _config(family, **changes), sequence):
         assert wrong == []
         _check([compared])
@@ -302,7 +302,7 @@ def _staged(config: ModelConfig, sequence: bool) -> tuple[float, float, str]:
                 local = local_part(whole_ones[name], tensor) if isinstance(tensor, DTensor) else whole_ones[name]
                 (tensor._local_tensor if isinstance(tensor, DTensor) else tensor).copy_(local)
         parts.append(part)
-    # One step: copies of a tied weight would go separate ways after it, and the pipeline sums their gradients.
+    # One step: only a real pipeline sums the gradients of both copies of a tied weight, so here they would differ.
     expected = _steps(one, itertools.islice(_batches(128), 1), split=False)
     got = _steps(_Chained(parts), itertools.islice(_batches(128), 1), split=True)  # type: ignore[arg-type]
     gradients = got[0][1]

@@ -41,7 +41,7 @@ def _train(run_dir: Path, *overrides: str) -> int:
     ],
 )
 def test_the_rank_that_holds_the_others_up_is_named(plan: str, ranks: int, waiting: str, tmp_path: Path) -> None:
-    """Once, though the standstill lasts; and training goes on when the rank does."""
+    """One standstill gives one report, however long it lasts; training goes on when the rank does."""
     watch = ("callbacks.watchdog.timeout=6", "trainer.global_batch_size=12")
     last = ranks // 2
     steps = run_ranks(_train, ranks, tmp_path, *COMMON, f"plan={plan}", *watch, sleeper(last, 16), timeout=250)

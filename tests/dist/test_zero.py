@@ -66,7 +66,7 @@ def _equals_plain(case: Case, ranks: int = 2, start: Callable[..., list] = kept_
 
 
 def test_operators_are_built_by_the_ninja_of_this_environment(tmp_path: Path) -> None:
-    """Of two versions, each would build anew what the other has built."""
+    """Two versions of ninja would each rebuild what the other has built."""
     other = tmp_path / "ninja"
     other.write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
@@ -128,7 +128,7 @@ def test_recomputation_equals_one_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _programs_of_a_step(case: Case) -> Counter[str]:
-    """Which programs training starts."""
+    """The programs that a training step starts, with their counts."""
     started: Counter[str] = Counter()
     strategy = build(case)
     strategy.attach_optimizer(optimizer_factory(case.optimizer))
@@ -140,7 +140,7 @@ def _programs_of_a_step(case: Case) -> Counter[str]:
 
 
 def test_a_step_starts_no_programs() -> None:
-    """DeepSpeed asked ``numactl`` for the cores of the machine at every gradient."""
+    """By itself, DeepSpeed starts ``numactl`` at every gradient to ask for the cores of the machine."""
     assert run_ranks(_programs_of_a_step, 2, Case(DeepSpeedOptions(stage=3)))[0] == Counter()
 
 
@@ -151,7 +151,7 @@ def test_shards_of_uneven_length_and_one_rank() -> None:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_pretrained_weights(tmp_path: Path, stage: int) -> None:
-    """From files, in the files' order, other weights than the seed's."""
+    """Weights come from files, in the order of the files, and differ from those that the seed gives."""
     _, trained = plain(Case())
     trained.save_pretrained(tmp_path)  # type: ignore[operator]
     case = Case(DeepSpeedOptions(stage=stage), weights=str(tmp_path))
@@ -161,7 +161,7 @@ def test_pretrained_weights(tmp_path: Path, stage: int) -> None:
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp16"), (1, "bf16"), (2, "fp16"), (3, "fp16"), (3, "bf16")])
 def test_half_precision_stays_near_fp32(stage: int, precision: str) -> None:
-    """Were the optimizer's weights made from rounded ones, or the loss scale forgotten, the norms would be far off."""
+    """If the optimizer's weights came from rounded ones, or the loss scale were forgotten, norms would be far off."""
     case = Case(DeepSpeedOptions(stage=stage), precision=precision)
     found = kept_ranks(on_ranks, 2, case)[0]
     assert worst(plain(case)[0], found) < 0.03
@@ -210,7 +210,7 @@ def _resumed(strategy: DeepSpeedStrategy, case: Case, saved: dict[str, Tensor], 
 
 
 def _interrupted(first: Case, second: Case) -> tuple[list, list, list[float]]:
-    """All steps under ``first``; the last ones again under ``second`` from what was saved in the middle."""
+    """Train all steps under ``first``, then the last ones again under ``second`` from the state saved in the middle."""
     whole = build(first)
     whole.attach_optimizer(optimizer_factory(first.optimizer))
     train(whole, first, last=3)
@@ -287,7 +287,7 @@ def test_resume_under_another_stage(stages: tuple[int, int]) -> None:
 
 
 def _saved(case: Case) -> dict[str, Any]:
-    """As arrays: tensors would travel between processes as open files."""
+    """The saved tensors as arrays, since tensors would be sent between processes as open files."""
     return on_ranks(case, lambda strategy, _: {name: tensor.numpy() for name, tensor in _whole(strategy)[0].items()})
 
 
@@ -307,7 +307,7 @@ def test_saved_tensors_are_those_of_one_process(stage: int) -> None:
 
 
 def _place_one_by_one(case: Case) -> tuple[int, int, int]:
-    """Whole elements on this rank while weights arrive, elements of its shards, elements of the model."""
+    """Numbers of elements: whole on this rank while weights arrive (at most), in its shards, in the model."""
     strategy = build(case)
     most = 0
     config = model_config(case)
@@ -382,7 +382,7 @@ BLOCKS = {
 @pytest.mark.parametrize("blocks", [["scheduler"], ["optimizer", "scheduler"]], ids=["scheduler", "both"])
 @pytest.mark.parametrize("offload", ["none", "cpu"])
 def test_blocks_of_deepspeed_keep_the_trajectory(tmp_path: Path, blocks: list[str], offload: str) -> None:
-    """The recipe's linear schedule and AdamW, stepped by DeepSpeed's own."""
+    """DeepSpeed's own scheduler and optimizer give the trajectory of the recipe's linear schedule and AdamW."""
     zero: dict[str, Any] = {"stage": 2, "offload_optimizer": {"device": offload}}
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": zero, **{name: BLOCKS[name] for name in blocks}}))

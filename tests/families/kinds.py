@@ -1,4 +1,4 @@
-"""Shapes of architectures: the task, the data and the processor with which each is tried, by the heads that it has."""
+"""How ``make families`` tries an architecture: its heads decide the task, the data and the processor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Kind:
     """How architectures of one shape are tried."""
 
     shape: str
-    """What they turn into what, for the table."""
+    """Input and output of the models, for the table."""
     task: str
     data: dict[str, Any]
     processor: tuple[str, ...] = ("AutoTokenizer",)
@@ -107,7 +107,7 @@ BY_CLASS = {"bridgetower": ("masked_captions", "transformers.BridgeTowerForMaske
 
 
 def kind_of(model_type: str) -> Kind:
-    """The first of ``ORDER`` that transformers has for the architecture.
+    """The first kind in ``ORDER`` whose head transformers has for the architecture.
 
     Raises:
         LookupError: it has none.
@@ -126,7 +126,7 @@ def kind_of(model_type: str) -> Kind:
 
 
 def _meets(cls: Any, other: str) -> bool:
-    """Whether the features of texts and of ``other`` meet in a loss: the configuration has both and a temperature."""
+    """Whether a loss compares features of texts and of ``other``: the configuration has both and a temperature."""
     fields = set(cls.__dataclass_fields__) | set(TWO_PARTS.get(cls.model_type, {}))
     return {"text_config", other} <= fields and "logit_scale_init_value" in fields | _written(cls)
 

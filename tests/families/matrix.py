@@ -1,8 +1,8 @@
-"""Architectures without a file of their own, by ``model.family=auto``: every plan against one process, resume, export.
+"""Try architectures without a family file (``model.family=auto``): every plan against one process, resume, export.
 
-``make families`` runs all of it and writes ``docs/families.md``; ``test_matrix.py`` runs one of each shape. What an
-architecture turns into what, and so its task, data and processor, follows from the heads that transformers has for it
-(``kinds.py``); configurations are tiny (``tiny_config.py``). Others are tried by name:
+``make families`` runs all of it and writes ``docs/families.md``; ``test_matrix.py`` runs one of each shape. The heads
+that transformers has for an architecture decide its task, data and processor (``kinds.py``); configurations are tiny
+(``tiny_config.py``). Further architectures are tried by name:
 
     python tests/families/report.py phi3 beit hubert
 """
@@ -58,7 +58,7 @@ TYPES = (
 
 @dataclass
 class Found:
-    """What was seen of one architecture."""
+    """Results of one architecture."""
 
     shape: str
     head: str

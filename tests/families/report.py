@@ -96,7 +96,7 @@ def _tried(name: str, folder: Path) -> Found:
     folder.mkdir()
     try:
         return look(name, folder)
-    except Exception as error:  # of whatever kind: the table says which
+    except Exception as error:  # any failure: the table names it
         words = f"{type(error).__name__}: {error}".split()
         return Found("", "", failure=" ".join(words)[-1500:])
     finally:

@@ -24,7 +24,7 @@ MONTHS = {
 
 
 class _Rows:
-    """A source whose rows are a function of nothing."""
+    """A source that always gives the same rows."""
 
     def rows(self, cache_dir: str) -> list[dict[str, Any]]:
         return list(self._made(cache_dir))

@@ -1,4 +1,4 @@
-"""One architecture of each shape, without a file of its own; ``make families`` tries all of them."""
+"""One architecture of each shape, without a family file; ``make families`` tries all of them."""
 
 from __future__ import annotations
 

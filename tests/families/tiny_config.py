@@ -1,4 +1,4 @@
-"""Tiny configurations of any architecture of transformers: its own defaults, with every size that it has made small."""
+"""Tiny configurations for any architecture of transformers: its own defaults, with every size made small."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def tiny_config(model_type: str) -> dict[str, Any]:
     chosen = {name: value for name, value in chosen.items() if value is not Ellipsis}
     heads = getattr(defaults, "num_heads", None)
     if isinstance(heads, list | tuple) and isinstance(getattr(defaults, "embed_dim", None), int):
-        chosen["num_heads"] = [2] * len(heads)  # of widths that grow from one number
+        chosen["num_heads"] = [2] * len(heads)  # the widths of stages follow from one number
     for name in PARTS:
         part = getattr(defaults, name, None)
         if name in known and hasattr(part, "model_type"):

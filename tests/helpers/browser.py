@@ -52,7 +52,7 @@ class Page:
         return found["result"].get("value")
 
     def text(self, framed: bool = False) -> str:
-        """What is to be seen, also of a page without scripts; ``framed``: in the first frame of the page."""
+        """The visible text, also of a page without scripts; ``framed``: that of the first frame of the page."""
         tree = self._send("Page.getFrameTree")["frameTree"]
         frame = (tree["childFrames"][0] if framed else tree)["frame"]["id"]
         nodes = self._send("Accessibility.getFullAXTree", frameId=frame)["nodes"]

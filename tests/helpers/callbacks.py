@@ -1,4 +1,4 @@
-"""Callbacks that recipes of the tests name by ``_target_``."""
+"""Callbacks for tests, whose recipes name them by ``_target_``."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Stuck(Callback):
 
 
 class Poison(Callback):
-    """Makes the loss of one rank NaN at the steps that begin after so many samples."""
+    """Makes the loss of one rank NaN in the steps that begin when one of the ``samples`` counts is reached."""
 
     def __init__(self, rank: int, samples: list[int]) -> None:
         self.rank, self.samples = rank, samples
@@ -195,7 +195,7 @@ class Guest(Callback):
 
 
 class LooksBack(Callback):
-    """Writes what a callback can find at the end; has a guest for the step after a resume."""
+    """Writes what a callback can look up at the end of a run; adds the callback ``Guest`` for one step."""
 
     def __init__(self, path: str) -> None:
         self.path, self.guest = path, Guest()
@@ -247,7 +247,7 @@ class SeenTokens(Callback):
 
 
 class EndPass(Callback):
-    """Ends passes early, each after one more step; asked for on one rank only."""
+    """Ends a pass early after each of the given steps, by a request of one rank only."""
 
     def __init__(self, rank: int, steps: list[int]) -> None:
         self.rank, self.steps, self.ends = rank, steps, []

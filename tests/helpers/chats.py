@@ -75,7 +75,7 @@ def encoder_for(name: str, base: Any = None, **options: Any) -> ChatEncoder:
 
 
 def runs(encoder: ChatEncoder, chat: EncodedChat) -> list[str]:
-    """Texts of the tokens that are learnt, run by run."""
+    """The text of each run of consecutive tokens that are learnt."""
     learnt = chat.labels != IGNORE
     edges = np.flatnonzero(np.diff(np.concatenate([[0], learnt.astype(int), [0]])))
     decode = encoder.encoder.tokenizer.decode

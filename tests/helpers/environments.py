@@ -1,4 +1,4 @@
-"""Environments of their own for tests of libraries whose pins collide with trireme's and with each other's."""
+"""Virtual environments for tests of libraries whose pins collide with trireme's and with each other's."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 
 def environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
-    """The interpreter of an environment, made if it is missing or of other versions. It sees the packages of trireme's
-    own environment and puts its own before them, so that only a library and what its pins replace is installed.
+    """The interpreter of a virtual environment, which is made if it is missing or was made with other versions.
+
+    The environment sees the packages of trireme's environment, behind its own. So only a library is installed, and
+    the packages that its pins replace.
 
     Args:
         installs: arguments of ``pip install``, one call after the other.
@@ -34,6 +36,6 @@ def environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
 
 
 def counted(output: str) -> str:
-    """What pytest says of a run in its last line: ``3 passed``."""
+    """The result in the last line of pytest's output, such as ``3 passed``."""
     said = [line for line in output.splitlines() if re.search(r"\d+ (passed|failed|error)", line)]
     return re.sub(r"\s+in .*|=", "", said[-1] if said else "no test has ended").strip()

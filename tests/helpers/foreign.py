@@ -68,7 +68,7 @@ def rows(micro: MicroBatch) -> list[dict[str, Tensor]]:
 
 
 def mean_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Every sample has as many labels as every other, so that means of means are the mean."""
+    """The mean over a micro-batch; samples have equally many labels, so the mean of such means is the global mean."""
     return model(input_ids=micro.inputs["input_ids"], labels=beside_tokens(micro.targets["labels"])).loss
 
 

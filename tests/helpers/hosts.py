@@ -24,12 +24,12 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that name gloo's network device, since the name of the machine resolves to none of them."""
+        """Variables that name gloo's network device, since the machine's name does not resolve to this host."""
         return {"GLOO_SOCKET_IFNAME": self.device}
 
 
 def missing() -> str | None:
-    """Why this machine cannot have such hosts; empty if it can."""
+    """Why this machine cannot have such hosts; None if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:

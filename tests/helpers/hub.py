@@ -1,5 +1,5 @@
-"""A small hub on the loopback: the endpoints that ``huggingface_hub`` uses to make, fill and fetch a repository, and
-that `datasets` uses to read one."""
+"""A small Hugging Face Hub on the loopback: the endpoints by which ``huggingface_hub`` makes, fills and fetches a
+repository, and `datasets` reads one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Ranks that stay from test to test, for tests whose functions and arguments can be pickled.
 
-A new rank costs more than its fork: every first call of torch, DTensor and DeepSpeed fills tables, and a group has to
-meet. Ranks that stay pay this once for a file of tests. What a test changes in its own process (patches, the
-environment) does not reach them; such a test takes ``run_ranks``.
+A new rank costs more than its fork: first calls of torch, DTensor and DeepSpeed fill tables, and the ranks have to
+meet. Ranks that stay pay this once for a file of tests. They do not see what a test changes in its own process
+(patches, the environment); such a test uses ``run_ranks``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Group:
 
 
 def _serve(rank: int, world_size: int, port: int, pipe: Connection, parents: list[Connection]) -> None:
-    """Body of a rank. Its process group stays, since engines keep what they know of it."""
+    """Body of a rank. Its process group is never destroyed, since engines keep what they know of it."""
     for end in parents:
         end.close()
     gc.freeze()

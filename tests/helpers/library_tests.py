@@ -1,4 +1,4 @@
-"""Run tests with real libraries in environments of their own, and write a page with what they gave."""
+"""Run tests with real libraries in environments of their own, and write a page with the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Tested:
-    """What the tests of a library gave."""
+    """The result of a library's tests."""
 
     library: str
     result: str

@@ -1,4 +1,4 @@
-"""Loaders and orders that recipes of the tests name by ``_target_``: made-up texts of numbers."""
+"""Data loaders and sample orders for tests, whose recipes name them by ``_target_``: made-up texts of numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SIZE, LENGTH, WORDS = 24, 16, 64
 
 
 def text(number: int) -> dict:
-    """A text that counts on, from another place for each number."""
+    """A text of evenly spaced tokens; start and spacing depend on ``number``."""
     step = 1 + number % 3
     return {"input_ids": (np.arange(LENGTH, dtype=np.int64) * step + number) % WORDS}
 
 
 class Numbers:
-    """What both loaders share."""
+    """Base of the loaders below."""
 
     facts = Facts(Vocabulary(WORDS, None, None, 0))
 
@@ -39,7 +39,7 @@ class ByPosition(Numbers):
 
 
 class InOrder(Numbers):
-    """Without a state: a resume reads again."""
+    """A loader without a state: a resume reads the pass again."""
 
     number = 0
 
@@ -52,7 +52,7 @@ class InOrder(Numbers):
 
 
 class WithState(InOrder):
-    """Says where it is, and goes on there; notes how often it was asked for a text."""
+    """A loader with a state, from which a resume goes on; counts the texts that it has given."""
 
     done = reads = 0
 

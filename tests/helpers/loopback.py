@@ -35,7 +35,7 @@ def serving(answer: Answer, secure: ssl.SSLContext | None = None) -> Iterator[st
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
-            self.send_header("Connection", "close")  # so that a server that is gone answers nobody
+            self.send_header("Connection", "close")  # else open connections would be answered after the end
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data)

@@ -42,6 +42,6 @@ def loss_of(task: Task) -> Callable[[Any, MicroBatch], Tensor]:
 
 
 def beside_tokens(labels: Tensor) -> Tensor:
-    """Labels [..., length] of a micro-batch beside their tokens again, as other libraries want them; the first token
-    has none."""
+    """Labels [..., length] of a micro-batch, shifted back to stand beside their tokens, as other libraries want them;
+    the first token has none."""
     return F.pad(labels[..., :-1], (1, 0), value=IGNORE)

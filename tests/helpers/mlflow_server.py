@@ -1,4 +1,4 @@
-"""As much of MLflow's REST protocol as runs need, on the loopback: logins, outages, experiments, runs, artifacts.
+"""A loopback server with the part of MLflow's REST protocol that runs need: logins, experiments, runs, artifacts.
 
 The real client reports to it. https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
@@ -19,7 +19,7 @@ API, FILES = "/api/2.0/mlflow/", "/api/2.0/mlflow-artifacts/artifacts/"
 
 
 class MlflowServer:
-    """What the server has got.
+    """The state of the server: what it has received.
 
     Args:
         login: ``user:password`` or a token that requests must bring; None takes everybody.

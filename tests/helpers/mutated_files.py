@@ -48,11 +48,11 @@ INSTEAD: dict[str, Callable[[Path], object]] = {
     "kernel's": lambda path: path.symlink_to("/proc/self/mem"),
     "device": lambda path: path.symlink_to("/dev/zero"),
 }
-"""What stands in the place of a file: root may read any, so that permissions are not to be mutated."""
+"""What takes the place of a file. Permissions are not mutated, since root may read every file."""
 
 
 def data_mutations() -> Iterator[Mutation]:
-    """Every format with every damage, and under the suffix of every other."""
+    """Every data format with every kind of damage, and under the suffix of every other format."""
     contents = _contents()
     for kind, content in contents.items():
         for name, damage in DAMAGES.items():
@@ -259,7 +259,7 @@ def recipe_mutations() -> Iterator[Mutation]:
     for kind, damage in DAMAGES.items():
         yield Mutation(f"recipe: {kind}", recipe=_recipe(damage(text.encode())))
     for kind, make in INSTEAD.items():
-        if kind != "device":  # whose reading has no end
+        if kind != "device":  # reading a device would not end
             yield Mutation(f"recipe: {kind}", nonsense=True, recipe=_recipe(None, make))
     lines = text.splitlines()
     for number, line in enumerate(lines):

@@ -1,7 +1,7 @@
 """Seeded mutations of what a person gives to ``trireme``: values of every key, and environment variables.
 
 Values come from the schema and from the packaged components themselves (``trireme keys``), so that a new key is fuzzed
-without a word here. Files are mutated in ``helpers/mutated_files.py``.
+without a change here. Files are mutated in ``helpers/mutated_files.py``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Mutation:
     name: str
     overrides: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
-    """Words of which a refusal shows one; empty: those of the recipe's parts."""
+    """A refusal shows one of these words; empty: a word that every refusal has."""
     nonsense: bool = False
-    """It cannot be meant, so it must be refused; otherwise it may also be accepted."""
+    """Nobody can mean it, so it must be refused; otherwise it may also be accepted."""
     environment: dict[str, str] = field(default_factory=dict)
     arrange: Callable[[Path], list[str]] = NOTHING
     """Write files into a folder of the mutation's own; gives the overrides that name them."""
@@ -96,7 +96,7 @@ CONTEXTS = {
 
 
 def contexts(key: Key) -> tuple[str, ...]:
-    """Overrides under which a key counts."""
+    """Overrides under which a key has an effect."""
     found = [
         override for part, given in CONTEXTS.items() if f"{key.path}.".startswith(f"{part}.") for override in given
     ]
@@ -117,7 +117,7 @@ def contexts(key: Key) -> tuple[str, ...]:
 
 @cache
 def _required() -> dict[str, list[str]]:
-    """Component -> the keys of it, as a source, that have no default."""
+    """Source component -> its keys that have no default."""
     found: dict[str, list[str]] = {}
     for key in keys():
         if key.path.startswith("data.source.") and key.default == "required":
@@ -126,7 +126,7 @@ def _required() -> dict[str, list[str]]:
 
 
 def _beside(key: Key, given: list[str]) -> list[str]:
-    """Overrides for what a source requires beside ``key``: a source that cannot be opened says nothing of its rest."""
+    """Overrides for the other required keys of ``key``'s source: without them the source is refused, not ``key``."""
     if not key.path.startswith("data.source.") or key.target in ("Files", "Hub"):
         return []
     value = HERE / "rows.csv" if key.target == "RowFiles" else HERE
@@ -165,7 +165,7 @@ def value_mutations() -> Iterator[Mutation]:
             continue
         of_rows = (
             ["learns from documents"] if key.target in _sources_of_rows() else []
-        )  # as the tiny recipe's task does
+        )  # a refusal may say this, since the tiny recipe's task does
         allowed = set(key.type.split(" | "))
         if "list of checkpoints" in allowed:  # names of kinds of files
             allowed |= {"list of str"}
@@ -183,7 +183,7 @@ def value_mutations() -> Iterator[Mutation]:
             if kind in ("null", "empty list", "empty") and key.path in NEVER_REQUIRED:
                 nonsense = False
             given = (*contexts(key), f"{plus}{key.path}={text}")
-            # Of two keys that do not go together, a message may begin with the other.
+            # If two keys exclude each other, the message may name the other one first.
             named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
             if ".NAME." in key.path:  # a part of that name requires more than this key
                 named += (f"{key.path.rpartition('.')[0]}.",)
@@ -240,7 +240,7 @@ def _model_keys() -> Iterator[Key]:
 
 
 def environment_mutations() -> Iterator[Mutation]:
-    """Nonsense in every variable that is read as a number or a name."""
+    """Nonsense in every environment variable that is read as a number or a name."""
     texts = {
         "words": "some words", "negative": "-3", "fraction": "2.5", "beyond 64 bits": "9" * 40, "empty": "",
         "endless": LONG, "other digits": "\u0663", "exponent": "1e3", "list": "1,2", "NaN": "nan",

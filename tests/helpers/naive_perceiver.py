@@ -1,4 +1,4 @@
-"""Perceiver AR written out for one text, from its paper, with masks as lists: an implementation to compare with.
+"""A reference implementation of Perceiver AR for one text, written from its paper, with masks as lists.
 
 It shares nothing with ``models/perceiver_ar`` but the names of the parameters: heads are looped over, rotary positions
 are multiplications by complex numbers, and no text is padded.
@@ -55,7 +55,7 @@ class _Layer:
         return _norm(states, self.get(f"{name}.weight"), self.get(f"{name}.bias"), self.config.layer_norm_eps)
 
     def attention(self, states: Tensor, latents: int, seen: Tensor, places: Sequence[int]) -> Tensor:
-        """What the last ``latents`` of ``states`` [tokens, width] read."""
+        """The attention output of the last ``latents`` positions of ``states`` [tokens, width]."""
         size = self.config.hidden_size // self.config.num_attention_heads
         asked, keys, values = (states @ self.get(f"attention.{part}_proj.weight").T for part in "qkv")
         read = []

@@ -1,7 +1,7 @@
-"""Transformer-XL written out for one text, from its paper: an implementation to compare with.
+"""A reference implementation of Transformer-XL for one text, written from its paper.
 
-It shares nothing with ``models/transformer_xl`` but the names of the parameters: tokens, keys and heads are looped
-over, distances are numbers, and a memory is what each layer saw, as long as it may be.
+It shares nothing with ``models/transformer_xl`` but the names of the parameters: it loops over tokens, keys and heads,
+distances are plain numbers, and a memory keeps what each layer saw, up to its length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find out whether a run uses an option: an option that is ignored does not change the trajectory either."""
+"""Check that a run uses an option. Equal trajectories do not show it, since an ignored option changes nothing."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WITNESSES: dict[str, tuple[str, Callable[..., bool]]] = {
     "plan.fsdp.reshard_after_forward=false": (f"{FSDP}.set_reshard_after_backward", lambda _, now: not now),
     "+ema.decay=0.9": ("trireme.trainer.ema.Ema.update", lambda _: True),
 }
-"""Option -> a function, and with which arguments it is called only if the option is heeded."""
+"""Option -> a function, and a test of its arguments that holds only if the option is heeded."""
 
 
 def witnesses(patch: pytest.MonkeyPatch, *options: str) -> list[Synchronized]:
-    """For each option, how often its function is called from now on, by this process and those forked from it."""
+    """For each option, a counter of calls that show its use, in this process and in those forked from it."""
     return [_counted(patch, *WITNESSES[option]) for option in options]
 
 

@@ -20,7 +20,7 @@ PAIR = re.compile(r"```python\n(?P<code>.*?)```\n.*?```yaml\n(?P<recipe>.*?)```"
 
 @contextmanager
 def fresh_modules() -> Iterator[None]:
-    """Context in which modules ``mine`` are found anew: each test has its own of the same names."""
+    """Context that forgets modules named ``mine``, since each test writes its own under that name."""
 
     def forget() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
@@ -49,11 +49,11 @@ class Example(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether the recipe stands for itself."""
+        """Whether the recipe is complete, and not only a part of one."""
         return "defaults" in yaml.safe_load(self.recipe)
 
     def write(self, folder: Path) -> str:
-        """Write both into ``folder``, a part of a recipe into the tiny one; returns the path of the recipe."""
+        """Write both into ``folder``, a part of a recipe on top of the tiny one; returns the path of the recipe."""
         file = folder / self.code.splitlines()[0].removeprefix("# ").strip()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.code)

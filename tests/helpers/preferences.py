@@ -61,7 +61,7 @@ def corpus_of(
 
 
 def plain_logp(model: nn.Module, ids: Any, labels: Any) -> tuple[Tensor, int]:
-    """Log-probability of an answer and its tokens, from one text alone, token by token."""
+    """Log-probability and number of tokens of an answer, computed from one text, token by token."""
     tokens = torch.as_tensor(ids, dtype=torch.int64)
     logits = model(input_ids=tokens[None]).logits[0].double()
     total, count = torch.zeros((), dtype=torch.float64), 0

@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @functools.cache
 def warm_up() -> None:
-    """Do work that every rank would repeat once, before the first fork. It takes half of the time of a short run."""
+    """Do before the first fork what every rank would repeat. It takes half of the time of a short run."""
     for name in IMPORTED:
         importlib.import_module(name)
     tiny_recipe(Path("unused"))  # Hydra's imports, and the tables that its parser fills as it reads
@@ -102,7 +102,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 
 def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, send: Connection) -> None:
-    gc.freeze()  # else each collection looks at, and copies, all that was inherited by the fork
+    gc.freeze()  # else each garbage collection would touch, and so copy, all inherited memory
     describe_rank(rank, world_size, port)
     try:
         value = function(*args)
@@ -111,11 +111,11 @@ def _rank(function: Callable[..., Any], args: tuple, rank: int, world_size: int,
         send.send(Answer(rank, time.monotonic(), failure=f"failed:\n{traceback.format_exc()}"))
     finally:
         send.close()
-        os._exit(0)  # no destructors of what was inherited by the fork
+        os._exit(0)  # skip destructors of inherited objects
 
 
 def describe_rank(rank: int, world_size: int, port: int) -> None:
-    """Tell this process by its environment, as launchers do, which rank of which group it is."""
+    """Set the environment variables that tell a process its rank and group, as launchers do."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -27,13 +27,15 @@ KEPT = TemporaryDirectory(prefix="trireme_composed_")
 """Composed recipes of this process and of the ranks that it forks. It ends with the process, since another version may
 compose a recipe to something else."""
 ANY_RUN = "/any-run"
-"""Stands for a run folder in what is kept."""
+"""Stands for the run folder in kept recipes."""
 
 
 def composed_of(file: Path, run_dir: Path, *overrides: str) -> Composed:
-    """The recipe in ``file`` as plain data. Recipes of the tests do not change, so what they compose to is kept, under
-    any run folder: the ranks of a run, and the tests after it, need not compose it again, which takes longer than a
-    step of theirs."""
+    """The recipe in ``file`` as plain data.
+
+    Test recipes do not change, so composed ones are kept for any run folder. Composing takes longer than a step, and
+    all ranks of a run and later tests would repeat it.
+    """
     if file.parent != TINY.parent:
         return compose(str(file), (f"run.dir={run_dir}", *overrides))
     named = hashlib.sha256(repr((str(file), overrides, os.getcwd())).encode()).hexdigest()
@@ -54,7 +56,7 @@ def recipe_of(file: Path, run_dir: Path, *overrides: str) -> RecipeConfig:
 
 
 def typed(composed: Composed) -> RecipeConfig:
-    """The recipe of what was composed, here or in the process that has asked for a run."""
+    """The typed recipe of a composed one, which may come from another process."""
     recipe, problems = read_recipe(composed.raw, lambda plan: int(os.environ.get("WORLD_SIZE", "1")))
     assert recipe is not None, [*composed.problems, *problems]
     return recipe

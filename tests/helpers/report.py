@@ -1,4 +1,4 @@
-"""What the reports of the matrices share: results kept as they come, progress, quiet runs, tables."""
+"""Shared by the reports of the matrices: results kept as they come, a progress bar, quiet runs, tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def keep(file: Path, results: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def progress_bar(total: int) -> Iterator[Any]:
-    """A bar on stderr; call what it gives with a description and the number of steps done."""
+    """Context with a bar on stderr; it gives a function, to be called with a description and the steps done."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=total)
@@ -42,7 +42,7 @@ def progress_bar(total: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the runs' own log lines."""
+    """Context without the runs' own log lines."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Folders of runs for tests of reports, written in a moment, as runs leave them."""
+"""Run folders for tests of reports, written as runs leave them, without any training."""
 
 from __future__ import annotations
 

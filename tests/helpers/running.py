@@ -33,7 +33,7 @@ class Running:
         self.seen: set[psutil.Process] = set()
 
     def wait_for_lines(self, count: int, timeout: float = 240, pause: float = 0.02) -> None:
-        """Until the run has logged so many lines."""
+        """Wait until the run has logged ``count`` lines."""
         metrics = self.run_dir / "metrics.jsonl"
         deadline = time.monotonic() + timeout
         while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
@@ -65,7 +65,7 @@ class Running:
 
 
 def _rank_of(process: psutil.Process) -> str | None:
-    """Number of a rank, None of another process. A forked rank has it in its name; its environment cannot be read."""
+    """Number of a rank; None for any other process. A forked rank has it in its name, not in its environment."""
     forked = re.match(r"trireme rank (\d+):", " ".join(process.cmdline()))
     return forked[1] if forked else process.environ().get("RANK")
 

@@ -44,5 +44,5 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def sample() -> dict[str, Any]:
-    """What the server of trials warms up with."""
+    """A recipe with which the fork server of trials warms up."""
     return {"recipe": str(TINY), "overrides": [ROOTS], "recipe_dirs": [], "nproc": 1}

@@ -24,13 +24,13 @@ Job = tuple[Path, Path, list[str]]
 def train_all_on_ranks(
     world_size: int, jobs: Sequence[Job], timeout: float = 120.0, start: Callable[..., list] = kept_ranks
 ) -> None:
-    """``train_all`` on ranks, which are given the composed recipes. ``start=run_ranks`` forks new ones, which heed what
-    a test has patched."""
+    """``train_all`` on several ranks, which get composed recipes. ``start=run_ranks`` forks new ranks, which see the
+    patches of a test."""
     start(_train, world_size, [_composed(job) for job in jobs], timeout=timeout)
 
 
 def train_all(jobs: Sequence[Job]) -> None:
-    """Train or go on with each, as ``train`` does. All have the plan of the first."""
+    """Train or resume each run, as ``train`` does. All runs have the plan of the first one."""
     _train([_composed(job) for job in jobs])
 
 

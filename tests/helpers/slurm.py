@@ -96,7 +96,7 @@ class Cluster:
     def _write_configuration(self) -> None:
         ports = _free_ports(1 + len(NODES))
         host = socket.gethostname()
-        # Ranks meet at a port by the number of the job: two clusters must not count alike.
+        # Ranks meet at a port that follows from the job's number, so two clusters must not number jobs alike.
         named = {"folder": self.folder, "host": host, "first_job": ports[0] * 7 % 17_000 + 1}
         text = CONFIGURATION.format(**named, port=ports[0], first=ports[1], last=ports[-1])
         (self.folder / "slurm.conf").write_text(text)
@@ -115,7 +115,7 @@ class Cluster:
             self.daemons.append(started)
 
     def stop(self) -> None:
-        with suppress(subprocess.SubprocessError, AssertionError):  # daemons end whatever a cluster in trouble says
+        with suppress(subprocess.SubprocessError, AssertionError):  # daemons end even if this fails
             self.run("scancel", f"--user={os.geteuid()}")
             _until(lambda: not self.run("squeue", "-h"), 20, "jobs are left")
         for daemon in reversed(self.daemons):
@@ -133,7 +133,7 @@ class Cluster:
     def _steps(self) -> list[psutil.Process]:
         """Processes of jobs. No daemon is their parent: slurmd forks slurmstepd twice, so that steps outlive it.
 
-        Tasks know the cluster by SLURM_CONF; slurmstepd, which writes its title over its environment, is above them.
+        Tasks have SLURM_CONF in their environment; slurmstepd, which overwrites its own, is found as their parent.
         """
         found, ours = [], set(psutil.Process().children(recursive=True))
         for process in psutil.process_iter():
@@ -176,7 +176,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """Context with a cluster, which every command finds by SLURM_CONF."""
     folder = Path(tempfile.mkdtemp(prefix="slurm_"))
-    folder.chmod(0o755)  # munged wants to be sure of its folders
+    folder.chmod(0o755)  # munged checks the permissions of its folders
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     running = Cluster(folder)

@@ -1,4 +1,4 @@
-"""Tasks that recipes of the tests name by ``_target_``."""
+"""Correct and faulty tasks for tests, whose recipes name them by ``_target_``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SmoothedSum(CausalLM):
 
 
 class TwoPasses(CausalLM):
-    """Calls the model twice in training, and in evaluations with the texts in reverse beside them."""
+    """Calls the model twice in each step: in training with the same texts, in evaluations also with reversed ones."""
 
     def step(self, model, inputs, targets):
         first, second = (model(**inputs) for _ in range(2))
@@ -46,7 +46,7 @@ class TwoPasses(CausalLM):
 
 
 class OneCall(CausalLM):
-    """Does by itself what every task does."""
+    """Calls the model once in a step of its own, as the engine does for other tasks."""
 
     def step(self, model, inputs, targets):
         return self.loss(model(**inputs), targets)

@@ -34,14 +34,14 @@ PNG = b"".join(
 
 
 def train_tracked(run_dir: Path, *overrides: str) -> TrainResult:
-    """Train the tiny recipe with its curve in this process, or go on with it."""
+    """Train the tiny recipe with its curve in this process, or resume it."""
     usual = ["callbacks=[default,sample]", "~callbacks.watchdog", "~callbacks.progress", "trainer.log_every=1"]
     usual += ["trainer.eval_every=2", "checkpoint.every=2", "callbacks.sample.max_new_tokens=3"]
     return train(tiny_recipe(run_dir, *usual, *overrides))
 
 
 def train_twice(run_dir: Path, key: str, *overrides: str, artifacts: str = ARTIFACTS) -> str:
-    """Train six steps with a tracker, stopped after three and resumed by the same command; returns its id there."""
+    """Train six steps with a tracker, stopped after three and resumed; returns the id of the run in the tracker."""
     about = [f"callbacks.{key}.{option}" for option in ("project=sea", "group=study", "tags=[long]")]
     about += [f"callbacks.{key}.artifacts={artifacts}"] if artifacts else []
     usual = [f"tracker={key}", *about, "trainer.max_steps=6", *overrides]
@@ -75,7 +75,7 @@ def lines_of(run_dir: Path) -> Iterator[tuple[str, int, float]]:
 
 
 def about(folder: Path, **changes: Any) -> AboutRun:
-    """What a tracker is told of a run in ``folder``, which holds the files that trackers keep."""
+    """The description of a run that trackers get; writes the files that trackers keep into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "curve.png").write_bytes(PNG)
     (folder / "samples.txt").write_text("--- step 1\nonce upon a time\n")

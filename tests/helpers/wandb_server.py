@@ -17,7 +17,7 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 class WandbServer:
-    """What the server has got."""
+    """The state of the server: what it has received."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.url = refuses, ""
@@ -50,7 +50,7 @@ class WandbServer:
                 {"name": name, "uploadUrl": f"{self.url}/put/{variables['run']}/{name}"} for name in variables["files"]
             ]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        if operation == "CreateArtifact":  # it says that it holds the files already, so none is uploaded
+        if operation == "CreateArtifact":  # COMMITTED: the files are there already, so the client uploads none
             asked = variables["input"]
             self.run(asked["runName"])["artifacts"].append(asked)
             sequence = {"id": "s", "latestArtifact": None}
@@ -99,7 +99,7 @@ class WandbServer:
 
 @contextmanager
 def wandb_server(refuses: bool = False) -> Iterator[WandbServer]:
-    """Context with a server; ``refuses``: it takes no key."""
+    """Context with a server; ``refuses``: it accepts no key."""
     state = WandbServer(refuses)
     with serving(state.reply) as url:
         state.url = url

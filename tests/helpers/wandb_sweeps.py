@@ -1,4 +1,4 @@
-"""A server on the loopback that speaks W&B's protocol of sweeps too: agents ask it for runs, and hear which ones end.
+"""A server on the loopback that also speaks W&B's protocol of sweeps: it gives agents runs, and tells which must end.
 
 Values are those that a test lists, or, with ``engine``, those of W&B's own library ``sweeps``, which W&B's server uses.
 """
@@ -17,7 +17,7 @@ from helpers.wandb_server import WandbServer
 
 
 class SweepServer(WandbServer):
-    """What the server knows of one sweep.
+    """The state of the server and of its one sweep.
 
     Args:
         points: values of the runs to hand out, one after the other; then agents are told to leave.

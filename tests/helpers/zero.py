@@ -88,7 +88,7 @@ def model_config(case: Case) -> ModelConfig:
 
 
 def samples(step: int) -> list[dict[str, Tensor]]:
-    """The global batch of a step: labels, beside their tokens, from almost none to all of a sample."""
+    """The global batch of a step; samples have labels, beside their tokens, on almost none to all of their tokens."""
     generator = torch.Generator().manual_seed(1000 + step)
     batch = []
     for index in range(SAMPLES):

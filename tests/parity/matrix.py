@@ -136,7 +136,7 @@ class Case:
 
     @property
     def micro_batches(self) -> int:
-        """A pipeline needs several micro-batches; its accumulation 1 is the fewest that it runs."""
+        """Micro-batches of a step; for a pipeline, accumulation 1 stands for the fewest that it can run."""
         return max(self.accumulation, LAYOUTS[self.plan].least)
 
 
@@ -146,7 +146,7 @@ def overridden(case: Case, *overrides: str) -> Case:
 
 
 def reference(folder: Path, family: str, masks: str, steps: int = STEPS) -> Path:
-    """The run of one process, whole batches at once; run once and kept in ``folder``."""
+    """The run on one process, with each batch as one micro-batch; trained once and kept in ``folder``."""
     run_dir = folder / f"single-{family}-{masks}-{steps}"
     if not (run_dir / "done").exists():
         overrides = [*_common(folder, family, masks, steps), f"trainer.micro_batch_size={GLOBAL_BATCH}"]
@@ -163,7 +163,7 @@ def difference(case: Case, folder: Path, steps: int = STEPS, start: Callable[...
 def differences(
     cases: Sequence[Case], folder: Path, steps: int = STEPS, start: Callable[..., list] = kept_ranks
 ) -> dict[str, float]:
-    """The same for several cases of one plan, by their names: one group of ranks trains them one after the other."""
+    """``difference`` of several cases of one plan, by name; one group of ranks trains them one after the other."""
     plan = cases[0].plan
     assert all((case.plan, case.overrides) == (plan, cases[0].overrides) for case in cases)
     if plan.startswith("zero"):

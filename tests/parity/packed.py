@@ -1,4 +1,4 @@
-"""Packed equals alone, under every kind of plan: twelve documents in four rows against twelve rows of one document.
+"""Packed documents train as they do alone, under every kind of plan: twelve in four rows against one in each row.
 
 Every decoder trains by SGD in fp32, each step on all twelve documents: once in one process, each document alone, and
 under each plan packed by ``data.packing=bins``, which mixes other documents in every pass. The loss and the norm of the

@@ -108,7 +108,7 @@ def _run(cases: list[Case]) -> dict[str, float]:
 
 
 def _quietly(cases: list[Case], folder: Path) -> dict[str, float]:
-    """Without the runs' own log lines. One that fails ends its group, so each is then tried alone."""
+    """``differences`` without the runs' own log lines. If one case fails, its group ends, and each is tried alone."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""One small run of each shape of model: what it reads, what it predicts, and collators that leave labels out.
+"""One small recipe for each shape of model (texts, pictures, speech, pairs), with collators that leave labels out.
 
 ``matrix.py`` compares plans by them, ``tests/dist/test_shapes.py`` resumes and exports them.
 """

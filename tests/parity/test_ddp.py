@@ -90,7 +90,7 @@ def test_an_option_does_not_change_the_trajectory(
 
 
 def test_the_mean_of_rank_means_would_fail(tmp_path: Path) -> None:
-    """The uneven masks are uneven enough to show a wrong normalisation: shares of the labels differ by rank."""
+    """The uneven masks can show a wrong normalisation, since ranks have different shares of the labels."""
     recipe = tiny_recipe(tmp_path, *MASKS["uneven"])
     from trireme.trainer.data.open_corpus import open_corpus
     from trireme.trainer.tasks.causal_lm import CausalLM

@@ -17,7 +17,7 @@ SMALL = [
     *(Case(plan, "gpt2", 4, "full") for plan in ("fsdp_full_shard", "pp_1f1b")),
     *(Case(plan, "llama", 1, "uneven") for plan in ("tp", "pp_gpipe")),
     Case("pp_zero_bubble", "gpt_neox", 1, "full"),
-    # The last positions alone go on behind the first block, and prefixes are drawn.
+    # Behind the first block only the last positions go on, and prefixes are drawn at random.
     *(Case(plan, "perceiver_ar", 4, "uneven") for plan in ("fsdp_full_shard", "tp_sp", "pp_1f1b")),
     *(Case(plan, "perceiver_ar", 1, "noise") for plan in ("ddp", "tp")),
     Case("ddp", "llama_lora", 4, "uneven"),

@@ -1,5 +1,5 @@
-"""Packed equals alone under every kind of plan, for decoders whose documents would mix in transformers; `make parity`
-runs all decoders."""
+"""Packed documents train as they do alone under every kind of plan, for decoders whose documents would mix in
+transformers; `make parity` runs all decoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped begins with what it does and its command, and passes the check."""
+"""Every shipped recipe begins with a comment on what it does and its command, and passes ``trireme check``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: 
         del missing["data.source.paths"]
     if path.stem in ("lora", "dpo"):  # the template's tokens
         missing["model.resize_embeddings"] = "true"
-    needs = "finetune" in path.parts and path.stem != "chat"  # which needs nothing
+    needs = "finetune" in path.parts and path.stem != "chat"  # ``chat`` needs nothing
     given = [f"{key}={value}" for key, value in missing.items()] if needs else []
     if "multimodal" in path.parts:
         given = [f"data.source.path={_stamps(tmp_path)}"]

@@ -2,9 +2,9 @@
 
 ``make resume-matrix`` runs all of it, prints the table and writes ``docs/resume.md``; ``test_matrix.py`` runs a part.
 The model is GPT-2, which has what is hardest to save: a tied head (two copies under a pipeline) and fused projections
-(in pieces under tensor parallelism). Each plan trains once to the end, with a checkpoint half way. Then one group of
-ranks of each plan loads the checkpoints of the others, one after the other: saves at once what it has loaded, trains on
-to the end, and notes the samples that it consumed.
+(in pieces under tensor parallelism). Each plan trains once to the end, with a checkpoint half way. Then, for each plan,
+one group of ranks loads the checkpoints of the other plans in turn, saves at once what it has loaded, trains to the
+end, and notes the samples that it consumed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Case:
 
 @dataclass
 class Found:
-    """What a resume was like."""
+    """The result of a resume."""
 
     differing: list[str] = field(default_factory=list)
     """Tensors that are not bit for bit those of the checkpoint, saved again right after the load."""
@@ -110,7 +110,7 @@ class Found:
 
 
 def ring(plans: Sequence[str], variant: str = "") -> dict[str, list[Case]]:
-    """By the plan that resumes: what its neighbour has saved, also with another batch, and what it has saved itself."""
+    """Cases by the plan that resumes: from its neighbour's checkpoint, also with another batch, and from its own."""
     before = dict(zip(plans, [plans[-1], *plans[:-1]], strict=True))
     batches = (GLOBAL_BATCH, BATCHES[0])
     return {
@@ -120,12 +120,12 @@ def ring(plans: Sequence[str], variant: str = "") -> dict[str, list[Case]]:
 
 
 def adapted(variant: str) -> dict[str, list[Case]]:
-    """By the plan that resumes: what all plans of the rows with adapters have saved."""
+    """Cases by the plan that resumes: from the checkpoints of all plans of the rows with adapters."""
     return {plan: [Case(before, plan, variant=variant) for before in ADAPTED] for plan in ADAPTED}
 
 
 def full() -> dict[str, list[Case]]:
-    """By the plan that resumes: what all have saved, and what its neighbour has with other batches."""
+    """Cases by the plan that resumes: from all plans' checkpoints, and from its neighbour's with other batches."""
     cases = {plan: [Case(before, plan) for before in PLANS] for plan in PLANS}
     for plan, near in ring(PLANS).items():
         cases[plan] += [Case(near[0].before, plan, batch) for batch in BATCHES]
@@ -142,8 +142,8 @@ def uninterrupted(folder: Path, plan: str, variant: str = "") -> Path:
 
 
 def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]:
-    """Resume ``cases``, all under ``after`` and of one variant, in one group of ranks; by name of the case. What
-    ``folder`` has stays."""
+    """Resume ``cases``, all under ``after`` and of one variant, in one group of ranks; returns results by case name.
+    Results that ``folder`` has are kept."""
     one = uninterrupted(folder, "single", cases[0].variant)
     jobs, found = [], {}
     for case in cases:
@@ -198,7 +198,7 @@ def _judge(case: Case, run_dir: Path, before: Path, one: Path) -> Found:
 
 
 def _state_is_kept(saved: Path, again: Path, batch: int) -> bool:
-    """All of it; another batch is noted, with where it begins."""
+    """Whether all of the state is kept; it also notes another batch size, with the step at which that begins."""
     then, now = (json.loads((checkpoint / STATE).read_text()) for checkpoint in (saved, again))
     if batch != GLOBAL_BATCH:
         then["trainer"]["batch"] = {"size": batch, "step": SAVED, "samples": SAVED * GLOBAL_BATCH}
@@ -221,7 +221,7 @@ def _equal(name: str, one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
 
 
 def _averages(plan: str) -> bool:
-    """DeepSpeed's plans keep no average of the weights."""
+    """Whether the plan keeps an average of the weights, which DeepSpeed's plans do not."""
     return not plan.startswith("zero")
 
 
@@ -251,7 +251,7 @@ def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
 
 
 def _go(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
-    """The jobs one after the other, on the ranks that exist."""
+    """Run the jobs one after the other, on the ranks that exist."""
     mesh = None
     for checkpoint, run_dir, composed in jobs:
         recipe = typed(composed)
@@ -276,7 +276,7 @@ def _go(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
 
 
 def _note_samples(trainer: Trainer) -> list[list[int]]:
-    """Filled with the samples of this rank in every step to come."""
+    """A list that is filled with the samples of this rank in every step to come."""
     consumed: list[list[int]] = []
     step = trainer.strategy.forward_backward
 

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(cases: dict[str, list[Case]]) -> dict[str, Found]:
-    """By name of the case; a group of ranks that fails is started again for the cases after the one that failed."""
+    """Results by case name; after a case that fails, a new group of ranks runs the cases behind it."""
     earlier = kept(RESULTS, Found)
     results = {name: found for name, found in earlier.items() if found.sound}
     for name in earlier.keys() - results.keys():

@@ -1,6 +1,6 @@
 """A ring through the resume matrix: a plan resumes from the one before it; `make resume-matrix` runs all pairs.
 
-Each also goes on from its own checkpoint, bit for bit, and from its neighbour's with another global batch.
+Each plan also resumes from its own checkpoint, bit for bit, and from its neighbour's with another global batch.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def test_adapters_of_every_plan_go_on_under_every_other(variant: str, plan: str,
 
 
 def test_a_pair_that_differs_is_not_sound() -> None:
-    """The judgement itself: each part of it can fail."""
+    """Each condition of ``Found.sound`` can fail."""
     good = {"state": True, "samples": True, "difference": 1e-7}
     assert Found(**good).sound and Found(**good, exact=True).sound
     for worse in ({"differing": ["model.x"]}, {"state": False}, {"samples": False}, {"exact": False}):

@@ -55,7 +55,7 @@ def test_optuna_inside_of_ray_repeats(starter: TrialStarter, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("synch", [False, True])
 def test_population_based_training(synch: bool, starter: TrialStarter, tmp_path: Path) -> None:
-    """The worst of two goes on from the checkpoint of the better one, with other values of the range."""
+    """The worse of two trials goes on from the checkpoint of the better one, with other values of the range."""
     folder = tmp_path / "study"
     options = f"time_attr: step, perturbation_interval: 2, quantile_fraction: 0.5, synch: {str(synch).lower()}"
     given = ["search=ray", RATES, f"{SCHEDULER}PopulationBasedTraining, {options}}}", "search.trials=2"]

@@ -13,12 +13,12 @@ from trireme.launch.search.trial_starter import TrialStarter
 
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, *given: str) -> SweepServer:
-    """Search by a sweep; returns what its server knows at the end."""
+    """Search by a sweep; returns its server."""
     monkeypatch.setattr(wandb_sweep, "HEARTBEAT_SECONDS", 0.2)
     with sweep_server(engine=True) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        starter = TrialStarter(sample(), 1)  # its processes have the variables
+        starter = TrialStarter(sample(), 1)  # started now, so that its processes inherit the variables
         try:
             searched(starter, folder, "search=wandb", "tracker=wandb", "callbacks.wandb.system_seconds=null", *given)
         finally:

@@ -17,7 +17,7 @@ if not is_installed("flask"):  # part of mlflow, but not of mlflow-skinny
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries write into the current folder, the home and their caches."""
+    """Give each test a current folder, a home and caches of its own, into which libraries write."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
     monkeypatch.setattr(tracker, "_accepted", set())  # a login of one test says nothing of the next

@@ -1,4 +1,4 @@
-"""Flyte by its real library: the deck of a task in which a run is trained and resumed; elsewhere it is refused."""
+"""Flyte by its real library: the deck of a task that trains and resumes a run; outside of a task it is refused."""
 
 from __future__ import annotations
 

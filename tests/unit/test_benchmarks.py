@@ -56,7 +56,7 @@ def test_an_unknown_operator_is_not_left_out():
     known = {
         schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("c10d::")
     }
-    assert known <= set(traffic.KINDS) | {"gather_", "scatter_"}  # which nothing here uses: the counter raises
+    assert known <= set(traffic.KINDS) | {"gather_", "scatter_"}  # not used here; the counter would raise
 
 
 def test_an_export_runs_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Commands, options, keys, groups and extras that README, docs and messages name exist."""
+"""Every command, option, key, group and extra exists that README, docs and messages name."""
 
 from __future__ import annotations
 

@@ -592,7 +592,7 @@ class Masking(Collator):
 
 
 def test_a_task_with_a_collator_and_sums_of_its_own(tmp_path: Path) -> None:
-    """A collator made from the base class, with some of the engine's values, drawing at random; sums with a shape."""
+    """The collator has the base class, takes some of the engine's values and draws at random; sums have shapes."""
     path = Example(OWN, "task:\n  _target_: mine.own.ByPosition\n").write(tmp_path)
     assert main(["check", path, ROOTS]) == 0
     assert train(path, tmp_path, ROOTS) == 0
@@ -636,4 +636,4 @@ def test_own_code_in_the_current_folder_counts_for_every_recipe(
     compose("mine.yaml" if place == "clone" else "pretrain/persimmon_stdlib")
     assert locate("own_here.Mine").__name__ == "Mine"
     own = {str(tmp_path)}
-    assert set(locate_module._own_folders) == own  # no packaged recipe's folder
+    assert set(locate_module._own_folders) == own  # and not the folder of a packaged recipe

@@ -55,7 +55,7 @@ def _time_limit() -> Iterator[None]:
 def _run(
     command: str, mutation: Mutation, folder: Path, capsys: pytest.CaptureFixture[str], *more: str
 ) -> tuple[object, str]:
-    """The exit code, or what happened in its place, and all that was said."""
+    """The exit code, or what happened in its place, and the whole output."""
     recipe = mutation.recipe(folder) if mutation.recipe else TINY
     given = [*mutation.arrange(folder), *mutation.overrides]
     other_data = any(text.startswith("data=") and text != "data=python_stdlib" for text in given)

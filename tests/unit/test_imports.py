@@ -1,4 +1,4 @@
-"""Imports run one way: launch -> trainer -> parallel -> models; configs may use any owner, of launch its dataclass."""
+"""Imports run one way: launch -> trainer -> parallel -> models; configs may import all, of launch a dataclass only."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_a_deferred_import_makes_a_cycle(tmp_path: Path) -> None:
 
 
 def test_no_two_files_share_a_name() -> None:
-    """A name says what is behind it; the few that are shared say the same thing of two things, and a file of
-    launch/commands is called as its command."""
+    """A file's name says what is in it. The few shared names mean the same in two folders, and a file of
+    launch/commands has the name of its command."""
     names = [path.name for path in FILES if path.name != "__init__.py" and path.parent.name != "commands"]
     assert {name for name in names if names.count(name) > 1} <= SHARED_NAMES
 

@@ -1,7 +1,7 @@
 """Private attributes of other libraries that trireme relies on: each is named here with its reason, and exists.
 
-A new version of a library may drop or rename what begins with an underscore, without a word. This list tells what to
-look at when a version is raised, and fails at once where something is gone, not in the middle of a run.
+A new version of a library may drop or rename what begins with an underscore, without notice. This list tells what to
+look at when a version is raised. If a name is gone, this test fails at once, and not a run in its middle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Only files about texts know of tokens and blocks: elsewhere an interface is asked, so that a modality is one file."""
+"""Only files about texts may name tokens and blocks; other files ask an interface, so that a modality is one file."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_cross_checks_speak_up_beside_unknown_keys_and_wrong_types() -> None:
     _, problems = examine(
         3, trainer__stop_at=99, data__blok_size=1, model__config__vocab_siz=3, scheduler__warmup_ratio="x"
     )
-    # stop_at needs a usable scheduler, which is mended first; the batch does not.
+    # stop_at is judged only beside a valid scheduler; the batch is always judged.
     assert set(problems) == {
         "data.blok_size",
         "scheduler.warmup_ratio",

@@ -60,7 +60,7 @@ class Thing:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under importlib mode a test module is not in sys.modules by the name its classes carry."""
+    """Register this module: in importlib mode, sys.modules lacks it under the name that its classes carry."""
     import sys
     import types
 
@@ -208,7 +208,7 @@ def test_defaults_show_every_field() -> None:
 
 @dataclass
 class Strict:
-    """Several flaws of its own, collected."""
+    """A dataclass that names all of its own flaws at once."""
 
     low: int = 1
     high: int = 9
@@ -232,7 +232,7 @@ class Strict:
 def test_all_flaws_of_one_dataclass_are_told_beside_wrong_types() -> None:
     _, problems = read({"low": -1, "high": 11, "free": "x"}, Strict)
     assert {problem.field for problem in problems} == {"low", "high", "free"}
-    _, problems = read({"low": "x", "high": 11}, Strict)  # nothing is said of what low is compared with
+    _, problems = read({"low": "x", "high": 11}, Strict)  # the comparison of low and high is left out
     assert {problem.field for problem in problems} == {"low", "high"}
     _, problems = read({"low": "x", "high": 0}, Strict)
     assert [problem.field for problem in problems] == ["low"]

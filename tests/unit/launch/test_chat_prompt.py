@@ -143,7 +143,7 @@ def test_pictures_that_are_not_there(
 
 
 def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:
-    """It did not replace them, as it would if it made a column of its own."""
+    """The prompt is added to the turns; as a column of its own it would replace them."""
     turns = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
     (tmp_path / "turns.json").write_text(json.dumps({"conversations": turns}))
     found = chat_prompt(str(tmp_path / "turns.json"), "three")
@@ -151,7 +151,7 @@ def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:
 
 
 def test_a_template_of_parts_gets_parts() -> None:
-    """It would go through the characters of a text, and find nothing to write in them."""
+    """A template that loops over parts would loop over the characters of a plain text, and write nothing."""
     tokenizer = tokenizer_for("chatml")
     tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n"

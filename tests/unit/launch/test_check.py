@@ -1,4 +1,4 @@
-"""``trireme check`` names what ``train`` would refuse, and train accepts what it accepts; it does so without torch."""
+"""``trireme check`` refuses and accepts the same recipes as ``train``, and works without importing torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trireme.launch.cli import main
 
 
 def _fields(message: str) -> set[str]:
-    """Keys of the problems in a message: what stands at the begin of a line."""
+    """Keys of the problems in a message; each stands at the beginning of a line."""
     heads = [line for line in message.splitlines() if line and not line[0].isspace() and not line.endswith("problems:")]
     return {head.lstrip("0123456789. ").split(" = ")[0] for head in heads if not head.startswith("note: ")}
 
@@ -44,7 +44,7 @@ def test_check_and_train_name_the_same_keys(
 def test_what_the_data_tells_is_refused_before_the_first_step(
     overrides: list[str], fields: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(fields) <= _refused("train", overrides, tmp_path, capsys)  # beside what the data's preparation says
+    assert set(fields) <= _refused("train", overrides, tmp_path, capsys)  # preparing the data may add problems
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
@@ -99,7 +99,7 @@ def test_usual_environments_are_accepted(
 
 
 def test_a_check_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    """Their imports are most of what a check would take; a new configuration is accepted in a process without torch."""
+    """Their imports would take most of a check's time; new configurations are checked in a process without torch."""
     program = (
         "import sys; from trireme.launch.cli import main; code = main(sys.argv[1:]); "
         "print(code, *{'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"

@@ -38,7 +38,7 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
     def run(*overrides: str) -> tuple[int, str]:
         corpus = f"data.source.paths=[{tmp_path}/corpus.jsonl]"
-        capsys.readouterr()  # what saving the base has printed
+        capsys.readouterr()  # drop what saving the base has printed
         done = trireme_here(capsys, "check", "finetune/text", corpus, "data.block_size=32", *overrides)
         return done.returncode, done.stdout + done.stderr
 

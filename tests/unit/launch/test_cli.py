@@ -35,7 +35,7 @@ def test_help_shows_examples_and_imports_nothing_heavy() -> None:
 
 
 def test_checking_a_recipe_goes_without_what_only_ranks_need() -> None:
-    """Seconds of importing, before any process of a run can start."""
+    """Those imports take seconds, before any process of a run can start."""
     arguments = ["check", str(TINY), ROOTS, "plan=ddp", "--nproc", "2"]
     program = (
         f"import sys; from trireme.launch.cli import main; code = main({arguments!r}); import trireme.launch.agent; "
@@ -78,7 +78,7 @@ def test_only_the_recipe_is_required(capsys: pytest.CaptureFixture[str]) -> None
 def test_jobs_without_a_cluster(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither where SLURM is not installed, nor where its commands are but no cluster is."""
+    """SLURM is not installed, or its commands are there without a cluster."""
     monkeypatch.setenv("PATH", str(tmp_path))
     for command in (["jobs"], ["cancel", "12"]):
         assert main(command) == 2

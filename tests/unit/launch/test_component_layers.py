@@ -1,4 +1,4 @@
-"""A new ``_target_`` drops the arguments of the old one, and of keys that exclude each other the later one counts."""
+"""A new ``_target_`` drops the old one's arguments; of two keys that exclude each other, the later one counts."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_a_choice_drops_what_the_new_target_does_not_take() -> None:
     composed = compose(STDLIB, ["data=hub", "data.source.path=x"])
     assert "exclude" not in composed.raw["data"]["source"]
     assert "data.source.exclude" in "".join(composed.notes)
-    assert compose(STDLIB, ["optimizer=sgd"]).raw["optimizer"]["lr"] == 2e-3  # which both take
+    assert compose(STDLIB, ["optimizer=sgd"]).raw["optimizer"]["lr"] == 2e-3  # both targets take lr
 
 
 def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
-    """Null and open values go as well."""
+    """Values that are null or open (``???``) are dropped as well."""
     source = "data.source._target_"
     for given in (["data=files"], ["data=hub"], []):
         composed = compose(STDLIB, [*given, f"{source}=mine.Own", "+data.source.count=3"])
@@ -67,7 +67,7 @@ def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
 
 
 def test_what_a_later_file_leaves_open_is_open(tmp_path: Path) -> None:
-    """OmegaConf alone keeps the value of the earlier file, and the author of the later one asked for a choice."""
+    """A later file with ``???`` asks for a choice; OmegaConf by itself would keep the value of the earlier file."""
     written(tmp_path, BEGIN + "optimizer: {lr: 1e-3}\n")
     recipe = written(
         tmp_path, "defaults: [mine, _self_]\ndata:\n  tokenizer:\n    path: ???\noptimizer:\n  lr: ???\n", "more"
@@ -93,7 +93,7 @@ def test_a_mistyped_argument_is_still_a_problem() -> None:
     ],
 )
 def test_callbacks_on_the_command_line(override: str, names: list[str], note: str) -> None:
-    """One name of a callback adds it; a set (it holds flow) replaces the recipe's."""
+    """The name of a callback adds it; a set, which contains ``flow``, replaces the recipe's callbacks."""
     composed = compose(STDLIB, [override])
     callbacks: dict[str, Any] = composed.raw["callbacks"]
     assert set(names) <= set(callbacks)
@@ -119,7 +119,7 @@ def test_jobs_of_a_sweep_drop_each_their_own() -> None:
     [
         ("trainer: {epochs: 2}\n", ["trainer.max_steps=3"], 3, None),
         ("trainer: {max_steps: 3}\n", ["trainer.epochs=2"], None, 2),
-        ("trainer: {max_steps: 3, epochs: 2}\n", [], 3, 2),  # one level: a contradiction, refused later
+        ("trainer: {max_steps: 3, epochs: 2}\n", [], 3, 2),  # both in one file: a contradiction, refused later
         ("trainer: {max_steps: 3}\n", ["trainer.max_steps=4", "trainer.epochs=2"], 4, 2),
         ("trainer: {max_steps: 3}\n", ["trainer.epochs=null"], 3, None),
     ],

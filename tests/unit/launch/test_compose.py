@@ -105,8 +105,8 @@ for choice, own in {cases!r}:
 
 
 def test_hydra_composes_a_recipe_no_more_often_than_needed() -> None:
-    """Once as asked for, and once as written if a choice may make arguments void; in a process of its own, since Hydra
-    composes more often in one that other tests have used."""
+    """Once as asked for, and once as written if a choice may make arguments void. The test uses a new process, since
+    Hydra composes more often in one that other tests have used."""
     cases = [("plan=ddp", False), ("model=gpt2_tiny", False), ("optimizer=adafactor", False)]
     code = COUNT.format(cases=[*cases, ("optimizer=adafactor", True)], own_launch=OWN_LAUNCH, tiny=str(TINY))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -152,7 +152,7 @@ def test_unreadable_overrides_are_reported() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
 def test_a_plus_before_a_key_changes_nothing(prefix: str) -> None:
-    """Hydra refuses ``+`` on a key that exists and its absence on one that does not: here the schema judges keys."""
+    """Hydra wants ``+`` before new keys, and before no others; here the schema judges keys, whatever the prefix."""
     composed = compose(
         str(TINY), [f"{prefix}seed=3", f"{prefix}optimizer.lr=0.5", f"{prefix}plan=ddp", f"{prefix}a.b=1"]
     )

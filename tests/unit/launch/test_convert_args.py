@@ -226,7 +226,7 @@ def test_what_a_data_set_of_axolotl_says_of_its_chats(tmp_path: Path) -> None:
 
 
 def test_a_file_of_deepspeed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recipe names the file, and agrees with it: the check of both finds nothing."""
+    """The recipe names DeepSpeed's file and agrees with it, so the check finds no contradiction."""
     file = write(
         tmp_path,
         {

@@ -39,7 +39,7 @@ def test_every_plan_is_listed_with_its_processes(found: dict) -> None:
 
 
 def test_what_is_missing_comes_with_a_fix(tmp_path: Path) -> None:
-    """Without a compiler, DeepSpeed's plans say so, and the others do not mind."""
+    """Without a compiler, DeepSpeed's plans are reported as missing, and other plans as usable."""
     environment = {**os.environ, "CXX": "no-such-compiler", "PATH": str(tmp_path)}
     result = subprocess.run(command("doctor", "--json"), capture_output=True, text=True, timeout=120, env=environment)
     assert result.returncode == 0, result.stderr

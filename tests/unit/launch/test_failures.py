@@ -45,7 +45,7 @@ def shown(failures: dict[int, ProcessFailure]) -> str:
 def test_a_misspelt_option_is_a_user_error_of_a_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its launcher shows it once, instead of the usage for every rank."""
+    """The launcher shows the error once, instead of a usage text from every rank."""
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))):
         monkeypatch.setenv(name, value)
     assert main(["pretrain/persimmon_stdlib", "--npoc", "2"]) == USER_ERROR
@@ -109,7 +109,8 @@ def test_a_rank_without_a_launcher_to_tell_prints_by_itself(monkeypatch: pytest.
 
 
 def test_holding_a_user_error_back_does_not_make_it_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's agent shows what happened first, by the times in the files; peers lose their connections later."""
+    """torch's agent shows the earliest error by the times in the error files. A user error that is held back keeps its
+    own time, since its peers lose their connections meanwhile."""
     file = tmp_path / "error.json"
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
@@ -123,7 +124,7 @@ def test_holding_a_user_error_back_does_not_make_it_later(tmp_path: Path, monkey
 
 
 def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """torch's launcher falls over an error file that could only be begun."""
+    """torch's launcher crashes when it reads an incomplete error file."""
     with small_disk(tmp_path, 8 * 1024):
         with contextlib.suppress(OSError):
             (tmp_path / "filler").write_bytes(bytes(100_000))
@@ -134,7 +135,7 @@ def test_a_full_disk_leaves_no_torn_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_error_files_lie_on_another_disk_than_the_run(tmp_path: Path) -> None:
-    """One for each rank and attempt."""
+    """Each rank and attempt has an error file of its own."""
     (tmp_path / "errors").mkdir()
     logs = RankLogs(tmp_path / "logs", tmp_path / "errors")
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""A forked process is what a started one would be, and where nothing can be forked, ranks are started one by one."""
+"""Forked processes behave like started ones; where nothing can be forked, ranks are started one by one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
-    """A server of this file's own, as a command starts it."""
+    """Start a fork server for this file, as a command does."""
     before, ForkServer.current = ForkServer.current, None
     ForkServer.start()
     yield
@@ -83,7 +83,7 @@ def test_its_end_is_told_as_of_a_started_process(tmp_path: Path) -> None:
         process.wait(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == -signal.SIGTERM
-    process.send_signal(signal.SIGTERM)  # to nobody
+    process.send_signal(signal.SIGTERM)  # the process has ended already
 
 
 def test_two_do_not_draw_the_same(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Garbage collection is off during heavy imports, is as before afterwards, and leaves alone what they have made."""
+"""Garbage collection is off during heavy imports, is restored afterwards, and then skips the imported objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _restored() -> Iterator[None]:
 
 
 class Part:
-    """Something that refers to itself, as models do."""
+    """An object that refers to itself, as models do."""
 
     def __init__(self) -> None:
         self.whole = self

@@ -88,7 +88,7 @@ CRASH = "callbacks.fault\n  faults.Fault raises RuntimeError: boom of one rank i
 def test_a_failing_rank_is_shown_once(
     plan: str, kind: str, rank: int, code: int, seen: str, tracebacks: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Seen once, and the whole run ends within half a minute of the failure."""
+    """The failure is printed once, and the whole run ends within half a minute of it."""
     result = run_to_end(faulty(tmp_path / "run", kind, rank, plan=plan), tmp_path / "run", environment)
     assert time.time() - (tmp_path / "failed").stat().st_mtime < 30
     assert result.returncode == code, result.stderr
@@ -132,7 +132,7 @@ def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environ
     ]
     result = run_to_end([*launcher, *arguments], tmp_path / "run", environment)
     assert result.returncode != 0
-    # By torch's agent, which indents it; once, and last.
+    # torch's agent prints the refusal, indented, once and last.
     said = " ".join(result.stderr.split())
     assert said.count("data = 3 is odd on this rank fix: even it out") == 1
     assert "fix: even it out" in "".join(result.stderr.splitlines()[-12:]), result.stderr
@@ -141,7 +141,7 @@ def test_a_user_error_of_one_rank_is_seen_under_torchrun(tmp_path: Path, environ
 def test_a_sweep_trains_every_job_and_ends_with_a_table(
     tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also of those that have diverged: they do not end the sweep, do not win, and are told by the exit code."""
+    """Jobs that have diverged are in the table too: they do not end the sweep, never win, and set the exit code."""
     arguments = tiny_command(
         tmp_path / "s", "--multirun", "optimizer.lr=1e9,1e-3", "trainer.max_steps=3", "trainer.eval_samples=2"
     )

@@ -17,7 +17,7 @@ BEGIN = "defaults: [/base, /model: llama_tiny, /data: files, _self_]\n"
 
 
 def said(recipe: Path | str, *overrides: str) -> str:
-    """The problems of composing, which are refused or kept for later."""
+    """The text of all problems of composing, whether they are raised at once or collected."""
     try:
         problems = compose(str(recipe), overrides).problems
     except UserError as error:

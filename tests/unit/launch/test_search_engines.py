@@ -1,4 +1,4 @@
-"""Engines of a search: what each lacks is refused by name, and how spaces become those of other libraries."""
+"""Engines of a search: features that an engine lacks are refused by name, spaces are translated for its library."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said(target: str, **options: Any) -> str:
-    """What the configuration of a search with this engine says against it; empty for nothing."""
+    """The refusal of a search configuration with this engine; empty if it is accepted."""
     arguments = options.pop("arguments", {})
     try:
         SearchConfig(**{"space": RATE, **options}, engine={"_target_": target, **arguments})
@@ -171,7 +171,7 @@ def test_an_engine_of_the_users_own_takes_queued_and_left_trials_first(tmp_path:
     first, second = engine.claim(), engine.claim()
     assert first is not None and second is not None
     assert (first.values, second.values) == ({"optimizer.lr": 2e-3}, {"optimizer.lr": 1e-4})
-    second.release()  # as of a worker that has died, or a trial that was paused
+    second.release()  # as if its worker had died, or its trial were paused
     again = engine.claim()
     assert again is not None and (again.number, again.values) == (1, second.values)
     last = engine.claim()

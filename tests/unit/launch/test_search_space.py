@@ -1,4 +1,4 @@
-"""The space of a search: what it holds, in which cases, and what is wrong with it."""
+"""The space of a search: its ranges and choices, conditions on them, and spaces that are refused."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_study_that_is_opened_again_goes_on_as_if_it_had_not_been(sampler: dic
 
 
 def test_workers_that_ask_elsewhere_do_not_exceed_the_trials(tmp_path: Path) -> None:
-    """Each holds a place while it waits for values; a place that is let go without a trial is free again."""
+    """A worker holds a place while it waits for values; a place that is released without a trial is free again."""
     space = space_of(SPACE)
     one, two = (opened(tmp_path / "study", space, trials=3) for _ in range(2))
     places = [one.place(), two.place(), one.place()]
@@ -110,7 +110,7 @@ def test_workers_that_ask_elsewhere_do_not_exceed_the_trials(tmp_path: Path) -> 
     one.finish(one.new(space.suggest), TrialState.COMPLETE, [1.0])
     os.close(places[2])
     assert two.place() is None, "one has begun, and two are held"
-    os.close(places[0])  # its server wanted no further trial
+    os.close(places[0])  # as if the worker's server had no further trial
     again = two.place()
     assert again is not None and one.place() is None
     for place in (again, places[1]):
@@ -338,7 +338,7 @@ def test_endings_are_told_apart() -> None:
 
 
 def test_a_study_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
-    """The name of its folder is no part of it: else trials would run again over the old ones."""
+    """The name of the folder is no part of the study; else its trials would run again over the old ones."""
     space = space_of(SPACE)
     assert work(opened(tmp_path / "one", space, trials=5), space, quadratic, most=2) == 2
     (tmp_path / "one").rename(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""``trireme data``: what it shows is what is trained, its page needs nothing else, and data cannot steer a terminal."""
+"""``trireme data``: it shows the samples that are trained on, its page needs no other file, data steer no terminal."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
     "file", [PICTURES, pytest.param(SPEECH, marks=needs_espeak), Path("masked.yaml")], ids=lambda file: file.stem
 )
 def test_what_is_shown_is_what_the_first_step_trains_on(folder: Path, file: Path) -> None:
-    """With random crops, spans and masks; masks also by two processes that share the step."""
+    """Random crops, spans and masks are the same; masks also where two ranks share the step."""
     shown = report_data(recipe_of(file, folder / "look"), 8).samples
     assert len(shown) == 8 and not (folder / "look").exists()
     _train(file, folder / "one")
@@ -376,7 +376,7 @@ trainer: {max_steps: 1, global_batch_size: 4, micro_batch_size: 2, eval_at_end: 
 
 
 def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Numbers where nothing is known, what its ``views`` give where it has them, and one message where they fail."""
+    """Samples of the user's own are shown as numbers, or by their ``views``; views that fail are one message."""
     (folder / "own_points.py").write_text(OWN)
     results = {}
     for task in ("Task", "DrawnTask", "BrokenTask", "ListedTask", "PaleTask"):
@@ -426,7 +426,7 @@ def test_no_engine_is_imported_and_nothing_is_written(folder: Path) -> None:
 
 
 def test_colours_tell_what_is_learnt(folder: Path) -> None:
-    """On a terminal; a picture has two pixels in each block."""
+    """On a terminal with colours; each character of a picture shows two pixels."""
     import io
 
     from rich.console import Console

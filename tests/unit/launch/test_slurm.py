@@ -1,4 +1,4 @@
-"""Jobs for SLURM, without a SLURM: the launch part of a recipe, the ranks of each machine, the script, tasks."""
+"""SLURM jobs, tested without SLURM: the launch part of a recipe, the ranks of each machine, the script, tasks."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_containers_see_what_links_lead_to_and_where_recipes_lie(tmp_path: Path)
 
 
 def test_what_setup_sets_for_itself_is_not_for_the_script(tmp_path: Path) -> None:
-    """``set -e`` would end it at the first signal, and tasks would start where ``cd`` has led."""
+    """``set -e`` would end the script at the first signal, and ``cd`` would change the folder of its tasks."""
     launch = LaunchConfig(kind="slurm", setup=["set -eu", "cd /"])
     text = Script(launch, Shape(1, 1), "job", tmp_path, tmp_path, [Run(tmp_path, [])]).text()
     start, end = text.index("srun "), text.index('"${arguments[@]}"')
@@ -191,7 +191,7 @@ def test_what_setup_sets_for_itself_is_not_for_the_script(tmp_path: Path) -> Non
 
 def test_a_rank_finds_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "gone")  # so that it is put back
+        monkeypatch.setenv(name, "gone")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
     told = {"STEP_NUM_TASKS": "5", "PROCID": "3", "LOCALID": "1", "NODEID": "1", "STEP_TASKS_PER_NODE": "2(x2),1",
             "STEP_NODELIST": "gpu[07-09]", "JOB_ID": "20001", "STEP_ID": "2"}  # fmt: skip
@@ -200,7 +200,7 @@ def test_a_rank_finds_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     take_rank()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert [os.environ[name] for name in names] == ["3", "5", "1", "2", "gpu07", "14003"]
-    monkeypatch.setenv("RANK", "9")  # of a launcher, which knows better
+    monkeypatch.setenv("RANK", "9")  # set by a launcher, whose value counts
     take_rank()
     assert os.environ["RANK"] == "9"
 

@@ -18,7 +18,7 @@ STEPS = 1000
 
 
 class Screen:
-    """Stands for the notebook, and for the place in it that is drawn again: keeps the steps that were shown."""
+    """Stands for the notebook and its display; keeps the steps that were shown."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []

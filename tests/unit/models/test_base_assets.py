@@ -47,7 +47,7 @@ def test_the_model_stops_where_its_base_does(base: ModelConfig) -> None:
     assert model.generation_config.eos_token_id == [0, 5, 7, 3]
     model = build_on_meta(base, "causal_lm", Vocabulary(64))
     assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (1, [0, 5], 9)
-    assert model.get_input_embeddings().padding_idx is None  # its embedding is trained like every other
+    assert model.get_input_embeddings().padding_idx is None  # the padding token's embedding is trained like every other
 
 
 def test_settings_and_processors_go_along(base: ModelConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Attention within documents equals attention with the mask of documents, and other masks stay what they are."""
+"""Attention within documents equals attention with a mask of documents; other masks are left as they are."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_numbers_mean_the_mask() -> None:
 
 
 def test_transformers_keeps_documents_apart_where_positions_restart() -> None:
-    """What packed rows rely on, kernel by kernel; flash attention only in a row of its own, so more are refused."""
+    """Packed rows rely on this, kernel by kernel. Flash attention does it for one row only, and more are refused."""
     dense = mask("sdpa")
     assert dense is not None and int(dense.sum()) == sum(length * (length + 1) // 2 for length in LENGTHS)
     eager: Any = mask("eager")

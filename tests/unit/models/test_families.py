@@ -30,7 +30,7 @@ def _config(family: str) -> ModelConfig:
 
 
 def _head(family: str) -> str:
-    """A head that the family has: of a decoder the language model's, else the first in the table."""
+    """A head that the family has: a decoder's language model head, else the first one in the table."""
     if family in DECODERS:
         return "causal_lm"
     config = hf_config(_config(family))

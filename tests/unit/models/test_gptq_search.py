@@ -81,7 +81,7 @@ def _distance(model: Any, other: Any, batches: list[dict[str, Tensor]]) -> float
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_calibrated_model_is_nearer_than_a_rounded_one(family: str) -> None:
-    """Block after block, on inputs with padding, which does not count."""
+    """Blocks are quantised one after the other, on inputs whose padding does not count."""
     config = config_of(family)
     exact = filled(config)
     generator = torch.Generator().manual_seed(1)

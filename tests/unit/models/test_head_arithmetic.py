@@ -1,6 +1,6 @@
 """Sizes that do not fit together are refused before anything is built, for every family.
 
-The judge is transformers: what ``check_model`` lets through must build and compute.
+transformers is the judge: a configuration that ``check_model`` accepts must build and compute.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_losses_of_heads_are_those_of_their_logits(kind: str) -> None:
     with torch.no_grad(), head.running(ask({"labels": labels}, False)):
         tokens = most_likely(model(input_ids=ids).logits)
     assert torch.equal(tokens[labels != IGNORE], logits.argmax(-1)[labels != IGNORE])
-    torch.testing.assert_close(model(input_ids=ids).logits, logits)  # nobody asks
+    torch.testing.assert_close(model(input_ids=ids).logits, logits)  # nobody asks for losses
 
 
 def test_log_probabilities_that_weigh_tokens() -> None:
@@ -196,7 +196,7 @@ class OwnLoss(CausalLM):
 
 
 class OwnName(CausalLM):
-    """Changes nothing that reads logits."""
+    """Overrides no method that reads logits."""
 
     metric_names = ("loss",)
 

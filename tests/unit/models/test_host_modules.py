@@ -25,7 +25,7 @@ def _config(*on_cpu: str, **fields: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups are rounded here without torchao, which only chooses the numbers."""
+    """Replace torchao's rounding by a plain one, since the choice of numbers does not matter here."""
     from trireme.models.quantization.torchao_numbers import GroupIntegers
 
     def pack(self: Any, weight: torch.Tensor) -> dict[str, torch.Tensor]:

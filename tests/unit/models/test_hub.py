@@ -80,7 +80,7 @@ def test_a_hub_id_is_fetched_once_and_found_without_the_hub(tmp_path: Path) -> N
     assert "there is no folder of this name here, and as a hub id it cannot be fetched (ConnectError" in unknown
     assert tokenizer.startswith("data.tokenizer.path = 'gpt2'") and "cannot be fetched" in tokenizer
     assert len(unknown.splitlines()) == 3
-    assert time.monotonic() - start < 30  # of which nothing is spent on retries
+    assert time.monotonic() - start < 30  # no time is spent on retries
 
 
 @pytest.mark.parametrize("name", ["weights", "./weights", "/nowhere/weights", "a/b/c", "~/not here", "../x/y", ""])

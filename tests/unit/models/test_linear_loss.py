@@ -1,4 +1,4 @@
-"""The loss of a linear layer over words in pieces: equal to the loss of its logits, in value and gradients."""
+"""The loss of a linear head, computed in pieces, equals the loss of its whole logits in value and gradients."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_bf16_is_as_exact_as_the_plain_loss() -> None:
 
 
 def test_fp16_waits_for_the_loss_scale() -> None:
-    """Gradients of a loss that is not scaled yet would vanish in fp16, which ends at 6e-8."""
+    """Gradients of a loss that is not scaled yet would vanish in fp16, whose smallest number is 6e-8."""
     given = {
         name: each if each is None or name == "labels" else each.detach().half() for name, each in example().items()
     }

@@ -137,7 +137,7 @@ def test_no_graph_is_left_on_modules() -> None:
         copy.deepcopy(changed)
     model = stock()
     model(input_ids=torch.randint(1, 61, (2, 9)), use_cache=False).logits.sum().backward()
-    with pytest.raises(RuntimeError, match="deepcopy"):  # the reason for all this
+    with pytest.raises(RuntimeError, match="deepcopy"):  # the stock class leaves a graph
         copy.deepcopy(model)
 
 

@@ -27,7 +27,7 @@ def _delta(rows: int, columns: int, rank: int, dora: bool, transposed: bool) -> 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dora", [False, True])
 def test_tiles_are_one_piece(dora: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a weight is read, the same tiles are merged; they cover it; and the sum is what it should be."""
+    """Tiles cover a weight, their merge does not depend on how it is read, and the sum is right."""
     monkeypatch.setattr(merge_adapters, "TILE", 1000)
     base, delta = _delta(123, 97, 8, dora, transposed)
     assert len(list(tiles(base.shape))) > 5
@@ -44,7 +44,7 @@ def test_tiles_are_one_piece(dora: bool, transposed: bool, monkeypatch: pytest.M
 
 
 def test_another_tile_size_is_seen_to_round_otherwise() -> None:
-    """Why tiles are fixed: a product of fewer rows may round otherwise, so that this test would see a wrong merge."""
+    """A product of fewer rows may round otherwise, so tiles are fixed; comparing bits notices such small changes."""
     base, delta = _delta(123, 97, 8, False, False)
     moved = merged_tensor(base, Delta(delta.down, delta.up * (1 + 2**-20), delta.scale))
     assert not torch.equal(moved, merged_tensor(base, delta))

@@ -150,7 +150,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
 
 
 def test_flops_are_those_that_torch_counts() -> None:
-    """Within what the formula leaves out (norms, softmax) and the causal half that it does not take off."""
+    """They agree but for norms and softmax, which the formula leaves out, and the causal half, which it counts."""
     small = {
         "vocab_size": 512,
         "hidden_size": 64,

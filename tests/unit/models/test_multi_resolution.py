@@ -1,4 +1,4 @@
-"""Multi-resolution attention: dense where it may be, closer to it with every block, and the paper's otherwise."""
+"""Multi-resolution attention: dense if the budget covers all, closer to it with every block, else as in the paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS, HEADS, LENGTH, SIZE = 2, 3, 100, 16
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor]:
-    """Query, key, value, and which tokens there are: the first text has 70."""
+    """Query, key, value, and a mask of the real tokens: the first text has 70."""
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(TEXTS, HEADS, LENGTH, SIZE, generator=draw, dtype=dtype) for _ in range(3)]
     return [each.requires_grad_() for each in states], torch.arange(LENGTH) < torch.tensor([[70], [LENGTH]])
@@ -62,7 +62,7 @@ def test_padding_changes_nothing(mode: str, options: dict[str, int]) -> None:
 
 
 def test_scores_of_any_size_give_numbers() -> None:
-    """Where nothing is left for means, their weight is zero, however low the scores of the tokens are."""
+    """If no block is left for means, their weight is zero, however low the scores of the tokens are."""
     (query, key, value), real = example()
     for budget in (2, 4):
         found = multi_resolution_attention(-1e3 * query.abs(), key.abs(), value, real, budget)
@@ -71,7 +71,7 @@ def test_scores_of_any_size_give_numbers() -> None:
 
 
 def test_the_diagonal_is_read_token_by_token() -> None:
-    """With pairs of a block with itself alone, each block reads as if it stood alone."""
+    """If a block is paired only with itself, it gives what attention within that block gives."""
     (query, key, value), _ = example()
     found = multi_resolution_attention(query, key, value, None, 1, "sparse", diagonal=1)
     for start in range(0, LENGTH, 32):

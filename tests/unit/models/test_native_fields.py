@@ -1,4 +1,4 @@
-"""A field of another type is named before the sizes of a configuration of trireme's own are compared."""
+"""Configurations of trireme's own models: a field of a wrong type is named before sizes are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise is a function of the sample, not of the batch that it came in, of padding, of packing, or of recomputation."""
+"""Noise (dropout, NEFTune) depends on the sample, not on its batch, padding, packing or recomputation."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_the_distribution_is_that_of_the_paper() -> None:
     assert float(values.abs().max()) <= 1 + 1e-5
     distance = float((values - torch.linspace(-1, 1, len(values))).abs().max()) / 2
     assert distance < 1.95 / math.sqrt(len(values))  # Kolmogorov-Smirnov, 0.1 %
-    # The mean length of a sample's noise in the paper: alpha / sqrt(3), since its L d numbers have this variance.
+    # In the paper a sample's noise has the mean length alpha / sqrt(3), which follows from its variance.
     assert float(noise.flatten(1).norm(dim=1).mean()) == pytest.approx(5 / math.sqrt(3), rel=0.01)
 
 

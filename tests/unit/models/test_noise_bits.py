@@ -62,7 +62,7 @@ def test_rows_columns_and_neighbours_are_independent(rows: Tensor) -> None:
     between_columns = (signs.T @ signs / ROWS).fill_diagonal_(0)
     assert float(between_rows.abs().max()) < 6 / math.sqrt(COLUMNS)
     assert float(between_columns.abs().max()) < 6 / math.sqrt(ROWS)
-    # Rows and columns meet in an exclusive or, which must not show in the corners of a rectangle.
+    # Keys of rows and columns are combined by an exclusive or, which must not correlate the corners of a rectangle.
     corners = signs[:-1, :-1] * signs[1:, :-1] * signs[:-1, 1:] * signs[1:, 1:]
     assert abs(float(corners.mean())) < 5 / math.sqrt(corners.numel())
 

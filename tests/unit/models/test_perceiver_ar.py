@@ -1,4 +1,4 @@
-"""Perceiver AR against an implementation that is written out, its texts, and weights of another library."""
+"""Perceiver AR against a plain reference implementation, its generated texts, and weights of another library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WITHIN = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def model_of(variant: str = "published", attention: str = "sdpa", **fields: Any) -> PerceiverARForCausalLM:
-    """A small model whose norms and biases are no ones and zeros."""
+    """A small model whose norms differ from one and biases from zero."""
     torch.manual_seed(0)
     config = PerceiverARConfig(**{**SMALL, **VARIANTS[variant], "initializer_range": 0.15, **fields})
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()

@@ -40,7 +40,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", LIKE_BITSANDBYTES)
 def test_numbers_are_those_of_bitsandbytes(name: str, family: str, bases: dict[str, Path], tmp_path: Path) -> None:
-    """From whole weights, and from a folder that transformers has quantised and saved."""
+    """The numbers are made of whole weights, or read from a folder that transformers has quantised and saved."""
     ours, theirs = LIKE_BITSANDBYTES[name]
     reference = by_bitsandbytes(bases[family], **theirs)
     wanted = logits(reference)
@@ -174,7 +174,7 @@ def test_products_have_the_type_that_is_asked_for() -> None:
 
 
 def test_outliers_of_inputs_are_multiplied_in_full() -> None:
-    """LLM.int8: with a threshold inputs are quantised, but for features with a value beyond it."""
+    """LLM.int8 with a threshold quantises inputs, except features with a value beyond it."""
     inputs = torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
     inputs[:, 3] *= 40
     errors = {}
@@ -197,7 +197,7 @@ def test_packing_depends_on_the_weight_alone(rows: int) -> None:
 
 
 def test_dora_begins_with_the_rounded_base() -> None:
-    """The lengths with which DoRA begins are those of the rounded rows, so that it begins as the base without it."""
+    """DoRA's first lengths are those of the rounded rows, so that it begins with the outputs of the base."""
     plain, dora = (
         filled(quantised("gpt2", method="nf4", adapter=AdapterConfig(rank=2, dora=on))) for on in (False, True)
     )

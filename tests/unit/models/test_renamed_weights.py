@@ -1,4 +1,4 @@
-"""Folders that transformers saves under published names load, though its classes call their parts otherwise now."""
+"""Folders under published tensor names load, although transformers' classes now use other names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_published_names(
     model = build_on_meta(recipe, head, Facts())
     names = {key for key, _ in model.named_parameters()}
     with safe_open(file, "pt") as opened:
-        assert names - set(opened.keys())  # else nothing is renamed
+        assert names - set(opened.keys())  # so some names differ
     found = dict(weight_source(recipe, model, 0)(names))
     wanted = dict(theirs.named_parameters())
     loaded = [key for key in names if whole or key.startswith(f"{theirs.base_model_prefix}.")]

@@ -25,7 +25,7 @@ GROUP = 8
 
 
 def _random(generator: torch.Generator, *shape: int) -> Tensor:
-    """Integers of 32 bits, any of which is some codes."""
+    """Random integers of 32 bits; every integer holds valid codes."""
     return torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
 
 
@@ -184,7 +184,7 @@ def test_layouts_that_are_not_read_are_refused(said: dict[str, Any], words: str,
 
 
 def test_layers_of_gpt2_lie_as_they_are_multiplied(tmp_path: Path) -> None:
-    """Folders hold [outputs, inputs], and its own layers [inputs, outputs]; also unpacked for other libraries."""
+    """Folders hold [outputs, inputs], GPT-2's layers [inputs, outputs]; also where they are unpacked for others."""
     base, form = whole_folder(tmp_path / "gpt2", "gpt2"), GptqNumbers(4, GROUP)
     weights = load_file(base / "model.safetensors")
     path, tensors = "transformer.h.1.mlp.c_fc", {}

@@ -62,7 +62,7 @@ def _told(folder: Path, caplog: pytest.LogCaptureFixture, **options: object) -> 
 
 
 def _refused(folder: Path, *words: str, **options: object) -> Problem:
-    """``check_model`` finds one problem, and so does a run that asks for the weights."""
+    """Assert that ``check_model`` finds one problem, with all ``words`` in it; returns the problem."""
     config = ModelConfig(**{"family": "llama", "weights": str(folder), **options})
     (problem,) = check_model(config, 16)
     for word in (*words,):

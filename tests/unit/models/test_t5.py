@@ -1,4 +1,4 @@
-"""T5 begins near the loss of a guess in both of its versions, and version 1.1 keeps a head of its own."""
+"""T5 in both of its versions starts near the loss of guessing, and version 1.1 keeps a head of its own."""
 
 from __future__ import annotations
 

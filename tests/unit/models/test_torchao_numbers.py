@@ -1,4 +1,4 @@
-"""torchao: its weight-only numbers beside adapters, and training for a rounding that then loses nothing more."""
+"""torchao: weight-only quantisation beside adapters, and training for a rounding (``qat``) that then loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transformer-XL against an implementation that is written out: memory, words, texts, and published names."""
+"""Transformer-XL against a plain reference implementation: memory, words, generated texts, and published names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WITHIN = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def model_of(variant: str = "plain", **fields: Any) -> TransfoXLLMHeadModel:
-    """A small model whose biases are no zeros."""
+    """A small model whose biases differ from zero."""
     torch.manual_seed(0)
     options = {**SMALL, "init_std": 0.2, "proj_init_std": 0.3, **VARIANTS[variant], **fields}
     model = AutoModelForCausalLM.from_config(TransfoXLConfig(**options)).eval()
@@ -151,7 +151,7 @@ def test_losses_of_the_head_are_those_of_all_log_probabilities(variant: str) -> 
         torch.testing.assert_close(token_loss(found, labels, weights=weights), wanted, **WITHIN)
         counted = labels != IGNORE
         assert torch.equal(most_likely(found)[counted], logits.argmax(-1)[counted])
-    with loss.running(Asked(labels, smoothing=0.1)):  # which needs all of them
+    with loss.running(Asked(labels, smoothing=0.1)):  # smoothing needs the logits of all words
         assert model(input_ids=rows).logits.shape == logits.shape
 
 

@@ -1,4 +1,4 @@
-"""Tensor plans of transformers, taken over where every module of a block has one meaning, and refused by name else."""
+"""Tensor plans of transformers: taken over where every module of a block has one meaning, else refused by name."""
 
 from __future__ import annotations
 

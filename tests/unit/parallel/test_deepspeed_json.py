@@ -436,7 +436,7 @@ def test_steps_that_are_not_known_yet_are_filled_later(tmp_path: Path) -> None:
 
 
 def test_each_environment_builds_operators_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal in every process of one environment; another version, or another path to it, has another folder."""
+    """The folder is the same in every process of an environment; another version or path has another folder."""
     import deepspeed
     import torch
     from torch.utils.cpp_extension import get_default_build_root
@@ -468,7 +468,7 @@ def test_a_folder_for_operators_that_is_named_is_kept(
 
 
 def test_a_compiled_operator_is_loaded_without_its_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library is trusted once its build has ended, and while it and what it was made for are the same."""
+    """A compiled library is used if its build has ended, and neither it nor what it was made for has changed."""
     from deepspeed.ops.op_builder import CPUAdamBuilder  # type: ignore[attr-defined]
 
     load_operator("CPUAdamBuilder")

@@ -44,7 +44,7 @@ def _bound(already: bool) -> tuple[list[int], set[int], set[int]]:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     waits, seen = threading.Event(), []
     thread = threading.Thread(target=lambda: (waits.wait(10), seen.append(os.sched_getaffinity(0))))
-    thread.start()  # before: threads that exist are moved too
+    thread.start()  # started before the binding, which must move existing threads too
     cores = bind_cores(rank, mesh.gather_objects)
     waits.set()
     thread.join()

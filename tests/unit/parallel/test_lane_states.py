@@ -1,4 +1,4 @@
-"""What rows carry along their lanes: which sample goes on from which, with a model that counts what it has read."""
+"""State that rows carry along their lanes: which sample continues which, with a model that counts what it has read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Outputs:
 
 
 def adding(tokens: Tensor, sums: Tensor, read: Tensor) -> Outputs:
-    """A model: sums of all tokens of a text, and how many there were."""
+    """Stands for a model: adds up all tokens of a text so far, and counts them."""
     new = tokens.sum(1).float()
     return Outputs((sums + new[:, None, None]).requires_grad_(), read + tokens.shape[1])
 
@@ -49,7 +49,7 @@ def test_a_row_goes_on_from_the_sample_before_it_in_whatever_micro_batch() -> No
     found = states()
     first = found.run(adding, micro(*step(0, begins=True)))
     assert first.read.tolist() == [4, 4] and first.sums.shape == (2, 2, 3)
-    for place in reversed(step(1)):  # a micro-batch for each, the other one first
+    for place in reversed(step(1)):  # one micro-batch for each lane, the second lane first
         assert found.run(adding, micro(place, token=2)).sums.flatten().tolist() == [12.0] * 6
     again = found.run(adding, micro(*step(2)))
     assert again.read.tolist() == [12, 12] and again.sums.unique().tolist() == [16.0]

@@ -1,4 +1,4 @@
-"""Output of compilers and libraries is kept from a notebook's user; all other output is not."""
+"""Output of compilers and libraries is hidden from a notebook's user; all other output is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trireme.parallel.zero.library import no_linker_errors
 def test_a_linker_is_not_heard_in_a_notebook(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There ``sys.stderr`` is another file than the one that programs write to."""
+    """In a notebook, ``sys.stderr`` is not the file that programs write to."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with no_linker_errors():
         subprocess.run(["sh", "-c", "echo cannot find -laio >&2"], check=True)

@@ -86,7 +86,7 @@ def test_offloaded_states_are_in_the_memory_of_the_host() -> None:
 
 
 def test_what_is_gathered() -> None:
-    """Two blocks and the head, and one block's gradients; or all of it; or all of it and whole gradients."""
+    """Two blocks, the head and one block's gradients; or all weights and one block's gradients; or all of both."""
     kept = {"reshard_after_forward": False}
     choices: list[dict[str, Any]] = [{}, kept, {**kept, "reduce_every_micro_batch": False}]
     gathered = [estimate(fsdp(**options), Degrees(shard=4), SIZES, STEP).gathered for options in choices]
@@ -154,7 +154,7 @@ def test_sizes_and_activations_of_real_models(name: str) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_scores_that_are_dropped_are_kept_twice(attention: str) -> None:
-    """On a CPU torch's own attention drops scores by an operation of their whole matrix."""
+    """On a CPU, torch's own attention with dropout works on the whole matrix of scores."""
     config = model_config("gpt2")
     config.config |= {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}
     sizes = model_sizes(build_on_meta(config, "causal_lm", Vocabulary(1)), config.spec)
@@ -183,7 +183,7 @@ def test_inputs_of_adapters_are_kept_again_by_their_dropout() -> None:
 
 
 def kept_by_one_block(model: PreTrainedModel, config: ModelConfig) -> int:
-    """Bytes that autograd saves in the second block and that were not there before it."""
+    """Bytes that autograd saves in the second block, beside those that were saved before it."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
     marks: list[int] = []

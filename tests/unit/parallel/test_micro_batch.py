@@ -87,7 +87,7 @@ def test_to_moves_every_tensor() -> None:
 
 
 def test_pin_memory_pins_every_tensor_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an accelerator torch pins nothing, so there each tensor is only asked for it."""
+    """Without an accelerator torch pins nothing, so the test checks that each tensor is asked to pin."""
     asked: list[torch.Size] = []
     if not torch.accelerator.is_available():
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (asked.append(self.shape), self.clone())[1])

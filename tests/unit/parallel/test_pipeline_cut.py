@@ -54,7 +54,7 @@ def _parts(model: PreTrainedModel, config: ModelConfig, split: list[int]) -> lis
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("family", DECODERS)
 def test_stages_in_a_row_are_the_model(family: str, masked: bool) -> None:
-    """Middle stages are in training mode: dropout of embeddings must not come back on them."""
+    """Middle stages are in training mode: dropout of embeddings must not be applied on them again."""
     model, config = _model(family)
     stages = _parts(model, config, SPLIT)
     materialise(model, torch.device("cpu"), weight_source(config, _model(family)[0], 0))
@@ -94,7 +94,7 @@ def test_the_whole_model_stays_as_it_was() -> None:
 
 
 def test_types_of_blocks_are_looked_up_within_the_stage() -> None:
-    """Stock code takes ``config.layer_types[i]`` for the i-th block of the list it runs over."""
+    """Stock code takes ``config.layer_types[i]`` for block i of its list, so a stage needs its own part of them."""
     model, config = _model("llama")
     model.config.__dict__["layer_types"] = ["a", "b", "c", "d"]
     assert cut_stage(model, config.spec, 1, 3, SPLIT).config.layer_types == ["b", "c"]
@@ -175,7 +175,7 @@ def test_the_check_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_check_agrees_with_torch(schedule: str) -> None:
-    """What is let through can be laid out by torch, and does not wait for itself; what is refused cannot."""
+    """torch can lay out every accepted schedule, without a deadlock, and none of the refused ones."""
     for ranks, micro_batches in itertools.product((2, 3), range(1, 9)):
         if can_run(schedule, ranks, micro_batches):
             assert 0 <= idle_fraction(schedule, ranks, micro_batches) < 1
@@ -213,7 +213,7 @@ def test_turns_bring_every_batch_through_all_stages(schedule: str, ranks: int) -
             turns.done[stage] += 1
         count += 1
     assert turns.done == [9] * len(rank_of) and turns.next(9) == []
-    # Ranks work at the same time: far fewer turns than passes, one fill and one drain above the least possible.
+    # Ranks work at the same time, so there are at most one fill and one drain more turns than the least possible.
     assert count <= 9 * options.per_rank + 2 * len(rank_of)
 
 

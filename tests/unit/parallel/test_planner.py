@@ -83,7 +83,7 @@ def test_the_smallest_is_known_where_nothing_fits() -> None:
 
 
 def test_sharding_within_nodes_is_quicker_than_across_them() -> None:
-    """Both are on one rung; copies across nodes send 1/8 of the gradients there."""
+    """Both plans are on one rung; the one with copies across nodes sends 1/8 of the gradients across them."""
     hybrid = Plan(name="fsdp_hybrid_shard", replicate="auto", shard=8, data_parallel="fsdp")
     pair = [Candidate(hybrid, hybrid.degrees(16), {"shard": 8}, 2), candidate("fsdp_full_shard", 16)]
     decision = choose(pair, SIZES, lambda degrees: STEP, machine(80, ranks=16))

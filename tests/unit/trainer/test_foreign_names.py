@@ -20,7 +20,7 @@ Q = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture
 def trainer_folder(tmp_path: Path) -> Path:
-    """What transformers' Trainer leaves, without an optimizer."""
+    """A checkpoint folder of transformers' Trainer, without its optimizer."""
     folder = tmp_path / "checkpoint-3"
     AutoModelForCausalLM.from_config(hf_config(ModelConfig("llama", SMALL))).save_pretrained(folder)
     (folder / "trainer_state.json").write_text('{"global_step": 3}')

@@ -1,4 +1,4 @@
-"""The lines of a run that goes on: those before the resume, with their numbers."""
+"""After a resume, the history of a run holds the lines up to that step, with NaN and infinity as numbers."""
 
 from __future__ import annotations
 

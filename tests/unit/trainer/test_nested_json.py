@@ -1,4 +1,4 @@
-"""Files of thousands of nested brackets are refused or left out by whoever reads JSON that a user can touch."""
+"""JSON with thousands of nested brackets is refused or left out wherever a file is read that a user can touch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records come in the order of the set, without doubles, and their number does not show in memory."""
+"""Records come in the order of the set, without duplicates, and memory does not grow with their number."""
 
 from __future__ import annotations
 

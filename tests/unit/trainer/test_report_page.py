@@ -65,7 +65,7 @@ def _keep(page: Page, name: str) -> None:
 
 
 def _value(labels: list, y: float) -> float:
-    """The value at a height, by the labels of the axis, which stand left."""
+    """The value at a height, interpolated from the labels of the axis at the left."""
     axis = sorted((at - 4, float(text)) for text, x, at in labels if x < 45)
     (low, first), (high, last) = axis[0], axis[-1]
     return first + (y - low) / (high - low) * (last - first)
@@ -221,7 +221,7 @@ def test_a_run_that_has_not_logged_yet_is_waited_for(tmp_path: Path, page: Page)
 
 
 def test_a_notebook_shows_the_page_in_its_frame(tmp_path: Path, page: Page) -> None:
-    """Which may not keep anything in the session, since it is of no origin."""
+    """The frame has no origin, so its script may keep nothing in the session."""
     frame = report(write_run(tmp_path / "run"))._repr_html_()
     (tmp_path / "cell.html").write_text(f"<!doctype html><html><body>{frame}</body></html>")
     page.open(tmp_path / "cell.html", width=900)

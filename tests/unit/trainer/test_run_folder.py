@@ -1,4 +1,4 @@
-"""The folder of a run: what else lies in it or around it is told, and ``--fresh`` moves only runs aside."""
+"""Run folders: other files in or around one are reported, and ``--fresh`` moves only runs aside."""
 
 from __future__ import annotations
 

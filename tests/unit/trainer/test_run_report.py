@@ -337,7 +337,7 @@ def _study(folder: Path, trials: int) -> Path:
 
 
 def test_a_folder_of_studies_and_runs_shows_them_all(tmp_path: Path) -> None:
-    """The best recipe that was trained beside the trials, and a link to a trial, are no trials."""
+    """A run of the best recipe beside the trials, and a link to a trial, do not count as trials."""
     runs = tmp_path / "runs"
     one = _study(runs / "one", 2)
     row = {"trial": 0, "eval_loss": 2.5, "values": {"optimizer.lr": 0.25}, "end": "done"}

@@ -12,7 +12,7 @@ MIB = 2**20
 
 
 def test_buffers_that_nothing_was_copied_into_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take no memory yet, so that what is free does not tell of them; nor of those of the other ranks here."""
+    """They take no memory yet, so the free memory does not show them, nor those of other ranks on this machine."""
     monkeypatch.setattr(module, "available_memory", lambda: 10 * MIB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     staging, tensor = Staging(reserve=4 * MIB), torch.ones(MIB // 4)

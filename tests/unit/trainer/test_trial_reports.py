@@ -1,4 +1,4 @@
-"""A trial reports to its search, is pruned by its answer, and goes on alone if there is none."""
+"""A trial reports to its search, ends by the search's verdict, and goes on alone if the search is gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireme.trainer.trainer_state import Control, TrainerState
 def log(
     reports: TrialReports, metrics: dict[str, Any], step: int = 5, main: bool = True, others: bool = False
 ) -> Control:
-    """What a line of metrics makes of the control; ``others``: another rank has been told to prune."""
+    """The control after a line of metrics; ``others``: another rank has been told to prune."""
     mesh = SimpleNamespace(is_main=main, any_flags=lambda flags: [flag or others for flag in flags])
     trainer: Any = SimpleNamespace(mesh=mesh, metrics={"loss": 3.0})
     control = Control()

@@ -9,7 +9,7 @@ from trireme.trainer.callbacks.flow import Flow
 def calendar(
     run, *, log_every=4, eval_every=None, eval_at_end=False, every=None, at_end=False, stop_at=None, eval_delay=0
 ):
-    """Steps at which each request stands after on_step_end, until Flow stops the run."""
+    """Steps at which Flow requests a log line, an evaluation and a save, until it stops the run."""
     run.trainer.settings.log_every, run.trainer.settings.eval_every = log_every, eval_every
     run.trainer.settings.eval_delay, run.trainer.settings.global_batch_size = eval_delay, 4
     run.trainer.settings.eval_at_end = eval_at_end

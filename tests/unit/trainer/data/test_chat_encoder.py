@@ -1,4 +1,4 @@
-"""What of a conversation is learnt, by the options of a recipe; forms of rows, templates by name, tools, refusals."""
+"""Which tokens of a conversation are learnt, by the options of a recipe; forms of rows, templates, tools, refusals."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_options_that_are_refused(options: dict[str, Any], why: str) -> None:
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_sentencepiece_and_bytes_agree(kind: Literal["unigram", "bpe"]) -> None:
-    """Normalising tokenizers put no character of an answer outside of it."""
+    """With normalising tokenizers too, labels cover the whole answer."""
     from trireme.trainer.data.tokenizer import train_tokenizer
 
     base = train_tokenizer(TokenizerConfig(kind=kind, vocab_size=400), ["How are you today, and what is it?"] * 30)

@@ -15,7 +15,7 @@ DATED = {name for name in NAMES if "strftime_now" in TEMPLATES[name]["template"]
 
 
 def written(form: dict[str, Any], text: str, last: bool) -> str:
-    """What the model has to write for an answer, by what the corpus says of a template."""
+    """The text that the model has to write for an answer, by what the corpus says of a template."""
     if form.get("json"):
         text = json.dumps({"say": text}, ensure_ascii=False)
     if form.get("lines"):
@@ -97,7 +97,7 @@ def test_thinking_is_learnt_where_the_template_shows_it(name: str) -> None:
     "content", ["<think>\nhm 漢\n</think>\n\nHi 字!", "<think>hm</think>Hi 字!", "a</think>Hi 字!"]
 )
 def test_thinking_in_contents_is_no_riddle(name: str, content: str) -> None:
-    """Whatever a template keeps of it, what it writes of the assistant is learnt, and nothing of the others."""
+    """Whatever a template keeps of the thinking, all that the assistant says is learnt, and nothing of others."""
     encoder = encoder_for(name)
     try:
         chat = encoder({"messages": [user("вопрос"), answer(content), user("ещё"), answer(content)]})
@@ -116,7 +116,7 @@ def test_masks_of_generation_blocks_are_those_of_transformers(name: str) -> None
     args = TEMPLATES[name].get("args", {})
     found = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True, **args)
     chat = encoder({"messages": messages})
-    if name in DATED:  # which differ in the date before the first answer
+    if name in DATED:  # the texts differ in the date before the first answer
         both = [np.array(mask, bool)[-60:] for mask in (found["assistant_masks"], chat.labels != IGNORE)]
         assert (both[0] == both[1]).all()
         return

@@ -1,4 +1,4 @@
-"""Pretrained tokenizers are checked by their files."""
+"""Pretrained tokenizers are checked by their files, without loading them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trireme.trainer.data.tokenizer import TokenizerConfig, load_or_train, load_
 
 
 def _refused(path: Path) -> Problem:
-    """What is found without loading, which loading refuses too."""
+    """The problem that is found without loading; loading refuses the folder with the same problem."""
     (problem,), size = check_tokenizer(str(path))
     with pytest.raises(UserError) as caught:
         load_tokenizer(str(path))

@@ -97,7 +97,7 @@ def test_wrong_samples_are_refused() -> None:
 
 
 def test_micro_batches_bear_the_positions_of_their_samples() -> None:
-    """Of packed blocks and of padded samples; a sample that is taken by index alone has its index as position."""
+    """This holds for packed blocks and padded samples; a sample without a position has its index as one."""
     collator = CausalLMCollator(8, pad_token_id=0, micro_batch_size=2)
     for lengths in ((8, 8, 8), (8, 3, 5)):
         samples = [{**sample(index, length), "position": 100 + index} for index, length in enumerate(lengths)]
@@ -107,7 +107,7 @@ def test_micro_batches_bear_the_positions_of_their_samples() -> None:
 
 
 def test_rows_that_fill_places_lose_their_targets() -> None:
-    """Of every type, as deep as they lie; inputs and other rows stay, as does the first micro-batch."""
+    """Targets of every type and nesting are blanked; inputs, other rows and the original micro-batch stay."""
     targets = {
         "labels": torch.ones(3, 4, dtype=torch.int64),
         "scores": (torch.ones(3), [torch.ones(3, 2, dtype=torch.bool)]),

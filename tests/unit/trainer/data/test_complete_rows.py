@@ -20,7 +20,7 @@ WANTED = {"text": True, "label": True, "text_pair": False}
 def test_null_blank_and_nan_are_missing() -> None:
     features = Features({"text": Value("string"), "label": Value("float32"), "text_pair": Value("string")})
     rows = [("a", 1.0, "x"), (None, 2.0, "x"), (" \n", 3.0, "x"), ("b", float("nan"), "x"), ("c", None, "x")]
-    rows.append(("d", 4.0, None))  # which is no column that every row must have
+    rows.append(("d", 4.0, None))  # text_pair is no column that every row must have
     columns = dict(zip(features, map(list, zip(*rows, strict=True)), strict=True))
     data, line = complete_rows(Dataset.from_dict(columns, features=features), ["text", "label"])
     assert data["text"][:] == ["a", "d"]

@@ -183,11 +183,11 @@ def _prepare_in_process(config: DataConfig, queue, together) -> None:
 
     def counted(*arguments) -> None:
         queue.put("prepared")
-        time.sleep(0.3)  # the other process, which began when this one did, comes while this one works
+        time.sleep(0.3)  # meanwhile the other process, which began at the same time, arrives
         work(*arguments)
 
     preparation._prepare = counted
-    together.wait(timeout=120)  # imports take seconds, and not equally many in both
+    together.wait(timeout=120)  # imports take seconds, in one process more than in the other
     corpus = indexed(config, TrainerConfig(max_steps=1, global_batch_size=2, micro_batch_size=2))
     queue.put(next(corpus.train_batches({}, 0, 1)).micro_batches[0].inputs["input_ids"].tolist())
 
@@ -232,7 +232,7 @@ def test_what_a_killed_process_left_is_swept(data_config: Make, settings: Traine
 
 
 def test_a_full_disk_is_a_message(data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device that is always full stands for the disk; the small file before it fits."""
+    """``/dev/full`` stands for a full disk."""
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     monkeypatch.setattr(preparation, "write_column", lambda *_: Path("/dev/full").write_bytes(b"x" * 100_000))

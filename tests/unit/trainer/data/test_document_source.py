@@ -1,4 +1,4 @@
-"""Sources of the user's own: what can be used is used; the rest is one message under the recipe's key."""
+"""Sources of the user's own: a usable one is used, and any other is refused by one message under the recipe's key."""
 
 from __future__ import annotations
 

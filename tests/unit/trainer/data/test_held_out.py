@@ -1,4 +1,4 @@
-"""The held-out rule does not depend on order or other documents, keeps its share, and is never empty by chance."""
+"""The held-out set depends neither on the order nor on other documents, keeps its share, and is not empty by chance."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ NAMES = ["bad", "good"]
 
 
 def _ask(endpoint: str, home: Path, *questions: dict[str, Any], **variables: str) -> tuple[list[Any], float]:
-    """Rows, or messages, in a process of its own whose hub is at ``endpoint``; and its seconds."""
+    """Rows or messages, from a separate process whose hub is at ``endpoint``, and the seconds that it took."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **variables}
     begun = time.monotonic()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Lanes: which block each row of each step is, where its text goes on, and the places of evaluations."""
+"""Lanes: which block of text each row of a step holds, which row continues it, and the places of evaluations."""
 
 from __future__ import annotations
 

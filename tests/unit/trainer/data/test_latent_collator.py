@@ -1,4 +1,4 @@
-"""Rows for models whose last positions predict: what is drawn by seed and position, and where labels stand."""
+"""The collator for models that predict tokens at their last positions: draws by seed and position, places of labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def collator(**options: Any) -> LatentCollator:
 
 
 def samples(count: int, length: int = BLOCK, training: bool = True) -> list[dict[str, Any]]:
-    """Tokens that tell the place in the sample: token t of sample s is 100 s + t + 1."""
+    """Samples whose tokens tell their place: token t of sample s is 100 s + t + 1."""
     found = []
     for index in range(count):
         sample: dict[str, Any] = {"index": index, "input_ids": 100 * index + np.arange(length) + 1}
@@ -59,7 +59,7 @@ def test_windows_are_pieces_of_samples_and_every_label_is_the_next_token() -> No
             lengths[len(tokens) - LATENTS] += 1
             starts[tokens[0] - first] += len(tokens) == LATENTS
     assert set(lengths) == set(range(BLOCK - LATENTS + 1))  # every length of a prefix, from none to the longest
-    assert max(starts) > LATENTS  # and not only the end of a sample is learnt
+    assert max(starts) > LATENTS  # windows lie all over a sample, not only at its end
 
 
 def test_draws_are_a_function_of_seed_and_position() -> None:

@@ -78,8 +78,8 @@ def test_another_batch_size_goes_on_at_the_right_sample() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("data_size", [1, 3])
 def test_positions_are_those_in_the_endless_stream(start: int, workers: int, data_size: int) -> None:
-    """Over the border of epochs, of all data ranks together, after a resume, with workers: what a collator draws at
-    random by position is the same in all of them."""
+    """This holds across epochs, for all data ranks together, after a resume and with workers. So a collator, which
+    draws at random by position, draws the same in all of these cases."""
     options = {"num_workers": workers, "data_size": data_size}
     shares = zip(*(batches(start, data_rank=rank, **options) for rank in range(data_size)), strict=True)
     order = EpochOrder(SIZE, seed=1)
@@ -124,7 +124,7 @@ class Broken(MemoryRows):
 
 
 def test_an_error_of_a_row_comes_back_whole_from_a_worker() -> None:
-    """Its own words, not a traceback in a string."""
+    """The user sees the error's own words, not a traceback in a string."""
     options = {"samples": 0, "steps": 1, "global_batch_size": GLOBAL}
     (found,) = step_batches(Broken(DATA.rows), BATCHER, EpochOrder(SIZE, seed=1), num_workers=1, **options)
     assert isinstance(found, UserError) and str(found) == "row 7 is not usable"

@@ -113,7 +113,7 @@ def test_resume_is_exact_at_any_step_for_any_number_of_ranks(
     ranks = [corpus.train_batches(states[7], 7 * GLOBAL, 5, rank, 2) for rank in range(2)]
     assert [rows(one) + rows(other) for one, other in zip(*ranks, strict=True)] == whole[7:12]
     if streaming:
-        again = corpus.train_batches({}, 7 * GLOBAL, 3)  # the position is not known: the streams are read again
+        again = corpus.train_batches({}, 7 * GLOBAL, 3)  # without a saved position, streams are read from the start
         assert [rows(batch) for batch in again] == whole[7:10]
 
 

@@ -34,7 +34,7 @@ def micros(batches: Iterable[StepBatch]) -> list[MicroBatch]:
 
 
 def documents_of(found: Iterable[MicroBatch]) -> list[tuple[int, ...]]:
-    """The tokens of every document, as its number in ``documents`` and its positions tell."""
+    """The tokens of every document, told apart by ``documents``; asserts that positions restart at each."""
     documents = []
     for micro in found:
         assert micro.documents is not None

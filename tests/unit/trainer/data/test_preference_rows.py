@@ -1,4 +1,4 @@
-"""Rows of preferences: their forms, which tokens are learnt, what is left out or refused, what people see of them."""
+"""Rows of preferences: their forms, which tokens are learnt, which rows are left out or refused, how they are shown."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def pieces(view: Tokens) -> list[tuple[str, str, str | None]]:
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
 def test_pieces_joined_are_the_decoded_text(kind: str, tmp_path: Any) -> None:
-    """Wherever what is learnt begins and ends."""
+    """This holds wherever the learnt part begins."""
     made = tokenizer(kind, tmp_path)
     for text in TEXTS:
         ids = made(text)["input_ids"]
@@ -64,7 +64,7 @@ def test_masks_hide_and_padding_is_counted(tmp_path: Any) -> None:
     view = token_view(made, masked + pad, labels + [-100] * 4, mask=[1] * len(ids) + [0] * 4)
     found = pieces(view)
     assert found[1][0].strip() == "[MASK]" and found[1][1:] == ("learnt", made.decode([ids[1]]))
-    assert found[2][1:] == ("learnt", None)  # it is to be predicted, and stands there
+    assert found[2][1:] == ("learnt", None)  # it is to be predicted, though no mask hides it
     assert found[-1] == (" [PAD]", "padding", None) and view.pieces[-1].count == 4
 
 
@@ -101,7 +101,7 @@ def test_kinds_of_inputs_are_known_by_their_names() -> None:
 
 
 def test_targets_of_a_decoder_are_a_text_of_their_own(tmp_path: Any) -> None:
-    """Though padding makes both of one length."""
+    """They are shown apart, although padding makes both equally long."""
     made = tokenizer("wordpiece", tmp_path)
     ids = np.array(made("the ship", add_special_tokens=False)["input_ids"])
     sample = collated({"input_ids": ids, "decoder_input_ids": ids}, {"labels": ids[::-1].copy()}, "seq2seq_lm")

@@ -241,7 +241,7 @@ def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -
 
 
 def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Path) -> None:
-    """They ended in a traceback of a convolution; and a broken file was named by an address in memory."""
+    """Without the check they ended in a traceback of a convolution, and a broken file was named by a memory address."""
     samples = LabelledSounds(given(tmp_path))
     assert samples.sample({"audio": wav(noise(800)), "label": "a"})["label"] == 0
     with pytest.raises(ValueError, match="its sound of 12 samples is too short for one frame"):
@@ -251,7 +251,7 @@ def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Pa
 
 
 def test_sounds_beside_labelled_ones_are_refused(tmp_path: Path) -> None:
-    """One stray file took the labels of all others."""
+    """Without the check, one stray file took the labels of all others."""
     for name in ("a/1.wav", "b/1.wav", "stray.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(wav(noise(100))["bytes"])

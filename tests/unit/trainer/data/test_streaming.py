@@ -115,7 +115,7 @@ def test_ranks_share_one_order_and_one_position(streaming: Make, settings: Train
 
 
 def test_positions_are_those_in_the_endless_stream(streaming: Make, settings: TrainerConfig) -> None:
-    """Over the border of passes, of all data ranks together, and after a resume with another number of them."""
+    """This holds across passes, for all data ranks together, and after a resume with another number of ranks."""
     corpus = open_corpus(streaming(), 0, settings, CausalLM())
 
     def positions(batch: StepBatch) -> list[int]:

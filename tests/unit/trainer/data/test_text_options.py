@@ -1,4 +1,4 @@
-"""Encodings and delimiters that do not exist are refused by every source that has them, with the argument's name."""
+"""Unknown encodings and delimiters are refused by every source with such an argument, under the argument's name."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_text_without_long_words_is_not_touched() -> None:
 
 
 def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
-    """A training that would go on for long; the library itself listens to no signal."""
+    """The training would take long, and the library `tokenizers` itself listens to no signal."""
     texts = ("".join(random.choices("abcdefgh", k=900)) for _ in range(4000))
     timer = Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     # A shell starts what it runs in the background with SIGINT ignored.

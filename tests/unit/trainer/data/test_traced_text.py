@@ -1,4 +1,4 @@
-"""Traced texts are the strings that they seem to be, and every character of a result stands where its mark says."""
+"""Traced texts behave like plain strings, and every character of a result keeps the mark of its origin."""
 
 from __future__ import annotations
 

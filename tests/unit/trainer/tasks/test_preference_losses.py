@@ -39,7 +39,7 @@ def models() -> Models:
 
 
 def referred(corpus: Any, reference: nn.Module) -> None:
-    """Give each sample what the reference says of its texts."""
+    """Give each sample the reference's log-probabilities of its texts."""
     values = []
     with torch.no_grad():
         for sample in (corpus.rows[index] for index in range(len(corpus.rows))):

@@ -1,4 +1,4 @@
-"""The base of trackers: lines once, failures said once and never fatal, statuses, files, logins, signal handlers."""
+"""The base of trackers: each line once, each failure told once and never fatal, statuses, files, logins, signals."""
 
 from __future__ import annotations
 
