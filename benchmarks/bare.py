@@ -42,7 +42,7 @@ class Look:
         self.group, self.steps, self.losses = group, 0, []
 
     def __call__(self, losses: list[Tensor]) -> None:
-        """Takes the mean losses of this rank's micro-batches, each divided by their number."""
+        """Take the mean losses of this rank's micro-batches, each divided by the number of micro-batches."""
         self.steps += 1
         if self.steps % LOG_EVERY == 0:
             value, ranks = torch.stack(losses).sum(), 1

@@ -4,7 +4,8 @@ A checkpoint in trireme's layout, as two FSDP ranks write it, and a DeepSpeed Ze
 folder and removed at the end. Every export runs in a process of its own, which imports everything first and measures
 above that. Exports of trireme's layout run under RLIMIT_AS: the address space after imports, the cap, and the largest
 tensor. DeepSpeed's files are pickles around raw tensors and are mapped into memory to be read, which takes address
-space even if little is held. So for them only the peak of resident memory is measured, mapped pages included.
+space even if little is held. So their exports have no cap, and only the peak of resident memory is measured, mapped
+pages included.
 
     python benchmarks/export.py                                  # 3 GiB of weights under 256 MiB; some minutes
     python benchmarks/export.py --gib 0.25 --deepspeed-gib 0.1 --memory 64MiB

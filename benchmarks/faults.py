@@ -1,10 +1,10 @@
 """Fault campaign: faults strike short runs of the real command at random moments; the same command must finish them.
 
-A trial draws one to three faults (kills, also inside a save; damage to the newest checkpoint; a full disk; a
-read-only folder). Each strikes a start of the same command; then it is started until it finishes. A trial counts as
+A trial draws one to three faults (kills, also inside a save; damage to the newest checkpoint; a full disk; a read-only
+folder). Each fault strikes one start of the command; then the command is started until it finishes. A trial counts as
 recovered if it finishes without any other help, no start loaded a damaged checkpoint, and the final weights, optimizer
-state, progress and curve are, bit for bit, those of an undisturbed run. One good checkpoint is always left: when all
-are damaged, the run refuses to overwrite them, as it should.
+state, progress and curve are, bit for bit, those of an undisturbed run. One good checkpoint is always left: if all were
+damaged, the run would refuse to overwrite them, as it should.
 
     python benchmarks/faults.py                                  # 100 trials of ddp on two ranks
     python benchmarks/faults.py --trials 20 --plan zero2 --seed 7
@@ -190,7 +190,7 @@ def marked(run_dir: Path) -> list[Path]:
 
 
 def loaded_damage(resumed: str, damaged: set[Path], said: str) -> str:
-    """The mistake of a start with damaged checkpoints; empty if it named and skipped those it found."""
+    """The mistake of a start that met damaged checkpoints; empty if the start named and skipped all of them."""
     for folder in damaged if resumed else ():
         if Path(resumed) == folder:
             return f"the damaged {folder.name} was loaded"

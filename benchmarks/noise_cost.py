@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = {way: _step(way, options, tokens) for way in WAYS}
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(options.rounds + 2):
-        for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:  # nobody is always the first
+        for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:  # no way is always the first
             elapsed = _timed(steps[way], number, options.device)
             if number >= 2:
                 times[way].append(elapsed)
@@ -71,7 +71,7 @@ def _step(way: str, options: argparse.Namespace, tokens: Tensor) -> Callable[[in
         n_positions=options.length,
         resid_pdrop=share,
         embd_pdrop=share,
-        attn_pdrop=0.0,  # which a kernel draws, the same way in both
+        attn_pdrop=0.0,  # off: the attention kernel draws this dropout, with and without keys
         use_cache=False,
     )
     torch.manual_seed(0)

@@ -1,10 +1,10 @@
 """Measure useful tokens per second of packed rows against transformers' Trainer with padding and TRL with its packing.
 
 All train the same small Llama in fp32 by AdamW on the same rows: the functions of Python's standard library, cut at the
-same length, each read once. A useful token is one that stands in a row of the source: padding is none. Each side runs
-in a process of its own, and they take turns, so that changes in the machine's speed affect all. The result is the
-median of the ratios of neighbouring turns, by the clock and on the processor (which other load disturbs less), with
-the share of the computed places that hold a useful token (fill).
+same length, each read once. A useful token is one that stands in a row of the source; padding is not useful. Each side
+runs in a process of its own, and they take turns, so that changes in the machine's speed affect all. The result is the
+median of the ratios of neighbouring turns, by the clock and on the processor (which other load disturbs less), with the
+share of the computed places that hold a useful token (fill).
 
     python benchmarks/packing.py                         # some ten minutes on two idle cores
     python benchmarks/packing.py --rounds 1 --rows 128

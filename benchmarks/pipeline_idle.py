@@ -75,7 +75,7 @@ def _duration(orders: list[list[Action]], stages: int, cost: dict[str, int]) -> 
                 if ready is None:
                     break
                 free[rank] = max(free[rank], ready) + cost[action.kind]
-                # A whole backward gives the gradients of inputs too, which is what others wait for.
+                # Other stages wait for the gradients of inputs, which a whole backward gives too.
                 ends[action._replace(kind="I") if action.kind == "B" else action] = free[rank]
                 position[rank], moved = position[rank] + 1, True
         if not moved:

@@ -1,9 +1,10 @@
 """Compare losses of preferences with those of TRL's DPOTrainer and KTOTrainer on the same rows, model and steps.
 
-Both train the same small Llama in fp32 by AdamW on the same eight rows, all of them in every step, and compare with
-its first weights. The template writes nothing behind the end of a turn, since only TRL would learn that.
-TRL pairs a prompt with the answer before it for KTO's estimate, and trireme with the one behind it, so TRL gets rows in
-the opposite order. The result is the greatest relative difference of loss and gradient norm over the steps.
+Both train the same small Llama in fp32 by AdamW on the same eight rows, all of them in every step, with its initial
+weights as the reference. The template writes nothing behind the end of a turn, since only TRL would train on it. For
+KTO's KL estimate TRL pairs a prompt with the answer of the row before, and trireme with that of the row behind, so TRL
+gets the rows in the opposite order. The result is the greatest relative difference of loss and gradient norm over the
+steps.
 
     python benchmarks/preferences.py                     # a minute on one core
 

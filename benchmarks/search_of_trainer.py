@@ -1,4 +1,4 @@
-"""What transformers' Trainer does with a study that prunes, on two ranks of DistributedDataParallel.
+"""Run the hyperparameter search of transformers' Trainer with pruning on two DDP ranks, and print how it ends.
 
     python benchmarks/search_of_trainer.py [--trials 12] [--seconds 120]
 

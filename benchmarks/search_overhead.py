@@ -2,9 +2,9 @@
 
     python benchmarks/search_overhead.py [--trials 10] [--steps 40] [--nproc 1]
 
-A search of the tiny recipe is run in this process; its trials run in theirs. Printed are the seconds until the first
-trial begins, the share of the search's own time between the first trial's start and the last one's end, and for the
-first and the last trial the seconds of the process beside those of its steps, evaluations and saves.
+A search of the tiny recipe is run in this process; its trials run in theirs. The script prints the seconds until the
+first trial begins, the share of the search's own time between the first trial's start and the last one's end, and for
+the first and the last trial the seconds of its process beside those of its steps, evaluations and saves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Count the memory of a rank's live tensors, by parameters, gradients, optimizer state and others.
 
-Memory that several tensors share is counted once. Tensors of the last kind are communication buffers, DeepSpeed's
-copies for offload, and batches.
+Memory that several tensors share is counted once. The others are communication buffers, DeepSpeed's copies for offload,
+and batches.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Watched(list):
 
 
 def most_held(strategy: Strategy, batch: StepBatch, loss: LossFunction) -> Census:
-    """The census with the most state, of one after each micro-batch of two: ZeRO-1 keeps whole gradients until the last
-    one, others only its result. A schedule that takes all micro-batches at once shows what is left at its end."""
+    """The census with the most state, out of one after each micro-batch; micro-batches run twice, so that there are at
+    least two. ZeRO-1 holds most before the last micro-batch, since it keeps whole gradients until then; other engines
+    hold most after it. A pipeline takes all micro-batches at once, so there is one census, at the end."""
     seen: list[Census] = []
     at_once = strategy.mesh.degrees.pipeline > 1
     micro_batches = batch.micro_batches if at_once else [*batch.micro_batches, *batch.micro_batches]

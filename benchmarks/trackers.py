@@ -1,4 +1,4 @@
-"""What a local tracker costs a step that is logged (target: under 0.1 ms).
+"""Measure how much time a local tracker adds to a logged step (target: under 0.1 ms).
 
     python benchmarks/trackers.py [NAME ...] [--steps 3000]
 
@@ -38,7 +38,7 @@ TURN = 100
 
 @dataclass
 class Recipe:
-    """What trackers read of a recipe."""
+    """The fields of a recipe that trackers read."""
 
     run: Any
     seed: int = 0
