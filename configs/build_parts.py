@@ -17,8 +17,8 @@ from ..models.model_config import ModelConfig
 from ..models.other_families import AUTO
 from ..trainer.callbacks.callback import Callback
 from ..trainer.component import Component, NestedFailed, built_arguments, instantiate, locate
+from ..trainer.data.constructor_values import GIVEN
 from ..trainer.data.data_config import DataConfig
-from ..trainer.data.given import GIVEN
 from ..trainer.optimizers import decay_groups, value_problems
 from ..trainer.parameter_groups import GROUPS, OwnOptions, ParameterGroups, trained_shapes
 from ..trainer.schedules import OWN, ScheduleConfig, build_schedule

@@ -19,19 +19,19 @@ from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
 from ..trainer.component import Component
 from ..trainer.data.chat.conversation import COLUMNS
 from ..trainer.data.check_data import check_data
+from ..trainer.data.constructor_values import GIVEN, OF_LOADER, OF_ORDER
 from ..trainer.data.data_config import DataConfig
-from ..trainer.data.given import GIVEN, OF_LOADER, OF_ORDER
 from ..trainer.data.wanted_columns import wanted_columns
 from ..trainer.generation import GenerationConfig
 from ..trainer.parameter_groups import ParameterGroups
 from ..trainer.schedules import OWN, ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from ..trainer.tasks.task import learns_from_rows, takes_chats
+from .check_characters import unreadable
 from .check_parts import check_built, check_parts
 from .check_spread import NPROC
 from .components import Provided
 from .suggest import with_names_from_elsewhere
-from .unreadable import unreadable
 from .validate import read_parts, schema_paths
 
 PROVIDED = {

@@ -64,7 +64,7 @@ class Command:
             codes.append(self.run(self.parser(prog).parse_intermixed_args(words)))
 
         if self.may_be_rank:
-            from .enter import enter
+            from .start_process import enter
 
             code = enter(run, "--debug" in words)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
-from ..trainer.data.report.data_words import heading, labels_line, share, spread_cells
+from ..trainer.data.report.format_data_report import heading, labels_line, share, spread_cells
 from ..trainer.data.report.view_html import shown_text, stored_view, view_html
 
 if TYPE_CHECKING:

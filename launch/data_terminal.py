@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as Line
 
-from ..trainer.data.report.data_words import heading, labels_line, numbers_text, share, sizes_line, spread_cells
+from ..trainer.data.report.format_data_report import heading, labels_line, numbers_text, share, sizes_line, spread_cells
 from ..trainer.data.report.views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
 from ..trainer.visible_text import visible
 

@@ -187,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: the number of the inherited connection, whether it serves beside accelerators, then further modules
             to import.
     """
-    from .enter import prepare_process
+    from .start_process import prepare_process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     getproctitle()  # it finds its place in memory before the environment is changed

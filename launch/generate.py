@@ -169,7 +169,7 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
-    from ..models.own_classes import register_classes
+    from ..models.register_classes import register_classes
 
     register_classes()
     logging.disable_progress_bar()

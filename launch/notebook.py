@@ -177,9 +177,9 @@ def train(
     from ..trainer.build import train as train_here
     from ..trainer.run_folder import open_run_folder
     from .compose import compose
-    from .enter import prepare_process
     from .fork import fork_ranks
     from .planning import planned
+    from .start_process import prepare_process
     from .train import checked
     from .watch import watched
 

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 
 from ..errors import Problem, UserError
-from .run_reports import find_runs, html_of, make_report, write_page_of
+from .make_report import find_runs, html_of, make_report, write_page_of
 
 HEIGHT = 800
 """Height of the frame in pixels."""

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Problem, UserError
 from .accepted_configs import recall, refusal, remember
 from .check_family import check_family
+from .check_head import check_head
 from .config_errors import beyond, blame
 from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described
 from .quantization.quantization_config import STORED
-from .stock_heads import check_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -183,7 +183,7 @@ def _quantised(values: dict[str, Any], folder: Path, weights: str) -> Problem | 
 
 def _names_and_plainness(folder: Path) -> tuple[list[str], bool]:
     """Names of the tensors in the folder's safetensors files, and whether all of them are floats of 16 bits or more."""
-    from .safetensors_heads import read_head
+    from .safetensors_headers import read_head
     from .weight_sets import chosen_set
 
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .heads import HEADS
 from .locate import locate
-from .own_classes import register_classes
+from .register_classes import register_classes
 
 
 def exported_class(model: Mapping[str, Any], head: str) -> Any:

@@ -17,10 +17,10 @@ from .hub import is_local, local_path
 from .json_file import read_json
 from .locate import locate
 from .other_families import AUTO, WRONG, model_types, other_family, wrong_parts
-from .own_classes import register_classes
 from .published_layouts import as_ours, published_file, read_published
 from .quantization.qat_config import QatConfig, qat_of
 from .quantization.quantization_config import STORED, QuantizationConfig, quantization_of
+from .register_classes import register_classes
 
 FOUND = "check the path; its file is looked for beside the recipe, in the current folder, and among what is installed"
 NOT_CONFIGURATION = ("architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")

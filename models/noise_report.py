@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .noise_code import random_parts
+from .find_random_calls import random_parts
 
 FUSED = "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
 """Kernels that draw the dropout of attention themselves."""

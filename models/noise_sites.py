@@ -15,9 +15,9 @@ from torch import nn
 
 from .family import ModelFamily
 from .find_blocks import block_lists, blocks_of
+from .find_random_calls import random_parts
 from .neftune import add_neftune
 from .noise import Noise, Site
-from .noise_code import random_parts
 from .noise_hash import text_key
 from .noise_keys import Part
 from .noise_layers import drop_path, skip_samples

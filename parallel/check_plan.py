@@ -6,10 +6,10 @@ from typing import Any
 
 from ..errors import Problem
 from ..models.family import ModelFamily
+from .check_tensor import check_sequence, check_tensor
 from .pipeline.check_pipeline import check_pipeline
 from .plan import Degrees, Plan
 from .strategy_inputs import RecipeValues
-from .tensor_check import check_sequence, check_tensor
 from .zero.check_zero import check_deepspeed
 from .zero.optimizer_rules import name_of, needs_whole_tensors
 

@@ -50,7 +50,7 @@ class MicroBatch:
     lanes: tuple[Place, ...] | None = None
     """Place of each row in the lanes of a text; None where samples do not go on from each other."""
     beside: MicroBatch | None = None
-    """Further texts of the same samples, which are read only, without gradient (``trainer/look_ahead.py``)."""
+    """Further texts of the same samples, which are read only, without gradient (``trainer/preference_passes.py``)."""
 
     @property
     def rows(self) -> int:

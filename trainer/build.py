@@ -43,7 +43,7 @@ from .packing_trial import refuse_leaks
 from .parameter_groups import OwnOptions, trained_shapes
 from .place_model import Placed, fitted, fitting, place
 from .preference_notes import preference_notes
-from .reference import Reference, read_reference, start_reference
+from .preference_reference import Reference, read_reference, start_reference
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
 from .rollback import roll_back

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.check_head import sees_later_tokens
 from ..models.facts import Facts
 from ..models.heads import HEADS
-from ..models.stock_heads import sees_later_tokens
 from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import Strategy
 from .packing_trial import EXACT, ROUGH

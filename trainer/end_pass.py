@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
-from .agreement import agree
 from .cadence import ends_pass, last_step
+from .shared_requests import agree
 
 if TYPE_CHECKING:
     from .loop import Trainer

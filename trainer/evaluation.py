@@ -10,7 +10,7 @@ from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import Strategy
 from .collective import on_main
 from .generation import GenerationConfig
-from .look_ahead import LookAhead
+from .preference_passes import LookAhead
 from .records import AT_ONCE, Records
 from .sum_check import SumCheck
 from .tasks.task import Sums, Task

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..parallel.micro_batch import StepBatch
 from ..parallel.strategy import StepLoss, StepResult
-from .agreement import agree
 from .checkpoint.layout import metric_of, step_folder
 from .component import locate
 from .component_errors import component_errors
@@ -24,6 +23,7 @@ from .log_files import SHOWN
 from .log_history import LogHistory
 from .run_evaluation import RunEvaluation
 from .saving import Saving
+from .shared_requests import agree
 from .source_losses import SourceLosses
 from .step_metrics import StepMetrics
 from .step_seed import seed_step
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .checkpoint.store import Checkpoints
     from .data.corpus import Corpus
     from .ema import Ema
-    from .reference import Reference
+    from .preference_reference import Reference
     from .schedules import Schedule
     from .tasks.task import Task
     from .trainer_state import Control, TrainerState

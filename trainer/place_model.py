@@ -28,7 +28,7 @@ from ..parallel.strategy import Strategy
 from .base_identity import Base, BaseDigest, base_of
 from .check_steps import check_steps
 from .data.corpus import Corpus
-from .look_ahead import refuse_other_base
+from .preference_passes import refuse_other_base
 from .recipe_corpus import recipe_corpus
 from .recipe_values import recipe_values
 from .spinner import say

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .data.preference.judged_answers import one_sided
-from .look_ahead import preference_in
+from .preference_passes import preference_in
 
 
 def preference_notes(corpus: Any) -> Iterator[str]:

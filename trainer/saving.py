@@ -16,7 +16,7 @@ from .base_identity import write_base
 from .checkpoint.layout import files_of
 from .checkpoint.store import Contents
 from .component_errors import component_errors
-from .reference import write_reference
+from .preference_reference import write_reference
 from .run_folder import write_recipe
 
 if TYPE_CHECKING:

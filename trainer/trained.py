@@ -34,9 +34,9 @@ from .evaluation import Evaluation
 from .generation import GenerationConfig
 from .log_files import set_up_logging, tear_down_logging
 from .place_model import Placed, fitted, fitting, place
+from .preference_reference import read_reference, start_reference
 from .recipe_corpus import recipe_corpus
 from .records import Records
-from .reference import read_reference, start_reference
 from .run_folder import changed_keys, weights_at
 from .set_metrics import set_metrics
 

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ...models.accept_apart import accept_apart
+    from ...models.accept_in_subprocess import accept_apart
     from ..accelerate import take_choices
     from ..compose import compose
     from ..composed import runs_on

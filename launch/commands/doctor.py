@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..doctor import show_findings
-    from ..enter import prepare_process
+    from ..start_process import prepare_process
 
     prepare_process()
     show_findings(options.json)

@@ -84,8 +84,8 @@ def run(options: argparse.Namespace) -> None:
         if options.chat is None and getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
-    from ..enter import prepare_process
     from ..generate import generate
+    from ..start_process import prepare_process
 
     prepare_process()
     text = generate(

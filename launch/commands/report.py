@@ -42,9 +42,9 @@ def seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> None:
-    from .. import run_reports
+    from .. import make_report
 
-    run_reports.run(options)
+    make_report.run(options)
 
 
 COMMAND = Command(

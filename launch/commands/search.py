@@ -26,11 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..search.needs import import_optuna
+    from ..search.require_optuna import import_optuna
 
     import_optuna()
-    from ..enter import prepare_process
     from ..search.start_search import search
+    from ..start_process import prepare_process
 
     prepare_process()
     search(options)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ..notebook import Run, as_overrides, refuse_arguments, train
-from .needs import import_optuna
+from .require_optuna import import_optuna
 
 if TYPE_CHECKING:
     import pandas
@@ -123,8 +123,8 @@ def search(
         RanksFailed: too many trials in a row have failed.
     """
     import_optuna()
-    from ..enter import prepare_process
     from ..error_report import LeftEarly
+    from ..start_process import prepare_process
     from .check_search import prepare
     from .start_search import run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from ..native_fields import refuse_other_types
+from ..check_field_types import refuse_other_types
 
 
 @strict

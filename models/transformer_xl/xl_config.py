@@ -7,7 +7,7 @@ from itertools import pairwise
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from ..native_fields import refuse_other_types
+from ..check_field_types import refuse_other_types
 
 
 @strict

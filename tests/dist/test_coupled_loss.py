@@ -20,7 +20,7 @@ from trireme.parallel.strategy_inputs import RecipeValues
 from trireme.parallel.zero.options import DeepSpeedOptions
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.contrastive import Contrastive
-from trireme.trainer.tasks.pairs import scale_of, scale_sums
+from trireme.trainer.tasks.contrastive_loss import scale_of, scale_sums
 
 SLOW = {**ADAMW, "lr": 1e-3}
 PAIRS, STEPS, CLIP, TOLERANCE = 16, 5, 0.5, 1e-4

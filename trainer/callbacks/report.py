@@ -177,7 +177,7 @@ def _about(trainer: Trainer) -> dict[str, Any]:
 
 
 def _views(trainer: Trainer, count: int) -> list[dict[str, Any]]:
-    from ..data.report.data_words import heading
+    from ..data.report.format_data_report import heading
     from ..data.report.view_html import stored_view
     from ..data_report import collated_rows, shown_sample
 

@@ -19,19 +19,19 @@ class AudioContrastive(Contrastive):
     collator = "trireme.trainer.data.sound_text_collator.SoundTextCollator"
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
-        from .pairs import scale_sums
+        from .contrastive_loss import scale_sums
 
         sound, text = outputs.audio_embeds, outputs.text_embeds
         sums = scale_sums(outputs.logits_per_audio, sound, text), scale_sums(outputs.logits_per_text, text, sound)
         return {"sound": sound, "text": text, "sums": sums[0], "text_sums": sums[1]}
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
-        from .pairs import pair_losses, scale_of
+        from .contrastive_loss import pair_losses, scale_of
 
         arguments = outputs["sound"], outputs["text"], scale_of(outputs["sums"]), targets["paired"]
         return pair_losses(*arguments, other_scale=scale_of(outputs["text_sums"]))[0]
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
-        from .pairs import pair_sums
+        from .contrastive_loss import pair_sums
 
         return pair_sums(outputs.logits_per_audio, targets["paired"], outputs.logits_per_text)

@@ -27,18 +27,18 @@ class Contrastive(Task):
         return int(targets["paired"].sum())
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
-        from .pairs import scale_sums
+        from .contrastive_loss import scale_sums
 
         image, text = outputs.image_embeds, outputs.text_embeds
         return {"image": image, "text": text, "sums": scale_sums(outputs.logits_per_image, image, text)}
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
-        from .pairs import pair_losses, scale_of
+        from .contrastive_loss import pair_losses, scale_of
 
         return pair_losses(outputs["image"], outputs["text"], scale_of(outputs["sums"]), targets["paired"])[0]
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
-        from .pairs import pair_sums
+        from .contrastive_loss import pair_sums
 
         return pair_sums(outputs.logits_per_image, targets["paired"])
 

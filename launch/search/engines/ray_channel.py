@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .starts import Start
+from .kept_checkpoints import Start
 
 
 @dataclass

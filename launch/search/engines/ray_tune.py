@@ -23,9 +23,9 @@ from ..shares import VISIBLE, devices
 from ..space import Parameter, Space
 from ..study_store import OWN, START, TrialState
 from .engine import GO_ON, Engine, Values, Verdict
-from .grid import fitted, steps
+from .kept_checkpoints import Start, keep_start, remove_starts
 from .ray_channel import Begun, RayChannel, RayRun
-from .starts import Start, keep_start, remove_starts
+from .stepped_ranges import fitted, steps
 
 if TYPE_CHECKING:
     from ..prepared import Prepared

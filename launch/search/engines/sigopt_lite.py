@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..space import Parameter, Space
 from ..study_store import TrialState
 from .engine import Engine, Values
-from .grid import fitted, steps
+from .stepped_ranges import fitted, steps
 
 if TYPE_CHECKING:
     from ..prepared import Prepared

@@ -22,7 +22,7 @@ from ....errors import Problem, UserError
 from ....trainer.trackers.line import tag
 from ..space import Parameter, Space
 from .engine import GO_ON, Engine, Values, Verdict
-from .grid import fitted, steps
+from .stepped_ranges import fitted, steps
 
 if TYPE_CHECKING:
     from ..prepared import Prepared

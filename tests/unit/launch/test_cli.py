@@ -299,7 +299,7 @@ def test_an_option_of_a_tracker_that_was_not_chosen_says_how_to_choose_it(
 
 def test_bitsandbytes_does_not_speak_of_kernels_that_nobody_uses(caplog: pytest.LogCaptureFixture) -> None:
     """transformers imports it for models that are not quantised, too."""
-    from trireme.launch.enter import prepare_process
+    from trireme.launch.start_process import prepare_process
 
     prepare_process()
     logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from trireme.launch.search.engines import engine as engines
-from trireme.launch.search.engines.grid import fitted, steps
 from trireme.launch.search.engines.sigopt_lite import described as of_sigopt
+from trireme.launch.search.engines.stepped_ranges import fitted, steps
 from trireme.launch.search.engines.wandb_sweep import described as of_wandb
 from trireme.launch.search.objective import Objective
 from trireme.launch.search.search_config import OPTUNA, SearchConfig

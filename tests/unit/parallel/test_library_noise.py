@@ -9,7 +9,7 @@ import sys
 import warnings
 
 import pytest
-from trireme.launch.enter import prepare_process
+from trireme.launch.start_process import prepare_process
 from trireme.parallel.zero.library import no_linker_errors
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
+from trireme.parallel.check_tensor import check_sequence, check_tensor
 from trireme.parallel.strategy_inputs import RecipeValues
-from trireme.parallel.tensor_check import check_sequence, check_tensor
 
 
 def _problems(family: str, tensor: int, **config: Any) -> list:
@@ -66,5 +66,5 @@ def test_a_family_without_a_plan_names_those_that_have_one() -> None:
 
 
 def test_checking_does_not_import_torch() -> None:
-    code = "import sys, trireme.parallel.tensor_check; assert 'torch' not in sys.modules"
+    code = "import sys, trireme.parallel.check_tensor; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,14 +9,14 @@ import pytest
 from trireme.errors import UserError
 from trireme.launch.chat_prompt import chat_prompt
 from trireme.launch.convert.convert_arguments import converted
-from trireme.models.safetensors_heads import read_head
+from trireme.models.safetensors_headers import read_head
 from trireme.parallel.zero.deepspeed_json import read_file
 from trireme.trainer.base_identity import BASE, read_base
 from trireme.trainer.callbacks.metrics_file import read_metrics
 from trireme.trainer.checkpoint.layout import MANIFEST, read_manifest
 from trireme.trainer.checkpoint.load.block_reader import read_header
 from trireme.trainer.data.chat.conversation import conversation_of
-from trireme.trainer.reference import FILE, read_reference
+from trireme.trainer.preference_reference import FILE, read_reference
 
 DEEP = "[" * 100_000
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from helpers.command import refused, trireme_here
 from helpers.run_folders import ENDED, MEASURED, RECIPE, STARTED, journal, lines, write_run
+from trireme.launch.make_report import html_of
 from trireme.launch.report_view import report
-from trireme.launch.run_reports import html_of
 from trireme.trainer.run_report.curves import charts, curves
 from trireme.trainer.run_report.page import Report, page
 from trireme.trainer.run_report.run_files import RunFiles, read_run

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from trireme.launch.search.engines.engine import Verdict
 from trireme.launch.search.trial_socket import TrialSocket
-from trireme.trainer.agreement import FLAGS
 from trireme.trainer.callbacks.trial_reports import TRIAL, TrialReports, trial_reports
+from trireme.trainer.shared_requests import FLAGS
 from trireme.trainer.trainer_state import Control, TrainerState
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ....errors import Problem, UserError
-from ....models.own_classes import register_classes
+from ....models.register_classes import register_classes
 from ..source import Source
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...visible_text import visible
-from .data_words import number, numbers_text
+from .format_data_report import number, numbers_text
 from .views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
 
 LEAST_WIDTH = 128

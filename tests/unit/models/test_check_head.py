@@ -10,10 +10,10 @@ from families.tiny_config import tiny_config
 from helpers.recipes import tiny_recipe
 from trireme.errors import UserError
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
+from trireme.models.check_head import stock_heads
 from trireme.models.check_model import check_model
 from trireme.models.heads import HEADS
 from trireme.models.model_config import ModelConfig
-from trireme.models.stock_heads import stock_heads
 from trireme.parallel.apply import materialise
 from trireme.trainer.build import train
 from trireme.trainer.direction_trial import differences, two_endings

@@ -33,8 +33,8 @@ from .data.content_stamp import hash_json
 from .data.corpus_stats import digest
 from .data.loader import evaluation_batches
 from .data.prepare_rows import row_hashes
-from .look_ahead import REFERENCE, preference_in, reading
 from .place_model import place
+from .preference_passes import REFERENCE, preference_in, reading
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig

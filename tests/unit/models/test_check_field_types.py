@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trireme.models.native_fields import refuse_other_types
+from trireme.models.check_field_types import refuse_other_types
 from trireme.models.perceiver_ar.perceiver_config import PerceiverARConfig
 from trireme.models.transformer_xl.xl_config import TransfoXLConfig
 
