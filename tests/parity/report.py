@@ -12,10 +12,7 @@ it over). The order covers every plan and family early.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import logging
 import math
 import os
 import sys
@@ -29,6 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from helpers.report import quietly
 from parity.matrix import ADAPTED, ADAPTER_PLANS, FAMILIES, LAYOUTS, MASKS, SPREAD, STEPS, TOLERANCE, Case, differences
 from parity.shapes import PLANS, SHAPES
 from rich.console import Console
@@ -109,9 +107,8 @@ def _run(cases: list[Case]) -> dict[str, float]:
 
 def _quietly(cases: list[Case], folder: Path) -> dict[str, float]:
     """``differences`` without the runs' own log lines. If one case fails, its group ends, and each is tried alone."""
-    logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quietly():
             return differences(cases, folder)
     except AssertionError as error:
         if len(cases) > 1:
