@@ -110,7 +110,7 @@ def read_recipe(
     processes = world_size(parts["plan"]) if "plan" in parts else None
     problems += check_parts(parts, processes, remedy)
     if "search" not in parts:  # its objectives may be wrong too, and are judged with the other parts
-        parts["search"] = with_objectives_alone(raw["search"])
+        parts["search"] = with_objectives_alone(raw.get("search"))
     problems += check_built(parts, {problem.field for problem in problems})
     return (None, problems) if problems else (RecipeConfig(**parts), [])
 
