@@ -63,6 +63,18 @@ def cores_per_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks, 1)
 
 
+def import_ahead(ranks: int | None, imports: Sequence[str] = ()) -> None:
+    """Start the server that ranks are forked from, so that it imports while this process checks the recipe.
+
+    Args:
+        ranks: processes that the user asks for; with None or 1 there may be none to fork.
+        imports: as in ``start_ranks``.
+    """
+    if ranks is not None and ranks > 1 and not launched():
+        with environment(_variables(ranks, None)):
+            ForkServer.start(imports)
+
+
 def start_ranks(
     ranks: int,
     arguments: Sequence[str],
@@ -94,7 +106,7 @@ def start_ranks(
     """
     variables = _variables(ranks, started)
     with environment(variables):
-        ForkServer.start(imports)  # it imports while this process does
+        ForkServer.start(imports)  # unless it imports already
     with quick_imports():
         from .rank_logs import RankLogs, newest_output
 

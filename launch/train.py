@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, UserError
 from ..trainer.spinner import say, spinning, stop
 from .command import Command
-from .elastic import choose_world_size, cores_per_rank, launched, start_ranks
+from .elastic import choose_world_size, cores_per_rank, import_ahead, launched, start_ranks
 from .error_report import Diverged, LeftEarly
 from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
@@ -145,6 +145,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     if not launched():
         take_gpus(options.accelerate)
     composed = planned(composed, options.nproc)
+    further = imports_of(composed.raw)
+    import_ahead(options.nproc, further)
     recipe, ranks = checked(composed, options.nproc, options.accelerate)
     if launched():
         _refuse_restarts(options.max_restarts)
@@ -162,7 +164,6 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         started = time.time() if own_process else None  # the wall-clock limit holds for each job of a sweep
         arguments = rank_arguments(composed, options)
         stop()  # the spinner, since rank 0 takes the terminal and has its own
-        further = imports_of(composed.raw)
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started, imports=further)
 
 

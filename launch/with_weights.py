@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .elastic import cores_per_rank, launched, start_ranks
+from .elastic import cores_per_rank, import_ahead, launched, start_ranks
 from .error_report import RanksFailed
+from .rank_imports import imports_of
 from .slurm.job_task import use_node_storage
 from .train import checked, rank_arguments
 
@@ -42,6 +43,7 @@ def with_weights(
     use_node_storage()
     composed = _without_averaging(compose(options.recipe, options.overrides, options.recipe_dir))
     composed = planned(composed, options.nproc, show=False)
+    import_ahead(options.nproc, imports_of(composed.raw))
     recipe, ranks = checked(composed, options.nproc)
     if not launched():  # ranks do not look for the checkpoint, since it may lie on one machine only
         weights_at(recipe, options.checkpoint, options.ema)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from helpers.command import tiny_command
 from helpers.running import running, until
+from trireme.launch.elastic import import_ahead
 from trireme.launch.forked import DEVICES, Forked, ForkServer, forked
 
 pytestmark = pytest.mark.skipif(
@@ -60,6 +61,25 @@ def go(folder: Path, *arguments: str, environment: Mapping[str, str] | None = No
 
 def seen(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "out").read_text())
+
+
+def test_imports_begin_before_the_check_if_several_ranks_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForkServer, "current", None)
+    for ranks in (None, 1):
+        import_ahead(ranks)
+        assert ForkServer.current is None
+    import_ahead(2)
+    server = ForkServer.current
+    assert server is not None and psutil.pid_exists(server.process.pid)
+    server.end()
+
+
+def test_a_refused_recipe_leaves_no_process(tmp_path: Path) -> None:
+    arguments = tiny_command(tmp_path / "run", "plan=ddp", "--nproc", "2", "trainer.max_step=3")
+    refused = subprocess.run(arguments, capture_output=True, text=True)
+    assert refused.returncode == 2 and "trainer.max_steps" in refused.stderr
+    assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_is_what_a_started_process_would_be(tmp_path: Path) -> None:
