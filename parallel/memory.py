@@ -35,6 +35,7 @@ from ..models.find_blocks import blocks_of, embeddings_of, heads_of
 from ..models.hidden_size import hidden_size
 from ..models.low_rank import adapter_in, sizes_of
 from .plan import Degrees, Plan
+from .zero.options import LEAST_BUCKET
 
 MASTER = 4
 """Bytes of a number in fp32."""
@@ -339,7 +340,9 @@ def _deepspeed(plan: Plan, degrees: Degrees, sizes: ModelSizes, step: Step, held
     whole = width if stage == 0 else MASTER
     gradients = whole * held.parameters * trained / (ranks if stage >= 2 else 1)
     gathered = width * min(2 * held.block + held.ends, held.parameters) if stage == 3 else 0
-    gathered += 2 * width * min(sizes.hidden**2, held.parameters)  # one bucket is filled while another is sent
+    bucket = options.reduce_bucket_size
+    bucket = max(sizes.hidden**2, LEAST_BUCKET) if bucket == "auto" else bucket
+    gathered += 2 * width * min(bucket, held.parameters)  # one bucket is filled while another is sent
     host = 0.0
     if options.offload_optimizer.device != "none":
         share = options.offload_optimizer.ratio

@@ -20,7 +20,7 @@ from . import json_keys
 from .json_fill import JsonFiller, offload_device, zero_block
 from .library import import_deepspeed, installed
 from .optimizer_rules import optimizer_and_scheduler
-from .options import DeepSpeedOptions, offload_problems
+from .options import LEAST_BUCKET, DeepSpeedOptions, offload_problems
 
 KEPT_AUTO = {
     "data_types.keep_in_fp32_modules",  # DeepSpeed itself accepts auto here
@@ -167,8 +167,9 @@ def _precision(filler: JsonFiller, precision: Dtype) -> None:
 
 
 def _hidden_size(filler: JsonFiller, hidden: int) -> None:
-    """Fill ``auto`` sizes from the hidden size, by the rules of transformers' DeepSpeed integration."""
-    filler.auto("zero_optimization.reduce_bucket_size", hidden * hidden)
+    """Fill ``auto`` sizes from the hidden size, by the rules of transformers' DeepSpeed integration. By these a small
+    model would send its gradients in very many messages, so buckets have a least size."""
+    filler.auto("zero_optimization.reduce_bucket_size", max(hidden * hidden, LEAST_BUCKET))
     filler.auto("zero_optimization.stage3_prefetch_bucket_size", int(0.9 * hidden * hidden))
     filler.auto("zero_optimization.stage3_param_persistence_threshold", 10 * hidden)
 

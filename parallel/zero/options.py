@@ -13,6 +13,8 @@ from typing import Literal
 from ...errors import refuse
 
 Auto = Literal["auto"]
+LEAST_BUCKET = 4_000_000
+"""Elements of one gradient reduction, for models of a hidden size below 2,000."""
 
 
 @dataclass
@@ -129,7 +131,7 @@ class DeepSpeedOptions:
     offload_param: OffloadParam = field(default_factory=OffloadParam)
     """ZeRO-Infinity (https://arxiv.org/abs/2104.07857): keep parameters in CPU memory or on disk."""
     reduce_bucket_size: int | Auto = "auto"
-    """Elements of one gradient reduction; auto is h * h."""
+    """Elements of one gradient reduction; auto is h * h, and at least 4 million."""
     allgather_bucket_size: int = 500_000_000
     """Stages 1 and 2: elements of one all-gather of updated weights."""
     stage3_prefetch_bucket_size: int | Auto = "auto"
