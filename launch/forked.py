@@ -28,8 +28,8 @@ LIBRARIES = ("DS_", "HF_", "PYTHON", "PYTORCH_", "TORCH_", "TRANSFORMERS_")
 READ_AT_IMPORT = ("CUDA_", "GOMP_", "KMP_", "LD_", "MKL_", *LIBRARIES)
 """Beginnings of variables that libraries read when they are imported: a process that is given other values than the
 server had is not forked."""
-SET_FOR_RANKS = ("PYTHONPATH", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
-"""Such variables that take effect in a forked process, too."""
+SET_FOR_RANKS = ("PYTHONPATH", "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
+"""Such variables that take effect in a forked process, too. DeepSpeed sets one of them when it is imported."""
 DEVICES = ("/dev/nvidia0", "/dev/kfd")
 """Files of accelerators, whose drivers do not survive a fork."""
 

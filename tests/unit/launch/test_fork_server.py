@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +76,29 @@ def test_imports_begin_before_the_check_if_several_ranks_are_asked_for(monkeypat
     server.end()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["zero2", "fsdp_full_shard"])
+def test_the_check_changes_no_variable_that_forbids_forking(plan: str, tmp_path: Path) -> None:
+    """The server starts before the recipe is checked, and the check imports DeepSpeed, which sets variables."""
+    arguments = tiny_command(tmp_path, f"plan={plan}", "--nproc", "2", "trainer.max_steps=2")
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+        names: set[str] = set()
+        while command.poll() is None:
+            for child in psutil.Process(command.pid).children() if command.poll() is None else ():
+                with suppress(psutil.Error):
+                    names.add(" ".join(child.cmdline())[:14])
+            time.sleep(0.05)
+    assert command.returncode == 0
+    assert {"trireme rank 0", "trireme rank 1"} <= names
+
+
 def test_a_refused_recipe_leaves_no_process(tmp_path: Path) -> None:
     arguments = tiny_command(tmp_path / "run", "plan=ddp", "--nproc", "2", "trainer.max_step=3")
     refused = subprocess.run(arguments, capture_output=True, text=True)
     assert refused.returncode == 2 and "trainer.max_steps" in refused.stderr
-    assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])
+    ]
     assert not (tmp_path / "run").exists()
 
 
