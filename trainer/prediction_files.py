@@ -46,11 +46,12 @@ def _may_be_replaced(path: Path) -> bool:
         if path.suffix == ".parquet":
             from pyarrow import parquet
 
-            return parquet.read_schema(path).names[:1] == [FIRST]
-        with open(path, encoding="utf-8") as file:
-            row = json.loads(file.readline())
-        return isinstance(row, dict) and next(iter(row), None) == FIRST
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors too
+            row = next(parquet.ParquetFile(path).iter_batches(batch_size=1)).to_pylist()[0]
+        else:
+            with open(path, encoding="utf-8") as file:
+                row = json.loads(file.readline())
+        return isinstance(row, dict) and next(iter(row.items()), None) == (FIRST, 0)
+    except (OSError, ValueError, StopIteration):  # pyarrow's errors are ValueErrors too
         return False
 
 

@@ -84,14 +84,18 @@ def test_files_of_other_rows_are_not_replaced(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    for name, rows in (("mine", [{"text": "a", "index": 1}]), ("predictions", [{"index": 1, "text": "a"}])):
+    for name, rows in (
+        ("mine", [{"text": "a", "index": 0}]),
+        ("numbered", [{"index": 7, "text": "a"}]),
+        ("predictions", [{"index": 0, "text": "a"}]),
+    ):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
     (tmp_path / "torn.jsonl").write_text("{no")
     (tmp_path / "empty.jsonl").write_text("")
     for name in ("predictions.jsonl", "predictions.parquet", "empty.jsonl", "new.jsonl"):
         check_out(str(tmp_path / name))
-    for name in ("mine.jsonl", "mine.parquet", "torn.jsonl"):
+    for name in ("mine.jsonl", "mine.parquet", "numbered.jsonl", "numbered.parquet", "torn.jsonl"):
         with pytest.raises(UserError, match="does not hold predictions"):
             check_out(str(tmp_path / name))
 
