@@ -21,6 +21,8 @@ from .model_config import ModelConfig
 
 FIELDS = ("family", "config", "weights", "revision")
 """Parts of a recipe's model that its configuration depends on."""
+NO_TORCH = "import of torch halted"
+"""Python's words for a package that is marked as missing."""
 SECONDS = 60.0
 """After them the check goes on without the process."""
 
@@ -50,6 +52,8 @@ def main() -> None:
     from .check_model import accepted
 
     _, problems = accepted(ModelConfig(**json.load(sys.stdin)))
+    if any(NO_TORCH in problem.why for problem in problems):
+        sys.exit(1)  # the configuration asks for more than itself, so the process of the check says what is wrong
     if problems:
         print(json.dumps([dataclasses.asdict(problem) for problem in problems]))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +168,11 @@ def test_flops_are_those_that_torch_counts() -> None:
     assert training_flops_per_token(model, families()["llama"], 64) == pytest.approx(
         counter.get_total_flops() / 64, rel=0.02
     )
+
+
+def test_what_needs_torch_is_left_to_the_process_of_the_check() -> None:
+    """Without torch, transformers cannot look an activation up; its words for that are no problem of the recipe."""
+    config = {"family": "persimmon", "config": {"vocab_size": 64, "hidden_size": 64, "hidden_act": "sillu"}}
+    command = [sys.executable, "-m", "trireme.models.accept_in_subprocess"]
+    done = subprocess.run(command, input=json.dumps(config), capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
