@@ -43,17 +43,17 @@ LEGEND = """<p class="dim">In texts: <span class="learnt">what the loss counts</
 <span class="hidden">[what is to be predicted there]</span>, <span class="ignored">what has no label</span>.</p>"""
 
 
-def write_page(report: DataReport, file: str, title: str) -> None:
+def write_page(report: DataReport, file: Path, title: str) -> None:
     """Write the page; an existing file is replaced.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
-        Path(file).write_text("\n".join(_page(report, title)), encoding="utf-8")
+        file.write_text("\n".join(_page(report, title)), encoding="utf-8")
     except OSError as error:
         why = f"cannot be written: {error.strerror or error}"
-        raise UserError(Problem("--html", why, "name a file in a folder that exists", file)) from None
+        raise UserError(Problem("--html", why, "name a file in a folder that exists", str(file))) from None
 
 
 def _page(report: DataReport, title: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import re
 
 from ..configs.values import did_you_mean, nearest
 from ..errors import Problem
-from .find_recipes import PACKAGE
+from .find_recipes import PACKAGE, list_recipes
 
 GROUPS = sorted(folder.name for folder in (PACKAGE / "configs").iterdir() if any(folder.glob("*.yaml")))
 
@@ -44,7 +44,11 @@ def explain(error: BaseException) -> Problem:
     if isinstance(error, OSError):
         return Problem(str(error.filename or UNKNOWN), f"cannot be read or written: {error.strerror or error}")
     if isinstance(error, RecursionError):
-        return Problem(UNKNOWN, "refers to itself without end", "remove the cycle of interpolations or anchors")
+        return Problem(
+            UNKNOWN,
+            "refers to itself without end",
+            "remove the cycle: of recipes that build on each other, of interpolations, or of anchors",
+        )
     return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}")
 
 
@@ -64,6 +68,9 @@ def _missing(error: object) -> Problem:
     group, _, option = wanted.strip("/").rpartition("/")
     if group in GROUPS and not options:
         options = sorted(file.stem for file in (PACKAGE / "configs" / group).glob("*.yaml"))
+    if group and not options and (near := nearest(wanted.strip("/"), [name for name, _ in list_recipes()], 0.75)):
+        why = "there is neither a choice nor a recipe of this name"
+        return Problem("defaults", why, f"did you mean {near}@_global_?", wanted.strip("/"))
     if group and not options:
         near = nearest(group, GROUPS)
         why, fix = "there is no such group", f"did you mean /{near}?" if near else f"known here: {', '.join(GROUPS)}"

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: a folder holds no run, a file cannot be read or the page cannot be written.
     """
     asked = find_runs(options.runs)
-    out = own_place(options.out) if options.out else default_place(asked)
+    out = own_place(options.out, "--out") if options.out else default_place(asked)
     if not options.watch:
         report = make_report(asked)
         _write(report, out)
@@ -64,20 +64,20 @@ def run(options: argparse.Namespace) -> None:
     _watch(options.runs, out, options.every)
 
 
-def own_place(given: str) -> Path:
-    """The file that was named for the page.
+def own_place(given: str, option: str) -> Path:
+    """The file that ``option`` names for a page.
 
     Raises:
         UserError: it is a folder, or holds something else than a page.
     """
     out = Path(given).expanduser()
     if out.is_dir() or not out.name:
-        raise UserError(Problem("--out", "is a folder", f"write a file: {out / PAGE}", given))
+        raise UserError(Problem(option, "is a folder", f"write a file: {out / PAGE}", given))
     with out.open("rb") if out.is_file() else nullcontext() as file:
         there = file.read(256).lstrip().lower() if file else b""
     if there and not there.startswith((b"<!doctype html", b"<html")):
         why = "is there already and is no page, so it would be lost"
-        raise UserError(Problem("--out", why, "choose another name, such as report.html", given))
+        raise UserError(Problem(option, why, f"choose another name, such as {PAGE}", given))
     return out
 
 

@@ -38,6 +38,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, as a type for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1; write 1 or more")
+    return int(text)
+
+
 def add_recipe_arguments(parser: argparse.ArgumentParser, required: bool = True, processes: bool = True) -> None:
     """Add the arguments of every command that reads a recipe; ``processes``: also the number of processes."""
     about = "name (see: trireme recipes) or path of a .yaml file"

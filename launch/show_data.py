@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..trainer.spinner import say, spinning
 from .compose import compose
 from .compose_plan import compose_plan
+from .make_report import own_place
 from .quick_imports import quick_imports
 from .train import checked
 
@@ -23,16 +24,17 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: the recipe has problems, or its data are not usable.
     """
+    page = own_place(options.html, "--html") if options.html else None
     with spinning("reading the recipe"):
         report = _report(options)
     from .data_terminal import print_report
 
     print_report(report)
-    if options.html:
+    if page:
         from .data_page import write_page
 
-        write_page(report, options.html, f"Data of {options.recipe}")
-        print(f"the page is {options.html}", flush=True)
+        write_page(report, page, f"Data of {options.recipe}")
+        print(f"the page is {page}", flush=True)
 
 
 def _report(options: argparse.Namespace) -> DataReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..command import Command
-from ..recipe_arguments import add_recipe_arguments, count
+from ..recipe_arguments import add_recipe_arguments, positive
 
 DESCRIPTION = """Try values of a recipe's keys in trials, each a run in a folder of its own, and find the best. The same
 command goes on with a study; started several times, it runs several workers on one study."""
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
-    parser.add_argument("--jobs", type=count, metavar="K", help="trials at once (default: search.jobs)")
+    parser.add_argument("--jobs", type=positive, metavar="K", help="trials at once (default: search.jobs)")
     parser.add_argument("--best", action="store_true", help="train the best recipe that the study has found")
     parser.add_argument("--table", action="store_true", help="print the table of the study, also while it goes on")
     parser.add_argument("--here", action="store_true", help="search on this machine, in spite of launch=slurm")

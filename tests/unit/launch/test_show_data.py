@@ -247,6 +247,14 @@ def test_pictures_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]
     assert (folder / "page.html").read_text().count("data:image/png") == 3
 
 
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("a: 1\n")
+    refused(trireme_here(capsys, "data", str(TINY), "--html", str(mine)), "--html", "is no page")
+    refused(trireme_here(capsys, "data", str(TINY), "--html", str(tmp_path)), "--html", "is a folder")
+    assert mine.read_text() == "a: 1\n"
+
+
 def test_a_stream_says_that_its_size_is_unknown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["data=files_streaming", f"data.source.paths=[{folder}/docs.jsonl]", "data.tokenizer.vocab_size=300"]
     given += ["data.block_size=16", "data.held_out=0.2"]
