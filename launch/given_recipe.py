@@ -22,7 +22,7 @@ from .failures import OWN_LAUNCH
 from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base, may_name_components
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
-from .recipe_file import check_recipe_file, groups_chosen
+from .recipe_file import check_recipe_file, groups_chosen, wrong_choices
 from .run_hydra import run_hydra
 
 
@@ -48,7 +48,11 @@ class GivenRecipe:
         try:
             self.hydra([], overrides, lambda config: found.append(as_composed(config, self.path, overrides)))
         except UserError as error:
-            raise UserError(*self._blamed(error, overrides)) from error
+            blamed = self._blamed(error, overrides)
+            others = wrong_choices(self.path, self.folders) if "no such configuration" in str(error) else []
+            named = [(problem.field, problem.value) for problem in blamed if isinstance(problem, Problem)]
+            others = [problem for problem in others if (problem.field, problem.value) not in named]
+            raise UserError(*blamed, *others) from error
         return found[0]
 
     @cached_property

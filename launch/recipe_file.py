@@ -6,13 +6,14 @@ without the name of the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs.values import nearest
+from ..configs.values import did_you_mean, nearest
 from ..errors import Problem, UserError
-from .find_recipes import groups_of_base, list_recipes
+from .find_recipes import group_options, groups_of_base, list_recipes
 from .hydra_errors import GROUPS, yaml_problem
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
@@ -71,6 +72,21 @@ def groups_chosen(path: Path) -> set[str]:
     lists = [value for key, value in mapping_node(path).value if key.value == "defaults"]
     entries = [item.value[0] for items in lists for item in items.value if item.id == "mapping"]
     return {str(key.value).removeprefix("override ").strip("/ ") for key, _ in entries}
+
+
+def wrong_choices(path: Path, folders: Sequence[Path]) -> list[Problem]:
+    """Problems of choices in a recipe's own list of defaults that no folder of groups has; Hydra names one."""
+    lists = [value for key, value in mapping_node(path).value if key.value == "defaults"]
+    problems = []
+    for group, node in (item.value[0] for items in lists for item in items.value if item.id == "mapping"):
+        name = str(group.value).removeprefix("override ").strip("/ ").partition("@")[0]
+        for option in node.value if node.id == "sequence" else [node]:
+            chosen = option.value if option.id == "scalar" and option.tag.endswith(":str") else ""
+            known = group_options(name, folders)
+            if known and re.fullmatch(r"[\w-]+", chosen) and chosen not in known:
+                why = f"there is no such configuration (asked for in {path.stem})"
+                problems.append(Problem(name, why, did_you_mean(chosen, known), chosen))
+    return problems
 
 
 def missing_base(raw: Any, path: Path) -> list[Problem]:

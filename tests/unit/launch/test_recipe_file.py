@@ -96,6 +96,18 @@ def test_a_reference_to_nothing_hides_no_other_problem(tmp_path: Path) -> None:
     }
 
 
+def test_all_wrong_choices_of_a_list_of_defaults_are_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "defaults: [/base, /model: llama_tiny, /data: filez, override /optimizer: lionn, override /plan: ddp,"
+        " override /callbacks: [default, smaple]]\n"
+    )
+    words = said(recipe)
+    for text in ("data = 'filez'", "optimizer = 'lionn'", "did you mean lion?", "callbacks = 'smaple'"):
+        assert words.count(text) == 1, words
+    assert "ddp" not in words
+
+
 def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
