@@ -109,7 +109,7 @@ class Marks:
         self.steps.append(time.time())
         self.processor.append(time.process_time())
 
-    def begin(self, what: str) -> None:
+    def begin(self) -> None:
         """An evaluation or export begins; what was measured until now was training."""
         self.peaks.setdefault("training", peak(self.job.on_gpu))
         forget_peak(self.job.on_gpu)

@@ -55,7 +55,7 @@ def train(job: Job, marks: Marks, batches: Any, step: Callable[[list[Any]], Any]
 @torch.no_grad()
 def evaluate(marks: Marks, model: Any, batches: Any, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Note the mean loss over the held-out blocks of all ranks."""
-    marks.begin("evaluation")
+    marks.begin()
     model.eval()
     losses = [model(**batch).loss.detach().float() for batch in batches]
     marks.loss = float(mean(torch.stack(losses).mean()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -30,7 +30,7 @@ class Shape:
     """Rank of the adapters that are trained in the place of the model."""
     recompute: bool = False
     """Whether activations are computed again in the backward pass."""
-    peers: tuple[str, ...] = field(default=())
+    peers: tuple[str, ...] = ()
     """Those that are compared; empty means all that can run it."""
 
 
@@ -47,29 +47,21 @@ def llama(hidden: int, layers: int, heads: int, vocabulary: int, inner: int, key
     }
 
 
+SMALL = Shape(
+    "a Llama of 5 M parameters in fp32 on two cores",
+    llama(256, 4, 4, 4096, 688),
+    length=256,
+    global_batch=8,
+    micro_batch=4,
+    steps=24,
+    save_after=12,
+    held_out=64,
+)
+ADAPTED = ("trireme", "transformers", "accelerate", "trl")
+"""Those that train adapters."""
 SHAPES = {
-    "small": Shape(
-        "a Llama of 5 M parameters in fp32 on two cores",
-        llama(256, 4, 4, 4096, 688),
-        length=256,
-        global_batch=8,
-        micro_batch=4,
-        steps=24,
-        save_after=12,
-        held_out=64,
-    ),
-    "small_lora": Shape(
-        "adapters of rank 8 beside the same Llama",
-        llama(256, 4, 4, 4096, 688),
-        length=256,
-        global_batch=8,
-        micro_batch=4,
-        steps=24,
-        save_after=12,
-        held_out=64,
-        lora=8,
-        peers=("trireme", "transformers", "accelerate", "trl"),
-    ),
+    "small": SMALL,
+    "small_lora": replace(SMALL, about="adapters of rank 8 beside the same Llama", lora=8, peers=ADAPTED),
     "pretrain_1b": Shape(
         "pretraining of a Llama of 1.2 B parameters in bf16",
         llama(2048, 16, 32, 128256, 8192, 8),
@@ -97,7 +89,7 @@ SHAPES = {
         precision="bf16",
         lora=16,
         recompute=True,
-        peers=("trireme", "transformers", "accelerate", "trl"),
+        peers=ADAPTED,
     ),
 }
 """The loss of 16,384 tokens x 2,048 x 248,320 words is measured by ``benchmarks/head_loss.py``."""

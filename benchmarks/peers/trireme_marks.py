@@ -30,7 +30,7 @@ class Noted(Callback):
     def on_prediction_step(self, trainer: Any, state: Any, control: Any) -> None:
         if not self.evaluates:
             self.evaluates = True
-            self.marks.begin("evaluation")
+            self.marks.begin()
 
     def on_evaluate(self, trainer: Any, state: Any, control: Any, metrics: dict[str, Any]) -> None:
         self.marks.loss = metrics["eval_loss"]
@@ -39,7 +39,7 @@ class Noted(Callback):
     def on_train_end(self, trainer: Any, state: Any, control: Any) -> None:
         from trireme.trainer.checkpoint.export.export_folder import export
 
-        self.marks.begin("export")
+        self.marks.begin()
         if trainer.mesh.is_main:
             export(str(self.marks.job.out / "run"), str(self.marks.job.out / "exported"))
         trainer.mesh.barrier()

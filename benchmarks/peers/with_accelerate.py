@@ -45,7 +45,7 @@ def main() -> None:
     train(job, marks, batches[0], step, lambda: accelerator.save_state(str(job.out / "saved")))
     on_device = ({name: value.to(accelerator.device) for name, value in micro.items()} for micro in batches[1])
     evaluate(marks, model, on_device, lambda loss: accelerator.reduce(loss, "mean"))
-    marks.begin("export")
+    marks.begin()
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         accelerator.unwrap_model(model).save_pretrained(job.out / "exported", state_dict=state)

@@ -50,7 +50,7 @@ def main() -> None:
 
     train(job, marks, batches[0], step, lambda: engine.save_checkpoint(str(job.out / "saved")))
     evaluate(marks, engine, map(placed, batches[1]), mean)
-    marks.begin("export")
+    marks.begin()
     engine.save_16bit_model(str(job.out / "exported"), "model.bin")
     marks.end("export")
     marks.write()

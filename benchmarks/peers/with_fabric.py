@@ -44,7 +44,7 @@ def main() -> None:
 
     train(job, marks, train_batches, step, save)
     evaluate(marks, model, held_out, lambda loss: fabric.all_reduce(loss, reduce_op="mean"))  # type: ignore[arg-type, return-value]
-    marks.begin("export")
+    marks.begin()
     if fabric.is_global_zero:
         model.module.save_pretrained(job.out / "exported")
     fabric.barrier()

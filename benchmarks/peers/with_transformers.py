@@ -72,10 +72,10 @@ def run(trainer: Trainer, job: Job, marks: Marks) -> None:
     """Train, evaluate, export; this is what TRL does too."""
     trainer.add_callback(Marked(marks))
     trainer.train()
-    marks.begin("evaluation")
+    marks.begin()
     marks.loss = trainer.evaluate()["eval_loss"]
     marks.end("evaluation")
-    marks.begin("export")
+    marks.begin()
     trainer.save_model(str(job.out / "exported"))
     marks.end("export")
     marks.write()
