@@ -49,10 +49,12 @@ class GivenRecipe:
             self.hydra([], overrides, lambda config: found.append(as_composed(config, self.path, overrides)))
         except UserError as error:
             blamed = self._blamed(error, overrides)
-            others = wrong_choices(self.path, self.folders) if "no such configuration" in str(error) else []
-            named = [(problem.field, problem.value) for problem in blamed if isinstance(problem, Problem)]
-            others = [problem for problem in others if (problem.field, problem.value) not in named]
-            raise UserError(*blamed, *others) from error
+            replaced = {key_of(text) for text in overrides}
+            choices = [each for each in wrong_choices(self.path, self.folders) if each.field not in replaced]
+            names = [("defaults", problem.value) for problem in choices]
+            names += [(problem.field, problem.value) for problem in choices]
+            others = [each for each in blamed if not isinstance(each, Problem) or (each.field, each.value) not in names]
+            raise UserError(*others, *choices) from error
         return found[0]
 
     @cached_property
@@ -150,7 +152,12 @@ class GivenRecipe:
     def _blamed(self, error: UserError, overrides: Sequence[str]) -> Sequence[Problem | str]:
         """Problems, with the override that causes them as the field where Hydra does not tell the key."""
         problem = error.problems[0]
-        if not isinstance(problem, Problem) or problem.field != UNKNOWN:
+        if not isinstance(problem, Problem):
+            return error.problems
+        if problem.field == "defaults":  # a choice that cannot be resolved stands in an override, or in the file
+            keys = [key_of(text) for text in overrides if problem.value and str(problem.value) in value_of(text)]
+            return [replace(problem, field=keys[0])] if keys else error.problems
+        if problem.field != UNKNOWN:
             return error.problems
         for text in [*overrides, None]:
             try:

@@ -144,11 +144,16 @@ def _hydra(error: BaseException) -> Problem:
 def _unresolved_choice(written: str, parts: list[str]) -> Problem:
     """The problem of an interpolation in a list of defaults, which is resolved before there are keys."""
     if variable := re.search(r"\$\{oc\.env:([^,}]+)\}", written):
-        fix = f"set {variable[1]}, or give a default: ${{oc.env:{variable[1]},NAME}}"
-        return Problem("defaults", f"needs the environment variable {variable[1]}, which is not set", fix, written)
+        return needs_variable("defaults", variable[1], written)
     why = "cannot be resolved: a list of defaults knows only the choices that it makes itself, not the recipe's keys"
     fix = f"name a part, such as ${{{'model' if 'model' in parts else parts[0]}}} (here: {', '.join(sorted(parts))})"
     return Problem("defaults", why, fix, written)
+
+
+def needs_variable(group: str, variable: str, written: str) -> Problem:
+    """The problem of a choice that an unset environment variable is to make."""
+    fix = f"set {variable}, or give a default: ${{oc.env:{variable},NAME}}"
+    return Problem(group, f"needs the environment variable {variable}, which is not set", fix, written)
 
 
 def _twice(group: str, option: str = "...") -> Problem:

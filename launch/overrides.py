@@ -202,8 +202,11 @@ def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str
         return [], [Problem(group, "chooses nothing: every run needs one", f"choose one, for example {options[0]}")]
     problems = []
     for name in _names(value):
-        problem = unknown_option(group, name, options, folders)
-        problems += [problem] if problem else []
+        if isinstance(value, list) and "${" in str(name):
+            why = "is an interpolation in a list of choices; Hydra resolves only one that makes the whole choice"
+            problems.append(Problem(group, why, f"write the names: {group}=[{options[0]}, ...]", str(name)))
+        elif problem := unknown_option(group, name, options, folders):
+            problems.append(problem)
     if problems:
         return [], problems
     return [text.lstrip("+")], []

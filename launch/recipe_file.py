@@ -6,6 +6,7 @@ without the name of the file.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from ..configs.values import did_you_mean, nearest
 from ..errors import Problem, UserError
 from .find_recipes import group_options, groups_of_base, list_recipes
-from .hydra_errors import GROUPS, yaml_problem
+from .hydra_errors import GROUPS, needs_variable, yaml_problem
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
@@ -75,7 +76,8 @@ def groups_chosen(path: Path) -> set[str]:
 
 
 def wrong_choices(path: Path, folders: Sequence[Path]) -> list[Problem]:
-    """Problems of choices in a recipe's own list of defaults that no folder of groups has; Hydra names one."""
+    """Problems of choices in a recipe's own list of defaults that no folder of groups has, or that need an environment
+    variable which is not set; Hydra names one."""
     lists = [value for key, value in mapping_node(path).value if key.value == "defaults"]
     problems = []
     for group, node in (item.value[0] for items in lists for item in items.value if item.id == "mapping"):
@@ -83,9 +85,11 @@ def wrong_choices(path: Path, folders: Sequence[Path]) -> list[Problem]:
         for option in node.value if node.id == "sequence" else [node]:
             chosen = option.value if option.id == "scalar" and option.tag.endswith(":str") else ""
             known = group_options(name, folders)
-            if known and re.fullmatch(r"[\w-]+", chosen) and chosen not in known:
-                why = f"there is no such configuration (asked for in {path.stem})"
-                problems.append(Problem(name, why, did_you_mean(chosen, known), chosen))
+            variable = re.search(r"\$\{oc\.env:([^,}]+)\}", chosen)
+            if known and variable and variable[1] not in os.environ:
+                problems.append(needs_variable(name, variable[1], chosen))
+            elif known and re.fullmatch(r"[\w-]+", chosen) and chosen not in known:
+                problems.append(Problem(name, "there is no such configuration", did_you_mean(chosen, known), chosen))
     return problems
 
 

@@ -108,6 +108,19 @@ def test_all_wrong_choices_of_a_list_of_defaults_are_named(tmp_path: Path) -> No
     assert "ddp" not in words
 
 
+def test_a_choice_that_cannot_be_resolved_is_named_by_its_group(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "defaults: [pretrain/persimmon_stdlib@_global_, override /plan: '${oc.env:TRIREME_NOPE}',"
+        " override /optimizer: lionn]\n"
+    )
+    assert "plan = '${oc.env:TRIREME_NOPE}'" in (words := said(recipe)) and words.count("TRIREME_NOPE,NAME") == 1
+    assert "did you mean lion?" in words
+    assert "TRIREME_NOPE" not in said(recipe, "plan=ddp")  # a choice that is replaced
+    for text in ("plan=${oc.env:TRIREME_NOPE}", "plan='${oc.env:TRIREME_NOPE}'", "callbacks=[${oc.env:TRIREME_NOPE}]"):
+        assert f"{text.partition('=')[0]} = '${{oc.env:TRIREME_NOPE}}'" in said("pretrain/persimmon_stdlib", text)
+
+
 def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
