@@ -90,10 +90,11 @@ def sweep_folder(path: Path, overrides: Sequence[str], recipe_dirs: Sequence[str
     """The folder that holds the run folders of a sweep. Hydra needs it before it composes a job."""
     fixed = without_choices(overrides)
     try:
-        run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"] or f"runs/{path.stem}"
+        run_dir = compose(str(path), fixed, recipe_dirs).raw["run"]["dir"]
     except UserError:  # the recipe is only complete with the choices of the sweep
-        run_dir = f"runs/{path.stem}"
-    return sweep_root(run_dir, set(map(key_of, fixed)))
+        run_dir = None
+    known = run_dir not in (None, "", "???")
+    return sweep_root(run_dir if known else f"runs/{path.stem}", set(map(key_of, fixed)))
 
 
 def chooses_by_results(overrides: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from .hydra_errors import explain
 from .overrides import key_of, quoted, without_choices
-from .recipe_file import READ_EARLY, missing_base, refuse_scalars
+from .recipe_file import missing_base, refuse_scalars
 
 
 @dataclass
@@ -109,10 +109,7 @@ def _resolved(config: Any) -> tuple[Any, list[Problem]]:
             if written is None:  # the key of a mapping whose keys hold dots
                 raise
             if not isinstance(error, InterpolationToMissingValueError):
-                problem = replace(explain(error), field=dotted, value=written)
-                if key.split(".")[0] in READ_EARLY:
-                    raise UserError(*problems, problem) from error
-                problems.append(problem)
+                problems.append(replace(explain(error), field=dotted, value=written))
             with open_dict(config):
                 OmegaConf.update(config, key, "???")
 

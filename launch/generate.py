@@ -42,9 +42,8 @@ def generate(
     _check_device_map(device_map)
     path = Path(os.path.expanduser(model))
     if not os.path.isdir(path):
-        raise UserError(
-            Problem("MODEL", "no such folder", "give an exported folder, a checkpoint or a run folder", model)
-        )
+        why = "is a file, not a folder" if path.is_file() else "there is no such folder"
+        raise UserError(Problem("MODEL", why, "give an exported folder, a checkpoint or a run folder", model))
     if (path / "config.json").is_file():
         if ema:
             raise UserError(Problem("--ema", "an exported folder has only one set of weights", "export it with --ema"))

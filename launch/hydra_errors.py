@@ -99,6 +99,9 @@ def _omegaconf(error: object) -> Problem:
         return Problem(key, f"needs the environment variable {variable[1]}, which is not set", fix)
     if found := re.search(r"hydra has no key ([^'\"]+)", why):
         return Problem(key, f"refers to hydra:{found[1]}, which does not exist", "see its keys: --cfg hydra")
+    if found := re.search(r"hydra has no value of ([^'\"]+)", why):
+        where = " outside of a sweep" if found[1].startswith("job.") else ""
+        return Problem(key, f"refers to hydra:{found[1]}, which has no value{where}", "write a value here")
     if isinstance(error, errors.UnsupportedInterpolationType):
         known = "known are ${part.key}, ${oc.env:NAME}, ${now:%Y-%m-%d} and ${hydra:job.config_name}"
         return Problem(key, f"cannot be resolved: {why}", known)

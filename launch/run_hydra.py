@@ -90,7 +90,7 @@ def _of_hydra(key: str) -> Any:
     ``runs/None``.
 
     Raises:
-        KeyError: Hydra's configuration has no such key.
+        KeyError: Hydra's configuration has no such key, or no value of it, as of ``job.num`` outside of a sweep.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import MissingMandatoryValue, OmegaConf
@@ -98,8 +98,8 @@ def _of_hydra(key: str) -> Any:
     absent = object()
     try:
         value = OmegaConf.select(HydraConfig.get(), key, default=absent, throw_on_missing=True)  # type: ignore[arg-type]
-    except MissingMandatoryValue:  # such as job.num where there is no sweep
-        return None
+    except MissingMandatoryValue:
+        raise KeyError(f"hydra has no value of {key}") from None
     if value is absent:
         raise KeyError(f"hydra has no key {key}")
     return value

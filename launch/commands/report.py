@@ -18,6 +18,10 @@ EXAMPLES = """examples:
 """
 
 
+EVERY = 5.0
+"""Seconds between two pages of ``--watch``."""
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or the folder of a study or sweep")
     parser.add_argument(
@@ -25,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--watch", action="store_true", help="write the page again and again while a run goes on")
     parser.add_argument(
-        "--every", type=seconds, default=5.0, metavar="SECONDS", help="time between two pages of --watch (default: 5)"
+        "--every", type=seconds, metavar="SECONDS", help=f"time between two pages of --watch (default: {EVERY:g})"
     )
     add_debug(parser)
 
@@ -42,8 +46,12 @@ def seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
     from .. import make_report
 
+    if options.every is not None and not options.watch:
+        raise UserError(Problem("--every", "is the time between two pages of --watch", "add --watch", options.every))
+    options.every = options.every or EVERY
     make_report.run(options)
 
 

@@ -212,6 +212,9 @@ def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_generate_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path / "none"), "--prompt", "x"]) == 2
     assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("")
+    assert main(["generate", str(tmp_path / "mine.yaml"), "--prompt", "x"]) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
     assert main(["generate", str(tmp_path), "--prompt", "x"]) == 2
     assert (
         main(

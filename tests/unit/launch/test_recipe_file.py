@@ -54,6 +54,7 @@ def said(recipe: Path | str, *overrides: str) -> str:
             "run.dir = 'runs/${hydra:job.confg}_x'\n  refers to hydra:job.confg",
         ),
         (BEGIN.encode() + b"run: {dir: 'runs/${hydra:nosuch.key}'}\n", "refers to hydra:nosuch.key"),
+        (BEGIN.encode() + b"run: {dir: 'runs/${hydra:job.num}'}\n", "no value outside of a sweep"),
         (BEGIN.encode() + b"run: {dir: 'runs/${nores:abc}'}\n", "${hydra:job.config_name}"),
         (BEGIN.encode() + b"plan: ddp\n", "`- override /plan: ddp`"),
         (BEGIN.encode() + b"run: 3\n", "run = 3"),
@@ -87,12 +88,19 @@ def test_a_reference_to_nothing_hides_no_other_problem(tmp_path: Path) -> None:
     recipe.write_text(
         "defaults: [pretrain/persimmon_stdlib@_global_, _self_]\n"
         "optimizer: {lr: '${nope}', betas: ['${nope}', 0.9]}\ntrainer: {max_step: 3, log_every: 0}\n"
+        "run: {dir: 'runs/${nope}'}\n"
     )
     with pytest.raises(UserError) as caught:
-        checked(compose(str(recipe), ["trainer.eval_every=${trainer.eval_every}", "optimizer.eps=${model.nope}"]), None)
+        checked(
+            compose(
+                str(recipe),
+                ["trainer.eval_every=${trainer.eval_every}", "optimizer.eps=${model.nope}", "plan.tensor=${nope}"],
+            ),
+            None,
+        )
     assert {problem.field for problem in caught.value.problems if isinstance(problem, Problem)} == {
         *("optimizer.lr", "optimizer.betas.0", "optimizer.eps", "trainer.eval_every"),
-        *("trainer.max_step", "trainer.log_every"),
+        *("trainer.max_step", "trainer.log_every", "run.dir", "plan.tensor"),
     }
 
 

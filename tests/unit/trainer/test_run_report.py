@@ -258,6 +258,7 @@ def test_the_command_writes_one_page(
     assert trireme_here(capsys, "report", "runs", "--out", "new/all.html").returncode == 0
     assert "<title>runs</title>" in Path("new/all.html").read_text()
     assert trireme_here(capsys, "report", "runs/one", "--watch", "--every", "0.5").returncode == 0  # it has ended
+    refused(trireme_here(capsys, "report", "runs/one", "--every", "3"), "--every", "add --watch")
 
 
 def test_bad_input_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
