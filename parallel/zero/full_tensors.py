@@ -1,8 +1,8 @@
-"""Read and write weights and optimizer state of a DeepSpeed engine as full tensors by plain name, one at a time.
+"""Read and write weights and optimizer state of a DeepSpeed engine by parameter: this rank's range, or full tensors.
 
 DeepSpeed keeps fp32 weights and moments in flat pieces that hold parts of several parameters, in classes that differ
 between stages. Its public functions gather and scatter one parameter. This file adds the cases that they leave out:
-weights of stage 0, step counters, and state that does not exist before the first step.
+weights of stage 0, a rank's ranges, step counters, and state that does not exist before the first step.
 """
 
 from __future__ import annotations
@@ -51,6 +51,37 @@ class EngineState:
         with self._gathered(parameter):
             return parameter.detach().float().clone()
 
+    def is_split(self, parameter: nn.Parameter) -> bool:
+        """Whether each rank holds a range of the fp32 weights of ``parameter`` and of their moments."""
+        return self.stage > 0 and parameter.requires_grad and numel(parameter) > 0
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the state is on a disk, so that parts of it are copies."""
+        return bool(getattr(self.wrapper, "swap_optimizer", False))
+
+    def held(self, parameter: Any) -> tuple[int, int]:
+        """(first element, end) of what this rank holds of a split parameter, flattened; equal if it is nothing."""
+        if self.stage == 3:
+            size, rank = parameter.partition_numel(), dist.get_rank(parameter.ds_process_group)
+            return min(rank * size, numel(parameter)), min((rank + 1) * size, numel(parameter))
+        if parameter._hp_mapping is None:
+            return 0, 0
+        address = parameter._hp_mapping.lp_fragment_address
+        return address.start, address.start + address.numel
+
+    def part(self, parameter: Any, key: str | None = None) -> Tensor:
+        """This rank's elements of the fp32 weights of a split parameter, or of the state ``key``, flat."""
+        begin, end = self.held(parameter)
+        if self.stage < 3:
+            fragment = parameter._hp_mapping
+            found = torch.empty(0) if fragment is None else fragment.get_hp_fragment(key)
+        else:  # DeepSpeed's public function would copy what is offloaded to the GPU
+            found, _ = self.wrapper._get_fp32_opt_state_partition(parameter, True, key)
+            if self.swaps:  # its buffer is used again for the next parameter
+                found = found.clone()
+        return found.detach()[: end - begin]
+
     def load_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
         """Set the optimizer's copy of a parameter and the model's; call ``loaded`` after the last parameter."""
         with torch.no_grad():
@@ -70,21 +101,29 @@ class EngineState:
         if self.stage in (1, 2):
             self.wrapper.update_lp_params()
 
+    def counters(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+        """State of ``parameter`` that is one number, as scalars in fp32, as those of torch's optimizers; those of
+        DeepSpeed are integers."""
+        for key, value in self._entries(parameter).items():
+            if value is not None and not _is_moment(value):
+                yield key, torch.as_tensor(value, dtype=torch.float32).clone()
+
+    def moments(self, parameter: nn.Parameter) -> list[str]:
+        """Keys of the state of ``parameter`` that has its shape."""
+        self._link()
+        return [key for key, value in self._entries(parameter).items() if _is_moment(value)]
+
+    def moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """One of the ``moments`` of a parameter that is not split."""
+        return self._entries(parameter)[key]
+
     def state(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
         """Optimizer state of ``parameter`` by key: full tensors, counters as scalars."""
-        self._link()
-        for key, value in self._entries(parameter).items():
-            if value is None:
-                continue
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                # checkpoints hold fp32 scalars, as torch's optimizers do; those of DeepSpeed count in integers
-                yield key, torch.as_tensor(value, dtype=torch.float32).clone()
-            elif self.stage == 0:
-                yield key, value
-            else:
-                full = self.get_moment(parameter, key)
-                assert full is not None
-                yield key, full
+        yield from self.counters(parameter)
+        for key in self.moments(parameter):
+            full = self.moment(parameter, key) if self.stage == 0 else self.get_moment(parameter, key)
+            assert full is not None
+            yield key, full
 
     def load_state(self, parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
         """Set the optimizer state of ``parameter``, as ``state`` gives it; entries must exist (``create``)."""
@@ -195,6 +234,20 @@ class EngineState:
 
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
             yield
+
+
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """Shape of the whole parameter, since a ZeRO-3 parameter itself has an empty shape."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def numel(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter."""
+    return shape_of(parameter).numel()
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _own_part(parameter: Any, value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ from ..strategy import (
     no_copy,
 )
 from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
-from .full_tensors import EngineState
+from .full_tensors import EngineState, numel, shape_of
 from .gradient_watch import GradientWatch
 from .json_fill import zero_block
 from .library import ensure_process_group, import_deepspeed, quiet
 from .native_checkpoint import save_native
 from .operators import load_operators
+from .row_pieces import Piece, Range, rows_of, whole_rows
 from .zero3_placement import numbers_to_vectors, place_shards
 
 READ_AT_ONCE = 256 * 2**20
@@ -230,22 +232,40 @@ class DeepSpeedStrategy(Strategy):
     # -- state ------------------------------------------------------------------------------------------------
 
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-        """Full tensors, each on one rank only, so that each of N ranks holds 1/N of the state.
-
-        All of them are copies, so ``copy`` is not used.
-        """
+        """Whole rows of what is split over ranks (``Rows``), and full tensors of the rest, each on one rank."""
         parameters = dict(self.saved_parameters())
-        owner = owners({name: _numel(p) for name, p in parameters.items()}, self.mesh.data_size)
+        owner = owners({name: numel(p) for name, p in parameters.items()}, self.mesh.data_size)
         tensors: dict[str, Tensor] = {}
+        pieces: list[Piece] = []
+        numbers: set[str] = set()
         for name, parameter in parameters.items():
             kept = owner[name] == self.mesh.data_rank
-            shape = self._shape(name, parameter)
-            _keep(tensors, kept, f"model.{name}", self.state.weight(parameter).view(shape))
-            for key, value in self.state.state(parameter):
-                _keep(tensors, kept, f"optim.{name}.{key}", value.view(shape) if name in self._numbers else value)
+            keys = self.state.moments(parameter)
+            if self.state.is_split(parameter):
+                parts = {f"model.{name}": None, **{f"optim.{name}.{key}": key for key in keys}}
+                ranges, shape = self._ranges[name], shape_of(parameter)
+                numbers |= parts.keys() if name in self._numbers else set()
+                pieces += [Piece(n, shape, ranges, self.state.part(parameter, key)) for n, key in parts.items()]
+            else:
+                shape = self._shape(name, parameter)
+                _keep(tensors, kept, f"model.{name}", self.state.weight(parameter).view(shape))
+                for key in keys:
+                    _keep(tensors, kept, f"optim.{name}.{key}", self.state.moment(parameter, key).view(shape))
+            for key, number in self.state.counters(parameter):
+                _keep(tensors, kept, f"optim.{name}.{key}", number)
+        for piece, first, values, live in whole_rows(pieces, self.mesh.rank, self.mesh.device):
+            values = copy(piece.name, values) if live and not self.state.swaps else values.cpu()
+            tensors[piece.name] = values.view([]) if piece.name in numbers else rows_of(values, first, piece.shape)
         for name, buffer in self._buffers():
             _keep(tensors, self.mesh.data_rank == 0, f"model.{name}", buffer)
         return tensors
+
+    @cached_property
+    def _ranges(self) -> dict[str, list[Range]]:
+        """What each rank holds of every split parameter; a collective call."""
+        split = {name: p for name, p in self.saved_parameters() if self.state.is_split(p)}
+        ranges = self.mesh.gather_objects({name: self.state.held(p) for name, p in split.items()})
+        return {name: [each[name] for each in ranges] for name in split}
 
     def load(self, read: Read, shapes: Shapes, scalars: dict[str, Any]) -> None:
         saved = state_shapes(shapes)
@@ -259,7 +279,7 @@ class DeepSpeedStrategy(Strategy):
                     tensors[f"optim.{name}.{key}"] = torch.empty(shape, dtype=dtype)
             read(tensors)
             for name in names:
-                whole = _shape(parameters[name])
+                whole = shape_of(parameters[name])
                 self.state.load_weight(parameters[name], tensors[f"model.{name}"].view(whole))
                 found = {key: tensors[f"optim.{name}.{key}"] for key in saved.get(name, {})}
                 if name in self._numbers:
@@ -297,7 +317,7 @@ class DeepSpeedStrategy(Strategy):
 
     def _shape(self, name: str, parameter: nn.Parameter) -> torch.Size:
         """Shape of a whole parameter in checkpoints."""
-        return torch.Size([]) if name in self._numbers else _shape(parameter)
+        return torch.Size([]) if name in self._numbers else shape_of(parameter)
 
     def _buffers(self) -> list[tuple[str, Tensor]]:
         """Buffers that checkpoints hold; beside a base, they are the base's."""
@@ -305,15 +325,6 @@ class DeepSpeedStrategy(Strategy):
             return []
         persistent = self._module.state_dict()
         return [(name, buffer) for name, buffer in self._module.named_buffers() if name in persistent]
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of the whole parameter, since a ZeRO-3 parameter itself has an empty shape."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    return _shape(parameter).numel()
 
 
 def _keep(tensors: dict[str, Tensor], kept: bool, name: str, value: Tensor) -> None:
@@ -325,7 +336,7 @@ def _in_portions(parameters: dict[str, nn.Parameter]) -> Iterator[list[str]]:
     """Lists of names whose weights and moments fit into ``READ_AT_ONCE``, in the same order on every rank."""
     portion, size = [], 0
     for name, parameter in parameters.items():
-        needed = 3 * 4 * _numel(parameter)
+        needed = 3 * 4 * numel(parameter)
         if portion and size + needed > READ_AT_ONCE:
             yield portion
             portion, size = [], 0

@@ -35,7 +35,6 @@ from helpers.metrics import lines, training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
 from helpers.zero import load_deepspeed
-from safetensors.torch import load_file
 from trireme.errors import UserError
 from trireme.parallel.zero.full_tensors import EngineState
 from trireme.trainer.build import train
@@ -182,7 +181,7 @@ def test_deepspeed_reads_what_is_written_beside_a_checkpoint(plan: str, tmp_path
     native = checkpoint / "deepspeed"
     assert verify(checkpoint) is None
     assert (native / "latest").read_text() == "global_step3" and (native / "zero_to_fp32.py").is_file()
-    own = arrays({n: t for file in (checkpoint / "tensors").iterdir() for n, t in load_file(file).items()})
+    own, _ = loaded(tmp_path / "own", checkpoint, *TIED)
     weights = {name.removeprefix("model."): tensor for name, tensor in own.items() if name.startswith("model.")}
     converted = _converted(native)
     assert_equal({name: converted[name] for name in weights}, weights)

@@ -184,6 +184,14 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "deepspeed.runtime.engine:DeepSpeedEngine._copy_recovery_script",
         "it writes a file past the checkpoint engine; an error there must reach all ranks",
     ),
+    "_hp_mapping": (
+        "deepspeed.utils.mixed_precision_linkage:_init_lp_to_hp_mapping",
+        "the range of a parameter that this rank holds in stages 1 and 2; public functions gather it whole",
+    ),
+    "_get_fp32_opt_state_partition": (
+        f"{ZERO3}_get_fp32_opt_state_partition",
+        "a rank's shard in stage 3 where it lies; the public function copies it to the GPU",
+    ),
     "_swappable_optimizer_subgroup": (f"{ZERO3}_swappable_optimizer_subgroup", "whether moments lie on a disk"),
     "_optimizer_states_and_gradient_swap_in": (
         f"{ZERO3}_optimizer_states_and_gradient_swap_in",
