@@ -68,7 +68,7 @@ def prepare(folder: Path) -> None:
     from trireme.trainer.data.tokenizer import TokenizerConfig, train_tokenizer
 
     texts = [json.dumps(row) for row in rows(False)] * 20
-    tokenizer: Any = train_tokenizer(TokenizerConfig(vocab_size=VOCABULARY - 8), texts)
+    tokenizer: Any = train_tokenizer(TokenizerConfig(vocab_size=VOCABULARY - 8), lambda: texts)
     add_control_tokens(tokenizer, ["<|im_start|>", "<|im_end|>", "<|pad|>"])
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.chat_template = "<|im_end|>", "<|pad|>", TEMPLATE
     tokenizer.split_special_tokens = False

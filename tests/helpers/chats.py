@@ -46,7 +46,7 @@ def answer(text: str, **more: Any) -> dict[str, Any]:
 def small_tokenizer() -> Any:
     """A byte-level BPE of 600 tokens, trained in milliseconds."""
     return train_tokenizer(
-        TokenizerConfig(vocab_size=600), ["How are you? I am well, thanks; and the weather is fine."] * 20
+        TokenizerConfig(vocab_size=600), lambda: ["How are you? I am well, thanks; and the weather is fine."] * 20
     )
 
 

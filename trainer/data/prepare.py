@@ -26,7 +26,7 @@ from .data_config import DataConfig
 from .document_source import SOURCE, DocumentSource, sources
 from .split_corpus import map_into, split
 from .token_files import Column, write_column
-from .tokenizer import check_borders, content_hash, encode_documents, load_or_train, load_tokenizer
+from .tokenizer import check_borders, content_hash, encode_documents, load_or_train, load_tokenizer, trained_by
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +57,7 @@ def prepared_folder(
         log.info("%s", note)
     content = [prints, config.held_out, config.deduplicate]
     pretrained = tokenizer or (load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None)
-    which = content_hash(pretrained) if pretrained else asdict(config.tokenizer)
+    which = content_hash(pretrained) if pretrained else trained_by(config.tokenizer)
     folder = root / _hash([VERSION, content, which, borders_print(config)])
     with built_once(folder) as scratch:
         if scratch:

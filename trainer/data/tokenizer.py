@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import Problem, UserError, refuse
 from ...version import __version__
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 LONGEST_WORD = 1000
 """Most characters of a word in the training of a tokenizer, whose time grows with the cube of this length."""
+_SECOND = ("wordpiece", "unigram")
+"""Kinds whose training has changed: those of before in a cache are not used."""
 LARGEST_VOCABULARY = 2**24
 """Far more than any tokenizer has; each token takes memory when one is trained."""
 SMALLEST_VOCABULARY = 256 + 2
@@ -94,7 +96,7 @@ def load_or_train(
     with built_once(folder) as scratch:
         if scratch:
             start = time.perf_counter()
-            tokenizer = train_tokenizer(config, texts())
+            tokenizer = train_tokenizer(config, texts)
             tokenizer.save_pretrained(scratch)
             log.info("trained a tokenizer of %d tokens in %.1f s", len(tokenizer), time.perf_counter() - start)
     return load_tokenizer(str(folder))
@@ -122,28 +124,34 @@ def versions() -> dict[str, str]:
 
 def _of_training(config: TokenizerConfig) -> dict[str, object]:
     """Options that a trained tokenizer depends on; the default kind is left out, so that older caches stay valid."""
-    options = asdict(config)
+    options = trained_by(config)
     if config.kind == "bpe":
         options.pop("kind")
     return options
 
 
-def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of ``config.kind``. Special tokens in documents are treated as plain text."""
-    from .tokenizer_kinds import untrained
+def trained_by(config: TokenizerConfig) -> dict[str, object]:
+    """What identifies the tokenizer that ``config`` trains on given documents."""
+    options: dict[str, object] = asdict(config)
+    return options | {"form": 2} if config.kind in _SECOND else options
 
-    tokenizer, trainer, special = untrained(config.kind, config.vocab_size, draws())
-    cut = WordCutter()
-    batches = _batched(cut(islice(texts, config.sample_documents)))
-    # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.
-    training: Future[None] = Future()
-    Thread(
-        target=_fulfil, args=(training, partial(tokenizer.train_from_iterator, batches, trainer)), daemon=True
-    ).start()
-    while True:
-        with suppress(TimeoutError):
-            training.result(timeout=0.1)
-            break
+
+def train_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of ``config.kind``: the same one in every process. Special tokens in documents are treated as
+    plain text.
+
+    Args:
+        texts: gives the documents; called twice for WordPiece.
+    """
+    from .tokenizer_kinds import finished, inner_characters, settled, untrained
+
+    before: list[str] = []
+    if config.kind == "wordpiece":
+        tokenizer, trainer, _ = untrained(config.kind, 1, False)  # no room for merges
+        _train(tokenizer, trainer, config, texts)
+        before = inner_characters(tokenizer)
+    tokenizer, trainer, special = untrained(config.kind, config.vocab_size, draws(), before)
+    cut = _train(tokenizer, trainer, config, texts)
     if cut.words:
         log.warning(
             "%d word(s) of more than %d characters (the longest has %d) were cut for the training of the tokenizer; "
@@ -152,9 +160,23 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrained
             LONGEST_WORD,
             cut.longest,
         )
-    from .tokenizer_kinds import finished
-
+    tokenizer = settled(config.kind, tokenizer, len(trainer.special_tokens) - len(before))
     return finished(config.kind, tokenizer, special)
+
+
+def _train(tokenizer: Any, trainer: Any, config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> WordCutter:
+    """Give a tokenizer its vocabulary; returns what has cut words."""
+    cut = WordCutter()
+    batches = _batched(cut(islice(texts(), config.sample_documents)))
+    # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.
+    training: Future[None] = Future()
+    Thread(
+        target=_fulfil, args=(training, partial(tokenizer.train_from_iterator, batches, trainer)), daemon=True
+    ).start()
+    while True:
+        with suppress(TimeoutError):
+            training.result(timeout=0.1)
+            return cut
 
 
 class WordCutter:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,69 @@ WORDS = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
 WORD = r"\n[^\S\n]*|\w+|[^\w\s]"
 """A line break with the indentation behind it, a run of letters and digits, or another mark."""
 SPACED_WORD = r"\S+"
+INNER = "##"
+"""What WordPiece writes before a piece inside of a word."""
+DIGITS = 3
+"""Decimals that are kept of a piece's log-probability; those from the eleventh on differ from process to process."""
+PENALTY = 1e-4
+"""Steps between the scores that the library gives to characters which only its alphabet asks for."""
 SENTINELS = 100
 """Tokens that stand for masked spans in T5's pre-training (https://arxiv.org/abs/1910.10683, section 3.1.4)."""
 
 
-def untrained(kind: str, vocab_size: int, show: bool) -> tuple[Tokenizer, Any, dict[str, str]]:
-    """A tokenizer without vocabulary, the trainer that gives it one, and its special tokens by their roles."""
-    return _KINDS[kind](vocab_size, show)
+def untrained(
+    kind: str, vocab_size: int, show: bool, before: Sequence[str] = ()
+) -> tuple[Tokenizer, Any, dict[str, str]]:
+    """A tokenizer without vocabulary, the trainer that gives it one, and its special tokens by their roles.
+
+    Args:
+        before: tokens that are numbered before all others but the special ones.
+    """
+    tokenizer, trainer, special = _KINDS[kind](vocab_size, show)
+    if before:
+        trainer.special_tokens = [*trainer.special_tokens, *before]
+    return tokenizer, trainer, special
+
+
+def inner_characters(tokenizer: Tokenizer) -> list[str]:
+    """Tokens of single characters inside of words (``##a``). The library numbers them in an order that differs from
+    process to process, and merges of equal counts follow it."""
+    return sorted(token for token in tokenizer.get_vocab() if token.startswith(INNER) and len(token) == len(INNER) + 1)
+
+
+def settled(kind: str, tokenizer: Tokenizer, special: int) -> Tokenizer:
+    """The tokenizer that every process gets from the same documents.
+
+    Args:
+        special: number of special tokens, which stand first.
+    """
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.to_str())
+    if kind == "wordpiece":  # inner characters were given as special tokens, which they are not
+        content["added_tokens"] = content["added_tokens"][:special]
+    elif kind == "unigram":  # sums of threads differ in their last digits, and tokens are sorted by them
+        pieces = content["model"]["vocab"]
+        content["model"]["vocab"] = [*pieces[:special], *_settled_scores(pieces[special:])]
+    else:
+        return tokenizer
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _settled_scores(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Pieces with rounded scores, in their order.
+
+    The library adds characters of its alphabet that no piece spells, in the order of a hash table, each ``PENALTY``
+    above the one before. Here all of them get the lowest score.
+    """
+    lowest = min(score for _, score in pieces)
+    added: set[str] = set()
+    for token, score in sorted(pieces, key=lambda piece: piece[1]):
+        step = (score - lowest) / PENALTY
+        if len(token) == 1 and round(step) <= len(added) and abs(step - round(step)) < 1e-3:
+            added.add(token)
+    scores = ((token, round(lowest if token in added else score, DIGITS)) for token, score in pieces)
+    return sorted(scores, key=lambda piece: (-piece[1], piece[0]))
 
 
 def finished(kind: str, tokenizer: Tokenizer, special: dict[str, str]) -> PreTrainedTokenizerFast:

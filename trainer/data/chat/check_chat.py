@@ -49,7 +49,7 @@ def _tokenizer(config: TokenizerConfig, weights: Path | None) -> tuple[Any, bool
         return load_tokenizer(config.path), False
     if weights is not None:
         return load_tokenizer(str(weights), "model.weights"), False
-    return train_tokenizer(TokenizerConfig(vocab_size=SMALLEST_VOCABULARY), ["a"]), True
+    return train_tokenizer(TokenizerConfig(vocab_size=SMALLEST_VOCABULARY), lambda: ["a"]), True
 
 
 def _ends(encoder: ChatEncoder) -> bool:

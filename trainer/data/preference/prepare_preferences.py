@@ -1,7 +1,8 @@
 """Encode the preferences of a set as tokens, once, and report why rows are cut, left out or refused.
 
 Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
-A sample has two texts: the chosen and the rejected answer, or an answer and the one to another prompt.
+A sample has two texts: the chosen and the rejected answer, or for KTO a judged answer and one that belongs to another
+prompt, which estimates the KL divergence.
 """
 
 from __future__ import annotations

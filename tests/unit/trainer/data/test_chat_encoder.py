@@ -246,7 +246,9 @@ def test_sentencepiece_and_bytes_agree(kind: Literal["unigram", "bpe"]) -> None:
     """With normalising tokenizers too, labels cover the whole answer."""
     from trireme.trainer.data.tokenizer import train_tokenizer
 
-    base = train_tokenizer(TokenizerConfig(kind=kind, vocab_size=400), ["How are you today, and what is it?"] * 30)
+    base = train_tokenizer(
+        TokenizerConfig(kind=kind, vocab_size=400), lambda: ["How are you today, and what is it?"] * 30
+    )
     for name in ("llama2", "chatml", "gemma", "vicuna", "zephyr"):
         encoder = encoder_for(name, base)
         chat = encoder({"messages": [user("what is it?"), answer("you are how"), user("and"), answer("it is")]})

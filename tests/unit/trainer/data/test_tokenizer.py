@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from threading import Timer
@@ -119,7 +121,7 @@ def test_long_words_are_cut_for_training_and_said(unit: str, caplog: pytest.LogC
     blob = (unit * 400_000)[:400_000]
     with caplog.at_level("WARNING", "trireme.data"):
         start = time.monotonic()
-        tokenizer = train_tokenizer(TokenizerConfig(vocab_size=400), ["some words", f"a {blob} b"])
+        tokenizer = train_tokenizer(TokenizerConfig(vocab_size=400), lambda: ["some words", f"a {blob} b"])
         assert time.monotonic() - start < 30
     assert "1 word(s) of more than 1000 characters (the longest has 40000" in caplog.text
     assert tokenizer.decode(tokenizer(f"a{blob[:3000]}")["input_ids"]) == f"a{blob[:3000]}"
@@ -142,7 +144,7 @@ def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
         timer.start()
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            train_tokenizer(TokenizerConfig(vocab_size=50_000), texts)
+            train_tokenizer(TokenizerConfig(vocab_size=50_000), lambda: texts)
         assert time.monotonic() - start < 10
     finally:
         signal.signal(signal.SIGINT, before)
@@ -150,10 +152,37 @@ def test_ctrl_c_is_heard_while_a_tokenizer_trains() -> None:
 
 def test_words_are_numbered_by_frequency_and_lines_keep_their_indentation() -> None:
     texts = ["def f(a):\n    return a\n" * 3, "a b"]
-    tokenizer = train_tokenizer(TokenizerConfig(kind="words", vocab_size=12), texts)
+    tokenizer = train_tokenizer(TokenizerConfig(kind="words", vocab_size=12), lambda: texts)
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert words[:4] == ["<pad>", "<eos>", "<unk>", "a"] and len(words) == 12
     found = tokenizer("def f(a): b\n    unheard")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(found)[:6] == ["def", "f", "(", "a", ")", ":"]
     assert "\n    " in tokenizer.convert_ids_to_tokens(found) and found[-1] == tokenizer.unk_token_id
     assert tokenizer.eos_token_id == 1 and tokenizer.pad_token_id == 0
+
+
+KINDS = ("bpe", "wordpiece", "unigram", "words", "characters")
+TRAIN = """
+import json, sys
+from pathlib import Path
+from trireme.trainer.data.tokenizer import TokenizerConfig, train_tokenizer
+texts = [file.read_text() for file in sorted((Path(json.__file__).parent.parent / "asyncio").glob("*.py"))]
+for kind in sys.argv[1:]:
+    tokenizer = train_tokenizer(TokenizerConfig(kind=kind, vocab_size=900), lambda: texts)
+    print(kind, tokenizer.backend_tokenizer.to_str())
+"""
+
+
+def test_every_process_trains_the_same_tokenizer() -> None:
+    """The library follows tables whose order differs from process to process, and sums of threads."""
+    command = [sys.executable, "-c", TRAIN, *KINDS]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert [line.split()[0] for line in first.splitlines()] == list(KINDS) and first == second
+
+
+def test_pieces_inside_of_words_are_no_special_tokens() -> None:
+    tokenizer = train_tokenizer(TokenizerConfig(kind="wordpiece", vocab_size=120), lambda: ["rowing rowers row"] * 9)
+    added = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    assert added == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    assert tokenizer.tokenize("rowing row##s") == ["rowing", "row", "[UNK]", "[UNK]", "s"]
+    assert tokenizer.decode(tokenizer("rowing")["input_ids"], skip_special_tokens=True) == "rowing"
