@@ -24,13 +24,13 @@ def share(draft: Draft, value: Any, given: Arguments) -> None:
         draft.set("data.held_out", float(value))
 
 
-def per_epoch(key: str) -> Rule:
+def per_epoch(name: str, key: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if value == 1:
             draft.set(key, "epoch")
         elif value:
             why = f"several times per pass: give a number of steps, {key}=N"
-            draft.leave(f"{key.split('.')[0]} per epoch", value, why)
+            draft.leave(name, value, why)
 
     return rule
 
@@ -41,7 +41,10 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
         draft.leave("datasets", value, "data=files data.source.paths=[...], or data=hub data.source.path=owner/name")
         return
     first, *others = value
-    path, name = str(first.get("path", "")), first.get("name")
+    path, name = first.get("path"), first.get("name")
+    if not isinstance(path, str) or not path:
+        draft.leave("datasets", value, "the first one has no path: data=files data.source.paths=[...], or data=hub")
+        return
     files = first.get("data_files") or (path if Path(path).suffix or Path(path).exists() else None)
     if files:
         draft.choose("data", "files")
@@ -76,16 +79,20 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
         draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
 
 
-def preferences(draft: Draft, value: Any, given: Arguments) -> None:
+def preferences(name: str) -> Rule:
     """``rl`` of axolotl, ``loss_type`` of TRL: the task, and rows of preferences in place of chats or documents."""
-    kind = {"sigmoid": "dpo", "sigmoid_norm": "dpo"}.get(str(value), str(value))
-    if kind not in ("dpo", "ipo", "kto"):
-        option(draft, "task", "rl", kind)
-        return
-    draft.choose("task", kind)
-    if str(value) == "sigmoid_norm":
-        draft.set("task.length_normalised", True)
-    _preference_data(draft)
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        kind = {"sigmoid": "dpo", "sigmoid_norm": "dpo"}.get(str(value), str(value))
+        if kind not in ("dpo", "ipo", "kto"):
+            option(draft, "task", name, kind)
+            return
+        draft.choose("task", kind)
+        if str(value) == "sigmoid_norm":
+            draft.set("task.length_normalised", True)
+        _preference_data(draft)
+
+    return rule
 
 
 def _preference_data(draft: Draft) -> None:
@@ -143,21 +150,26 @@ def adapter(draft: Draft, value: Any, given: Arguments) -> None:
         option(draft, "adapter", "adapter", value)
 
 
-def quantised(option: str) -> Rule:
+def quantised(name: str, option: str) -> Rule:
     """A base in few bits, which is trained beside adapters only."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if value and given.get("adapter"):
             draft.choose("quantization", option)
         elif value:
-            draft.leave("load_in", value, f"weights in few bits are not trained: quantization={option} adapter=lora")
+            draft.leave(name, value, f"weights in few bits are not trained: quantization={option} adapter=lora")
 
     return rule
 
 
 def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
     if value:
-        draft.set("model.adapter.targets", value if isinstance(value, list) else "all-linear")
+        draft.set("model.adapter.targets", value)
+
+
+def every_layer(draft: Draft, value: Any, given: Arguments) -> None:
+    if value:
+        draft.set("model.adapter.targets", "all-linear")
 
 
 def attention(name: str) -> Rule:
@@ -178,20 +190,20 @@ def chat_template(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 AXOLOTL_RULES: dict[str, Rule] = {
-    "rl": preferences,
-    "loss_type": preferences,
+    "rl": preferences("rl"),
+    "loss_type": preferences("loss_type"),
     "packing": packing,
     "sample_packing": packing,
-    "evals_per_epoch": per_epoch("trainer.eval_every"),
-    "saves_per_epoch": per_epoch("checkpoint.every"),
+    "evals_per_epoch": per_epoch("evals_per_epoch", "trainer.eval_every"),
+    "saves_per_epoch": per_epoch("saves_per_epoch", "checkpoint.every"),
     "datasets": datasets,
     "chat_template": chat_template,
     "val_set_size": share,
     "adapter": adapter,
-    "load_in_4bit": quantised("nf4"),
-    "load_in_8bit": quantised("int8"),
+    "load_in_4bit": quantised("load_in_4bit", "nf4"),
+    "load_in_8bit": quantised("load_in_8bit", "int8"),
     "lora_target_modules": adapter_targets,
-    "lora_target_linear": adapter_targets,
+    "lora_target_linear": every_layer,
     "flash_attention": attention("flash_attention_2"),
     "sdp_attention": attention("sdpa"),
     "eager_attention": attention("eager"),

@@ -192,6 +192,28 @@ def test_chats_with_an_adapter_of_axolotl(tmp_path: Path) -> None:
     assert not draft.left
 
 
+@pytest.mark.parametrize(
+    ("given", "targets"),
+    [
+        ({"lora_target_modules": "q_proj"}, "q_proj"),
+        ({"lora_target_modules": ["q_proj"]}, ["q_proj"]),
+        ({"lora_target_linear": True}, "all-linear"),
+        ({"lora_target_linear": False}, None),
+    ],
+)
+def test_layers_with_an_adapter(tmp_path: Path, given: dict[str, Any], targets: object) -> None:
+    draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "adapter": "lora", **given}))
+    assert draft.values.get("model.adapter.targets") == targets
+
+
+def test_what_is_left_is_named_as_it_was_written(tmp_path: Path) -> None:
+    given = {"evals_per_epoch": 4, "saves_per_epoch": 2, "load_in_4bit": True, "rl": "orpo"}
+    draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "datasets": [{"path": None}], **given}))
+    assert {*given, "datasets"} <= draft.left.keys()
+    draft, _ = converted(write(tmp_path, {"model_name_or_path": "owner/base", "loss_type": "cpo"}))
+    assert "loss_type" in draft.left and "rl" not in draft.left
+
+
 @pytest.mark.parametrize(("template", "left"), [("tokenizer_default", []), ("llama3", ["chat_template"])])
 def test_names_of_templates(tmp_path: Path, template: str, left: list[str]) -> None:
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "chat_template": template, "lora_r": 4}))
