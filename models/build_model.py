@@ -136,7 +136,16 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
             return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
     except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(Problem("model.config", why, "change the fields that this message is about")) from error
+        fix = "change the fields that this message is about"
+        if isinstance(error, LookupError) and (lists := _lists(config)):
+            fix = f"give lists that fit together: {', '.join(lists)} are one for each stage or layer"
+        raise UserError(Problem("model.config", why, fix)) from error
+
+
+def _lists(config: Any) -> list[str]:
+    """Fields of a configuration that hold lists of numbers."""
+    values = config.to_dict().items()
+    return [name for name, each in values if isinstance(each, list) and each and all(type(n) is int for n in each)]
 
 
 def _move_to_meta(model: PreTrainedModel) -> None:

@@ -104,8 +104,9 @@ def _heads(config: Any, model: ModelConfig) -> Iterator[Problem]:
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if not isinstance(hidden, int) or not isinstance(heads, int) or not hidden or not heads:
         return
-    own_size = getattr(config, "head_dim", None)
-    if hidden % heads and own_size in (None, hidden // heads):
+    # transformers fills in a size that the recipe leaves out, by a division that rounds down.
+    own_size = model.config.get("head_dim") or getattr(config, "head_dim", None)
+    if hidden % heads and (own_size is None or ("head_dim" not in model.config and own_size == hidden // heads)):
         why = f"({heads}) does not divide {_name(config, model, 'hidden_size')} ({hidden})"
         yield _problem(config, model, "num_attention_heads", why, f"use one of {_divisors(hidden)}", heads)
     groups = getattr(config, "num_key_value_heads", None)

@@ -17,7 +17,7 @@ from trireme.errors import UserError
 from trireme.models.build_model import Vocabulary, build_on_meta
 from trireme.models.check_model import check_kernel, check_model, model_notes
 from trireme.models.family import families
-from trireme.models.model_config import ModelConfig, hf_config
+from trireme.models.model_config import ModelConfig, config_class, hf_config
 
 FAMILIES = [name for name, family in families().items() if family.cut is not None]
 CHANGES: list[dict[str, Any]] = [
@@ -63,9 +63,7 @@ def _preset(family: str) -> dict[str, Any]:
 
 def _config(family: str, changes: dict[str, Any]) -> ModelConfig | None:
     """The tiny preset with changes under the family's own names; None if it has no such field."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    names = CONFIG_MAPPING[families()[family].model_type].attribute_map
+    names = config_class(ModelConfig(family)).attribute_map
     preset = {names.get(key, key): value for key, value in _preset(family).items()}
     config = ModelConfig(family, preset | {names.get(key, key): value for key, value in changes.items()})
     unknown = any("unknown key" in problem.why for problem in check_model(config, 16))
@@ -96,6 +94,19 @@ def test_what_passes_computes(family: str) -> None:
 def test_a_model_that_cannot_be_built_is_one_message() -> None:
     with pytest.raises(UserError, match=r"model\.config\n.*gives no model: KeyError"):
         build_on_meta(ModelConfig("gpt2", {"activation_function": "gleu"}), "causal_lm", Vocabulary(1))
+
+
+def test_a_list_that_is_too_short_is_named() -> None:
+    config = {"model_type": "convnext", "depths": [1], "hidden_sizes": [8, 8, 8, 8]}
+    with pytest.raises(UserError, match=r"lists that fit together: .*depths.*") as caught:
+        build_on_meta(ModelConfig("auto", config), "image_classification", Vocabulary(1))
+    assert "hidden_sizes" in str(caught.value)
+
+
+def test_a_size_of_heads_that_the_recipe_writes_need_not_divide() -> None:
+    config = {"model_type": "qwen3", "vocab_size": 512, "hidden_size": 66, "num_attention_heads": 4, "head_dim": 16}
+    config |= {"num_key_value_heads": 2, "num_hidden_layers": 2, "intermediate_size": 128}
+    assert check_model(ModelConfig("auto", config), 16) == [] and _computes(ModelConfig("auto", config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
