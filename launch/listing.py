@@ -52,7 +52,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
     from ..models.check_model import model_notes, weight_notes
     from ..trainer.ignored_options import ignored_options
-    from ..trainer.run_folder import folder_notes
+    from ..trainer.run_folder import folder_notes, run_notes
     from ..trainer.tasks.task import head_of
 
     found = [
@@ -60,7 +60,10 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
         *weight_notes(recipe.model, head_of(recipe.task)),
         *ignored_options(recipe),
         *folder_notes(Path(recipe.run.dir)),
+        *run_notes(recipe),
     ]
+    if recipe.model.adapter and not recipe.model.weights and not recipe.model.adapter.path:
+        found.append("model.adapter trains beside a base of random weights, which stay as they are: set model.weights")
     notes = "".join(f"\n  note   {note}" for note in found)
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
     kept = recipe.model.quantization
@@ -68,13 +71,19 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     weights += ", adapters beside them" if recipe.model.adapter else ""
     return (
         f"no problems found\n"
-        f"  model  {recipe.model.family}, {weights}\n"
+        f"  model  {_family(recipe)}, {weights}\n"
         f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
         f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"
         f"  length {length}\n"
         f"{_mixture(recipe)}"
         f"  folder {recipe.run.dir}{notes}"
     )
+
+
+def _family(recipe: RecipeConfig) -> str:
+    """The family, and the architecture that the recipe names for the family of all others."""
+    kind = recipe.model.config.get("model_type")
+    return f"{kind} (family {recipe.model.family})" if kind else str(recipe.model.family)
 
 
 def _mixture(recipe: RecipeConfig) -> str:

@@ -76,6 +76,22 @@ def folder_notes(path: Path) -> list[str]:
     return []
 
 
+def run_notes(recipe: RecipeConfig) -> list[str]:
+    """What the run whose checkpoints lie in the recipe's folder means for a training; empty without one."""
+    held = [each for each in checkpoints_at(Path(recipe.run.dir)) if (each / RECIPE).is_file()]
+    if not held:
+        return []
+    if not (changed := changed_keys(recipe, held[0])):
+        return [f"run.dir={recipe.run.dir} holds this run, which goes on behind {held[0].name}"]
+    why = f"run.dir={recipe.run.dir} holds a run of another recipe (changed: {shown(changed)})"
+    return [f"{why}: trireme train needs --fresh, --resume or another run.dir"]
+
+
+def shown(keys: list[str]) -> str:
+    """The first of some keys, and how many more there are."""
+    return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+
+
 def _foreign(path: Path) -> list[str]:
     """Names in a folder that holds no trace of a run; empty for run folders, empty and absent ones."""
     try:
@@ -130,11 +146,10 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
     """
     changed = changed_keys(recipe, checkpoint)
     if changed:
-        shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise UserError(
             Problem(
                 "run.dir",
-                f"holds a run of another recipe (changed: {shown})",
+                f"holds a run of another recipe (changed: {shown(changed)})",
                 f"choose another run.dir, start over with --fresh (the old folder is kept), or continue it with "
                 f"--resume {checkpoint}",
                 recipe.run.dir,

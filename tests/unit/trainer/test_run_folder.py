@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from helpers.command import trireme_here
-from helpers.recipes import TINY
+from helpers.recipes import TINY, tiny_recipe, with_few_files
 from trireme.errors import UserError
-from trireme.trainer.run_folder import OF_A_RUN, folder_notes, open_run_folder
+from trireme.trainer.build import train
+from trireme.trainer.run_folder import OF_A_RUN, folder_notes, open_run_folder, run_notes
 
 
 def test_files_of_others_are_told_and_never_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +33,15 @@ def test_what_a_run_has_left_is_no_strange_file(name: str, tmp_path: Path) -> No
     assert folder_notes(run) == []
     open_run_folder(run, fresh=True)
     assert (tmp_path / "run.1" / "notes.md").exists()
+
+
+def test_a_check_tells_what_the_run_in_the_folder_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = (*with_few_files([]), "trainer.max_steps=1")
+    train(tiny_recipe(tmp_path / "run", *few))
+    same = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few)
+    assert same.returncode == 0 and "holds this run, which goes on behind step_00000001" in same.stdout
+    [note] = run_notes(tiny_recipe(tmp_path / "run", *few, "optimizer.lr=0.5"))
+    assert "of another recipe (changed: optimizer.lr)" in note
 
 
 def test_a_folder_in_that_of_another_run_is_told(tmp_path: Path) -> None:
