@@ -31,10 +31,14 @@ import torch
 import transformers
 from families.matrix import PLANS, STEPS, TOLERANCE, TYPES, Found, look
 from helpers.report import keep, kept, markdown, progress_bar, quietly, show
+from trireme.models.family import families
 from trireme.models.other_families import WRONG
 
 ROOT = Path(__file__).parents[2]
 DOCS, RESULTS = ROOT / "docs" / "families.md", ROOT / "build" / "families.json"
+INSIDE = {kind: " as a part of another model" for kind in families()}
+"""Of architectures that are right here by a file of their own, only others' parts are refused."""
+REFUSED = "; ".join(f"`{kind}`{INSIDE.get(kind, '')}, because {reason}" for kind, reason in WRONG.items())
 HEAD = f"""# Architectures by name, measured
 
 `model.family=auto` trains any architecture of transformers: `model.config.model_type` names it, or the config.json of
@@ -46,12 +50,11 @@ torch {torch.__version__}). `python tests/families/report.py NAME ...` tries oth
 A number is the largest relative difference of losses and norms of the global gradient; it must stay under
 {TOLERANCE:.0e}. *resumes*: a run that was stopped and resumed goes on bit for bit, and ends with the same weights.
 *exports*: plain transformers loads the exported folder with its processors, every tensor is the trained one, and the
-outputs are the same to 1e-6. No number under tp: transformers has no tensor plan for the architecture, or one with a
-style that trireme does not have; `trireme check` says which. Architectures with BatchNorm are trained with its
-statistics fixed (`model.frozen_batchnorm=true`).
+outputs are the same to 1e-6. An empty cell under tp means that transformers has no tensor plan for the architecture,
+or one with a style that trireme does not have; `trireme check` says which. Architectures with BatchNorm are trained
+with its statistics fixed (`model.frozen_batchnorm=true`).
 
-Refused by name: {"; ".join(f"`{kind}`, because {reason}" for kind, reason in WRONG.items())}. Pipelines need a file in
-`models/families`.
+Refused by name: {REFUSED}. Pipelines need a file in `models/families`.
 """
 
 

@@ -38,15 +38,15 @@ DOCS, RESULTS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.json"
 ACCUMULATION = (1, 4)
 HEAD = f"""# Parity, measured
 
-Every plan trains decoders ({", ".join(FAMILIES)}), the plans without stages and pieces of tensors train a model of
+Every plan trains decoders ({", ".join(FAMILIES)}), the plans without pipeline or tensor parallelism train a model of
 every other shape, and plans of every kind train adapters beside a frozen base, for {STEPS} steps in fp32 on real gloo
 ranks. Each run is compared with one process that takes a whole batch at once: the loss and the norm of the global
 gradient of every step. A number is the largest relative difference of both over all steps, over accumulation
-{" and ".join(map(str, ACCUMULATION))} (the fewest micro-batches that a pipeline runs count as 1), over full labels,
+{" and ".join(map(str, ACCUMULATION))} (a pipeline takes its fewest micro-batches for 1), over full labels,
 uneven labels, and noise (NEFTune and every dropout), on torch {torch.__version__}. All must stay under {TOLERANCE:.0e}.
-`make parity` makes these tables.
+An empty cell was not measured. `make parity` makes these tables.
 """
-TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes, by their task", tuple(ADAPTED): "Adapters"}
+TITLES = {FAMILIES: "Decoders", tuple(SHAPES): "Other shapes", tuple(ADAPTED): "Adapters"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
