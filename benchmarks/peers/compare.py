@@ -2,16 +2,16 @@
 
 All begin with the same weights, read the same blocks in the same order, and train by AdamW with the same numbers; that
 they have done the same shows in the loss on the held-out blocks at the end. Each runs as its users start it (torchrun
-for several ranks, ``trireme train`` for trireme), in an environment of its own where its packages are not those of
+for several ranks, ``trireme train`` for trireme), in an environment of its own if it needs other packages than
 trireme. Peers take turns, so that changes in the machine's speed affect all; a number is the median over the rounds, a
-ratio that of the ratios within a round (above 1: the peer takes longer, or more memory, than trireme).
+ratio is the median of the ratios of each round (above 1: the peer takes longer, or more memory, than trireme).
 
     python benchmarks/peers/compare.py                                    # ddp on two ranks, some ten minutes
     python benchmarks/peers/compare.py --plan zero2 --rounds 5
     python benchmarks/peers/compare.py --shape pretrain_1b --plan single  # on a GPU
     python benchmarks/peers/compare.py --shape small_lora --peers trireme,transformers,trl
 
-torchtitan is not among them on CPUs: 0.3.0 takes ``cuda`` where it finds no accelerator.
+torchtitan is not among them: 0.3.0 takes ``cuda`` where it finds no accelerator, so it could not be tried.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PEERS = {
     "fabric": ("single", "ddp"),
     "deepspeed": ("ddp", "zero1", "zero2", "zero3"),
 }
-"""Plans of each. On CPUs, Trainer and accelerate ignore FSDP and DeepSpeed, so there they run the first two alone."""
+"""Plans of each. On CPUs, Trainer, accelerate and TRL ignore FSDP and DeepSpeed, so there they run single and ddp."""
 ON_GPU_ALONE = {
     "transformers": ("zero2", "zero3", "fsdp_full_shard"),
     "accelerate": ("fsdp_full_shard",),
@@ -293,6 +293,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for peer, plans in PEERS.items()
         if plan in plans and (shape.device == "cuda" or plan not in ON_GPU_ALONE.get(peer, ()))
     ]
+    if unknown := set((options.peers or TRIREME).split(",")) - PEERS.keys():
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; known are {', '.join(PEERS)}")
     asked = [TRIREME, *(options.peers.split(",") if options.peers else shape.peers or able)]
     peers = [peer for peer in able if peer in asked]
     with tempfile.TemporaryDirectory(prefix="peers") as name:

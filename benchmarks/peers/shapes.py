@@ -63,7 +63,7 @@ SHAPES = {
     "small": SMALL,
     "small_lora": replace(SMALL, about="adapters of rank 8 beside the same Llama", lora=8, peers=ADAPTED),
     "pretrain_1b": Shape(
-        "pretraining of a Llama of 1.2 B parameters in bf16",
+        "pretraining of a Llama of 1.5 B parameters in bf16",
         llama(2048, 16, 32, 128256, 8192, 8),
         length=4096,
         global_batch=16,
@@ -92,4 +92,3 @@ SHAPES = {
         peers=ADAPTED,
     ),
 }
-"""The loss of 16,384 tokens x 2,048 x 248,320 words is measured by ``benchmarks/head_loss.py``."""
