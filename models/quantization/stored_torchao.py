@@ -105,7 +105,7 @@ def _groups(name: str, parts: Mapping[str, str], stored: Mapping[str, Stored]) -
     numbers, scales = stored[parts["qdata"]].read(), stored[parts["scale"]].read()
     zeros = stored[parts["zero_point"]].read() if "zero_point" in parts else None
     if zeros is not None and bool(zeros.any()):
-        raise ValueError(f"hold {name} with zeros that differ from 0, and symmetric ones are read; quantise it again")
+        raise ValueError(f"hold {name} with zero points other than 0, and symmetric ones are read; quantise it again")
     codes = numbers & 15
     packed = (codes[:, ::2] | codes[:, 1::2] << 4).view(torch.uint8)
     return {"packed": packed.contiguous(), "scales": bits(scales.float())}

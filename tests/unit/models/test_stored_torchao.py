@@ -132,7 +132,7 @@ def test_zeros_are_refused(base: Path, tmp_path: Path) -> None:
     parts, said, _ = int4_layer(*size, 0)
     parts["zero_point"][0, 0] = 3
     folder = write_folder(base, tmp_path / "zeros", {path: (parts, said)})
-    with pytest.raises(UserError, match="zeros that differ from 0"):
+    with pytest.raises(UserError, match="zero points other than 0"):
         filled(from_folder(folder, method="stored"))
 
 

@@ -66,7 +66,8 @@ class QuantiseOptions:
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits={self.bits} is not offered; use 2, 3, 4 or 8")
         if self.method != GPTQ and (self.bits != 4 or self.by_activity):
-            raise ValueError(f"bits={self.bits} and the order of columns belong to gptq; leave them out")
+            named = "by_activity=True" if self.by_activity else f"bits={self.bits}"
+            raise ValueError(f"{named} belongs to gptq; leave it out, or use --quantize gptq")
         if self.method != GPTQ and self.group_size is not None:
             QuantizationConfig(group_size=self.group_size)  # refuses sizes that bitsandbytes does not have
         if self.group_size is not None and self.group_size < 1 and self.group_size != -1:
@@ -135,7 +136,7 @@ def model_in(whole: Path) -> tuple[PreTrainedModel, ModelFamily]:
     config, built = model_class(whole)
     if built is None:
         why = "is of a class that transformers does not have"
-        raise UserError(Problem("MODEL", why, "use it without numbers of few bits", str(whole)))
+        raise UserError(Problem("MODEL", why, "export without --quantize", str(whole)))
     with torch.device("meta"):
         model = built._from_config(config, dtype=torch.float32)
     return model, described(ModelConfig(weights=str(whole)).spec, model)
