@@ -86,7 +86,9 @@ def _near_file(path: Path) -> str:
 def _other_path(path: Path, recipe: str) -> Problem | None:
     """The problem of a path that exists but lacks the suffix of recipes."""
     if os.path.isfile(path):
-        return Problem("RECIPE", "is a file whose name does not end in .yaml", "name it NAME.yaml", recipe)
+        beside = path.parent / RUN_RECIPE
+        fix = f"give a recipe, such as {beside}" if beside.is_file() else "give a recipe; its name ends in .yaml"
+        return Problem("RECIPE", "is a file whose name does not end in .yaml", fix, recipe)
     here = next((f"{path}{suffix}" for suffix in SUFFIXES if os.path.isfile(f"{path}{suffix}")), None)
     if here:
         return Problem("RECIPE", "no recipe of this name", f"for the file write {here}", recipe)
