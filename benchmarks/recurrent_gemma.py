@@ -1,4 +1,4 @@
-"""Measure training steps of RecurrentGemma: transformers' class against the same model with a scan, and their growth.
+"""Measure training steps of RecurrentGemma: transformers' class against the same model with a scan.
 
 The model is a small one of the published proportions: two recurrent blocks and one of attention, whose window is as
 long as the model is wide, so that attention has the share that it has in the 2B model. A step is forward, backward and

@@ -133,7 +133,7 @@ class ModelConfig:
     def _auto_flaws(self) -> Iterator[str]:
         kind = self._model_type()
         if kind is None:
-            yield "config.model_type=None is wrong because family=auto needs it; write one, such as qwen3, or weights"
+            yield "config.model_type=None is missing, and family=auto needs it; write one, such as qwen3, or weights"
         elif kind not in model_types():
             near = difflib.get_close_matches(str(kind), model_types(), n=1)
             hint = f"did you mean {near[0]}?" if near else "use one that transformers has"

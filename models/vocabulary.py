@@ -1,4 +1,4 @@
-"""The size and special tokens of a tokenizer, which the model is built with."""
+"""The size and special tokens of the tokenizer that a model is built for."""
 
 from __future__ import annotations
 

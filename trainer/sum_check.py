@@ -2,7 +2,8 @@
 
 At the first batch, the loss of two copies of a sample is compared with the loss of one. It is twice as large if the
 loss is a sum, and equal if it is a mean, whatever the model and the data. The check costs the loss of three samples.
-A task's own step calls the model, so the ranks make it together, without noise, before the first batch is trained on.
+If a task has a ``step`` of its own, which runs the model, all ranks run the check together, without noise, before the
+first batch is trained on.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from ..command import Command
 from ..recipe_arguments import add_recipe_arguments, positive
 
 DESCRIPTION = """Try values of a recipe's keys in trials, each a run in a folder of its own, and find the best. The same
-command goes on with a study; started several times, it runs several workers on one study."""
+command resumes a study that was interrupted. Run at the same time in several shells, it adds workers to one study."""
 EXAMPLES = """examples:
   trireme search pretrain/persimmon_stdlib search=optuna 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'
   trireme search my/recipe.yaml search.trials=60 plan=ddp --nproc 2

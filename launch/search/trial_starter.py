@@ -1,6 +1,6 @@
 """Start the trials of a search in processes of their own, signal them, and see how they end.
 
-A trial is forked by the server of this process (``../forked.py``), which has imported everything once, so it starts
+A trial is forked by this process's fork server (``../forked.py``), which has imported everything once, so it starts
 within milliseconds. Where forking is not possible, the trial is started in the usual way. Trials end with the search.
 """
 
@@ -32,7 +32,7 @@ IMPORTS = (
     "trireme.launch.fork",
     f"{ENTRY}:warm_up",
 )
-"""What trials and their ranks import beside the usual, each for itself."""
+"""Modules that trials and their ranks need beside the usual; the fork server imports them before it forks."""
 GRACE_SECONDS = 120.0
 """Seconds in which a trial that was told to leave may finish its step and save."""
 

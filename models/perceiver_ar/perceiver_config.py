@@ -1,4 +1,7 @@
-"""The sizes of a Perceiver AR, as a configuration of transformers."""
+"""The sizes of a Perceiver AR, as a configuration of transformers.
+
+The first layer is the *hybrid* one: its queries are the latents, and its keys are the prefix and the latents.
+"""
 
 from __future__ import annotations
 

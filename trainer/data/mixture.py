@@ -1,8 +1,8 @@
 """A corpus of several sources, mixed by weights (``mixture_order.py``).
 
-The mixture is a function of (seed, position): the source at a position follows from names and weights, and the sample
-from how many samples of that source came before. Each source is passed over on its own and shuffled anew in each of its
-passes, so a small source with a large weight is repeated more often than a large one.
+The mixture is a function of (seed, position). Names and weights decide which source a position reads. If earlier
+positions have read n samples of that source, this one reads its next, number n. Each source is passed over on its own
+and shuffled anew in each of its passes, so a small source with a large weight is repeated more often than a large one.
 
 The held-out set holds the held-out samples of all sources. Its metrics weigh each source by its share in training, so
 they are those of the mixture, however many samples a source has.
@@ -46,8 +46,8 @@ log = logging.getLogger("trireme.data")
 
 
 class Joined(Dataset[Sample]):
-    """Data sets one after the other; the index of a sample counts over all of them, and on over the passes where their
-    samples differ from pass to pass."""
+    """Data sets one after the other. Indices run through all of them; where samples differ from pass to pass, an index
+    beyond the end means the next pass."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = list(parts)

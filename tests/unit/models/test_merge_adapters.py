@@ -1,4 +1,4 @@
-"""Merging adapters: tile by tile equals one piece bit for bit, and the merged model equals the adapted one."""
+"""Merging adapters: a merge by tiles equals a merge at once bit for bit, and the merged model equals the adapted."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_tiles_are_one_piece(dora: bool, transposed: bool, monkeypatch: pytest.M
     torch.testing.assert_close(whole, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_another_tile_size_is_seen_to_round_otherwise() -> None:
-    """A product of fewer rows may round otherwise, so tiles are fixed; comparing bits notices such small changes."""
+def test_comparing_bits_notices_a_tiny_change() -> None:
+    """Such as the rounding of a product of fewer rows, for which tiles have a fixed size."""
     base, delta = _delta(123, 97, 8, False, False)
     moved = merged_tensor(base, Delta(delta.down, delta.up * (1 + 2**-20), delta.scale))
     assert not torch.equal(moved, merged_tensor(base, delta))

@@ -1,4 +1,4 @@
-"""Tools that a chat may use: JSON schemas, or Python functions of which transformers makes them."""
+"""Tools that a chat may use: JSON schemas, or Python functions that transformers describes by schemas."""
 
 from __future__ import annotations
 

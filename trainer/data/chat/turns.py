@@ -1,4 +1,4 @@
-"""Find the characters of a conversation's text that the model learns to write: its turns and their ends."""
+"""Find the characters of a conversation that are trained on: the assistant's turns and the tokens that end them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Region(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A conversation in its forms."""
+    """One conversation: its messages, its rendered text, its tokens, and the form of its template."""
 
     conversation: Conversation
     text: ChatText
