@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -383,33 +386,46 @@ def test_without_optuna_its_package_is_named(
     refused(trireme_here(capsys, "search", str(TINY)), "needs optuna", "pip install 'trireme-train[optuna]'")
 
 
-@pytest.mark.long
-def test_twenty_random_kills(tmp_path: Path) -> None:
-    """SIGKILL of the search, of a trial's process or of a rank at random moments: the same command goes on."""
-    import random
+def struck(folder: Path, chance: random.Random, kills: Counter[str], most: int) -> None:
+    """Run a study to its end by one command that is given again whenever it ends, under SIGKILLs at random moments:
+    of the search, of a trial's process, of a rank.
 
-    chance, folder, kills = random.Random(0), tmp_path / "study", 0
+    Args:
+        kills: counts what was killed; there are no more kills once it holds ``most``.
+    """
     given = (RATES, "search.trials=6", RANDOM, PRUNER, "plan=ddp", "trainer.max_steps=16", "search.retries=20")
     words = command(*search_arguments(folder, *given), "--nproc", "2")
-    finished: dict[int, Any] = {}
-    for _ in range(60):
+    finished: dict[int, float] = {}
+    code: int | None = None
+    while code != 0:
         with running(words, folder) as run:
-            while run.process.poll() is None and kills < 20:
-                time.sleep(chance.uniform(2, 12))
-                if run.process.poll() is not None:
-                    break
-                children = trials_running(run)
-                victim = chance.choice([psutil.Process(run.process.pid), *children])
-                victim.kill()
-                kills += 1
-                if victim.pid == run.process.pid:
-                    break
-            ended = run.end(timeout=400)
+            killed_search = False
+            while run.process.poll() is None and kills.total() < most and not killed_search:
+                time.sleep(chance.uniform(1, 8))
+                search = psutil.Process(run.process.pid)
+                found: dict[str, list[psutil.Process]] = {"search": [search], "trial": [], "rank": []}
+                for child in trials_running(run):
+                    with suppress(psutil.Error):
+                        found["trial" if child.ppid() == search.pid else "rank"].append(child)
+                kind = chance.choice([name for name, processes in found.items() if processes])
+                if run.process.poll() is None:
+                    with suppress(psutil.NoSuchProcess):
+                        chance.choice(found[kind]).kill()
+                        kills[kind] += 1
+                        killed_search = kind == "search"
+            code = run.end(timeout=400).returncode
+        assert code in (0, -signal.SIGKILL), "only the kill of the search itself ends it"
         if (folder / "trials.jsonl").exists():
             for row in rows_of(folder):
                 if row["end"] == "done":
                     assert finished.setdefault(row["trial"], row["eval_loss"]) == row["eval_loss"], "a result changed"
-        if ended.returncode == 0:
-            break
-    assert kills >= 10 and ended.returncode == 0
     assert [row["trial"] for row in rows_of(folder)] == list(range(6)) and set(ends(folder)) <= {"done", "pruned"}
+
+
+@pytest.mark.long
+def test_twenty_random_kills(tmp_path: Path) -> None:
+    chance, kills, studies = random.Random(0), Counter[str](), 0
+    while kills.total() < 20:
+        struck(tmp_path / f"study_{studies}", chance, kills, 20)
+        studies += 1
+    assert all(kills[kind] >= 3 for kind in ("search", "trial", "rank")), kills
