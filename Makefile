@@ -1,10 +1,12 @@
-# make train      set up and run the main job
-# make test       set up and run the tests         make test-slow   matrices, and whole runs through real launchers
-# make parity     every plan against one process (hours)            make test-long   tests of many minutes
-# make resume-matrix   save under every plan, resume under every other
-# make families   architectures without a file of their own, by model.family=auto
-# make trackers   every tracker by its real library, in environments of their own
-# make search-engines   searches by the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, in environments of their own
+# make train            set up .venv, and train the recipe pretrain/persimmon_stdlib
+# make test             set up .venv, and run the tests
+# make test-slow        run slow tests: comparisons of parallelism plans, and whole runs with real launchers
+# make test-long        run tests that take many minutes
+# make parity           compare the losses of every plan with those of a single process (hours)
+# make resume-matrix    save a checkpoint under every plan, and resume it under every other plan
+# make families         test architectures that have no file in models/families (model.family=auto)
+# make trackers         test every tracker with its real library, in separate environments
+# make search-engines   test searches with the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, likewise
 # make lint, make types, make pages, make bench, make clean   see below
 PYTHON ?= python3
 VENV := .venv
@@ -17,18 +19,18 @@ OPERATORS := $(VENV)/.operators
 train: $(READY)
 	$(BIN)/trireme train pretrain/persimmon_stdlib
 
-# Compiled once, so that no test waits for a compiler.
+# DeepSpeed's CPU operators are compiled once, so that no test waits for a compiler.
 $(OPERATORS): $(READY)
 	$(BIN)/python -m trireme.parallel.zero.operators
 	touch $@
 
 operators: $(OPERATORS)
 
-# Without bytecode each of the many processes that tests start would compile trireme anew.
+# Python must write bytecode: otherwise each of the many processes that tests start would compile trireme anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# A worker that has nothing left takes tests from the other; neighbours stay together, with what they share. Objects
-# that are left at the end are not searched for, which takes a worker ten seconds.
+# worksteal: a worker without tests takes some from the other worker, and neighbouring tests still share fixtures.
+# no:unraisableexception: skips a search for leftover objects at the end, which takes each worker ten seconds.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:unraisableexception -n 2 --dist worksteal --durations=20
 
 test: $(OPERATORS)
@@ -63,14 +65,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
-# docs/keys.md and docs/coming-from.md, from the code
+# writes docs/keys.md and docs/coming-from.md, which are generated from the code
 pages: $(READY)
 	$(BIN)/python -m trireme.launch.pages docs
 
 bench: $(READY)
 	$(BIN)/python benchmarks/engine_overhead.py
 
-# torch goes first: with it in place, nothing else can pull in another build of it.
+# torch is installed first, so that no other package can pull in another build of torch.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -1,4 +1,4 @@
-"""Error messages for users: a problem in four parts, and the exceptions that carry problems.
+"""Error messages for users, with four parts (field, value, reason, fix), and the exceptions that carry the messages.
 
 Every folder imports this file, so it imports nothing else of the package.
 """

@@ -1,3 +1,3 @@
-"""The version of the package; nothing is imported, so that the build can read it."""
+"""The version of the package. The build reads it, so this file imports nothing."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""Training steps written directly on DeepSpeed, FSDP2 or DTensor, to compare with steps of trireme.
+"""Training steps written directly with DeepSpeed, FSDP2 or DTensor, as the baseline for ``step_time.py``.
 
-Weights, batches, optimizer and clipping are the same; the loss is read every ten steps. Each function takes a trainer,
-for its recipe and process groups, and returns a function that trains on one batch. Losses are means over a micro-batch,
-as users write them; with labels on every token these equal trireme's losses.
+Weights, batches, optimizer and clipping are the same as in trireme, and the loss is read every ten steps. Each function
+takes a trainer, uses its recipe and process groups, and returns a function that trains on one batch. The loss is the
+mean over a micro-batch, as users write it. It equals trireme's loss if every token has a label.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Compare the bytes that each plan sends and holds, and the idle time of its pipeline, with their formulas.
+"""Compare each parallelism plan's communicated bytes, memory and pipeline idle time with theoretical formulas.
 
     python benchmarks/communication.py                       # every plan, some minutes on two cores
     python benchmarks/communication.py --plans ddp,zero2,tp --micro-batches 2
 
-Every plan trains a Llama of 5 million parameters on real gloo ranks. In its third step, what each rank sends is counted
-by collective (``parallel/traffic.py``) and compared with the plan's formula (``theory.py``) within 2 %; in its fourth,
-what it holds (``states.py``), within 5 %. The exit code is 1 if a bound fails.
+Every plan trains a Llama of 5 million parameters on real gloo ranks. In the third step, the bytes that each rank sends
+are counted by collective (``parallel/traffic.py``) and compared with the plan's formula (``theory.py``), within 2 %. In
+the fourth step, the memory of each rank is compared in the same way (``states.py``), within 5 %. The exit code is 1 if
+a comparison fails.
 
-Where a plan of DeepSpeed misses its formula, the same step is run on DeepSpeed alone, with the same JSON, to show whose
-bytes they are. Further overrides of the recipe may follow.
+If a DeepSpeed plan misses its formula, the same step runs on DeepSpeed alone with the same JSON. This shows whether
+DeepSpeed or trireme sends the extra bytes. Further overrides of the recipe can be given as arguments.
 """
 
 from __future__ import annotations

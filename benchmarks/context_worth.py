@@ -1,7 +1,7 @@
-"""Measure what far context is worth to a trained model: its held-out loss by how far back it looks.
+"""Measure how much a trained model gains from distant context: its held-out loss for several context lengths.
 
-The tokens that count are the same every time; only what the model sees before them changes: the prefix of a Perceiver
-AR, the memory of a Transformer-XL. The numbers go to the terminal, and a picture of them to docs.
+The loss is always computed on the same tokens. Only the context before them changes: the prefix of a Perceiver AR, or
+the memory of a Transformer-XL. The script prints the losses and draws them into an SVG file in ``docs``.
 
     trireme train pretrain/perceiver_ar_stdlib
     python benchmarks/context_worth.py prefix runs/perceiver_ar_stdlib            # a minute on two cores

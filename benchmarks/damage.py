@@ -1,8 +1,8 @@
-"""The faults that ``benchmarks/faults.py`` injects at random moments of a real command.
+"""The faults that ``benchmarks/faults.py`` injects into a running command: kills, damaged checkpoints, full disks.
 
-A fault watches a running command from outside, through its processes and files only, and strikes while the command
-starts, in a random step, or inside a save. Some faults are removed once the command has ended (a full disk, a read-only
-folder), as an administrator would do.
+A fault observes the command only from outside, through its processes and files. It strikes while the command starts, in
+a random step, or during a save. After the command has ended, a full disk is freed and a read-only folder is made
+writable again, as an administrator would do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure the overhead of the engine: the time of a step of trireme over that of the same step in plain PyTorch.
+"""Measure the overhead of trireme's training loop: the time of its step divided by that of a plain PyTorch step.
 
 Both train the same model on the same batches with the same optimizer, clipping and logging interval. They take turns in
 one process, in blocks of steps, so that changes in the machine's speed affect both. The result is the ratio of the

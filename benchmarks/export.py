@@ -1,11 +1,12 @@
-"""Compare the time of an export with ``cp`` of the same files, and its memory with DeepSpeed's ``zero_to_fp32.py``.
+"""Measure the time and memory of exporting a checkpoint, compared with ``cp`` and DeepSpeed's ``zero_to_fp32.py``.
 
-A checkpoint in trireme's layout, as two FSDP ranks write it, and a DeepSpeed ZeRO-2 folder are made in a temporary
-folder and removed at the end. Every export runs in a process of its own, which imports everything first and measures
-above that. Exports of trireme's layout run under RLIMIT_AS: the address space after imports, the cap, and the largest
-tensor. DeepSpeed's files are pickles around raw tensors and are mapped into memory to be read, which takes address
-space even if little is held. So their exports have no cap, and only the peak of resident memory is measured, mapped
-pages included.
+The script makes two checkpoints in a temporary folder: one in trireme's format, as two FSDP ranks write it, and one of
+DeepSpeed ZeRO-2. Every export runs in its own process, after all imports; only what it uses beyond them is measured.
+
+Exports of trireme's format run with limited address space (RLIMIT_AS): the space after imports, the cap, and the size
+of the largest tensor. DeepSpeed's files are pickles around raw tensors, which are mapped into memory to be read. This
+takes address space even if little memory is used. So exports of these files have no cap, and only their peak resident
+memory is measured, mapped pages included.
 
     python benchmarks/export.py                                  # 3 GiB of weights under 256 MiB; some minutes
     python benchmarks/export.py --gib 0.25 --deepspeed-gib 0.1 --memory 64MiB

@@ -1,17 +1,14 @@
-"""Fault campaign: faults strike short runs of the real command at random moments; the same command must finish them.
+"""Inject random faults into short training runs, and count how many finish when the same command is started again.
 
-A trial draws one to three faults (kills, also inside a save; damage to the newest checkpoint; a full disk; a read-only
-folder). Each fault strikes one start of the command; then the command is started until it finishes. A trial counts as
-recovered if it finishes without any other help, no start loaded a damaged checkpoint, and the final weights, optimizer
-state, progress and curve are, bit for bit, those of an undisturbed run. One good checkpoint is always left: if all were
-damaged, the run would refuse to overwrite them, as it should.
+A trial draws one to three faults: kills (also during a save), damage to the newest checkpoint, a full disk, or a
+read-only folder. Each fault strikes one start of the command. Then the command is started until it finishes. A trial
+counts as recovered if it needs no other help, never loads a damaged checkpoint, and ends bit for bit with the weights,
+optimizer state, progress and loss curve of an undisturbed run. One good checkpoint is always left. If all were damaged,
+the run would rightly refuse to overwrite them.
 
     python benchmarks/faults.py                                  # 100 trials of ddp on two ranks
     python benchmarks/faults.py --trials 20 --plan zero2 --seed 7
     python benchmarks/faults.py --trials 1 --seed 49             # repeats trial 49 of a campaign whose seed was 0
-
-Trial number n has the seed ``--seed`` + n. Results go to ``build/faults.json`` as they come, folders of failed trials
-to ``build/faults``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Measure the loss of a large vocabulary in pieces (``model.loss=chunked``) against the plain loss and torch's own.
+"""Measure the cross-entropy of a large vocabulary computed in chunks (``model.loss=chunked``), and of alternatives.
 
-Each measurement is one forward and backward pass from hidden states and the head's weight, in fp32 on one thread, in a
-process of its own. The ways take turns, so that changes in the machine's speed affect all; the result is the median of
-the ratios of neighbouring turns, by the clock and on the processor (which other load disturbs less). Memory is the
-greatest resident size above that before the pass, without the gradient of the weight, which every way needs.
+The alternatives are the plain cross-entropy of all logits, and torch's ``F.linear_cross_entropy``. Each measurement is
+one forward and backward pass from the last hidden states and the weight of the output head, in fp32 on one thread, in
+its own process. They take turns, so that changes in the machine's speed affect all. The result is the median ratio
+of neighbouring turns, in elapsed time and in CPU time, which other load disturbs less. Memory is the peak resident size
+minus the size before the pass, without the gradient of the weight, which every one needs.
 
     python benchmarks/head_loss.py                                  # some five minutes
     python benchmarks/head_loss.py --words 32000 65536 131072       # by size of the vocabulary

@@ -1,8 +1,10 @@
-"""Measure what noise by keys costs in a step, beside torch's own dropout: the same model, four ways, in turns.
+"""Measure how much time a training step takes with trireme's reproducible dropout, compared with torch's dropout.
 
-The ways are: no dropout, torch's dropout, dropout by keys, and dropout by keys with NEFTune. Each round runs one step
-of every way; a cost is the median, over rounds, of the difference to the step without dropout, as a share of that step.
-On a CPU, time is that of the processor, which other load disturbs less than the clock; on a GPU it is the clock's.
+trireme draws every dropout mask from a counter-based generator, keyed by seed, step and sample. Four versions of the
+same model take turns: without dropout, with torch's dropout, with trireme's dropout, and with trireme's dropout and
+NEFTune. Each round runs one step of every version. The cost is the additional time over the step without dropout, as a
+share of that step, and as the median over all rounds. On a CPU, CPU time is measured, which other load disturbs less;
+on a GPU, elapsed time.
 
     python benchmarks/noise_cost.py                        # about two minutes on one core
     python benchmarks/noise_cost.py --device cuda --precision bf16 --hidden 1024 --layers 12 --batch 16

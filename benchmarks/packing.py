@@ -1,15 +1,15 @@
-"""Measure useful tokens per second of packed rows against transformers' Trainer with padding and TRL with its packing.
+"""Measure the training throughput of packed documents, against transformers' Trainer with padding and TRL's packing.
 
-All train the same small Llama in fp32 by AdamW on the same rows: the functions of Python's standard library, cut at the
-same length, each read once. A useful token is one that stands in a row of the source; padding is not useful. Each side
-runs in a process of its own, and they take turns, so that changes in the machine's speed affect all. The result is the
-median of the ratios of neighbouring turns, by the clock and on the processor (which other load disturbs less), with the
-share of the computed places that hold a useful token (fill).
+All train the same small Llama in fp32 with AdamW on the same texts: the functions of Python's standard library, cut at
+the same length, each read once. Throughput counts useful tokens per second: the tokens of the texts, without padding.
+Each library runs in its own process. They take turns, so that changes in the machine's speed affect all. The result is
+the median ratio of neighbouring turns, in elapsed time and in CPU time, which other load disturbs less. The share of
+useful tokens among all computed positions is printed too.
 
     python benchmarks/packing.py                         # some ten minutes on two idle cores
     python benchmarks/packing.py --rounds 1 --rows 128
 
-TRL comes from ``build/trl``, where nothing else finds it: pip install --no-deps --target build/trl trl==1.16.0
+TRL is imported from ``build/trl``: pip install --no-deps --target build/trl trl==1.16.0
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compute the idle time of a pipeline's ranks: the actions of torch's own schedules, timed with unit costs.
+"""Compute the idle time of pipeline-parallel ranks under torch's pipeline schedules, with unit costs for each action.
 
-The schedules run unchanged, one rank after the other, on stages that only record their calls. The recorded actions are
-then laid out in time: each starts when its rank is free and its inputs are ready.
-For p ranks and m micro-batches, 1F1B should give (p - 1) / (m + p - 1) (https://arxiv.org/abs/2104.04473, section 2.2).
+The schedules run unchanged, one rank after the other, on stages that only record their calls. Then each recorded action
+is given a start time: as soon as its rank is free and its inputs are ready. For p ranks and m micro-batches, 1F1B
+should be idle for (p - 1) / (m + p - 1) of the time (https://arxiv.org/abs/2104.04473, section 2.2).
 """
 
 from __future__ import annotations

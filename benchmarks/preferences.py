@@ -1,14 +1,14 @@
-"""Compare losses of preferences with those of TRL's DPOTrainer and KTOTrainer on the same rows, model and steps.
+"""Compare trireme's losses of DPO and KTO with those of TRL's DPOTrainer and KTOTrainer, on the same data and model.
 
-Both train the same small Llama in fp32 by AdamW on the same eight rows, all of them in every step, with its initial
-weights as the reference. The template writes nothing behind the end of a turn, since only TRL would train on it. For
-KTO's KL estimate TRL pairs a prompt with the answer of the row before, and trireme with that of the row behind, so TRL
-gets the rows in the opposite order. The result is the greatest relative difference of loss and gradient norm over the
+Both train the same small Llama in fp32 with AdamW. Every step uses the same eight samples, and the initial weights are
+the reference model. The chat template writes nothing after the end of a turn, since only TRL would train on it. For
+KTO's KL estimate, TRL pairs a prompt with the answer of the previous sample, and trireme with that of the next. So TRL
+gets the samples in the opposite order. The result is the largest relative difference of loss and gradient norm over all
 steps.
 
     python benchmarks/preferences.py                     # a minute on one core
 
-TRL comes from ``build/trl``, where nothing else finds it: pip install --no-deps --target build/trl trl==1.16.0
+TRL is imported from ``build/trl``: pip install --no-deps --target build/trl trl==1.16.0
 """
 
 from __future__ import annotations

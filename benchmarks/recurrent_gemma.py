@@ -1,9 +1,9 @@
-"""Measure training steps of RecurrentGemma: transformers' class against the same model with a scan.
+"""Measure training steps of RecurrentGemma: the class of transformers against trireme's version with a parallel scan.
 
-The model is a small one of the published proportions: two recurrent blocks and one of attention, whose window is as
-long as the model is wide, so that attention has the share that it has in the 2B model. A step is forward, backward and
-AdamW on one text, in fp32. Each measurement is the least of several steps, in a process of its own, by the clock and on
-the processor; memory is the greatest resident size above that before the steps.
+The model is small, with the published proportions: two recurrent blocks and one attention block. The attention window
+is as long as the model is wide, so that attention has the same share of the work as in the 2B model. A step is forward,
+backward and AdamW on one text, in fp32. Each measurement is the minimum of several steps in its own process, in elapsed
+time and in CPU time. Memory is the peak resident size minus the size before the steps.
 
     python benchmarks/recurrent_gemma.py                    # some five minutes on two idle cores
     python benchmarks/recurrent_gemma.py --lengths 2048 4096 --stock 1024

@@ -1,9 +1,10 @@
-"""Measure how long a checkpoint delays training, if it is written synchronously and in the background.
+"""Measure how long saving a checkpoint delays training, when it is written synchronously and in the background.
 
-One run of a model with a large state takes in turn: plain steps; a synchronous save; plain steps; an asynchronous save,
-and the steps until it is complete. *Stall* is the time that the loop waits: in the call, and before the next optimizer
-step for copies that are not finished. *Slow-down* is the additional time of the steps during the writing, compared with
-equally many plain steps: on a CPU the writing thread uses the cores that train.
+One run of a model with a large state alternates between four phases: plain steps; a synchronous save; plain steps; and
+an asynchronous save, with the steps until it is complete. *Stall* is the time that the training loop waits: inside the
+save call, and before the next optimizer step for copies that are not finished. *Slow-down* is the additional time of
+the steps during the writing, compared with equally many plain steps. On a CPU, steps slow down because the writing
+thread uses the same cores.
 
     python benchmarks/saving.py                           # one process and two ranks, minutes
     python benchmarks/saving.py --plans single --rounds 9 --folder /scratch

@@ -2,10 +2,9 @@
 
     python benchmarks/search_of_trainer.py [--trials 12] [--seconds 120]
 
-A tiny GPT-2 is searched by ``Trainer.hyperparameter_search(backend="optuna")`` under torchrun, with the median pruner
-that ``tests/dist/test_search.py`` uses for trireme. The script prints, for each rank, the trials that it has begun with
-their last steps, and how the study ended: with all trials, with an error, or not within the time limit, at which it is
-killed.
+``Trainer.hyperparameter_search(backend="optuna")`` searches a tiny GPT-2 under torchrun. It uses the same median pruner
+that ``tests/dist/test_search.py`` uses for trireme. For each rank, the script prints the trials that have begun and
+their last steps. It also prints how the search ended: with all trials, with an error, or killed at the time limit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measure what a search costs around its trials, and what a trial costs around its steps.
+"""Measure how much time a hyperparameter search takes besides its trials, and a trial besides its training steps.
 
     python benchmarks/search_overhead.py [--trials 10] [--steps 40] [--nproc 1]
 
-A search of the tiny recipe is run in this process; its trials run in theirs. The script prints the seconds until the
-first trial begins, the share of the search's own time between the first trial's start and the last one's end, and for
-the first and the last trial the seconds of its process beside those of its steps, evaluations and saves.
+The script searches the tiny recipe; every trial is a process of its own. It prints the seconds for checking the recipe
+and the search space. It also prints the time in which no trial runs, as a share of the time of all trials. For the
+first and the last trial it prints the seconds of the process, and those of its steps, evaluations and saves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Count the memory of a rank's live tensors, by parameters, gradients, optimizer state and others.
+"""Count the memory of a rank's live tensors, divided into parameters, gradients, optimizer state and other tensors.
 
-Memory that several tensors share is counted once. The others are communication buffers, DeepSpeed's copies for offload,
-and batches.
+``communication.py`` uses it. Memory that several tensors share is counted once. The other tensors are communication
+buffers, DeepSpeed's copies for offload, and batches.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Measure the time of a step of trireme over that of the same step written directly on DeepSpeed, FSDP2 or DTensor.
+"""Compare the time of a trireme training step with the same step written directly with DeepSpeed, FSDP2 or DTensor.
 
 Both train the same model on the same batches with the same optimizer, clipping and logging interval, on two gloo ranks.
 They take turns in one run, in blocks of steps, so that changes in the machine's speed affect both. trireme's steps are
-those of ``Trainer.fit``, with data, schedule, metrics and the agreement of ranks. The result is the median ratio over
-pairs of neighbouring blocks, with quartiles for the noise. On a busy machine two other ratios are more reliable: that
-of the fastest tenth of the blocks, which other load has not disturbed, and that of the processor time. The engine's own
-work does not grow with the model, so the difference is also measured on a tiny model (fastest tenth).
+those of ``Trainer.fit``, with data loading, schedule, metrics and the agreement of ranks. The result is the median
+ratio over pairs of neighbouring blocks, with quartiles.
+
+On a busy machine two other ratios are more reliable: that of the fastest tenth of the blocks, which other load has not
+disturbed, and that of CPU time. trireme's own work does not grow with the model, so the difference is also measured on
+a tiny model (fastest tenth).
 
     python benchmarks/step_time.py                                   # all three, about ten minutes on two cores
     python benchmarks/step_time.py --plans fsdp_full_shard --rounds 20

@@ -1,7 +1,8 @@
-"""Formulas of the bytes that each plan should send and hold, from its degrees and the sizes of the model.
+"""Formulas for the bytes that each parallelism plan should send and keep in memory, given its degrees and the model.
 
-N ranks of an axis; P bytes of the parameters that a rank of that axis holds whole (what pipeline and tensor parallelism
-leave of the model); A = batch x length x hidden x 4 bytes of hidden states of one micro-batch; m micro-batches.
+Symbols: N is the number of ranks of one parallelism axis. P is the size in bytes of the parameters of such a rank
+before sharding, after pipeline and tensor parallelism have divided the model. A = batch x length x hidden x 4 bytes is
+the size of the hidden states of one micro-batch, and m the number of micro-batches.
 
 What a rank sends in a step of one micro-batch:
 

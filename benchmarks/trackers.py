@@ -1,12 +1,12 @@
-"""Measure how much time a local tracker adds to a logged step (target: under 0.1 ms).
+"""Measure how much time an experiment tracker adds to a logged training step (target: under 0.1 ms).
 
     python benchmarks/trackers.py [NAME ...] [--steps 3000]
 
-A line of fifteen numbers is reported after every step, as with ``trainer.log_every=1``. *In the loop*: the time of the
-call, which is all that the loop waits for. *Thread*: CPU time of the tracker's thread, per line; it runs beside the
-loop, but takes Python's lock from it. *Slow-down*: how much longer a step of some milliseconds (a product of matrices
-on one core) takes with the tracker than without, as the median over turns of equally many steps. For libraries that are
-not installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.py NAME`` after ``make trackers``.
+Fifteen metrics are reported after every step, as with ``trainer.log_every=1``. *In the loop*: the time that the
+training loop spends in the call to the tracker. *Thread*: CPU time per step of the tracker's thread, which runs beside
+the loop but competes for Python's lock. *Slow-down*: the additional time of a step of some milliseconds (a matrix
+product on one core) with the tracker, as the median over turns of equally many steps. For libraries that are not
+installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.py NAME`` after ``make trackers``.
 """
 
 from __future__ import annotations

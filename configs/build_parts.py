@@ -1,8 +1,9 @@
-"""Build the parts of a recipe before launch, so that values which a constructor refuses are reported early.
+"""Construct a recipe's callbacks, task, collator and optimizer before launch, to report invalid arguments early.
 
-A signature shows the arguments of a part, but only its constructor can judge values. Callbacks, task and collator are
-constructed and closed again. If a part can only be constructed once the data are open, the components among its
-arguments are constructed. The user's own optimizer makes some steps on small tensors (``try_optimizer.py``).
+A signature shows which arguments a component takes, but only its constructor can judge their values. Callbacks, task
+and collator are constructed and closed again. Some components can only be constructed once the data are open; of these,
+only the components among their arguments are constructed. The user's own optimizer makes some steps on small tensors
+(``try_optimizer.py``).
 """
 
 from __future__ import annotations

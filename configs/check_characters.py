@@ -1,4 +1,4 @@
-"""Find values in a recipe with characters (NUL, lone surrogates) that neither a file name nor a text file can hold."""
+"""Find characters in a recipe's values that file names and text files cannot hold: NUL and lone surrogates."""
 
 from __future__ import annotations
 

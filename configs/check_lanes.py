@@ -1,4 +1,8 @@
-"""Check ``data.packing=lanes``: the model must carry a state along a text, and plan and task must support it."""
+"""Check recipes with ``data.packing=lanes``, for models that carry a memory from one sample of a text to the next.
+
+All documents form one text, which is cut into contiguous stretches (lanes), one for each sample of a step. Models such
+as Transformer-XL carry a memory along a lane. Model, task and plan must support this.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check the length of a run, its folders, its cadences (``every``), and whether there is data to evaluate on."""
+"""Check a recipe's number of steps, run and cache folders, intervals (``every``), and data to evaluate on."""
 
 from __future__ import annotations
 

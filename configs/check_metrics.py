@@ -1,4 +1,4 @@
-"""Check that the metrics named in a recipe exist, and that evaluations compute them before the run ends."""
+"""Check that the metrics named in a recipe exist, and that an evaluation computes them before the run ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Check models against the data that they learn from.
+"""Check that a recipe's model fits its data.
 
-For texts these are the tokenizer and its tokens, conversations, and rows in which documents are packed.
+For texts, this covers the tokenizer and its vocabulary, the mask token, conversations, and packed documents.
 """
 
 from __future__ import annotations

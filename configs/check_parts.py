@@ -1,4 +1,4 @@
-"""Run the checks that need more than one part of a recipe, in the order in which problems are reported."""
+"""Run all checks that compare several parts of a recipe (model, data, plan ...), and return the problems found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check tasks that learn from preferences (DPO, KTO ...): their reference model, and the size of the batch."""
+"""Check recipes that train on preferences (DPO, IPO, KTO): their reference model and batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a plan fits the rest of a recipe: batch sizes, model, task, optimizer, checkpoints."""
+"""Check that the parallelism (``plan``) of a recipe fits its batch sizes, model, task, optimizer and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Check the components (``_target_`` nodes) of a recipe before a run starts: targets must exist, arguments must fit.
 
-Without this check, a mistyped argument of a callback or data source shows as a ``TypeError`` on every rank after the
-model was built.
+Without this check, a mistyped argument of a callback or data source would show as a ``TypeError`` on every rank, after
+the model was built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check that the classes of task, callbacks and optimizer in a recipe have the methods that a run calls.
 
-Nothing is built here. Faults that only show at run time (return values of a task, exceptions of a constructor) are
-reported by ``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
+Nothing is constructed here. Faults that only show at run time (return values of a task, exceptions of a constructor)
+are reported by ``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.
 """
 
 from __future__ import annotations

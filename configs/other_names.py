@@ -1,6 +1,6 @@
-"""Map names of other tools to trireme's own, for error messages and for docs/coming-from.md.
+"""Look up trireme's key for an option of another tool (transformers, accelerate, DeepSpeed, axolotl).
 
-``other_names.yaml`` beside this file is the only place that lists them.
+This is used for error messages and for docs/coming-from.md. All names are in ``other_names.yaml`` beside this file.
 """
 
 from __future__ import annotations

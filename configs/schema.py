@@ -1,7 +1,7 @@
-"""The typed root of a recipe, and the checks that need more than one of its parts.
+"""The dataclass of a whole recipe, and ``read_recipe``, which builds it from plain data or reports every problem.
 
-Every part is a dataclass of its own package; this file puts them together. ``read_recipe`` returns the typed object or
-all problems: of single fields, of fields that contradict each other, and of the plan with the number of processes.
+Each part of a recipe is a dataclass of its own package; this file puts the parts together. The problems concern single
+keys, keys that contradict each other, or a plan that does not fit the number of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Suggest a key for an unknown one: a sibling, a key elsewhere in the schema, or the key for another tool's name."""
+"""Suggest the right key for an unknown one: a similar key, or trireme's key for an option name of another tool."""
 
 from __future__ import annotations
 

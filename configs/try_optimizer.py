@@ -1,8 +1,8 @@
-"""Try the user's own optimizer on small stand-ins, in the way in which a run uses it.
+"""Test the user's own optimizer on small tensors before a run: construct it, make some steps, and save its state.
 
-The optimizer is built over groups such as the run's, with their own rates and decays, and makes some steps at the rates
-of the schedule. Then a checkpoint must be able to hold its state. A failure is attributed to the arguments that also
-fail alone, or to the optimizer if it fails with usual ones too.
+As in the run, the optimizer has several parameter groups with their own learning rates and weight decays, and steps at
+the learning rates of the schedule. If it fails, each argument is tried alone. An argument that also fails alone is
+reported; if the optimizer fails with usual arguments too, the optimizer itself is reported.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Turn plain data from YAML into typed configuration objects, and find *all* problems at once.
 
-Configuration classes are ordinary dataclasses with checks in ``__post_init__``; this module knows none of them. Unknown
-keys are refused at every depth with the nearest known key. A wrong type is reported with the expected one. A
-``ValueError`` of ``__post_init__`` becomes a problem of its field, and components are checked against the signature of
-their target.
+Configuration classes are ordinary dataclasses with checks in ``__post_init__``; this module does not depend on any of
+them. Unknown keys are refused at every depth with the nearest known key. A wrong type is reported with the expected
+one. A ``ValueError`` of ``__post_init__`` becomes a problem of its field. Components are checked against the signature
+of their target.
 """
 
 from __future__ import annotations

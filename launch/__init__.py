@@ -1,0 +1,1 @@
+"""Commands and launchers: everything between a command line (or notebook) and the processes that train."""

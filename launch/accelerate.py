@@ -1,8 +1,8 @@
-"""Turn a configuration of ``accelerate`` into a plan: its FSDP, DeepSpeed and parallelism sections become overrides.
+"""Convert a configuration of Hugging Face ``accelerate`` (FSDP, DeepSpeed, parallelism) into overrides of a recipe.
 
 ``accelerate launch`` passes its configuration to ranks in environment variables. ``--accelerate-config FILE`` reads the
-same file without that launcher, through accelerate's own reader. Either way the sections become overrides of the
-recipe. Settings that contradict the recipe, or have no counterpart here, are refused.
+same configuration from its file, without that launcher. Settings that contradict the recipe, or have no counterpart
+here, are refused.
 """
 
 from __future__ import annotations

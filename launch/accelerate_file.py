@@ -1,4 +1,4 @@
-"""Read a configuration file of ``accelerate`` with its own reader, into the variables that its launcher would set."""
+"""Read a configuration file of ``accelerate`` into the environment variables that ``accelerate launch`` would set."""
 
 from __future__ import annotations
 

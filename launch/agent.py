@@ -1,4 +1,4 @@
-"""torch's elastic agent, extended to relay signals, to wait for ranks to save, and to restart only where it may help.
+"""torch's elastic agent, extended: it relays signals, waits for ranks to save, and restarts them only if that may help.
 
 torch's own agent kills ranks seconds after a signal, ignores SIGUSR1, and restarts ranks ``--max-restarts`` times after
 any failure.

@@ -1,7 +1,7 @@
-"""``trireme batch-size``: find the largest micro-batch that fits into memory by trying sizes, under any plan.
+"""``trireme batch-size``: try micro-batch sizes to find the largest that fits into memory, under any parallelism plan.
 
-A micro-batch is part of the global batch, so no size above a rank's share of the global batch is tried. If the whole
-share fits, a message says that the global batch is the limit.
+A rank's micro-batch cannot be larger than the rank's share of the global batch, so no larger size is tried. If the
+whole share fits, a message says that the global batch is the limit.
 
 accelerate's ``find_executable_batch_size`` does the search. Every try is a short run in new processes, because an
 out-of-memory error in one rank leaves the others waiting in a collective.

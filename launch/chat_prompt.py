@@ -1,6 +1,6 @@
 """Build the conversation for ``trireme generate --chat`` from a file of messages, a prompt, or both, and tokenize it.
 
-Messages may hold pictures if the model sees them: parts of a message in the file, or files of ``--image``.
+Messages may contain images if the model accepts them: from the file's messages, or from files given by ``--image``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``trireme checkpoints``: list checkpoints with their size, plan and metric, and say which are incomplete or damaged.
 
-Without ``--verify`` only names and sizes of files are compared with the manifest; with it every file is read and its
-digest compared. A folder left behind by a killed save is listed as incomplete, not as damaged, since it is never
-loaded.
+Without ``--verify``, the names and sizes of files are compared with the checkpoint's manifest. With ``--verify``, every
+file is also read and its digest compared. If a save was killed, the folder that it leaves is listed as incomplete, not
+as damaged, since such a folder is never loaded.
 """
 
 from __future__ import annotations

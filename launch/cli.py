@@ -1,6 +1,6 @@
-"""The command ``trireme``: finds one of ``commands/`` by its name and calls it.
+"""The entry point of the command ``trireme``: finds a subcommand in ``commands/`` by its name, and runs it.
 
-Nothing heavy is imported before a command runs, so that ``--help`` is instant.
+Nothing heavy is imported before a subcommand runs, so that ``--help`` is instant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The type of a command of ``trireme``, and its argument parser.
+"""The class of a ``trireme`` subcommand, and its argument parser.
 
-Every command is a small file in ``commands/`` that holds its name, one line of help, its arguments and the function
-that it runs. Heavy imports happen inside that function, so that help is instant.
+Every subcommand is a small file in ``commands/`` with a name, one line of help, arguments, and the function that it
+runs. Heavy imports happen inside that function, so that help is instant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Tab completion: commands and their options, recipe names, groups and their options, keys and values.
+"""Shell tab completion: subcommands and their options, recipe names, configuration groups, keys and values.
 
-Options are read from the argument parser of each command, so a new option is completed without an entry here. The
-shell calls ``trireme __complete WORD ...`` with the words typed so far; the last one, maybe empty, is completed.
+Options are read from each subcommand's argument parser, so a new option is completed without an entry here. The shell
+calls ``trireme __complete WORD ...`` with the words typed so far, and the last word is completed. The last word may be
+empty.
 """
 
 from __future__ import annotations

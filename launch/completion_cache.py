@@ -1,7 +1,7 @@
-"""Complete keys and choices from a cached tree, because composing with Hydra takes too long for a TAB.
+"""Complete a recipe's keys and choices from a cache, because composing the recipe with Hydra takes too long for a TAB.
 
-The tree of a recipe lies in the cache folder as JSON. Its name is a digest of all that Hydra read: the recipe, the
-chosen groups, and the modification times of all configuration files and of the typed schema.
+The cache has one JSON file per recipe. Its name is a digest of everything that Hydra read: the recipe, the chosen
+groups, and the modification times of all configuration files and of the typed schema.
 """
 
 from __future__ import annotations

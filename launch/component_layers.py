@@ -1,4 +1,4 @@
-"""Drop the arguments of a component's old ``_target_`` when a recipe or override names another one.
+"""Drop the arguments of a component's old ``_target_`` when a recipe file or an override sets another ``_target_``.
 
 Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: torch.optim.RAdam, lr: 1e-3}`` over
 /base's AdamW would hand RAdam the arguments of AdamW too. Two rules mend that:

@@ -1,4 +1,4 @@
-"""Compose a recipe's name and the overrides of the command line into plain data, through Hydra.
+"""Turn a recipe's name and the overrides of a command line into plain data (nested dicts and lists), through Hydra.
 
 Hydra merges the files (``run_hydra.py``). The modules around it check recipe files (``recipe_file.py``) and overrides
 (``overrides.py``) before Hydra reads them, drop arguments of a replaced ``_target_`` (``component_layers.py``) and

@@ -1,5 +1,8 @@
-"""Compose plans without a recipe, as ``plan=NAME`` would in one, so that the planner can compare all of them. All plans
-are composed at once, since composing a recipe thirty times takes seconds."""
+"""Compose the configurations of all plans (kinds of parallelism) without a recipe, for the planner to compare.
+
+Each plan gets the same values as by ``plan=NAME`` in a recipe. All plans are composed at once, since composing a recipe
+thirty times takes seconds.
+"""
 
 from __future__ import annotations
 

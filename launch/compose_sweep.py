@@ -1,4 +1,4 @@
-"""Compose every job of a sweep (``--multirun``) through Hydra's sweepers: one recipe under several choices."""
+"""Compose the recipe of every job of a sweep (``--multirun``), through Hydra's sweepers."""
 
 from __future__ import annotations
 

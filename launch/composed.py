@@ -1,4 +1,4 @@
-"""A composed recipe: Hydra's merged nodes turned into plain data, with the overrides that compose it again."""
+"""The class of a composed recipe: plain data from Hydra's merge, and the overrides that reproduce the data."""
 
 from __future__ import annotations
 

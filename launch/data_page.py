@@ -1,4 +1,4 @@
-"""Write the report of ``trireme data`` as one HTML page that needs no other file: pictures and sounds are inside it."""
+"""Write the report of ``trireme data`` as one self-contained HTML page, with images and audio embedded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``trireme doctor``: report the software and hardware of this machine, what each plan lacks, and how to get it.
+"""``trireme doctor``: report this machine's software and hardware, what each plan lacks, and how to get it.
 
-Nothing is installed, compiled or changed. Libraries themselves are asked wherever they can tell.
+Nothing is installed, compiled or changed. Wherever a library can report its own state, that report is used.
 """
 
 from __future__ import annotations

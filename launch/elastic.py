@@ -1,7 +1,7 @@
 """Start ranks on this machine through torch's elastic launcher, alone or together with other machines.
 
-Rank 0 keeps the terminal; other ranks write into the run folder's ``logs/``. The failure of one rank ends all ranks;
-with ``--max-restarts`` they are started again and resume from the last checkpoint.
+Rank 0 keeps the terminal; other ranks write into the run folder's ``logs/``. If one rank fails, all ranks are ended.
+With ``--max-restarts`` they are started again and resume from the last checkpoint.
 """
 
 from __future__ import annotations

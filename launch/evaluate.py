@@ -1,6 +1,7 @@
-"""``trireme evaluate``: held-out metrics of a recipe under any plan; nothing is trained and no run folder is touched.
+"""``trireme evaluate``: compute a trained model's metrics on held-out data, under any parallelism plan.
 
-Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE`` runs this file too.
+The run folder is not changed. Ranks are started as for training, or by a launcher:
+``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE``.
 """
 
 from __future__ import annotations

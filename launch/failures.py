@@ -1,8 +1,8 @@
-"""Report the failure of one of many ranks to the user, once.
+"""Report one error for a failed run with many ranks: the error of the rank that failed first.
 
-Every failing rank writes an error file (in torch elastic's format, so ``torchrun`` understands it too). The process
-that started the ranks picks the failure that caused the others: when a rank dies, its peers fail a moment later with
-errors about closed connections, which would hide the cause.
+Every failing rank writes an error file (in torch elastic's format, so ``torchrun`` understands it too). When a rank
+dies, its peers fail a moment later with errors about closed connections. The process that started the ranks picks the
+failure that caused the others.
 """
 
 from __future__ import annotations

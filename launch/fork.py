@@ -1,7 +1,7 @@
-"""Train on ranks that are forked from a notebook or script, so that they have the classes defined in its cells.
+"""Train on ranks that are forked from a notebook or script, so that ranks have the classes that are defined there.
 
 A notebook's stop button sends SIGINT, to the notebook's process only or to the ranks as well. Either way the ranks save
-at the end of a step and leave; a second SIGINT ends them at once.
+at the end of a step and exit; a second SIGINT ends them at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The server process that ranks are forked from: it imports once what ranks need, then forks a process for each.
+"""The server process that ranks are forked from: it imports the modules of ranks once, so that ranks start fast.
 
-``forked.py`` starts it and sends it orders. Imports are most of the time that a rank needs to start, and of the
-processor's time of a short run; here they are done once, while the command that starts the ranks gets ready.
+``forked.py`` starts the server and sends it orders. Imports take most of a rank's start, and most of the CPU time of a
+short run. The server imports while the command that starts the ranks is still preparing.
 
-The server itself never computes, so it has no thread but its first; a rank is forked from a process that has done
-nothing yet. It is forked twice, so that it becomes a child of the process that ordered it, which waits for its end.
+The server itself never computes, so it has a single thread, and ranks are forked from a clean process. Each rank is
+forked twice, so that it becomes a child of the process that ordered it, which waits for its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Start processes by forking them from a server (``fork_server.py``), which is fast, and wait for their end.
+"""Start processes fast, by forking them from a server process (``fork_server.py``), and wait for their end.
 
-A forked process is a child of this one, as if it had been started by ``subprocess``, and lives in a session of its own.
-Linux only; elsewhere, and where a server cannot fork, processes are started one by one.
+A forked process is a child of this process, as if ``subprocess`` had started it, and has its own session. This works on
+Linux only; elsewhere, and where a server cannot fork, the caller starts processes in the usual way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The recipe that a command line gives, ready to be composed by Hydra: its file, folders and overrides.
+"""The recipe that a command line names, with its file, search folders and overrides, ready to be composed by Hydra.
 
-The recipe is also composed with fewer overrides (``as_written``, ``own``, ``chosen``), to tell where a key comes from.
-A comparison of the results finds the keys that overrides make void, such as the arguments of a replaced component.
+To find where a key comes from, the recipe is also composed with fewer overrides (``as_written``, ``own``, ``chosen``).
+Comparing the results finds keys that overrides make void, such as the arguments of a replaced component.
 """
 
 from __future__ import annotations

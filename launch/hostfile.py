@@ -1,7 +1,7 @@
-"""Refuse a missing hostfile of DeepSpeed's launcher, which would silently train on this host alone.
+"""Report a missing hostfile of DeepSpeed's launcher; without this check, DeepSpeed would silently train on one host.
 
-A rank is not told the hostfile of its launcher, but the launcher is one of its ancestors, and the hostfile stands in
-its command line.
+The launcher does not tell ranks the path of the hostfile. But the launcher is an ancestor process of each rank, so the
+path is read from the launcher's command line.
 """
 
 from __future__ import annotations

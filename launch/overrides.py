@@ -1,4 +1,4 @@
-"""Check overrides of the command line, and put them into the form that is passed to Hydra.
+"""Check the overrides of a command line (``key=value``), and rewrite them in the form that Hydra expects.
 
 Hydra's ``+`` and ``++`` say whether a key may be new. Here the typed schema decides that for all keys at once, so plain
 values are always passed as ``++key=value``. Choices of groups (``plan=ddp``) are looked up before Hydra sees them, and

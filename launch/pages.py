@@ -1,4 +1,4 @@
-"""Write the pages of documentation that are generated from the code (``make pages``)."""
+"""Write docs/keys.md and docs/coming-from.md, which are generated from the code (``make pages``)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Replace ``plan=auto`` by the planner's choice before a run starts, and compare plans for ``trireme plans``.
 
-Every plan of ``configs/plan`` gets the recipe's own options of the plan (``plan.precision=bf16``), is checked, and its
-memory and traffic are estimated (``parallel/planner.py``). The choice becomes overrides (``plan=dp_tp plan.tensor=4``),
-so that ranks and the run folder know it by name. Under a launcher every rank chooses by itself, from the recipe,
-WORLD_SIZE, LOCAL_WORLD_SIZE and the sizes of memory, which are the same on nodes of one kind.
+Every plan of ``configs/plan`` is combined with the plan options of the recipe (``plan.precision=bf16``) and checked,
+and its memory and communication are estimated (``parallel/planner.py``). The choice becomes overrides, such as
+``plan=dp_tp plan.tensor=4``, so that ranks and the run folder get the chosen plan by name. Under a launcher, every rank
+chooses by itself, from the recipe, WORLD_SIZE, LOCAL_WORLD_SIZE and the sizes of memory. These are the same on nodes of
+one kind, so all ranks choose the same plan.
 """
 
 from __future__ import annotations

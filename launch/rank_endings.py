@@ -1,7 +1,7 @@
-"""Record which signals end forked ranks, since torch reports one failed rank only.
+"""Record which signals ended forked ranks, since torch reports only one of the failed ranks.
 
-When a rank is killed, its peers fail a moment later because their connection is gone. torch looks at its ranks only now
-and then; if several have ended, it names one of them, which may be a peer.
+When a rank is killed, its peers fail a moment later because their connection is gone. torch checks its ranks only now
+and then; if several have ended by then, it names one of them, which may be a peer.
 """
 
 from __future__ import annotations

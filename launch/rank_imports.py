@@ -1,4 +1,4 @@
-"""List the modules that the ranks of a recipe will import, so that the server that forks ranks imports them first."""
+"""List the modules that a recipe's ranks import, so that the fork server (``fork_server.py``) imports them first."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Name the output and error files of ranks that are started on this machine.
+"""Choose the output and error files of the ranks that are started on this machine.
 
-Output of ranks other than 0 goes to ``RUN/logs/START/attempt_N/RANK``. Error files go to another folder, since a full
-disk of the run may be the cause of the failure, and torch cannot read an error file that was cut off.
+Output of ranks other than 0 goes to ``RUN/logs/START/attempt_N/RANK``. Error files go to another folder: a full disk
+under the run folder may be the cause of the failure, and torch cannot read an error file that was cut off.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arguments that several commands take: a recipe with its overrides, and how a run is started.
+"""Command line arguments that several subcommands share: a recipe with its overrides, and how a run is started.
 
 Only argparse is imported, so that help and tab completion are instant.
 """

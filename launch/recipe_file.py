@@ -1,6 +1,6 @@
 """Check a recipe's file before Hydra reads it, so that errors name the file and the line.
 
-Hydra and OmegaConf report an empty file, a list, a byte that is not text or a doubled key in their own terms, often
+Hydra and OmegaConf report an empty file, a list, a byte that is not text or a duplicate key in their own terms, often
 without the name of the file.
 """
 

@@ -1,4 +1,4 @@
-"""The report of runs in a notebook: the page of ``trireme report`` in a frame of its own.
+"""Show the page of ``trireme report`` in a notebook, in an iframe.
 
 ::
 

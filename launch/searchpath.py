@@ -1,4 +1,4 @@
-"""Add trireme's folders of configuration groups to Hydra's search path; ``hydra.searchpath`` stays the user's own."""
+"""Add trireme's folders of configuration groups to Hydra's search path; ``hydra.searchpath`` is left to the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme data``: show what a recipe trains on, before any training. No model is built and no process is started."""
+"""``trireme data``: show the samples that a recipe trains on. No model is built and no process is started."""
 
 from __future__ import annotations
 

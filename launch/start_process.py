@@ -1,4 +1,4 @@
-"""Start of every trireme process: set variables that torch reads only once, and find out whether it is a rank."""
+"""The first steps of every trireme process: set variables that torch reads only once, and detect if it is a rank."""
 
 from __future__ import annotations
 

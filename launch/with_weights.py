@@ -1,4 +1,4 @@
-"""Start ranks that use trained weights and train nothing, for ``trireme evaluate`` and ``trireme predict``."""
+"""Start ranks that load trained weights and do not train, for ``trireme evaluate`` and ``trireme predict``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Model families and models: descriptions, weights, losses, adapters, quantisation, and trireme's own architectures."""

@@ -1,8 +1,9 @@
-"""Check a new model configuration with transformers in a subprocess without torch, so that ``trireme check`` is fast.
+"""Let transformers validate a new model configuration in a subprocess that does not import torch.
 
-Importing torch takes most of the time of importing transformers, and configurations do not need it. A process that
-imported transformers without torch cannot build a model afterwards, hence the subprocess. It leaves its result in the
-cache (``accepted_configs.py``), where the check looks first.
+Importing torch takes most of the time of importing transformers, and validating a configuration does not need torch.
+The subprocess keeps ``trireme check`` fast. A process that has imported transformers without torch could not build a
+model later, so the check does not do this in its own process. The subprocess writes the accepted configuration to the
+cache (``accepted_configs.py``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Cache of model configurations that transformers accepted before, so that a check need not import it again.
+"""Cache of the model configurations that transformers has accepted, so that checking them again is fast.
 
-Importing transformers takes longer than the rest of ``trireme check``. Whether it accepts a model's fields depends only
-on its version, the family and the fields. Accepted configurations are therefore kept in the cache folder, and only a
-new one is given to transformers. Models are always built by transformers itself.
+Importing transformers takes longer than the rest of ``trireme check``. Whether transformers accepts a configuration
+depends only on its version, the model family and the fields. Accepted configurations are therefore stored in the cache
+folder, and transformers is imported only for new ones. Models are always built by transformers itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The ``model.adapter`` and ``model.merged_adapters`` parts of a recipe: low-rank adapters beside a frozen base.
+"""The keys ``model.adapter`` and ``model.merged_adapters`` of a recipe: LoRA adapters beside a frozen base model.
 
 LoRA (https://arxiv.org/abs/2106.09685) trains two small matrices beside each chosen linear layer. rsLoRA
-(https://arxiv.org/abs/2312.03732) scales their product by the root of the rank, DoRA
-(https://arxiv.org/abs/2402.09353) also trains the length of every row of the sum, and LoRA+
+(https://arxiv.org/abs/2312.03732) divides their product by the square root of the rank instead of the rank. DoRA
+(https://arxiv.org/abs/2402.09353) also trains the norm of each row of the adapted weight. LoRA+
 (https://arxiv.org/abs/2402.12354) gives the second matrix a higher learning rate.
 """
 

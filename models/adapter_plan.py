@@ -1,4 +1,4 @@
-"""The plan of a model's adapters, from a recipe or a peft folder: which layers have one, with which rank and scale."""
+"""``AdapterPlan``: which layers of a model have LoRA adapters, and each adapter's rank and scale."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The first values of adapters: drawn as a function of (seed, name), or read from a folder of peft.
+"""The initial values of LoRA adapters: random values from a seed, or values read from a folder in peft's format.
 
-The first values are combined with the weights of the base, which may have other adapters merged into it, in one
-function that yields weights by name. Each rank asks it only for the weights that the rank holds, so no others are drawn
-or read.
+The main function returns a source of weights that yields the base model's weights and the adapters' initial values by
+name. Other adapters may be merged into the base weights first. Each rank asks for the weights that it holds, so other
+weights are neither drawn nor read. Random values depend only on the seed and the parameter's name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Put the adapters of a recipe into a model on the meta device, and freeze everything else.
+"""Add a recipe's LoRA adapters to a model on the meta device, and freeze the other parameters.
 
-Layers are chosen by the rules of peft: a list names the last parts of paths, one text is a regular expression for whole
-paths, and ``all-linear`` is every linear layer but the heads.
+Layers are chosen by the rules of peft. A list names the last parts of module paths, a single string is a regular
+expression for whole paths, and ``all-linear`` means every linear layer except the heads. Modules in ``modules_to_save``
+stay trainable.
 """
 
 from __future__ import annotations

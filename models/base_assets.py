@@ -1,8 +1,8 @@
-"""Files beside a base model's weights that are copied into checkpoints and exports of its fine-tuning.
+"""Copy a base model's generation settings and processor files into the checkpoints and exports of its fine-tuning.
 
-They are ``generation_config.json``, which may list several end-of-text tokens and a temperature, and the files of the
-model's processors. The tokenizer knows a single end-of-text token, so its id is added to the base's ids and does not
-replace them.
+The files are ``generation_config.json`` and the files of the model's processors. ``generation_config.json`` may list
+several end-of-text tokens, but a tokenizer knows only one. The tokenizer's id is therefore added to the base model's
+ids and does not replace them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""BatchNorm with fixed statistics.
+"""Freeze the running statistics of BatchNorm layers during training.
 
-BatchNorm normalises by the mean and variance of what one forward pass happens to see, so its results depend on the
-micro-batch size and on the plan. With fixed statistics (those of the weights; mean 0 and variance 1 for random ones) a
-sample's result depends on the sample alone. Scale and shift are trained as ever.
+Ordinary BatchNorm normalises by the mean and variance of the current micro-batch, so its results depend on the
+micro-batch size and on the parallelism plan. With frozen statistics the result for a sample depends on this sample
+alone. The statistics are those of the loaded weights; a randomly initialised model has mean 0 and variance 1. Scale and
+shift are still trained.
 """
 
 from __future__ import annotations

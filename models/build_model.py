@@ -1,7 +1,7 @@
-"""Build the model of a recipe: a module on the meta device, and a stream of its weights.
+"""Build a recipe's model as a module on the meta device, with a function that yields its weights one at a time.
 
-The module has shapes only, and its weights come one tensor at a time, so a plan that shards the model never holds all
-of it.
+On the meta device the module has shapes and takes no memory. The weights come one tensor at a time, so a parallelism
+plan that shards the model never holds the whole model on one rank.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Check a model class and a family of the user's own against each other, before any process starts.
+"""Check that a user's own model class and its family description fit together, before any process starts.
 
-Without this check a wrong module path in a family would be found late or never: a plan would leave blocks unwrapped if
-it does not find them.
+A family description names the modules of a model, such as its list of blocks, and the model class must have them.
+Without this check a wrong module path would be found late or never. For example, FSDP would leave blocks unwrapped if
+their path did not exist.
 """
 
 from __future__ import annotations

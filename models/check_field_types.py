@@ -1,6 +1,7 @@
-"""Check the types of the fields in the configurations of trireme's own models.
+"""Check the types of the fields in the configurations of trireme's own model classes.
 
-This runs before sizes are compared: a comparison would fail on a field of a wrong type without naming the field.
+This check runs before the sizes are compared. Comparing a field of a wrong type would raise an error that does not name
+the field.
 """
 
 from __future__ import annotations

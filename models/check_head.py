@@ -1,7 +1,8 @@
-"""Check a task's head against the classes of transformers, read as text: importing them takes seconds.
+"""Check, without importing transformers' model classes, that a model can have the head that a task needs.
 
-The architecture must have the head in transformers. An architecture that is an encoder by its configuration must not
-predict next tokens: it would see these tokens, and learn nothing but to copy them.
+Importing these classes takes seconds, so their source code is read as text instead. The check refuses a head that
+transformers does not have for the architecture. It also refuses next-token prediction with an encoder: every position
+of an encoder sees the following tokens, so the model would only learn to copy them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check ``model.loss`` before any process starts. This file does not import torch."""
+"""Check the recipe's key ``model.loss`` before any process starts, without importing torch."""
 
 from __future__ import annotations
 

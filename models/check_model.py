@@ -1,6 +1,6 @@
-"""Check the ``model`` part of a recipe before any process starts, and collect notes about it.
+"""Check the ``model`` part of a recipe before any process starts, and collect warnings about it.
 
-Weights in local folders are checked by the headers of their safetensors files: names, types and shapes of the tensors.
+Weights in local safetensors files are checked by the headers of the files: names, types and shapes of the tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check that a model can keep the documents of a packed row of texts apart, before any process starts."""
+"""Check, before any process starts, that a model can keep packed documents from attending to each other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Find the field of a model configuration that transformers refuses, since its own errors often do not name it.
+"""Find out which fields of a model configuration transformers refuses, since its own errors often do not name them.
 
-The fields at fault are found by leaving out one after the other, whatever error transformers raises.
+The fields are found by trial: each field is left out in turn, and the rest is validated again. This works for any error
+that transformers raises.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""An attention kernel for packed rows of texts that costs no more than attention to each document alone.
+"""Attention for packed sequences of texts that computes only the attention inside each document.
 
-transformers keeps documents apart by a mask [rows, 1, length, length], so a row of many documents costs as much as one
-long document, and on a GPU the mask keeps torch from its fast kernels. Here the mask function of the kernel ``sdpa``
-gives the number of each token's document instead, where a mask means nothing else than "causal, within a document";
-any other mask (sliding windows that matter, padding, generation) stays what it is.
+transformers separates the documents of a packed sequence by a mask of shape [batch, 1, length, length]. So a sequence
+of many documents costs as much as one long document, and on a GPU the mask rules out torch's fast kernels. This file
+registers an attention function that replaces ``sdpa``. If a mask means exactly "causal, within a document", the
+function receives the number of each token's document instead of the mask. Every other mask (sliding window, padding,
+generation) is used as usual.
 
-On the CPU each document is one call of torch's kernel. On CUDA, in 16 bits, all are one call of ``varlen_attn`` (flash
-attention in torch); in 32 bits, where that kernel does not exist, the mask is made after all.
+On the CPU torch's kernel is called once per document. On CUDA in 16 bits, ``varlen_attn`` (torch's flash attention for
+sequences of different lengths) handles all documents in one call. ``varlen_attn`` does not support 32 bits, so there
+the usual mask is built.
 """
 
 from __future__ import annotations

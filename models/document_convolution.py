@@ -1,7 +1,7 @@
-"""Causal convolutions over texts that read nothing of earlier documents in a packed row.
+"""Causal convolutions that do not read tokens of earlier documents in a packed sequence of texts.
 
-transformers resets RecurrentGemma's recurrence where positions restart, but not the convolution before it, which reads
-the last tokens of the document before. Here tokens outside of the own document count as zero.
+transformers resets RecurrentGemma's recurrence where positions restart. It does not reset the convolution before the
+recurrence, which would read the last tokens of the previous document. Here tokens of other documents count as zero.
 """
 
 from __future__ import annotations

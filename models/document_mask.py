@@ -1,8 +1,8 @@
-"""The attention mask of packed rows of texts, for models that make theirs without looking at positions.
+"""Attention masks that separate the documents of packed texts, for models such as OPT that do not build them.
 
-transformers keeps the documents of a row apart where ``position_ids`` restart, if the model hands them to the function
-that makes the mask. OPT does not, so its documents would silently attend to each other; OPT is therefore given the
-finished mask.
+transformers separates documents where ``position_ids`` restart, if the model passes ``position_ids`` to the function
+that builds the mask. OPT does not pass them, so its documents would silently attend to each other. This file computes
+the mask and passes it to OPT.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Find the class that loads an exported model, and import the user's own code that it may need.
+"""Find the class whose ``from_pretrained`` loads an exported model.
 
-transformers knows classes of the user's own only after their file has been imported.
+If the model uses the user's own code, this code is imported first, because transformers does not know the classes in it
+before.
 """
 
 from __future__ import annotations

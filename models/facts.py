@@ -1,4 +1,4 @@
-"""The facts about a data set that a model is built with: vocabulary, labels and kind of classification."""
+"""``Facts``: the properties of a data set that are needed to build a model: vocabulary, labels, type of labels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The description of a model family: names of the parts of an architecture, as data.
+"""``ModelFamily``: a description of a model architecture that gives the paths of its blocks, embeddings and heads.
 
-Each file in ``models/families/`` holds one ``ModelFamily``, made by a constructor for its shape. The architecture
-itself comes from ``transformers``. The names let plans wrap, cut and split a model without knowing its code. This file
-does not import torch, so listing and checking families is instant.
+Each file in ``models/families/`` holds one ``ModelFamily``. The architecture itself comes from ``transformers``. With
+the paths, trireme can wrap a model in FSDP, cut it into pipeline stages and split it for tensor parallelism without
+code for each model. This file does not import torch, so listing and checking families is fast.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def encoder_decoder(
 
 
 def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
-    """The family of a model of pictures: one stack of blocks (or one per stage) over patches.
+    """The family of a model of images: one stack of blocks (or one per stage) over patches.
 
     Args:
         others: fields of ``ModelFamily``.
@@ -283,7 +283,7 @@ def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
 
 
 def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
-    """The family of a model of sounds: convolutions over a waveform, and one stack of blocks over their frames.
+    """The family of a model of audio clips: convolutions over a waveform, and one stack of blocks over their frames.
 
     Spans of frames that transformers drops at random are not dropped: it draws them from generators that depend on the
     rank. Collators mask the sound instead.

@@ -1,4 +1,7 @@
-"""Find the parts of a model that its family names, in a whole model or in a pipeline stage of one."""
+"""Find the blocks, embeddings and heads of a model by the paths in its family description.
+
+This works for a whole model and for a pipeline stage of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the random functions (dropout ...) that the code of a module's class calls, by the names in its bytecode."""
+"""Find the random functions, such as dropout, that a module's code calls, by the names in its bytecode."""
 
 from __future__ import annotations
 

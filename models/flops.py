@@ -1,4 +1,4 @@
-"""Floating-point operations of one training token, for model FLOPs utilisation (MFU)."""
+"""Count the floating-point operations of training per token, to compute model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 

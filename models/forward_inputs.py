@@ -1,4 +1,4 @@
-"""Find transformers' class for an architecture with a head, and the inputs of its forward pass, without building it."""
+"""Find transformers' class for an architecture and head, and the parameters of its ``forward``; no model is built."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Check the numbers of a model configuration: sizes, probabilities, counts of attention heads, special tokens.
 
-Wrong numbers make transformers fail when it builds the model or, worse, only in the first forward pass.
+With wrong numbers, transformers fails when it builds the model, or later in the first forward pass.
 """
 
 from __future__ import annotations

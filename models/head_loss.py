@@ -1,8 +1,8 @@
-"""``model.loss``: let the head of a model over tokens give their losses in place of logits, where that saves memory.
+"""``model.loss``: let a language model's head return losses instead of logits, to save memory.
 
-The loss is computed inside of the head's forward pass, where every plan has the head's weight at hand (FSDP and ZeRO-3
-gather it for that pass, tensor ranks have their part). The head gives logits whenever no loss is asked for, as in
-generation.
+The loss is computed inside the head's forward pass. There every parallelism plan has the weight of the head: FSDP and
+ZeRO-3 gather it for this pass, and each tensor-parallel rank has its shard. The head still returns logits when no loss
+is asked for, as in generation.
 """
 
 from __future__ import annotations

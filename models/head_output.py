@@ -1,9 +1,9 @@
-"""``HeadOutput``, which a head over tokens gives in place of logits: loss and likeliest token of each position.
+"""``HeadOutput``: the loss and likeliest token of each position, returned by a language model's head instead of logits.
 
-transformers' classes apply the same operations to it as to logits: they scale (Cohere, Granite), cap (Gemma) or cast
-it. These operations leave a ``HeadOutput`` as it is, since the head has applied them itself. ``logit_map`` finds these
-operations beforehand, for any class. In a run each operation is compared with those that were found, so that none is
-lost silently.
+The code of transformers' classes applies operations to the output of the head: it scales (Cohere, Granite), caps
+(Gemma) or casts the logits. ``logit_map`` finds these operations beforehand, for any class, and the head applies them
+itself before it computes the loss. A ``HeadOutput`` therefore ignores them. During training, each operation is compared
+with the ones found beforehand, so none is lost silently.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Output layers that a task can ask for, by the Auto class of transformers that builds a model with one.
+"""The output layers (heads) that a task can ask for, each with its Auto class in transformers.
 
-Any architecture that transformers registers for the class has the head. This file does not import torch.
+The Auto class builds a model with this head. An architecture has the head if transformers registers it for the Auto
+class. This file does not import torch.
 """
 
 from __future__ import annotations

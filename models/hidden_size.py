@@ -1,4 +1,4 @@
-"""Read the width of a model from its configuration, whose field for it has another name in each architecture."""
+"""Read a model's hidden size from its configuration. The field has different names in different architectures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Find the folder of a model or tokenizer: a local one, or one fetched from the Hugging Face Hub.
+"""Find the folder of a model or tokenizer: a local folder, or a download from the Hugging Face Hub.
 
-The hub is asked once for the files of a repository, without the client's retries. If it does not answer, the files that
-an earlier run fetched are used. Every other failure is one message, under the key that the user wrote.
+The Hub is asked once for the files of a repository, without the client's retries. If it does not answer, files
+downloaded by an earlier run are used. Any other failure becomes one error message that names the key of the recipe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Random initial weights as a function of (seed, module name), one module at a time.
+"""Random initial weights that depend only on the seed and the module's name, computed one module at a time.
 
-transformers initialises in module order from one generator, so the values depend on everything built before, and the
-whole model must exist at once. Here every module gets its own generator, seeded by its name. Any rank can therefore
-compute any parameter under any plan, and holds only that module in memory.
+transformers draws the weights of all modules from one generator, in order. Its values therefore depend on every module
+before, and the whole model must be in memory. Here every module has its own generator, seeded by its name. So any rank
+can compute any parameter under any parallelism plan, with only one module in memory.
 """
 
 from __future__ import annotations

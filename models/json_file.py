@@ -1,4 +1,4 @@
-"""Read JSON from untrusted files and strings: text that is nested too deeply is a ValueError like other bad JSON."""
+"""Read JSON from untrusted files and strings. Too deeply nested JSON raises ``ValueError``, like any other bad JSON."""
 
 from __future__ import annotations
 

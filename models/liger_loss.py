@@ -1,7 +1,8 @@
-"""The losses of ``linear_loss.py`` by the kernels of Liger (https://arxiv.org/abs/2410.10989), on a GPU.
+"""Cross-entropy of a linear layer over a large vocabulary by Liger's GPU kernels (https://arxiv.org/abs/2410.10989).
 
-Liger, too, computes gradients in the forward pass, and has smoothing, z-loss and a soft cap. A scale of the logits is
-multiplied into the hidden states.
+This is the GPU alternative to ``linear_loss.py``. Like the code there, Liger computes gradients in the forward pass,
+and supports label smoothing, z-loss and a soft cap. It does not scale logits, so a scale is multiplied into the hidden
+states.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The cross-entropy of a linear layer over a large vocabulary, by tokens, in pieces: all logits are never held at once.
+"""Cross-entropy of a linear layer over a large vocabulary, computed for some tokens at a time to save memory.
 
-Plain losses keep logits, their log-probabilities and gradients [tokens, vocabulary]. Here some tokens at a time get
-their logits in one buffer, which becomes their gradient in place and is multiplied into the gradients of hidden states
-and weight at once. So the matrices are multiplied as often as by the plain loss, and only tokens with a label are
-looked at. The idea is that of Liger (https://arxiv.org/abs/2410.10989); ``F.linear_cross_entropy`` of torch has no
-smoothing, no soft cap, and no split vocabulary.
+The usual loss keeps logits, log-probabilities and gradients of shape [tokens, vocabulary]. Here the logits of a chunk
+of tokens are computed in one buffer and replaced by their gradient in place. This gradient is multiplied into the
+gradients of the hidden states and of the weight immediately. So there are as many matrix products as with the usual
+loss, and tokens without a label are skipped. The idea is that of Liger (https://arxiv.org/abs/2410.10989). torch's
+``F.linear_cross_entropy`` has no label smoothing, no soft cap, and no split vocabulary.
 
-With logits z, their map y = scale z or cap tanh(scale z), log Z = log sum exp y, a label t, smoothing e
-(https://arxiv.org/abs/1512.00567) and the z-loss c (https://arxiv.org/abs/2204.02311, section 5) a token's loss is
-``log Z - (1 - e) y_t - e mean(y) + c (log Z)^2``.
+The loss of a token is ``log Z - (1 - e) y_t - e mean(y) + c (log Z)^2``. Here z are the logits, y = scale z or cap
+tanh(scale z) are the mapped logits, log Z = log sum exp y, t is the label, e the label smoothing
+(https://arxiv.org/abs/1512.00567) and c the weight of the z-loss (https://arxiv.org/abs/2204.02311, section 5).
 """
 
 from __future__ import annotations

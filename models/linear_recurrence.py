@@ -1,14 +1,14 @@
-"""Linear recurrences ``h_t = a_t h_(t-1) + x_t`` over a sequence, in time and memory that grow linearly with it.
+"""Linear recurrences ``h_t = a_t h_(t-1) + x_t`` over a sequence, in time and memory linear in its length.
 
-transformers runs RecurrentGemma's recurrence in Python and writes each state into one tensor, which autograd copies as
-a whole for every position: the backward pass grows with the square of the length. Here forward and backward are one
-scan each, since the gradient of the states is such a recurrence too, from the last position to the first:
-``d_t = g_t + a_(t+1) d_(t+1)``, and the gradients of x_t and a_t are d_t and d_t h_(t-1) (Griffin,
+transformers computes RecurrentGemma's recurrence in a Python loop that writes each state into one tensor. Autograd
+copies this tensor at every position, so the backward pass takes quadratic time. Here the forward and the backward pass
+are one scan each. The gradient of the states is a recurrence too, from the last position to the first:
+``d_t = g_t + a_(t+1) d_(t+1)``. The gradient of x_t is d_t, and the gradient of a_t is d_t h_(t-1) (Griffin,
 https://arxiv.org/abs/2402.19427, appendix A).
 
-States are computed in fp32 whatever the types of a and x. Wide states go through positions one by one, within a core's
-cache. Narrow ones, and those on a GPU without Triton, go through all pieces of a sequence at once, and then the state
-at the end of each piece is carried through the next.
+States are computed in fp32 for any type of a and x. Wide states are computed position by position, which keeps them in
+the cache of a CPU core. Narrow states, and all states on a GPU without Triton, are computed in chunks: all chunks of
+the sequence are scanned at once, and then the state at the end of each chunk is carried into the next chunk.
 """
 
 from __future__ import annotations

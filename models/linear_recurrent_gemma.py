@@ -1,12 +1,13 @@
-"""RecurrentGemma as transformers has it, with a recurrence in linear time, and with padding that changes nothing.
+"""A version of transformers' RecurrentGemma that runs in linear time and gives padded texts the right outputs.
 
-Modules keep their parameters and names; only their classes change, so exported folders are those of the stock class.
+The modules of transformers keep their parameters and names, and only their classes are replaced. Exported folders are
+therefore loaded by the class of transformers.
 
-- The recurrence is one scan (``linear_recurrence.py``), which leaves no graph on modules: in transformers a state with
-  its graph stays there after a training step, so that a model cannot be copied.
-- Attention takes its window alone (``window_attention.py``), not the square of the length.
-- A text that is padded on the left gets the logits that it gets alone: positions count from its first token, where the
-  recurrence begins anew, and the convolution reads nothing before it, in prompts and in the tokens that follow.
+- The recurrence is one scan (``linear_recurrence.py``) that leaves no autograd graph on the modules. In transformers,
+  a state with its graph stays on a module after a training step, so that the model cannot be copied.
+- Attention is computed only inside its sliding window (``window_attention.py``), not for all pairs of tokens.
+- A text padded on the left gets the same logits as the text alone. Positions count from the first token, the
+  recurrence starts there, and the convolution reads nothing before it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Import what a recipe names by a dotted path: components, model classes and families, those of the user's own too.
+"""Import the object that a recipe names by a dotted path, such as a model class or a user's own data source.
 
-They may be installed, or lie beside the recipe or in the current folder.
+The module may be installed, or lie beside the recipe or in the current folder.
 """
 
 from __future__ import annotations

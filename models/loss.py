@@ -1,7 +1,7 @@
 """The cross-entropy of tokens, for every task that predicts tokens.
 
-The loss is a sum over labels; the strategy divides it, because only the strategy knows the labels of the global batch.
-The functions also accept what a head gives in place of logits (``head_output.py``).
+The loss is a sum over labels. The training strategy divides it, because only the strategy knows the number of labels in
+the global batch. The functions also accept a head's losses in place of logits (``head_output.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of the loss of a linear layer over a vocabulary: map of the logits, terms, and wanted gradients."""
+"""Settings for the cross-entropy of a linear layer over a vocabulary: scale, cap, extra terms, wanted gradients."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""A linear layer with a low-rank adapter: two small matrices beside its frozen weight.
+"""LoRA and DoRA: a linear layer with a frozen weight and two small trained matrices.
 
-The layer keeps its class and the name of its weight, so that families, plans and checkpoints need not know of adapters.
-The adapter's parameters are the layer's own (``q_proj.lora_A`` beside ``q_proj.weight``), so that ZeRO-3 and FSDP
-gather both together. A hook adds the adapter's output after the layer's forward, so that plans may replace the forward.
+The layer keeps its class and the name of its weight, so model families, parallelism plans and checkpoints need no code
+for adapters. The adapter's parameters belong to the layer (``q_proj.lora_A`` beside ``q_proj.weight``), so ZeRO-3 and
+FSDP gather them together with the weight. A forward hook adds the adapter's output, so the layer's ``forward`` can
+still be replaced by tensor parallelism.
 
-LoRA: ``x W' + s (x A') B'`` with A [rank, inputs], B [outputs, rank] (https://arxiv.org/abs/2106.09685). DoRA:
-``m / |W + s B A| (x W' + s (x A') B')``, where the norms are those of rows and count as constants in the backward pass
-(https://arxiv.org/abs/2402.09353, section 4.3).
+LoRA computes ``x W' + s (x A') B'`` with A [rank, inputs] and B [outputs, rank] (https://arxiv.org/abs/2106.09685).
+DoRA computes ``m / |W + s B A| (x W' + s (x A') B')``. Its norms are taken for each row, and are constants in the
+backward pass (https://arxiv.org/abs/2402.09353, section 4.3).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""MRA as transformers has it, with attention that works without a kernel for CUDA.
+"""Fix transformers' MRA model, a text encoder, so that its attention works without a custom CUDA kernel.
 
-In transformers, attention silently gives zeros where that kernel is not installed. Modules keep their parameters and
-names; only their classes change, so exported folders are those of the stock class. Texts need not be multiples of 32
-tokens, and padding changes nothing.
+In transformers, MRA's attention silently returns zeros if the CUDA kernel is not installed. Here the classes of the
+modules are replaced, and their parameters and names stay, so exported folders are loaded by the class of transformers.
+Texts of any length are accepted, not only multiples of 32 tokens, and padding does not change the outputs.
 """
 
 from __future__ import annotations

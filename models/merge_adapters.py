@@ -1,7 +1,8 @@
-"""Merge adapters into weights of the base, some rows at a time, with the same bits as a merge of whole weights.
+"""Merge adapters into the base model's weights, some rows at a time, with bit-identical results for any number of rows.
 
-A matrix product may round differently for another number of rows. So the rows of a weight are divided into tiles whose
-size depends on the weight alone, and every merge computes tile by tile, whatever memory it may use.
+A matrix product may round differently if it has another number of rows. The rows of a weight are therefore divided into
+tiles whose size depends only on the weight. Every merge computes tile by tile, whether it holds the whole weight or
+only a few tiles.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``model`` part of a recipe, and the transformers configuration made from it."""
+"""The dataclass of a recipe's ``model`` part, and functions that make the transformers configuration from it."""
 
 from __future__ import annotations
 

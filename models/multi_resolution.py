@@ -1,11 +1,13 @@
-"""Multi-resolution attention (MRA-2, https://arxiv.org/abs/2207.10284) by torch's operations, on any device.
+"""Multi-resolution attention (MRA-2, https://arxiv.org/abs/2207.10284) in plain torch operations, on any device.
 
-A text is cut into blocks of 32 tokens. Means of the queries and keys of blocks tell which pairs of blocks matter most;
-these are computed token by token. In the mode ``full``, every other pair counts by its means, as if all of its scores
-were equal; in the mode ``sparse`` it does not count. Time and memory grow with the number of chosen pairs, which is the
-budget; where the budget covers all pairs, this is softmax attention.
+A text is cut into blocks of 32 tokens. The mean query and the mean key of each block tell which pairs of blocks matter
+most, and the attention of these pairs is computed token by token. In the mode ``full``, every other pair gets one
+score, that of its mean query and mean key. In the mode ``sparse`` the other pairs are ignored. The number of exact
+pairs is the budget, and time and memory are linear in it. If the budget covers all pairs, the result is softmax
+attention.
 
-Padding behind a text does not change its number of pairs, so a padded text has the same outputs as the text alone.
+Padding at the end of a text does not change the number of its exact pairs, so a padded text has the same outputs as the
+text alone.
 """
 
 from __future__ import annotations

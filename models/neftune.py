@@ -1,8 +1,9 @@
-"""NEFTune: uniform noise on the embeddings of tokens in training (https://arxiv.org/abs/2310.05914).
+"""NEFTune: uniform noise on token embeddings during training (https://arxiv.org/abs/2310.05914).
 
-The noise of each number lies in +-alpha / sqrt(L d), where d is the width of the embedding, and L the tokens of the
-sample itself: without padding, and in packed rows of the document alone. It is a function of (seed, step, sample,
-position, feature), so it is the same under every plan and after a resume. Outside of training there is none.
+The noise on each element lies in +-alpha / sqrt(L d). d is the width of the embedding, and L is the number of tokens of
+the sample without padding. In packed sequences L is the number of tokens of the document. The noise depends on (seed,
+step, sample, position, feature), so it is the same under every parallelism plan and after a resume. Evaluation has no
+noise.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def add_neftune(model: nn.Module, family: ModelFamily, noise: Noise) -> None:
 
 
 def token_embeddings(model: Any, family: ModelFamily) -> list[nn.Module]:
-    """The embedding modules for tokens of ``model``; none for models of pictures and sounds."""
+    """The embedding modules for tokens of ``model``; none for models of images and audio clips."""
     found: list[Any] = [module for _, module in embeddings_of(model, family)]
     if not found and hasattr(model, "get_input_embeddings"):  # a backbone without head has other paths
         with suppress(AttributeError, NotImplementedError):

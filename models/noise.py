@@ -1,8 +1,9 @@
-"""Noise of training that does not depend on the plan: dropout, layer drop, stochastic depth, noise on embeddings.
+"""Dropout, layer drop, stochastic depth and NEFTune noise that are the same under every parallelism plan.
 
-``Noise`` knows the seed, the step, the micro-batch and the module that runs. While a micro-batch runs, it stands in for
-``torch.nn.functional.dropout``, which every dropout of torch, of transformers and of adapters calls; the masks are then
-functions of (seed, step, sample, module, coordinates in the sample). ``noise_sites`` tells it which module runs.
+``Noise`` knows the seed, the step, the micro-batch and the running module. While a micro-batch runs, it replaces
+``torch.nn.functional.dropout``, the function that all dropout layers of torch, transformers and adapters call. Each
+mask is then a function of (seed, step, sample, module, coordinates in the sample). ``noise_sites`` tells ``Noise``
+which module is running.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Dropout masks and uniform numbers for whole tensors, from a key for each row and an index for each column.
+"""Dropout masks and uniform random numbers for whole tensors, computed from a key per row and an index per column.
 
-A tensor [..., columns] is seen as rows x columns. The key of a row already holds the seed, the step, the module, the
-sample and the place in it; here only the column is hashed in. Dropout takes 16 bits for each element, two elements from
-one hash, so its probability is a multiple of 1/65536. The backward pass draws the mask again instead of keeping it.
+A tensor [..., columns] is treated as rows x columns. A row's key is already a hash of the seed, the step, the module,
+the sample and the row's place in the sample; here the column is added to the hash. Dropout uses 16 bits per element,
+two elements from one hash, so its probability is a multiple of 1/65536. The backward pass computes the mask again
+instead of storing it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Random integers without a generator's state: 32-bit hashes of keys, in operations of tensors.
+"""Random integers without a generator: 32-bit hashes of keys, computed by tensor operations.
 
-Every number is a function of its key alone (a counter-based generator, as in Salmon et al., "Parallel random numbers:
-as easy as 1, 2, 3", 2011). Only operations of integers are used, so a CPU and a GPU give equal bits. The mixing
-function is ``lowbias32`` of Wellons' hash prospector (https://github.com/skeeto/hash-prospector).
+Every number is a function of its key alone. Such a generator is called counter-based (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", 2011). Only integer operations are used, so a CPU and a GPU give identical bits. The
+mixing function is ``lowbias32`` of Wellons' hash prospector (https://github.com/skeeto/hash-prospector).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The random keys of one micro-batch: one for each row of a tensor of any shape, from which its noise is drawn.
+"""Random keys for the dropout masks and other noise of one micro-batch: one key per slice of a tensor.
 
-The first axis of a hidden state counts samples. Its other axes are coordinates in a sample, each hashed in by its index
-in the whole model's tensor, so padding, micro-batches and ranks do not change what an element draws. In packed rows of
-tokens, the key of a token is made of its document and of its position there.
+A slice is a vector along the tensor's last axis. The first axis of a hidden state counts samples. The other axes are
+coordinates in a sample, and their indices in the whole model's tensor are hashed into the key. So padding, micro-batch
+sizes and the number of ranks do not change the noise of an element. In packed sequences, the key of a token is made of
+its document and its position in the document.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Layer drop and stochastic depth by sample: which samples skip a module is a function of (seed, step, sample, module).
+"""Layer drop and stochastic depth that skip a module for individual samples, reproducibly.
 
-transformers drops a layer for a whole micro-batch, by a number that each rank draws for itself, so that ranks would run
-different layers. Here every rank runs all layers, and samples that skip one keep its input (for layer drop:
-https://arxiv.org/abs/1909.11556; for stochastic depth: https://arxiv.org/abs/1603.09382).
+Whether a sample skips a module is a function of (seed, step, sample, module). transformers drops a layer for a whole
+micro-batch by a random number of each rank, so different ranks would run different layers. Here every rank runs all
+layers, and a sample that skips a layer keeps the layer's input. Layer drop: https://arxiv.org/abs/1909.11556;
+stochastic depth: https://arxiv.org/abs/1603.09382.
 """
 
 from __future__ import annotations

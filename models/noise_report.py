@@ -1,4 +1,7 @@
-"""Report which noise of a model still depends on the plan, in sentences for the log."""
+"""Find the random operations of a model that still depend on the parallelism plan, and describe them for the log.
+
+An example is attention dropout that is drawn inside a fused kernel.
+"""
 
 from __future__ import annotations
 

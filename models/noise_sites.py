@@ -1,7 +1,11 @@
-"""Make the modules of a model that draw at random report to ``Noise``, and undo this after training.
+"""Connect a model's dropout layers and other random modules to ``Noise``, and disconnect them after training.
 
-A module is a site if its own code, or a dropout that it holds, draws; blocks always are. A site becomes an instance of
-a subclass that notes when its forward pass begins and ends, and numbers its draws. Parameters and names stay.
+``Noise`` (``noise.py``) computes masks that are the same under every parallelism plan, and must know which module is
+running.
+
+A module is chosen if its own code or a dropout layer in it draws random numbers; blocks are always chosen. A chosen
+module's class is replaced by a subclass that tells ``Noise`` when the forward pass begins and ends, and that numbers
+the module's draws. Parameters and names stay the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Families without a file of their own: every architecture of transformers, and classes of the user's own.
+"""Family descriptions for transformers architectures without a file in ``models/families``, and for users' own classes.
 
-The parts that plans need are read from the built model: its lists of blocks, its embeddings, its head.
+The list of blocks, the embeddings and the head are read from the built model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read and write adapters in the format of peft: a folder with adapter_config.json and adapter_model.safetensors.
+"""Read and write adapters in peft's format: a folder with adapter_config.json and adapter_model.safetensors.
 
-Nothing of peft is imported, since the format is a JSON file and plain names: ``base_model.model.PATH.lora_A.weight``
-beside ``PATH.weight``. Only plain LoRA is read, with rsLoRA, DoRA and modules that are trained whole; what peft can do
-beyond that is refused by name.
+peft is not imported, since the format is a JSON file and plain tensor names (``base_model.model.PATH.lora_A.weight``
+for ``PATH.weight``). LoRA, rsLoRA, DoRA and fully trained modules are read. Every other feature of peft is refused with
+an error that names it.
 """
 
 from __future__ import annotations

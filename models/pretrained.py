@@ -1,6 +1,6 @@
 """Load published weights into a model, one tensor at a time.
 
-Every stored tensor is used, known to be redundant, or named in a note; none is ignored silently.
+Every stored tensor is loaded, known to be redundant, or named in a warning. No tensor is ignored silently.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Matched:
 
     @property
     def packed(self) -> dict[str, Stored]:
-        """The weights that the files hold in few bits."""
+        """The weights that the files hold in quantised form."""
         return {name: entry for name, entry in self.tensors.items() if entry.packed is not None}
 
 

@@ -1,7 +1,8 @@
-"""Read model configurations that other libraries have published, for architectures with classes of trireme's own.
+"""Read configurations in other libraries' formats, for the architectures that trireme implements itself.
 
-Their config.json has a ``model_type`` and fields of its own. A checkpoint of PyTorch Lightning (``.ckpt``) has its
-hyperparameters beside its weights; it is read by the restricted reader of ``torch_files``, which runs no code.
+At present this is Perceiver AR as saved by the library perceiver-io. The configuration is read from a config.json, or
+from the hyperparameters in a PyTorch Lightning checkpoint (``.ckpt``). Checkpoints are read by ``torch_files``, which
+runs no code in them.
 """
 
 from __future__ import annotations

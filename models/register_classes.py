@@ -1,7 +1,7 @@
 """Register trireme's own model classes with transformers, for architectures that transformers lacks.
 
 This must happen before transformers reads a config.json of such a model. Importing the classes takes as long as
-importing transformers, so they are imported when they are needed.
+importing transformers, so each is imported only when it is needed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The scans of ``linear_recurrence.py`` as one kernel each, for GPUs: a program runs through the positions of some
-features of one sample, so that each number is read and written once. All tensors are fp32 [batch, length, features].
+"""Triton kernels for the forward and backward scans of ``linear_recurrence.py`` on a GPU.
+
+Each program of a kernel runs through all positions, for some features of one sample, so each number is read and written
+once. All tensors are fp32 [batch, length, features].
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Reduce each position's logits to one number (mean, log-sum-exp ...), also if they are split over the vocabulary.
+"""Reductions of logits to one number per position (mean, log-sum-exp), which also work if ranks split the vocabulary.
 
-Split logits are DTensors and are not gathered: each rank reduces its part, and ranks exchange one number per position.
+Split logits are DTensors and are not gathered. Each rank reduces its own shard, and ranks exchange one number per
+position.
 """
 
 from __future__ import annotations

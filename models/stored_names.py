@@ -1,6 +1,6 @@
-"""Classify the names of stored tensors: those of the model, signs of quantisation, redundant ones, parts left unused.
+"""Classify the tensor names in a weight file: weights of the model, signs of quantisation, redundant or unused tensors.
 
-No tensor is read and torch is not imported, so that ``trireme check`` can use this file too.
+No tensor is read and torch is not imported, so ``trireme check`` can use this file too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sums over the texts in rows of tokens, packed or not, for losses that compare whole texts."""
+"""Sum a value per token over each text of a batch, for losses that compare whole texts. Texts may be packed."""
 
 from __future__ import annotations
 

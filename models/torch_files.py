@@ -1,8 +1,8 @@
-"""Read files that ``torch.save`` wrote, without running any code that is in them.
+"""Read files written by ``torch.save`` without running any code in them.
 
-A pickle is a program. ``torch.load(weights_only=True)`` has a closed list of harmless functions and refuses every
-other. Callers may name further classes that a file is known to contain; objects of these become ``Inert``, and the
-real classes are not imported.
+Unpickling can run arbitrary code. ``torch.load(weights_only=True)`` allows only a fixed list of harmless functions and
+refuses everything else. Callers may name further classes that a file is known to contain. Objects of these classes
+become ``Inert`` objects, and the real classes are not imported.
 """
 
 from __future__ import annotations

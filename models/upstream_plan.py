@@ -1,9 +1,9 @@
-"""The tensor plan of an architecture without a family file, made of the one that transformers has for it.
+"""Make a tensor-parallel plan for an architecture without a family file, from transformers' own plan.
 
-transformers keeps it in ``base_model_tp_plan`` of the configuration: a style for each linear layer of a block. The
-styles do not say where hidden states enter the split part, so they are taken to enter at each projection. A module
-without a style keeps whole weights if it stands beside the split ones; if it stands among them, the plan is refused,
-since its split would be a guess.
+transformers stores its plan in ``base_model_tp_plan`` of the configuration: a style for each linear layer of a block.
+The styles do not tell where hidden states enter the split layers, so every projection is taken as an entry. A module
+without a style keeps whole weights, unless it lies inside a module with split layers, such as the attention. In that
+case the plan is refused, because the split would be a guess.
 """
 
 from __future__ import annotations

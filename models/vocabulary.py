@@ -1,4 +1,4 @@
-"""The size and special tokens of the tokenizer that a model is built for."""
+"""``Vocabulary``: the size and special tokens of the tokenizer that a model is built for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""List and read the tensors of published weight files: safetensors or PyTorch ``.bin``, single or sharded.
+"""List and read the tensors of weight files: safetensors or PyTorch ``.bin``, single or sharded.
 
-A folder may hold several sets of weights: one model in two formats, variants, an adapter. One set is chosen by its
-name, as in ``transformers``, and unread files are reported. A folder in which no name decides is refused.
+A folder may hold several sets of weights, such as the same model in two formats, or an adapter. One set is chosen by
+its file name, as in ``transformers``, and files that are not read are reported. If no file name decides, the folder is
+refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choose the files of a folder that hold the model's weights, by file names alone and without importing torch."""
+"""Choose the files in a folder that hold the model's weights, by file names alone and without importing torch."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Attention in a sliding window over long texts, in time and memory that grow linearly with them.
+"""Sliding-window attention over long texts, in time and memory linear in their length.
 
-transformers gives torch's kernel a mask [length, length], which takes the square of the length in both. Here the kernel
-``sdpa`` gets queries in pieces of a quarter of the window, each with the keys of the piece and of the window before,
-where the mask means nothing else than "causal, in a window". Any other mask (padding, documents, generation) stays
-what it is. The idea is that of Longformer (https://arxiv.org/abs/2004.05150, section 3.2).
+With a window, transformers passes a mask [length, length] to torch's kernel, which takes quadratic time and memory.
+This file registers an attention function that replaces ``sdpa``. It cuts the queries into chunks of a quarter of the
+window, and passes each chunk only the keys of the chunk itself and of the window before it. This is done if the mask
+means exactly "causal, within a window". Every other mask (padding, documents, generation) is used as usual. The idea is
+that of Longformer (https://arxiv.org/abs/2004.05150, section 3.2).
 """
 
 from __future__ import annotations

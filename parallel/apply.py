@@ -1,9 +1,9 @@
-"""Apply a parallelism plan to a model on this rank. The order of the steps matters, for the reasons given here.
+"""Apply a parallelism plan (FSDP, DDP, tensor parallelism ...) to a model on this rank, in a fixed order of steps.
 
 1. pipeline    first, because a rank need not process blocks of other ranks (``pipeline/cut.py``, before this file)
 2. tensor      before any wrapper, because wrappers must see the split parameters
-3. noise       in training only; after tensor, which decides what part of a hidden state this rank holds; before
-               recompute and compile, so that both contain the noise
+3. noise       (dropout and the like) in training only; after tensor, which decides what part of a hidden state this
+               rank holds; before recompute and compile, so that both contain the noise
 4. recompute   before compile, so that the compiled block contains the recomputation
 5. compile     per block, so that one graph serves all blocks; before FSDP, which adds hooks to the blocks
 6. FSDP        shards this rank's part of each parameter, while it is on the meta device and takes no memory

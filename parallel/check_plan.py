@@ -1,4 +1,4 @@
-"""Check a plan against the model and the recipe before any process starts, and report every problem at once."""
+"""Check a parallelism plan against the model and the recipe before any process starts, and report all problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a plan can spread a model with a quantised base, without importing torch."""
+"""Check that a parallelism plan supports quantised weights or quantisation-aware training, without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a tensor parallel plan can split a model, before launch and without importing torch."""
+"""Check, before launch and without importing torch, that tensor parallelism can split a model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Turn training state into tensors that a checkpoint can store, and back.
+"""Convert training state to tensors that a distributed checkpoint can store, and back.
 
-Distributed checkpoints store rectangular shards of a tensor. A rank's part of a fused projection under tensor
-parallelism is not rectangular, since it holds some columns of the query, of the key and of the value. Such tensors are
-gathered, one at a time.
+Distributed checkpoints store rectangular shards of a tensor. Under tensor parallelism, a rank's shard of a fused
+query-key-value projection is not rectangular: it holds some columns of the query, some of the key and some of the
+value. Such tensors are gathered before they are stored, one at a time.
 """
 
 from __future__ import annotations

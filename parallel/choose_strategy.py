@@ -1,4 +1,4 @@
-"""Choose the strategy that carries out a plan."""
+"""Choose the training strategy (plain torch, pipeline or DeepSpeed) that implements a parallelism plan."""
 
 from __future__ import annotations
 

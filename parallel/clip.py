@@ -1,8 +1,8 @@
-"""Compute the norm of the global gradient, and clip by it, under every kind of sharding.
+"""Compute the norm of the global gradient and clip by it, for every way of sharding.
 
-``torch.nn.utils.clip_grad_norm_`` refuses mixtures of tensors and DTensors, and DTensors on different meshes. Tensor
-parallelism with FSDP and pipeline stages gives both. Here each rank adds up the squares of its own shards, and one
-number per kind of sharding is summed over the ranks.
+``torch.nn.utils.clip_grad_norm_`` accepts neither mixtures of tensors and DTensors nor DTensors on different meshes.
+Tensor parallelism with FSDP, and pipeline stages, produce both. Here each rank sums the squares of its own shards, and
+ranks then exchange one number for each way of sharding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Losses that compare the samples of a batch with each other, such as contrastive ones, over the *global* batch.
+"""Contrastive and other losses that compare samples of a batch with each other, computed over the *global* batch.
 
-A first forward pass, without gradients, gives the features of every sample of the step. They are gathered from all data
-ranks, and the loss and its gradient with respect to the features are computed from all of them. A second pass over the
-micro-batches carries this gradient on into the weights (GradCache, https://arxiv.org/abs/2101.06983). So neither the
-size of micro-batches nor the number of ranks changes the negatives of a sample. Both passes draw the same noise.
+A first forward pass without gradients computes the features of every sample of the step. The features are gathered from
+all data ranks, and the loss and its gradient with respect to them are computed. A second forward pass over the
+micro-batches carries this gradient back into the weights (GradCache, https://arxiv.org/abs/2101.06983). A sample is
+therefore compared with the whole global batch, whatever the micro-batch size and the number of ranks are. Both passes
+use the same dropout masks.
 """
 
 from __future__ import annotations

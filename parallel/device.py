@@ -1,4 +1,4 @@
-"""Choose the device of a rank, the communication backend for it, and the CPU cores that the rank runs on."""
+"""Choose the device of a rank, its communication backend, and the CPU cores that it runs on."""
 
 from __future__ import annotations
 

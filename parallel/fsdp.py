@@ -1,7 +1,7 @@
-"""Apply FSDP2: shard parameters, gradients and optimizer state over the shard axis, reduce over the replicate axis.
+"""Apply FSDP2: shard parameters, gradients and optimizer state over one mesh axis, and replicate them over another.
 
-FSDP's averaging of gradients is switched off, because the loss is divided by the label tokens of the global batch
-before the backward pass, so that gradients must be summed.
+FSDP averages gradients over ranks by default. This is switched off: the loss is already divided by the number of label
+tokens in the global batch, so gradients must be summed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Generate text while ranks hold shards of the weights (FSDP, ZeRO-3), so that every forward pass is a collective call.
+"""Generate text while ranks hold only shards of the weights (FSDP, ZeRO-3), with all ranks in step.
 
-A rank whose texts are complete goes on running the model until the texts of all ranks are, since the others need its
-shards. transformers has ``synced_gpus`` for this, but in 5.23 its cache outgrows the mask of a rank that has finished.
+Every forward pass gathers weights from all ranks. A rank that has completed its texts therefore goes on running the
+model until all ranks have. transformers has ``synced_gpus`` for this, but in 5.23 the cache of a finished rank grows
+beyond its mask.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Save and restore the values that an optimizer changes in its parameter groups while it trains.
+"""Save and restore the values that an optimizer changes in its ``param_groups`` during training.
 
 Most optimizers keep all of their state by parameter. Prodigy and D-Adaptation keep their estimate of the step size in
-the groups (``group["d"]``), schedule-free optimizers keep a sum of weights there. Without these values a resumed run
-would start its estimates from nothing. The learning rate is left out, since the schedule sets it in every step.
+the groups (``group["d"]``), and schedule-free optimizers keep a sum of weights there. Without these values, a resumed
+run would start its estimates anew. The learning rate is not saved, since the schedule sets it in every step.
 """
 
 from __future__ import annotations

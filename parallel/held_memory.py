@@ -1,6 +1,6 @@
-"""Count what a rank's state takes in memory: parameters, gradients, optimizer state, wherever the tensors lie.
+"""Count the bytes of a rank's parameters, gradients and optimizer state, on all devices.
 
-Memory that several tensors share is counted once. Of a DTensor the local part counts.
+Memory that several tensors share is counted once. Only the local shard of a DTensor is counted.
 """
 
 from __future__ import annotations

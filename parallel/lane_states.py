@@ -1,9 +1,12 @@
-"""The states that a model carries along each lane of a text, such as a memory, on the rank that reads the lane.
+"""Keep a model's recurrent state or memory between training steps, for texts that continue from step to step.
 
-With ``data.packing=lanes`` each row of a step goes on from the same row of the step before. Checkpoints hold one tensor
-of all lanes, in the order of the samples of a step; every rank writes and reads the rows of its own samples. So a run
-resumes exactly under another plan and on other ranks. A state is used only for the sample that directly follows the one
-that made it. Where a text begins, and after a jump in the data, the state is all zeros.
+With ``data.packing=lanes`` a long text is cut into as many contiguous parts (lanes) as a step has samples. Sample k of
+each step continues the text of sample k in the step before. The rank that reads a lane keeps the model's state for it,
+such as the memory of Transformer-XL. Where a text begins, or if a sample does not follow the one that produced the
+state, the state is zeros.
+
+A checkpoint stores one tensor of the states of all lanes, in sample order. Every rank writes and reads the states of
+its own samples, so a run resumes exactly under another parallelism plan.
 """
 
 from __future__ import annotations

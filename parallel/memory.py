@@ -1,4 +1,4 @@
-"""Estimate the memory of a rank under a plan by formulas, without running the model or needing an accelerator.
+"""Estimate the memory of a rank under a parallelism plan by formulas, without running the model or needing a GPU.
 
 P is the number of parameters that pipeline and tensor parallelism leave on a rank, N the ranks they are sharded over,
 c the bytes of the compute type (2 or 4), k the bytes of optimizer state per parameter. Weights and optimizer state

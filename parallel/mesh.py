@@ -1,6 +1,7 @@
-"""The mesh: the position of this process among all ranks, and the collectives that all parts of a run share.
+"""``Mesh``: the position of this process among all ranks, and the collectives that several parts of trireme use.
 
-The mesh is passed explicitly; no global variable holds it."""
+The mesh is passed explicitly; no global variable holds it.
+"""
 
 from __future__ import annotations
 

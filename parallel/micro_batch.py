@@ -1,7 +1,6 @@
-"""The types of a batch: ``MicroBatch`` (one forward pass) and ``StepBatch`` (one data rank's share of a step).
+"""The types of a batch: ``MicroBatch`` (one forward pass) and ``StepBatch`` (one data-parallel rank's share of a step).
 
-Their values are trees of tensors: dicts, lists and tuples, as deep as a model or a task needs. ``map_tensors`` applies
-a function to every tensor of a tree.
+Their values are nested dicts, lists and tuples of tensors. ``map_tensors`` applies a function to every tensor.
 """
 
 from __future__ import annotations

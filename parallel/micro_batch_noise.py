@@ -1,6 +1,7 @@
-"""Find, among the inputs of a micro-batch (texts or others), the values that its noise depends on (dropout, NEFTune).
+"""Find the values in a micro-batch of texts or other data from which dropout and NEFTune noise are computed.
 
-NEFTune needs the length of each sample without padding. Only this file knows which inputs give it.
+These are sample positions, document numbers and lengths. NEFTune needs the length of each sample without padding; only
+this file knows which inputs give it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The plan: how a run is spread over its processes, as numbers and switches. This file does not import torch.
+"""``Plan``: how a run is distributed over processes (data, tensor and pipeline parallelism, ZeRO, offload).
 
-Each file of ``configs/plan/`` is a plan. Degrees multiply to the world size; one of them may be ``auto``.
+Each file in ``configs/plan/`` is a plan. The product of its degrees is the world size, and one degree may be ``auto``.
+This file does not import torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The planner behind ``plan=auto``: it chooses a plan, and gives reasons for it and against the others.
+"""The planner behind ``plan=auto``: it chooses a parallelism plan, and explains why.
 
-Plans are grouped in ``RUNGS``, from the simplest to those that save most memory: whole copies; sharded gradients and
-optimizer state; sharded parameters; tensor ranks within a node; pipelines; and, last, offload. The planner takes the
-first rung with a plan that fits, and on it the plan with the shortest estimated step. Estimates serve to order plans,
-not to forecast times, since they assume that communication overlaps with nothing.
+Plans are grouped in ``RUNGS``, from the simplest to those that save most memory: full replicas; sharded gradients and
+optimizer state; sharded parameters; tensor parallelism within a node; pipelines; and, last, offload. The planner takes
+the first group with a plan that fits into memory. In this group it takes the plan with the shortest estimated step. The
+estimates are meant for comparing plans and do not predict step times: they assume that communication overlaps with
+nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Set up the compute precision of a plan: autocast, loss scaling, and torch's global switches."""
+"""Set up the compute precision of a parallelism plan: autocast, loss scaling, and torch's global switches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Recompute activations in the backward pass instead of keeping them (https://arxiv.org/abs/1604.06174)."""
+"""Activation checkpointing: recompute activations in the backward pass instead of storing them.
+
+Paper: https://arxiv.org/abs/1604.06174
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Join the process group that the environment describes, and explain failures to do so.
+"""Join the process group that the environment variables describe, and explain it if this fails.
 
-torch alone would wait as long as in training and then show a C++ traceback; ranks that disagree on their number would
-wait for ever. Here the ranks first use only the store, with a shorter timeout, to compare their settings.
+torch alone would wait for as long as its timeout in training and then show a C++ traceback. If ranks disagreed on the
+world size, it would wait for ever. Here the ranks first compare their settings through the store alone, with a shorter
+timeout.
 """
 
 from __future__ import annotations

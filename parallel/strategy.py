@@ -1,8 +1,8 @@
-"""``Strategy``: the interface between the training loop and every way of spreading a model over processes.
+"""``Strategy``: the interface between the training loop and every form of parallelism.
 
-The loop uses only this class and never asks which plan runs. It is implemented for pipelines, which have their own
-schedule of micro-batches; for DeepSpeed, which has its own optimizer step; and for plain modules (one process, DDP,
-FSDP, tensor parallel).
+The training loop uses only this class and never asks which plan is in use. There are three implementations: one for
+pipelines, which have their own schedule of micro-batches; one for DeepSpeed, which has its own optimizer step; and one
+for everything else (one process, DDP, FSDP, tensor parallelism).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Values of a recipe, beside the plan, that strategies need: batch sizes, clipping, optimizer, schedule."""
+"""The settings of a recipe that training strategies need besides the plan.
+
+These are the batch sizes, the clipping of gradients, the optimizer and the schedule.
+"""
 
 from __future__ import annotations
 

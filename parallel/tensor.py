@@ -1,12 +1,13 @@
-"""Tensor parallelism: split the matrices of every block over the tensor ranks, by the family's tensor plan.
+"""Tensor parallelism: split the weight matrices of every block over the tensor-parallel ranks.
 
-The method is that of Megatron-LM (https://arxiv.org/abs/1909.08053), with the vocabulary split in embedding and head,
-and optionally sequence parallelism (https://arxiv.org/abs/2205.05198). A block sums its activations twice in the
-forward and twice in the backward pass, for any number of projections.
+The method is that of Megatron-LM (https://arxiv.org/abs/1909.08053). Embedding and head are split over the vocabulary,
+and sequence parallelism is optional (https://arxiv.org/abs/2205.05198). The family description of the model says how
+each matrix is split. A block has two all-reduces in the forward pass and two in the backward pass, for any number of
+projections.
 
-Under sequence parallelism only blocks see a part of the sequence, because stock models compute positions and masks from
-the length of the embeddings. Hidden states are split before the first block of a model or stage, and joined after its
-last one. Pipeline stages therefore exchange whole hidden states.
+With sequence parallelism, hidden states are split along the sequence before the first block of a model or stage, and
+gathered after its last block. Outside of the blocks every rank sees the whole sequence, because transformers' models
+compute positions and masks from the length of the embeddings. Pipeline stages therefore exchange whole hidden states.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Split the adapters of linear layers over tensor ranks, as their layers are split.
+"""Split the LoRA adapters of linear layers over tensor-parallel ranks, in the same way as the layers.
 
-If a layer is split by its outputs, the first matrix of its adapter is whole and the second is split by rows. If it is
-split by its inputs, the first matrix is split by columns, the small products of the ranks are summed, and the second is
-whole. The result is exact, and costs at most one message per token, of as many numbers as the adapter's rank.
+If a layer is split by outputs (column-parallel), its adapter's first matrix is whole on each rank and the second matrix
+is split by rows. If a layer is split by inputs (row-parallel), the first matrix is split by columns, its products are
+summed over ranks, and the second matrix is whole. The result is exact. It costs at most one message per token, with as
+many numbers as the adapter's rank.
 """
 
 from __future__ import annotations

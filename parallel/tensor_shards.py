@@ -1,9 +1,9 @@
-"""Convert between a whole tensor and the shards that ranks hold, for every placement that occurs in trireme.
+"""Convert between a whole tensor and the shards on all ranks, for FSDP2, tensor parallelism and both together.
 
-torch's own conversion is wrong for some of them, because ``_StridedShard`` has two meanings. On the axes of FSDP2 it
+torch's own conversion is wrong for some placements, because ``_StridedShard`` has two meanings. On the axes of FSDP2 it
 says that tensor parallelism has split the tensor first, although the mesh lists the tensor axis last. On the tensor
 axis it marks a fused projection (query, key and value one after the other), of which each rank holds a shard of every
-matrix. Here the name of the axis decides, and axes are split from the last to the first.
+matrix. Here the name of the axis decides the meaning, and axes are split from the last to the first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The styles of tensor parallelism: how each kind of module computes with its shard of the weights.
+"""How each kind of module computes under tensor parallelism: column-parallel, row-parallel, embedding, norm and others.
 
-Parameters are DTensors on the tensor axis, so that FSDP2, optimizers and checkpoints know each rank's shard. The
-computation runs on local tensors, because DTensor operations would take longer than small matrix products. Activations
-are DTensors only at the borders of the split part, where the collectives of forward and backward run. Methods are bound
-to their module, so that a copy of the module does not refer to the original.
+Parameters are DTensors on the tensor axis, so FSDP2, optimizers and checkpoints know each rank's shard. The computation
+runs on local tensors, because DTensor operations would take longer than small matrix products. Activations are DTensors
+only where they enter and leave the split layers, where the collectives of forward and backward run. Methods are bound
+to their module, so a copy of the module does not refer to the original.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The strategy for plans without a pipeline: one process, DDP, FSDP2, tensor parallel, and combinations of them."""
+"""The training strategy for one process, DDP, FSDP2, tensor parallelism, and their combinations without a pipeline."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Count the bytes that a rank sends, by collective.
+"""Count the bytes that a rank sends over the network, by type of collective.
 
-The counter intercepts torch's communication operators, so it covers DistributedDataParallel's reducer, FSDP2, DTensors,
-pipeline schedules and DeepSpeed; on the CPU the backward pass runs in the thread that called it. Bytes are those
-of ring algorithms, which send the least that is possible (Patarasu and Yuan 2009,
-https://doi.org/10.1016/j.jpdc.2008.09.002): all-reduce 2 (N-1)/N of the message; reduce-scatter and all-to-all (N-1)/N
-of the input; all-gather (N-1)/N of the output; reduce and broadcast (N-1)/N on the average of the ranks. The bytes that
-gloo itself transfers are not measured.
+The counter intercepts torch's communication operators, so it covers DDP's reducer, FSDP2, DTensors, pipeline schedules
+and DeepSpeed. It assumes ring algorithms, which send the least that is possible (Patarasu and Yuan 2009,
+https://doi.org/10.1016/j.jpdc.2008.09.002). On N ranks these send: for an all-reduce 2 (N-1)/N of the message; for
+reduce-scatter and all-to-all (N-1)/N of the input; for an all-gather (N-1)/N of the output; for reduce and broadcast
+(N-1)/N on the average of the ranks. The bytes that gloo really transfers are not measured. On the CPU, the backward
+pass runs in the thread that called it, so its collectives are counted too.
 """
 
 from __future__ import annotations

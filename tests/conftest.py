@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one cache folder for the session, no state left behind by a test, a real SLURM.
+"""Pytest fixtures that all tests share: one cache folder for the session, cleanup after each test, and a real SLURM.
 
 torch computes with one thread, since ranks share two cores and forked ranks must not inherit a thread pool.
 """

@@ -1,0 +1,1 @@
+"""The training engine: data, tasks, the training loop, callbacks, trackers and checkpoints."""

@@ -1,9 +1,10 @@
-"""Identify the base model of an adapter run by a digest of its weights, computed while they are loaded.
+"""Identify the base model of an adapter run by a digest of its weights, which is computed while the weights are loaded.
 
-A checkpoint of an adapter run holds the adapters, the modules that are trained whole, and this digest. The digest is
-over the frozen tensors in fp32, by name, so that it is the same for every plan, for other files with the same weights,
-and for a base with adapters merged into it; it changes if a single number differs. Quantised layers enter the digest by
-the bytes of their integers.
+A checkpoint of an adapter run holds the adapters, the fully trained modules and this digest, but not the base weights.
+A resume or an export with a base model of another digest is refused. The digest is computed over the frozen tensors in
+fp32, by name. It is therefore the same for every plan, for other files with the same weights, and for a base model into
+which adapters were merged before; it changes if a single weight differs. For quantised layers, the bytes of their
+integers are digested.
 """
 
 from __future__ import annotations

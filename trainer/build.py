@@ -1,4 +1,7 @@
-"""Build a run from a typed recipe and train it: data, model, plan, weights, optimizer, checkpoint, in this order."""
+"""Build a run from its recipe, and train it.
+
+The parts are built in this order: data, model, parallelism plan, weights, optimizer, checkpoint.
+"""
 
 from __future__ import annotations
 

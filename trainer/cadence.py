@@ -1,7 +1,7 @@
-"""When something that repeats is due: every so many steps, or at the end of each pass over the training data.
+"""Decide at which steps a repeated action is due: every N steps, or at the end of each pass (epoch) over the data.
 
-``trainer.log_every``, ``trainer.eval_every`` and ``checkpoint.every`` are such cadences. A pass ends with the
-first step that reaches its last sample, so that step may hold the first samples of the next pass too.
+The recipe keys ``trainer.log_every``, ``trainer.eval_every`` and ``checkpoint.every`` are set in this way. A pass ends
+with the step that reaches its last sample; the same step may also hold the first samples of the next pass.
 """
 
 from __future__ import annotations

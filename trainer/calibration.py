@@ -1,4 +1,4 @@
-"""Rows of a recipe's training data as model inputs, to calibrate a quantisation (GPTQ) at export."""
+"""Take the first batches of a recipe's training data as model inputs, to calibrate GPTQ when a model is exported."""
 
 from __future__ import annotations
 

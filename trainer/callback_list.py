@@ -1,4 +1,4 @@
-"""The callbacks of a run by name, in the order in which their events are called."""
+"""The list of a run's callbacks: add and remove them by name, and call their events in order."""
 
 from __future__ import annotations
 

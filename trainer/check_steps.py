@@ -1,4 +1,7 @@
-"""Checks that need the number of steps of a run, which is known from the recipe or only once the data is read."""
+"""Check the recipe options that depend on the run's number of steps: ``stop_at``, warm-up, learning rate schedule.
+
+The number is in the recipe, or it follows from the number of epochs once the data has been read.
+"""
 
 from __future__ import annotations
 

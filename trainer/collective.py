@@ -1,4 +1,4 @@
-"""Call functions on ranks so that an error on one rank is raised on all of them, and no rank waits for another."""
+"""Run a function on several ranks; an error on one rank is raised on all of them, so that none waits forever."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Components: parts of a recipe that name a Python class or function by ``_target_``.
+"""Create the components of a recipe: the sections that name a Python class or function by ``_target_``.
 
-Callbacks, data sources, tasks, collators and optimizers are components, so a user's own class takes part by its
-dotted path (``models/locate.py``) and needs no registration. The rest of the node holds its keyword arguments, which
-are checked against the signature before a run starts (``configs/validate.py``). An argument may be a component itself;
-if such a nested one cannot be built, ``NestedFailed`` says where it stands.
+Callbacks, data sources, tasks, collators and optimizers are components, so a recipe can use a class of the user's own
+by its dotted path (``models/locate.py``), without any registration. The other keys of the section are keyword
+arguments, which are checked against the signature before a run starts (``configs/validate.py``). An argument may be a
+component itself; if such a nested component cannot be built, ``NestedFailed`` says where in the recipe it is.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Turn exceptions of the user's own components into problems that name the recipe key and the line in the user's file.
+"""Turn exceptions of the user's own components into messages that name the recipe key and the line in the user's file.
 
-An exception of a running component is a crash (``ComponentFailed``, exit code 1): its cause may be the network, so a
-launcher may restart the ranks. An exception of a constructor is a user error, since the constructor gets the recipe's
-values; ``trireme check`` calls it too.
+An exception while a component runs is a crash (``ComponentFailed``, exit code 1): its cause may be the network, so a
+launcher may restart the ranks. An exception in a constructor is a user error, since the constructor gets the recipe's
+values; ``trireme check`` calls constructors too.
 
-The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own
-components pass through, since they are faults of trireme.
+The whole traceback goes into the log file, and to the terminal with ``--debug``. Exceptions of trireme's own components
+are passed on unchanged, since they are bugs in trireme.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compare fingerprints of documents, tokenizer and weights with those of the checkpoint when a run resumes.
+"""When a run resumes, compare its documents, tokenizer and initial weights with those of the checkpoint.
 
-An unchanged recipe may stand for other data: its files may have grown, and a tokenizer trained on them changes too. An
-automatic resume refuses other documents. A resume from a named checkpoint goes on with a warning, and with the
-checkpoint's tokenizer, since the model was trained with that one.
+Their fingerprints are compared, since an unchanged recipe may give other data: its files may have grown, and then a
+tokenizer that is trained on them changes too. An automatic resume refuses other documents. A resume from a named
+checkpoint continues with a warning, and uses the checkpoint's tokenizer, since the model was trained with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Report what a recipe trains on, before any training: its sets, and samples as the collator gives them to the model.
+"""Show what a recipe will train on, before any training: its data sets, and samples as collated for the model.
 
-No model is built, and no process group begins. The samples of the train set are those of the first step: the order and
-every draw follow from the seed and the position in the stream, so they are what any plan trains on.
+No model is built, and no process group is created. The samples of the training set are those of the first step. Their
+order and all random choices depend only on the seed and the position in the data, so every plan trains on these
+samples.
 """
 
 from __future__ import annotations

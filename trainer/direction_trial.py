@@ -1,7 +1,8 @@
-"""Test whether a next-token model sees the tokens that it predicts, if its family does not say that it is a decoder.
+"""Test that a model for next-token prediction is causal: its logits must not depend on later tokens.
 
-Two rows begin with the same random tokens and go on with others. A causal model gives the tokens that both have in
-common the same logits in both rows. An encoder does not: it reads each label, so its loss would fall for nothing.
+The test is run for models whose family file does not say that they are decoders. Two rows begin with the same random
+tokens and end with different ones. A causal model gives the common tokens the same logits in both rows. An encoder does
+not: it could read each label from its input, so its loss would fall without anything being learned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep an exponential moving average (EMA) of the weights, under any plan."""
+"""Keep an exponential moving average (EMA) of the weights, for evaluations and exports, under any parallelism plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""End a pass over the data before its last sample, at a callback's request (``control.end_pass``)."""
+"""End a pass (epoch) over the data before its last sample, when a callback asks for it (``control.end_pass``)."""
 
 from __future__ import annotations
 

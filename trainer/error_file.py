@@ -1,4 +1,4 @@
-"""Write a rank's failure into the error file of torch elastic, which trireme's launcher and torchrun read."""
+"""Write a rank's failure to the error file of torch elastic, which trireme's launcher and torchrun read."""
 
 from __future__ import annotations
 

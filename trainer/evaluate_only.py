@@ -1,4 +1,4 @@
-"""Evaluate a recipe's model on held-out data under any plan; nothing is trained."""
+"""Evaluate a recipe's model on held-out data without training, under any parallelism plan (DDP, ZeRO, FSDP ...)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate a set of samples under any plan: compute metrics, let the model write texts, keep records of the samples."""
+"""Evaluate data sets under any parallelism plan: compute metrics, generate texts, collect a record of each sample."""
 
 from __future__ import annotations
 

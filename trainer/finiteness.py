@@ -1,12 +1,12 @@
-"""Check that loss, gradient and weights stay finite: warn at the first step where they are not, and at every save.
+"""Warn when the loss, the gradient or the weights become NaN or infinite: at the first such step, and at every save.
 
-The norm of the gradient is known at every step, and equal on all ranks. Without a GPU it is checked in every step. On a
-GPU reading it would delay every step, so the first bad step is kept in a number on the device, which is read when a
-training line is written, at an evaluation and at a save.
+The gradient norm is computed in every step and is equal on all ranks. On the CPU it is checked in every step. On a GPU,
+reading the norm would delay every step, so the number of the first bad step is kept in a tensor on the device. That
+tensor is read when metrics are logged, at an evaluation and at a save.
 
-A skipped step leaves the weights unchanged. In fp16 skips are how a loss scale is found, and the callback ``nonfinite``
-reports its own skips; DeepSpeed's skips are reported here. Many skips in a row are always reported, since then nothing
-is trained.
+A skipped step leaves the weights unchanged. In fp16, steps are skipped until a loss scale is found, and the callback
+``nonfinite`` reports its own skips; DeepSpeed's skips are reported here. Many skipped steps in a row are always
+reported, since then nothing is trained.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check that folders named in a recipe can be created and written, without creating anything."""
+"""Check that the folders named in a recipe can be created and written, without creating anything."""
 
 from __future__ import annotations
 

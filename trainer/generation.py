@@ -1,4 +1,4 @@
-"""The ``generation`` part of a recipe: the texts that a model writes in evaluations and predictions."""
+"""The ``generation`` section of a recipe: how the model generates texts in evaluations and predictions."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Stop a run early with everything saved: on signals, and at the wall-clock limit ``trainer.max_time``.
+"""Save everything and stop a run early: on a signal, and at the wall-clock limit ``trainer.max_time``.
 
 A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a job
 by SIGUSR1 (``--signal=USR1@120``), a user presses Ctrl-C, a lost connection hangs up its terminal (SIGHUP). A rank that
-receives a signal only notes it; all ranks agree at the end of the step, save, and leave in the normal way. This is part
-of the loop and not a callback, since a recipe without callbacks must not lose its work either.
+receives a signal only records it. At the end of the step all ranks agree to stop, save, and exit in the normal way.
+This is part of the loop and not a callback, so that a recipe without callbacks does not lose its work either.
 
-A second Ctrl-C ends at once. Handlers are installed during training only, and only in the main thread.
+A second Ctrl-C ends the process at once. Handlers are installed during training only, and only in the main thread.
 """
 
 from __future__ import annotations

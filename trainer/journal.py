@@ -1,8 +1,8 @@
-"""The journal of a run, ``journal.jsonl`` in its folder: every start and end, checkpoint and rollback, with its time.
+"""Write the journal of a run, ``journal.jsonl``: every start, end, checkpoint and rollback, with its time.
 
-Rank 0 appends one line of JSON for each event; nothing is ever taken back, so restarts and their reasons can be told
-after the run. A start without an end was killed, or its machine was lost. The callback ``report`` writes it; a run
-without this callback notes its starts and ends only.
+Rank 0 appends one line of JSON per event. Lines are never removed, so the journal shows after the run why and when it
+was restarted. A start without an end means that the process was killed or its machine was lost. The callback ``report``
+writes all events; a run without this callback records starts and ends only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Log the last lines of a run: its result, the place of its files, and useful next commands."""
+"""Log the closing messages of a run: its result, where its files are, and useful commands to run next."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""End a run with the weights of its best checkpoint (``checkpoint.load_best``).
+"""At the end of a run, load the weights of its best checkpoint (``checkpoint.load_best``).
 
-The last checkpoint keeps the weights of the last step, so that a longer run can resume from it. Whatever comes after it
-uses the best ones: the export, the push, samples and predictions at the end, the model in a notebook, and later
-``trireme evaluate`` and ``trireme predict``.
+The last checkpoint keeps the weights of the last step, so that a longer run can resume from it. The best weights are
+used for the export, the push, and the samples and predictions at the end; they are the model that a notebook gets, and
+the one that ``trireme evaluate`` and ``trireme predict`` take later.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Set up logging to the terminal and to files in the run folder.
 
 On the terminal, rank 0 logs from ``run.log_level`` on; other ranks log warnings, each line with its rank. All records
-are kept in the run folder: in ``log.txt`` for rank 0, in ``logs/rankN.log`` for the others. Callbacks show training
-lines, evaluations and samples in their own form (a bar, a box), so these go to the logger ``SHOWN``, whose records
-reach only the files. Libraries follow ``run.log_level`` too, and their warnings and Python's are kept. With
-``run.log_format=json`` the terminal gets every record as a line of JSON instead.
+are kept in the run folder: in ``log.txt`` for rank 0, in ``logs/rankN.log`` for the others. Callbacks display metrics
+and samples in their own form (a bar, a box), so these go to the logger ``SHOWN``, whose records reach only the files.
+Libraries follow ``run.log_level`` too; their warnings and Python's are kept. With ``run.log_format=json`` the terminal
+gets every record as a line of JSON instead.
 """
 
 from __future__ import annotations

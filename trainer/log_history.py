@@ -1,4 +1,8 @@
-"""The lines that a run has logged so far, equal on all ranks, for callbacks that look back."""
+"""Keep all metrics that a run has logged so far, for callbacks that need earlier values.
+
+These are the metrics of training steps and of evaluations, including those from before a resume. They are equal on all
+ranks.
+"""
 
 from __future__ import annotations
 

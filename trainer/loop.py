@@ -1,4 +1,7 @@
-"""The training loop. It is the same for all plans; their differences are behind ``Strategy``."""
+"""The training loop (``Trainer``), which is the same for all parallelism plans (DDP, ZeRO, FSDP ...).
+
+``Strategy`` hides the differences between the plans.
+"""
 
 from __future__ import annotations
 

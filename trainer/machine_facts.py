@@ -1,4 +1,4 @@
-"""Versions of libraries and the machine of a run, for its journal."""
+"""Collect the library versions and a description of the machine (host, CPU, memory, GPUs) for the journal of a run."""
 
 from __future__ import annotations
 

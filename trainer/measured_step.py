@@ -1,7 +1,7 @@
-"""Measure one step of every rank: memory by part, bytes sent by kind of collective, the actions of a pipeline in time.
+"""Measure one training step for the run report: memory by category, bytes sent by collectives, pipeline timeline.
 
-Counting costs some time in that one step, and changes no number. Bytes are not counted where blocks are compiled, since
-torch would run them uncompiled under the counter, nor where weights are quantised.
+Measuring costs some time in that one step, and does not change its results. Bytes are not counted if blocks are
+compiled, since torch would run them uncompiled under the counter, nor if weights are quantised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Define the optimizers that recipes choose by name, and the weight-decay groups.
+"""Define the optimizers that recipes choose by name, and the parameter groups with and without weight decay.
 
-Every optimizer here is the target of a file in ``configs/optimizer/``. Any other one can be named by its ``_target_``
-(``torch.optim.RAdam``); it is called with parameter groups and its recipe arguments.
+Every optimizer here is the target of a file in ``configs/optimizer/``. Any other optimizer can be named by its
+``_target_`` (``torch.optim.RAdam``); it is called with parameter groups and its recipe arguments.
 
 torch is imported inside the functions that need it: ``trireme check`` only reads signatures and values here, and an
 import of torch would take half of its time.

@@ -1,8 +1,9 @@
-"""Test whether a model keeps the documents of a packed row of texts apart, if its family does not say so.
+"""Test that the model keeps packed texts apart: texts in one row must not affect each other's logits.
 
-Two documents of random tokens stand in two rows, in either order. A model that keeps them apart gives each document the
-same logits in both rows: neither the other document nor the place in the row makes a difference. The model is run as it
-is placed, with its kernel and precision, so the result holds for this very run.
+The test is run for models whose family file does not promise it. Two documents of random tokens are put into two rows,
+in either order. A model that keeps documents apart gives each document the same logits in both rows, whatever the other
+document and the position in the row. The model is tested with the attention kernel and the precision of this run, so
+the result holds for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Parameter groups of a recipe: parameters with a learning rate or a weight decay of their own (``parameter_groups``).
+"""Give chosen parameters their own learning rate or weight decay, as the recipe asks by ``parameter_groups``.
 
 A recipe lists patterns of names, or names a function that is called with the name and shape of every trained parameter,
-such as one for rates that fall from layer to layer. Names and shapes are those of the whole model, so every plan makes
-the same groups. Parameters without an entry have the optimizer's own values, without decay for vectors.
+such as a function for layer-wise decreasing learning rates. Names and shapes are those of the whole model, so every
+plan makes the same groups. All other parameters have the optimizer's own values, with no weight decay for vectors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Have Linux end a process with its parent."""
+"""Make Linux kill this process as soon as its parent process dies."""
 
 from __future__ import annotations
 

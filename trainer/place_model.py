@@ -1,4 +1,7 @@
-"""Build a recipe's model and spread it over ranks by its plan, for training and for evaluation."""
+"""Build a recipe's model, distribute it over the ranks by the recipe's parallelism plan, and load its weights.
+
+Training and evaluation both begin with this.
+"""
 
 from __future__ import annotations
 

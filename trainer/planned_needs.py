@@ -1,6 +1,6 @@
-"""Predict the needs of a run by the planner's formulas: memory by part, and bytes sent in a step.
+"""Predict a run's memory by category, and the bytes that a rank sends per step, by the formulas of the planner.
 
-The formulas cover models of tokens only; for others nothing is predicted.
+The run report compares these with measured values. The formulas cover only models whose inputs are tokens.
 """
 
 from __future__ import annotations

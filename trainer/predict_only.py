@@ -1,6 +1,7 @@
-"""Predict: write a trained model's prediction for each sample of a set into one file, under any plan.
+"""Write a trained model's prediction for each sample of a data set to one file (``trireme predict``).
 
-Ranks send small records to rank 0 (``records.py``), which writes them in the order of the set.
+It works under any parallelism plan. Ranks send small records to rank 0 (``records.py``), which writes them in the order
+of the data set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of predictions: one row per sample, as JSON lines or Parquet by the suffix."""
+"""Write files of predictions, with one row per sample: JSON lines or Parquet, by the file's suffix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a file of predictions, in the order of the set: each sample in readable form, with the model's prediction."""
+"""Make the rows of a predictions file: each sample in readable form with the model's prediction, in data set order."""
 
 from __future__ import annotations
 

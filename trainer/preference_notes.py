@@ -1,4 +1,4 @@
-"""Warn at the start of a KTO run if many of its steps would hold only good answers, or only bad ones."""
+"""Warn at the start of a KTO run if many of its batches would contain only good answers, or only bad ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Extra forward passes without gradient, which a preference loss needs over its texts before a step or an evaluation.
+"""Run the extra forward passes without gradient that preference losses need before a training step or an evaluation.
 
-They compute two things, both by ``Strategy.evaluate`` and so under any plan: the log-probability of each answer under
-the base, with the adapters switched off (``task.reference=adapter_off``), and the divergence that KTO estimates over
-the whole global batch. Dropout and noise are off in these passes.
+They compute two things: the log-probability of each answer under the base model, with the adapters switched off
+(``task.reference=adapter_off``), and the KL divergence that KTO estimates over the whole global batch. Both use
+``Strategy.evaluate``, so they work under any plan. Dropout and noise are off in these passes.
 """
 
 from __future__ import annotations

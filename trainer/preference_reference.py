@@ -1,10 +1,10 @@
-"""The reference of preference losses: log-probabilities of all answers under the weights that a run begins with.
+"""Compute the reference of preference losses (DPO, KTO): log-probabilities of all answers under the initial weights.
 
-They are computed once, before training and under the run's own plan, and kept in the cache. Their name there follows
-from a digest of all weights, tokens and labels of the answers, and the model's configuration, rounding and precision.
-So a resume, another plan and a second run find them again, and those of another base are never used. There is no
-second copy of the model: a run that begins computes them with its own weights. A run that resumes, and finds none in
-the cache, first loads the weights that it began with, computes them, and then loads its checkpoint.
+They are computed once, before training and under the run's own plan, and stored in the cache. Their file name in the
+cache is made from a digest of all weights, of the answers' tokens and labels, and of the model's configuration,
+rounding and precision. So a resume, another plan and a second run find them again, and those of other weights are never
+used. There is no second copy of the model: a new run computes them with its own weights. If a resumed run does not find
+them in the cache, it first loads its initial weights, computes them, and then loads its checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Open the corpus of a recipe from its data, its task and its model's configuration."""
+"""Open the data of a recipe as a ``Corpus``, which gives the batches of all its data sets.
+
+The recipe's data section, its task and the configuration of its model determine the result.
+"""
 
 from __future__ import annotations
 

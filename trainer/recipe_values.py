@@ -1,4 +1,4 @@
-"""Collect the values of a recipe that the engine of a plan needs besides the plan itself."""
+"""Collect the recipe values that DeepSpeed and other engines need: batch sizes, optimizer, schedule ..."""
 
 from __future__ import annotations
 

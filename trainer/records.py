@@ -1,7 +1,7 @@
-"""Collect a record of each sample of an evaluation on rank 0, in the order of the data set, for predictions and scores.
+"""Gather a record of each evaluated sample on rank 0, in the order of the data set, for predictions and scores.
 
-Ranks send their records every few micro-batches. Rank 0 keeps many records in a file, so that memory does not grow with
-the set.
+Ranks send their records every few micro-batches. Rank 0 keeps large numbers of records in a file, so that memory does
+not grow with the data set.
 """
 
 from __future__ import annotations

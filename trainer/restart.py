@@ -1,8 +1,9 @@
-"""Recognise ranks that are restarted, so that ``--fresh`` and ``--resume PATH`` take effect once per launch.
+"""Recognise ranks that a launcher has restarted, so that ``--fresh`` and ``--resume PATH`` act only once per launch.
 
 An elastic launcher restarts ranks after a failure (``--max-restarts``), maybe fewer of them; SLURM queues a job again
 after a preemption or at the job's own request. Restarted ranks run the same command line. They must neither move the
-run aside again for ``--fresh`` nor go back to the checkpoint of ``--resume``, since the launch has saved newer ones.
+run folder aside again for ``--fresh`` nor go back to the checkpoint of ``--resume``, since the launch has saved newer
+checkpoints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Load a checkpoint into a trainer: weights, optimizer, averages, position in the data, callbacks."""
+"""Load a checkpoint into a trainer: weights, optimizer, averaged weights, position in the data, callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roll a run back to its last checkpoint, and train on with other samples than those before the failure."""
+"""Return a run to its last checkpoint after a failure, and continue with new samples instead of the same ones."""
 
 from __future__ import annotations
 

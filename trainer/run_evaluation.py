@@ -1,4 +1,4 @@
-"""Evaluations during training: metrics of the held-out sets, with averaged weights if the run keeps them."""
+"""Evaluate the model during training: metrics of the held-out data, with averaged weights if the run keeps them."""
 
 from __future__ import annotations
 

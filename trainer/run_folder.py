@@ -1,4 +1,4 @@
-"""Create the folder of a run, write its recipe, and refuse to resume it with a recipe that changes the losses."""
+"""Create a run's folder, write its recipe there, and refuse to resume the run with a recipe that changes its losses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hold a run folder while a run writes to it: two runs in one folder would overwrite each other's files.
+"""Lock a run folder while a run writes to it, because two runs in one folder would overwrite each other's files.
 
-The lock is one of the operating system (POSIX record lock), so it ends with the process however that ends, and worker
-processes that are forked do not inherit it.
+It is a lock of the operating system (POSIX record lock). It is released when the process ends, however it ends, and
+forked worker processes do not inherit it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write checkpoints at the loop's request, one at a time, and in the background if the recipe allows it."""
+"""Write checkpoints when the training loop asks: collect their contents, and write them, usually in the background."""
 
 from __future__ import annotations
 

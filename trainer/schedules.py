@@ -1,7 +1,7 @@
 """Learning rate schedules as pure functions of the step, so that they have no state to save.
 
-The formulas equal those of ``transformers.optimization`` to the bit. They are written out here, since transformers only
-offers them as schedulers of an optimizer, and ``trireme check`` evaluates a schedule without torch.
+The formulas give exactly the same values as ``transformers.optimization``. They are written out here because
+transformers only offers them as schedulers of an optimizer, and ``trireme check`` evaluates a schedule without torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Compute the metrics of one set, named as in an evaluation line; for a mixture's held-out set, of each source too."""
+"""Compute the metrics of one evaluation data set, named as they are logged, such as ``eval_loss``.
+
+For the held-out set of a mixture of sources, each metric is also computed for each source, such as ``eval_loss/wiki``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dataclasses of the ``run``, ``trainer`` and ``ema`` parts of a recipe: run folder, length, batch sizes, intervals."""
+"""Dataclasses of the recipe sections ``run``, ``trainer`` and ``ema``: run folder, length, batch sizes, intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Share the requests of callbacks and signals between ranks after each step: all ranks follow a request of any rank."""
+"""After each step, share requests such as "save" or "stop" between ranks: if one rank makes a request, all follow it.
+
+Requests come from callbacks and signals, and may differ between ranks.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The loss of each source of a mixture, for the training lines.
+"""Compute the training loss of each source of a data mixture separately, for the logged metrics.
 
-It is computed beside the loss that is trained on, from the same outputs and without gradient, in steps that are logged.
-The sums of all ranks are added then, by one small reduction. The mean of the losses by source, weighted by their
-labels, is the loss of the line.
+In logged steps, these losses are computed from the same outputs as the training loss, without gradient, and one small
+reduction adds the sums of all ranks. Their mean, weighted by each source's number of labels, is the logged training
+loss.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Show a spinner on the terminal during the silent seconds of the start: imports, data, the model.
+"""Show a spinner on the terminal while a command starts up: imports, data, the model.
 
-Here the process also notes whether it draws at all (``run.progress``).
+This module also stores whether the process may draw bars and spinners at all (``run.progress``).
 
 A process has one terminal, so it has one spinner. Without a terminal there is none, and ``say`` and ``stop`` do
 nothing.

@@ -1,7 +1,7 @@
-"""Metrics of the task on the batch that is trained on, for the training lines, such as the rewards of preferences.
+"""Compute the task's own metrics on the training batch for the logged metrics, such as the rewards of DPO.
 
-They are computed beside the loss, from the same outputs and without gradient, in steps that are logged. The sums of all
-ranks are added then, by one small reduction.
+In logged steps, they are computed from the same outputs as the loss, without gradient, and one small reduction adds the
+sums of all ranks.
 """
 
 from __future__ import annotations

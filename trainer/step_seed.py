@@ -1,7 +1,7 @@
-"""Seed every generator anew for each step, so that a resume needs no generator state.
+"""Seed all random generators anew before each step, so that a resume needs no saved generator state.
 
-Dropout has keys of its own (``models/noise.py``). Fused attention kernels draw from torch's generator, and some models
-and users' tasks from those of numpy and Python.
+Fused attention kernels use torch's generator, and some models and users' tasks use those of numpy and Python. Dropout
+is seeded separately (``models/noise.py``).
 """
 
 from __future__ import annotations

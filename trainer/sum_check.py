@@ -1,9 +1,10 @@
-"""Check that a task's losses are sums: a mean would silently train too weakly, by a factor of the number of labels.
+"""Check that a task's loss function returns the sum over labels, and not the mean.
 
-At the first batch, the loss of two copies of a sample is compared with the loss of one. It is twice as large if the
-loss is a sum, and equal if it is a mean, whatever the model and the data. The check costs the loss of three samples.
-If a task has a ``step`` of its own, which runs the model, all ranks run the check together, without noise, before the
-first batch is trained on.
+The training step divides the sum by the number of labels in the global batch. A mean would be divided twice, so the
+model would silently train too weakly. At the first batch, the loss of two copies of a sample is compared with the loss
+of one. It is twice as large if the loss is a sum, and equal if it is a mean, whatever the model and the data. The check
+costs the loss of three samples. If a task has a ``step`` of its own, which runs the model, all ranks run the check
+together, without noise, before the first batch is trained on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The summary of a run that has ended: what was trained, how long it took, and how well it went.
+"""Write the summary of a finished run: what was trained, how long it took, and the final metrics.
 
-Rank 0 writes it as ``summary.json`` into the run folder, and logs it as one line. Rates and seconds are those of this
-start of the run, evaluations and saves included; steps, samples and tokens are those of the whole run.
+Rank 0 writes it to ``summary.json`` in the run folder, and logs it as one line. Rates and seconds refer to the time
+since the last start or resume, including evaluations and saves; steps, samples and tokens refer to the whole run.
 """
 
 from __future__ import annotations

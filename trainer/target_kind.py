@@ -1,7 +1,9 @@
-"""Check what kind of object a ``_target_`` makes before it is called: ``os.system``, named as a callback, must not run.
+"""Check, before a recipe's ``_target_`` is called, that it makes the right kind of object.
+
+A mistake such as ``os.system`` in place of a callback must never run.
 
 A class is judged by its methods, a function by the class in its return annotation. A function without an annotation is
-called if it is the user's own; one of Python or of a library is refused, since it was made for another use.
+called if it is the user's own. Such a function of Python or of a library is refused, since it was made for another use.
 """
 
 from __future__ import annotations

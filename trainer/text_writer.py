@@ -1,4 +1,4 @@
-"""Let a model write a text for each sample of an evaluation, and score it against the wanted text."""
+"""Generate a text for each sample of an evaluation, and score it against the reference text."""
 
 from __future__ import annotations
 

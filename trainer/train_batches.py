@@ -1,4 +1,4 @@
-"""Iterate over the batches of a run, from the position of the resume to the last step."""
+"""Iterate over the training batches of a run, from the position where the run starts or resumes to the last step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The model of a recipe with trained weights, under any plan, without an optimizer and without a run folder.
+"""Load a recipe's model with trained weights under any parallelism plan, for evaluations and predictions.
 
-Evaluations and predictions begin here. Under ZeRO-3 and FSDP every rank holds its shard of the weights and nothing else
-("ZeRO inference").
+No optimizer and no run folder is created. Under ZeRO-3 and FSDP, every rank holds only its shard of the weights ("ZeRO
+inference").
 """
 
 from __future__ import annotations

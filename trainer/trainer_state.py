@@ -1,7 +1,7 @@
-"""The state of training (``TrainerState``), and the requests of callbacks to the loop (``Control``).
+"""``TrainerState`` (step, samples and other progress of training) and ``Control`` (requests of callbacks to the loop).
 
-Callbacks read the state; only the best metric and its step are theirs to set. They write their requests into the
-control, whose fields are fixed, so that a request of another name (``control.should_save``) is not lost silently.
+Callbacks read the state; they may only set the best metric and its step. They make requests by setting fields of the
+control. Its fields are fixed, so that a misspelt request (``control.should_save``) raises an error and is not ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure the time, steps, samples and tokens since the previous training line, for all rates."""
+"""Measure the time, steps, samples and tokens since metrics were last logged, to compute rates per second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a training line (loss, learning rate, throughput ...) for each logged step, to the log and to callbacks."""
+"""Compute and log the metrics of each logged training step, such as loss, learning rate and throughput."""
 
 from __future__ import annotations
 

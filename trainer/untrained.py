@@ -1,10 +1,10 @@
 """Find trained parameters that get no gradient in the first step, since they would never change.
 
-Usual reasons are a part of a model that the loss does not reach, an adapter beside a layer whose weight the model uses
-past the layer, and a graph that recomputation has cut. A family names the parameters that no loss reaches
-(``ModelFamily.unused``); they are frozen when the model is built. Any other parameter without a gradient ends the run,
-except in a class of transformers without a family file. Many of these have parts that a head does not use, so there it
-is a warning. With adapters it always ends the run.
+Usual reasons are a part of a model that the loss does not depend on, an adapter on a layer whose weight the model uses
+without calling the layer, and an autograd graph that activation recomputation has cut. A model family lists the
+parameters that no loss depends on (``ModelFamily.unused``); they are frozen when the model is built. Any other
+parameter without a gradient ends the run. The exception are classes of transformers without a family file: many of
+these have modules that a head does not use, so a warning is logged instead. With adapters, the run is always ended.
 """
 
 from __future__ import annotations

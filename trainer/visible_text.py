@@ -1,5 +1,8 @@
-"""Replace the characters of data that would steer a terminal or turn the order of a line (escapes, marks of direction,
-halves of characters) by visible signs."""
+"""Replace invisible characters in texts that are to be shown, such as terminal escape codes, by visible symbols.
+
+Such characters could otherwise control the terminal, or reverse the direction of a line (direction marks); unpaired
+surrogates could not be written at all.
+"""
 
 from __future__ import annotations
 

@@ -1,17 +1,15 @@
-"""Compare trireme with its peers on the same job: transformers' Trainer, accelerate, TRL, Lightning Fabric, DeepSpeed.
+"""Compare trireme with transformers' Trainer, accelerate, TRL, Lightning Fabric and DeepSpeed on the same training job.
 
-All begin with the same weights, read the same blocks in the same order, and train by AdamW with the same numbers; that
-they have done the same shows in the loss on the held-out blocks at the end. Each runs as its users start it (torchrun
-for several ranks, ``trireme train`` for trireme), in an environment of its own if it needs other packages than
-trireme. Peers take turns, so that changes in the machine's speed affect all; a number is the median over the rounds, a
-ratio is the median of the ratios of each round (above 1: the peer takes longer, or more memory, than trireme).
+All start from the same weights, read the same blocks of tokens in the same order, and use AdamW with the same settings.
+The held-out loss at the end shows that all have trained alike. Each runs as its users start it (``trireme train``, or
+torchrun for several ranks), in its own environment if its packages conflict with trireme's. The libraries take turns,
+so that changes in the machine's speed affect all. Times and memory are medians over the rounds. A ratio is the median
+of the ratios of each round; above 1, the other library takes more time or memory than trireme.
 
     python benchmarks/peers/compare.py                                    # ddp on two ranks, some ten minutes
     python benchmarks/peers/compare.py --plan zero2 --rounds 5
     python benchmarks/peers/compare.py --shape pretrain_1b --plan single  # on a GPU
     python benchmarks/peers/compare.py --shape small_lora --peers trireme,transformers,trl
-
-torchtitan is not among them: 0.3.0 takes ``cuda`` where it finds no accelerator, so it could not be tried.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a peer's script reads and reports: the job, the blocks, the model, and the moments of its run.
+"""Code that the scripts of all compared libraries share: the job's settings, its data and model, and time measurements.
 
-This file runs in the environments of all peers, so it imports torch, transformers and peft alone.
+This file runs in the environments of all libraries, so it imports only torch, transformers and peft.
 """
 
 from __future__ import annotations

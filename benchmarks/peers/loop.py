@@ -1,4 +1,4 @@
-"""The loop that accelerate, Fabric and DeepSpeed leave to their users: steps, a save, an evaluation, an export."""
+"""A training loop for the libraries that have none (accelerate, Fabric, DeepSpeed): steps, save, evaluation, export."""
 
 from __future__ import annotations
 

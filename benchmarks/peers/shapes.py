@@ -1,4 +1,4 @@
-"""The jobs that trireme and its peers are compared on: model, batch, length and precision, for CPUs and for GPUs."""
+"""The training jobs of the comparison with other libraries: model, batch size, length, precision and device."""
 
 from __future__ import annotations
 

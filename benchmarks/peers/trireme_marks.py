@@ -1,4 +1,4 @@
-"""A callback that notes the moments of a run of trireme as the scripts of its peers note theirs."""
+"""A callback that records step, evaluation and export times of a trireme run, in the format of the other libraries."""
 
 from __future__ import annotations
 

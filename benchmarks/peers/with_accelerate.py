@@ -1,4 +1,4 @@
-"""The job by a loop with accelerate."""
+"""Train the comparison's job with accelerate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job by a loop with DeepSpeed alone."""
+"""Train the comparison's job with DeepSpeed alone."""
 
 from __future__ import annotations
 

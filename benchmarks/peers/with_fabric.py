@@ -1,4 +1,4 @@
-"""The job by a loop with Lightning Fabric."""
+"""Train the comparison's job with Lightning Fabric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job by ``transformers.Trainer``."""
+"""Train the comparison's job with ``transformers.Trainer``."""
 
 from __future__ import annotations
 

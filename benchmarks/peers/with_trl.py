@@ -1,4 +1,4 @@
-"""The job by TRL's ``SFTTrainer``, from blocks that are tokens already."""
+"""Train the comparison's job with TRL's ``SFTTrainer``, on blocks that are already tokenized."""
 
 from __future__ import annotations
 

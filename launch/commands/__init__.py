@@ -1,0 +1,1 @@
+"""The ``trireme`` commands: one file each, with arguments, help and examples."""

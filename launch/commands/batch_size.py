@@ -1,4 +1,4 @@
-"""``trireme batch-size``: find the largest micro-batch that fits, by trying."""
+"""``trireme batch-size``: try micro-batch sizes to find the largest one that fits into memory."""
 
 from __future__ import annotations
 

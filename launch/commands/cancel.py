@@ -1,4 +1,4 @@
-"""``trireme cancel``: end a job on a SLURM cluster once it has saved."""
+"""``trireme cancel``: end a SLURM job after it has saved a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme checkpoints``: list the checkpoints of a run, and say whether they are intact."""
+"""``trireme checkpoints``: list the checkpoints of a run, and report incomplete or damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme convert-args``: make a recipe of the arguments of another tool."""
+"""``trireme convert-args``: convert arguments or configuration files of other training tools into a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme data``: show the sets and some samples of a recipe before any training."""
+"""``trireme data``: show a recipe's data sets and some of their samples, before any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme doctor``: report what this machine has, and what plans lack."""
+"""``trireme doctor``: report this machine's software and hardware, and what each parallelism plan lacks."""
 
 from __future__ import annotations
 

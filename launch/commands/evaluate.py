@@ -1,4 +1,4 @@
-"""``trireme evaluate``: print held-out metrics of a checkpoint, under any plan."""
+"""``trireme evaluate``: compute a checkpoint's metrics on held-out data, under any parallelism plan."""
 
 from __future__ import annotations
 

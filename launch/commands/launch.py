@@ -1,7 +1,8 @@
-"""``trireme launch``: start a recipe on this machine or in a SLURM job, as its ``launch`` part says.
+"""``trireme launch``: start a recipe on this machine or in a SLURM job, as the recipe's ``launch`` part says.
 
 ``launch=local`` (the default) does the same as ``trireme train``. ``launch=slurm`` makes the same checks, writes the
-script of a job into the run folder and submits it; with ``--multirun`` it submits one job for each combination.
+script of a job into the run folder and submits the job. With ``--multirun``, it submits one job for each combination of
+values.
 """
 
 from __future__ import annotations

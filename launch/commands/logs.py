@@ -1,4 +1,4 @@
-"""``trireme logs``: print the log of a run, and follow it."""
+"""``trireme logs``: print the log of a run, and optionally follow it as it grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme models``: list model families and presets."""
+"""``trireme models``: list model families, and the named model configurations (``model=NAME``)."""
 
 from __future__ import annotations
 

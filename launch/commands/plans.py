@@ -1,4 +1,4 @@
-"""``trireme plans``: list plans; with a recipe, compare what each would need for it."""
+"""``trireme plans``: list the kinds of parallelism; with a recipe, compare their memory and communication for it."""
 
 from __future__ import annotations
 

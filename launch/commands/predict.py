@@ -1,4 +1,4 @@
-"""``trireme predict``: write a trained model's prediction for each sample of a set, under any plan."""
+"""``trireme predict``: write a trained model's prediction for each sample of a data set, under any parallelism plan."""
 
 from __future__ import annotations
 

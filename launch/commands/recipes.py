@@ -1,4 +1,4 @@
-"""``trireme recipes``: list recipes."""
+"""``trireme recipes``: list the recipes that can be trained by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme report``: write a page that shows one or several runs."""
+"""``trireme report``: write an HTML page about one or several training runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme search``: try values of a recipe's keys, and find the best."""
+"""``trireme search``: search for the best values of a recipe's keys (hyperparameter search)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All commands, under the headings of ``trireme --help``."""
+"""The table of all ``trireme`` subcommands, grouped under the headings of ``trireme --help``."""
 
 from __future__ import annotations
 

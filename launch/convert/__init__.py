@@ -1,0 +1,1 @@
+"""Convert training configurations of other tools to recipes (``trireme convert-args``)."""

@@ -1,7 +1,7 @@
-"""Rules that convert arguments of other tools which have no key with the same value here: groups, arithmetic, files.
+"""Conversion rules for arguments of other tools for which trireme has no key that takes the same values.
 
-A rule gets the draft, the value, and all arguments. Arguments without a rule are looked up in
-``configs/other_names.yaml``.
+A rule chooses a configuration group, computes a value, or reads a file. It gets the draft of the recipe, the argument's
+value, and all arguments. Arguments without a rule are looked up in ``configs/other_names.yaml``.
 """
 
 from __future__ import annotations

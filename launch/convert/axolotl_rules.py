@@ -1,4 +1,4 @@
-"""Rules that convert arguments that only axolotl (and TRL) have: data sets, packing, adapters, kernels of attention."""
+"""Rules that convert arguments of axolotl and TRL: data sets, packing, adapters, attention implementations."""
 
 from __future__ import annotations
 

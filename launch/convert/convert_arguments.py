@@ -1,8 +1,8 @@
-"""Make a recipe of the arguments of transformers' Trainer, or of a file of accelerate, DeepSpeed or axolotl.
+"""Convert arguments of transformers' Trainer, or a file of accelerate, DeepSpeed or axolotl, into a recipe.
 
-Names are looked up in ``configs/other_names.yaml``, the table behind docs/coming-from.md; ``argument_rules.py`` has
-rules for arguments without a key of the same value. Arguments that cannot be converted become comments in the recipe,
-with what to do instead.
+Arguments are looked up in ``configs/other_names.yaml``, the table behind docs/coming-from.md. ``argument_rules.py`` has
+rules for arguments whose values differ too. Arguments that cannot be converted become comments in the recipe, with
+advice on what to do instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Make a recipe for a DeepSpeed JSON file: the recipe names the file as it is, and repeats its explicit values.
+"""Convert a DeepSpeed JSON file into a recipe that refers to the file and repeats its explicit values.
 
-The run reads the file too, so both must agree on batch, clipping, precision, optimizer and schedule. Values that are
-``auto`` or missing in the file follow the recipe.
+The run reads the file too, so both must agree on batch sizes, clipping, precision, optimizer and schedule. Values that
+are ``auto`` or missing in the file follow the recipe.
 """
 
 from __future__ import annotations

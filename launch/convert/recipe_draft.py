@@ -1,4 +1,4 @@
-"""A recipe that is being made of another tool's arguments: choices of groups, values of keys, and what is left over."""
+"""The draft of a recipe during a conversion: chosen groups, values of keys, and arguments without a counterpart."""
 
 from __future__ import annotations
 

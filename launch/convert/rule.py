@@ -1,4 +1,4 @@
-"""The type of a rule for one argument of another tool, and the choice of an option by another tool's name."""
+"""The type of a conversion rule for one argument of another tool, and a helper that chooses a group's option."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Hyperparameter search: ``trireme search`` and ``trireme.search`` for notebooks."""

@@ -1,4 +1,4 @@
-"""Read and check a search before its first trial: recipe, space, objectives, and an earlier study in the folder."""
+"""Read and check a hyperparameter search before its first trial: recipe, search space, objectives, earlier results."""
 
 from __future__ import annotations
 

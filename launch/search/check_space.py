@@ -1,8 +1,7 @@
-"""Check a search space against the recipe's schema before the first trial, with recipes at the edges of the space.
+"""Check a search space before the first trial: recipes with its extreme values must compose and have valid types.
 
-Each end of a range and each choice stands in at least one recipe, which is composed and checked for types like the
-recipe of a trial. Combinations of values that contradict each other are left to the trials, since most of the space may
-be sound.
+Each end of a range and each choice is in at least one of these recipes. Contradictions between several values are not
+checked here: the trial that has them reports them, since most of the space may be valid.
 """
 
 from __future__ import annotations

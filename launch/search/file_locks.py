@@ -1,4 +1,4 @@
-"""File locks that are released when the process that holds them ends, also if it is killed."""
+"""File locks that are released when the process that holds them ends, even if it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count the processes that Linux has killed for want of memory, since a SIGKILL alone does not say who sent it."""
+"""Count the processes that Linux killed because memory ran out, to explain why a trial ended by SIGKILL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search from a notebook cell or a script, and work with what was found.
+"""Run a search from a notebook cell or a script, and use its results: a table of trials, the best values, the best run.
 
 ::
 

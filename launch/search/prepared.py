@@ -1,4 +1,4 @@
-"""A search that has passed its checks: recipe, space, objective, and the folder of its study."""
+"""The dataclass of a search that has passed its checks: recipe, search space, objective, and the study's folder."""
 
 from __future__ import annotations
 

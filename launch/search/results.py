@@ -1,4 +1,4 @@
-"""The results of a study: a table of its trials, the best recipe, and how much each key mattered."""
+"""The results of a study: a table of its trials, the best recipe, and the importance of each key."""
 
 from __future__ import annotations
 

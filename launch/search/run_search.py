@@ -1,4 +1,4 @@
-"""Run the trials of a study: claim one, start it, answer its reports, and note how it ended.
+"""Run the trials of a study: claim a trial, start it, answer its reports, and record how it ended.
 
 The process of the search owns the study and trains nothing itself. Each of ``search.jobs`` threads runs one trial after
 the other in processes of their own (``trial_starter.py``), under the recipe's plan and number of ranks.

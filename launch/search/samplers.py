@@ -1,8 +1,8 @@
-"""Samplers whose draws depend on (seed, trial number, finished trials) alone.
+"""optuna samplers whose values depend only on the seed, the trial's number, and the finished trials.
 
-optuna's samplers draw from one stream of random numbers, so a study that is resumed after a kill would begin the stream
-anew and try the same values again; so would a second worker. Here each trial gets a sampler of its own, seeded by the
-trial's number. That is possible since samplers keep what they learn in the study's storage.
+optuna's own samplers draw from one stream of random numbers. A study that is resumed after a kill would begin the
+stream anew and try the same values again, and so would a second worker. Here each trial has its own sampler, seeded by
+the trial's number. This works because a sampler learns from the trials in the study's storage.
 """
 
 from __future__ import annotations

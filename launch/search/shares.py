@@ -1,4 +1,4 @@
-"""Share the cores and devices of this machine among trials that run at once."""
+"""Divide the CPU cores and GPUs of this machine among trials that run at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal in its folder, or a database by URL."""
+"""Open the storage of a study: a journal file in the study's folder, or a database given by its URL."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The command that began a study, kept in its folder, so that the folder alone is enough to go on with it.
+"""The command that started a study, saved in the study's folder, so that the folder alone is enough to continue it.
 
-``trireme search FOLDER`` means the same recipe and overrides again; overrides that are given beside it replace those of
-the same key.
+``trireme search FOLDER`` means the same recipe and overrides again. New overrides on the command line replace saved
+ones of the same key.
 """
 
 from __future__ import annotations

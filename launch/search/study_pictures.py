@@ -1,6 +1,6 @@
-"""Pictures of a study as SVG files that need nothing else: history, slices, parallel coordinates, importance, front.
+"""Plots of a study as SVG files: history, slices, parallel coordinates, parameter importance, Pareto front.
 
-A picture that has nothing to show, such as the front of one objective, is not drawn.
+A plot that would be empty, such as the Pareto front of a single objective, is not drawn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The study of a search: its trials, their workers, and how they ended. optuna keeps it in a journal or database.
+"""The study of a search: stores its trials, their workers, and how they ended, in an optuna journal or database.
 
 Several workers may share a study, on one machine or on many that see its folder. A worker claims a trial under a lock
-of the study, and holds a lock of the trial while it runs it. The operating system releases a lock when its process
-ends, also if the process is killed. So a running trial whose lock is free was left by a worker that died, and the next
-worker resumes the trial from its checkpoint. No trial is counted twice, and none is lost.
+of the study, and holds a lock of the trial while it runs the trial. The operating system releases a lock when its
+process ends, even if the process is killed. So a running trial whose lock is free was left by a worker that died, and
+the next worker resumes the trial from its checkpoint. No trial is counted twice, and none is lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Submit the workers of a search as one SLURM job or array: each task is a worker that runs trials on one machine.
 
-The study is made here, so that its problems are reported before anything is queued. A worker that is told to leave lets
-its trials save and exits with code 75, after which SLURM queues it again.
+The study is made here, so that its problems are reported before anything is queued. When SLURM ends a worker early, the
+worker lets its trials save and exits with code 75, and SLURM queues it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The main program of a trial's process: read the recipe, train on one rank or on forked ranks, record how it ended.
+"""The main program of a trial's process: read the recipe, train on one or several ranks, and record how it ended.
 
 ``trial_starter.py`` starts the process. The output goes into the trial's ``logs``; how the trial ended is written into
 a file that the search reads.

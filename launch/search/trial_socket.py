@@ -1,4 +1,4 @@
-"""The socket at which trials report metrics to their search, and learn whether to go on (``trial_reports.py``)."""
+"""The socket through which trials report metrics to their search and learn whether to stop (``trial_reports.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start the trials of a search in processes of their own, signal them, and see how they end.
+"""Start the trials of a search in their own processes, send them signals, and detect how they end.
 
 A trial is forked by this process's fork server (``../forked.py``), which has imported everything once, so it starts
 within milliseconds. Where forking is not possible, the trial is started in the usual way. Trials end with the search.

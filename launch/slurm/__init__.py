@@ -1,0 +1,1 @@
+"""Submit, follow and cancel runs as SLURM jobs."""

@@ -1,4 +1,4 @@
-"""``trireme cancel``: end a job without losing what it has trained since its last checkpoint."""
+"""``trireme cancel``: end a SLURM job without losing the steps that it has trained since its last checkpoint."""
 
 from __future__ import annotations
 

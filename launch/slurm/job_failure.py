@@ -1,7 +1,7 @@
-"""Print the first failure among all machines of a SLURM job; the failures of other ranks follow from it.
+"""Print the failure that ended a SLURM job: the first one among the ranks of all its machines.
 
 ``python -m trireme.launch.slurm.job_failure LOGS RANKS CODE`` reads the error files that ranks and launchers have left
-in ``LOGS``.
+in ``LOGS``. Failures after the first are left out, since they follow from it.
 """
 
 from __future__ import annotations

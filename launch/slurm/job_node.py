@@ -1,10 +1,10 @@
-"""Start the ranks of one machine of a job; the machines of the job meet through torch's rendezvous.
+"""Start the ranks of one machine of a SLURM job. The machines of the job connect through torch's rendezvous.
 
 ``srun --ntasks-per-node=1 python -m trireme.launch.slurm.job_node --ranks 8 --logs DIR RECIPE key=value ...``
 
 This does what torchrun does, with the same elastic agent and c10d rendezvous, and two things more. Signals are passed
-on to the ranks, which get time to save. Exit codes are those of ``trireme train`` (75: left early, saved); torchrun has
-only 1.
+on to the ranks, which get time to save. Exit codes are those of ``trireme train`` (75: stopped early, saved), while
+torchrun only has 1.
 """
 
 from __future__ import annotations

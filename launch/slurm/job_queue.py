@@ -1,4 +1,4 @@
-"""Read SLURM's queue for ``trireme jobs``: which jobs are trireme's, which runs they train, and their last steps."""
+"""Read SLURM's queue for ``trireme jobs``: find trireme's jobs, the runs that they train, and their latest steps."""
 
 from __future__ import annotations
 

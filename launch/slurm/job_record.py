@@ -1,7 +1,7 @@
-"""``slurm.json`` in a run folder: the number and log file of its job, written when the job is submitted.
+"""Read and write ``slurm.json`` in a run folder: the number and log file of the SLURM job that was submitted.
 
 ``trireme logs``, ``trireme cancel`` and ``trireme jobs`` need no database: squeue gives the path of a job's script, and
-this file lies beside the script.
+``slurm.json`` is in the folder of the script.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Write the SLURM batch script of a job from a recipe's ``launch`` part.
 
-The script needs nothing but itself: SLURM may run it again after a preemption, days after it was written. Beside
+The script is self-contained, since SLURM may run it again after a preemption, days after it was written. Beside
 starting the tasks it has two duties. It passes signals on to them, because SLURM sends the warning before the time
-limit to the script alone. It queues the job again when the ranks exit with code 75: they have left early and saved.
+limit to the script alone. It queues the job again when the ranks exit with code 75, which means that they have stopped
+early and saved.
 """
 
 from __future__ import annotations

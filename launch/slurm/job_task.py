@@ -1,4 +1,4 @@
-"""Read SLURM's variables in a task to set its rank, the address at which ranks meet, and caches on a local disk.
+"""Set a SLURM task's rank, the address at which ranks meet, and local caches, from SLURM's environment variables.
 
 srun tells a task its number in SLURM_PROCID and similar variables. ``take_rank`` translates them to RANK, WORLD_SIZE
 and the other names that torch and DeepSpeed read, so that ``srun python -m trireme.launch.train RECIPE`` needs no

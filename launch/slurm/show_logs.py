@@ -1,4 +1,4 @@
-"""``trireme logs RUN``: print the log of a run, its job or one of its ranks; ``-f`` follows it as it grows."""
+"""``trireme logs RUN``: print the log of a run, of its SLURM job or of one of its ranks; ``-f`` follows the log."""
 
 from __future__ import annotations
 

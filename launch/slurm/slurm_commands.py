@@ -1,4 +1,4 @@
-"""Run SLURM's commands, and turn their refusals into problems that name the recipe's key."""
+"""Run SLURM's commands (sbatch, squeue ...), and turn their errors into messages that name the recipe's key."""
 
 from __future__ import annotations
 

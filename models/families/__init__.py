@@ -1,1 +1,4 @@
-"""Model families, one file each. Every file here that defines ``FAMILY`` is found, so a new family is one new file."""
+"""Model families, one file each: the module paths that trireme needs to wrap, split and shard a model.
+
+Every file here that defines ``FAMILY`` is found automatically.
+"""

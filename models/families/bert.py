@@ -1,4 +1,7 @@
-"""BERT: an encoder with learned positions, for masked language modelling and for labels of texts and tokens."""
+"""The family description of BERT: module paths by which trireme wraps, splits and shards the model.
+
+BERT is a text encoder with learned positions, for masked language modelling and for classifying texts and tokens.
+"""
 
 from __future__ import annotations
 

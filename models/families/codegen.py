@@ -1,4 +1,8 @@
-"""CodeGen: GPT-J's block with one fused projection, which holds four groups of heads, a layout made for TPUs."""
+"""The family description of CodeGen: module paths by which trireme wraps, splits and shards the model.
+
+CodeGen has GPT-J's block with a fused query-key-value projection. The projection has four groups of heads, each with
+its own query, value and key, a layout made for TPUs.
+"""
 
 from __future__ import annotations
 

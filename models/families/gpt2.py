@@ -1,4 +1,7 @@
-"""GPT-2 (also GPT-Sw3): learned positions, fused query-key-value, head tied to the embedding."""
+"""The family description of GPT-2 and GPT-Sw3: module paths by which trireme wraps, splits and shards the model.
+
+Both have learned positions, a fused query-key-value projection, and a head tied to the embedding.
+"""
 
 from __future__ import annotations
 

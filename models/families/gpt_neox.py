@@ -1,4 +1,7 @@
-"""GPT-NeoX (also Pythia): attention and feed-forward in parallel, rotary position on part of each head."""
+"""The family description of GPT-NeoX and Pythia: module paths by which trireme wraps, splits and shards the model.
+
+Both compute attention and MLP in parallel, with rotary positions on part of each head.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GPT-J: attention and feed-forward in parallel behind one norm, rotary position by interleaved pairs."""
+"""The family description of GPT-J: module paths by which trireme wraps, splits and shards the model.
+
+GPT-J computes attention and MLP in parallel behind one norm, with rotary positions on interleaved pairs of features.
+"""
 
 from __future__ import annotations
 

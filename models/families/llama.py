@@ -1,4 +1,7 @@
-"""Llama: RMSNorm, SwiGLU, rotary position, grouped-query attention."""
+"""The family description of Llama: module paths by which trireme wraps, splits and shards the model.
+
+Llama has RMSNorm, SwiGLU, rotary positions and grouped-query attention.
+"""
 
 from __future__ import annotations
 

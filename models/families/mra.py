@@ -1,4 +1,7 @@
-"""MRA: an encoder of texts whose attention is exact for the most important pairs of blocks only."""
+"""The family description of MRA: module paths by which trireme wraps, splits and shards the model.
+
+MRA is a text encoder whose attention is exact only for the most important pairs of blocks of tokens.
+"""
 
 from __future__ import annotations
 

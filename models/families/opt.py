@@ -1,4 +1,7 @@
-"""OPT: learned positions, ReLU, head tied to the embedding, which may be narrower than the hidden states."""
+"""The family description of OPT: module paths by which trireme wraps, splits and shards the model.
+
+OPT has learned positions, ReLU, and a head tied to the embedding, which may be narrower than the hidden states.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""Perceiver AR: the last positions of a text attend to all of it in the first layer, and to each other in later ones.
+"""The family description of Perceiver AR: module paths by which trireme wraps, splits and shards the model.
 
-The classes are trireme's own (``models/perceiver_ar``), since transformers has none.
+Perceiver AR is a causal language model. In its first layer, the last positions of a text attend to the whole text; in
+later layers they attend only to each other.
+
+The model classes are trireme's own (``models/perceiver_ar``), since transformers has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Persimmon: query/key LayerNorm, squared ReLU, rotary position on part of each head."""
+"""The family description of Persimmon: module paths by which trireme wraps, splits and shards the model.
+
+Persimmon has LayerNorm on queries and keys, squared ReLU, and rotary positions on part of each head.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Phi (1, 1.5, 2): attention and feed-forward in parallel behind one norm, rotary position on part of each head."""
+"""The family description of Phi (1, 1.5, 2): module paths by which trireme wraps, splits and shards the model.
+
+Phi computes attention and MLP in parallel behind one norm, with rotary positions on part of each head.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""RecurrentGemma: gated linear recurrences with a local attention block in every third place (Griffin)."""
+"""The family description of RecurrentGemma: module paths by which trireme wraps, splits and shards the model.
+
+RecurrentGemma has gated linear recurrences, and local attention in every third block (Griffin).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""T5: an encoder and a decoder with relative positions, for tasks that turn one text into another.
+"""The family description of T5: module paths by which trireme wraps, splits and shards the model.
 
-T5 1.1 (``feed_forward_proj: gated-gelu``, ``tie_word_embeddings: false``) has a head of its own. transformers 5 ties it
-to the embedding all the same, and initialises it as if its inputs were scaled, so that a fresh model would begin at a
-loss of 16 to 25 nats.
+T5 is an encoder-decoder with relative positions, for tasks that turn one text into another.
+
+In T5 1.1 (``feed_forward_proj: gated-gelu``, ``tie_word_embeddings: false``) the head is not tied to the embedding.
+transformers 5 ties it all the same, and initialises it as if its inputs were scaled. A new model would then begin at a
+loss of 16 to 25 nats, so this description unties the head.
 """
 
 from __future__ import annotations

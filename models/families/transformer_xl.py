@@ -1,6 +1,8 @@
-"""Transformer-XL: a causal language model whose layers remember what they saw of the segments before.
+"""The family description of Transformer-XL: module paths by which trireme wraps, splits and shards the model.
 
-The classes are trireme's own (``models/transformer_xl``), since transformers has removed them.
+Transformer-XL is a causal language model whose layers remember the earlier segments of a text.
+
+The model classes are trireme's own (``models/transformer_xl``), since transformers has removed them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""A dual encoder of pictures and texts: any vision model and any text model, each with a projection (LiT, CLIP)."""
+"""The family description of image-text dual encoders: module paths by which trireme wraps, splits and shards the model.
+
+Examples are CLIP and LiT. A dual encoder joins any vision model and any text model of transformers, each followed by a
+projection.
+"""
 
 from __future__ import annotations
 

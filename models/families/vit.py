@@ -1,4 +1,7 @@
-"""Vision Transformer: an encoder over the patches of a picture."""
+"""The family description of the Vision Transformer: module paths by which trireme wraps, splits and shards the model.
+
+The Vision Transformer is an encoder over the patches of an image.
+"""
 
 from __future__ import annotations
 

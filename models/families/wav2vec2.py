@@ -1,4 +1,7 @@
-"""wav2vec 2.0: convolutions over a waveform, then an encoder over their frames."""
+"""The family description of wav2vec 2.0: module paths by which trireme wraps, splits and shards the model.
+
+wav2vec 2.0 applies convolutions to a waveform, then a Transformer encoder to the frames.
+"""
 
 from __future__ import annotations
 

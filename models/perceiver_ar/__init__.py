@@ -1,7 +1,7 @@
 """Perceiver AR (https://arxiv.org/abs/2202.07765), a causal language model that reads a long prefix in one layer.
 
-Importing this package registers it with transformers: ``AutoConfig`` and ``AutoModelForCausalLM`` then know
-``model_type`` ``perceiver_ar``, so that they load what trireme exports.
+Importing this package registers its classes with transformers. ``AutoConfig`` and ``AutoModelForCausalLM`` then know
+``model_type`` ``perceiver_ar``, and load models that trireme has exported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The sizes of a Perceiver AR, as a configuration of transformers.
+"""The transformers configuration of Perceiver AR.
 
-The first layer is the *hybrid* one: its queries are the latents, and its keys are the prefix and the latents.
+The first layer is called *hybrid*: its queries are the latents (the last positions of a text), and its keys are the
+prefix and the latents.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The layers of a Perceiver AR: attention with queries from the last positions only, and a feed-forward part.
+"""The layers of Perceiver AR: attention whose queries are only the last positions of a text, and an MLP.
 
-All layers are pre-norm. In the first one, the hybrid, keys are made of the whole text: of the prefix under a norm of
-its own, and of the latents. Its output, and what later layers see, are the latents alone. Rotary positions turn pairs
-of neighbouring features (https://arxiv.org/abs/2104.09864), as in the library that published the weights.
+The last positions are called latents, and the text before them is the prefix. All layers are pre-norm. In the first
+layer, keys are made from the prefix, which has a norm of its own, and from the latents. The first layer outputs the
+latents alone, and the later layers see nothing else. Rotary positions rotate pairs of neighbouring features
+(https://arxiv.org/abs/2104.09864), as in the library that published the weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The model classes of Perceiver AR, without and with a head over tokens, and the generation of texts.
+"""The model classes of Perceiver AR, with and without a language model head, and generation of text.
 
-Rows are padded on the left: their last positions are the latents, and padding lies before the prefix. A padded text has
-the same logits as the text alone. Logits are those of the latents only: [rows, latents, words].
+The last positions of a text are called latents, and the text before them is the prefix. Texts are padded on the left,
+before the prefix, so the latents are always the last positions of the tensor. A padded text has the same logits as the
+text alone. Only the latents have logits: [batch, latents, vocabulary].
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Read Perceiver AR models of the library perceiver-io (https://github.com/krasserm/perceiver-io): fields and names.
+"""Read Perceiver AR models that were saved by the library perceiver-io (https://github.com/krasserm/perceiver-io).
 
-Its folders name the fields in ``model_config``; its Lightning checkpoints have the same among their hyperparameters.
+This file translates the names of configuration fields and weights. In perceiver-io's folders the fields are in
+``model_config``; in its Lightning checkpoints they are among the hyperparameters.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Quantised base models: load, train beside, save and export them."""

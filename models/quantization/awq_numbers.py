@@ -1,8 +1,8 @@
-"""The layout in which AWQ folders store a weight (version ``gemm``): 4-bit codes along its outputs, interleaved.
+"""Pack and unpack weights in the format of AWQ folders (version ``gemm``): 4-bit codes, eight to an int32, interleaved.
 
-``weight[o, i] = scales[i // g, o] * (codes[i, o] - zeros[i // g, o])`` for groups of g inputs
-(https://arxiv.org/abs/2306.00978; the files are those of llm-awq's successor AutoAWQ). Field k of an integer holds the
-output ``ORDER[k]`` of its eight.
+``weight[o, i] = scales[i // g, o] * (codes[i, o] - zeros[i // g, o])`` for output o, input i and groups of g inputs
+(https://arxiv.org/abs/2306.00978). The files are those of AutoAWQ, the successor of llm-awq. Each int32 holds the codes
+of eight neighbouring outputs; its k-th field of 4 bits holds output ``ORDER[k]``.
 """
 
 from __future__ import annotations

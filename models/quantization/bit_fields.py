@@ -1,4 +1,4 @@
-"""Integers of a few bits, several of which share an integer of 32 bits, as GPTQ and AWQ store them."""
+"""Pack integers of 2 to 8 bits into 32-bit integers and unpack them, as GPTQ and AWQ store them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import bitsandbytes without its messages about kernels that are not used here."""
+"""Import bitsandbytes without its log messages about kernels that trireme does not use."""
 
 from __future__ import annotations
 

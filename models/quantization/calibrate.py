@@ -1,8 +1,8 @@
-"""Quantise the layers of a model by GPTQ, block by block, on inputs that a data set gives.
+"""Quantise a model's layers by GPTQ, block by block, on inputs from a data set.
 
-The inputs of each block come from the rounded blocks before it, so that later blocks make up for their errors. The
-model runs from its beginning to the block, for each block anew: this works for every architecture, however its blocks
-are called.
+The inputs of each block are the outputs of the blocks before it, which are already quantised. Later blocks can
+therefore compensate for the errors of earlier ones. For each block, the model runs from its beginning up to this block.
+This is slower than storing the inputs of each block, but works for every architecture.
 """
 
 from __future__ import annotations

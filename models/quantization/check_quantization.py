@@ -1,4 +1,7 @@
-"""Check ``model.quantization`` against what is installed and the types of the plan, before any process starts."""
+"""Check the recipe's key ``model.quantization`` before any process starts.
+
+The needed packages must be installed, and the types must fit the precision of the parallelism plan.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""8-bit integers of bitsandbytes (LLM.int8), with a scale for each row of a weight: ``8 + 32 / inputs`` bits a number.
+"""8-bit quantisation of weights by bitsandbytes (LLM.int8), with one scale per row of a weight.
 
-Without a threshold, weights are unpacked to the type of the inputs and multiplied. With a threshold the inputs are
-quantised too, row by row, except for features in which a value exceeds the threshold (https://arxiv.org/abs/2208.07339,
-section 3.2).
+A number takes ``8 + 32 / inputs`` bits, scale included. Without a threshold, weights are unpacked to the type of the
+inputs and multiplied. With a threshold, the inputs are quantised row by row too, except for features that contain a
+value above the threshold (https://arxiv.org/abs/2208.07339, section 3.2).
 """
 
 from __future__ import annotations

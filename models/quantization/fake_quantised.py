@@ -1,4 +1,7 @@
-"""Put torchao's layers, which compute with rounded weights, into a model for quantisation-aware training."""
+"""Replace a model's linear layers by torchao's fake-quantised layers, for quantisation-aware training.
+
+A fake-quantised layer keeps its weight in full precision and rounds it in each forward pass.
+"""
 
 from __future__ import annotations
 

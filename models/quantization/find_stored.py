@@ -1,4 +1,4 @@
-"""Find out how the weights of a recipe are quantised in their folder, if the recipe uses them as they are stored."""
+"""Find the quantisation format of stored weights, for recipes with ``model.quantization.method: stored``."""
 
 from __future__ import annotations
 

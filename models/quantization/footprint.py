@@ -1,4 +1,4 @@
-"""Bytes of the parameters of a model, by kind: quantised layers, other frozen ones, and those that are trained."""
+"""Count the bytes of a model's parameters: quantised layers, other frozen parameters, and trained parameters."""
 
 from __future__ import annotations
 

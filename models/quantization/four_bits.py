@@ -1,7 +1,8 @@
-"""NF4 and FP4: 4-bit numbers of bitsandbytes, with a scale for each group of numbers along the rows of a weight.
+"""4-bit quantisation of weights by bitsandbytes (NF4 and FP4), with one scale per group of numbers in a row.
 
-Double quantisation (https://arxiv.org/abs/2305.14314, section 3) keeps the scales, less their mean, as 8-bit numbers
-with a scale for each 256 of them. Bits of a number, for groups of g: ``4 + 32 / g``, or ``4 + 8 / g + 32 / (256 g)``.
+Double quantisation (https://arxiv.org/abs/2305.14314, section 3) subtracts the mean of the scales and stores the rest
+as 8-bit numbers, with one scale for every 256 of them. A number in groups of g takes ``4 + 32 / g`` bits, or
+``4 + 8 / g + 32 / (256 g)`` bits with double quantisation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The layout in which GPTQ folders store a weight: codes along its inputs, and a scale and a zero for each group.
+"""Pack and unpack weights in the format of GPTQ folders: integers with a scale and a zero point per group of inputs.
 
-``weight[o, i] = scales[g[i], o] * (codes[i, o] - zeros[g[i], o])``, where ``g`` names the group of an input
-(https://arxiv.org/abs/2210.17323; the files are those of AutoGPTQ and GPTQModel). The first version of the layout
-stores each zero minus one.
+``weight[o, i] = scales[g[i], o] * (codes[i, o] - zeros[g[i], o])`` for output o and input i, where ``g[i]`` is the
+group of input i (https://arxiv.org/abs/2210.17323). The files are those of AutoGPTQ and GPTQModel. The first version of
+the format stores each zero point minus one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""GPTQ: choose the codes of a weight so that the outputs of its layer change least on given inputs.
+"""The GPTQ algorithm: quantise a weight so that the layer's outputs change least on given inputs.
 
-Columns are rounded one after the other. The error of each is made up for by the columns that are not rounded yet,
-as far as the inputs let them, by the inverse of ``H = X' X`` (https://arxiv.org/abs/2210.17323, algorithm 1). Columns
-are taken in portions, so that most of the work is products of matrices.
+Columns are rounded one after the other. The columns that are not rounded yet are adjusted to compensate for each
+rounding error, by the inverse of ``H = X' X`` (https://arxiv.org/abs/2210.17323, algorithm 1). Columns are processed in
+groups, so most of the work is matrix products.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Modules of a quantised base that stay in the memory of the CPU beside a GPU, and compute there.
+"""CPU offload of chosen modules of a quantised model: they stay in CPU memory and compute there, beside a GPU.
 
-They are not quantised and not trained (transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device map). Inputs of
-such a module are copied to the CPU and its outputs back to the GPU, in the forward and in the backward pass. Which
-layers are quantised does not depend on whether there is a GPU.
+These modules are neither quantised nor trained (in transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device
+map). In the forward and in the backward pass, their inputs are copied to the CPU and their outputs back to the GPU. On
+a machine without a GPU the same layers are quantised.
 """
 
 from __future__ import annotations

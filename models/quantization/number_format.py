@@ -1,7 +1,8 @@
-"""The interface of a number format: how the weight of a linear layer becomes a few integer tensors, and back.
+"""``Format``, the base class of quantisation formats: it converts a linear layer's weight to integer tensors and back.
 
-The parts are integers only, and scales are kept by their bits. Engines cast floating-point parameters to the type in
-which they compute, and leave integers alone; so FSDP and ZeRO may shard and gather the parts as they are.
+All tensors are integers; even scales are stored by their bits in an integer tensor. FSDP and ZeRO cast floating-point
+parameters to the compute type, but leave integers unchanged. They can therefore shard and gather these tensors without
+changing them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names and settings with which an export stores quantised weights, so that transformers and others load them."""
+"""Convert quantised weights to the tensor names and ``quantization_config`` of an export that transformers can load."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The ``model.qat`` part of a recipe: quantisation-aware training, which prepares a model for later rounding.
+"""The dataclass of a recipe's ``model.qat`` part: quantisation-aware training.
 
-The weights stay in fp32 and are trained, but each forward pass computes with their rounded values; gradients pass the
-rounding unchanged (https://arxiv.org/abs/1712.05877, section 3). A model trained so loses less when it is rounded.
+The weights stay in fp32 and are trained, but each forward pass computes with their rounded values. Gradients pass
+through the rounding unchanged (https://arxiv.org/abs/1712.05877, section 3). A model trained like this loses less
+quality when it is quantised later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choose the layers of a model that are quantised, and change them in place on the meta device."""
+"""Choose the linear layers of a model to quantise, and replace them in place on the meta device."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def format_of(config: QuantizationConfig) -> Format:
 def quantise(
     model: PreTrainedModel, config: QuantizationConfig, family: ModelFamily, stored: Mapping[str, Stored] | None = None
 ) -> None:
-    """Keep the frozen linear layers of ``model`` in few bits, and other frozen parameters in ``other_dtype``.
+    """Keep the frozen linear layers of ``model`` in quantised form, and other frozen parameters in ``other_dtype``.
 
     Args:
         model: on the meta device, with its adapters.
         family: with the parts of ``model``.
-        stored: the weights that their folder holds in few bits; None chooses the layers here.
+        stored: the weights that their folder holds in quantised form; None chooses the layers here.
 
     Raises:
         UserError: no layer is left, ``skip`` or ``on_cpu`` names none, or a layer does not fit the format.

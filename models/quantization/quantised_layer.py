@@ -1,8 +1,8 @@
-"""A frozen linear layer whose weight is kept in a number format of few bits.
+"""A frozen linear layer whose weight is stored in a quantised format.
 
-The layer stays an ``nn.Linear`` (or GPT-2's ``Conv1D``) for ``isinstance``, and adapters stand beside it as beside any
-other. The parts of its weight are parameters of its own (``q_proj.packed``, ``q_proj.scales``), so that engines shard
-and gather them. A read of its ``weight`` computes the weight from the parts.
+The layer stays an ``nn.Linear`` (or GPT-2's ``Conv1D``) for ``isinstance``, and LoRA adapters work as on any other
+linear layer. The tensors of the quantised weight are parameters of the layer (``q_proj.packed``, ``q_proj.scales``), so
+FSDP and ZeRO shard and gather them. Reading ``weight`` dequantises the weight.
 """
 
 from __future__ import annotations

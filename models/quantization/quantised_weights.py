@@ -1,6 +1,6 @@
-"""Yield the weights of a quantised model by name, packed one layer at a time as they are read or drawn.
+"""Yield the weights of a quantised model by name, quantising one layer at a time as its weight is read or drawn.
 
-Packing depends on the weight alone, so all ranks get the same parts, whichever shards they hold.
+The result depends only on the weight, so all ranks get the same quantised tensors, whichever shards they hold.
 """
 
 from __future__ import annotations

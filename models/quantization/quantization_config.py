@@ -1,8 +1,8 @@
-"""The ``model.quantization`` part of a recipe: a frozen base in few bits, beside which adapters are trained (QLoRA).
+"""The dataclass of a recipe's ``model.quantization`` part: a frozen base model with quantised weights, for QLoRA.
 
-QLoRA (https://arxiv.org/abs/2305.14314) keeps the weights of linear layers as 4-bit numbers, whose 16 values are the
-quantiles of a normal distribution (NF4), with one scale for each group of 64. LLM.int8
-(https://arxiv.org/abs/2208.07339) keeps 8-bit integers with one scale for each row.
+QLoRA (https://arxiv.org/abs/2305.14314) trains LoRA adapters beside linear layers with 4-bit weights. The 16 values of
+its NF4 format are quantiles of a normal distribution, with one scale for each group of 64 numbers. LLM.int8
+(https://arxiv.org/abs/2208.07339) stores 8-bit integers with one scale for each row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Read weights that a folder stores quantised, in the published layouts of bitsandbytes, GPTQ, AWQ and torchao.
+"""Read already quantised weights from a folder, in the published formats of bitsandbytes, GPTQ, AWQ and torchao.
 
-The tensors of a layer are joined to one entry under the layer's usual name; ``read`` unpacks the weight, and ``packed``
-gives the parts as they are stored. Code that matches tensors with a model therefore sees whole weights.
+The tensors of a layer are joined to one entry under the usual name of the layer's weight. ``read`` dequantises the
+weight, and ``packed`` returns the tensors as they are stored. Code that matches weights with a model by name therefore
+sees ordinary weights.
 """
 
 from __future__ import annotations

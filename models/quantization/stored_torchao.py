@@ -1,9 +1,9 @@
-"""Read weights in few bits as torchao and transformers save them in safetensors files.
+"""Read quantised weights that torchao or transformers saved in safetensors files.
 
-A weight is stored as tensors of its parts (``q_proj._weight_qdata``, ``q_proj._weight_scale``), and the header of the
-file says in JSON of which class they are made (``torchao.prototype.safetensors``). The parts become those of our own
-formats, so neither torchao nor pickle is needed. Classes that also quantise inputs, or whose layout is that of one
-kernel, are refused by name.
+Such a weight is stored as several tensors (``q_proj._weight_qdata``, ``q_proj._weight_scale``). The file's header says
+in JSON which torchao class they belong to (``torchao.prototype.safetensors``). The tensors are converted to trireme's
+own formats, so neither torchao nor pickle is needed. Classes that also quantise inputs, or whose layout is made for one
+kernel, are refused with an error that names the class.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Numbers of torchao's weight-only methods: int8 and fp8 with a scale for each row, int4 with one for each group.
+"""torchao's weight-only quantisation: int8 and fp8 with one scale per row, int4 with one scale per group of inputs.
 
-The numbers are chosen by torchao; a weight is its integers (or 8-bit floats) times their scales.
+torchao rounds the weights. A weight is the product of its integers (or 8-bit floats) and their scales.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Transformer-XL (https://arxiv.org/abs/1901.02860), a causal language model with a memory of earlier segments.
 
-transformers has removed it. Importing this package registers it under its published ``model_type``, ``transfo-xl``:
-``AutoConfig``, ``AutoModelForCausalLM`` and ``AutoModelForSequenceClassification`` then load published weights and what
-trireme exports.
+transformers has removed this model. Importing this package registers trireme's classes under the published
+``model_type``, ``transfo-xl``. ``AutoConfig``, ``AutoModelForCausalLM`` and ``AutoModelForSequenceClassification`` then
+load published weights, and models that trireme has exported.
 """
 
 from __future__ import annotations

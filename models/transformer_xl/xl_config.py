@@ -1,4 +1,4 @@
-"""The sizes of a Transformer-XL, as a configuration of transformers with the published names of its fields."""
+"""The transformers configuration of Transformer-XL, with the field names of the published models."""
 
 from __future__ import annotations
 

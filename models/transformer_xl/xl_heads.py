@@ -1,6 +1,6 @@
-"""Transformer-XL with its heads: the next word by an adaptive softmax, and a label for a whole text.
+"""Transformer-XL models with a head: next-token prediction by an adaptive softmax, and classification of texts.
 
-The memory is the cache of generation: a text of any length is written with the memory alone.
+In generation, the memory of earlier segments is the only cache, so texts of any length can be generated.
 """
 
 from __future__ import annotations

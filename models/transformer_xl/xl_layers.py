@@ -1,7 +1,8 @@
-"""The layers of a Transformer-XL: attention by content and by distance, to a segment and the memory before it.
+"""The layers of Transformer-XL: relative attention to the current segment and to the memory of earlier segments.
 
-A score is (q + u) k + (q + v) r, where r is a projection of the sines and cosines of the distance between query and key
-(paper, section 3.3). So a memory needs no positions of its own. The published modules are named as here.
+An attention score is (q + u) k + (q + v) r. Here r is a projection of the sines and cosines of the distance between
+query and key (paper, section 3.3). Only distances are used, so the memory needs no positions of its own. Modules have
+the names of the published weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Transformer-XL without a head: words, layers, and the memory that goes on to the next segment.
+"""Transformer-XL without a head: embedding, layers, and the memory that each segment of a text passes to the next.
 
-The memory of a row holds the earlier inputs of each layer, without gradient: [rows, layers, mem_len, width], of which
-the last ``mem_lengths`` positions hold something. A text that is read in segments, each with the memory of those before
-it, has the same outputs as the text read at once, as far back as the memory reaches. Padding stands on the left of rows
-whose memory goes on; it is never seen or remembered.
+The memory holds the earlier inputs of each layer, without gradient: [batch, layers, mem_len, width]. Only its last
+``mem_lengths`` positions are filled. A text that is read in segments, each with the memory of the segments before, has
+the same outputs as the text read at once, as far back as the memory reaches. If the memory is passed on, padding must
+be on the left. Padding is never attended to, and never enters the memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The adaptive embedding and softmax of a Transformer-XL, which divide the words into clusters by frequency.
+"""The adaptive embedding and softmax of Transformer-XL, which divide the vocabulary into clusters by word frequency.
 
-Rare words have narrow embeddings, and are predicted in two steps: a cluster among the frequent words, then the word in
-the cluster (https://arxiv.org/abs/1609.04309, https://arxiv.org/abs/1809.10853). Every module is called in every pass,
-whatever the words are: engines that gather weights by module need equal calls on all ranks.
+Rare words have narrow embeddings. They are predicted in two steps: the cluster is predicted together with the frequent
+words, and then the word in this cluster (https://arxiv.org/abs/1609.04309, https://arxiv.org/abs/1809.10853). Every
+module is called in every forward pass, for any words, because FSDP and ZeRO-3 need the same calls on all ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distribute the blocks over the stages of a pipeline so that the slowest stage is as fast as possible."""
+"""Distribute a model's blocks over pipeline stages so that the slowest stage is as fast as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check a pipeline plan before any process starts, without importing torch."""
+"""Check a pipeline-parallel plan before any process starts, without importing torch."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Cut a causal language model, as transformers has it, into pipeline stages.
+"""Cut a causal language model of transformers into pipeline stages.
 
-A stage is a copy of the whole model. Blocks of other stages are removed, and other modules that it does
-not need are replaced by ones that do nothing. The stock forward runs unchanged on every stage: the first stage takes
-token ids, the others take hidden states (``inputs_embeds``), and ``logits`` are hidden states on all but the last.
-Parameters keep their names.
+A stage is a copy of the whole model without the blocks of other stages. Other modules that the stage does not need are
+replaced by modules that do nothing. The ``forward`` of transformers runs unchanged on every stage. The first stage
+takes token ids, and the others take hidden states (``inputs_embeds``). The last stage returns logits; the others return
+hidden states under the name ``logits``. Parameters keep their names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pad the texts of a step to one shape, because pipeline stages allocate their receive buffers beforehand.
+"""Pad the texts of a training step to one length, because pipeline stages allocate their receive buffers beforehand.
 
-Pipelines run decoders of text: inputs are tokens with what stands beside them, targets are labels of tokens.
+Pipelines run causal language models only, so inputs and labels are tensors with one value per token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Evaluate a causal language model under a pipeline: batches of any shape follow each other without waiting.
+"""Evaluate a causal language model under pipeline parallelism: forward passes only, with batches of any shape.
 
-Time is divided into turns. In a turn every rank runs at most one stage on one batch, and then sends the hidden states
-to the next stage. Every rank computes the turns of all ranks, and so knows which messages to expect.
+Batches follow each other through the stages without waiting. Time is divided into turns: in a turn every rank runs at
+most one stage on one batch, and then sends the hidden states to the next stage. Every rank computes the turns of all
+ranks, and so knows which messages to expect.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Wrap a stage of a causal language model for torch's pipeline schedules.
 
-The schedules pass hidden states by position, and other inputs by keyword.
+The schedules pass hidden states by position and all other inputs by keyword.
 """
 
 from __future__ import annotations

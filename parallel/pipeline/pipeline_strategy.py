@@ -1,4 +1,4 @@
-"""The strategy for pipeline plans: stages hold the blocks, and micro-batches follow each other through the stages."""
+"""The training strategy for pipeline parallelism."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Run torch's pipeline schedules over this rank's stages of a causal language model, a step of micro-batches at a time.
+"""Run a training step of a causal language model by torch's pipeline schedules, over the stages on this rank.
 
-Every rank of a pipeline has all micro-batches, so ranks exchange only hidden states and their gradients. Stages are
-told their shapes (static mode), which spares a trial run. When shapes change, stages and schedule are built anew.
+Every rank of a pipeline has all micro-batches, so ranks exchange only hidden states and their gradients. The shapes are
+passed to the stages (torch calls this static mode), so torch needs no trial run to find them. When shapes change,
+stages and schedule are built anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A pipeline stage that can record when each of its actions began and ended, for the timeline of a step."""
+"""A pipeline stage that can record the begin and end of each forward and backward, for a timeline of the step."""
 
 from __future__ import annotations
 

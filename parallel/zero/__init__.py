@@ -1,0 +1,1 @@
+"""ZeRO plans, which train with DeepSpeed."""

@@ -1,4 +1,4 @@
-"""Check a DeepSpeed plan before any process starts, and report every problem at once."""
+"""Check a DeepSpeed plan before any process starts, and report all problems at once."""
 
 from __future__ import annotations
 

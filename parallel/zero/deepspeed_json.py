@@ -1,7 +1,7 @@
-"""Make DeepSpeed's JSON from the typed recipe, or complete and check the user's own JSON file.
+"""Make DeepSpeed's JSON configuration from the recipe, or complete and check the user's own JSON file.
 
-``auto`` values are filled by the published rules, and missing keys are filled from the recipe where the recipe decides
-them. Explicit values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process
+``auto`` values are filled by DeepSpeed's published rules. Missing keys are filled from the recipe where the recipe
+decides them. Values that contradict the recipe are refused, and so are keys that DeepSpeed would ignore. No process
 group is needed.
 """
 

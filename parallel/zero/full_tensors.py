@@ -1,8 +1,8 @@
-"""Read and write weights and optimizer state of a DeepSpeed engine by parameter: this rank's range, or full tensors.
+"""Read and write a DeepSpeed engine's weights and optimizer state by parameter: full tensors, or this rank's range.
 
-DeepSpeed keeps fp32 weights and moments in flat pieces that hold parts of several parameters, in classes that differ
-between stages. Its public functions gather and scatter one parameter. This file adds the cases that they leave out:
-weights of stage 0, a rank's ranges, step counters, and state that does not exist before the first step.
+DeepSpeed keeps fp32 weights and moments in flat buffers that hold parts of several parameters. Its public functions
+gather and scatter one parameter. This file adds what these functions lack: the weights of stage 0, the range of one
+rank, step counters, and optimizer state that does not exist before the first step.
 """
 
 from __future__ import annotations

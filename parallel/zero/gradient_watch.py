@@ -1,4 +1,4 @@
-"""Note which parameters get a gradient in the first step, before DeepSpeed moves the gradient away."""
+"""Record which parameters get a gradient in the first step, by hooks that run before DeepSpeed takes it away."""
 
 from __future__ import annotations
 

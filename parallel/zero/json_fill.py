@@ -1,4 +1,4 @@
-"""Fill a DeepSpeed JSON with the recipe's values, and collect contradictions to them."""
+"""``JsonFiller``: write the recipe's values into a DeepSpeed JSON, and collect values there that contradict them."""
 
 from __future__ import annotations
 

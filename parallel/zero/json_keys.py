@@ -1,7 +1,8 @@
-"""The keys that DeepSpeed knows at each depth of its JSON, and those that trireme replaces by its own features.
+"""The keys that DeepSpeed's JSON may contain at each depth, and the keys that trireme replaces by its own features.
 
-DeepSpeed itself ignores unknown top-level keys, so they are found here. Keys of blocks that it reads through pydantic
-models come from those models in the installed package; all other keys are listed here from its sources.
+DeepSpeed silently ignores unknown top-level keys, so trireme checks them by these lists. Keys of blocks that DeepSpeed
+reads through pydantic models are taken from these models in the installed package. All other keys are listed here, as
+in DeepSpeed's sources.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Import the DeepSpeed package when it is needed, for the right accelerator, and without its messages.
+"""Import the DeepSpeed package on demand, for the right accelerator and without its log messages.
 
-Checks of a recipe import this file to ask whether DeepSpeed is installed, so torch is imported late too.
+Checks of a recipe import this file to ask whether DeepSpeed is installed. So that they stay fast, torch is imported on
+demand too.
 """
 
 from __future__ import annotations

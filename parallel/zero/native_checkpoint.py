@@ -1,7 +1,7 @@
-"""Write DeepSpeed's own checkpoint files for its tools. A resume reads trireme's files, which lie beside them.
+"""Write checkpoint files in DeepSpeed's own format, for DeepSpeed's tools. trireme resumes from its own files instead.
 
 ``engine.save_checkpoint`` waits for all ranks several times. A rank that fails to write must not leave the others
-waiting, so its error is raised only after all of these calls.
+waiting, so it raises its error only after all of these calls.
 """
 
 from __future__ import annotations

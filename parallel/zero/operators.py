@@ -1,10 +1,10 @@
 """Compile DeepSpeed's C++ operators at first use, one rank at a time.
 
-torch guards a build with a lock *file*. A rank that is killed while it compiles leaves the file behind, and every later
-run would wait for it without end. Builds here also take a lock of the operating system, which ends with its process.
-The holder of this lock removes a lock file that has not changed for a while.
+torch guards a build with a lock *file*. If a rank is killed while it compiles, the file stays, and every later run
+would wait for it without end. Builds here also take a lock of the operating system, which is released when its process
+ends. The holder of this lock removes a lock file that has not changed for a while.
 
-``python -m trireme.parallel.zero.operators`` compiles the operators of CPU ranks ahead of time.
+``python -m trireme.parallel.zero.operators`` compiles the operators for the CPU ahead of time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Options of DeepSpeed ZeRO under DeepSpeed's own names; ``deepspeed_json.py`` turns them into DeepSpeed's JSON.
+"""The DeepSpeed ZeRO options that a recipe may set, under DeepSpeed's own names.
 
-Values that the recipe sets elsewhere (batch, clipping, precision, optimizer, schedule) are not options here; the JSON
-takes them from the recipe. Neither torch nor DeepSpeed is imported, because checking a recipe needs neither.
+``deepspeed_json.py`` turns them into DeepSpeed's JSON. Batch size, clipping, precision, optimizer and schedule are not
+options here, since the recipe sets them elsewhere. Neither torch nor DeepSpeed is imported, because checking a recipe
+needs neither.
 """
 
 from __future__ import annotations

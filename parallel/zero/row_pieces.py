@@ -1,8 +1,8 @@
-"""Turn ZeRO's flat ranges of tensors into whole rows, which a checkpoint stores without gathering a tensor.
+"""Turn a ZeRO rank's flat ranges of tensors into whole rows, which a checkpoint can store without a gather.
 
-A rank of ZeRO holds a range of a flattened tensor, which may begin and end within a row (one index of the first
-dimension). Distributed checkpoints store boxes. So each row goes to the rank that holds its first element, and only the
-rest of a row that is cut is sent there. Each rank then writes its own rows.
+A rank of ZeRO holds a range of a flattened tensor, which may begin and end in the middle of a row (one index of the
+first dimension). Distributed checkpoints can store only rectangular shards. So each row goes to the rank that holds its
+first element, and only the rest of a row that is split between ranks is sent there. Each rank then writes its own rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Turn a model on the meta device into ZeRO-3 shards, one tensor at a time.
+"""Shard a model on the meta device for ZeRO-3 and fill it with weights, one tensor at a time.
 
-``deepspeed.zero.Init`` gets each parameter as soon as its weights arrive, from the seed or from files. A rank therefore
-never holds more than one whole tensor beside its shards.
+``deepspeed.zero.Init`` takes each parameter as soon as its weights are read from files or drawn at random. A rank
+therefore never holds more than one whole tensor beside its shards.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The strategy for DeepSpeed ZeRO: stages 0 to 3, with offload to CPU memory and to disk.
+"""The training strategy for DeepSpeed ZeRO: stages 0 to 3, with offload to CPU memory and disk.
 
-DeepSpeed reduces gradients, clips, steps and scales the loss. trireme divides the loss by the label tokens of the
-global batch, tells the engine which micro-batch is the last, and sets the learning rate by the recipe's schedule,
-unless the JSON has a scheduler of DeepSpeed.
+DeepSpeed reduces and clips gradients, scales the loss and runs the optimizer. trireme divides the loss by the number of
+label tokens in the global batch, and tells the engine which micro-batch is the last. It also sets the learning rate by
+the recipe's schedule, unless the JSON has a scheduler of DeepSpeed.
 """
 
 from __future__ import annotations

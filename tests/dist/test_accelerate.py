@@ -1,4 +1,4 @@
-"""Use of accelerate besides its launcher: its search for a batch size that fits, and loading models over devices."""
+"""Tests of two features that build on accelerate: the search for the largest micro-batch, and ``device_map``."""
 
 from __future__ import annotations
 

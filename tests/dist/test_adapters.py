@@ -1,4 +1,4 @@
-"""Adapter runs (LoRA, DoRA): checkpoints without the base model, exports that peft loads, merges, further training."""
+"""Tests of runs that train LoRA or DoRA adapters: checkpoints, exports to peft, merging, and training further."""
 
 from __future__ import annotations
 

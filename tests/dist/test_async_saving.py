@@ -1,4 +1,4 @@
-"""Saving in the background: the bytes of a synchronous save, one checkpoint at a time, and no checkpoint lost."""
+"""Tests of asynchronous checkpoints: they equal synchronous ones, only one is written at a time, and none is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input to the real command: one readable message with field, reason and fix; exit code 2; nothing lost."""
+"""Tests that ``trireme train`` answers bad input with one message (field, reason, fix) and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme batch-size`` prints a line per try, and says when the global batch is the limit."""
+"""``trireme batch-size`` prints one line per size it tries, and says when the global batch size stops the search."""
 
 from __future__ import annotations
 

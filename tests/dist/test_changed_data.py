@@ -1,5 +1,8 @@
-"""Resume of a run whose documents have changed: refused, unless ``--resume`` names the checkpoint; then training goes
-on with the checkpoint's tokenizer."""
+"""Tests of resuming a run whose training documents have changed.
+
+The resume is refused unless ``--resume`` names the checkpoint. Training then continues with the tokenizer of the
+checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat training: one trajectory under every plan, and an exported model that answers in its own chat template."""
+"""Chat fine-tuning gives the same losses under every parallelism plan, and the exported model can answer prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact resume, other world sizes, rotation, damage, full disks, refusals."""
+"""Tests of checkpoints: bit-exact resume, changed world size, rotation, damaged files, full disks, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes that a callback ends early, evaluations with their own precision and micro-batch, predictions, data seed."""
+"""Tests of epochs that a callback ends early, of the precision and batch size of evaluations, and of ``data.seed``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contrastive loss takes its negatives from the whole global batch, under any plan, ranks and micro-batch size."""
+"""The contrastive loss takes its negatives from the whole global batch, under every plan and micro-batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: agreement of ranks, events of callbacks, epochs, precision, averaged weights, streams."""
+"""Tests of the training loop: agreement between ranks, callback events, epochs, precision, EMA, streaming data."""
 
 from __future__ import annotations
 

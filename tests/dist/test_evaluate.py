@@ -1,5 +1,7 @@
-"""``trireme evaluate`` gives the metrics of the run's own evaluation under any plan, and writes nothing into its
-folder."""
+"""``trireme evaluate`` gives the same metrics as the evaluation during training, under any parallelism plan.
+
+The command writes nothing into the run folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example notebooks run from top to bottom in a kernel of their own, with progress in their cells."""
+"""Every notebook in ``examples/`` runs from the first cell to the last in a Jupyter kernel and shows its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports load in ``transformers`` with identical logits: every type, shards, averaged weights, every plan."""
+"""Exported models have identical logits in ``transformers``, under every plan, in one file or several, and with EMA."""
 
 from __future__ import annotations
 

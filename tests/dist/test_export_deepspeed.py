@@ -1,4 +1,4 @@
-"""Exports of DeepSpeed's own folders equal those of ``zero_to_fp32`` byte for byte, and transformers loads them."""
+"""Exporting a DeepSpeed checkpoint gives the same bytes as DeepSpeed's ``zero_to_fp32``, and transformers loads it."""
 
 from __future__ import annotations
 

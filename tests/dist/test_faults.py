@@ -1,4 +1,4 @@
-"""A few trials of the fault campaign, with the real command; `python benchmarks/faults.py` runs a hundred."""
+"""Runs a few trials of the fault-injection benchmark; ``python benchmarks/faults.py`` runs a hundred."""
 
 from __future__ import annotations
 

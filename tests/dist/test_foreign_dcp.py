@@ -1,4 +1,4 @@
-"""Folders of torch's distributed checkpoint, as FSDP2 scripts write them, are resumed from under other plans."""
+"""Tests of resuming from a torch distributed checkpoint that an FSDP2 script wrote, under other parallelism plans."""
 
 from __future__ import annotations
 

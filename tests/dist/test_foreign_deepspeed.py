@@ -1,4 +1,4 @@
-"""Folders that DeepSpeed itself wrote are resumed from under other plans; and DeepSpeed reads what trireme writes."""
+"""Training resumes from checkpoints that DeepSpeed wrote, and DeepSpeed loads the checkpoints that trireme writes."""
 
 from __future__ import annotations
 

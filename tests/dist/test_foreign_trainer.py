@@ -1,4 +1,4 @@
-"""Checkpoint folders of ``transformers.Trainer`` are resumed from, evaluated, exported and used as weights."""
+"""Checkpoints of ``transformers.Trainer`` can be resumed, evaluated, exported, and used as initial weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FSDP2: options change how a run is spread, but not its trajectory; memory of a rank; frozen parameters."""
+"""Tests of FSDP2: its options do not change the losses, each rank holds only its shard, and frozen parameters work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``model.loss=chunked`` gives the trajectory of ``plain`` under plans of every kind: losses, norms, metrics."""
+"""``model.loss=chunked`` gives the same losses, gradient norms and metrics as ``plain`` under every kind of plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Heads and embeddings that the weights lack start from the same random values under every plan; the rest is loaded."""
+"""Heads and embeddings that pretrained weights lack get the same random values under every parallelism plan.
+
+All other tensors are loaded from the weights.
+"""
 
 from __future__ import annotations
 

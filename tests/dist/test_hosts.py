@@ -1,4 +1,4 @@
-"""Several hosts: torchrun with a rendezvous over a network, hosts that die, and hosts that cannot be reached."""
+"""Tests of training on several hosts: torchrun's rendezvous over a network, hosts that die, and unreachable hosts."""
 
 from __future__ import annotations
 

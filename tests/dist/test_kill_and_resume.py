@@ -1,4 +1,4 @@
-"""After SIGKILL at a random step the same command gives the loss curve of an undisturbed run, bit for bit."""
+"""A run that is killed at a random step and started again has bit for bit the loss curve of an undisturbed run."""
 
 from __future__ import annotations
 

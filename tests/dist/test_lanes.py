@@ -1,4 +1,7 @@
-"""Memory that a model carries along the lanes of a text: the same under every plan, after a resume, on other ranks."""
+"""Tests of a Transformer-XL whose memory is carried from step to step (``data.packing=lanes``).
+
+Losses are the same under every parallelism plan, after a resume, and on another number of ranks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last lines of a run, and the lines of a second start of a finished run."""
+"""Tests of the messages that a run prints when it ends, and when a finished run is started again."""
 
 from __future__ import annotations
 

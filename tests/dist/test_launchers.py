@@ -1,4 +1,4 @@
-"""Every launcher, SLURM and a notebook included, gives the same training lines for the same recipe."""
+"""The same recipe prints the same training lines under every launcher, including SLURM and a notebook."""
 
 from __future__ import annotations
 

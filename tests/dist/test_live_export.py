@@ -1,4 +1,4 @@
-"""Export during a run (callback ``export``): ``exported`` holds the checkpoint's model, and training is unchanged."""
+"""Tests of the callback ``export``: it exports each checkpoint during training and does not change the training."""
 
 from __future__ import annotations
 

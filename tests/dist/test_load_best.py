@@ -1,4 +1,4 @@
-"""``checkpoint.load_best``: a run ends with the weights of its best checkpoint, also in exports and evaluations."""
+"""With ``checkpoint.load_best`` a run ends with the weights of its best checkpoint, and exports use these weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output of ranks: which ranks write on the terminal, with which prefix, and what the log files contain."""
+"""Tests of log output: which ranks print to the terminal, with which prefix, and what the log files contain."""
 
 from __future__ import annotations
 

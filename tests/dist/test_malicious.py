@@ -1,4 +1,4 @@
-"""Pickles that would run a command, in every file of a checkpoint that may be read: none of them runs."""
+"""A malicious pickle, placed in any file of a checkpoint that can be loaded, is refused and never executed."""
 
 from __future__ import annotations
 

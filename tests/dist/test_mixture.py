@@ -1,4 +1,4 @@
-"""A mixture of sources: every plan gives one trajectory and the same loss by source, and a resume is exact."""
+"""Training on a mixture of data sources gives the same loss per source under every plan, and resumes exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card of an export tells the data, training, metrics and recipe of its run."""
+"""The model card of an exported model describes the data, training, metrics and recipe of the run."""
 
 from __future__ import annotations
 

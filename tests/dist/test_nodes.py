@@ -1,4 +1,4 @@
-"""Machines without a common disk: each keeps its own shards, and a run resumes from them under any plan.
+"""Tests of machines without a shared disk. Each machine keeps its own checkpoint shards, and any plan can resume.
 
 Each machine is simulated by one or two ranks with a working folder of their own and a relative ``run.dir``.
 """

@@ -1,4 +1,4 @@
-"""Dropout and NEFTune leave nothing behind: in the trained model, in evaluations, in checkpoints and in exports."""
+"""Dropout and NEFTune act in training only: the model, evaluations, checkpoints and exports keep no trace of them."""
 
 from __future__ import annotations
 

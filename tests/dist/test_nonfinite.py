@@ -1,4 +1,7 @@
-"""The NaN guard: one rank's loss is NaN, all ranks skip, stop, or roll back together, under every kind of plan."""
+"""Tests of the callback ``nonfinite``: when one rank's loss is NaN, all ranks skip the step, stop, or roll back.
+
+This holds under every kind of parallelism plan.
+"""
 
 from __future__ import annotations
 

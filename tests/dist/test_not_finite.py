@@ -1,5 +1,8 @@
-"""A run whose loss or weights are not finite: reported at the first such step and by the exit code; its checkpoints
-are never taken for good ones."""
+"""Tests of runs whose loss or weights become NaN or infinite: how the run reports this, and how it ends.
+
+The run names the first such step and ends with an exit code of its own. Checkpoints with such weights are never used
+for a resume.
+"""
 
 from __future__ import annotations
 

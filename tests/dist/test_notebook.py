@@ -1,4 +1,4 @@
-"""``trireme.train``: a cell trains on one process or several; its result has metrics, plot, model and tokenizer."""
+"""``trireme.train`` trains from a notebook cell on one or several processes, and returns metrics, plot and model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The callback ``overflow``, which finds the module whose output becomes NaN or infinite."""
+"""Tests of the callback ``overflow``, which finds the module whose output becomes NaN or infinite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components beside the recipe are found by every process of a run, without PYTHONPATH."""
+"""Python files beside a recipe are importable in every process of a run, without setting PYTHONPATH."""
 
 from __future__ import annotations
 

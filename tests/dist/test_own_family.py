@@ -1,4 +1,4 @@
-"""The worked examples of ``docs/extending.md`` under several ranks: every plan, resume, predictions, exports."""
+"""The examples of ``docs/extending.md`` run on several ranks: training, resume, predictions and exports."""
 
 from __future__ import annotations
 

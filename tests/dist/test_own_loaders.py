@@ -1,4 +1,4 @@
-"""Loaders and sample orders of the user's own: one order under every plan, an exact resume, and clear refusals."""
+"""Custom data loaders and sample orders: the same order under every plan, exact resume, and clear error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tasks that call the model themselves: one trajectory under every plan but pipelines, which have no whole model."""
+"""Custom tasks that call the model in their own ``step`` give the same losses under every parallelism plan.
+
+Pipeline plans refuse such tasks, since no rank of a pipeline holds the whole model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perceiver AR end to end: training, export, loading by transformers, texts, evaluations with other prefixes."""
+"""Tests of Perceiver AR from end to end: training, export, loading by transformers, generation, and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations with pictures: exact labels, one trajectory under every plan, and answers about the pictures."""
+"""Tests of chats with images: labels, the same losses under every plan, and answers that depend on the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipeline plans on real ranks give the losses, gradient norms and gradients of one process."""
+"""Pipeline parallelism on real ranks gives the losses, gradient norms and gradients of a single process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions and generated texts under every plan equal those of one process, in the order of the set."""
+"""Predictions and generated texts under every plan equal those of a single process, in the order of the data set."""
 
 from __future__ import annotations
 

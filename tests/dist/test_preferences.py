@@ -1,4 +1,7 @@
-"""Preference tasks (DPO, IPO, KTO): one trajectory under every plan, packed or not; references are computed once."""
+"""DPO, IPO and KTO give the same losses under every parallelism plan, packed or not.
+
+The log-probabilities of the reference model are computed once and reused after a resume.
+"""
 
 from __future__ import annotations
 

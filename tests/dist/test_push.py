@@ -1,4 +1,4 @@
-"""Pushing to a hub: the real client against a small server on the loopback, from the real command."""
+"""Tests of pushing models to the Hugging Face Hub: the real client talks to a small local server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs with a quantised base: the same trajectory under every plan that keeps layers whole, checkpoints, exports."""
+"""Tests of training adapters on a quantised base: losses under each plan, resume, checkpoints and exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that do not meet end soon, with one message, and leave no process behind."""
+"""Ranks that cannot connect to each other end soon, print one message, and leave no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The callback ``report`` in real runs: it changes no number, measures a step on every plan, and tells how runs end."""
+"""Tests of the callback ``report``: it does not change training, measures one step, and records how a run ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elastic restarts: killed ranks are started again, and the run goes on from its last checkpoint without help."""
+"""Tests of ``--max-restarts``: killed ranks are started again, and the run continues from its last checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of flattened tensors that become whole rows on real ranks, and are written and read as a checkpoint."""
+"""ZeRO's flat shards are turned into whole rows of the original tensors, saved as a checkpoint, and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme search``: real trials under one and several ranks, pruned together, killed and gone on with."""
+"""Tests of ``trireme search`` with real trials on one and two ranks: pruning, kills, and continuing a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines beside optuna: real trials by a class of the user's own, and by a sweep of W&B's real client."""
+"""Tests of searches in which another engine than optuna chooses the values: a custom class, and a sweep of W&B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real SLURM: an array of workers shares one study over two nodes."""
+"""A SLURM job array on a real two-node cluster runs several workers, which share the trials of one search."""
 
 from __future__ import annotations
 

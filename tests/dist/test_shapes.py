@@ -1,4 +1,4 @@
-"""Models other than decoders: every plan gives the trajectory of one process, a resume is exact, an export loads."""
+"""Models other than decoders (images, speech, pairs of texts) train alike under every plan, resume, and export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Signals and the wall-clock limit: all ranks save at one step and leave, and the same command goes on bit for bit."""
+"""On a signal, or shortly before the time limit, all ranks save at the same step and exit.
+
+The same command then resumes the run bit for bit.
+"""
 
 from __future__ import annotations
 

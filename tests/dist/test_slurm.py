@@ -1,4 +1,4 @@
-"""A real SLURM: jobs of two nodes are preempted, meet their time limit, or are cancelled, and go on exactly."""
+"""Two-node jobs on a real SLURM are preempted, cancelled or reach their time limit, and then resume exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that returns a mean is refused at the first batch, by name, on all ranks of every plan."""
+"""A task whose loss is a mean instead of a sum is refused at the first batch, on all ranks of every plan."""
 
 from __future__ import annotations
 

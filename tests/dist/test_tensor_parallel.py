@@ -1,4 +1,4 @@
-"""Tensor parallelism gives the losses and gradients of one process, in fp32, for every family that has a plan."""
+"""Tensor parallelism gives the losses and gradients of a single process in fp32, for every model family that has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that hangs: the watchdog names it, its line, and the collective in which the others wait."""
+"""When a rank hangs, the watchdog reports the rank, its line of code, and the collective that other ranks wait in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wheel contains everything that a run needs, and works without a clone."""
+"""The built wheel contains every file that a run needs, and works without a clone of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO on two gloo ranks has the trajectory, state and placement of one process."""
+"""DeepSpeed ZeRO on two gloo ranks gives the losses, weights and optimizer state of a single process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ``make families`` tries an architecture: its heads decide the task, the data and the processor."""
+"""Choose the task, data and processor with which ``make families`` tests an architecture."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Try architectures without a family file (``model.family=auto``): every plan against one process, resume, export.
+"""Train an architecture that has no family file (``model.family=auto``) under several plans; compare, resume, export.
 
-``make families`` runs all of it and writes ``docs/families.md``; ``test_matrix.py`` runs one of each shape. The heads
-that transformers has for an architecture decide its task, data and processor (``kinds.py``); configurations are tiny
-(``tiny_config.py``). Further architectures are tried by name:
+``make families`` trains all architectures and writes ``docs/families.md``; ``test_matrix.py`` trains one of each kind.
+The heads that transformers has for an architecture decide its task, data and processor (``kinds.py``). Configurations
+are tiny (``tiny_config.py``). Other architectures can be trained by name:
 
     python tests/families/report.py phi3 beit hubert
 """

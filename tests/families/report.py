@@ -1,10 +1,10 @@
-"""Try architectures of transformers by ``model.family=auto``, print them as a table, and write ``docs/families.md``.
+"""Test many architectures of transformers with ``model.family=auto``, and write the results to ``docs/families.md``.
 
     make families
-    python tests/families/report.py phi3 beit hubert      # any architectures by name; docs/families.md is left alone
+    python tests/families/report.py phi3 beit hubert      # any architectures by name; docs/families.md is not written
 
-Results are kept in ``build/families.json`` as they come, so that an interrupted run goes on (``--fresh`` starts over;
-failures are tried again).
+Each result is written to ``build/families.json`` at once, so an interrupted command can continue. ``--fresh`` starts
+over. Architectures that failed are tested again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sources of small real data for architectures of every shape: digits with captions, maps and boxes; labelled lines."""
+"""Small data sources for tests of many architectures: digits with captions, segmentation maps or boxes, and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One architecture of each shape, without a family file; ``make families`` tries all of them."""
+"""Trains one architecture of each kind without a family file; ``make families`` trains all of them."""
 
 from __future__ import annotations
 

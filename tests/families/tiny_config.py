@@ -1,4 +1,4 @@
-"""Tiny configurations for any architecture of transformers: its own defaults, with every size made small."""
+"""Tiny configurations for any architecture of transformers: its defaults, with all sizes reduced."""
 
 from __future__ import annotations
 

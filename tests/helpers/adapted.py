@@ -1,4 +1,4 @@
-"""Tiny models with adapters, whole on one process."""
+"""Build tiny models with LoRA or DoRA adapters in a single process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Recipes that cannot train, each with the keys that must be named: one corpus for ``check`` and for ``train``.
+"""A list of invalid recipes, each with the keys that the error must name; used to test ``check`` and ``train``.
 
-Add a row for every mistake in a recipe that can be found without training. The overrides go on top of
-``tests/recipes/tiny.yaml``; ``{tmp}`` is a folder of the test's own, in which ``file.txt`` is a file.
+Add a row for every mistake in a recipe that can be found without training. The overrides are applied to
+``tests/recipes/tiny.yaml``. ``{tmp}`` is the temporary folder of the test, which contains a file ``file.txt``.
 """
 
 from __future__ import annotations

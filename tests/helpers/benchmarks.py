@@ -1,4 +1,4 @@
-"""Import a script of ``benchmarks/``, which is no package."""
+"""Import a script from ``benchmarks/``, which is not a package."""
 
 from __future__ import annotations
 

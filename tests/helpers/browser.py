@@ -1,4 +1,4 @@
-"""A real browser without a window: chromium, spoken to over its debugging pipe (the DevTools protocol)."""
+"""Control a headless Chromium through the DevTools protocol, to test HTML reports in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks for tests, whose recipes name them by ``_target_``."""
+"""Callbacks that test recipes name by ``_target_``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions, made of the handwritten digits that scikit-learn ships."""
+"""Make a folder of images with captions from the handwritten digits that scikit-learn ships."""
 
 from __future__ import annotations
 

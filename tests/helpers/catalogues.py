@@ -1,4 +1,4 @@
-"""Write gettext catalogues as msgfmt does (its manual, "The Format of GNU MO Files")."""
+"""Write gettext message catalogues (``.mo`` files) in the format of GNU msgfmt."""
 
 from __future__ import annotations
 

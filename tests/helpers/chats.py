@@ -1,4 +1,4 @@
-"""Chat templates, a small tokenizer that knows their control tokens, and conversations in several languages."""
+"""Chat templates, a small tokenizer with their control tokens, and example conversations in several languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the ``trireme`` command as a user does."""
+"""Run the ``trireme`` command as a user does, in a new process or in this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small configuration of every decoder with a file in ``models/families``."""
+"""A small configuration for every decoder that has a file in ``models/families``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fills: a small file system of its own, in memory, or files of this process that cannot grow."""
+"""Simulate a full disk: a small file system in memory, or a limit on the size of files that this process writes."""
 
 from __future__ import annotations
 

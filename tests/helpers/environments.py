@@ -1,4 +1,4 @@
-"""Virtual environments for tests of libraries whose pins collide with trireme's and with each other's."""
+"""Create virtual environments for libraries whose pinned dependencies conflict with those of trireme."""
 
 from __future__ import annotations
 

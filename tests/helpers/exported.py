@@ -1,4 +1,4 @@
-"""Models that transformers has loaded from an export, to be compared to the bit with the live one."""
+"""Prepare a model for a bit-exact comparison of logits with its export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tiny recipe trained by other libraries, on the same samples from the same weights, and what they save."""
+"""Train the tiny recipe with other libraries, on the same samples and weights, to get their checkpoints for tests."""
 
 from __future__ import annotations
 

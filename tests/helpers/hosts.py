@@ -1,4 +1,4 @@
-"""Two "hosts" on one machine: network namespaces joined by a pair of virtual devices."""
+"""Simulate two hosts on one machine: two network namespaces that are connected by virtual network devices."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A small Hugging Face Hub on the loopback: the endpoints by which ``huggingface_hub`` makes, fills and fetches a
-repository, and `datasets` reads one."""
+"""A small local Hugging Face Hub: an HTTP server with the endpoints that ``huggingface_hub`` and ``datasets`` use."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Ranks that stay from test to test, for tests whose functions and arguments can be pickled.
+"""Process groups that are reused from test to test, which saves the start-up time of new ranks.
 
-A new rank costs more than its fork: first calls of torch, DTensor and DeepSpeed fill tables, and the ranks have to
-meet. Ranks that stay pay this once for a file of tests. They do not see what a test changes in its own process
-(patches, the environment); such a test uses ``run_ranks``.
+The test's function and its arguments must be picklable. A new rank costs more than its fork: the ranks have to connect,
+and the first calls of torch, DTensor and DeepSpeed are slow. Reused ranks pay this once for each file of tests. They do
+not see what a test changes in its own process, such as patches and environment variables. A test with such changes uses
+``run_ranks`` instead.
 """
 
 from __future__ import annotations

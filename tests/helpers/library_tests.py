@@ -1,4 +1,4 @@
-"""Run tests with real libraries in environments of their own, and write a page with the results."""
+"""Run the tests of third-party libraries in a virtual environment each, and write a Markdown page with the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data loaders and sample orders for tests, whose recipes name them by ``_target_``: made-up texts of numbers."""
+"""Data loaders and sample orders over made-up token sequences, which test recipes name by ``_target_``."""
 
 from __future__ import annotations
 

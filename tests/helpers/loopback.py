@@ -1,4 +1,4 @@
-"""HTTP servers on the loopback, which speak as much of a service's protocol as a test of its real client needs."""
+"""Start a local HTTP server that imitates a web service, to test the service's real client without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A collator with uneven label masks, for tests of the loss's normalisation."""
+"""Collators that mask a different share of the labels in each sample, to test how losses are averaged over labels."""
 
 from __future__ import annotations
 

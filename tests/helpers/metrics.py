@@ -1,4 +1,4 @@
-"""Read the metrics that a run wrote, and compare those of two runs."""
+"""Read the metrics that a run wrote, and compare the metrics of two runs."""
 
 from __future__ import annotations
 

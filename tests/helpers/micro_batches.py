@@ -1,4 +1,4 @@
-"""Micro-batches of tokens that are made by hand, with labels as the collator shifts them."""
+"""Build micro-batches of tokens by hand, with labels shifted as the collator shifts them."""
 
 from __future__ import annotations
 

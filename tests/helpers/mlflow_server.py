@@ -1,6 +1,6 @@
-"""A loopback server with the part of MLflow's REST protocol that runs need: logins, experiments, runs, artifacts.
+"""A local server that implements the part of MLflow's REST API that runs need: login, experiments, runs, artifacts.
 
-The real client reports to it. https://mlflow.org/docs/latest/api_reference/rest-api.html
+MLflow's real client reports to this server. https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
 
 from __future__ import annotations

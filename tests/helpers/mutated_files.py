@@ -1,4 +1,4 @@
-"""Seeded mutations of files that a person gives to ``trireme``: data, weights, and the recipe itself."""
+"""Seeded random mutations of the files that a user passes to ``trireme``: data, weights, and recipes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Seeded mutations of what a person gives to ``trireme``: values of every key, and environment variables.
+"""Seeded random mutations of recipe keys and environment variables, for the fuzz test of ``trireme``.
 
-Values come from the schema and from the packaged components themselves (``trireme keys``), so that a new key is fuzzed
-without a change here. Files are mutated in ``helpers/mutated_files.py``.
+The keys come from the schema and from the packaged components (``trireme keys``), so that a new key is fuzzed without a
+change here. Files are mutated in ``helpers/mutated_files.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A reference implementation of Perceiver AR for one text, written from its paper, with masks as lists.
+"""A reference implementation of Perceiver AR for a single text, written from its paper without batching.
 
-It shares nothing with ``models/perceiver_ar`` but the names of the parameters: heads are looped over, rotary positions
-are multiplications by complex numbers, and no text is padded.
+It shares only the names of the parameters with ``models/perceiver_ar``. It loops over heads, computes rotary positions
+with complex numbers, and needs no padding.
 """
 
 from __future__ import annotations

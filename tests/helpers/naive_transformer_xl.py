@@ -1,7 +1,7 @@
-"""A reference implementation of Transformer-XL for one text, written from its paper.
+"""A reference implementation of Transformer-XL for a single text, written from its paper without batching.
 
-It shares nothing with ``models/transformer_xl`` but the names of the parameters: it loops over tokens, keys and heads,
-distances are plain numbers, and a memory keeps what each layer saw, up to its length.
+It shares only the names of the parameters with ``models/transformer_xl``. It loops over tokens, keys and heads, and
+stores the inputs of each layer as its memory, up to the memory's length.
 """
 
 from __future__ import annotations

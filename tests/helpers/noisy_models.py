@@ -1,4 +1,4 @@
-"""Small models with noise wherever their architecture has one: dropout, layer drop, stochastic depth, embeddings."""
+"""Small models with every kind of training noise that their architecture has: dropout, layer drop, stochastic depth."""
 
 from __future__ import annotations
 

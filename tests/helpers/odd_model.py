@@ -1,4 +1,4 @@
-"""A model with a layer that its forward pass never uses."""
+"""A Llama with one extra layer that its forward pass never uses."""
 
 from __future__ import annotations
 

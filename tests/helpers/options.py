@@ -1,4 +1,7 @@
-"""Check that a run uses an option. Equal trajectories do not show it, since an ignored option changes nothing."""
+"""Check that a run really uses an option, by counting calls of the library function that the option switches on.
+
+Equal losses would not show this, since an ignored option changes no loss either.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worked examples of ``docs/extending.md``, as files beside a recipe."""
+"""Extract the examples of ``docs/extending.md``, and write each as a Python file with its recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of preferences, their corpora, and losses computed one text at a time, as the papers write them."""
+"""Preference data for tests of DPO, IPO and KTO, and reference losses computed one text at a time, as in the papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny models with a quantised base, and folders that hold weights in few bits."""
+"""Build tiny models with quantised weights, and weight folders in quantised formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start real gloo ranks on the CPU: forked after the imports, so that a rank costs a tenth of a second."""
+"""Start real gloo ranks on the CPU. They are forked after the imports, so a rank starts in a tenth of a second."""
 
 from __future__ import annotations
 

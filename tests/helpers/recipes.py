@@ -1,4 +1,4 @@
-"""Typed recipes for tests, composed as the command does it from ``tests/recipes/tiny.yaml``."""
+"""Typed recipes for tests, composed from ``tests/recipes/tiny.yaml`` as the command composes them."""
 
 from __future__ import annotations
 

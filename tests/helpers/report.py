@@ -1,4 +1,4 @@
-"""Shared by the reports of the matrices: results kept as they come, a progress bar, quiet runs, tables."""
+"""Functions for scripts that write result tables: saved results, a progress bar, silenced runs, Markdown tables."""
 
 from __future__ import annotations
 

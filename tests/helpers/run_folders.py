@@ -1,4 +1,4 @@
-"""Run folders for tests of reports, written as runs leave them, without any training."""
+"""Write run folders with made-up metrics, to test reports without any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start a command, wait for its steps, send it signals, see how it ends, and leave no process behind."""
+"""Start a command, wait for its training steps, send it signals, and check that it leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches over the tiny recipe, whose trials are forked from one server for a whole file of tests."""
+"""Run hyperparameter searches over the tiny recipe. All trials are forked from one server, which saves imports."""
 
 from __future__ import annotations
 

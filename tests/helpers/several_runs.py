@@ -1,4 +1,4 @@
-"""Several runs one after the other on the same ranks, which costs less than new ranks for each."""
+"""Train several runs one after the other on the same ranks, which costs less than new ranks for each run."""
 
 from __future__ import annotations
 

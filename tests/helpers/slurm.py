@@ -1,7 +1,7 @@
-"""A real SLURM on this machine: a controller and two virtual nodes with two fake GPUs each, in a folder of its own.
+"""Start a real SLURM on this machine: a controller and two virtual nodes with two fake GPUs each.
 
-The names of the nodes resolve on the nodes only (a mount namespace with a hosts file of its own), as elsewhere those of
-compute nodes may resolve on the cluster only. Everything that is started here is ended here, by its process id.
+Host names of the nodes resolve only on the nodes (by a mount namespace with its own hosts file), as on clusters whose
+compute nodes are unknown outside. Every process that is started here is also ended here, by its process id.
 """
 
 from __future__ import annotations

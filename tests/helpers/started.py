@@ -1,7 +1,7 @@
-"""Start a command of trireme by a fork of a process that has imported everything, which saves seconds of imports.
+"""Start a trireme command by forking a process that has already imported everything, which saves seconds.
 
-The command has a server of its own, from which its ranks are forked in turn. Commands of other programs, and those
-whose variables change what libraries do when they are imported, are started in the usual way.
+The forked command has a fork server of its own, from which its ranks are forked. Two kinds of command are started as a
+new process instead: those of other programs, and those whose environment variables are read at import time.
 """
 
 from __future__ import annotations

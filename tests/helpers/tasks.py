@@ -1,4 +1,4 @@
-"""Correct and faulty tasks for tests, whose recipes name them by ``_target_``."""
+"""Correct and faulty tasks, which test recipes name by ``_target_``."""
 
 from __future__ import annotations
 

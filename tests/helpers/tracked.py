@@ -1,4 +1,4 @@
-"""Runs with trackers: a short training in this process, and the parts of a trainer that trackers use."""
+"""Train a short run with an experiment tracker in this process, and compare the tracker's data with the metrics."""
 
 from __future__ import annotations
 

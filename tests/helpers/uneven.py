@@ -1,4 +1,7 @@
-"""Collators that leave out the targets of some samples, for tests of the loss's normalisation: one for each shape."""
+"""Collators that drop the labels of about half of the samples, one for each kind of data.
+
+Tests use them to check that losses are averaged over all labels of the global batch.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A server on the loopback that speaks as much of W&B's protocol as runs need: login, runs, file streams, files.
+"""A local server that implements the part of W&B's API that runs need: login, runs, metrics, and files.
 
-The real client (``wandb-core``) reports to it and ``wandb sync`` uploads to it, so a test sees what W&B would get.
+The real client (``wandb-core``) reports to this server, and ``wandb sync`` uploads to it. So a test sees the data that
+W&B would receive.
 """
 
 from __future__ import annotations

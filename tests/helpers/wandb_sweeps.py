@@ -1,6 +1,7 @@
-"""A server on the loopback that also speaks W&B's protocol of sweeps: it gives agents runs, and tells which must end.
+"""A local server that implements W&B's API for sweeps: it gives runs to agents, and tells them which runs to stop.
 
-Values are those that a test lists, or, with ``engine``, those of W&B's own library ``sweeps``, which W&B's server uses.
+The test lists the hyperparameter values. With ``engine``, W&B's own library ``sweeps`` chooses them, as W&B's server
+does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A DeepSpeed strategy on a tiny model, and the same steps by plain torch on one process."""
+"""Train a tiny model with the DeepSpeed strategy, and train the same steps with plain PyTorch in one process."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""The parity matrix: plan x family x accumulation x masks or noise, against one process, for 20 steps in fp32.
+"""Train models under each parallelism plan and in one process, in fp32 for 20 steps, and compare every step.
 
-Decoders go through every plan, the other shapes of ``shapes.py`` through those without stages and pieces of tensors,
-adapters through plans of every kind.
-``make parity`` runs all of it, prints the table and writes ``docs/parity.md``; ``test_matrix.py`` runs a part.
-A step's loss and the norm of its global gradient are compared as relative differences; the first step tests the
-forward and the backward pass, the later ones every optimizer step before them.
+``make parity`` runs all combinations of plan, model, gradient accumulation, and label masks or dropout. It prints the
+table and writes ``docs/parity.md``. ``test_matrix.py`` runs some of them. Decoders are trained under every plan. The
+models of ``shapes.py`` are trained under the plans without pipeline and tensor parallelism. Adapters are trained under
+one plan of each kind.
+
+The losses and the norms of the global gradient are compared as relative differences. The first step tests the forward
+and the backward pass, and the later steps also test every optimizer step before them.
 """
 
 from __future__ import annotations

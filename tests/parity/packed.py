@@ -1,8 +1,9 @@
-"""Packed documents train as they do alone, under every kind of plan: twelve in four rows against one in each row.
+"""Train packed documents under each parallelism plan, and compare with training every document in a row of its own.
 
-Every decoder trains by SGD in fp32, each step on all twelve documents: once in one process, each document alone, and
-under each plan packed by ``data.packing=bins``, which mixes other documents in every pass. The loss and the norm of the
-gradient of every step are compared as relative differences; steps after the first test the gradient's direction too.
+Every decoder trains with SGD in fp32, and each step uses the same twelve documents. The reference is one process with
+one document per row. Under each plan ``data.packing=bins`` packs the documents into four rows, in another combination
+in every epoch. The loss and the gradient norm of each step are compared as relative differences. Steps after the first
+also test the direction of the gradient.
 
     make parity                                                          # all, and docs/parity-packing.md
     python tests/parity/packed.py --plans tp,pp_1f1b --families llama    # a part

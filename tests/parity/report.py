@@ -1,12 +1,12 @@
-"""Run the whole parity matrix, print it as a table, and write ``docs/parity.md``.
+"""Compare every parallelism plan with one process, print the results as a table, and write ``docs/parity.md``.
 
     make parity
-    python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; docs/parity.md is left alone
-    python tests/parity/report.py --families seq2seq_lm,ctc               # shapes that are no decoders
-    python tests/parity/report.py --table                                 # only write down what has been measured
+    python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; docs/parity.md is not written
+    python tests/parity/report.py --families seq2seq_lm,ctc               # models other than decoders
+    python tests/parity/report.py --table                                 # only write the table of existing results
 
-Results are kept in ``docs/parity.json`` as they come, so that an interrupted matrix goes on (``--fresh`` starts
-it over). The order covers every plan and family early.
+Each result is written to ``docs/parity.json`` at once, so an interrupted command can continue. ``--fresh`` starts over.
+The order covers every plan and every family early.
 """
 
 from __future__ import annotations

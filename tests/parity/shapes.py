@@ -1,6 +1,6 @@
-"""One small recipe for each shape of model (texts, pictures, speech, pairs), with collators that leave labels out.
+"""A small recipe for each kind of model other than decoders (images, speech, pairs), with some labels masked out.
 
-``matrix.py`` compares plans by them, ``tests/dist/test_shapes.py`` resumes and exports them.
+``matrix.py`` compares parallelism plans with these recipes. ``tests/dist/test_shapes.py`` resumes and exports them.
 """
 
 from __future__ import annotations

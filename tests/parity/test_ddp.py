@@ -1,4 +1,4 @@
-"""DistributedDataParallel gives the trajectory of one process: loss and gradient norm of every step, in fp32."""
+"""DDP gives the losses and gradient norms of a single process at every step, in fp32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A part of the parity matrix; `make parity` runs all of it. The other shapes are in ``tests/dist/test_shapes.py``."""
+"""Compares some combinations of plan and model with a single process; ``make parity`` compares all of them.
+
+Models other than decoders are tested in ``tests/dist/test_shapes.py``.
+"""
 
 from __future__ import annotations
 

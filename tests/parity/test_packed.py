@@ -1,5 +1,7 @@
-"""Packed documents train as they do alone under every kind of plan, for decoders whose documents would mix in
-transformers; `make parity` runs all decoders."""
+"""Packed documents give the same losses as documents in rows of their own, under every kind of parallelism plan.
+
+The tested decoders are those whose documents would see each other in transformers; ``make parity`` tests all decoders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same weights and batches give the losses of ``transformers.Trainer``, an implementation that is not ours."""
+"""The same weights and batches give the same losses as ``transformers.Trainer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe begins with a comment on what it does and its command, and passes ``trireme check``."""
+"""Every shipped recipe begins with two comments, its purpose and its command, and passes ``trireme check``."""
 
 from __future__ import annotations
 

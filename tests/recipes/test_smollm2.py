@@ -1,4 +1,4 @@
-"""A chat model that people use: fetched, fine-tuned by LoRA, merged under a memory cap, answering in its template."""
+"""SmolLM2, a published chat model, is downloaded, fine-tuned by LoRA, merged in little memory, and answers a prompt."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""The resume matrix: save under A, resume under B, for all ordered pairs of plans.
+"""Save a run under one parallelism plan and resume it under another, for all ordered pairs of plans.
 
-``make resume-matrix`` runs all of it, prints the table and writes ``docs/resume.md``; ``test_matrix.py`` runs a part.
-The model is GPT-2, which has what is hardest to save: a tied head (two copies under a pipeline) and fused projections
-(in pieces under tensor parallelism). Each plan trains once to the end, with a checkpoint half way. Then, for each plan,
-one group of ranks loads the checkpoints of the other plans in turn, saves at once what it has loaded, trains to the
-end, and notes the samples that it consumed.
+``make resume-matrix`` runs all pairs, prints the table and writes ``docs/resume.md``; ``test_matrix.py`` runs some of
+them. The model is GPT-2, since its tensors are the hardest to save: its head is tied to the embedding, which a pipeline
+holds twice, and its fused projections are split by tensor parallelism.
+
+Each plan trains once to the end, with a checkpoint half way. Then, for each plan, one group of ranks loads the
+checkpoints of the other plans in turn. It saves at once what it has loaded, trains to the end, and records the samples
+that it consumed.
 """
 
 from __future__ import annotations

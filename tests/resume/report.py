@@ -1,10 +1,10 @@
-"""Run the whole resume matrix, print it as a table, and write ``docs/resume.md``.
+"""Resume every plan's checkpoint under every other plan, print the results as a table, and write ``docs/resume.md``.
 
     make resume-matrix
-    python tests/resume/report.py --after tp,3d      # a part; docs/resume.md is left alone
+    python tests/resume/report.py --after tp,3d      # a part; docs/resume.md is not written
 
-Results are kept in ``build/resume.json`` as they come, and runs in ``build/resume``, so that an interrupted matrix goes
-on (``--fresh`` starts it over; failures are tried again).
+Each result is written to ``build/resume.json`` at once, and runs to ``build/resume``, so an interrupted command can
+continue. ``--fresh`` starts over. Pairs that failed are tested again.
 """
 
 from __future__ import annotations

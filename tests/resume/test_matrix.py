@@ -1,6 +1,6 @@
-"""A ring through the resume matrix: a plan resumes from the one before it; `make resume-matrix` runs all pairs.
+"""Every parallelism plan resumes from its own checkpoint bit for bit, and from the checkpoint of one other plan.
 
-Each plan also resumes from its own checkpoint, bit for bit, and from its neighbour's with another global batch.
+``make resume-matrix`` tests all pairs of plans. A resume from another plan also uses another global batch size.
 """
 
 from __future__ import annotations

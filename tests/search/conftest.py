@@ -1,5 +1,7 @@
-"""Searches by the real libraries of other engines. A file is only collected where its libraries are installed: `make
-search-engines` has an environment for each."""
+"""Skips the test files of hyperparameter search engines whose libraries are not installed.
+
+``make search-engines`` creates an environment for each library and runs its tests there.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Run the tests of search engines with their real libraries, in environments of their own, and write
-docs/search-engines-tested.md.
+"""Test each search engine with its real library in its own environment, and write docs/search-engines-tested.md.
 
     make search-engines
-    python tests/search/environments.py ray       # some of them; results of the others are kept
+    python tests/search/environments.py ray       # only this engine; the results of the others are kept
 
-An environment lies in ``build/search/NAME`` (``helpers/library_tests.py``).
+The environments are in ``build/search/NAME`` (``helpers/library_tests.py``).
 """
 
 from __future__ import annotations

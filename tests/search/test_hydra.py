@@ -1,4 +1,4 @@
-"""A sweeper of Hydra that chooses jobs by the results of earlier ones: hydra-optuna-sweeper, as it is on PyPI."""
+"""``trireme train -m`` works with hydra-optuna-sweeper, which chooses jobs by the metrics of earlier jobs."""
 
 from __future__ import annotations
 

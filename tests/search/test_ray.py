@@ -1,4 +1,4 @@
-"""Searches by the real Ray Tune: searchers, schedulers, population based training, ranks, a killed search."""
+"""Tests of searches with the real Ray Tune: search algorithms, schedulers, PBT, several ranks, and a killed search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches by SigOpt's real client and its library ``sigoptlite``."""
+"""Tests of searches with SigOpt's real client and its local optimizer ``sigoptlite``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps of W&B: its real client, and a server on the loopback that has its runs from W&B's library ``sweeps``."""
+"""Tests of W&B sweeps: the real client talks to a local server, where W&B's library ``sweeps`` chooses the values."""
 
 from __future__ import annotations
 

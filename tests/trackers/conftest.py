@@ -1,5 +1,7 @@
-"""Tests with the real libraries of trackers. A file is only collected where its library is installed: `make trackers`
-has an environment for each."""
+"""Skips the test files of experiment trackers whose libraries are not installed.
+
+``make trackers`` creates an environment for each library and runs its test there.
+"""
 
 from __future__ import annotations
 

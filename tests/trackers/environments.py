@@ -1,10 +1,11 @@
-"""Run each tracker's test with its real library, in an environment of its own, and write docs/trackers-tested.md.
+"""Test each experiment tracker with its real library in its own environment, and write docs/trackers-tested.md.
 
     make trackers
-    python tests/trackers/environments.py aim comet      # some of them; results of the others are kept
+    python tests/trackers/environments.py aim comet      # only these trackers; the results of the others are kept
 
-An environment lies in ``build/trackers/NAME`` (``helpers/library_tests.py``), since pins of trackers collide with
-trireme's and with each other's (aim: filelock, swanlab: protobuf, mlflow: pyarrow ...).
+The environments are in ``build/trackers/NAME`` (``helpers/library_tests.py``). They are separate, since the pinned
+dependencies of trackers conflict with those of trireme and of each other (aim: filelock, swanlab: protobuf, mlflow:
+pyarrow ...).
 """
 
 from __future__ import annotations

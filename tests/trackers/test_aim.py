@@ -1,4 +1,4 @@
-"""Aim by its real library: its own repository finds a resumed run."""
+"""Test with the real Aim library: its repository holds every loss of a run that was interrupted and resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Azure ML by its real plugin and a server on the loopback: a run within a job, and a refusal without a login."""
+"""Test with the real Azure ML plugin and a local server: a run inside a job, and a refusal without a login."""
 
 from __future__ import annotations
 

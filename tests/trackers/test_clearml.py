@@ -1,4 +1,4 @@
-"""ClearML by its real library: the session files of a resumed offline run, and a refused login."""
+"""Test with the real ClearML library: the offline session files of a resumed run, and a refused login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CodeCarbon by its real library: its CSV, and its figures in the training lines."""
+"""Test with the real CodeCarbon library: its CSV file, and its energy figures among the training metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comet by its real library: archives of a resumed run, and a refused key."""
+"""Test with the real Comet library: the offline archives of a resumed run, and a refused API key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DagsHub by its real library and a server on the loopback: a resumed run, and a token that is refused."""
+"""Test with the real DagsHub library and a local server: a resumed run, and a refused token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DVCLive by its real library: metrics, parameters, the picture and checkpoints of a resumed run."""
+"""Test with the real DVCLive library: metrics, parameters, loss plot and checkpoints of a resumed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flyte by its real library: the deck of a task that trains and resumes a run; outside of a task it is refused."""
+"""Test with the real Flyte library: the deck of a task that trains and resumes a run, and a refusal outside a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow with its own server (`mlflow server`), which needs the whole package: a resumed run with artifacts."""
+"""Test with a real MLflow server (``mlflow server``, from the full package): a resumed run with its artifacts."""
 
 from __future__ import annotations
 

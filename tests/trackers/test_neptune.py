@@ -1,4 +1,4 @@
-"""Neptune by its real library: the queue of a resumed offline run, and tokens that are missing or wrong."""
+"""Test with the real Neptune library: the offline queue of a resumed run, and missing or wrong tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SwanLab by its real library: local files of a resumed run, an offline run, and a missing key."""
+"""Test with the real SwanLab library: local files of a resumed run, an offline run, and a missing API key."""
 
 from __future__ import annotations
 

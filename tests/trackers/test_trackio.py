@@ -1,4 +1,4 @@
-"""Trackio by its real library: its own storage finds a resumed run; a server without a token is refused."""
+"""Test with the real Trackio library: its storage holds a resumed run; a server without a token is refused."""
 
 from __future__ import annotations
 

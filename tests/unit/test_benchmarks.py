@@ -1,4 +1,4 @@
-"""The benchmarks themselves: bytes of known collectives are counted, exports and saves of tiny models are measured."""
+"""Tests of the scripts in ``benchmarks/``: they count known traffic correctly, and run on tiny models."""
 
 from __future__ import annotations
 

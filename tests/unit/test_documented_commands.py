@@ -1,4 +1,4 @@
-"""Every command, option, key, group and extra exists that README, docs and messages name."""
+"""Every command, option, key and extra that the README, docs and messages name exists."""
 
 from __future__ import annotations
 

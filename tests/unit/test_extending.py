@@ -1,4 +1,4 @@
-"""The examples of ``docs/extending.md`` train as they stand, and a broken contract is reported under its key."""
+"""The examples of ``docs/extending.md`` train as written, and broken custom components are reported under their key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bookkeeping of ``benchmarks/faults.py``: drawing faults, damaging files, counting recovered trials."""
+"""Tests of the fault-injection benchmark ``benchmarks/faults.py``: drawing faults, damaging files, and counting."""
 
 from __future__ import annotations
 

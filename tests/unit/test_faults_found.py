@@ -1,4 +1,4 @@
-"""Every fault of ``docs/faults-found.md`` names a test, and the test exists."""
+"""Every test that ``docs/faults-found.md`` names exists."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""300 mutations of values, environment, data, weights and recipes: none ends in a traceback, a hang or silence.
+"""Fuzz test: 300 random mutations of recipes, values, environment, data and weights give no traceback and no hang.
 
-``trireme check`` gets each of them, and ``trireme train`` some that it accepts. A refusal names what was mutated; what
-cannot be meant is refused. Another seed, or more of them: ``FUZZ_SEED=3 FUZZ_TIMES=5 pytest tests/unit/test_fuzz.py``.
+``trireme check`` gets each mutation, and ``trireme train`` gets some of those that the check accepts. If a mutation is
+refused, the error names what was mutated; an invalid mutation must be refused. Another seed, or more mutations:
+``FUZZ_SEED=3 FUZZ_TIMES=5 pytest tests/unit/test_fuzz.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Imports run one way: launch -> trainer -> parallel -> models; configs may import all, of launch a dataclass only."""
+"""Imports go in one direction only: launch -> trainer -> parallel -> models, without cycles.
+
+``configs`` may import all four, but only one dataclass from ``launch``.
+"""
 
 from __future__ import annotations
 

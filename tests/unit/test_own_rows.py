@@ -1,4 +1,4 @@
-"""Mistakes in samples, sources of rows, tasks on rows and families are named with the contract that they break."""
+"""Mistakes in custom samples, data sources, tasks and model families are reported with the rule that they break."""
 
 from __future__ import annotations
 

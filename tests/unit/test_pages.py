@@ -1,4 +1,4 @@
-"""Pages that are generated from the code are current, and ``trireme keys`` describes every key."""
+"""Generated documentation pages are up to date, and ``trireme keys`` describes every key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Private attributes of other libraries that trireme relies on: each is named here with its reason, and exists.
+"""Every private attribute of another library that trireme uses is listed here with its reason, and exists.
 
-A new version of a library may drop or rename what begins with an underscore, without notice. This list tells what to
-look at when a version is raised. If a name is gone, this test fails at once, and not a run in its middle.
+A new version of a library may drop or rename a name that begins with an underscore, without notice. Before a library is
+upgraded, this list shows which names to look at. If a name is gone, this test fails at once, rather than a run in its
+middle.
 """
 
 from __future__ import annotations

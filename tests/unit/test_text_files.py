@@ -1,4 +1,4 @@
-"""Only files about texts may name tokens and blocks; other files ask an interface, so that a modality is one file."""
+"""Only files about texts may mention tokens or blocks; other code must work for any modality."""
 
 from __future__ import annotations
 

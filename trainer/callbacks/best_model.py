@@ -1,7 +1,8 @@
-"""Best model: remember the best evaluation and request a checkpoint of its step, which ``keep_best`` then keeps.
+"""Best-model callback: save a checkpoint whenever the watched evaluation metric improves on the best value so far.
 
-The metric is set in one place only, ``checkpoint.metric`` and ``checkpoint.mode``. The rotation of checkpoints uses the
-same two; with a metric of its own, this callback would save checkpoints that the rotation deletes.
+``checkpoint.keep_best`` then keeps these checkpoints. The metric is set in one place only, by ``checkpoint.metric`` and
+``checkpoint.mode``, because the removal of old checkpoints uses the same two keys: if this callback had a metric of its
+own, it would save checkpoints that are removed again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The base class of callbacks, with one method per event; override those that you need.
+"""The base class of callbacks: it has one method per training event, and a subclass overrides those that it needs.
 
 Events are called on every rank, in the order of the callbacks in the recipe. A callback that writes files checks
 ``trainer.mesh.is_main``. State that must survive a resume goes through ``state_dict`` and ``load_state_dict`` (JSON).
-Metrics for the next training line are set by ``trainer.extra_metrics[name] = value``.
+Further metrics for the next logged step are set by ``trainer.extra_metrics[name] = value``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read and compare a watched metric, for callbacks that act when it improves."""
+"""Read a metric from an evaluation and decide whether it has improved, for callbacks such as early stopping."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Curve: plot the metrics of a run into ``<run folder>/curve.png``, and update the picture during the run.
+"""Curve callback: plot the metrics of a run to ``curve.png`` in the run folder, and update the plot during the run.
 
-After a resume the earlier part is read from ``metrics.jsonl``, so the picture always shows the whole run.
+After a resume, earlier values are read from ``metrics.jsonl``, so the plot always shows the whole run.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Curve(Callback):
 
 
 def curve_title(run: str, model: str, plan: str) -> str:
-    """The heading of a picture: run, model and plan."""
+    """The heading of a plot: run, model and plan."""
     return f"{run}: {model}, plan {plan}"
 
 
@@ -90,10 +90,10 @@ def draw_curve(
     references: dict[str, float] | None = None,
     loss_unit: str = "nats per token",
 ) -> None:
-    """Draw ``curve_figure`` into a PNG that replaces ``path`` atomically, so that a viewer never reads half a picture.
+    """Draw ``curve_figure`` into a PNG that replaces ``path`` atomically, so that a viewer never reads half a plot.
 
     Raises:
-        OSError: the picture cannot be written.
+        OSError: the plot cannot be written.
     """
     temporary = path.with_suffix(".tmp")
     try:

@@ -1,6 +1,6 @@
-"""Early stopping: end training when a metric has not improved for some evaluations.
+"""Early-stopping callback: end training when a metric has not improved for a given number of evaluations.
 
-The metric is reduced over all ranks before callbacks see it, so all ranks decide alike at the same step.
+Callbacks get metrics that are already reduced over all ranks, so all ranks stop at the same step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Export: write checkpoints as a folder that ``transformers`` loads, while training goes on.
+"""Export callback: write checkpoints as model folders that ``transformers`` can load, while training continues.
 
-Rank 0 exports in a thread, one checkpoint at a time; copying files needs no other rank. The rotation may delete the
-checkpoint meanwhile, so the thread reads hard links to its files. At the end all ranks wait in a sequence of short
-collectives, so that none runs into its timeout however long an export takes. A failed export is reported, and training
-goes on.
+Rank 0 exports in a background thread, one checkpoint at a time; the other ranks are not needed. Old checkpoints may be
+removed during an export, so the thread reads hard links to the checkpoint's files. At the end of training, all ranks
+wait for the export by repeating short collectives, so that even a long export causes no collective timeout. If an
+export fails, the failure is reported and training continues.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Flow: request logging, evaluation, saving and the end of training at the steps that the recipe sets.
+"""Flow callback: request logging, evaluation, saving and the end of training at the steps that the recipe sets.
 
-It must come first, so that later callbacks see in ``on_step_end`` whether this step is logged, evaluated and saved.
-Requests are flags that the loop handles once per step, in the order log, evaluate, save; a repeated request (a regular
-save that is also the last one) acts once.
+It must be the first callback, so that in ``on_step_end`` all later callbacks know whether this step is logged,
+evaluated and saved. Requests are flags. The training loop handles each flag once per step, in the order log, evaluate,
+save; a step that is both a regular save and the last step is saved once.
 
-Besides the regular steps, step 1 and the last step are logged. The evaluation at the end belongs to the end of
-*training* (``max_steps``): at an early ``stop_at``, early stopping and best model must not see a value that the
-uninterrupted run never computes.
+Besides the regular steps, step 1 and the last step are logged. The evaluation at the end (``trainer.eval_at_end``) is
+only made at ``max_steps``, not at an earlier ``stop_at``. Otherwise early stopping and best model would see a value
+that an uninterrupted run never computes.
 """
 
 from __future__ import annotations

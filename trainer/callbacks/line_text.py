@@ -1,4 +1,4 @@
-"""Format training lines and evaluations as text, for the terminal, ``log.txt`` and the output of commands."""
+"""Format the metrics of a logged step or an evaluation as a line of text, for the terminal and ``log.txt``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Metrics file: write every training and evaluation line as a JSON object into ``<run folder>/metrics.jsonl``.
+"""Metrics-file callback: write the metrics of all logged steps and evaluations to ``metrics.jsonl`` in the run folder.
 
-The file is the record of a run. Lines are written without buffering, so a killed process loses none. A resume removes
-the lines after its checkpoint. A full disk delays lines but does not lose them.
+Each line of the file is a JSON object. Lines are written without buffering, so none is lost when the process is killed.
+A resume removes the lines of steps after its checkpoint. When the disk is full, lines wait in memory and are written
+later.
 
-JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf": strict parsers can read the
-file, ``float("nan")`` gives the value back (``read_metrics`` does so), and a diverged value differs from a missing one.
+JSON has no NaN and no infinity, so they are written as the strings "nan", "inf" and "-inf". Strict parsers can read the
+file, ``float("nan")`` gives the value back (as ``read_metrics`` does), and a diverged value differs from a missing one.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""NaN guard: skip the step, stop the run or roll back when the gradient is not finite.
+"""NaN guard callback: skip the step, stop the run, or roll back when the gradient is NaN or infinite.
 
-``skip``: the step is not taken; weights and moments stay unchanged. The decision must be made before the step, so on a
-GPU each step waits for its norm (as fp16 does for its loss scale).
+``skip``: the optimizer step is not made, so weights and moments stay unchanged. The decision must be made before the
+step, so on a GPU each step waits for the gradient norm (as fp16 training does for its loss scale).
 
 ``stop``: the run ends with exit code 2 and a message that names the step and its samples; damaged weights are never
-saved. ``rollback``: the run goes back to the last checkpoint, and on with the samples after the step at which the
-gradient was examined. Both examine the norm every ``every`` steps and before each evaluation and save; in between, the
-first bad step is kept in a number on the device, so no step waits for the GPU.
+saved. ``rollback``: the run restores the last checkpoint, and continues with new samples: those after the step at which
+the bad gradient was detected. Both check the norm every ``every`` steps and before each evaluation and save. Between
+two checks, the number of the first bad step is kept in a tensor on the device, so no step waits for the GPU.
 
 The norm is that of the *global* gradient, which every rank knows, so all ranks decide alike. DeepSpeed's ZeRO always
-skips such steps itself; then ``stop`` and ``rollback`` act on weights that are still sound. In fp16, overflows are how
+skips such steps itself; ``stop`` and ``rollback`` then find weights that are still finite. In fp16, overflows are how
 the loss scale is found, so they are skipped under every action, at most ``patience`` in a row.
 """
 

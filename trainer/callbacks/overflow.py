@@ -1,11 +1,11 @@
-"""Overflow: find the module in which an activation becomes NaN or infinite, and show the numbers that led to it.
+"""Overflow callback: find the module whose activation first becomes NaN or infinite, and record what led to it.
 
-Every module's forward pass notes the smallest and largest magnitude of its weights, inputs and outputs. When one is not
-finite, the last notes go to ``overflow.txt`` in the run folder (``overflow.RANK.txt`` of other ranks), and the run
-stops on all ranks after the step. ``trace_steps`` writes the notes of chosen steps, finite or not: values near to
-65,504 overflow in fp16, and those far below 6e-8 vanish in it.
+In each module's forward pass, the smallest and largest magnitude of weights, inputs and outputs is recorded. When one
+is not finite, the latest records are written to ``overflow.txt`` in the run folder (``overflow.RANK.txt`` on other
+ranks), and the run stops on all ranks after the step. ``trace_steps`` writes the records of chosen steps, finite or
+not: values near 65,504 are about to overflow in fp16, and values far below 6e-8 become zero in fp16.
 
-This is for finding a fault: every note waits for the device, so steps take several times as long.
+Use it only to find a fault: each record waits for the device, so steps take several times as long.
 """
 
 from __future__ import annotations

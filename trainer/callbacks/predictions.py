@@ -1,6 +1,7 @@
-"""Predictions: write the trained model's prediction for each sample of a set, once training has ended.
+"""Predictions callback: after training, write the model's prediction for each sample of a data set to a file.
 
-The file lies in the run folder, and holds what ``trireme predict`` would write. A run that is interrupted writes none.
+The file is in the run folder, and has the same content as the output of ``trireme predict``. An interrupted run writes
+none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Progress: show training on rank 0, as a live bar on a terminal or as plain lines in a file or pipe.
+"""Progress callback: show training progress on rank 0, as a live bar on a terminal or plain lines in a file or pipe.
 
-Other output must stay readable while the bar is live, so it is printed above the bar: ``print`` is redirected by rich,
-and log handlers that write to the terminal use the bar's console until ``close``.
+While the bar is live, all other output is printed above it: rich redirects ``print``, and log handlers that write to
+the terminal use the bar's console until ``close``.
 """
 
 from __future__ import annotations

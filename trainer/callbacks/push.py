@@ -1,7 +1,7 @@
-"""Push: upload the exports of a run to a repository on the Hugging Face Hub, while training goes on.
+"""Push callback: upload the exported models of a run to a repository on the Hugging Face Hub, while training continues.
 
-The strategies are those of ``transformers``' ``hub_strategy``. Uploads happen in the thread that exports; if they are
-slower than the saves, only the newest save is pushed, unless ``always`` is set. The library's own login is used
+Its strategies correspond to the ``hub_strategy`` of ``transformers``. The export thread does the uploads. If they are
+slower than the saves, only the newest save is pushed, unless ``always`` is set. The login is that of the Hub library
 (``hf auth login`` or ``HF_TOKEN``), since a token does not belong in a recipe.
 """
 

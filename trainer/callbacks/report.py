@@ -1,8 +1,9 @@
-"""Report: write ``<run folder>/report.html``, which shows the run, after evaluations and at the end.
+"""Report callback: write ``report.html``, a page about the run, to the run folder after evaluations and at the end.
 
-It is made of the files in the run folder. This callback adds two that no other part writes: ``journal.jsonl`` (starts,
-ends, checkpoints, rollbacks, and one step's memory, traffic and pipeline as measured) and ``shown_samples.json`` (the
-first samples as the model gets them). The measured step is the second of each start; no number of the run changes.
+The page is made from files in the run folder. Two of them are written by this callback only. ``journal.jsonl`` records
+starts, ends, checkpoints and rollbacks, and the memory, communication and pipeline timeline of one measured step.
+``shown_samples.json`` holds the first samples as the model gets them. The second step after each start is measured;
+this does not change the results of training.
 """
 
 from __future__ import annotations

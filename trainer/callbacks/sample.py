@@ -1,7 +1,7 @@
-"""Sample: generate text from prompts at the end of training and, on request, after each evaluation.
+"""Sample callback: generate text from given prompts at the end of training and, if asked, after each evaluation.
 
-Training must not be affected: generation uses a forked random generator seeded by (seed, step), and every module is
-put back into its previous mode.
+Sampling does not affect training: generation uses a separate random generator, seeded by (seed, step), and afterwards
+every module is put back into its previous mode (train or eval).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The old import path of TensorBoard, for recipes of older runs; it is a tracker now (``trackers/tensorboard.py``)."""
+"""Keep the old import path of the TensorBoard callback working, for recipes of earlier runs.
+
+TensorBoard is now one of the trackers: see ``trackers/tensorboard.py``.
+"""
 
 from ..trackers.tensorboard import TensorBoard
 

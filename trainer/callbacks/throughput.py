@@ -1,11 +1,13 @@
-"""Throughput: add samples per second, seconds per step, memory, and model FLOPs utilisation (MFU) to training lines.
+"""Throughput callback: add speed, memory and model FLOPs utilisation (MFU) to the logged metrics.
 
-MFU is the share of the hardware's peak that the arithmetic of the model itself uses (PaLM, Chowdhery et al. 2022,
-appendix B): floating-point operations per token x tokens per second / (peak of one device x number of devices).
-Recomputed activations do not count. Peaks are the vendors' figures for dense matrices. A CPU has no such figure, so its
-peak is measured by a short matrix product on the cores that this process may use.
+The speed is given as samples per second and seconds per step. MFU is the share of the hardware's peak that the model's
+own arithmetic uses (PaLM, Chowdhery et al. 2022, appendix B): floating-point operations per token x tokens per second /
+(peak of one device x number of devices). Recomputed activations do not count. GPU peaks are the vendors' figures for
+dense matrices. A CPU has no such figure, so its peak is measured by a short matrix product on the cores that this
+process may use.
 
-Rates refer to the training time since the previous line (``Trainer.clock``). This callback must come after ``flow``.
+Rates are computed over the training time since the previous logged step (``Trainer.clock``). This callback must come
+after ``flow``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Report evaluations of a trial to the search that started it, and end the trial on all ranks when it is pruned.
+"""Report the evaluations of a trial to the hyperparameter search that started it, and end the trial if it is pruned.
 
-A search may also ask a trial to save a checkpoint, or to save one and pause until the search resumes it.
+The search may also ask a trial to save a checkpoint, or to save one and pause until the search resumes it.
 
-The search listens at a socket of this machine, and passes its path in ``TRIREME_TRIAL``. Rank 0 sends each line with a
-watched metric as JSON and waits for the answer, so that the answer applies to this very step. All ranks then agree on
-it by a collective, and end the run at the same step: none is left waiting for the others.
+The search listens on a Unix socket of this machine, and passes the socket's path in ``TRIREME_TRIAL``. When a watched
+metric is logged, rank 0 sends the metrics as JSON and waits for the answer, so that the answer applies to this step.
+A collective then shares the answer, and all ranks end the run at the same step, so none is left waiting.
 """
 
 from __future__ import annotations

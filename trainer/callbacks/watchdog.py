@@ -1,10 +1,10 @@
-"""Hang watchdog: when a run hangs, report which rank holds the others up, and where.
+"""Watchdog callback: when a run hangs, report which rank the others are waiting for, and at which line of code it is.
 
-Ranks train in lockstep. When one of them stops (a loader waits for a dead disk, a callback never returns, a rank does
-not enter a collective), all others wait in their next collective, so a single process does not show the cause. A thread
-in every rank writes the position of its main thread into the store of the process group every few seconds. When no
-step, evaluation or save has ended for ``timeout`` seconds, each rank writes the stacks of its threads into
-``logs/stacks_rank_N.txt``, and the lowest rank that still answers reports the positions of all.
+All ranks train in lockstep. When one of them stops (a loader waits for a dead disk, a callback never returns, a rank
+does not enter a collective), all others wait in their next collective, so the cause cannot be seen from one process
+alone. Therefore a thread in every rank writes the position of the rank's main thread to the store of the process group
+every few seconds. When no step, evaluation or save has ended for ``timeout`` seconds, each rank writes the stacks of
+its threads to ``logs/stacks_rank_N.txt``, and the lowest rank that still answers reports the positions of all ranks.
 
 The cost is a thread that wakes every five seconds and walks one stack, and a few small messages to the store; steps
 themselves are not affected. ``timeout`` must be longer than the slowest step, evaluation and save.

@@ -1,0 +1,1 @@
+"""Checkpoints: write, find, read, convert and export them."""

@@ -1,4 +1,4 @@
-"""The ``checkpoint`` part of a recipe."""
+"""The ``checkpoint`` section of a recipe: when checkpoints are written, and which ones are kept."""
 
 from __future__ import annotations
 

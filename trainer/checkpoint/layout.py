@@ -1,4 +1,4 @@
-"""The files of a checkpoint, and the checks that they are complete and unchanged.
+"""Define the files of a checkpoint folder, and check that they are complete and unchanged.
 
 ::
 

@@ -1,4 +1,8 @@
-"""Remove old checkpoints of a run, except the newest and the best, and rename those of steps that a resume abandons."""
+"""Remove old checkpoints of a run, except the newest and the best.
+
+After a resume from an earlier checkpoint, also rename the checkpoints of later steps, so that no later start resumes
+from them.
+"""
 
 from __future__ import annotations
 

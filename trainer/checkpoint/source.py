@@ -1,4 +1,4 @@
-"""``Source``: the interface through which resume, evaluation and export read training state of any format.
+"""``Source``: the interface through which resume, evaluation and export read a checkpoint of any format.
 
 It gives tensors under trireme's names, fills them one by one or in groups, and reports the progress of training.
 ``load/own_checkpoint.py`` implements it for trireme's checkpoints, and ``foreign/`` has one small class for each format
@@ -39,7 +39,8 @@ class Progress:
 class Source(ABC):
     """Training state in one folder or file.
 
-    Tensors are named ``model.<name>``, ``optim.<parameter>.<state>``, ``ema.<name>`` and ``lanes.<name>``.
+    Tensors are named ``model.<name>``, ``optim.<parameter>.<state>``, ``ema.<name>`` and ``lanes.<name>`` (states that
+    a recurrent model carries from one batch to the next).
     """
 
     def __init__(self, path: Path) -> None:

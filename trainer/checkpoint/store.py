@@ -1,4 +1,4 @@
-"""Write the checkpoints of a run, also in the background, remove old ones, and find the one to resume from."""
+"""Manage the checkpoints of a run: write them, also in the background, remove old ones, find the one to resume from."""
 
 from __future__ import annotations
 

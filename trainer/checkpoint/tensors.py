@@ -1,4 +1,7 @@
-"""Helpers to read and write tensors: groups of bounded size, and errors of torch's distributed checkpoint (DCP)."""
+"""Helpers to read and write checkpoint tensors: group them by size, and explain errors of torch's checkpoint library.
+
+The library is torch's distributed checkpoint (DCP, ``torch.distributed.checkpoint``).
+"""
 
 from __future__ import annotations
 

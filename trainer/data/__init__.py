@@ -1,0 +1,1 @@
+"""Data: sources, tokenizers, packing, collators, and the order of samples."""

@@ -1,4 +1,4 @@
-"""Write a stream of texts into an Arrow file, and open it as a memory-mapped data set."""
+"""Write a stream of texts to an Arrow file, and open the file as a memory-mapped data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode stored sounds: one channel, at the sampling rate that a model wants."""
+"""Decode audio to one channel at the sampling rate that a model needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
     """The sound of stored bytes, of a path, or of samples with their rate: float32 [samples], mean of its channels.
 
     Args:
-        rate: samples per second of the result; a sound with another one is resampled.
+        rate: samples per second of the result; an audio clip with another one is resampled.
 
     Raises:
         ValueError: it is no sound.
@@ -42,7 +42,7 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
 
 
 def seconds(sounds: Sequence[Any]) -> list[float]:
-    """Lengths of stored sounds, read from their headers; files that are no sounds are left out."""
+    """Lengths of stored audio clips, read from their headers; files that are no audio clips are left out."""
     found = []
     for stored in sounds:
         if isinstance(stored, dict) and "array" in stored:

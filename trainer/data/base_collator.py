@@ -1,8 +1,8 @@
-"""The base class of collators, which make micro-batches of samples.
+"""``Collator``, the base class of collators, which make micro-batches of samples.
 
-A sample is a dict of one item's columns. ``index`` is its place in the data set, and ``position`` its place in the
-endless stream of samples that a run consumes. A collator takes its random numbers from ``draws(seed, position)``, so
-that no worker, rank or resume changes them.
+A sample is a dict with the columns of one item. Its ``index`` is the item's place in the data set, and its ``position``
+is the sample's place in the endless stream of samples that a run trains on. A collator takes its random numbers from
+``draws(seed, position)``, so they do not depend on the worker or the rank, and are the same after a resume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples for object detection: pictures, with boxes around the objects in them."""
+"""Samples for object detection: images with bounding boxes and a label for each box."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The cache folder, whose entries are built once by one process and then used by all others.
+"""The cache folder. Each entry is built once by one process, and all other processes read it.
 
-An entry is built under ``<name>.partial`` and renamed to ``<name>`` when complete, under a file lock. So many processes
-may ask for it at once, and an interrupted build is never mistaken for a finished one.
+An entry is built under ``<name>.partial``, under a file lock, and renamed to ``<name>`` when it is complete. So many
+processes may ask for it at once, and an interrupted build is never mistaken for a complete one.
 """
 
 from __future__ import annotations

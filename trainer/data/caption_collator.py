@@ -1,4 +1,4 @@
-"""Collate pictures and their captions, the texts that a model learns to write for them."""
+"""Collator for image captioning: images as inputs, and captions as the texts that the model learns to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pictures of a folder with their captions, each in a text file of the picture's name (``owl.png``, ``owl.txt``)."""
+"""A data source that reads images from a folder, each with a caption in a text file of the same name.
+
+For example, ``owl.txt`` holds the caption of ``owl.png``.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,11 @@ class CaptionedFolder:
         return ["image", "text"]
 
     def look(self) -> None:
-        """Refuse a folder without captioned pictures."""
+        """Refuse a folder without captioned images."""
         self._pairs()
 
     def notes(self) -> list[str]:
-        """Lines on pictures that are left out."""
+        """Lines on images that are left out."""
         alone = len(self._pictures()) - len(self._pairs())
         empty = sum(not self._caption(text) for _, text in self._pairs())
         found = {"without a text file of their name": alone, "whose text file has an empty first line": empty}
@@ -80,7 +83,7 @@ class CaptionedFolder:
         return hash_json([self.encoding, [(file.relative_to(folder).as_posix(), *stamp(file)) for file in files]])
 
     def _pairs(self) -> list[tuple[Path, Path]]:
-        """(picture, text file), sorted."""
+        """(image, text file), sorted."""
         found = ((file, file.with_suffix(".txt")) for file in self._pictures())
         pairs = [(picture, text) for picture, text in found if text.is_file()]
         if not pairs:

@@ -1,6 +1,6 @@
-"""Check a recipe's data without preparing it: sources must keep their contract, files must exist and be readable.
+"""Check a recipe's data before it is prepared: sources must have the required methods, and files must be readable.
 
-Neither torch nor datasets is imported, so that ``trireme check`` answers at once.
+Neither torch nor datasets is imported, so ``trireme check`` answers at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Check the texts of a recipe's sources without preparing them: splits that are empty, or shorter than one block.
+"""Check a recipe's texts before they are prepared: no split may be empty or shorter than one block of tokens.
 
-numpy is imported only where texts were read, so that ``trireme check`` answers at once.
+numpy is imported only if texts were read, so ``trireme check`` answers at once.
 """
 
 from __future__ import annotations

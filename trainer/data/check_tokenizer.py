@@ -1,6 +1,6 @@
 """Check a pretrained tokenizer by its files: whether it exists, which packages it needs, and its number of tokens.
 
-Neither transformers nor tokenizers is imported, so that ``trireme check`` takes milliseconds here.
+Neither transformers nor tokenizers is imported, so this takes milliseconds in ``trireme check``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Collate samples of tokens for next-token prediction.
+"""Collator for next-token prediction: makes micro-batches of token sequences and shifts the labels.
 
-Labels of samples follow the convention of Hugging Face: they are aligned with the tokens, and ``-100`` means no label.
-They are shifted here, once, so that in a micro-batch each label stands at the position that predicts it.
+The labels of samples follow the convention of Hugging Face: a label stands at its own token, and ``-100`` means no
+label. They are shifted here, once. In a micro-batch each label therefore stands at the position that predicts it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Leave out rows that lack what a task needs: null, not a number, or a text without a character."""
+"""Leave out rows with missing values in the columns that a task needs: nulls, NaNs and empty texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tables of the values that the engine passes to a user's class if its constructor takes them; some need texts."""
+"""The values, such as seed and tokenizer, that trireme passes to a user's own collator, data loader or sample order.
+
+A value is passed if the constructor has a parameter of its name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute stamps that change when files change, to name cache entries and to compare data after a resume."""
+"""Hashes and time stamps of files that show whether data has changed, for cache entries and for resumed runs."""
 
 from __future__ import annotations
 

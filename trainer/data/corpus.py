@@ -1,7 +1,7 @@
-"""Base classes of a run's corpus, which gives the trainer its batches: for all corpora, and for those read by index.
+"""Base classes of a run's corpus, the object that gives the trainer its batches.
 
-Training batches are iterated from a given number of samples on. A prepared (indexed) corpus needs nothing else to
-resume; a streamed one also needs the JSON that its batches returned as ``state()``.
+Training batches begin after a given number of samples. A ``CorpusByIndex`` (prepared data) needs nothing else to
+resume. A streamed corpus also needs the JSON state that its batches returned by ``state()``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Statistics of a corpus: its documents, tokens and left-out text, and the digests that identify it."""
+"""``Stats``: statistics of a corpus, such as its number of tokens, and hashes that identify its content."""
 
 from __future__ import annotations
 

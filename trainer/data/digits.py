@@ -1,4 +1,7 @@
-"""The handwritten digits that scikit-learn ships: 1,797 grey pictures of 8 x 8 pixels (Alpaydin and Kaynak, 1998)."""
+"""A data source that needs no download: the handwritten digits in scikit-learn.
+
+There are 1,797 grey images of 8 x 8 pixels (Alpaydin and Kaynak, 1998).
+"""
 
 from __future__ import annotations
 
@@ -47,5 +50,5 @@ class Digits:
         return hash_json(["digits", 1, version("scikit-learn")])
 
     def content(self) -> str:
-        """The pictures are the same in all versions."""
+        """The images are the same in all versions."""
         return hash_json(["digits", 1])

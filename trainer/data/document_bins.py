@@ -1,9 +1,9 @@
-"""Choose which documents share a packed row of tokens (a bin), by their lengths, the seed and the pass alone.
+"""Choose which documents are packed together in one sequence of tokens, reproducibly from their lengths and the seed.
 
-The bins' sizes follow from the lengths (``first_fit.py``) and are the same in every pass. In each pass, a keyed
-permutation puts the documents of a length into the places of that length. So every pass mixes other documents, no list
-of bins is stored, and each bin is computed on its own: it is the same after a resume, in another plan, and with more
-workers.
+Such a sequence is called a bin. Which document lengths each bin combines is decided once, by ``first_fit.py``. In each
+epoch, a keyed permutation of the documents of each length decides which of them take the places of this length, so
+every epoch combines other documents. No list of bins is stored. Each bin is computed on its own, so it is the same
+after a resume, under another parallelism plan and with more workers.
 """
 
 from __future__ import annotations

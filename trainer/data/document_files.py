@@ -1,7 +1,7 @@
 """Read documents from local files, one at a time, with errors that name the file, the line and a fix.
 
-Files are decoded and parsed here rather than by a builder of `datasets`, whose errors name neither byte nor line. The
-same reader serves prepared and streamed corpora. Nothing here uses the network.
+Files are decoded and parsed here and not by `datasets`, whose errors name neither byte nor line. Prepared and streamed
+corpora use the same reader. Nothing here uses the network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Wrap a recipe's source of documents and check its contract, so that a fault becomes one message with its key.
+"""Wrap the data source of documents that a recipe names, and check its methods and return values.
 
-Sources raise problems of ``data.source``; the same class may stand at ``data.eval_source``, so problems are renamed
-here to the key that the recipe uses.
+A fault becomes one error message that names the recipe's key. The same source class may stand at ``data.source`` or at
+``data.eval_source``, so the message is given the key that the recipe uses.
 """
 
 from __future__ import annotations

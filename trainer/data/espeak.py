@@ -1,7 +1,7 @@
-"""Speech that espeak-ng synthesises: real waveforms of known texts, without a download.
+"""A speech data set that needs no download: sentences synthesised by espeak-ng, with their texts.
 
-Texts are random sequences of words, said by several voices at several speeds and pitches. All of it is a function of
-the arguments.
+The texts are random sequences of words, spoken by several voices at several speeds and pitches. The data set depends
+only on the arguments.
 """
 
 from __future__ import annotations

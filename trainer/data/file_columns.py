@@ -1,4 +1,4 @@
-"""Names of the columns of a table, read from the head of its file."""
+"""Read the column names of a table from the beginning of its file."""
 
 from __future__ import annotations
 

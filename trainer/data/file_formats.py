@@ -1,7 +1,7 @@
-"""Find the local files that a recipe names, and tell the format of each.
+"""Find the local data files that a recipe names, and determine the format of each.
 
-A file's format follows from its suffix (``.jsonl.gz`` is JSON lines) or from ``data.source.format``. A file with an
-unknown suffix is never read as text: if the recipe names it, it is refused; in a folder, it is skipped and reported.
+The format follows from the suffix (``.jsonl.gz`` is JSON lines) or from ``data.source.format``. A file with an unknown
+suffix is never read as text. It is refused if the recipe names it, and skipped and reported if it lies in a folder.
 """
 
 from __future__ import annotations

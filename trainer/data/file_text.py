@@ -1,7 +1,7 @@
 """Read the text of a local file, decompressed and decoded in chunks, with errors that name the undecodable byte.
 
-Compression is recognised by the first bytes, not by the name, since downloads may be decompressed on the way without
-being renamed.
+Compression is recognised by the file's first bytes and not by its name, because a download may have been decompressed
+without being renamed.
 """
 
 from __future__ import annotations

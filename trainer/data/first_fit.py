@@ -1,11 +1,13 @@
-"""Pack documents of tokens into bins of one capacity by first-fit-decreasing, given only how many have each length.
+"""Pack documents of tokens into bins of equal capacity by first-fit-decreasing, from their lengths alone.
 
-Documents go in order of falling length, each into the first bin with room. Documents of one length are alike, so they
-are placed together: the first bin takes as many as fit, then the next one. Neighbouring bins with the same content form
-a run, and a length is placed into runs, so the cost grows with the number of different lengths and hardly with that of
-documents: millions are packed in milliseconds. ``document_bins.py`` later decides which documents fill the places.
+Documents are placed in order of decreasing length, each into the first bin with enough room. Documents of one length
+are interchangeable, so they are placed together: the first bin takes as many as fit, then the next bin. Neighbouring
+bins with the same content are stored as one run. The cost therefore grows with the number of different lengths and
+hardly with the number of documents: millions are packed in milliseconds. ``document_bins.py`` later decides which
+documents take the places.
 
-First-fit-decreasing needs at most 11/9 of the fewest bins (Johnson, "Near-optimal bin packing algorithms", 1973).
+First-fit-decreasing needs at most about 11/9 of the smallest possible number of bins (Johnson, "Near-optimal bin
+packing algorithms", 1973).
 """
 
 from __future__ import annotations

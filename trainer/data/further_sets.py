@@ -1,6 +1,6 @@
-"""Sets beside the one that is trained on: the held-out one, those of ``data.eval_sets``, and the test set.
+"""Prepare the data sets that a run evaluates on: the held-out set, those in ``data.eval_sets``, and the test set.
 
-Further sets never change what is trained on. Each is prepared on its own, when it is first asked for.
+Each set is prepared on its own when it is first used. These sets never change the training data.
 """
 
 from __future__ import annotations

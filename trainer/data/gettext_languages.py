@@ -1,4 +1,4 @@
-"""Sentences in many languages, each labelled with its language: the translations of gettext catalogues."""
+"""A data set for language identification that needs no download: translated messages from gettext catalogues."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pairs of sentences from gettext catalogues: the messages of programs, and their translations.
+"""A translation data set that needs no download: programs' messages and their translations, from gettext catalogues.
 
-Linux distributions keep catalogues under /usr/share/locale, and many Python packages bring theirs, so a machine has
-some ten thousand pairs of a common language without any download. A catalogue (``.mo``) is a table of strings:
+Linux distributions keep catalogues under /usr/share/locale, and many Python packages contain some. So a machine has
+about ten thousand sentence pairs of a common language. A catalogue (``.mo``) is a table of strings:
 https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html
 """
 

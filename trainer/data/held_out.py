@@ -1,7 +1,7 @@
-"""Decide by a hash of a document's text whether it is held out, and whether it repeats another one.
+"""Split documents into training and held-out ones by a hash of their text, and find repeated documents.
 
-The split is therefore stable: adding, dropping or reordering documents moves no other document to the other split,
-prepared and streamed corpora agree, and a repeated document is never in both splits.
+The split is stable: adding, dropping or reordering documents moves no other document to the other split. Prepared and
+streamed corpora have the same split, and a repeated document is never in both parts.
 """
 
 from __future__ import annotations

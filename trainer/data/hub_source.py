@@ -1,4 +1,4 @@
-"""Read documents or rows of a data set on the Hugging Face hub. This is the only source that may use the network."""
+"""A data source that reads a data set from the Hugging Face Hub. No other source may use the network."""
 
 from __future__ import annotations
 

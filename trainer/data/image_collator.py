@@ -1,7 +1,7 @@
-"""Collate pictures of one size, and vary those of training steps: a random crop with padding, a horizontal flip.
+"""Collator for images of one size, with data augmentation in training: random crops with padding, and horizontal flips.
 
-The variation is a function of (seed, position of the sample), so every pass sees other variants, and no worker, rank or
-resume changes them. In an evaluation pictures stay as they are.
+The augmentation is a function of (seed, position of the sample in the run). So every epoch sees other variants, and
+they are the same for any number of workers and ranks and after a resume. Evaluation has no augmentation.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ImageCollator(Collator):
         return super().__call__(varied)
 
     def varied(self, sample: Sample, position: int) -> Sample:
-        """The picture at ``position`` of the stream, varied, and with it a label that is a map of its pixels."""
+        """The image at ``position`` of the stream, varied, and with it a label that is a map of its pixels."""
         pixels = sample["pixel_values"]
         found = {"pixel_values": self.vary(pixels, position)}
         label = sample.get("label")
@@ -61,7 +61,7 @@ class ImageCollator(Collator):
         return MicroBatch({"pixel_values": pixels}, {"labels": labels}, positions(samples), len(samples))
 
     def vary(self, pixels: np.ndarray, position: int, fill: int = 0) -> np.ndarray:
-        """The variant of a picture [channels, height, width] at ``position`` of the stream.
+        """The variant of an image [channels, height, width] at ``position`` of the stream.
 
         Args:
             fill: what stands around it.
@@ -76,7 +76,7 @@ class ImageCollator(Collator):
 
 
 def stacked(samples: Sequence[Sample]) -> torch.Tensor:
-    """The pictures of samples, [samples, channels, height, width].
+    """The images of samples, [samples, channels, height, width].
 
     Raises:
         UserError: they are of several sizes.

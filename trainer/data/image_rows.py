@@ -1,4 +1,4 @@
-"""Samples of pictures with a label."""
+"""Samples of images with a label, for classification or regression."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LabelledImages(Samples):
 
 
 def picture_sizes(pictures: Sequence[Any]) -> dict[str, list[float]]:
-    """Width and height of stored pictures, read from their headers; files that are no pictures are left out."""
+    """Width and height of stored images, read from their headers; files that are no images are left out."""
     from PIL import Image, UnidentifiedImageError
 
     sizes = []
@@ -63,15 +63,15 @@ def picture_sizes(pictures: Sequence[Any]) -> dict[str, list[float]]:
 
 
 def pixel_values(processor: Any, image: Image) -> np.ndarray:
-    """What the processor makes of a picture: float32 [channels, height, width]."""
+    """What the processor makes of an image: float32 [channels, height, width]."""
     return np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], np.float32)
 
 
 def opened_image(stored: Any, channels: int) -> Image:
-    """The picture of stored bytes, of a path, or of Pillow, upright and with so many colour channels.
+    """The image of stored bytes, of a path, or of Pillow, upright and with so many colour channels.
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is no image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -89,7 +89,7 @@ def opened_image(stored: Any, channels: int) -> Image:
 
 
 def on_white(image: Image) -> Image:
-    """A picture with transparent parts on white paper; others as they are."""
+    """An image with transparent parts on white paper; others as they are."""
     from PIL import Image
 
     if not image.has_transparency_data:

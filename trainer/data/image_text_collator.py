@@ -1,4 +1,7 @@
-"""Collate pictures and their captions: pictures stacked and varied in training steps, the tokens of captions padded."""
+"""Collator for pairs of images and texts (captions), for models that read both, such as CLIP.
+
+Texts are padded to one number of tokens, and images are augmented in training.
+"""
 
 from __future__ import annotations
 

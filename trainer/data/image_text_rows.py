@@ -1,4 +1,4 @@
-"""Samples of pictures with a text, their caption."""
+"""Samples of images with captions, for models that compare the two and for models that write the text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Read the rows of JSON files, and keep the lists and objects in them as JSON text.
+"""Read the rows of JSON files, and keep nested lists and objects as JSON text.
 
-A table has columns of one type: keys that one row has and another lacks would become null there, and a column could not
-hold a text in one row and a list in another. Conversations have both.
+In an Arrow table each column has one type. Nested objects with different keys would get null for the missing keys, and
+a column could not hold a string in one row and a list in another. Conversations have both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Labels of rows: one class, several classes, or a number, by what their column holds.
+"""Find the labels in a column of a data set, and whether they are classes, sets of classes, or numbers.
 
-The kind is the same for texts, pictures and sounds: numbers with a fraction make a regression, lists make several
-classes per row, everything else makes one class.
+The rule is the same for texts, images and audio. Numbers with a fraction are regression targets, lists are several
+classes per row, and everything else is one class per row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``data.packing=lanes``: cut one long text into lanes, in which the samples of consecutive steps follow each other.
+"""``data.packing=lanes``: cut a long text so that each step continues where the step before stopped.
 
-The text is cut into as many parts as a step has samples. Sample k of each step is the next block of lane k, so a model
-that carries a memory reads every lane as one text, whatever the ranks and micro-batches are. Evaluations cut their set
-into as many lanes.
+The text is cut into as many contiguous parts (lanes) as a step has samples. Sample k of each step is the next block of
+lane k. So a model with a memory (Transformer-XL) reads every lane as one long text, for any number of ranks and any
+micro-batch size. An evaluation cuts its set into as many lanes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Collate samples of tokens for a model whose last positions alone, the latents, predict next tokens (Perceiver AR).
+"""Collator for Perceiver AR, which predicts next tokens only at the last positions of a sample (the latents).
 
-Of each sample a window is read: latents, and a prefix before them. In training, the length of the prefix and the place
-of the window in the sample are drawn, and tokens of the prefix may be dropped; all three are functions of (seed, pass,
-sample). Evaluations read the end of each sample, with the longest prefix or the one that they are given.
+A window is cut from each sample: the latents, and a prefix before them. In training, the length of the prefix and the
+place of the window are random, and tokens of the prefix may be dropped. All three are functions of (seed, epoch,
+sample). An evaluation reads the end of each sample, with the longest possible prefix or a given one.
 """
 
 from __future__ import annotations

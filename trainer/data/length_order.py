@@ -1,8 +1,9 @@
-"""Order samples so that those of a step have about the same length, which leaves little to pad.
+"""Order samples so that the samples of a training step have similar lengths, which reduces padding.
 
-The order of a pass is cut into windows of many steps. The samples of a window are sorted by length and dealt out to its
-steps, whose order is drawn anew, so that training sees no trend from long to short. Like ``EpochOrder`` this is a
-function of (seed, epoch, index); it also depends on the global batch size, since that says what a step is.
+The samples of an epoch are divided into windows of many steps. The samples of a window are sorted by length and divided
+into steps, and the order of the steps is random, so lengths do not rise or fall during training. Like ``EpochOrder``,
+the order is a function of (seed, epoch, index). It also depends on the global batch size, because this size decides
+which samples form a step.
 """
 
 from __future__ import annotations

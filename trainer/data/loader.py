@@ -1,8 +1,8 @@
-"""Load batches from an indexed data set: one data rank's share of each step.
+"""Load batches from an indexed data set: the share of one data-parallel rank in each step.
 
-After p consumed samples a step takes the global positions ``[p, p + G)``, in whatever epoch they are, so batches may
-span two epochs and nothing is dropped. Data rank r of D takes the contiguous part r; joined in rank order, the shares
-are the batch of a single rank. There is no state: a resume starts at another p, also with another G.
+After p samples, a step takes the positions p to p + G - 1 of the endless stream of samples, where G is the global batch
+size. So a batch may span two epochs, and no sample is dropped. Each data rank takes one contiguous part of these
+positions. There is no state to save: a resumed run starts at its own p, and may use another G.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The corpus of a user's own loader (``data.loader``), which gives finished samples, of texts or others, in order."""
+"""The corpus of a user's own data loader (``data.loader``), whose finished samples may be texts or anything else."""
 
 from __future__ import annotations
 

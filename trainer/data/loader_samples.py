@@ -1,4 +1,7 @@
-"""Data sets over a user's own loader (``data.loader``): its samples by position, in order, and the held-out ones."""
+"""PyTorch data sets of the samples of a user's own data loader (``data.loader``), read by position or in order.
+
+The loader's held-out samples have a data set of their own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples for semantic segmentation: a picture, and a map of the same size whose pixels are class numbers."""
+"""Samples for semantic segmentation: an image, and a map of the same size that holds a class number for each pixel."""
 
 from __future__ import annotations
 

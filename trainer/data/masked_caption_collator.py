@@ -1,4 +1,4 @@
-"""Collate pictures and captions for masked language modelling."""
+"""Collator for images with captions, in which tokens of the captions are masked and predicted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Collate blocks of tokens for masked language modelling (BERT, https://arxiv.org/abs/1810.04805, section 3.1).
+"""Collator for masked language modelling on blocks of tokens (BERT, https://arxiv.org/abs/1810.04805, section 3.1).
 
-Which tokens are masked is a function of (seed, position of the sample), so every pass masks others, and no worker, rank
-or resume changes them. In an evaluation the masks of a sample are always the same.
+The masked positions are a function of (seed, position of the sample in the run). So every epoch masks other tokens, and
+the masks are the same for any number of workers and ranks and after a resume. In an evaluation a sample's masks are
+always the same.
 """
 
 from __future__ import annotations

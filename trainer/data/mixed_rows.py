@@ -1,4 +1,4 @@
-"""Open the corpus of several sources of rows, which must have the same columns of the same types."""
+"""Open a corpus that mixes several sources of rows, and check that they have the same columns with the same types."""
 
 from __future__ import annotations
 

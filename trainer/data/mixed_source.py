@@ -1,4 +1,7 @@
-"""The dataclass of one source of a mixture, and what a mixture is refused for. It imports nothing heavy."""
+"""The dataclass of one source in a mixture of data sources, and the rules that a mixture must satisfy.
+
+This file imports nothing heavy.
+"""
 
 from __future__ import annotations
 

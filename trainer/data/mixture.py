@@ -1,11 +1,12 @@
-"""A corpus of several sources, mixed by weights (``mixture_order.py``).
+"""A corpus that mixes several data sources by weights.
 
-The mixture is a function of (seed, position). Names and weights decide which source a position reads. If earlier
-positions have read n samples of that source, this one reads its next, number n. Each source is passed over on its own
-and shuffled anew in each of its passes, so a small source with a large weight is repeated more often than a large one.
+The weights decide which source each position of the training stream reads (``mixture_order.py``). If the earlier
+positions have read n samples of this source, the position reads the source's next sample. Each source has epochs of its
+own and is shuffled anew in each, so a small source with a large weight is repeated more often than a large source. The
+mixture is a function of (seed, position).
 
-The held-out set holds the held-out samples of all sources. Its metrics weigh each source by its share in training, so
-they are those of the mixture, however many samples a source has.
+The held-out set holds the held-out samples of all sources. Its metrics weight each source by its share in training,
+however many held-out samples it has.
 """
 
 from __future__ import annotations

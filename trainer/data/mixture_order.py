@@ -1,10 +1,12 @@
-"""Interleave several sources by weights: which source each position of the endless stream is taken from.
+"""Decide which of several weighted data sources each position of the training stream is taken from.
 
-The source at a position is the one that is farthest behind its share ("smooth weighted round-robin", as in nginx).
-After n samples each count is within about one of n x share, and in any window of n samples within two (within one for
-two sources, and for usual weights of more). The pattern repeats after the sum of the weights as smallest whole numbers,
-so it is computed once, and the source at any position is looked up: nothing is stored, and a resume asks for another
-position. The pattern depends on names and weights, not on the order in which a recipe lists them.
+A position takes the source that is farthest behind its share ("smooth weighted round-robin", as in nginx). After n
+samples, the count of each source differs from n x share by at most about one. In any window of n samples it differs by
+at most two (by one for two sources, and usually for more).
+
+The pattern repeats after as many positions as the sum of the weights, reduced to the smallest whole numbers. It is
+computed once, and the source of any position is looked up in it, so a resume needs no saved state. It depends on the
+sources' names and weights and not on their order in the recipe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open a recipe's collator and check its contract: its arguments at once, its results at the first batch."""
+"""Create a recipe's collator and check it: its arguments at once, and its results at the first batch."""
 
 from __future__ import annotations
 

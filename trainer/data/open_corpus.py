@@ -1,4 +1,4 @@
-"""Open the corpus of a run: prepare its documents, use prepared ones from the cache, or begin a stream."""
+"""Open the corpus of a run: prepare its documents, use already prepared ones from the cache, or start a stream."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Open the corpus of several sources: one corpus for each, all with one tokenizer or one processor.
+"""Open a corpus that mixes several data sources: one corpus for each source, all with the same tokenizer or processor.
 
-A tokenizer is trained on the documents of all sources in turn, whatever their weights; so other weights need no new
-preparation, and what is prepared of a source is used again by every mixture with the same tokenizer.
+A new tokenizer is trained on the documents of all sources, whatever their weights are. So changed weights need no new
+preparation, and the prepared data of a source is reused by every mixture with the same tokenizer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open the ``Samples`` class of a task and check its contract: the class before launch, results at the first row."""
+"""Create a task's ``Samples`` object and check it: its class before launch, and its results at the first row."""
 
 from __future__ import annotations
 

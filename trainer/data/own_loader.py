@@ -1,9 +1,9 @@
-"""A loader of the user's own (``data.loader``), which gives finished samples in an order of its own.
+"""Support for a user's own data loader (``data.loader``), which gives finished samples in its own order.
 
-It is one of two things. A loader *by position* has ``sample(position)``: the sample at a place of the endless stream
-that a run consumes. A loader *in order* has ``__iter__``: the samples of one pass, one by one, in the global order and
-equal on every rank. Of either, every data rank takes its part of each global batch, so the plan changes nothing; and a
-run resumes at the sample at which it stopped.
+A loader is one of two kinds. A loader *by position* has ``sample(position)``, which returns the sample at a position of
+the endless stream of training samples. A loader *in order* has ``__iter__``, which yields the samples of one epoch in
+the global order, the same on every rank. For both kinds, each data rank takes its part of each global batch, so the
+result does not depend on the parallelism plan. A resumed run continues with the next sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An order of the user's own (``data.order``) in which samples are trained on, such as a curriculum or a weighted draw.
+"""Support for a user's own order of the training samples (``data.order``), such as a curriculum or weighted sampling.
 
-It is a function of the position in the endless stream, called with many positions at once. So it is the same under any
-plan, and a resume needs no saved state.
+The order is a function that maps positions in the endless stream of training samples to sample indices. It is called
+with many positions at once. So it is the same under any parallelism plan, and a resume needs no saved state.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Data sets of packed rows of tokens, whose documents do not see each other.
+"""Data sets of packed sequences of tokens, in which documents do not attend to each other.
 
-Each sample has, beside ``input_ids`` and perhaps ``labels``, ``position_ids`` that restart at every document, and the
-number of each token's document (``documents``). The collator makes of these what the model needs.
+Beside ``input_ids`` and, in some tasks, ``labels``, each sample has ``position_ids`` that restart at every document,
+and ``documents``, the number of each token's document. The collator turns these into the inputs that the model needs.
 """
 
 from __future__ import annotations

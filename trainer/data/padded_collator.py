@@ -1,4 +1,7 @@
-"""Collate texts of different lengths: pad their tokens on the right, mask the padding, keep single labels aside."""
+"""Collator for texts of different lengths: it pads the tokens on the right and makes the attention mask.
+
+A sample's label may be a single value (classification) or one per token.
+"""
 
 from __future__ import annotations
 

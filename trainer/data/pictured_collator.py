@@ -1,4 +1,4 @@
-"""Collate conversations with pictures: pad tokens, and put the pictures of all samples one behind the other."""
+"""Collator for conversations with images: it pads the tokens, and concatenates the images of all samples."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Prepare a corpus once: load, hash, deduplicate, split, train the tokenizer, tokenize, write.
+"""Prepare a corpus of documents: load, hash, remove duplicates, split, train the tokenizer, tokenize, and write.
 
-The result lies in ``cache_dir/<fingerprint>`` (see ``cache.py``): the first process builds it, all others use it.
+The result is stored in ``cache_dir/<fingerprint>`` (see ``cache.py``). The first process builds it, and all others read
+it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Prepare the rows of a recipe once: load, choose columns, drop repeated rows, split, write.
+"""Prepare the rows of a data set: load, choose columns, drop repeated rows, split, and write.
 
-The result lies in the cache as Arrow files, pictures and sounds included, so that the source is read only once and all
-ranks share its pages. The split is by a hash of a row's content, as for documents (``held_out.py``).
+The result is cached as Arrow files, including images and audio, so the source is read only once and all ranks on a
+machine share the memory. Rows are split by a hash of their content, as documents are (``held_out.py``).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _prepare(
 
 
 def without_decoding(data: Dataset) -> Dataset:
-    """``data`` whose pictures and sounds stay the bytes that they are stored as."""
+    """``data`` whose images and audio clips stay the bytes that they are stored as."""
     from datasets import Audio, Image
 
     for name, feature in data.features.items():

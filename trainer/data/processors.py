@@ -1,4 +1,7 @@
-"""Find the processor of pictures or sounds: the one that the recipe names, the one beside the weights, or a new one."""
+"""Find the image processor or audio feature extractor of a run.
+
+The recipe may name one. Otherwise the one in the folder of the model's weights is used, or a new one is made.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def _made_feature_extractor(model: Any, rate: int | None) -> Any:
 
 
 def _seconds(positions: int, hop: int, rate: int) -> int:
-    """Seconds of the sounds that an encoder with so many positions takes, each of which is two frames.
+    """Seconds of the audio clips that an encoder with so many positions takes, each of which is two frames.
 
     Raises:
         UserError: they are not whole, and the feature extractor counts in whole seconds.
@@ -170,11 +173,11 @@ def _sides(usual: Any, height: int, width: int) -> dict[str, int]:
 
 
 def vision_part(model: Any) -> Any:
-    """The configuration of the part of a model that sees pictures: its own, or one inside of it."""
+    """The configuration of the part of a model that sees images: its own, or one inside of it."""
     found = (getattr(model, name, None) for name in ("vision_config", "backbone_config", "encoder"))
     return next((part for part in found if hasattr(part, "model_type")), model)
 
 
 def channels_of(model: Any) -> int:
-    """Colour channels of the pictures that a model takes."""
+    """Colour channels of the images that a model takes."""
     return int(getattr(model, "num_channels", None) or 3)

@@ -1,4 +1,4 @@
-"""The documentation of Python's language that ``help()`` shows. Every Python ships it: text without a download."""
+"""A data source that needs no download: the documentation of the Python language that ``help()`` shows, as texts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sources of rows: tables in local files, and folders of pictures or sounds.
+"""Data sources that read rows from local files: tables, and folders of images or audio.
 
 A source of rows is a dataclass with ``rows(cache_dir)`` (a ``datasets.Dataset``, or a list of mappings) and
-``fingerprint()``. The readers are those of ``datasets``; pictures and sounds stay bytes until a sample needs them.
+``fingerprint()``. Most files are read by `datasets`. Images and audio stay encoded until a sample needs them.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Folder:
             raise UserError(Problem("data.source.path", why, fix, self.path))
 
     def column_names(self) -> list[str] | None:
-        """Names of the columns of sounds; None for pictures, of which the reader of ``datasets`` decides."""
+        """Names of the columns of audio clips; None for images, of which the reader of ``datasets`` decides."""
         if self.kind != "audio":
             return None
         from .sound_folder import sound_columns

@@ -1,4 +1,4 @@
-"""Rows of a recipe's source, under the names that a task uses for their columns."""
+"""Read the rows of a recipe's data source, and rename its columns to the names that the task uses."""
 
 from __future__ import annotations
 

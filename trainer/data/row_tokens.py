@@ -1,7 +1,8 @@
-"""The tokens of rows, written once, so that rows can be packed by their lengths and no step waits for a tokenizer.
+"""Tokenize all rows of a data set once and cache the tokens, so that rows can be packed by their lengths.
 
-Samples are made when they are read, but bins follow from the lengths of all of them. So each row becomes tokens and
-labels once; they lie in the cache as those of documents do (``token_files.py``).
+Without packing, a row is tokenized when it is read. Packing needs the lengths of all rows beforehand. So tokens and
+labels are computed once and cached in the same format as those of documents (``token_files.py``), and no training step
+waits for a tokenizer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A corpus of rows: samples are made when they are read, by the task's ``Samples``."""
+"""A corpus of rows of a data set. The task's ``Samples`` object turns a row into a sample when it is read."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Compute the order of samples: a keyed permutation for each epoch, which is never stored.
+"""Compute the shuffled order of samples in each epoch by a keyed permutation, without storing a list.
 
-A shuffled index list costs 8 bytes per sample and ties the order to one library's generator. Here the index at a
-position is *computed*: a Feistel network over a x b >= size (Black and Rogaway, "Ciphers with Arbitrary Finite
-Domains", 2002) permutes the domain, and cycle walking (applying it again) brings what falls outside back inside.
-The order is a function of (seed, epoch, index) only: not of the world size, the worker count or torch's version,
-and resuming means nothing more than asking for another position.
+A shuffled list of indices takes 8 bytes per sample, and its order depends on one library's random generator. Here the
+index at a position is *computed*. A Feistel network permutes a domain of a x b >= size numbers (Black and Rogaway,
+"Ciphers with Arbitrary Finite Domains", 2002), and is applied again to any result outside of the data set (cycle
+walking). The order is a function of (seed, epoch, index) only. It does not depend on the world size, the number of
+workers or torch's version, and a resumed run only asks for another position.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The base class of ``Samples``, which turn the rows of a source into the samples of a task.
+"""``Samples``, the base class of the classes that turn rows of a data set into training samples.
 
-A modality is one file: a class that names the columns it wants, owns the processor (tokenizer, image processor, feature
-extractor), and makes one sample of one row. Samples are made when they are read, so nothing is prepared but the rows.
+There is one such class for each kind of data. It names the columns it needs, holds the processor (tokenizer, image
+processor, feature extractor), and makes one sample of one row. Samples are made when they are read, so only the rows
+are prepared beforehand.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Samples(ABC):
         return {name: _short(value) for name, value in row.items()}
 
     def views(self, sample: Collated) -> Mapping[str, Any]:
-        """What ``trireme data`` shows of a collated sample, by name: views (``report/views.py``), texts, pictures of
+        """What ``trireme data`` shows of a collated sample, by name: views (``report/views.py``), texts, images of
         Pillow, arrays."""
         found = sample_views(sample, self.processor, self.tokenizer, self.facts)
         return {

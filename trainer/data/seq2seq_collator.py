@@ -1,4 +1,4 @@
-"""Collate pairs of token sequences: one for the encoder, one that the decoder writes."""
+"""Collator for encoder-decoder models of text: one token sequence to read, and one that the decoder learns to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows of a folder of sounds, without the reader of ``datasets``, which needs torchcodec and decodes every file."""
+"""Read a folder of audio files as rows, without decoding the files.
+
+The reader of ``datasets`` is not used, because it needs torchcodec and decodes every file.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ NAME, FIELD = "file_name", "data.source.path"
 
 
 def sound_columns(folder: Path) -> list[str]:
-    """Names of the columns of ``sound_rows``, without reading a sound.
+    """Names of the columns of ``sound_rows``, without reading an audio clip.
 
     Raises:
         UserError: as ``sound_rows``.

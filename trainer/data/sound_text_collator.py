@@ -1,4 +1,7 @@
-"""Collate sounds and their captions: sounds padded and masked in training steps, the tokens of captions padded."""
+"""Collator for pairs of audio and texts (captions), for models that read both, such as CLAP.
+
+Audio and token sequences are padded. In training, spans of the audio are silenced.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Sources of documents: Python files, local files, and the hub. A recipe names one by ``_target_`` in ``data.source``.
+"""Data sources of documents: Python files, local files, and the Hugging Face Hub.
 
-A source is a dataclass with ``load`` (all documents as an Arrow data set with a column ``text``), ``stream`` (the same,
-read on demand) and ``fingerprint`` (a string that changes with the content and names the cache entry). A recipe may
-name the user's own class with these three (docs/extending.md); ``document_source.py`` checks its contract. Only ``Hub``
-may use the network.
+A recipe names a source by ``_target_`` in ``data.source``. A source is a dataclass with three methods: ``load`` returns
+all documents as an Arrow data set with a column ``text``, ``stream`` reads the same documents on demand, and
+``fingerprint`` returns a string that changes with the content and names the cache entry. A recipe may name a user's own
+class with these methods (docs/extending.md); ``document_source.py`` checks it. Only ``Hub`` may use the network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Collate sounds of different lengths, and mask spans of those of training steps.
+"""Collator for audio clips of different lengths, which masks spans of the audio in training.
 
-SpecAugment (https://arxiv.org/abs/1904.08779) masks spans of time. Here spans of the sound itself are silenced, which
-every model allows. What is masked is a function of (seed, position of the sample), so every pass masks other spans, and
-no worker, rank or resume changes them. In an evaluation nothing is masked.
+SpecAugment (https://arxiv.org/abs/1904.08779) masks spans of time in the spectrogram. Here the spans are silenced in
+the waveform, which works with every model. The masks are a function of (seed, position of the sample in the run). So
+every epoch masks other spans, and the masks are the same for any number of workers and ranks and after a resume. In an
+evaluation nothing is masked.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class SpeechCollator(Collator):
         return {"labels": padded(texts, max(map(len, texts)), IGNORE), "frames": frames}
 
     def mask(self, sound: np.ndarray, position: int) -> np.ndarray:
-        """A copy of a sound with silent spans; the sound at ``position`` of the stream."""
+        """A copy of an audio clip with silent spans; the sound at ``position`` of the stream."""
         axis = time_axis(sound, self.extractor)
         length = sound.shape[axis]
         rate = self.rate if sound.ndim == 1 else self.rate / getattr(self.extractor, "hop_length", FRAME * self.rate)
@@ -114,7 +115,7 @@ class SpeechCollator(Collator):
 
 
 def time_axis(sound: np.ndarray, extractor: Any) -> int:
-    """The dimension of a sound's features that is time: the last one of [frequencies, time], the middle one of
+    """The dimension of an audio clip's features that is time: the last one of [frequencies, time], the middle one of
     [channels, time, frequencies], else the first."""
     if sound.ndim == 3:
         return 1

@@ -1,4 +1,4 @@
-"""Samples of sounds: speech with its text, and sounds with a label."""
+"""Samples of audio: speech with its text (for CTC models), and audio clips with a label."""
 
 from __future__ import annotations
 

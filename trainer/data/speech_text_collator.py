@@ -1,4 +1,7 @@
-"""Collate sounds and the texts that a decoder writes of them; spans of the sounds of training steps are silenced."""
+"""Collator for speech-to-text with an encoder-decoder: audio to read, and texts that the decoder learns to write.
+
+In training, spans of the audio are silenced.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Samples of speech with its text, for models that write the text token by token."""
+"""Samples of speech with its text, for encoder-decoder models that write the text token by token.
+
+It also has samples of audio with captions, for models that compare the two.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load the documents of a recipe, drop repeated and empty ones, and split the rest into train and held-out ones."""
+"""Load a recipe's documents, drop repeated and empty ones, and split the rest into training and held-out documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The base of collators of texts that pad all micro-batches of a step to one length, as pipeline stages need it."""
+"""``StepPadding``, a base class of text collators that can pad all micro-batches of a training step to one length.
+
+Pipeline parallelism needs equal lengths within a step.
+"""
 
 from __future__ import annotations
 

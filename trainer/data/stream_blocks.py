@@ -1,7 +1,7 @@
-"""The rows of tokens of a stream: blocks or bins of its documents, shuffled in windows, shared out to the data ranks.
+"""Cut a stream of documents into blocks of tokens, shuffle these in windows, and share them among data-parallel ranks.
 
-The position is where the window began in the source, plus how far into the window training is. Tokens that were
-read but not yet used are not saved: their documents are read again.
+A resumed run needs two values: the position in the source at which the current window began, and the number of samples
+already used from this window. Tokens that were read but not yet used are not saved; their documents are read again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Read the documents of a stream as blocks of tokens, or one by one, and tell the position of the next one.
+"""Read a stream of documents one by one or as blocks of tokens, with a position from which reading can resume.
 
-The position is a state of the source, and the number of tokens or documents used since. Tokens that were read but not
-yet used are not saved: their documents are read again.
+The position consists of a state of the source and the number of tokens or documents used since. Tokens that were read
+but not yet used are not saved; their documents are read again.
 """
 
 from __future__ import annotations

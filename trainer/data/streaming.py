@@ -1,9 +1,10 @@
-"""Stream a corpus of texts: turn documents into blocks of tokens during training, with exact resume.
+"""A streamed corpus of texts: documents are tokenized during training, and an interrupted run resumes exactly.
 
-documents -> held-out filter -> tokenized 16 at a time -> blocks -> shuffled in windows -> one global row of blocks,
-of which each data rank takes its part of every step. *Every rank reads and tokenizes the whole stream*, so that the
-order never depends on the world size and a resume may use another; it costs each rank the tokenizing of all
-documents. Where that is too slow, prepare the documents (``data.streaming=false``).
+The steps are: documents -> held-out filter -> tokenizer, 16 documents at a time -> blocks of tokens -> shuffling within
+windows -> one global sequence of blocks, of which each data rank takes its part of every step. *Every rank reads and
+tokenizes the whole stream.* So the order does not depend on the world size, and a resume may use another. The cost is
+that each rank tokenizes all documents. Where this is too slow, prepare the documents beforehand
+(``data.streaming=false``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The keys of a recipe's ``data`` part that are about texts.
+"""The keys of a recipe's ``data`` part that concern texts: tokenizer, block size, packing and others.
 
-Nothing heavy is imported, since every command reads this file.
+This file imports nothing heavy, since every command reads it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples of pairs of texts: one that is read, and one that is to be written."""
+"""Samples of text pairs for encoder-decoder models: a text to read, and a text to write."""
 
 from __future__ import annotations
 

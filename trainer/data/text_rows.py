@@ -1,4 +1,4 @@
-"""Samples of texts with a label: sentences, and pairs of them."""
+"""Samples of texts, or pairs of texts, with a label, for classification or regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that the engine passes to collators of texts: the processor's tokenizer, its vocabulary, the padding token."""
+"""The values that trireme passes to text collators: tokenizer, block size, and the id of the padding token."""
 
 from __future__ import annotations
 

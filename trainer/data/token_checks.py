@@ -1,4 +1,4 @@
-"""Check the tokens in the first micro-batches of a collator, and the labels that stand beside them."""
+"""Check the tokens and labels in a collator's first micro-batches, such as their type, range and shift."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Store tokens on disk, and cut samples from them without copying.
+"""Store the tokens of a corpus on disk, and read samples from them without copying.
 
-All documents are concatenated in one Arrow file: a single integer column in record batches of equal length. The file is
-memory-mapped, so opening it costs nothing, ranks share its pages, and a block is a numpy view (copied only if it spans
-two record batches). Block size and packing are not part of the file, so changing them needs no new preparation.
+All documents are concatenated in one Arrow file with a single integer column, in record batches of equal length. The
+file is memory-mapped, so opening it is fast, and ranks on one machine share the memory. A block of tokens is a numpy
+view; only a block that spans two record batches is copied. Block size and packing are not part of the file, so changing
+them needs no new preparation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Load a pretrained tokenizer, or train a byte-level BPE on the train documents and cache it.
+"""Load a pretrained tokenizer, or train a new one on the training documents and cache it.
 
-Byte-level BPE (Radford et al., 2019) covers every byte, so any text decodes exactly and there is no unknown token.
+By default a byte-level BPE is trained (Radford et al., 2019). It covers every byte, so any text decodes exactly and
+there is no unknown token.
 """
 
 from __future__ import annotations

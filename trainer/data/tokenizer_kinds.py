@@ -1,4 +1,4 @@
-"""Kinds of tokenizers that can be trained, each with the special tokens of the models that it is made for."""
+"""The kinds of tokenizers that trireme can train: BPE, WordPiece, Unigram, words and characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell which columns a task's ``Samples`` want, without the seconds that importing them takes."""
+"""Find the columns that a task's ``Samples`` class needs, without importing the class, which would take seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count the frames that a model makes of a sound, by the rule of its own class in transformers."""
+"""Compute how many frames an audio model outputs for a waveform, by the method of its class in transformers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The curves of runs as columns of numbers for the HTML report, few enough that the page stays small.
+"""Prepare the data of the charts in a run report: columns of numbers, condensed so that the page stays small.
 
-Long runs are condensed: each bucket of neighbouring lines gives the mean, the least and the greatest value, so that
-no spike is lost. Training time is what the rates count, without evaluations and saves, so it can be compared between
-runs that were interrupted.
+Long runs are condensed: neighbouring steps are put into buckets, and each bucket gives the mean, minimum and maximum,
+so that no spike is lost. The time axis is pure training time, without evaluations and saves, so that runs with
+interruptions can be compared.
 """
 
 from __future__ import annotations

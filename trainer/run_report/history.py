@@ -1,4 +1,4 @@
-"""Parts of a run report on the history of a run: its checkpoints, its starts and ends, its warnings and errors."""
+"""Make the sections of a run report about the run's history: checkpoints, starts and ends, warnings and errors."""
 
 from __future__ import annotations
 

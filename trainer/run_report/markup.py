@@ -1,4 +1,4 @@
-"""Small pieces of HTML that the parts of a report are made of. Every text that comes from a run is escaped here."""
+"""HTML building blocks for run reports, such as tables and bars. All text that comes from a run is escaped here."""
 
 from __future__ import annotations
 

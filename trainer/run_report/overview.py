@@ -1,4 +1,4 @@
-"""The head of a report: how each run stands, and the tables of its evaluations by set."""
+"""Make the top of a run report: the state of each run, its most important numbers, and tables of its evaluations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Write the report of one or several runs: one HTML file that loads nothing, neither from the network nor from a disk.
+"""Write the report of one or several runs as one self-contained HTML file, which loads no other files.
 
-Tables and pictures are plain HTML and SVG. The curves are drawn by a script of our own (``page.js``) from numbers in
-the page, so that axes, smoothing and scales can be chosen.
+Tables and images are plain HTML and SVG. The charts are drawn by a script of our own (``page.js``) from numbers in the
+page, so that readers can choose axes, smoothing and scales.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parts of a run report on recipes: each resolved recipe, the differences between runs, their versions and machines."""
+"""Make the sections of a run report about recipes: full recipes, differences between runs, versions, machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a run report on resources: memory as planned and as measured, bytes sent, a step of a pipeline in time."""
+"""Make the sections of a run report about resources: planned and measured memory, bytes sent, pipeline timeline."""
 
 from __future__ import annotations
 

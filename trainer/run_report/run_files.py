@@ -1,7 +1,7 @@
-"""Read the files in a run's folder for its report; a run that goes on can be read at any moment.
+"""Read the files in a run folder for the run report; this works at any time, also while the run is still training.
 
-Only ``metrics.jsonl`` is needed. Everything else may be missing: runs of older versions, and with fewer callbacks, have
-less to tell. No value is trusted: one of another type than expected is left out, and all text is escaped later.
+Only ``metrics.jsonl`` is needed. All other files may be missing, since older versions and runs with fewer callbacks
+write fewer files. No value is trusted: values of an unexpected type are left out, and all text is escaped later.
 """
 
 from __future__ import annotations

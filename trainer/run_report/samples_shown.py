@@ -1,4 +1,4 @@
-"""Parts of a run report on samples: those of the first step, with labels in colour, and texts that the model wrote."""
+"""Make the sections of a run report about samples: training samples with coloured labels, and generated texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study in a report: the table of its trials, and its pictures."""
+"""Make the section of a run report about a *study* (a hyperparameter search): the table of its trials, and plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of labelling a sound: one class, several classes, or a number."""
+"""Audio classification task: predict one class, several classes or a number for each audio clip."""
 
 from __future__ import annotations
 

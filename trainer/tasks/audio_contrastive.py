@@ -1,4 +1,4 @@
-"""The task of bringing sounds and their captions together (CLAP, https://arxiv.org/abs/2211.06687)."""
+"""Contrastive task for audio clips and their captions (CLAP, https://arxiv.org/abs/2211.06687)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class AudioContrastive(Contrastive):
     """Cross-entropy of finding each sound's caption, and each caption's sound, among those of the global batch. Each
-    direction has a temperature of its own. Metrics are those of pictures and captions."""
+    direction has a temperature of its own. Metrics are those of the task for images."""
 
     samples = "trireme.trainer.data.speech_text_rows.CaptionedSounds"
     collator = "trireme.trainer.data.sound_text_collator.SoundTextCollator"

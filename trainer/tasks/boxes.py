@@ -1,4 +1,4 @@
-"""Losses for object detection: each box is assigned to one of the model's queries, as in DETR."""
+"""The object detection loss of DETR: match each labelled box with one of the model's queries, and compare the two."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 def picture_losses(
     logits: Tensor, found: Tensor, targets: dict[str, Any], weights: tuple[float, float, float], nothing: float
 ) -> dict[str, Tensor]:
-    """Sums over pictures of their losses, and over boxes of right classes and overlaps.
+    """Sums over all images of their losses, and over all boxes of correct classes and of overlaps.
 
     Args:
-        logits: [pictures, queries, classes + 1]; the last class is nothing.
-        found: [pictures, queries, 4], middle and size as shares of the picture.
-        weights: of the classes, of the distance of boxes, of their generalised overlap.
-        nothing: weight of the class of nothing.
+        logits: [images, queries, classes + 1]; the last class is "no object".
+        found: [images, queries, 4], centre and size as fractions of the image.
+        weights: of the classes, of the L1 distance of boxes, of their generalised IoU.
+        nothing: weight of the class "no object".
     """
     logits, found = logits.float(), found.float()
     sums = {name: logits.sum() * 0.0 for name in ("loss", "boxes", "right", "overlap")}

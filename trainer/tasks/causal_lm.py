@@ -1,4 +1,7 @@
-"""The task of next-token prediction. The loss is imported on first use, so that checking a recipe needs no torch."""
+"""Causal language modelling task: predict the next token of a text.
+
+The loss is imported on first use, so that checking a recipe needs no torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrap a recipe's task and check its return values, so that a wrong one is reported before the engine fails on it."""
+"""Wrap a recipe's task to check its return values, so that a wrong one is reported before the engine fails on it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Loss and metrics of one label per sample, for texts, images and sounds alike.
+"""Loss and metrics for classification and regression of whole samples: texts, images or audio clips.
 
-The shape and type of the labels tell the kind: whole numbers [samples] are classes, numbers [samples] are to be
-predicted, numbers [samples, classes] mark several classes. A label that is ``IGNORE`` or NaN is not there.
+Shape and type of the labels decide between three kinds: integers [samples] are classes, floating-point numbers
+[samples] are regression targets, and floating-point numbers [samples, classes] mark several classes per sample. A label
+that is ``IGNORE`` or NaN counts as missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The task of bringing pictures and their captions together (CLIP, https://arxiv.org/abs/2103.00020)."""
+"""Contrastive task for images and their captions (CLIP, https://arxiv.org/abs/2103.00020)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Contrastive(Task):
-    """Cross-entropy of finding each picture's caption, and each caption's picture, among those of the global batch.
+    """Cross-entropy of finding each image's caption, and each caption's image, among those of the global batch.
 
-    The loss is in nats per pair. Metrics: loss, and the share of pictures whose caption is found (accuracy). In an
+    The loss is in nats per pair. Metrics: loss, and the share of images whose caption is found (accuracy). In an
     evaluation the candidates are those of a micro-batch, which is the same under every plan.
     """
 

@@ -1,4 +1,7 @@
-"""Loss and metrics of contrastive tasks (CLIP, CLAP): each half of a pair must be found among those of all pairs."""
+"""Loss and metrics of contrastive tasks (CLIP, CLAP): each image or sound is matched against all captions of a batch.
+
+The reverse direction counts too: each caption is matched against all images or sounds.
+"""
 
 from __future__ import annotations
 

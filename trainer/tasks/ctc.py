@@ -1,4 +1,4 @@
-"""The task of writing what is said, by connectionist temporal classification (Graves et al., 2006)."""
+"""Speech recognition task with the CTC loss (connectionist temporal classification, Graves et al., 2006)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of direct preference optimisation (DPO, https://arxiv.org/abs/2305.18290)."""
+"""Preference task with the loss of direct preference optimisation (DPO, https://arxiv.org/abs/2305.18290)."""
 
 from __future__ import annotations
 

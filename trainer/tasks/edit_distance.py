@@ -1,4 +1,4 @@
-"""Edit distance: insertions, deletions and replacements that turn one sequence into another (Levenshtein, 1966)."""
+"""Compute the edit distance of two sequences: the fewest insertions, deletions and replacements (Levenshtein, 1966)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of answering in a conversation with pictures: next-token prediction beside what a model sees."""
+"""Vision-language chat task: predict the next tokens of the answers in conversations that contain images."""
 
 from __future__ import annotations
 

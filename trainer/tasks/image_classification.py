@@ -1,4 +1,4 @@
-"""The task of labelling a picture: one class, several classes, or a number."""
+"""Image classification task: predict one class, several classes or a number for each image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .sequence_classification import SequenceClassification
 
 
 class ImageClassification(SequenceClassification):
-    """Loss in nats per picture (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
+    """Loss in nats per image (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
 
     head = "image_classification"
     samples = "trireme.trainer.data.image_rows.LabelledImages"

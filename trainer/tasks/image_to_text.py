@@ -1,4 +1,4 @@
-"""The task of writing a text of a picture: a caption, a line of writing, a table."""
+"""Image-to-text task: generate a text for an image, such as a caption, the handwriting it shows, or a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageToText(Seq2SeqLM):
         return super().records(_of_the_text(outputs, targets), targets)
 
     def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
-        """The picture, and only the token with which a text begins."""
+        """The image, and only the start token of the text."""
         first = {
             name: inputs[name][:, :1]
             for name in ("input_ids", "attention_mask", "image_attention_mask")
@@ -40,5 +40,5 @@ class ImageToText(Seq2SeqLM):
 
 
 def _of_the_text(outputs: Any, targets: dict[str, Any]) -> Any:
-    """The logits of the text, before which some models give those of the picture's patches."""
+    """The logits of the text, before which some models give those of the image's patches."""
     return SimpleNamespace(logits=outputs.logits[:, -targets["labels"].shape[1] :])

@@ -1,4 +1,4 @@
-"""The task of identity preference optimisation (IPO, https://arxiv.org/abs/2310.12036)."""
+"""Preference task with the loss of identity preference optimisation (IPO, https://arxiv.org/abs/2310.12036)."""
 
 from __future__ import annotations
 

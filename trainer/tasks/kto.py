@@ -1,4 +1,7 @@
-"""The task of learning from answers that are each called good or bad (KTO, https://arxiv.org/abs/2402.01306)."""
+"""Preference task with the KTO loss, for single answers that are each labelled good or bad.
+
+KTO stands for Kahneman-Tversky optimisation (https://arxiv.org/abs/2402.01306).
+"""
 
 from __future__ import annotations
 

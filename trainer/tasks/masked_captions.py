@@ -1,4 +1,4 @@
-"""The task of predicting masked tokens of captions, with their pictures in view."""
+"""Masked language modelling task for image captions: predict masked caption tokens while the model sees the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of predicting masked tokens."""
+"""Masked language modelling task: predict the masked tokens of a text, as in BERT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of finding the things in a picture: a box and a class for each (DETR, https://arxiv.org/abs/2005.12872)."""
+"""Object detection task: predict box and class of each object in an image (DETR, https://arxiv.org/abs/2005.12872)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class ObjectDetection(Task):
-    """Loss per picture: cross-entropy of the classes, distance of the boxes and their generalised overlap, each a mean
-    over the picture; metrics: loss, and class accuracy and overlap (iou) of the boxes that are assigned.
+    """Loss per image: cross-entropy of the classes, L1 distance of the boxes and their generalised IoU, each a mean
+    over the image; metrics: loss, and class accuracy and overlap (iou) of the matched boxes.
 
-    Every box is assigned to one of the model's queries, at the least cost; the others are to find nothing.
+    Every labelled box is matched with one of the model's queries, at the least total cost. The target of all other
+    queries is the class "no object".
     """
 
     head = "object_detection"

@@ -1,7 +1,7 @@
-"""Base class of preference losses over pairs (DPO, IPO): a chosen and a rejected answer to the same prompt.
+"""The base class of preference losses over pairs of answers (DPO, IPO): a chosen and a rejected answer to one prompt.
 
-The two rows of a pair follow each other in a micro-batch. Packed rows hold several texts; those with the same number in
-both rows are a pair.
+The two rows of a pair follow each other in a micro-batch. With packing, each row holds several texts; the texts with
+the same number in both rows are a pair.
 """
 
 from __future__ import annotations

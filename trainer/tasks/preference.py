@@ -1,6 +1,7 @@
-"""Base class of preference losses (DPO, IPO, KTO, or your own): log-probabilities of texts against a reference model's.
+"""The base class of preference tasks (DPO, IPO, KTO, or your own): compare log-probabilities of texts with a reference.
 
-A sample has two texts. Targets of a micro-batch, in which a row holds one text or several packed ones:
+The reference is the model with its initial weights, or without its adapters. A sample has two texts. Targets of a
+micro-batch, in which a row holds one text or several packed ones:
 
 | name | shape | holds |
 | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""Cut the prompts out of a batch of texts: the tokens before the first label, which a decoder continues."""
+"""Cut the prompts out of a batch of texts: all tokens before the first label, which a decoder then continues."""
 
 from __future__ import annotations
 

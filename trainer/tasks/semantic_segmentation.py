@@ -1,4 +1,4 @@
-"""The task of giving a class to every pixel of a picture."""
+"""Semantic segmentation task: predict a class for every pixel of an image."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _there(labels: Tensor) -> Tensor:
 
 
 def _logits(outputs: Any, labels: Tensor) -> Tensor:
-    """Logits [pictures, classes, height, width] of the size of the maps, in fp32."""
+    """Logits [images, classes, height, width], resized to the label maps, in fp32."""
     import torch.nn.functional as F
 
     return F.interpolate(outputs.logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)

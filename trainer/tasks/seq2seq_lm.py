@@ -1,4 +1,4 @@
-"""The task of writing one text for another: translation, summaries, answers."""
+"""Sequence-to-sequence task: generate one text from another, such as a translation, a summary or an answer."""
 
 from __future__ import annotations
 

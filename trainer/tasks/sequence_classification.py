@@ -1,4 +1,4 @@
-"""The task of labelling a whole text: one class, several classes, or a number."""
+"""Text classification task: predict one class, several classes or a number for each text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The task of writing what is said, token by token (Whisper, https://arxiv.org/abs/2212.04356)."""
+"""Speech recognition task with an encoder-decoder: generate the transcript token by token (Whisper,
+https://arxiv.org/abs/2212.04356).
+"""
 
 from __future__ import annotations
 

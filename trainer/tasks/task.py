@@ -1,4 +1,4 @@
-"""The base class of tasks. A task chooses the model's head, and computes its loss and metrics."""
+"""The base class of tasks. A task chooses the model's head, and computes the loss and the metrics."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Scores of written texts against wanted ones, as sums that are added over micro-batches and ranks.
+"""Score generated texts against reference texts, by exact match or BLEU.
 
-This file does not import torch or the libraries of the scores, since every command reads it.
+Each score is computed from sums that are added over micro-batches and ranks. This file does not import torch or the
+libraries of the scores, since every command reads it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tracker is told about a run when it begins: names, id, the resolved recipe and facts beside it."""
+"""``AboutRun``: what an experiment tracker is told when a run begins, such as its name, id, full recipe and machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Aim: a repository ``.aim`` in the folder of the run folders, or an Aim server (``aim://host:port``).
+"""Tracker for Aim: report to a repository ``.aim`` beside the run folders, or to an Aim server (``aim://host:port``).
 
-Look with ``aim up --repo runs``. A resume continues the run of the same hash.
+View it with ``aim up --repo runs``. A resume continues the Aim run with the same hash.
 """
 
 from __future__ import annotations

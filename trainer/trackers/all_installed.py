@@ -1,4 +1,4 @@
-"""``tracker=all``: report to every tracker whose library is installed here, and which lets this run report to it."""
+"""``tracker=all``: report to every experiment tracker whose library is installed and whose login works."""
 
 import logging
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Azure ML: a run in the MLflow server of a workspace, by the plugin ``azureml-mlflow``.
+"""Tracker for Azure ML: report to the MLflow server of a workspace, through the plugin ``azureml-mlflow``.
 
 In a job on Azure ML the address (``MLFLOW_TRACKING_URI``) and the login are given. Elsewhere ``uri`` is the address of
 the workspace (``az ml workspace show --query mlflow_tracking_uri``), and the login is that of ``azure-identity``: ``az
-login``, or ``AZURE_CLIENT_ID``, ``AZURE_TENANT_ID`` and ``AZURE_CLIENT_SECRET``. Without one the plugin would open a
-browser, which a run on a cluster cannot; so the run is refused.
+login``, or ``AZURE_CLIENT_ID``, ``AZURE_TENANT_ID`` and ``AZURE_CLIENT_SECRET``. A run without a login is refused: the
+plugin would open a browser, which is not possible on a cluster.
 """
 
 from __future__ import annotations

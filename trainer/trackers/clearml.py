@@ -1,8 +1,9 @@
-"""ClearML: a task on its server, or a session for ``Task.import_offline_session`` with ``mode=offline``.
+"""Tracker for ClearML: report to a task on its server, or with ``mode=offline`` write a session for later import.
 
-The credentials are ClearML's own (``clearml-init``, or ``CLEARML_API_ACCESS_KEY``, ``CLEARML_API_SECRET_KEY`` and
-``CLEARML_API_HOST``). ClearML's automatic logging, which patches torch and the console, is off. An offline session goes
-into ClearML's cache; a resume begins another one, which ClearML joins with the first when it is imported.
+An offline session is imported by ``Task.import_offline_session``. The credentials are ClearML's own (``clearml-init``,
+or ``CLEARML_API_ACCESS_KEY``, ``CLEARML_API_SECRET_KEY`` and ``CLEARML_API_HOST``). ClearML's automatic logging, which
+patches torch and the console, is off. Offline sessions are stored in ClearML's cache; a resume begins a further
+session, which ClearML joins with the first one at the import.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""CodeCarbon: the energy that the machine of the main rank has used, and an estimate of its CO2.
+"""Tracker for CodeCarbon: measure the energy used by the main rank's machine, and estimate the CO2 emissions.
 
-The library measures by itself (RAPL, NVML, or by the load) and writes ``emissions.csv`` into the run folder, one row
-for each start of the run. It takes no metrics: the group and the trial are in the row's metadata. Its figures are added
-to the training lines as ``energy_kwh`` and ``co2_kg``, so that ``metrics.jsonl`` and every other tracker have them too.
+The library measures by itself (by RAPL, by NVML, or from the load) and writes ``emissions.csv`` to the run folder, one
+row for each start of the run. It takes no metrics; the group and the trial are in the row's metadata. Energy and CO2
+are also added to the logged metrics as ``energy_kwh`` and ``co2_kg``, so that ``metrics.jsonl`` and every other tracker
+have them too.
 """
 
 from __future__ import annotations

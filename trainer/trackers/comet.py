@@ -1,7 +1,7 @@
-"""Comet: an experiment on its server, or an archive for ``comet upload`` with ``mode=offline``.
+"""Tracker for Comet: report to an experiment on its server, or with ``mode=offline`` write an archive.
 
-The key is Comet's own (``comet login``, or ``COMET_API_KEY``). Comet's automatic logging, which patches torch, is off:
-the lines of the run are what is reported.
+Such an archive is uploaded by ``comet upload``. The key is Comet's own (``comet login``, or ``COMET_API_KEY``). Comet's
+automatic logging, which patches torch, is off: only the logged metrics of the run are reported.
 """
 
 from __future__ import annotations

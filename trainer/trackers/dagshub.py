@@ -1,6 +1,6 @@
-"""DagsHub: a run in the MLflow server of a repository there.
+"""Tracker for DagsHub: report to the MLflow server of a DagsHub repository.
 
-The login is DagsHub's own (``dagshub login``, or ``DAGSHUB_USER_TOKEN``). It is handed to MLflow's client through
+The login is DagsHub's own (``dagshub login``, or ``DAGSHUB_USER_TOKEN``). It is passed to MLflow's client through
 ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``, as ``dagshub.init`` does.
 """
 

@@ -1,6 +1,6 @@
-"""DVCLive: metrics, parameters and pictures as files in ``<run folder>/dvclive``, which DVC and its Studio show.
+"""Tracker for DVCLive: write metrics, parameters and images to ``dvclive`` in the run folder, for DVC and DVC Studio.
 
-``experiment=true`` also saves a DVC experiment when the run ends; it needs a Git repository with DVC around the run
+``experiment=true`` also saves a DVC experiment when the run ends; this needs a Git repository with DVC around the run
 folder.
 """
 

@@ -1,7 +1,7 @@
-"""Flyte: a deck with the run's recipe, lines and pictures, and checkpoints as those of the Flyte task.
+"""Tracker for Flyte: show the run's recipe, metrics and images in a Flyte deck, and keep checkpoints for task retries.
 
-It works inside a task (``@task(enable_deck=True)`` around ``trireme.train``), whose deck Flyte shows when the task has
-ended. A task that is retried finds the newest checkpoint in ``current_context().checkpoint``.
+It works inside a task (``@task(enable_deck=True)`` around ``trireme.train``); Flyte shows the deck of a task when the
+task has ended. A retried task finds the newest checkpoint in ``current_context().checkpoint``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Files of a run that trackers keep: checkpoints, the picture of the curve, samples, the log."""
+"""Find the files of a run that trackers upload (checkpoints, the curve plot, samples, the log).
+
+A checkpoint is passed on as a folder of hard links, so that it can be removed from the run folder during the upload.
+"""
 
 from __future__ import annotations
 

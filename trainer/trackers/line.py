@@ -1,4 +1,4 @@
-"""The data that trackers write: lines of numbers by step, and the status in which a run has ended."""
+"""Data types passed to trackers: ``Line`` (the metrics of one step) and ``Status`` (how a run has ended)."""
 
 from __future__ import annotations
 

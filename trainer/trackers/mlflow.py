@@ -1,8 +1,8 @@
-"""MLflow: a run in a tracking server, or in a local SQLite file beside the run folders.
+"""Tracker for MLflow: report to a tracking server, or to a local SQLite file beside the run folders.
 
 The server is ``uri``, else ``MLFLOW_TRACKING_URI``, with MLflow's own variables for the login
-(``MLFLOW_TRACKING_USERNAME``, ``_PASSWORD``, ``_TOKEN``). Without either, runs go into ``mlflow.db`` in the folder of
-the run folders; look with ``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db``.
+(``MLFLOW_TRACKING_USERNAME``, ``_PASSWORD``, ``_TOKEN``). Without either, runs are stored in ``mlflow.db`` beside the
+run folders; view them with ``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Base class of the trackers that report through MLflow's client: MLflow itself, DagsHub, Azure ML.
+"""The base class of trackers that report through MLflow's client: MLflow itself, DagsHub, Azure ML.
 
-The recipe becomes parameters, metrics are logged by step, the group and the trial are tags. trireme tries again later
-by itself, so MLflow's own retries, which take minutes, are limited.
+The recipe becomes parameters, metrics are logged by step, the group and the trial are tags. trireme retries failed
+requests by itself, so MLflow's own retries, which take minutes, are limited.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Neptune (client 1.x): a run in a project, or files in ``.neptune`` for ``neptune sync`` with ``mode=offline``.
+"""Tracker for Neptune (client 1.x): report to a project, or with ``mode=offline`` write files for ``neptune sync``.
 
-The login is Neptune's own (``NEPTUNE_API_TOKEN``), whose token names the server; ``project`` is ``workspace/name``.
-Neptune takes no numbers that are not finite, so those are left out.
+Offline files are in ``.neptune``. The login is Neptune's own (``NEPTUNE_API_TOKEN``), and the token names the server;
+``project`` is ``workspace/name``. Neptune does not accept NaN and infinity, so such values are left out.
 """
 
 from __future__ import annotations

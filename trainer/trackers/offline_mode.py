@@ -1,6 +1,6 @@
-"""Base class of trackers that can also report through files, without a network (``mode=offline``).
+"""The base class of trackers that can also write files instead of using a network (``mode=offline``).
 
-Annotations are not postponed here: the check of a recipe resolves them in the module of the tracker itself.
+Type annotations are not postponed here: the check of a recipe resolves them in the module of the tracker itself.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The trackers by the name under which a recipe chooses them: ``tracker=[wandb,tensorboard]``."""
+"""List the trackers by the names that recipes use: ``tracker=[wandb,tensorboard]``."""
 
 from __future__ import annotations
 

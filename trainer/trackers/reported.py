@@ -1,8 +1,8 @@
-"""Note in the run folder (``trackers.json``) what a tracker has reported so far: the run's id and the last line.
+"""Record in ``trackers.json`` in the run folder what a tracker has reported: the tracker's run id and the last step.
 
-A resume continues the run of this id. A run that was killed goes back to its last checkpoint and repeats some steps,
-with the same numbers; their lines are not reported again. Lines that the killed process had not reported yet are taken
-from ``metrics.jsonl``. So a tracker shows every line once.
+A resume continues the run with this id. A run that was killed resumes from its last checkpoint and repeats some steps
+with the same results; their metrics are not reported again. Metrics that the killed process had not reported yet are
+taken from ``metrics.jsonl``. So a tracker shows the metrics of each step once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The thread of a tracker: lines and files wait in a queue, and the thread brings them to the service.
+"""Send metrics and files to an experiment tracker from a queue in a background thread, so that training does not wait.
 
-The training loop only appends to the queue. The thread empties it once a second, so that a service gets many lines in
-one request. If the service fails, training goes on: the failure is logged once, and the lines wait until the service is
-back (``Tracker.TRIES_AGAIN``) or the run ends.
+The training loop only appends to the queue. The thread empties it once a second, so that a service gets the metrics of
+many steps in one request. If the service fails, training continues: the failure is logged once, and the queue is kept
+until the service is back (``Tracker.TRIES_AGAIN``) or the run ends.
 """
 
 from __future__ import annotations

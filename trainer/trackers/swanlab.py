@@ -1,7 +1,7 @@
-"""SwanLab: a run on its server, or files in ``<run folder>/swanlog`` with ``mode=local`` or ``mode=offline``.
+"""Tracker for SwanLab: report to its server, or with ``mode=local`` or ``mode=offline`` write files to the run folder.
 
-``offline`` files are uploaded later by ``swanlab sync``, ``local`` ones are shown by ``swanlab watch``. The key is
-SwanLab's own (``swanlab login``, or ``SWANLAB_API_KEY``).
+The files are in ``swanlog``: those of ``offline`` are uploaded later by ``swanlab sync``, those of ``local`` are shown
+by ``swanlab watch``. The key is SwanLab's own (``swanlab login``, or ``SWANLAB_API_KEY``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Figures of the machine and of the main rank's process, the same for every tracker.
+"""Measure the CPU, memory, network and GPU usage of the main rank's machine and process, for all trackers.
 
-They are those of the host and the process that report, not of other ranks: ``system/cpu_percent`` and
-``system/memory_percent`` of the host, ``system/process_cpu_percent`` (100 is one core) and
-``system/process_memory_mib`` of the process, bytes over the network since the last look, and of a CUDA device its
-memory and, where its driver's library (nvidia-ml-py) is installed, its load, power and temperature.
+Other ranks are not measured: ``system/cpu_percent`` and ``system/memory_percent`` are of the machine,
+``system/process_cpu_percent`` (100 is one core) and ``system/process_memory_mib`` of the process. Network traffic is
+counted since the previous measurement. For a CUDA device there are its memory and, if its driver's library
+(nvidia-ml-py) is installed, its utilisation, power and temperature.
 """
 
 from __future__ import annotations

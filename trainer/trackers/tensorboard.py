@@ -1,8 +1,8 @@
-"""TensorBoard: scalars, the recipe, the picture of the curve and samples in ``<run folder>/tensorboard``.
+"""Tracker for TensorBoard: write scalars, recipe, curve plot and samples to ``tensorboard`` in the run folder.
 
 View them with ``tensorboard --logdir runs``. Events are written directly, in TensorBoard's record format, and not by
-``torch.utils.tensorboard``, whose writer has a thread in which a full disk ends in a traceback. The recipe is in the
-tab of texts and, as hyperparameters with the status of the run, in the tab HPARAMS.
+``torch.utils.tensorboard``: its writer thread raises a traceback when the disk is full. The recipe is in the TEXT tab
+and, as hyperparameters with the status of the run, in the HPARAMS tab.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The base of all trackers: a callback that reports a run to a service or a viewer, and never ends the run.
+"""The base class of trackers: callbacks that report a run to a service or viewer. Their failures never end training.
 
-A tracker of one service is a small class of this base (``wandb.py`` is an example). It says how a run begins there
-(``start``), how lines are written (``write``), how files are kept (``keep``) and how the run ends (``finish``). The
-base does the rest: only the main rank reports; library and login are checked when the tracker is constructed, which
-``trireme check`` does before any process starts; the id of the run there stays in the run folder, so that a resume
-continues it; each line is reported once; a thread does the work (``sender.py``), so that no step waits for a disk or a
-network.
+A tracker for one service is a small subclass (``wandb.py`` is an example). It says how a run begins there (``start``),
+how metrics are written (``write``), how files are kept (``keep``) and how the run ends (``finish``). The base class
+does the rest. Only the main rank reports. Library and login are checked when the tracker is constructed, which
+``trireme check`` does before any process starts. The service's id of the run is kept in the run folder, so that a
+resume continues that run. The metrics of each step are reported once. A thread does the work (``sender.py``), so that
+no step waits for a disk or a network.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The options that all trackers share, and that ``tracker=all`` hands on to each."""
+"""The options that all trackers share; ``tracker=all`` passes them on to each tracker."""
 
 from dataclasses import dataclass, field
 from typing import Literal

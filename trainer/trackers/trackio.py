@@ -1,7 +1,8 @@
-"""Trackio: local files that ``trackio show`` displays, a server of one's own, or a Space on the Hugging Face Hub.
+"""Tracker for Trackio: report to local files, to a server of your own, or to a Space on the Hugging Face Hub.
 
-Local files are those of the library (``TRACKIO_DIR``). A server needs the write token that it prints, in its address or
-in ``TRACKIO_WRITE_TOKEN``; a Space needs a login of the Hub (``hf auth login``).
+Local files are stored where the library keeps them (``TRACKIO_DIR``), and ``trackio show`` displays them. A server
+prints a write token when it starts; the token is given in the server's address or in ``TRACKIO_WRITE_TOKEN``. A Space
+needs a login to the Hub (``hf auth login``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""W&B (Weights & Biases): a run on its server, or files for ``wandb sync`` with ``mode=offline``.
+"""Tracker for Weights & Biases: report to its server, or with ``mode=offline`` write files for ``wandb sync``.
 
-The key is W&B's own (``wandb login``, or ``WANDB_API_KEY``); ``WANDB_MODE``, ``WANDB_ENTITY`` and ``WANDB_BASE_URL``
-count where the recipe says nothing. Numbers stand over ``step``. A run that was interrupted is marked as preempted.
+The key is W&B's own (``wandb login``, or ``WANDB_API_KEY``). ``WANDB_MODE``, ``WANDB_ENTITY`` and ``WANDB_BASE_URL``
+are used where the recipe sets nothing. ``step`` is the x axis of all metrics. A run that was interrupted is marked as
+preempted.
 """
 
 from __future__ import annotations

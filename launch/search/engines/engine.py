@@ -1,8 +1,8 @@
 """The interface between a search and the engine that chooses its trials: optuna, Ray Tune, W&B, SigOpt or your own.
 
-A search asks its engine for the next trial, tells it intermediate values, learns whether to end the trial, and tells it
-how the trial ended. The engine trains nothing and keeps no results: trials, their values and how they ended are kept in
-the study (``study_store.py``) for every engine. So tables, best recipes, ``--best`` and resuming after a kill are the
+A search asks its engine for the next trial, sends it intermediate values, asks whether to end the trial, and reports
+how the trial ended. The engine trains nothing and stores no results: for every engine, the study (``study_store.py``)
+stores trials, their values and how they ended. So tables, best recipes, ``--best`` and resuming after a kill are the
 same for all engines.
 
 ``search.engine._target_`` names the class; its other arguments are those of the constructor.

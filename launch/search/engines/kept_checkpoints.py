@@ -1,4 +1,4 @@
-"""Keep checkpoints from which other trials begin (population based training), though their runs remove old ones.
+"""Keep checkpoints that other trials start from (population based training), even if their own run removes them.
 
 A kept checkpoint is a folder of hard links in the study's folder, so it takes no space until its run removes the
 original.

@@ -1,6 +1,6 @@
-"""optuna as the engine of a search (``search=optuna``), with every sampler and pruner that it has.
+"""optuna as the engine of a search (``search=optuna``), with all of optuna's samplers and pruners.
 
-The study is one of optuna, whichever engine chooses its trials; here optuna chooses too.
+Every engine's trials are stored in an optuna study. With this engine, optuna also chooses their values.
 """
 
 from __future__ import annotations

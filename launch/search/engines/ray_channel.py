@@ -1,4 +1,4 @@
-"""The socket between the trials of Ray and the search: lines of JSON, each with an answer.
+"""The socket through which Ray's trials talk to the search: each message is a line of JSON and gets an answer.
 
 Ray sends ``begin`` when it has started a trial with some values, ``step`` to wait for the trial's next value, which may
 take minutes, ``save`` for a checkpoint of the trial's present state, and ``stop`` when it has ended the trial.

@@ -1,7 +1,7 @@
-"""The Ray actor that stands for a trial: it reserves the trial's resources, and passes the trial's values on to Ray.
+"""The Ray actor of a trial: it reserves the trial's resources in Ray, and reports the trial's metric values to Ray.
 
-The actor runs in a process of Ray and imports nothing heavy. Its checkpoint is a JSON file with the numbers of a trial
-and a step; the weights are in the trial's run folder.
+The actor does not train; it runs in a process of Ray and imports nothing heavy. Its checkpoint is a JSON file with the
+number of a trial and a step; the weights are in the trial's run folder.
 """
 
 from __future__ import annotations

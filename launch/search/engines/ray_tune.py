@@ -1,9 +1,9 @@
 """Ray Tune as the engine of a search (``search=ray``): its searchers choose values, its schedulers end trials early.
 
-Ray runs ``Tuner.fit`` in a thread of the search, on this machine. Each trial of Ray is an actor that reserves the
-resources of one trial and trains nothing itself (``ray_trial.py``): it asks the search over a socket for the next value
-of its trial, which the search starts as for any engine. So Ray sees results when they come, and its decisions (stop,
-save, pause, go on from another trial's checkpoint) become those of the trial, on all its ranks.
+Ray runs ``Tuner.fit`` in a thread of the search, on this machine. Each of Ray's trials is an actor that reserves the
+trial's resources and does not train (``ray_trial.py``). The search trains the trial, as for any engine, and the actor
+asks the search over a socket for each value. So Ray sees results as they come, and its decisions (stop, save, pause, go
+on from another trial's checkpoint) are carried out on all ranks of the trial.
 """
 
 from __future__ import annotations

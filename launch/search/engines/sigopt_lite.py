@@ -1,8 +1,8 @@
-"""SigOpt as the engine of a search (``search=sigopt``): its own client with its driver ``lite``, which runs in memory.
+"""SigOpt as the engine of a search (``search=sigopt``), through SigOpt's client and its local optimizer ``sigoptlite``.
 
-The hosted service has ended, so there is no server to ask and no token to give. ``sigoptlite`` is what remains:
-SigOpt's optimizer as a library, with one open suggestion at a time. It forgets all when its process ends, so a search
-that goes on tells it every trial of the study again. Its code for two objectives needs numpy below 2.
+The hosted service has ended, so there is no server to ask and no token to give. ``sigoptlite`` is SigOpt's optimizer as
+a library. It has one open suggestion at a time and forgets everything when its process ends, so a resumed search tells
+it every trial of the study again. Its code for two objectives needs numpy below 2.
 """
 
 from __future__ import annotations

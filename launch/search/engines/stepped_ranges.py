@@ -1,4 +1,4 @@
-"""For engines without stepped ranges: turn such a range into a list of values, and a value into the nearest step."""
+"""Helpers for engines whose ranges have no steps: list the values of a stepped range, and round to the nearest one."""
 
 from __future__ import annotations
 

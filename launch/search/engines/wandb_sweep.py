@@ -1,8 +1,8 @@
 """W&B as the engine of a search (``search=wandb``): it makes or joins a sweep, and W&B's server chooses the trials.
 
-W&B's server chooses the values, and ends runs early by hyperband. The server judges by the metrics that the runs
-themselves report, so trials need ``tracker=wandb``. Each trial that runs at once has an agent of its own, which asks
-the server every few seconds whether its run shall end, and tells it that the run is alive.
+W&B's server also ends runs early by hyperband. The server judges by the metrics that the runs themselves report, so
+trials need ``tracker=wandb``. Each running trial has its own agent, which asks the server every few seconds whether to
+end the run, and tells the server that the run is alive.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``trireme check`` of recipes that learn from preferences: what is refused and what is warned of, before a run."""
+"""``trireme check`` on recipes for DPO, IPO and KTO: which of them it refuses, and which it warns about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Names of other tools: all are listed, the keys that replace them exist, and refusals name these keys."""
+"""Tests of the list of names from other tools (transformers, DeepSpeed, accelerate) and of trireme's names for them.
+
+The list is complete, the keys that it points to exist, and an error about another tool's name gives trireme's key.
+"""
 
 from __future__ import annotations
 

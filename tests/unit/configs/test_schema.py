@@ -1,4 +1,4 @@
-"""Checks that need more than one part of a recipe."""
+"""Tests of checks that involve several sections of a recipe, such as the batch size and the number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain data becomes typed objects, or all its problems are named at once."""
+"""Plain dictionaries are converted into typed configuration objects, or all their problems are reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""accelerate's configuration becomes choices of a recipe, or is refused by name."""
+"""A configuration file of accelerate is translated into a recipe's parallelism plan and options, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme check`` and ``trireme data`` on conversations: labels in colour, counts, mixtures, and what is refused."""
+"""``trireme check`` and ``trireme data`` on conversations: coloured labels, counts, mixtures, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme generate --chat``: conversations of files and prompts, tokens by the template, and wrong options."""
+"""``trireme generate --chat``: prompts and conversation files are formatted by the chat template, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme check`` refuses and accepts the same recipes as ``train``, and works without importing torch."""
+"""``trireme check`` accepts and refuses the same recipes as ``trireme train``, and does not import torch."""
 
 from __future__ import annotations
 

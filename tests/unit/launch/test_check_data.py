@@ -1,4 +1,4 @@
-"""``trireme check`` reads the data: files, formats, columns, documents for both splits, sources of the user's own."""
+"""``trireme check`` inspects the data: files, formats, columns, number of documents, and custom sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme check`` on recipes with weights: it reports what a run would refuse, under the right key."""
+"""``trireme check`` inspects pretrained weights, and reports under the right key what a run would refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme checkpoints`` through the real command, on a run with a sound, a damaged and a half-written checkpoint."""
+"""``trireme checkpoints`` lists the checkpoints of a run, and marks those that are damaged or incomplete."""
 
 from __future__ import annotations
 

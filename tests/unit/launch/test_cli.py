@@ -1,4 +1,4 @@
-"""The command line: exit codes, one message with all problems, listings, and the imports of each command."""
+"""Tests of the command line: exit codes, error messages, help, listings, and the modules that each command imports."""
 
 from __future__ import annotations
 

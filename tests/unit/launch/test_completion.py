@@ -1,4 +1,4 @@
-"""Tab completion of commands, recipes, groups, options, keys and values; and through a real bash."""
+"""Tests of shell completion: of commands, recipes, options, keys and values; and in a real bash."""
 
 from __future__ import annotations
 

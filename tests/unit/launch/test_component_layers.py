@@ -1,4 +1,7 @@
-"""A new ``_target_`` drops the old one's arguments; of two keys that exclude each other, the later one counts."""
+"""Tests of overriding a component in a recipe: a new ``_target_`` drops the arguments of the previous one.
+
+Also tested: if two keys exclude each other, the later one takes effect.
+"""
 
 from __future__ import annotations
 

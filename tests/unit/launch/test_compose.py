@@ -1,4 +1,4 @@
-"""A recipe's name and overrides become plain data: search path, overrides, choices, errors of files."""
+"""Tests of composing a recipe and its command-line overrides with Hydra: search path, choices, and errors in files."""
 
 from __future__ import annotations
 

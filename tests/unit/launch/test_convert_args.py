@@ -1,4 +1,4 @@
-"""``trireme convert-args``: recipes of other tools' arguments, which the check accepts."""
+"""``trireme convert-args`` turns the arguments of transformers, axolotl and others into recipes that pass the check."""
 
 from __future__ import annotations
 

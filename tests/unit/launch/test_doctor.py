@@ -1,4 +1,4 @@
-"""``trireme doctor`` reports what is installed, and a fix for what is missing."""
+"""``trireme doctor`` reports which libraries are installed, and how to install those that are missing."""
 
 from __future__ import annotations
 

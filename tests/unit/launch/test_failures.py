@@ -1,4 +1,4 @@
-"""The failure that is shown if several ranks fail, and its text."""
+"""When several ranks fail, the error that caused the others is shown, with its traceback or message."""
 
 from __future__ import annotations
 

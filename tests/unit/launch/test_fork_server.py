@@ -1,4 +1,4 @@
-"""Forked processes behave like started ones; where nothing can be forked, ranks are started one by one."""
+"""Forked processes behave like newly started ones; where forking is impossible, ranks are started as new processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hostfile of DeepSpeed's launcher is read from the launcher's command line."""
+"""The path of DeepSpeed's hostfile is read from the command line of DeepSpeed's launcher."""
 
 from __future__ import annotations
 

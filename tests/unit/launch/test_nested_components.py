@@ -1,4 +1,4 @@
-"""Components among a component's arguments are built by ``check``, and named by their own keys, as in a run."""
+"""Components that are arguments of other components are checked, built, and named by their own key in errors."""
 
 from __future__ import annotations
 

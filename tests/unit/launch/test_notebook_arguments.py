@@ -1,4 +1,4 @@
-"""Wrong arguments of ``trireme.train`` that Python accepts and a command line could not express."""
+"""``trireme.train`` refuses arguments of a wrong type or value, which a command line could not contain."""
 
 from __future__ import annotations
 

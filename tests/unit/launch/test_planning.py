@@ -1,4 +1,4 @@
-"""``plan=auto``: its choice on simulated machines, the overrides for the ranks, and the real command."""
+"""``plan=auto`` chooses a parallelism plan that fits: on simulated machines, and through the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Garbage collection is off during heavy imports, is restored afterwards, and then skips the imported objects."""
+"""Garbage collection is off during slow imports, is restored afterwards, and then ignores the imported objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The signal that ended a forked rank is known, although another process collects its ending."""
+"""The signal that killed a forked rank is recorded, even when another process waits for that rank."""
 
 from __future__ import annotations
 

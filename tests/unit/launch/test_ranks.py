@@ -1,4 +1,4 @@
-"""Real ranks started by the command: the message if one of them fails, and that no rank is left behind."""
+"""Tests of ranks that the command starts: the error message when one fails, and that no rank is left running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are not recipes and texts that are not overrides: one problem each, which names file, line or key."""
+"""Each mistake in a recipe file or an override gives one error, which names the file, line or key."""
 
 from __future__ import annotations
 

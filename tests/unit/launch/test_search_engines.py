@@ -1,4 +1,4 @@
-"""Engines of a search: features that an engine lacks are refused by name, spaces are translated for its library."""
+"""Tests of search engines (optuna, Ray, W&B, SigOpt, custom): unsupported options, and translated search spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The space of a search: its ranges and choices, conditions on them, and spaces that are refused."""
+"""Tests of the search space of ``trireme search``: ranges, choices, conditions, and invalid spaces."""
 
 from __future__ import annotations
 

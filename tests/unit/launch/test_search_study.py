@@ -1,4 +1,4 @@
-"""The study of a search without training: claims, seeds, ends, shares of a machine, storages."""
+"""Tests of a search's study, its record of trials and results: sharing between workers, seeds, and storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``trireme data``: it shows the samples that are trained on, its page needs no other file, data steer no terminal."""
+"""``trireme data`` shows the samples of the first training steps, and writes an HTML page that needs no other file.
+
+Control characters in the data cannot change the terminal.
+"""
 
 from __future__ import annotations
 

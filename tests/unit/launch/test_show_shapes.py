@@ -1,4 +1,4 @@
-"""``trireme data`` shows every shape of sample that a task of trireme has, in its own way."""
+"""``trireme data`` displays every kind of sample: texts, images, segmentation maps, boxes, and audio."""
 
 from __future__ import annotations
 

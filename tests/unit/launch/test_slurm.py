@@ -1,4 +1,4 @@
-"""SLURM jobs, tested without SLURM: the launch part of a recipe, the ranks of each machine, the script, tasks."""
+"""SLURM jobs, tested without SLURM: the ``launch`` section of a recipe, ranks per node, and the batch script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a sweep, read from its run folders; and whether a run of a notebook has diverged."""
+"""``trireme jobs`` prints a table of a sweep's runs, and the result of a notebook run tells whether it diverged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress in a notebook is drawn during the run, not only at its end."""
+"""The progress bar of a notebook is updated while the run is going on."""
 
 from __future__ import annotations
 

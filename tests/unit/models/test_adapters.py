@@ -1,4 +1,4 @@
-"""Adapters: which layers have one, what is trained, first values, and what is refused."""
+"""Tests of LoRA and DoRA adapters: which layers get one, which parameters train, initial values, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Generation settings of a base model are kept, and its ids that end a text are joined with the tokenizer's."""
+"""A fine-tuned model keeps the generation settings of its base model, and stops at the end tokens of both.
+
+The end tokens of the base model and of the tokenizer are combined.
+"""
 
 from __future__ import annotations
 

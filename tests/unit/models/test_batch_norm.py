@@ -1,4 +1,4 @@
-"""BatchNorm: refused by name, or with statistics that training leaves as they are."""
+"""Models with BatchNorm are refused, or keep their running statistics unchanged during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family of the user's own that does not fit its model is refused by `trireme check`, with the part that is wrong."""
+"""``trireme check`` refuses a custom model family that does not match its model, and names the wrong field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of trireme's own models: a field of a wrong type is named before sizes are compared."""
+"""A model field of a wrong type in trireme's own models is reported before any sizes are compared."""
 
 from __future__ import annotations
 

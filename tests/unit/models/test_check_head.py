@@ -1,4 +1,4 @@
-"""Heads that an architecture lacks, and encoders that are to predict next tokens, are refused before they train."""
+"""Heads that an architecture lacks, and encoders with a next-token task, are refused before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that mix the documents of a row are refused: by name where that is known, else by a trial of the model."""
+"""Models in which packed documents would see each other are refused, by a known list or by a trial forward pass."""
 
 from __future__ import annotations
 

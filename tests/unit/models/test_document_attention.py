@@ -1,4 +1,4 @@
-"""Attention within documents equals attention with a mask of documents; other masks are left as they are."""
+"""Attention computed separately for each packed document equals attention with a block-diagonal mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family: initial weights, saving and loading by transformers, one step, and paths that exist in the model."""
+"""Every model family has initial weights, loads in transformers, learns in one step, and names modules that exist."""
 
 from __future__ import annotations
 

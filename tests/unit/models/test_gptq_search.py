@@ -1,4 +1,4 @@
-"""GPTQ: outputs of layers and of models are nearer to the true ones than with numbers rounded to the nearest."""
+"""GPTQ quantisation gives layer and model outputs with a smaller error than rounding to the nearest value."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Sizes that do not fit together are refused before anything is built, for every family.
+"""Model sizes that do not match, such as heads and hidden size, are refused before the model is built.
 
-transformers is the judge: a configuration that ``check_model`` accepts must build and compute.
+A configuration that ``check_model`` accepts must also build and compute in transformers.
 """
 
 from __future__ import annotations

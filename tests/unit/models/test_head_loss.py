@@ -1,4 +1,4 @@
-"""Heads that give losses in place of logits: what each architecture does to its logits is kept, or refused by name."""
+"""Output heads that compute the loss in chunks treat logits as each architecture does, or are refused."""
 
 from __future__ import annotations
 

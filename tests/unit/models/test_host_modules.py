@@ -1,4 +1,4 @@
-"""Modules of a quantised base that stay on the CPU: which, where their parameters lie, and what is refused."""
+"""Modules of a quantised model that stay on the CPU: they are not quantised, and some choices are refused."""
 
 from __future__ import annotations
 

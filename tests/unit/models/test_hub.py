@@ -1,4 +1,4 @@
-"""Names of models and tokenizers: local folders, hub ids, cached downloads, and one message for everything else."""
+"""Names of models and tokenizers are found as local folders or hub ids; any other name gives one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initial weights depend on (seed, module name) only: not on the plan, the order, or the rest of the model."""
+"""Initial weights depend only on the seed and the module's name, not on the plan or the rest of the model."""
 
 from __future__ import annotations
 

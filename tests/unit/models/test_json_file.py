@@ -1,4 +1,4 @@
-"""A JSON file that nobody can read is an error of value, whatever is wrong with it."""
+"""Reading an invalid JSON file always raises ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of a linear head, computed in pieces, equals the loss of its whole logits in value and gradients."""
+"""The loss of a linear output layer, computed in chunks, equals the loss of its full logits, with its gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrences by scans: equal to a loop, and RecurrentGemma equal to transformers' class."""
+"""Linear recurrences computed by a scan equal a loop over time, and RecurrentGemma equals transformers' version."""
 
 from __future__ import annotations
 

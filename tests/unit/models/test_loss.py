@@ -1,4 +1,4 @@
-"""The loss of tokens with label smoothing, whole and split over the vocabulary."""
+"""Tests of the token loss with label smoothing, on whole logits and on logits split over the vocabulary."""
 
 from __future__ import annotations
 

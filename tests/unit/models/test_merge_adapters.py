@@ -1,4 +1,4 @@
-"""Merging adapters: a merge by tiles equals a merge at once bit for bit, and the merged model equals the adapted."""
+"""Merging adapters tile by tile equals merging at once, bit for bit, and the merged model gives the same outputs."""
 
 from __future__ import annotations
 

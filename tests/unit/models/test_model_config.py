@@ -1,4 +1,4 @@
-"""Model parts that are refused before launch, and presets that have the published sizes."""
+"""Invalid ``model`` sections of a recipe are refused before launch, and presets have their published sizes."""
 
 from __future__ import annotations
 

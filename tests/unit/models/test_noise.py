@@ -1,4 +1,4 @@
-"""Noise (dropout, NEFTune) depends on the sample, not on its batch, padding, packing or recomputation."""
+"""Dropout and NEFTune noise depends on the sample, and not on its batch, padding, packing or recomputation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counter-based generator: known numbers, uniform bits, independence of rows, columns and parts of a tensor."""
+"""Tests of the counter-based random generator: known values, uniform bits, and independent rows and columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures without a family file: their blocks, what they draw at random, parameters without a rule."""
+"""Architectures of transformers without a family file are built with the right blocks, inputs and initial values."""
 
 from __future__ import annotations
 

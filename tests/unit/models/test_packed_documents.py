@@ -1,4 +1,4 @@
-"""Packed equals alone: documents in a row give the losses and gradients that each gives by itself."""
+"""Documents packed into one row give the same losses and gradients as each document alone."""
 
 from __future__ import annotations
 

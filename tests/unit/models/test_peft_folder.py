@@ -1,4 +1,4 @@
-"""Adapters in the format of peft, in both directions: what peft saves is taken over with equal outputs."""
+"""Adapters can be loaded from and saved in peft's format, with equal outputs."""
 
 from __future__ import annotations
 

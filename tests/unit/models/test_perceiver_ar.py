@@ -1,4 +1,4 @@
-"""Perceiver AR against a plain reference implementation, its generated texts, and weights of another library."""
+"""Perceiver AR equals a plain reference implementation, generates texts, and loads published weights."""
 
 from __future__ import annotations
 

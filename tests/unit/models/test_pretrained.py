@@ -1,4 +1,4 @@
-"""Weights from folders: every family, other types, older names, and refusals."""
+"""Tests of loading pretrained weights from a folder: every family, other dtypes, older tensor names, and refusals."""
 
 from __future__ import annotations
 

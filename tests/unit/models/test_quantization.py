@@ -1,4 +1,4 @@
-"""Quantised bases: the numbers of bitsandbytes, which layers, footprint, adapters beside them, and what is refused."""
+"""Quantised base models have the same values as in bitsandbytes, train with adapters, and use the expected memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders under published tensor names load, although transformers' classes now use other names."""
+"""Weights load under their published tensor names, although newer classes of transformers use other names."""
 
 from __future__ import annotations
 

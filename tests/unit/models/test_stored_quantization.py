@@ -1,4 +1,7 @@
-"""Folders of GPTQ and AWQ: their published layouts, unpacked here one number at a time, and what is refused."""
+"""Tests of loading weights that are stored in the formats of GPTQ and AWQ.
+
+The reference unpacks the published layouts one number at a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that torchao and transformers have saved: their layout, written here by hand and by the library itself."""
+"""Tests of loading weights quantised by torchao, from hand-written files and from files that the library saved."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Weight folders as people have them: every stored tensor and file is used, named in a warning, or refused.
+"""Every tensor and file in a weight folder is used, named in a warning, or refused; none is silently ignored.
 
-What can be refused from names, types and configuration is refused by ``check_model``, before anything is read.
+``check_model`` refuses what it can recognise by names, dtypes and configuration, before any tensor is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""T5 in both of its versions starts near the loss of guessing, and version 1.1 keeps a head of its own."""
+"""A new T5 (versions 1.0 and 1.1) starts near the loss of random guessing; version 1.1 has an untied output head."""
 
 from __future__ import annotations
 

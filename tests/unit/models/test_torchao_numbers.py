@@ -1,4 +1,4 @@
-"""torchao: weight-only quantisation beside adapters, and training for a rounding (``qat``) that then loses nothing."""
+"""Tests of torchao's weight-only quantisation with adapters, and of quantisation-aware training (``qat``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transformer-XL against a plain reference implementation: memory, words, generated texts, and published names."""
+"""Transformer-XL equals a plain reference implementation, generates texts, and loads published weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor plans of transformers: taken over where every module of a block has one meaning, else refused by name."""
+"""Tensor-parallel plans that transformers ships for a model are used, or refused if trireme cannot interpret them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight under weight norm is drawn by the rule of its model, and split into norm and direction."""
+"""A weight under weight norm gets the initial distribution of its model, split into norm and direction."""
 
 from __future__ import annotations
 

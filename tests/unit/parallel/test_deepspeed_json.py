@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON: values that are filled in, contradictions, and keys that DeepSpeed would silently ignore."""
+"""A user's DeepSpeed JSON file is completed from the recipe; contradictions and unknown keys are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cores and the communication backend of a rank."""
+"""Tests of the CPU cores, the GPU and the communication backend that each rank gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""State that rows carry along their lanes: which sample continues which, with a model that counts what it has read."""
+"""Tests of the recurrent state that is carried from step to step (``data.packing=lanes``).
+
+Each sample gets the state of the sample before it in the text. The model of these tests counts the tokens that it has
+read.
+"""
 
 from __future__ import annotations
 

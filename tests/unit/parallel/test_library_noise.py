@@ -1,4 +1,4 @@
-"""Output of compilers and libraries is hidden from a notebook's user; all other output is shown."""
+"""Messages of compilers and libraries are hidden from a notebook's user; all other output is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates of memory: states against the formulas of the papers, activations against what autograd keeps."""
+"""Memory estimates match the papers' formulas for training states, and autograd's saved tensors for activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Micro-batches: one walk over trees of tensors, moving them, page-locked memory."""
+"""Tests of micro-batches: mapping a function over nested tensors, moving them to a device, and pinning memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting decoders into stages, choosing the cuts, refusing impossible pipelines, and the idle time of schedules."""
+"""Tests of cutting decoders into pipeline stages: balanced cuts, impossible pipelines, and idle time of schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Degrees, ranks and refusals of a plan; nothing is started."""
+"""Tests of a plan's parallelism degrees: how they follow from the number of ranks, and which are refused."""
 
 from __future__ import annotations
 

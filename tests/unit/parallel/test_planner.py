@@ -1,4 +1,4 @@
-"""The order of the planner's choices, on made-up sizes and machines."""
+"""Tests of the order in which ``plan=auto`` prefers plans, with made-up model sizes and machines."""
 
 from __future__ import annotations
 

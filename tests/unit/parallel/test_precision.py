@@ -1,4 +1,4 @@
-"""The loss scale: halves on overflow, grows after many good steps, and exists in fp16 only."""
+"""The fp16 loss scale halves on overflow and grows after many good steps; other precisions have no loss scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of tensor parallelism before launch name values that would work."""
+"""Tensor parallelism that cannot work is refused before launch, and the error gives values that would work."""
 
 from __future__ import annotations
 

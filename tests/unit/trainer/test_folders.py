@@ -1,4 +1,4 @@
-"""Folders are checked without creating anything, and every reason why one cannot be written is one clause."""
+"""Output folders are checked without creating them, and each error says why the folder cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other tools: stored weights that the model does not have are named, quantised ones refused."""
+"""Loading another tool's checkpoint warns about tensors that the model lacks, and refuses quantised weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options without effect are reported; the recipes and plans that come with trireme have none."""
+"""Options of a recipe that have no effect are reported; the shipped recipes and plans contain none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving early: times as SLURM writes them, the margin before the limit, and the effect of signals."""
+"""Tests of ending a run early: SLURM time formats, the margin before the time limit, and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After a resume, the history of a run holds the lines up to that step, with NaN and infinity as numbers."""
+"""After a resume, the log history holds the metrics up to the resumed step, with NaN and infinity as numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every event, flag and field of transformers' callbacks has an answer: a name here, or a line on the page."""
+"""Every event, flag and field of transformers' callbacks is explained in docs/callbacks.md, with trireme's name."""
 
 from __future__ import annotations
 

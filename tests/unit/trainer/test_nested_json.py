@@ -1,4 +1,4 @@
-"""JSON with thousands of nested brackets is refused or left out wherever a file is read that a user can touch."""
+"""JSON with thousands of nested brackets never crashes trireme: each file that contains it is refused or skipped."""
 
 from __future__ import annotations
 

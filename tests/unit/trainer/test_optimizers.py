@@ -1,4 +1,4 @@
-"""Weight-decay groups, and every file of the optimizer group."""
+"""Every optimizer of the ``optimizer`` group works, and norms and biases get no weight decay."""
 
 from __future__ import annotations
 

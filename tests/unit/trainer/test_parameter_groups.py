@@ -1,4 +1,4 @@
-"""Parameter groups of a recipe: rules, a function of names, and what is refused."""
+"""Tests of per-parameter learning rates and weight decays: rules in a recipe, custom functions, and refusals."""
 
 from __future__ import annotations
 

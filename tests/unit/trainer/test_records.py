@@ -1,4 +1,4 @@
-"""Records come in the order of the set, without duplicates, and memory does not grow with their number."""
+"""Predictions of all ranks are collected in the order of the data set, without duplicates, in constant memory."""
 
 from __future__ import annotations
 

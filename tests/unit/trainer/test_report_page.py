@@ -1,4 +1,4 @@
-"""The page of a run in a real browser: curves are drawn where the numbers say, and can be read, zoomed and compared."""
+"""Tests of a run's HTML report in a real browser: curves, zooming, comparing runs, and small screens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders: other files in or around one are reported, and ``--fresh`` moves only runs aside."""
+"""Unknown files in a run folder, and runs inside other runs, are reported; ``--fresh`` moves only runs aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs never write into one folder: the second is refused while the first process lives, and not after it."""
+"""Two runs never write into the same folder: the second is refused while the first process lives."""
 
 from __future__ import annotations
 

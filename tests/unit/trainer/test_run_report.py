@@ -1,4 +1,4 @@
-"""The page of a run: its numbers are those of the run, its texts are escaped, it is small, and it loads nothing."""
+"""Tests of a run's HTML report without a browser: correct numbers, escaped texts, small size, no external files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules: pure functions of the step with the shapes they are named for."""
+"""Learning-rate schedules depend on the step only, and have the shapes that they are named for."""
 
 from __future__ import annotations
 

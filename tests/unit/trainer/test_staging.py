@@ -1,4 +1,4 @@
-"""Memory for the copies of the training state that are written in the background."""
+"""Tests of the CPU memory that holds copies of the training state while a checkpoint is written in the background."""
 
 from __future__ import annotations
 

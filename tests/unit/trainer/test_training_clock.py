@@ -1,4 +1,4 @@
-"""The clock for rates: training counts, evaluations and saves do not."""
+"""The clock behind reported throughput counts training time only, and no evaluations or saves."""
 
 from __future__ import annotations
 

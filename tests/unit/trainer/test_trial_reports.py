@@ -1,4 +1,4 @@
-"""A trial reports to its search, ends by the search's verdict, and goes on alone if the search is gone."""
+"""A search trial reports its metrics to the search, stops when pruned, and continues if the search is gone."""
 
 from __future__ import annotations
 

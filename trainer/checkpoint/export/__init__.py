@@ -1,0 +1,1 @@
+"""Export checkpoints as model folders for transformers and peft, also merged or quantised."""

@@ -1,4 +1,4 @@
-"""Read a checkpoint of adapters for an export: build its model on the meta device, or merge adapters into the base."""
+"""Read an adapter checkpoint to export it: build its model on the meta device, or merge its adapters."""
 
 from __future__ import annotations
 

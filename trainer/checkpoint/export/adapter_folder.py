@@ -1,4 +1,4 @@
-"""Export the adapters of a checkpoint as a folder that peft loads beside the base."""
+"""Export the adapters of a checkpoint as a folder that peft can load on top of the base model."""
 
 from __future__ import annotations
 

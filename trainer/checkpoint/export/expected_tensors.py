@@ -1,7 +1,7 @@
-"""Choose the tensors of another tool's checkpoint that an export contains: those that the model's class loads.
+"""Choose which tensors of another tool's checkpoint are exported: those that the ``transformers`` model class loads.
 
-Other tools may save tied parameters under every name, and buffers that are computed when a model is built.
-``transformers`` loads tied tensors once and non-persistent buffers never, and would warn about all others.
+Other tools may save tied parameters under each of their names, and also buffers that are computed when a model is
+built. ``transformers`` loads tied tensors once and never loads non-persistent buffers; it would warn about the rest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Export a checkpoint as a folder that ``transformers`` loads, in sharded safetensors files.
+"""Export a checkpoint as a model folder that ``transformers`` can load, with sharded safetensors files.
 
-Weights are copied block by block, so neither the model nor a large tensor is ever in memory. This is possible because a
-safetensors file is a length, a JSON header and raw bytes. The folder gets its name when it is complete, and an
-interrupted export leaves nothing behind.
+Weights are copied block by block, so neither the model nor a large tensor is ever held in memory as a whole. This is
+possible because a safetensors file is just a length, a JSON header and raw bytes. The export is written to a hidden
+folder, which gets its final name when it is complete. An interrupted export leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Copy the files beside the weights of an exported model: configuration, generation settings, tokenizer."""
+"""Copy all files of an exported model other than its weights: configuration, generation settings, tokenizer."""
 
 from __future__ import annotations
 

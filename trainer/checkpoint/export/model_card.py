@@ -1,7 +1,7 @@
 """Write the model card (README.md) of an exported checkpoint: data, training, metrics, curve, recipe, versions.
 
 The front matter is what the Hugging Face Hub reads (https://huggingface.co/docs/hub/model-cards). All facts come from
-the checkpoint's recipe and from the run folder around it; what is not there is left out. Paths of the user's home
+the checkpoint's recipe and from its run folder; facts that are missing there are left out. Paths in the user's home
 folder are shortened, since a card is made to be published.
 """
 

@@ -1,7 +1,7 @@
-"""Quantise an exported folder: write its full-precision weights in few bits, under the names that transformers reads.
+"""Quantise an exported model folder: write its weights in 2 to 8 bits each, in a layout that ``transformers`` reads.
 
-Weights pass one by one, and a file is written as soon as it is full, so that memory holds at most one file and one
-weight. GPTQ runs the model, so it has the whole model in memory.
+Weights are quantised one by one, and a file is written as soon as it is full, so memory holds at most one file and one
+weight. GPTQ runs the model, so it needs the whole model in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Unpack a quantised folder (GPTQ, AWQ) into fp32 weights, for libraries that do not read the packed layout."""
+"""Convert a quantised model folder (GPTQ, AWQ) to fp32 weights, for libraries that cannot read packed integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write an export's safetensors files when tensor sizes are not known beforehand: each file as soon as it is full."""
+"""Write an export's safetensors files when tensor sizes are not known in advance: each file as soon as it is full."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Write an export's safetensors files when tensor sizes are known: block by block, under the names of ``transformers``.
+"""Write an export's safetensors files when all tensor sizes are known in advance, block by block.
 
-Each file is a length, a JSON header and raw bytes.
+Tensors have the names that ``transformers`` uses. Each file is a length, a JSON header and raw bytes.
 """
 
 from __future__ import annotations

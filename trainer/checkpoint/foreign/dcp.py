@@ -1,8 +1,8 @@
 """Read folders of torch's distributed checkpoint (DCP), as FSDP, torchtitan and accelerate write them.
 
-Tensors are matched by the end of their names (``app.model.<name>``, ``optim.state.<name>.exp_avg``). Every rank reads
-only its part of each tensor. The rest (step counters of scripts, schedules, data loaders) lies in pickles and is not
-read.
+Tensors are matched by the end of their names (``app.model.<name>``, ``optim.state.<name>.exp_avg``). Each rank reads
+only its own shard of each tensor. Everything else in such a folder (step counters of scripts, schedules, data loaders)
+is pickled, and is not read.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Read folders that DeepSpeed's ``save_checkpoint`` wrote: ZeRO stages 0 to 3, any number of ranks, any type.
+"""Read folders that DeepSpeed's ``save_checkpoint`` wrote: ZeRO stages 0 to 3, any number of ranks, any data type.
 
 Stages 1 and 2 concatenate the fp32 weights of each parameter group and cut the result into one piece per rank, so one
-parameter may reach over several pieces. Stage 3 cuts every parameter into equal pieces, one per rank, and each rank
+parameter may span several pieces. Stage 3 cuts every parameter into equal pieces, one per rank, and each rank
 concatenates its pieces. Moments are stored like weights. (The layout is documented by
-``deepspeed/utils/zero_to_fp32.py``.) Files are mapped into memory, and one tensor is put together at a time.
+``deepspeed/utils/zero_to_fp32.py``.) Files are memory-mapped, and tensors are put together one at a time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read checkpoint folders of ``transformers.Trainer``, also those in which DeepSpeed or FSDP saved the tensors.
+"""Read checkpoint folders of ``transformers.Trainer``, including those in which DeepSpeed or FSDP saved the tensors.
 
-Weights, ``optimizer.pt``, ``scaler.pt`` and ``trainer_state.json`` are read, and ``training_args.bin`` for the size of
-a batch (none of its objects is constructed). Schedules and random states are not opened: the learning rate follows from
-the step, and noise from the seed.
+The weights, ``optimizer.pt``, ``scaler.pt`` and ``trainer_state.json`` are read, and from ``training_args.bin`` the
+batch size (without constructing the pickled objects). Schedules and random states are not read: the learning rate is
+computed from the step, and random numbers from the seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Base class of readers for other tools' checkpoints that read one whole tensor at a time."""
+"""The base class of readers for other tools' checkpoints that read whole tensors, one at a time, when needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Release the pages of memory-mapped files, since pages that were read count as memory of the process."""
+"""Release the memory pages of memory-mapped checkpoint files, since pages that were read count as process memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Find the parameter names for an optimizer's state dict, which has only numbers, by trying the usual groupings."""
+"""Find the parameter names for a torch optimizer's state dict, which identifies its parameters by integers only.
+
+The usual ways in which parameters are split into groups are tried until numbers and shapes fit.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Match names of stored tensors with the model's own names.
+"""Match the tensor names in another tool's checkpoint with the parameter names of the model.
 
-Scripts save the model inside another object (``app.model.<name>``), and wrappers add parts (``_orig_mod.``). A stored
-name matches when it ends with a name of the model; the prefix before it must be the same for all tensors.
+Scripts save the model inside another object (``app.model.<name>``), and wrappers add prefixes (``_orig_mod.``). A
+stored name matches when it ends with a parameter name; the prefix before it must be the same for all tensors.
 """
 
 from __future__ import annotations

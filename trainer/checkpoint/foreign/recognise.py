@@ -1,4 +1,4 @@
-"""Recognise checkpoints of other tools by the files at a path, and open them."""
+"""Recognise a checkpoint of another tool by the files at a path, and open it with the reader for its format."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Read pickled files of other frameworks without running anything that a pickle asks for.
+"""Unpickle files of other frameworks safely: no code that a pickle names is run.
 
-Files of ``torch.save`` are read by ``models.torch_files``, which admits tensors and plain values. Placeholders replace
-the objects that DeepSpeed and transformers' Trainer are known to save. The ``.metadata`` of torch's distributed
-checkpoint (DCP) is a plain pickle of a few small classes; only these are constructed.
+Files of ``torch.save`` are read by ``models.torch_files``, which only admits tensors and plain values. Objects that
+DeepSpeed and transformers' Trainer are known to save are replaced by placeholders. The ``.metadata`` of torch's
+distributed checkpoint (DCP) is a plain pickle of a few small classes; only these are constructed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Read the tensors of a trireme checkpoint from its files, block by block.
+"""Read the tensors of a trireme checkpoint block by block, so that copying weights to other files needs little memory.
 
-torch's reader maps whole files into memory and fills whole tensors, which copying weights between files does not need.
-A safetensors file is a length, a JSON header and raw bytes, and the header gives the position of each shard in its
-tensor. A block of rows is therefore read from the shards into one buffer, for shards of any plan. Memory does not
-depend on the size of a tensor, a file or the model.
+torch's own reader maps whole files into memory and fills whole tensors, which copying does not need. A safetensors file
+is a length, a JSON header and raw bytes, and the header gives the position of each shard in its tensor. A block of rows
+is therefore read from the shards into one buffer, whichever plan wrote them. Memory does not depend on the size of a
+tensor, a file or the model.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Find the checkpoint to resume from: the newest one whose files are all unchanged. All ranks find the same.
+"""Find the checkpoint to resume from: the newest one whose files still match their recorded sizes and digests.
 
-If nodes have no common disk, the checkpoint is then completed on every node (``nodes/node_files.py``).
+All ranks find the same checkpoint. If machines have no shared disk, each of them then receives the files that it lacks
+(``nodes/node_files.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open the training state at a path: a checkpoint of trireme or of another tool."""
+"""Open the checkpoint at a path for reading, whether trireme or another tool wrote it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read trireme's own checkpoints, through the interface ``Source``."""
+"""Read trireme's own checkpoints. The class here implements ``Source``, the interface of all checkpoint readers."""
 
 from __future__ import annotations
 

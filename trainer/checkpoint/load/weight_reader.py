@@ -1,4 +1,7 @@
-"""Read a model's weights from a checkpoint as whole tensors, in groups of bounded size, without communication."""
+"""Read a model's weights from a checkpoint as whole (unsharded) tensors, with bounded memory.
+
+The checkpoint may be of any parallelism plan. The ranks do not communicate, so each may read different tensors.
+"""
 
 from __future__ import annotations
 

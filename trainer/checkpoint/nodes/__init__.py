@@ -1,0 +1,1 @@
+"""Checkpoints of runs whose machines have no shared disk."""

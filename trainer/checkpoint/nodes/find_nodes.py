@@ -1,6 +1,7 @@
-"""Find out which ranks see the same files, since machines without a common disk each keep a part of a checkpoint.
+"""Find out which ranks see the same run folder, since ranks on different disks store different parts of a checkpoint.
 
-A *node* is here a set of ranks that see the same run folder: one machine, or a hundred with a common network disk.
+In this folder, a *node* is a set of ranks that see the same run folder: one machine, or a hundred machines with a
+shared network disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Manage the checkpoint files of a run on all nodes.
+"""Create, rename, send and remove the checkpoint files of a run on all nodes (groups of ranks that share a disk).
 
-Folders are created and renamed once on each node. If all ranks see one run folder, there is one node, and nothing is
-sent. Otherwise a node keeps the shards of its own ranks, and all files that are not shards. Before a checkpoint is
-loaded, every node receives the files that it lacks, so that any plan on any ranks can read it.
+If all ranks see one run folder, there is one node, and no file is sent. Otherwise each node keeps the shards of its own
+ranks, and a copy of all other files. Before a checkpoint is loaded, every node receives the files that it lacks, so
+that a run with any plan and any number of ranks can read it.
 """
 
 from __future__ import annotations

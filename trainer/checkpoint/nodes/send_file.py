@@ -1,4 +1,4 @@
-"""Send a file from one node to others that have no common disk, in bounded chunks, and check its digest on arrival."""
+"""Send a file to machines without a shared disk, in chunks of bounded size, and check its digest on arrival."""
 
 from __future__ import annotations
 

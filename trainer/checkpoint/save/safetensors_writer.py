@@ -1,8 +1,8 @@
-"""Write the safetensors files of a distributed checkpoint directly from the memory of their tensors.
+"""Write the safetensors files of a distributed checkpoint (DCP) directly from the memory of their tensors.
 
-DCP's own writer assembles each file in memory first. This takes three times its bytes, and the last copy holds Python's
-global lock, so that training waits even if cores are free. Here each tensor is written to its file without a copy and
-without the lock. The files have the same format: a length, a JSON header and raw bytes.
+DCP's own writer first assembles each file in memory. This takes three times the file's size, and the last copy holds
+Python's global lock, so that training waits even if cores are free. Here each tensor is written to its file without a
+copy and without holding the lock. The file format is the same: a length, a JSON header and raw bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Copy this rank's training state into CPU memory, so that training can go on while the copies are written.
+"""Copy this rank's training state to CPU memory, so that training can continue while the copies are written to disk.
 
 The state does not change before the next optimizer step. A background thread therefore makes the copies during the
-forward and backward passes, and the training thread makes the rest when it needs them finished.
+forward and backward passes. Copies that are still missing before the optimizer step are made by the training thread.
 """
 
 from __future__ import annotations

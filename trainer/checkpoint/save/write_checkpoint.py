@@ -1,7 +1,8 @@
-"""Write one checkpoint, in steps that all ranks take together, in the training thread or a background thread.
+"""Write one checkpoint, by a sequence of operations that all ranks carry out together.
 
-A folder is written under a hidden name, flushed, given its manifest and renamed. Each of several nodes without a common
-disk has a folder of the same name, with the shards of its ranks and all files that are not shards.
+It runs in the training thread or in a background thread. A checkpoint folder is written under a hidden name, flushed to
+disk, given its manifest and renamed. If nodes have no shared disk, each has a folder of this name, with the shards of
+its own ranks and a copy of all other files.
 """
 
 from __future__ import annotations

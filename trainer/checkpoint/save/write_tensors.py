@@ -1,7 +1,7 @@
-"""Write the tensors of a checkpoint through torch's distributed checkpoint (DCP), stored as safetensors.
+"""Write the tensors of a checkpoint through torch's distributed checkpoint (DCP), in the safetensors format.
 
-DCP's own file format keeps its metadata in a pickle. Its Hugging Face storage does not; it has the same plain names and
-can be opened by every tool that reads safetensors.
+DCP's own file format keeps its metadata in a pickle. DCP's Hugging Face storage, which is used here, contains no
+pickle, has the same plain tensor names, and can be opened by every tool that reads safetensors.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Chats: messages of rows, a template that makes a text of them, and the tokens of this text that are to be learnt."""
+"""Training on chats: reading messages, rendering them by a chat template, and choosing the tokens that have labels."""

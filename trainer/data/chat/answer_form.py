@@ -1,6 +1,6 @@
-"""Learn how a template begins and ends an answer, by trying it with one question and one answer.
+"""Find out how a chat template begins and ends an answer, by rendering one question and one answer.
 
-This is done once for each template and its arguments. Conversations themselves are rendered once, as a whole.
+This is done once for each template and its arguments. The conversations of the data set are rendered once, as a whole.
 """
 
 from __future__ import annotations

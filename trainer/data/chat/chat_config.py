@@ -1,6 +1,6 @@
-"""The keys ``data.chat`` of a recipe: the template that makes texts of conversations, and the tokens to learn.
+"""The dataclass of ``data.chat`` in a recipe: the chat template, and which tokens of a conversation have labels.
 
-Nothing heavy is imported, since every command reads this file.
+This file imports nothing heavy, since every command reads it.
 """
 
 from __future__ import annotations

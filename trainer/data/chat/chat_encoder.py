@@ -1,4 +1,4 @@
-"""Encode a conversation as tokens, with labels on exactly those to learn; if this is impossible, refuse the row."""
+"""Encode a conversation as tokens and labels, and refuse it if the tokens to train on cannot be determined exactly."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
     """A message whose content is a text, or a list of parts, as its template takes it.
 
     Args:
-        pictures: whether parts may be pictures, of which the template sees that there is one.
+        pictures: whether parts may be images, of which the template sees that there is one.
     """
     content = message.get("content")
     if isinstance(content, list):

@@ -1,4 +1,4 @@
-"""Samples of conversations: the tokens of their text, with labels on exactly those that are to be learnt."""
+"""Samples made of chat conversations: their tokens, with labels only on the tokens to train on."""
 
 from __future__ import annotations
 

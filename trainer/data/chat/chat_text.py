@@ -1,4 +1,4 @@
-"""Make the text of a conversation by a chat template, and record the origin of each of its characters."""
+"""Render a conversation as text by a chat template, and record for each character which message it comes from."""
 
 from __future__ import annotations
 

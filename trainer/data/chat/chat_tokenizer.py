@@ -1,4 +1,4 @@
-"""Prepare the tokenizer of chats: set its template, add control tokens, and let the end of a turn end a text too."""
+"""Prepare a tokenizer for chats: set the chat template, add control tokens, and let the end of a turn end a text."""
 
 from __future__ import annotations
 

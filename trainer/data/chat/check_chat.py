@@ -1,4 +1,4 @@
-"""Check ``data.chat`` of a recipe without its data: template, tools, tokenizer, and whether answers end by a token."""
+"""Check ``data.chat`` of a recipe without reading its data: template, tools, tokenizer, end of answers."""
 
 from __future__ import annotations
 

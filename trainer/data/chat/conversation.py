@@ -1,4 +1,7 @@
-"""Read a conversation from a row: messages, turns of ShareGPT, or a prompt and its completion; tools and documents."""
+"""Read a conversation from a row of the data set: messages, ShareGPT turns, or a prompt and its completion.
+
+Tools and documents in the row are read too.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ def conversation_of(
 
 
 def is_picture(part: Any) -> bool:
-    """Whether a part of a message's content is a picture."""
+    """Whether a part of a message's content is an image."""
     return isinstance(part, Mapping) and (part.get("type") in PICTURE or ("image" in part and "text" not in part))
 
 

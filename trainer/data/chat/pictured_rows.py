@@ -1,4 +1,4 @@
-"""Samples of conversations with pictures, for models that have pictures among their tokens."""
+"""Samples of conversations with images, for models in which each image takes the place of some tokens."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class PicturedChats(Chats):
 
 
 def _processor(given: Given) -> Any:
-    """The processor of pictures and texts that the recipe or the weights name.
+    """The processor of images and texts that the recipe or the weights name.
 
     Raises:
-        UserError: there is none that writes pictures among tokens.
+        UserError: there is none that writes images among tokens.
     """
     from transformers import AutoProcessor
 

@@ -1,8 +1,8 @@
-"""Make tokens and labels of a conversation with pictures, each of which stands for many tokens.
+"""Make the tokens and labels of a conversation with images, where each image takes the place of many tokens.
 
-The template writes one token for each picture. The processor of the model says which tokens stand in its place; these
-have no labels. So the labels are found as in any conversation, and the tokens of each picture are put in. The first
-conversation is also encoded whole by the processor, and both results must be equal.
+The chat template writes one placeholder token for each image. Labels are found on this text, as in any conversation.
+Then each placeholder is replaced by the tokens that the model's processor gives for the image; these have no labels. As
+a check, the first conversation is also encoded as a whole by the processor, and both results must be equal.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ RGB = 3
 
 
 def pictures_of(conversation: Conversation, row: Mapping[str, Any]) -> list[Any]:
-    """What a row holds of each picture in its messages: paths, bytes, or pictures of Pillow.
+    """What a row holds of each image in its messages: paths, bytes, or Pillow images.
 
     Raises:
-        ValueError: a picture is missing, is left over, or is an address.
+        ValueError: an image is missing, is left over, or is an address.
     """
     given = row.get(IMAGES) or []
     left = list(given if isinstance(given, list) else [given])
@@ -89,12 +89,12 @@ class PictureEncoder(ChatEncoder):
         return hash_json([super().made_by, self.longest, str(self.processor.to_dict())])
 
     def opened(self, row: Mapping[str, Any]) -> list[Any]:
-        """The pictures of a row, opened."""
+        """The images of a row, opened."""
         found = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names)
         return [opened_image(stored, RGB) for stored in pictures_of(found, row)]
 
     def tokens_of(self, picture: Any) -> np.ndarray:
-        """The tokens that a picture stands for (int64)."""
+        """The tokens that an image stands for (int64)."""
         return self._processed(self.processor.image_token, [picture])
 
     def _processed(self, text: str, pictures: Sequence[Any]) -> np.ndarray:
@@ -108,7 +108,7 @@ class PictureEncoder(ChatEncoder):
 
 
 def _expanded(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> EncodedChat:
-    """A conversation in which each picture's one token is replaced by the picture's tokens."""
+    """A conversation in which each image's one token is replaced by the image's tokens."""
     sizes = np.ones(len(encoded.input_ids), np.int64)
     sizes[places] = [len(each) for each in tokens]
     begins = np.cumsum(sizes) - sizes

@@ -1,6 +1,7 @@
-"""Encode the conversations of a set as tokens, once, and report why rows are cut, left out or refused.
+"""Encode all conversations of a data set as tokens once, and report which rows are cut, left out or refused.
 
-Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
+Tokens and labels are cached as Arrow files. The cache entry is named by a hash of the rows, the tokenizer and the
+options on which the tokens depend.
 """
 
 from __future__ import annotations

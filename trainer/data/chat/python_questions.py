@@ -1,8 +1,9 @@
-"""Conversations about the functions of Python's standard library, made of its sources: chats without a download.
+"""A chat data set that needs no download: questions and answers about Python's standard library.
 
-Each function gives several: where it is, what it does, how it is called, two of these in one conversation, and one in
-which the assistant calls a tool that looks it up and answers with what the tool says. Held-out conversations ask in
-other words for facts that are learnt, or ask to copy a text that is in no train conversation.
+The conversations are made from the source code of the library. Each function gives several of them: where it is, what
+it does, how it is called, and two of these questions in one conversation. In another one the assistant calls a tool
+that looks the function up, and answers with the result. The held-out conversations ask for the same facts in other
+words, or ask the assistant to copy a text that occurs in no training conversation.
 """
 
 from __future__ import annotations

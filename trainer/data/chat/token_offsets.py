@@ -1,4 +1,4 @@
-"""Map the tokens of a text to its characters, and a set of characters to the tokens that consist of exactly these."""
+"""Map the tokens of a text to its characters, and selected characters to the tokens that consist exactly of them."""
 
 from __future__ import annotations
 

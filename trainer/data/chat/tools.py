@@ -1,4 +1,4 @@
-"""Tools that a chat may use: JSON schemas, or Python functions that transformers describes by schemas."""
+"""Make JSON schemas of the tools in a chat. A recipe gives each tool as a schema or as a Python function."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Render a chat template once, and learn of every character which message it was copied from or written for.
+"""Render a chat template once, and record for each character which message it was copied from or written for.
 
-The template's language is transformers' own: filters and globals are those of its environment. The compiled code
-differs in three ways: texts stay ``Traced``, loops over messages tell at which message they stand, and what is written
-there gets the number of that message. The text is the same; ``chat_text.py`` compares it with transformers' rendering.
+The template's language is that of transformers: filters and globals come from its Jinja environment. The compiled code
+differs in three ways. Strings become ``Traced`` strings, which keep the origin of their characters. Loops over messages
+record the current message. Text written inside such a loop gets the number of this message. The rendered text is the
+same; ``chat_text.py`` compares it with the rendering by transformers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Texts that know where each of their characters comes from, whatever a chat template does to them.
+"""``Traced``: strings that remember where each character comes from, through the operations of a chat template.
 
-A ``Traced`` is a string. What Jinja templates use of strings (slices, ``strip``, ``split``, ``replace``, ``+`` ...)
-keeps the origin of every character that stays. So one rendering tells the origin of every character.
+The string operations that Jinja templates use (slices, ``strip``, ``split``, ``replace``, ``+`` and others) keep the
+origin of every character that remains. So a single rendering gives the origin of every character.
 """
 
 from __future__ import annotations

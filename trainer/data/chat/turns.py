@@ -1,4 +1,4 @@
-"""Find the characters of a conversation that are trained on: the assistant's turns and the tokens that end them."""
+"""Find the characters of a conversation to train on, such as the assistant's turns and the tokens that end them."""
 
 from __future__ import annotations
 

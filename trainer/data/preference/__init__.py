@@ -1,1 +1,1 @@
-"""Preferences: pairs of answers of which one was chosen, and single answers that are called good or bad."""
+"""Preference data: pairs of a chosen and a rejected answer, and single answers that are labelled good or bad."""

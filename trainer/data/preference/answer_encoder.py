@@ -1,7 +1,8 @@
-"""Encode preference answers as tokens with labels: conversations by their chat template, plain texts as they stand.
+"""Encode the answers of preference data as tokens, with labels on the tokens of the answer only.
 
-Exactly the tokens of the answer have labels. A conversation is encoded once for each answer, as any chat is
-(``chat/chat_encoder.py``). A plain prompt and its answer are tokenized apart, as they are when the model writes.
+Conversations are encoded by their chat template, and plain texts without one. A conversation is encoded once for each
+of its answers, like any other chat (``chat/chat_encoder.py``). A plain prompt and its answer are tokenized separately,
+because the model also sees the prompt alone when it generates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoded samples of preferences: their columns in the cache, and how rows are mapped to them."""
+"""The cached form of encoded preference samples: the column names, and a function that encodes rows in parallel."""
 
 from __future__ import annotations
 

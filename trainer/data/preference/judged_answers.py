@@ -1,4 +1,4 @@
-"""Make the samples of KTO: each text that is called good or bad, beside the answer to another prompt."""
+"""Make the texts of KTO samples: each answer labelled good or bad, together with an answer to another prompt."""
 
 from __future__ import annotations
 

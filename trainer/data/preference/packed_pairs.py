@@ -1,5 +1,7 @@
-"""Data set of packed preferences: the samples of a bin share two rows of tokens, their first texts in one, their second
-texts in the other, so that the two texts of a sample always travel together.
+"""A data set of packed preference pairs: several pairs of texts share two sequences of tokens.
+
+The first texts of the pairs are packed in one sequence, and the second texts in the other. The two texts of a pair are
+therefore always in the same sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Collate preferences: rows of tokens for the first and for the second texts of samples, one beside the other.
+"""Collator for preference pairs: each sample gives two token sequences, one for its first and one for its second text.
 
-``tasks/preference.py`` says what the targets hold. A row holds one text, or several packed ones that do not see each
-other; then texts with the same number in both rows belong together.
+``tasks/preference.py`` describes the targets. A sequence holds one text, or several packed texts that do not attend to
+each other. With packing, texts with the same number in both sequences form a pair.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Read preferences from rows in the forms that TRL takes: texts or messages, with a prompt or with one in both answers.
+"""Read preference data from rows of a data set, in the formats of TRL.
 
-What is read is a row of a chat (``chat/conversation.py``) for each answer: its ``prompt`` and its ``completion``.
+The answers may be texts or messages, with the prompt in its own column or at the beginning of both answers. The result
+for each answer is a row with ``prompt`` and ``completion``, as for chats (``chat/conversation.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples of preferences: two texts each, with labels on the tokens of their answers."""
+"""Samples of preference data: two texts each, with labels on the tokens of their answers."""
 
 from __future__ import annotations
 

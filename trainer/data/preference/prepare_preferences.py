@@ -1,8 +1,8 @@
-"""Encode the preferences of a set as tokens, once, and report why rows are cut, left out or refused.
+"""Encode all preference pairs of a data set as tokens once, and report which rows are cut, left out or refused.
 
-Tokens and labels lie in the cache as Arrow files, named by the rows, the tokenizer and the options that they depend on.
-A sample has two texts: the chosen and the rejected answer, or for KTO a judged answer and one that belongs to another
-prompt, which estimates the KL divergence.
+Tokens and labels are cached as Arrow files. The cache entry is named by a hash of the rows, the tokenizer and the
+options on which the tokens depend. A sample has two texts: the chosen and the rejected answer. For KTO these are an
+answer labelled good or bad, and an answer to another prompt, from which the KL divergence is estimated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Preferences about the functions of Python's standard library, made of its sources: pairs without a download.
+"""A preference data set that needs no download: right and wrong answers about Python's standard library.
 
-To each question of ``chat/python_questions.py`` the right answer is chosen, and that of another function rejected. A
-model that was fine-tuned on those questions knows most of the answers; preferences teach it to trust what it knows.
+The questions are those of ``chat/python_questions.py``. The chosen answer is the right one, and the rejected answer is
+that of another function. A model that was fine-tuned on the questions knows most of the answers, and the preferences
+teach it to prefer them.
 """
 
 from __future__ import annotations

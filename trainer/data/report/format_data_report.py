@@ -1,4 +1,4 @@
-"""Format the words and numbers of a data report (``trireme data``), for the terminal and the HTML page alike."""
+"""Format the texts and numbers of the report of ``trireme data``, for both the terminal and the HTML page."""
 
 from __future__ import annotations
 

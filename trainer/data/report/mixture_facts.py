@@ -1,4 +1,4 @@
-"""Join the facts on the sources of a mixture into those of one set, for ``trireme data``."""
+"""Combine the statistics of several data sources into those of their mixture, for the report of ``trireme data``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pictures as people see them: pixels before they were normalised, maps of classes in colours, boxes around things."""
+"""Make displayable images of a model's inputs and labels, for the report of ``trireme data``.
+
+Pixel normalisation is undone, segmentation maps are coloured, and bounding boxes are drawn.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def joined_patches(patches: np.ndarray) -> np.ndarray | None:
-    """The picture of square patches in three colours, each behind its row and column counted from 1 (0 is padding), as
+    """The image of square patches in three colours, each behind its row and column counted from 1 (0 is padding), as
     Pix2Struct takes them; None for other patches."""
     side = round(((patches.shape[1] - 2) / 3) ** 0.5) if patches.shape[1] > 2 else 0
     there = patches[patches[:, 0] > 0]
@@ -67,10 +70,10 @@ def class_colour(number: int) -> tuple[int, int, int]:
 
 
 def with_boxes(picture: Picture, boxes: np.ndarray, classes: Sequence[int]) -> Picture:
-    """A picture with a frame around each box.
+    """An image with a frame around each box.
 
     Args:
-        boxes: [boxes, 4], middle and size as shares of the picture.
+        boxes: [boxes, 4], middle and size as shares of the image.
         classes: number of the class of each.
     """
     pixels = picture.pixels if picture.pixels.ndim == 3 else np.repeat(picture.pixels[:, :, None], 3, 2)

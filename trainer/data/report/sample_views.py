@@ -1,7 +1,7 @@
-"""Show a collated sample by the names that its inputs have in transformers: texts, pictures, sounds, labels, and
-numbers for everything else.
+"""Show a collated sample in the report of ``trireme data``: texts, images, audio, labels and other numbers.
 
-A kind of input is one small function here; ``Samples.views`` may show its own samples in another way.
+How an input is shown follows from its name in transformers. Each kind of input has one small function here. A
+``Samples`` class may show its own samples in another way by its method ``views``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _stand_beside(sample: Collated, inputs: Mapping[str, np.ndarray], targets: M
 
 
 def _picture(name: str, value: np.ndarray, processor: Any) -> View | None:
-    """A picture, the first of several, or a spectrogram with time from left to right."""
+    """An image, the first of several, or a spectrogram with time from left to right."""
     about = f"{' x '.join(map(str, value.shape))}, {value.min():.3g} to {value.max():.3g}" if value.size else ""
     first = value[0] if value.ndim == 4 and len(value) else value
     if name.endswith("pixel_values") and first.ndim == 3 and first.shape[0] in (1, 3, 4) and value.size:
@@ -109,7 +109,7 @@ def _picture(name: str, value: np.ndarray, processor: Any) -> View | None:
 
 
 def _sound(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], processor: Any) -> View | None:
-    """A waveform without its padding, as loud as it can be: extractors bring sounds to one variance."""
+    """A waveform without its padding, as loud as it can be: extractors bring audio clips to one variance."""
     rate = getattr(getattr(processor, "feature_extractor", processor), "sampling_rate", None)
     if rate is None or value.ndim != 1 or value.dtype.kind != "f" or not value.size:
         return None

@@ -1,4 +1,4 @@
-"""Facts that ``trireme data`` shows of a whole set: its sizes, lengths, labels, and what is left out of it."""
+"""Compute the statistics of a data set for the report of ``trireme data``: sizes, lengths, labels, left-out rows."""
 
 from __future__ import annotations
 

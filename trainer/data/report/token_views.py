@@ -1,4 +1,4 @@
-"""Show tokens as text: which of them the loss counts, what masks hide, and where padding begins."""
+"""Show a token sequence as text in the report of ``trireme data``, and mark trained, masked and padding tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Views of samples as plain values that a run keeps in its folder, and as HTML: texts with their labels in colour.
+"""Convert the views of samples to JSON values that a run stores, and convert these to HTML for the report.
 
-A page is made of the plain values only, and escapes all of them: the folder may come from elsewhere.
+The HTML is made from the JSON values only, and all of them are escaped, because the run folder may come from somebody
+else.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def stored_view(view: View, most: int | None = None) -> Stored:
     """A view as values that JSON can hold.
 
     Args:
-        most: greatest number of characters of a text, and side of a picture; None keeps everything.
+        most: greatest number of characters of a text, and side of an image; None keeps everything.
     """
     if isinstance(view, Tokens):
         return {"kind": "tokens", "pieces": _stored_pieces(view.pieces, most)}
@@ -110,7 +111,7 @@ def _stored_sound(view: Sound) -> Stored:
 
 
 def _waveform(wave_shape: list[list[float]]) -> str:
-    """The highest and lowest value of each part of a sound, as a filled shape."""
+    """The highest and lowest value of each part of an audio clip, as a filled shape."""
     upper = [f"{place},{50 - 48 * float(high):.1f}" for place, (_, high) in enumerate(wave_shape)]
     lower = [f"{place},{50 - 48 * float(low):.1f}" for place, (low, _) in enumerate(wave_shape)]
     outline = f"M{' L'.join([*upper, *reversed(lower)])} Z"

@@ -1,6 +1,6 @@
-"""What ``trireme data`` shows of a sample: texts with their labels, pictures, sounds, numbers.
+"""The classes that describe how ``trireme data`` shows a sample: text with labels, image, audio, numbers.
 
-A view says what is to be seen, not how: the terminal and the page draw it each in its own way.
+A view holds the content to show. The terminal and the HTML page each draw it in their own way.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def numbers(array: Any) -> Numbers:
 
 
 def as_view(value: Any) -> View:
-    """The view of what a user's own ``Samples.views`` gives: a view, a text, a picture of Pillow, or an array."""
+    """The view of what a user's own ``Samples.views`` gives: a view, a text, an image of Pillow, or an array."""
     if isinstance(value, View):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The parts of a trainer that callbacks use, as plain objects: real state and control, a mesh of one CPU process."""
+"""Fixtures for callback tests: the parts of a trainer that callbacks use, as plain objects in a single process."""
 
 from __future__ import annotations
 

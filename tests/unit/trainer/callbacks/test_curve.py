@@ -1,4 +1,4 @@
-"""Curve: the picture is drawn, is complete after a resume, and never stops a run."""
+"""The callback ``curve`` draws the loss plot, which is complete after a resume; drawing errors never stop a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early stopping and best model: when a metric counts as better, and what a resume restores."""
+"""Tests of early stopping and of saving the best model: when a metric has improved, and what a resume restores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow: which steps are logged, evaluated and saved, and when the run leaves."""
+"""The callback ``flow`` decides which steps are logged, evaluated and saved, and when a run ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The callbacks and tracker groups compose in Hydra, and every node builds a callback."""
+"""Every file of the ``callbacks`` and ``tracker`` configuration groups composes in Hydra and builds a callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics file survives kills, resumes and full disks."""
+"""The file ``metrics.jsonl`` stays complete and valid through kills, resumes and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The NaN guard's counts and checks; tests/dist/test_nonfinite.py covers whole runs."""
+"""Unit tests of the callback ``nonfinite``, which reacts to NaN losses.
+
+tests/dist/test_nonfinite.py tests the callback in whole runs.
+"""
 
 from __future__ import annotations
 

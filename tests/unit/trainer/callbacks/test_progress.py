@@ -1,4 +1,4 @@
-"""Progress: plain lines without a terminal; on a real pseudo-terminal a bar that does not mix with other output."""
+"""The progress display prints plain lines to a file and a live bar to a terminal, without mixing with other output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample: a real (tiny, random) model writes text, and training is the same as without it."""
+"""The callback ``sample`` generates texts with the model that is being trained, and does not change the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput: rates are divided by the right time, and peak FLOP/s belong to the right hardware."""
+"""Tests of reported throughput: rates leave out pauses, and MFU uses the peak FLOP/s of the right hardware."""
 
 from __future__ import annotations
 

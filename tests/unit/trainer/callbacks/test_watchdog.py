@@ -1,4 +1,4 @@
-"""The watchdog's report: the place of every rank, in one sentence."""
+"""The watchdog's report about a hang says in one sentence where each rank is."""
 
 from __future__ import annotations
 

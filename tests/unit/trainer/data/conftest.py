@@ -1,4 +1,4 @@
-"""Shared inputs of the data tests: documents of Python's standard library, which are real text, and batch settings."""
+"""Fixtures for data tests: real documents from Python's standard library, and batch settings."""
 
 from __future__ import annotations
 

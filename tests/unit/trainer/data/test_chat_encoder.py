@@ -1,4 +1,4 @@
-"""Which tokens of a conversation are learnt, by the options of a recipe; forms of rows, templates, tools, refusals."""
+"""Tests of turning conversations into tokens and labels: options, formats, templates, tools, and refusals."""
 
 from __future__ import annotations
 

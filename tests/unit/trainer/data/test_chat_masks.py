@@ -1,4 +1,4 @@
-"""The labels of chats are exactly what an assistant writes, with the token that ends its turn, for every template."""
+"""With every chat template, exactly the assistant's texts and their end-of-turn tokens are trained on."""
 
 from __future__ import annotations
 

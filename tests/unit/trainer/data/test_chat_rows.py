@@ -1,4 +1,4 @@
-"""Corpora of conversations: rows of files, what is cut, left out and refused, the cache, and what the model gets."""
+"""Tests of chat data sets: reading files, cutting or dropping long rows, refusals, the cache, and batches."""
 
 from __future__ import annotations
 

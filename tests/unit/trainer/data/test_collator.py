@@ -1,4 +1,4 @@
-"""Collation: padding, masks, labels at the positions that predict them, their count, positions in the stream."""
+"""Tests of the collator for token blocks: padding, masks, shifted labels, their count, and sample positions."""
 
 from __future__ import annotations
 

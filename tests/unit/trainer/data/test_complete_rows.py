@@ -1,4 +1,4 @@
-"""Rows without what a task needs are left out, and counted."""
+"""Rows that lack a value which the task needs are left out and counted."""
 
 from __future__ import annotations
 

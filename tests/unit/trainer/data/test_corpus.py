@@ -1,4 +1,4 @@
-"""Preparation end to end on real text: exact tokens, statistics, cache, many processes at once, bad input."""
+"""Tests of data preparation on real text: exact tokens, statistics, caching, concurrent processes, and bad input."""
 
 from __future__ import annotations
 

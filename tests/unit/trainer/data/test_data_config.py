@@ -1,4 +1,4 @@
-"""DataConfig refuses impossible values, and the shipped YAML has only keys that DataConfig has."""
+"""``DataConfig`` refuses impossible values, and the shipped YAML files contain only its fields."""
 
 from __future__ import annotations
 

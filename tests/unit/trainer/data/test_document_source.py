@@ -1,4 +1,4 @@
-"""Sources of the user's own: a usable one is used, and any other is refused by one message under the recipe's key."""
+"""Tests of custom document sources: a valid one is loaded, and any other is refused with one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File formats: suffixes, compression, delimiters, rows that do not fit; no format is guessed silently."""
+"""Tests of reading data files: suffixes, compression, delimiters, and malformed rows. No format is guessed silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First-fit-decreasing: the same bins as the plain algorithm, every place once, and millions of documents at once."""
+"""Packing by first-fit-decreasing gives the bins of the plain algorithm, and is fast for millions of documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages labelled with their language: which count, how many, and what is refused."""
+"""Tests of a data source for language identification, made of translated program messages (gettext catalogues)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The held-out set depends neither on the order nor on other documents, keeps its share, and is not empty by chance."""
+"""The held-out split depends only on each document's text, has the requested share, and is never empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of data sets of the hub: from a real server on the loopback, from its cache, and from saved folders."""
+"""Data sets of the Hugging Face Hub are loaded from a local server, from the cache, and from saved folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: decoding, the processor made for a model, and variants that depend on seed and position alone."""
+"""Tests of image data: decoding, the image processor, and augmentations that depend on seed and position only."""
 
 from __future__ import annotations
 

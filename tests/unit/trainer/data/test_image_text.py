@@ -1,4 +1,4 @@
-"""Pictures with captions: read from a folder, made samples of, collated; transparent parts lie on white."""
+"""Tests of images with captions: reading a folder, samples, collation, and a white background for transparency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Lanes: which block of text each row of a step holds, which row continues it, and the places of evaluations."""
+"""With ``data.packing=lanes`` each row of a batch continues the text of the same row in the batch before.
+
+The text is divided into as many lanes as a step has samples; evaluations use lanes too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The collator for models that predict tokens at their last positions: draws by seed and position, places of labels."""
+"""Tests of the collator for Perceiver AR, which predicts only the last tokens of a window of text.
+
+The random windows depend on seed and position only.
+"""
 
 from __future__ import annotations
 

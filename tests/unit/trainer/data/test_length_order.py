@@ -1,4 +1,4 @@
-"""Batches of similar lengths: every sample once in a pass, the same from any position, and little to pad."""
+"""Grouping samples by length: every sample comes once per epoch, any position can be resumed, and little is padded."""
 
 from __future__ import annotations
 

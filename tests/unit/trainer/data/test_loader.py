@@ -1,4 +1,4 @@
-"""Batches of steps: shares of data ranks, positions, resume by step, the global generator, even evaluation."""
+"""Tests of the data loader: shares of data-parallel ranks, resume at any step, and balanced evaluation batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors made for a model: lengths and frequencies of spectra, sizes and crops of pictures."""
+"""Tests of audio and image processors that are created from a model's configuration, when its weights have none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of documents and of rows: shares, passes, resume, evaluation, fingerprints, and what is refused."""
+"""Tests of mixtures of data sources: their shares, epochs, resume, evaluation, caching, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interleave of sources: exact shares in every window, by position alone, and passes of each source on its own."""
+"""The order in which a mixture alternates between sources: exact shares in every window, computable at any position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A collator of one's own: its contract is checked at the first batch, with a message that says what is wrong."""
+"""A custom collator is checked at its first batch, and an error says what is wrong with the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of several documents: from prepared documents, streams, rows and mixtures, and through a resume."""
+"""Tests of packing several documents into one row, from files, streams and mixtures, and through a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padded texts have the inputs that the model names, and no others."""
+"""Padded batches of texts contain exactly the inputs that the model's forward pass accepts."""
 
 from __future__ import annotations
 

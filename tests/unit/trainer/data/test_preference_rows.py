@@ -1,4 +1,4 @@
-"""Rows of preferences: their forms, which tokens are learnt, which rows are left out or refused, how they are shown."""
+"""Tests of preference data for DPO, IPO and KTO: row formats, labels, rows that are dropped, and their display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of samples is a permutation per epoch, different per seed and epoch, and close to uniform."""
+"""The shuffled order is a permutation in each epoch, differs by seed and epoch, and is close to uniform."""
 
 from __future__ import annotations
 

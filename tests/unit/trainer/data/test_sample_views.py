@@ -1,4 +1,4 @@
-"""Views of collated samples: which tokens are learnt, what masks hide, and text without lost spaces."""
+"""Tests of how ``trireme data`` shows a collated sample: trained tokens, masked tokens, padding, and exact text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources: every format gives its documents, bad input is named with file, place and fix, no network is used."""
+"""Tests of document sources: every file format gives its documents, and bad input is reported with file and place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sounds: decoding, texts as characters, frames as the model counts them, and spans silenced by seed and position."""
+"""Tests of speech data: decoding, transcripts as characters, number of frames, and random silencing (SpecAugment)."""
 
 from __future__ import annotations
 

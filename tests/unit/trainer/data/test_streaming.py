@@ -1,5 +1,4 @@
-"""Streams: the same order for any number of ranks, exact resume from any point, the same blocks as an indexed
-corpus."""
+"""Streamed data has the same order on any number of ranks, resumes exactly, and has the blocks of indexed data."""
 
 from __future__ import annotations
 

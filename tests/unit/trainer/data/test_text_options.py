@@ -1,4 +1,4 @@
-"""Unknown encodings and delimiters are refused by every source with such an argument, under the argument's name."""
+"""Data sources refuse unknown encodings and invalid delimiters, and the error names the argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of texts: catalogues of translations, samples, and what the decoder reads."""
+"""Tests of data for sequence-to-sequence models: translation catalogues, samples, and decoder inputs."""
 
 from __future__ import annotations
 

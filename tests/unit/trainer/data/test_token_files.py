@@ -1,4 +1,4 @@
-"""Tokens on disk: they read back as written, as views if possible, across record batches, and after pickling."""
+"""Token files on disk read back exactly, without copying where possible, and also after pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer: exact round trips, special tokens only where intended, one training per fingerprint."""
+"""Tests of training and loading tokenizers: exact round trips, special tokens, and caching."""
 
 from __future__ import annotations
 

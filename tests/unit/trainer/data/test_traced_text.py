@@ -1,4 +1,7 @@
-"""Traced texts behave like plain strings, and every character of a result keeps the mark of its origin."""
+"""Tests of strings that record which chat message each of their characters comes from.
+
+They behave like plain strings in a chat template, and every operation keeps the record.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns that a task wants and a source has are known before anything is prepared."""
+"""The columns that a task needs and that a data source has are compared before any data is prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of CTC is that of transformers, rows without labels count nothing, and error rates count edits."""
+"""The CTC loss equals that of transformers, samples without labels are not counted, and error rates count edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Losses and metrics of maps and boxes: rows that only fill a place add nothing, and order does not matter."""
+"""Tests of the losses and metrics of semantic segmentation and object detection.
+
+Samples that only fill up a batch add nothing, and the order of boxes does not matter.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of preferences equal those of the papers, computed one text at a time; packed texts give the same."""
+"""The DPO, IPO and KTO losses equal the formulas of the papers computed one text at a time, also for packed texts."""
 
 from __future__ import annotations
 

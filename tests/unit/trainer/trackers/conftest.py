@@ -1,4 +1,4 @@
-"""The parts of a trainer that trackers use, with a tracker that keeps what it is told in memory."""
+"""Fixtures for tracker tests: the parts of a trainer that trackers use, and a tracker that records its calls."""
 
 from __future__ import annotations
 

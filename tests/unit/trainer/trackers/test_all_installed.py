@@ -1,4 +1,4 @@
-"""``tracker=all``: what is installed and has a login reports; the others are left out, and the log says so."""
+"""``tracker=all`` uses every tracker that is installed and logged in; the log names the trackers that are left out."""
 
 from __future__ import annotations
 

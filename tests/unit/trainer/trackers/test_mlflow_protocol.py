@@ -1,4 +1,4 @@
-"""MLflow's real client and a server on the loopback: runs, resumes, logins, and outages while a run goes on."""
+"""Tests of MLflow's real client with a local server: runs, resumes, logins, and outages during a run."""
 
 from __future__ import annotations
 

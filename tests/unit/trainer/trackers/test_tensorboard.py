@@ -1,4 +1,4 @@
-"""TensorBoard: the real reader finds all values, also after a resume; a failing disk does not end a run."""
+"""TensorBoard's reader finds all values, also after a resume; a failing disk does not end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of trackers: each line once, each failure told once and never fatal, statuses, files, logins, signals."""
+"""Tests of the base class of trackers: every metric is reported once, and a failing service never stops a run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A run with TensorBoard, W&B (offline) and MLflow, interrupted and resumed: each one's own reader finds every line
-once, the recipe, the group, the files and the status.
+"""One run with TensorBoard, W&B and MLflow is interrupted and resumed; each tracker then shows every metric once.
 
-The files of W&B are read by its own ``wandb sync``, which uploads them to a server on the loopback.
+The recipe, the group, the files and the status of the run are checked too. W&B runs offline; ``wandb sync`` then
+uploads its files to a local server.
 """
 
 from __future__ import annotations

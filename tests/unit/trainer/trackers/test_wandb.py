@@ -1,5 +1,4 @@
-"""W&B by its real client: a run that is interrupted and goes on online, and a login that is refused before anything
-starts. The server is one on the loopback."""
+"""Tests of W&B's real client with a local server: an interrupted run resumes, and a refused login ends the start."""
 
 from __future__ import annotations
 
