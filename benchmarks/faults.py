@@ -68,7 +68,7 @@ class Trial:
     """False where the command had ended before the fault's moment."""
     codes: list[int] = field(default_factory=list)
     """Exit code of each start."""
-    last_words: list[str] = field(default_factory=list)
+    last_lines: list[str] = field(default_factory=list)
     """The last line that each start wrote."""
     steps_again: int = 0
     """Steps that were trained more than once."""
@@ -174,7 +174,7 @@ def one_start(
         if name is not None:
             FAULTS[name].undo(run_dir)
     said = output.read_text()
-    trial.last_words.append(" ".join(said.rstrip().splitlines()[-1:])[:200])
+    trial.last_lines.append(" ".join(said.rstrip().splitlines()[-1:])[:200])
     resumed = re.findall(r"resuming from (\S+) at step (\d+)", said)
     if resumed:
         trial.steps_again += max(before - int(resumed[0][1]), 0)

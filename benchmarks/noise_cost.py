@@ -24,9 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
+from trireme.models.attach_noise import add_noise
 from trireme.models.family import families
 from trireme.models.noise import Noise
-from trireme.models.noise_sites import add_noise
 
 WAYS = ("none", "torch", "keys", "keys and NEFTune")
 SHARE = 0.1

@@ -1,7 +1,7 @@
 """Turn a recipe's name and the overrides of a command line into plain data (nested dicts and lists), through Hydra.
 
 Hydra merges the files (``run_hydra.py``). The modules around it check recipe files (``recipe_file.py``) and overrides
-(``overrides.py``) before Hydra reads them, drop arguments of a replaced ``_target_`` (``component_layers.py``) and
+(``overrides.py``) before Hydra reads them, drop arguments of a replaced ``_target_`` (``replaced_targets.py``) and
 reword Hydra's errors (``hydra_errors.py``). ``compose_sweep.py`` composes the jobs of a sweep.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from ..errors import UserError
 from .check_environment import check_environment
-from .component_layers import without
 from .composed import Composed
 from .given_recipe import GivenRecipe
+from .replaced_targets import without
 
 
 def compose(recipe: str, overrides: Sequence[str] = (), recipe_dirs: Sequence[str] = ()) -> Composed:

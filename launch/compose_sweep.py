@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import UserError
-from .component_layers import left_over, without
 from .compose import compose
 from .composed import Composed, as_composed, sweep_root
 from .given_recipe import GivenRecipe
 from .overrides import key_of, without_choices
+from .replaced_targets import left_over, without
 
 
 def sweep(

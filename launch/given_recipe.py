@@ -16,13 +16,13 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from ..models.locate import import_from
-from .component_layers import TARGET, left_over
 from .composed import Composed, as_composed
 from .failures import OWN_LAUNCH
 from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base, may_name_components
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
 from .recipe_file import check_recipe_file, groups_chosen, wrong_choices
+from .replaced_targets import TARGET, left_over
 from .run_hydra import run_hydra
 
 

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import UserError
-from .component_layers import SCHEMA, components_begin_anew
 from .find_recipes import config_folders, recipe_folders
 from .hydra_errors import explain
 from .overrides import quoted
 from .quick_hydra import quick_hydra
 from .recipe_file import hides_base
+from .replaced_targets import SCHEMA, components_begin_anew
 
 
 def run_hydra(

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import Problem
 from .model_config import ModelConfig, given_fields, hf_config
 
-RULES = ("check_model.py", "config_errors.py", "head_arithmetic.py")
+RULES = ("check_model.py", "config_errors.py", "check_config_numbers.py")
 """Files whose checks a configuration also passed; when they change, every configuration is checked again."""
 
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import Problem, UserError
 from .adapter_weights import merged_deltas, with_adapters, with_merged
 from .adapters import add_adapters
-from .base_assets import end_of_text_ids, generation_values
 from .batch_norm import fix_statistics
+from .copy_base_files import end_of_text_ids, generation_values
 from .document_convolution import keep_documents_apart
 from .document_mask import mask_by_positions
 from .facts import Facts

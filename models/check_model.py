@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from .accepted_configs import recall, refusal, remember
+from .check_config_numbers import check_arithmetic
 from .check_family import check_family
 from .check_head import check_head
 from .config_errors import beyond, blame
-from .head_arithmetic import check_arithmetic
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described

@@ -2,7 +2,7 @@
 
 ``Noise`` knows the seed, the step, the micro-batch and the running module. While a micro-batch runs, it replaces
 ``torch.nn.functional.dropout``, the function that all dropout layers of torch, transformers and adapters call. Each
-mask is then a function of (seed, step, sample, module, coordinates in the sample). ``noise_sites`` tells ``Noise``
+mask is then a function of (seed, step, sample, module, coordinates in the sample). ``attach_noise`` tells ``Noise``
 which module is running.
 """
 

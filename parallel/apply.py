@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from ..models.attach_noise import add_noise
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import blocks_of
 from ..models.noise import Noise
 from ..models.noise_keys import Part
-from ..models.noise_sites import add_noise
-from ..models.quantization.host_modules import empty_on
+from ..models.quantization.cpu_modules import empty_on
 from .fsdp import shard
 from .mesh import Mesh
 from .plan import Plan

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..models.attach_noise import remove_noise
 from ..models.head_loss import HeadLoss
 from ..models.noise import Noise
-from ..models.noise_sites import remove_noise
 from .coupled_loss import CoupledTask, feature_gradients, noise_state, restore_noise
 from .mesh import Mesh
 from .micro_batch import MicroBatch, StepBatch

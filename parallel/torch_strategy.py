@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
+from ..models.attach_noise import remove_noise
 from ..models.build_model import WeightSource
 from ..models.family import ModelFamily
 from ..models.find_blocks import heads_of
-from ..models.noise_sites import remove_noise
 from ..models.other_families import AUTO
 from .apply import materialise, parallelize, replicate
 from .checkpoint_state import fill, state_shapes, tensors_to_write

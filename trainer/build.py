@@ -27,25 +27,25 @@ from .checkpoint.load.weight_reader import checkpoint_weights
 from .checkpoint.nodes.find_nodes import Nodes, find_nodes
 from .checkpoint.source import Source
 from .checkpoint.store import Checkpoints
+from .closing_messages import say_how_it_ended
 from .collective import on_main, on_ranks
 from .component import instantiate, locate
 from .component_errors import CONSTRUCTOR, component_errors
 from .continuity import continued_corpus, learning_rate_moves, made_of
 from .data.corpus import Corpus
 from .data.mixture import Mixture
-from .direction_trial import refuse_encoder
 from .ema import Ema
+from .future_tokens_check import refuse_encoder
 from .ignored_options import ignored_options
 from .journal import noted
-from .last_words import say_how_it_ended
+from .kto_batch_warning import kto_batch_warning
 from .load_best import load_best
 from .log_files import set_up_logging, tear_down_logging
 from .loop import Trainer, TrainResult
 from .optimizers import optimizer_factory
-from .packing_trial import refuse_leaks
+from .packing_check import refuse_leaks
 from .parameter_groups import OwnOptions, trained_shapes
 from .place_model import Placed, fitted, fitting, place
-from .preference_notes import preference_notes
 from .preference_reference import Reference, read_reference, start_reference
 from .restart import attempt, launch_is_noted, note_launch, saved_by_launch
 from .resume import OTHER_RUN, load
@@ -303,7 +303,7 @@ def _introduce(trainer: Trainer, checkpoint: Path | None) -> None:
     )
     if trainer.corpus.mixture is not None:
         _introduce_mixture(trainer, trainer.corpus.mixture)
-    for note in preference_notes(trainer.corpus) if mesh.is_main else ():
+    for note in kto_batch_warning(trainer.corpus) if mesh.is_main else ():
         log.warning(note)
     for note in model_notes(recipe.model, recipe.plan.precision) if mesh.is_main else ():
         log.warning(note)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import Problem, UserError, short
-from ..models.base_assets import write_base_assets
+from ..models.copy_base_files import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
 from .base_identity import write_base
 from .checkpoint.layout import files_of

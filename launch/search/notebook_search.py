@@ -61,7 +61,7 @@ class Found:
     @property
     def pictures(self) -> dict[str, Path]:
         """SVG files by name: history, slice, parallel_coordinate, importance."""
-        from .study_pictures import PICTURES
+        from .study_plots import PICTURES
 
         return {file.stem: file for file in sorted((self.dir / PICTURES).glob("*.svg"))}
 

@@ -80,7 +80,7 @@ def rows(store: StudyStore) -> list[dict[str, Any]]:
 
 def write_results(store: StudyStore) -> None:
     """Write the table, the best recipes and the pictures into the study's folder."""
-    from .study_pictures import draw_pictures
+    from .study_plots import draw_pictures
 
     folder, found = store.folder, rows(store)
     _write(folder / TABLE, "".join(json.dumps(row) + "\n" for row in found))
@@ -100,7 +100,7 @@ def write_results(store: StudyStore) -> None:
 
 def show_results(store: StudyStore) -> None:
     """Print the table, the best trial, what the search has gained, and how much each key mattered."""
-    from .study_pictures import PICTURES
+    from .study_plots import PICTURES
 
     found, names = rows(store), store.objective.names
     if not found:

@@ -15,9 +15,9 @@ from ...errors import Problem, UserError
 from ..family import ModelFamily
 from ..find_blocks import heads_of
 from ..weight_files import Stored
+from .cpu_modules import mark_host_modules, within
 from .eight_bits import EightBits
 from .four_bits import FourBits
-from .host_modules import mark_host_modules, within
 from .number_format import Format
 from .quantised_layer import KINDS, WEIGHT, layer_sizes, quantise_layer
 from .quantization_config import FOUR_BITS, TORCHAO, QuantizationConfig

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...models.attach_noise import add_noise
 from ...models.build_model import WeightSource
 from ...models.family import ModelFamily
 from ...models.find_blocks import blocks_of
-from ...models.noise_sites import add_noise
 from ..apply import materialise
 from ..checkpoint_state import owners, state_shapes
 from ..generate_in_step import generate_in_step

@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import lines, training
 from helpers.recipes import tiny_recipe
-from trireme.models.noise_sites import KeyedModule
+from trireme.models.attach_noise import KeyedModule
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.checkpoint.layout import step_folder

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
+from trireme.models.attach_noise import add_noise, remove_noise
 from trireme.models.family import families
 from trireme.models.find_blocks import blocks_of
 from trireme.models.noise import Noise
-from trireme.models.noise_sites import add_noise, remove_noise
 from trireme.models.other_families import described, other_family
 
 TEXT = {"vocab_size": 100, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 1}

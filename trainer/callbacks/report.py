@@ -119,14 +119,14 @@ class Report(Callback):
 
     def _note_measured(self, trainer: Trainer, state: TrainerState) -> None:
         from ..measured_step import joined
-        from ..planned_needs import planned_needs
+        from ..predicted_memory import predicted_memory
 
         assert self._step is not None
         ranks, self._step = self._step.end(), None
         if self._journal:
             planned = None
             try:
-                planned = planned_needs(trainer)
+                planned = predicted_memory(trainer)
             except Exception:  # a model of an unusual shape; the page shows what was measured
                 log.debug("memory and traffic were not planned", exc_info=True)
             self._note(MEASURED, state.step, planned=planned, **joined(ranks, trainer.mesh.device.type))

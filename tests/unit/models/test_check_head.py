@@ -16,8 +16,8 @@ from trireme.models.heads import HEADS
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
 from trireme.trainer.build import train
-from trireme.trainer.direction_trial import differences, two_endings
-from trireme.trainer.packing_trial import EXACT
+from trireme.trainer.future_tokens_check import differences, two_endings
+from trireme.trainer.packing_check import EXACT
 
 
 def auto(kind: str, **config: object) -> ModelConfig:

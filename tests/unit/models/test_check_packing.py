@@ -18,7 +18,7 @@ from trireme.models.family import families
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
 from trireme.trainer.build import train
-from trireme.trainer.packing_trial import EXACT, differences, two_orders
+from trireme.trainer.packing_check import EXACT, differences, two_orders
 
 
 def auto(kind: str) -> ModelConfig:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from helpers.noisy_models import MODELS, Noisy, noisy
 from torch import Tensor, nn
+from trireme.models.attach_noise import KeyedModule
 from trireme.models.model_config import ModelConfig
 from trireme.models.neftune import token_embeddings
 from trireme.models.noise import Noise, document_lengths
 from trireme.models.noise_keys import MicroKeys, Part, micro_keys
-from trireme.models.noise_sites import KeyedModule
 from trireme.models.other_families import other_family
 from trireme.parallel.recompute import recompute
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
-from trireme.models.base_assets import end_of_text_ids, generation_values, write_base_assets
 from trireme.models.build_model import Vocabulary, build_on_meta
+from trireme.models.copy_base_files import end_of_text_ids, generation_values, write_base_assets
 from trireme.models.model_config import ModelConfig, hf_config
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}

@@ -19,7 +19,7 @@ from ..models.facts import Facts
 from ..models.heads import HEADS
 from ..parallel.micro_batch import MicroBatch
 from ..parallel.strategy import Strategy
-from .packing_trial import EXACT, ROUGH
+from .packing_check import EXACT, ROUGH
 
 log = logging.getLogger("trireme.trainer")
 LENGTH = 16

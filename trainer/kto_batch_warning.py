@@ -11,7 +11,7 @@ from .data.preference.judged_answers import one_sided
 from .preference_passes import preference_in
 
 
-def preference_notes(corpus: Any) -> Iterator[str]:
+def kto_batch_warning(corpus: Any) -> Iterator[str]:
     """Warnings about the answers that a step holds, for a task that needs good and bad ones (KTO).
 
     Args:

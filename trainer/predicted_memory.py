@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 
-def planned_needs(trainer: Trainer) -> dict[str, Any] | None:
+def predicted_memory(trainer: Trainer) -> dict[str, Any] | None:
     """``memory``: bytes by part on the rank that needs most; ``sent``: bytes that a rank sends in a step."""
     if trainer.corpus.unit != "tokens" or trainer.corpus.length is None:
         return None

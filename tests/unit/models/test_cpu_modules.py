@@ -11,7 +11,7 @@ from helpers.adapted import filled, logits, on_meta
 from helpers.quantised import quantised
 from trireme.errors import UserError
 from trireme.models.adapter_config import AdapterConfig
-from trireme.models.quantization.host_modules import device_of, empty_on, moved
+from trireme.models.quantization.cpu_modules import device_of, empty_on, moved
 from trireme.models.quantization.quantised_layer import quantised_layers
 from trireme.parallel.check_quantised import check_quantised
 from trireme.parallel.plan import Degrees, Plan
