@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.joined_rows import joined_rows
 from helpers.kept_ranks import kept_ranks
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
@@ -35,7 +36,6 @@ from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
 from trireme.parallel.zero.library import installed
 from trireme.parallel.zero.operators import aio_compatible, load_operator, missing_tools
 from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
-from trireme.parallel.zero.row_pieces import Rows
 from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
@@ -187,16 +187,8 @@ def test_overflow_skips_a_step_and_lowers_the_scale(stage: int) -> None:
 def _whole(strategy: DeepSpeedStrategy) -> tuple[dict[str, Tensor], list[int]]:
     """What all ranks save together, and the bytes that each keeps."""
     saved = strategy.saved_tensors()
-    rows = {n: (t.first, t.whole) if isinstance(t, Rows) else (0, t.shape) for n, t in saved.items()}
-    parts = strategy.mesh.gather_objects({n: (*rows[n], t.as_subclass(Tensor)) for n, t in saved.items()})
-    sizes = [sum(tensor.nbytes for *_, tensor in part.values()) for part in parts]
-    whole = {name: torch.full(shape, torch.nan) for part in parts for name, (_, shape, _) in part.items()}
-    for name, (first, _, tensor) in (item for part in parts for item in part.items()):
-        place = whole[name][first : first + len(tensor)] if tensor.dim() else whole[name]
-        assert place.isnan().all()  # each element on one rank
-        place.copy_(tensor)
-    assert not any(tensor.isnan().any() for tensor in whole.values())
-    return whole, sizes
+    sizes = strategy.mesh.gather_objects(sum(tensor.nbytes for tensor in saved.values()))
+    return joined_rows(strategy.mesh, saved), sizes
 
 
 def _read_from(saved: dict[str, Tensor]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from helpers.joined_rows import joined_rows
 from helpers.micro_batches import beside_tokens
 from helpers.recipes import tiny_recipe
 from torch import Tensor, nn
@@ -94,7 +95,8 @@ def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, A
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh, str(folder))
     held = trainer.saving.tensors()
-    tensors = arrays({name: full_tensor(t) if isinstance(t, DTensor) else t for name, t in held.items()})
+    held = {name: full_tensor(t) if isinstance(t, DTensor) else t for name, t in held.items()}
+    tensors = arrays(joined_rows(mesh, held) if recipe.plan.name.startswith("zero") else held)
     state = trainer.state.to_json()
     mesh.close()
     return tensors, state
