@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+
+import psutil
 
 
 def main() -> None:
@@ -52,7 +53,9 @@ def run(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
     try:
         output, _ = process.communicate(timeout=options.seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        # torchrun gives each rank a session of its own.
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            each.kill()
         return f"not ended within {options.seconds} s: killed", process.communicate()[0]
     return f"ended with exit code {process.returncode}", output
 

@@ -40,6 +40,7 @@ def main() -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     from trireme.launch.search.check_search import prepare
+    from trireme.launch.search.engines.engine import build_engine
     from trireme.launch.search.run_search import Search
     from trireme.launch.search.start_search import begun
     from trireme.launch.search.trial_starter import TrialStarter
@@ -53,7 +54,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     checked = time.monotonic()
     store = begun(prepared, fresh=False)
     starter = TrialStarter(prepared.sample, 1)
-    search = Search(prepared, store, 1, starter)
+    search = Search(prepared, store, build_engine(prepared.search.engine), 1, starter)
     spans: list[tuple[float, float]] = []
     start = search.starter.start
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -92,3 +93,17 @@ def test_the_tiny_model_of_the_overhead_trains():
     overhead = load("engine_overhead")
     ours, theirs = overhead.measure(overhead.TINY, 8, block=1, rounds=2)
     assert len(ours) == len(theirs) == 2 and min(*ours, *theirs) > 0
+
+
+@pytest.mark.slow
+def test_a_search_and_its_trials_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("search_overhead").measure(tmp_path / "study", Namespace(trials=2, steps=2, nproc=1))
+    said = capsys.readouterr().out
+    assert "2 trials in" in said and "trial 1:" in said
+
+
+@pytest.mark.slow
+def test_ranks_of_trainer_s_search_end_at_the_limit(tmp_path: Path) -> None:
+    ended, _ = load("search_of_trainer").run(tmp_path, Namespace(trials=1, seconds=1))
+    assert ended == "not ended within 1 s: killed"
+    assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in (each.info["cmdline"] or [])]
