@@ -1,4 +1,7 @@
-"""The first steps of every trireme process: set variables that torch reads only once, and detect if it is a rank."""
+"""The first steps of a process that uses torch: set variables that torch reads only once.
+
+For commands that launchers may start, also find out whether the process is a rank.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A training loop for the libraries that have none (accelerate, Fabric, DeepSpeed): steps, save, evaluation, export."""
+"""The training loop and the evaluation that the scripts for accelerate, Fabric and DeepSpeed share.
+
+These libraries have no loop of their own. Each script passes its own way to save.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the comparison's job with accelerate."""
+"""Train the job that ``compare.py`` measures with accelerate."""
 
 from __future__ import annotations
 

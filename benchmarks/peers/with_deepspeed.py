@@ -1,4 +1,4 @@
-"""Train the comparison's job with DeepSpeed alone."""
+"""Train the job that ``compare.py`` measures with DeepSpeed alone."""
 
 from __future__ import annotations
 

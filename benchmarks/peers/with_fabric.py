@@ -1,4 +1,4 @@
-"""Train the comparison's job with Lightning Fabric."""
+"""Train the job that ``compare.py`` measures with Lightning Fabric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the comparison's job with ``transformers.Trainer``."""
+"""Train the job that ``compare.py`` measures with ``transformers.Trainer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Set a SLURM task's rank, the address at which ranks meet, and local caches, from SLURM's environment variables.
+"""Set a SLURM task's rank, and the address at which ranks meet, from SLURM's environment variables.
+
+If ``launch.node_storage`` names a local disk, the caches of libraries are put there.
 
 srun tells a task its number in SLURM_PROCID and similar variables. ``take_rank`` translates them to RANK, WORLD_SIZE
 and the other names that torch and DeepSpeed read, so that ``srun python -m trireme.launch.train RECIPE`` needs no

@@ -1,4 +1,4 @@
-"""The family description of the Vision Transformer: module paths by which trireme wraps, splits and shards the model.
+"""The family description of the Vision Transformer: module paths by which trireme wraps and shards the model.
 
 The Vision Transformer is an encoder over the patches of an image.
 """

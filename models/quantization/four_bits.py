@@ -1,8 +1,9 @@
-"""4-bit quantisation of weights by bitsandbytes (NF4 and FP4), with one scale per group of numbers in a row.
+"""4-bit quantisation of weights by bitsandbytes (NF4 and FP4), with one scale for every 64 consecutive numbers.
 
-Double quantisation (https://arxiv.org/abs/2305.14314, section 3) subtracts the mean of the scales and stores the rest
-as 8-bit numbers, with one scale for every 256 of them. A number in groups of g takes ``4 + 32 / g`` bits, or
-``4 + 8 / g + 32 / (256 g)`` bits with double quantisation.
+A weight is flattened before it is cut into groups; the size of a group is an option. Double quantisation
+(https://arxiv.org/abs/2305.14314, section 3) subtracts the mean of the scales and stores the rest as 8-bit numbers,
+with one scale for every 256 of them. A number in groups of g takes ``4 + 32 / g`` bits, or ``4 + 8 / g + 32 / (256 g)``
+bits with double quantisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of training on several hosts: torchrun's rendezvous over a network, hosts that die, and unreachable hosts."""
+"""Tests of training on several hosts: two hosts train as one by torchrun, and one of them may die."""
 
 from __future__ import annotations
 

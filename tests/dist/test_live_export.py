@@ -1,4 +1,4 @@
-"""Tests of the callback ``export``: it exports each checkpoint during training and does not change the training."""
+"""Tests of the callback ``export``: it exports checkpoints in the background, and does not change the training."""
 
 from __future__ import annotations
 

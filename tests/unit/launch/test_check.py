@@ -1,4 +1,7 @@
-"""``trireme check`` accepts and refuses the same recipes as ``trireme train``, and does not import torch."""
+"""``trireme check`` accepts and refuses the same recipes as ``trireme train``, and does not import torch.
+
+Only problems that depend on the size of the data are left to ``trireme train``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The base class of readers for other tools' checkpoints that read whole tensors, one at a time, when needed."""
+"""The base class of readers that get whole tensors from other tools' checkpoints.
+
+Each rank reads one whole tensor at a time, only when it is needed, and keeps its own part of it.
+"""
 
 from __future__ import annotations
 
