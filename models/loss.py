@@ -122,7 +122,9 @@ def most_likely(logits: Tensor) -> Tensor:
     """
     from .head_output import HeadOutput
 
-    return logits.tokens if isinstance(logits, HeadOutput) else _local(logits.argmax(-1))
+    if isinstance(logits, HeadOutput):
+        return logits.tokens
+    return _local(logits.argmax(logits.dim() - 1))  # torch 2.13 fails for -1 if split logits are of one sample
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -221,12 +221,13 @@ def _evaluations(config: ModelConfig, sequence: bool, length: int) -> list[tuple
     mesh = _mesh()["tensor"]
     one, split = _fill(_model(config), config), _fill(_split(config, mesh, sequence), config)
     results = []
-    for micro, _ in _batches(config.config["vocab_size"], length):
+    for (micro, _), samples in itertools.product(_batches(config.config["vocab_size"], length), (None, 1)):
+        inputs, targets = ({name: t[:samples] for name, t in part.items()} for part in (micro.inputs, micro.targets))
         with torch.no_grad(), loss_parallel():
-            output = split(**micro.inputs, use_cache=False)
+            output = split(**inputs, use_cache=False)
             assert isinstance(output.logits, DTensor) and output.logits.to_local().shape[-1] < output.logits.shape[-1]
-            sums = CausalLM().evaluate(output, micro.targets)
-        expected = CausalLM().evaluate(one(**micro.inputs, use_cache=False), micro.targets)
+            sums = CausalLM().evaluate(output, targets)
+        expected = CausalLM().evaluate(one(**inputs, use_cache=False), targets)
         assert not any(isinstance(value, DTensor) for value in sums.values())
         results.append(({k: float(v) for k, v in expected.items()}, {k: float(v) for k, v in sums.items()}))
     return results
@@ -234,7 +235,8 @@ def _evaluations(config: ModelConfig, sequence: bool, length: int) -> list[tuple
 
 @pytest.mark.parametrize(("sequence", "length"), [(False, 16), (True, 16), (True, 15)])
 def test_evaluation_of_split_logits(sequence: bool, length: int) -> None:
-    """Loss and correct predictions without gathering logits; lengths that do not divide run on whole sequences."""
+    """Loss and correct predictions without gathering logits, also of a single sample; lengths that do not divide run on
+    whole sequences."""
     for results in kept_ranks(_evaluations, 2, _config("gpt2", vocab_size=129), sequence, length):
         for expected, got in results:
             assert got == pytest.approx(expected, rel=1e-5)
