@@ -14,6 +14,8 @@ UNKNOWN = "recipe"
 """Field of a problem if the library does not name the key."""
 KINDS = {"Dict": "a mapping of keys", "List": "a list"}
 """Kinds of configurations of OmegaConf, in words."""
+HERE = "correct this line or the one above it"
+"""Fix of a syntax error, which is often noticed a line late."""
 ADVICE = re.compile(
     r"^(to append|either remove|or add|set the environment|set env|at hydra|full_key|object_type)", re.I
 )
@@ -26,10 +28,8 @@ def explain(error: BaseException) -> Problem:
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, yaml.MarkedYAMLError):
-        return yaml_problem(error)
     if isinstance(error, yaml.YAMLError):
-        return Problem(UNKNOWN, f"is not YAML: {' '.join(str(error).split())}")
+        return yaml_problem(error)
     if isinstance(error, UnicodeDecodeError):
         return Problem(UNKNOWN, f"names a file that is not text in UTF-8 (byte 0x{error.object[error.start]:02x})")
     if isinstance(error, MissingConfigException):
@@ -52,13 +52,24 @@ def explain(error: BaseException) -> Problem:
     return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}")
 
 
-def yaml_problem(error: object, file: str = "") -> Problem:
-    """The place where a file is not valid YAML, with the usual fix."""
+def yaml_problem(error: object, file: str = "", text: str = "") -> Problem:
+    """The place where a file is not valid YAML, with the usual fix.
+
+    Args:
+        text: content of the file; it gives the line of a character that YAML does not allow.
+    """
+    import yaml
+
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, error.position - before.rfind("\n")
+        where = f"{file}:{line}:{column}" if text else file or UNKNOWN
+        return Problem(where, f"is not YAML: the character U+{error.character:04X} is not allowed", "remove it")
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     why = ", ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     name = file or (mark.name.strip("<>") if mark else UNKNOWN)
     where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-    fix = "indent with spaces, not with tabs" if "'\\t'" in why else "correct this line or the one above it"
+    fix = "indent with spaces, not with tabs" if "'\\t'" in why else HERE
     return Problem(where, f"is not YAML: {why}", fix)
 
 

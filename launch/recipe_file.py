@@ -20,6 +20,8 @@ from .hydra_errors import GROUPS, needs_variable, yaml_problem
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
 """Parts that /base and the usual choices give to every recipe."""
+TOO_DEEP = ("is nested too deeply", "leave out brackets, or indentation, that nothing needs")
+"""Reason and fix of a file that Python cannot follow to its depth."""
 READ_EARLY = ("run", "plan", "launch")
 """Parts that are used before the recipe is read as a whole."""
 
@@ -51,15 +53,13 @@ def mapping_node(path: Path) -> Any:
     """
     import yaml
 
-    text = _text(path)
+    text = text_of(path)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        raise UserError(yaml_problem(error, str(path))) from None
     except yaml.YAMLError as error:
-        raise UserError(Problem(str(path), f"is not YAML: {' '.join(str(error).split())}")) from None
+        raise UserError(yaml_problem(error, str(path), text)) from None
     except RecursionError:
-        raise UserError(Problem(str(path), "is nested too deeply")) from None
+        raise UserError(Problem(str(path), *TOO_DEEP)) from None
     if node is None:
         raise UserError(Problem(str(path), "is empty", BEGIN))
     if not isinstance(node, yaml.MappingNode):
@@ -177,13 +177,20 @@ def _without_defaults(keys: list[str], path: Path) -> list[Problem]:
     return [Problem("defaults", f"is missing in {path}: nothing gives the usual choice of each part", BEGIN)]
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file of a user.
+
+    Raises:
+        UserError: it cannot be read, or is not text in UTF-8.
+    """
     try:
         data = path.read_bytes()
     except IsADirectoryError:
-        raise UserError(Problem(str(path), "is a folder, not a recipe", "name a .yaml file in it")) from None
+        raise UserError(Problem(str(path), "is a folder, not a file", "name a file in it")) from None
     except OSError as error:
-        raise UserError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from None
+        raise UserError(
+            Problem(str(path), f"cannot be read: {error.strerror or error}", "give a file that you can read")
+        ) from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(Problem(str(path), "is UTF-16, not UTF-8", "save it as UTF-8"))
     try:
@@ -193,7 +200,7 @@ def _text(path: Path) -> str:
         why = f"is not text in UTF-8: byte 0x{data[error.start]:02x} in line {line}"
         raise UserError(Problem(str(path), why, "save it as UTF-8")) from None
     if "\0" in text:
-        raise UserError(Problem(str(path), "is a binary file, not YAML", "name a .yaml file"))
+        raise UserError(Problem(str(path), "is a binary file, not text", "give a text file"))
     return text
 
 

@@ -16,7 +16,7 @@ from ...configs.other_names import find
 from ...models.json_file import read_json
 from .axolotl_rules import AXOLOTL_RULES
 from .recipe_draft import Draft
-from .rule import Arguments, Rule, option
+from .rule import Arguments, Rule, mapping, number, option
 
 USUAL_SHAPE = {"cosine": {"min_lr_ratio": 0.0}, "cosine_with_restarts": {"num_cycles": 1}, "polynomial": {"power": 1.0}}
 """Schedule -> options of transformers' defaults that differ from the file in configs/scheduler."""
@@ -45,11 +45,12 @@ def without_preset(draft: Draft) -> None:
 
 def scheduler_arguments(draft: Draft, value: Any, given: Arguments) -> None:
     keys = {"num_cycles": "num_cycles", "power": "power", "min_lr_rate": "min_lr_ratio", "min_lr_ratio": "min_lr_ratio"}
-    for name, each in (value or {}).items():
+    rate = number("learning_rate", given.get("learning_rate") or 0)
+    for name, each in mapping("lr_scheduler_kwargs", value).items():
         if name in keys:
             draft.set(f"scheduler.{keys[name]}", each)
-        elif name in ("lr_end", "min_lr") and given.get("learning_rate"):
-            draft.set("scheduler.min_lr_ratio", round(float(each) / float(given["learning_rate"]), 12))
+        elif name in ("lr_end", "min_lr") and rate:
+            draft.set("scheduler.min_lr_ratio", round(number(f"lr_scheduler_kwargs.{name}", each) / rate, 12))
         else:
             draft.leave(f"lr_scheduler_kwargs.{name}", each, "see trireme keys scheduler")
 
@@ -57,13 +58,13 @@ def scheduler_arguments(draft: Draft, value: Any, given: Arguments) -> None:
 def warmup(draft: Draft, value: Any, given: Arguments) -> None:
     if not value:
         return
-    value = float(value)
+    value = number("warmup_steps", value)
     draft.set("scheduler.warmup_ratio" if value < 1 else "scheduler.warmup_steps", value if value < 1 else int(value))
 
 
 def warmup_ratio(draft: Draft, value: Any, given: Arguments) -> None:
     if value and not given.get("warmup_steps"):  # the number of steps wins in transformers too
-        draft.set("scheduler.warmup_ratio", float(value))
+        draft.set("scheduler.warmup_ratio", number("warmup_ratio", value))
 
 
 def optimizer(draft: Draft, value: Any, given: Arguments) -> None:
@@ -71,19 +72,24 @@ def optimizer(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def betas(draft: Draft, value: Any, given: Arguments) -> None:
-    draft.set("optimizer.betas", [float(given.get("adam_beta1", 0.9)), float(given.get("adam_beta2", 0.999))])
+    usual = {"adam_beta1": 0.9, "adam_beta2": 0.999}
+    draft.set("optimizer.betas", [number(name, given.get(name, beta)) for name, beta in usual.items()])
 
 
 def max_steps(draft: Draft, value: Any, given: Arguments) -> None:
-    if int(value) > 0:
-        draft.set("trainer.max_steps", int(value))
+    count = int(number("max_steps", value))
+    if count > 0:
+        draft.set("trainer.max_steps", count)
         draft.set("trainer.epochs", None)
 
 
-def epochs(draft: Draft, value: Any, given: Arguments) -> None:
-    if int(given.get("max_steps") or -1) <= 0:  # max_steps wins
-        draft.set("trainer.epochs", float(value))
-        draft.set("trainer.max_steps", None)
+def epochs(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if number("max_steps", given.get("max_steps") or -1) < 1:  # max_steps wins
+            draft.set("trainer.epochs", number(name, value))
+            draft.set("trainer.max_steps", None)
+
+    return rule
 
 
 def precision(name: str) -> Rule:
@@ -98,13 +104,13 @@ def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
     """A strategy (no, steps, epoch) with its number of steps."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        plain = {False: "no"}.get(value, str(getattr(value, "value", value)))
+        plain = "no" if value is False else str(getattr(value, "value", value))
         if plain == "steps":
-            number = given.get(steps) or usual
-            if isinstance(number, float) and 0 < number < 1:
-                draft.leave(steps, number, f"a share of the run; give a number of steps: {key}=N")
-            elif number:
-                draft.set(key, int(number))
+            count = given.get(steps) or usual
+            if isinstance(count, float) and 0 < count < 1:
+                draft.leave(steps, count, f"a share of the run; give a number of steps: {key}=N")
+            elif count:
+                draft.set(key, int(number(steps, count)))
         elif plain == "epoch":
             draft.set(key, "epoch")
         elif plain == "no":
@@ -123,12 +129,12 @@ def _never(draft: Draft, key: str) -> None:
     draft.set("checkpoint.at_end" if key == "checkpoint.every" else "trainer.eval_at_end", False)
 
 
-def steps(key: str, *strategies: str) -> Rule:
+def steps(name: str, key: str, *strategies: str) -> Rule:
     """A number of steps, which counts if no strategy is given; otherwise the strategy's rule has read it."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if not any(name in given for name in strategies):
-            cadence(key, key, "steps", None)(draft, "steps", {"steps": value})
+        if not any(strategy in given for strategy in strategies):
+            cadence(name, key, name, None)(draft, "steps", {name: value})
 
     return rule
 
@@ -149,7 +155,7 @@ def metric(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def kept(draft: Draft, value: Any, given: Arguments) -> None:
-    draft.set("checkpoint.keep_last", int(value))
+    draft.set("checkpoint.keep_last", int(number("save_total_limit", value)))
 
 
 def recompute(draft: Draft, value: Any, given: Arguments) -> None:
@@ -272,8 +278,8 @@ RULES: dict[str, Rule] = AXOLOTL_RULES | {
     "adam_beta1": betas,
     "adam_beta2": betas,
     "max_steps": max_steps,
-    "num_train_epochs": epochs,
-    "num_epochs": epochs,
+    "num_train_epochs": epochs("num_train_epochs"),
+    "num_epochs": epochs("num_epochs"),
     "bf16": precision("bf16"),
     "bfloat16": precision("bf16"),
     "fp16": precision("fp16"),
@@ -282,9 +288,9 @@ RULES: dict[str, Rule] = AXOLOTL_RULES | {
     "eval_strategy": cadence("eval_strategy", "trainer.eval_every", "eval_steps", 500),
     "evaluation_strategy": cadence("evaluation_strategy", "trainer.eval_every", "eval_steps", 500),
     "save_strategy": cadence("save_strategy", "checkpoint.every", "save_steps", 500),
-    "logging_steps": steps("trainer.log_every", "logging_strategy"),
-    "eval_steps": steps("trainer.eval_every", "eval_strategy", "evaluation_strategy"),
-    "save_steps": steps("checkpoint.every", "save_strategy"),
+    "logging_steps": steps("logging_steps", "trainer.log_every", "logging_strategy"),
+    "eval_steps": steps("eval_steps", "trainer.eval_every", "eval_strategy", "evaluation_strategy"),
+    "save_steps": steps("save_steps", "checkpoint.every", "save_strategy"),
     "load_best_model_at_end": best_model,
     "save_total_limit": kept,
     "metric_for_best_model": metric,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...errors import Problem, UserError
 from .recipe_draft import Draft
-from .rule import Arguments, Rule, option
+from .rule import Arguments, Rule, mapping, number, option
 
 KEYS = {"path", "name", "split", "data_files", "field", "type", "ds_type", "revision"}
 """Keys of a data set that say where its rows are."""
@@ -18,10 +19,11 @@ CHAT_KEYS = {"roles", "roles_to_train", "message_property_mappings", "message_fi
 
 def share(draft: Draft, value: Any, given: Arguments) -> None:
     """``val_set_size``: a share, or a number of samples."""
-    if value and float(value) >= 1:
+    size = number("val_set_size", value)
+    if size >= 1:
         draft.leave("val_set_size", value, "a number of samples; data.held_out is a share, such as 0.05")
-    elif value is not None:
-        draft.set("data.held_out", float(value))
+    else:
+        draft.set("data.held_out", size)
 
 
 def per_epoch(name: str, key: str) -> Rule:
@@ -110,18 +112,25 @@ def _chat_keys(draft: Draft, given: Arguments) -> None:
     columns = {ours: given[theirs] for theirs, ours in CHAT_COLUMNS.items() if given.get(theirs, ours) != ours}
     if columns:
         draft.set("data.columns", columns)
-    roles = given.get("roles")
-    if isinstance(roles, dict):
-        named = {str(theirs): str(ours) for ours, every in roles.items() for theirs in every}
+    if roles := mapping("datasets.roles", given.get("roles")):
+        named = {str(theirs): str(ours) for ours, every in roles.items() for theirs in _names(ours, every)}
         draft.set("data.chat.role_names", {theirs: ours for theirs, ours in named.items() if theirs != ours})
     if given.get("roles_to_train"):
         draft.set("data.chat.loss", "roles")
         draft.set("data.chat.roles", given["roles_to_train"])
-    fields = given.get("message_property_mappings") or {}
+    fields = mapping("datasets.message_property_mappings", given.get("message_property_mappings"))
     pair = [fields.get(name, given.get(f"message_field_{name}", name)) for name in ("role", "content")]
     if pair not in (["role", "content"], ["from", "value"]):
         why = "messages hold {role, content} or {from, value}: rename them in the files"
         draft.leave("datasets.message_property_mappings", pair, why)
+
+
+def _names(role: str, names: Any) -> list[Any]:
+    """The names of a role in the rows."""
+    if not isinstance(names, list):
+        fix = f"write the role's names in the rows as a list: {role}: [human]"
+        raise UserError(Problem(f"datasets.roles.{role}", "is not a list", fix, names))
+    return names
 
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:

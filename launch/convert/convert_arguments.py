@@ -7,6 +7,7 @@ advice on what to do instead.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +20,8 @@ from ...configs.key_list import keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
 from ...models.json_file import parse_json
+from ..hydra_errors import HERE, yaml_problem
+from ..recipe_file import TOO_DEEP, text_of
 from .argument_rules import RULES, batch, without_preset
 from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
 from .deepspeed_rules import take_deepspeed
@@ -112,11 +115,7 @@ def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
     if value is None:
         return
     if name in RULES:
-        try:
-            RULES[name](draft, value, given)
-        except (ValueError, TypeError, AttributeError) as error:
-            why = f"has a value that the tool itself would refuse: {' '.join(str(error).split())}"
-            raise UserError(Problem(name, why, "correct it in the file", value)) from None
+        RULES[name](draft, value, given)
         return
     other = find(name)
     if other is None:
@@ -167,14 +166,18 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
 
 def _read(path: Path) -> dict[str, Any]:
     field, fix = "FILE", "give a YAML or JSON file with arguments by name"
+    text = text_of(path)
     try:
-        text = path.read_text(encoding="utf-8")
         read = parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(Problem(field, f"cannot be read: {error.strerror}", fix, str(path))) from None
-    except (ValueError, yaml.YAMLError) as error:
-        why = f"is no YAML or JSON: {' '.join(str(error).split())}"
-        raise UserError(Problem(field, why, fix, str(path))) from None
+    except json.JSONDecodeError as error:
+        why = f"is not JSON: {error.msg[0].lower()}{error.msg[1:]}"
+        raise UserError(Problem(f"{path}:{error.lineno}:{error.colno}", why, HERE)) from None
+    except yaml.YAMLError as error:
+        raise UserError(yaml_problem(error, str(path), text)) from None
+    except RecursionError:
+        raise UserError(Problem(str(path), *TOO_DEEP)) from None
+    except ValueError as error:  # a day that no calendar has, brackets of JSON without end
+        raise UserError(Problem(str(path), f"cannot be read: {error}", "correct it")) from None
     if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):
         raise UserError(Problem(field, "is no mapping of arguments by name", fix, str(path)))
     if not read:

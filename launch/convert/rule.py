@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...configs.key_list import group_options
 from ...configs.other_names import value_fix
+from ...errors import Problem, UserError
 from .recipe_draft import Draft
 
 Arguments = Mapping[str, Any]
 Rule = Callable[[Draft, Any, Arguments], None]
 """Takes one argument into the draft: (draft, its value, all arguments)."""
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, which the file may hold as a text.
+
+    Raises:
+        UserError: the value is something else.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(Problem(name, "is not a number", "write a number in the file", value))
+    return found
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A mapping; an empty one stands for no value.
+
+    Raises:
+        UserError: the value is something else.
+    """
+    if not isinstance(value or {}, dict):
+        raise UserError(
+            Problem(name, "is not a mapping", f"write a mapping in the file: {name}: {{KEY: value}}", value)
+        )
+    return value or {}
 
 
 def option(draft: Draft, group: str, name: str, value: Any) -> None:

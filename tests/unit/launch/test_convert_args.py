@@ -13,7 +13,9 @@ from helpers.command import refused, trireme_here
 from helpers.recipes import STDLIB, recipe_of
 from transformers import TrainingArguments
 from trireme.configs.other_names import find
-from trireme.errors import UserError
+from trireme.errors import Problem, UserError
+from trireme.launch.convert.argument_rules import RULES
+from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS
 from trireme.launch.convert.convert_arguments import converted
 from trireme.models.model_config import hf_config
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
@@ -371,7 +373,6 @@ def test_preferences_of_axolotl_and_of_trl(tmp_path: Path) -> None:
     [
         ("", "is no mapping"),
         ("- a\n- b\n", "is no mapping"),
-        ("a: [1\n", "is no YAML or JSON"),
         ("{}", "has no arguments"),
         ("1: 2", "is no mapping"),
     ],
@@ -392,3 +393,61 @@ def test_a_recipe_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixt
     assert out.read_text() == "mine"
     printed = trireme_here(capsys, "convert-args", str(file))
     assert printed.returncode == 0 and yaml.safe_load(printed.stdout)["trainer"]["max_steps"] == 3
+
+
+ODD = (3, "x", [1], {"a": 1}, {"a": {"b": 3}}, True, [], {}, [{"a": 3}], 2.5, float("inf"))
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_no_odd_value_shows_an_error_of_python(tmp_path: Path, value: Any) -> None:
+    """A value is taken over, left with a remark, or refused by the name of its argument, whatever it is."""
+    asked = [({name: value}, name) for name in RULES]
+    for key in KEYS | CHAT_KEYS | CHAT_COLUMNS.keys():
+        asked.append(({"datasets": [{"path": "a.jsonl", "type": "chat_template", key: value}]}, f"datasets.{key}"))
+    for given, name in asked:
+        try:
+            converted(write(tmp_path, given))
+        except UserError as error:
+            [problem] = error.problems
+            assert isinstance(problem, Problem) and problem.fix
+            assert problem.field.startswith(name) and problem.why in KINDS, problem
+
+
+KINDS = ("is not a number", "is not a list", "is not a mapping")
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ({"datasets": [{"path": "a.jsonl", "type": "chat_template", "roles": {"user": 3}}]}, "datasets.roles.user", 3),
+        ({"max_steps": "many", "num_train_epochs": 2}, "max_steps", "many"),
+        ({"logging_strategy": "steps", "logging_steps": "few"}, "logging_steps", "few"),
+        ({"adam_beta1": "x", "adam_beta2": 0.9}, "adam_beta1", "x"),
+        ({"learning_rate": 1e-3, "lr_scheduler_kwargs": {"min_lr": "x"}}, "lr_scheduler_kwargs.min_lr", "x"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_own_key(tmp_path: Path, given: Any, field: str, value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        converted(write(tmp_path, given))
+    [problem] = caught.value.problems
+    assert isinstance(problem, Problem) and (problem.field, problem.value) == (field, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.yaml", "base_model: x\n  datasets: [a, b\n", "a.yaml:2:11\n  is not YAML: mapping values"),
+        ("a.yaml", "b: c\na: x\x01\n", "a.yaml:2:5\n  is not YAML: the character U+0001"),
+        ("a.json", '{"a": 1,\n "b": }', "a.json:2:7\n  is not JSON: expecting value"),
+        ("a.json", "[" * 100_000, "a.json\n  cannot be read: its brackets are nested too deeply"),
+        ("a.yaml", "[" * 10_000, "a.yaml\n  is nested too deeply"),
+        ("a.yaml", "a: 2026-99-01", "a.yaml\n  cannot be read: month must be in 1..12"),
+    ],
+)
+def test_a_syntax_error_is_named_with_its_place(
+    name: str, content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    result = trireme_here(capsys, "convert-args", str(tmp_path / name))
+    refused(result, words)
+    assert len(result.stderr.splitlines()) == 3 and "^" not in result.stderr
