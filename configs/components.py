@@ -92,6 +92,9 @@ def _is_tracker(node: dict[str, Any]) -> bool:
     return str(node.get("_target_")).startswith("trireme.trainer.trackers.")
 
 
+IN_FULL = "write it in full: package.module.Name"
+
+
 def nested_components(value: Any, path: str) -> list[Problem]:
     """Problems of components at any depth of a plain value, and of required values that are missing."""
     if isinstance(value, dict):
@@ -121,11 +124,13 @@ def _import(name: str, path: str) -> tuple[Any, list[Problem]]:
     try:
         target = locate(name)
     except ImportError as error:
-        return None, [Problem(path, f"cannot be imported: {error}", _nearest_target(name, error), name)]
+        return None, [Problem(path, f"cannot be imported: {error}", _nearest_target(name, error) or IN_FULL, name)]
     except Exception as error:  # the user's module may fail in any way while it is imported
-        return None, [Problem(path, f"fails while it is imported: {type(error).__name__}: {error}", "", name)]
+        why = f"fails while it is imported: {type(error).__name__}: {error}"
+        return None, [Problem(path, why, "correct its file", name)]
     if not callable(target):
-        return None, [Problem(path, f"is a {type(target).__name__}, not a class or function", "", name)]
+        why = f"is a {type(target).__name__}, not a class or function"
+        return None, [Problem(path, why, "write a class or function: package.module.Name", name)]
     return target, []
 
 
@@ -135,7 +140,7 @@ def _nearest_target(name: str, error: ImportError) -> str:
     if missing and not f"{name}.".startswith(f"{missing}."):
         return f"install {missing.split('.')[0]}"  # the target exists, but a module that it imports does not
     if not module_name:
-        return "write it in full: package.module.Name"
+        return IN_FULL
     try:
         module = importlib.import_module(module_name)
     except ImportError:

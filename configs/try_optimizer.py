@@ -66,15 +66,19 @@ def _blamed(component: Component, setting: Setting, why: str) -> list[Problem]:
         return [Problem("optimizer._target_", why, _MEND[fails], name)]
     alone = [(key, _attempt(part, setting)) for key, part in _one_by_one(component)]
     blamed = [
-        Problem(f"optimizer.{key}", f"is refused by {name}: {why}", "", component[key]) for key, why in alone if why
+        Problem(f"optimizer.{key}", f"is refused by {name}: {why}", _ANOTHER, component[key])
+        for key, why in alone
+        if why
     ]
-    return blamed or [Problem("optimizer", f"{name} refuses these values together: {why}")]
+    together = f"{name} refuses these values together: {why}"
+    return blamed or [Problem("optimizer", together, "change or leave out one of them")]
 
 
 class _Fails(str):
     """The reason why an optimizer's own code fails after it was built: its values may be sound."""
 
 
+_ANOTHER = "write another value, or leave it out"
 _MEND = {
     True: "correct it: step() is called without arguments, and state is kept by parameter; see docs/extending.md",
     False: "correct its constructor: it is called with parameter groups, then the arguments of the recipe",

@@ -42,11 +42,13 @@ def likeness(name: str, known: str) -> float:
 
 
 def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
-    """The fix for an unknown name: the nearest known name, or the list of known names if it is short."""
+    """The fix for an unknown name: the nearest known name, or the list of known names, of many the first."""
     near = nearest(name, known, cutoff)
     if near:
         return f"did you mean {near}?"
-    return f"known here: {', '.join(known)}" if 0 < len(known) <= 40 else ""
+    if len(known) > 40:
+        return f"use one of the {len(known)} known here: {', '.join(known[:5])}, ..."
+    return f"known here: {', '.join(known)}" if known else ""
 
 
 def is_union(hint: Any) -> bool:

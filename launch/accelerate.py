@@ -254,7 +254,9 @@ def _deepspeed(settings: Mapping[str, str]) -> dict[str, str]:
         try:
             stage = read_json(Path(file)).get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(Problem("deepspeed_config_file", f"cannot be read: {error}", "", file)) from None
+            raise UserError(
+                Problem("deepspeed_config_file", f"cannot be read: {error}", "name a JSON file of DeepSpeed", file)
+            ) from None
         return {"plan": f"zero{stage}", "plan.deepspeed": file}
     stage = settings.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     chosen = {"plan": f"zero{stage}"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from .compose import compose
-from .composed import Composed, as_composed, sweep_root
+from .composed import Composed, sweep_root
 from .given_recipe import GivenRecipe
 from .overrides import key_of, without_choices
 from .replaced_targets import left_over, without
@@ -74,7 +74,7 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 
 def _of_sweep(config: Any, given: GivenRecipe) -> Composed:
     """One job, without the keys that its choices make void."""
-    composed = as_composed(config, given.path, given.accepted)
+    composed = given.composed(config, given.accepted)
     void = left_over(composed.raw, given.as_written[0], given.chosen, composed.overrides, given.own)
     texts = without(void, composed.raw)
     for key in void:

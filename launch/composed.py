@@ -46,13 +46,14 @@ def runs_on(composed: Composed) -> str:
     return str((composed.raw.get("launch") or {}).get("kind", "local"))
 
 
-def as_composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
+def as_composed(config: Any, path: Path, given: Sequence[str], folders: Sequence[Path]) -> Composed:
     """The recipe as plain data, from what Hydra merged.
 
     Args:
         config: the merged OmegaConf node.
         path: the recipe's file.
         given: overrides that were passed to Hydra, with all choices of a sweep.
+        folders: folders of groups.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -66,7 +67,8 @@ def as_composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
         # Compared by key, since a sweeper may spell values differently (False for false).
         fixed = {key_of(text) for text in without_choices(given)}
         chosen = [text for text in task if key_of(text) not in fixed]
-        if problems := refuse_scalars(OmegaConf.to_container(config, resolve=False)):  # type: ignore[arg-type]
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        if problems := refuse_scalars(plain, folders):
             raise UserError(*problems)
         name = ",".join(text.lstrip("+") for text in chosen)
         with open_dict(config):
@@ -75,7 +77,7 @@ def as_composed(config: Any, path: Path, given: Sequence[str]) -> Composed:
                 config.run.dir = f"{folder}/{name.replace('/', '_') or 'job'}"
         overrides.append(f"++run.dir={quoted(config.run.dir)}")
     raw, unresolved = _resolved(config)
-    if problems := [*missing_base(raw, path), *refuse_scalars(raw)]:
+    if problems := [*missing_base(raw, path), *refuse_scalars(raw, folders)]:
         raise UserError(*problems)
     return Composed(raw, path, overrides, unresolved, job=name)
 

@@ -22,7 +22,12 @@ def recipe_folders(recipe_dirs: Sequence[str] = ()) -> list[Path]:
     own = [Path(os.path.expanduser(folder)) for folder in recipe_dirs]
     missing = [folder for folder in own if not os.path.isdir(folder)]
     if missing:
-        raise UserError(*(Problem("--recipe-dir", "is not a folder", "", str(folder)) for folder in missing))
+        raise UserError(
+            *(
+                Problem("--recipe-dir", "is not a folder", "name a folder with recipes", str(folder))
+                for folder in missing
+            )
+        )
     local = Path("recipes")
     packaged = PACKAGE / "recipes"
     here = [local] if local.is_dir() and local.resolve() != packaged.resolve() else []

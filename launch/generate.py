@@ -77,7 +77,7 @@ def _import_own_classes(path: Path) -> None:
 def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:
     problems = []
     if max_new_tokens < 1:
-        problems.append(Problem("--max-new-tokens", "must be at least 1", "", max_new_tokens))
+        problems.append(Problem("--max-new-tokens", "must be at least 1", "write 1 or more", max_new_tokens))
     if temperature < 0:
         problems.append(Problem("--temperature", "must not be negative", "0 takes the likeliest token", temperature))
     if top_k < 0:
@@ -183,9 +183,9 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
             reader = AutoTokenizer.from_pretrained(folder)
         model: Any = factory.from_pretrained(folder, use_safetensors=True, **spread)
     except (ImportError, OSError, ValueError) as error:
-        raise UserError(
-            Problem("MODEL", f"transformers cannot load it: {' '.join(str(error).split())}", "", str(folder))
-        ) from error
+        why = f"transformers cannot load it: {' '.join(str(error).split())}"
+        fix = "name a run, a checkpoint, or a folder with weights that trireme export or transformers has written"
+        raise UserError(Problem("MODEL", why, fix, str(folder))) from error
     return reader, (model if spread else model.to(_device())).eval()
 
 

@@ -46,7 +46,7 @@ class GivenRecipe:
         """The recipe under ``overrides``."""
         found: list[Composed] = []
         try:
-            self.hydra([], overrides, lambda config: found.append(as_composed(config, self.path, overrides)))
+            self.hydra([], overrides, lambda config: found.append(self.composed(config, overrides)))
         except UserError as error:
             blamed = self._blamed(error, overrides)
             replaced = {key_of(text) for text in overrides}
@@ -56,6 +56,10 @@ class GivenRecipe:
             others = [each for each in blamed if not isinstance(each, Problem) or (each.field, each.value) not in names]
             raise UserError(*others, *choices) from error
         return found[0]
+
+    def composed(self, config: Any, given: Sequence[str]) -> Composed:
+        """The recipe that Hydra merged into ``config`` under the overrides ``given``."""
+        return as_composed(config, self.path, given, self.folders)
 
     @cached_property
     def as_written(self) -> tuple[dict[str, Any], list[str]]:
@@ -161,7 +165,7 @@ class GivenRecipe:
             return error.problems
         for text in [*overrides, None]:
             try:
-                self.hydra([], [text] if text else [], lambda config: as_composed(config, self.path, []))
+                self.hydra([], [text] if text else [], lambda config: self.composed(config, []))
             except UserError:
                 if text is None:
                     return [replace(problem, field=str(self.path))]

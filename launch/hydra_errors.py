@@ -16,6 +16,8 @@ KINDS = {"Dict": "a mapping of keys", "List": "a list"}
 """Kinds of configurations of OmegaConf, in words."""
 HERE = "correct this line or the one above it"
 """Fix of a syntax error, which is often noticed a line late."""
+LOOK = "correct it in the recipe, or in a file that the recipe names; see docs/recipes.md"
+"""Fix of an error of Hydra or OmegaConf that has no words of its own here."""
 ADVICE = re.compile(
     r"^(to append|either remove|or add|set the environment|set env|at hydra|full_key|object_type)", re.I
 )
@@ -31,7 +33,8 @@ def explain(error: BaseException) -> Problem:
     if isinstance(error, yaml.YAMLError):
         return yaml_problem(error)
     if isinstance(error, UnicodeDecodeError):
-        return Problem(UNKNOWN, f"names a file that is not text in UTF-8 (byte 0x{error.object[error.start]:02x})")
+        why = f"names a file that is not text in UTF-8 (byte 0x{error.object[error.start]:02x})"
+        return Problem(UNKNOWN, why, "save it as UTF-8")
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, OverrideParseException):
@@ -42,14 +45,15 @@ def explain(error: BaseException) -> Problem:
         deepest = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         return explain(deepest) if deepest else _hydra(error)
     if isinstance(error, OSError):
-        return Problem(str(error.filename or UNKNOWN), f"cannot be read or written: {error.strerror or error}")
+        why = f"cannot be read or written: {error.strerror or error}"
+        return Problem(str(error.filename or UNKNOWN), why, "give a path that you can read and write")
     if isinstance(error, RecursionError):
         return Problem(
             UNKNOWN,
             "refers to itself without end",
             "remove the cycle: of recipes that build on each other, of interpolations, or of anchors",
         )
-    return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}")
+    return Problem(UNKNOWN, f"cannot be composed: {_plain(error)}", LOOK)
 
 
 def yaml_problem(error: object, file: str = "", text: str = "") -> Problem:
@@ -125,7 +129,7 @@ def _omegaconf(error: object) -> Problem:
     if found := re.search(r"annot merge (\w+)Config with (\w+)Config", why):
         there, given = (KINDS.get(kind, kind) for kind in found.groups())
         return Problem(key, f"is {there}, and {given} was given", f"write {there}")
-    return Problem(key, why)
+    return Problem(key, why, LOOK)
 
 
 def _hydra(error: BaseException) -> Problem:
@@ -149,10 +153,10 @@ def _hydra(error: BaseException) -> Problem:
     if found := re.search(
         r"In '([^']+)': \w+ raised while composing config: (.*?)(?: full_key: ?(\S*) object_type.*)?$", text
     ):
-        return Problem(found[3] or UNKNOWN, f"{_plain(found[2])} (in {found[1]})")
+        return Problem(found[3] or UNKNOWN, f"{_plain(found[2])} (in {found[1]})", LOOK)
     if found := re.search(r"In '([^']+)':? (.*)", text):
-        return Problem("defaults", f"{_plain(found[2])} (in {found[1]})")
-    return Problem(UNKNOWN, _plain(error))
+        return Problem("defaults", f"{_plain(found[2])} (in {found[1]})", LOOK)
+    return Problem(UNKNOWN, _plain(error), LOOK)
 
 
 def _unresolved_choice(written: str, parts: list[str]) -> Problem:

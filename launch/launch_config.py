@@ -140,7 +140,7 @@ class LaunchConfig:
                  "max_requeues": 0, "at_once": 1, "port": 1024}  # fmt: skip
         values = {name: getattr(self, name) for name in least}
         problems = [
-            f"{name}={value} must be at least {least[name]}"
+            f"{name}={value} must be at least {least[name]}; write {least[name]} or more"
             for name, value in values.items()
             if value is not None and value < least[name]
         ]

@@ -110,8 +110,12 @@ def hides_base(path: Path) -> Problem | None:
     return None
 
 
-def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
-    """Problems of parts that hold a name instead of a mapping, such as ``plan: ddp`` beside ``defaults``."""
+def refuse_scalars(raw: dict[str, Any], folders: Sequence[Path]) -> list[Problem]:
+    """Problems of parts that hold a name instead of a mapping, such as ``plan: ddp`` beside ``defaults``.
+
+    Args:
+        folders: folders of groups.
+    """
     problems = []
     for part, value in raw.items():
         names = value if isinstance(value, list) else [value]
@@ -119,6 +123,9 @@ def refuse_scalars(raw: dict[str, Any]) -> list[Problem]:
             shown = f"[{', '.join(names)}]" if isinstance(value, list) else value
             override = "override " if part in groups_of_base() else ""
             fix = f"a choice stands in the defaults: `- {override}/{part}: {shown}`"
+            options = group_options(part, folders)
+            if unknown := [name for name in names if name not in options]:
+                fix = f"name a choice in the defaults, `- {override}/{part}: NAME`; {did_you_mean(unknown[0], options)}"
             problems.append(Problem(part, "expected a mapping of options", fix, value))
         elif part in READ_EARLY and not isinstance(value, dict):
             problems.append(Problem(part, "expected a mapping of options", f"write its options: {part}.KEY", value))

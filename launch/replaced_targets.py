@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 from ..errors import Problem, UserError
+from .find_recipes import groups_of_base
 from .hydra_errors import GROUPS
 from .overrides import CALLBACKS, alternatives, key_of, value_of
 
@@ -146,7 +147,8 @@ def _other_kind(path: str, value: Any, name: str) -> Problem:
     if path in GROUPS and all(isinstance(item, str) for item in value):
         chosen = f"[{', '.join(map(str, value))}]" if path == CALLBACKS else next(iter(value), "NAME")
         kind = "sets are" if path == CALLBACKS else "a file is"
-        fix = f"{kind} chosen in the defaults: `- override /{path}: {chosen}`"
+        override = "override " if path in groups_of_base() else ""
+        fix = f"{kind} chosen in the defaults: `- {override}/{path}: {chosen}`"
     return Problem(path, f"expected a mapping of options, got a list (in {name})", fix, value)
 
 

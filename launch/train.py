@@ -102,7 +102,7 @@ def checked(
         problems += contradictions(accelerate, recipe, chosen[0])
         problems += [] if launched() else not_here(accelerate)
     if nproc is not None and nproc < 1:
-        problems.append(Problem("--nproc", "must be at least 1", "", nproc))
+        problems.append(Problem("--nproc", "must be at least 1", "write 1 or more, or leave it out", nproc))
     if launched() and nproc not in (None, int(os.environ["WORLD_SIZE"])):
         problems.append(
             Problem("--nproc", f"the launcher has started {os.environ['WORLD_SIZE']} ranks", "leave it out", nproc)

@@ -151,7 +151,7 @@ class FSDPOptions:
             if not isinstance(value, str) and value < 0:
                 yield f"{name}={value} must not be negative; 0 or 1 is usual"
         if self.min_num_params is not None and self.min_num_params < 1:
-            yield f"min_num_params={self.min_num_params} must be at least 1; null wraps blocks"
+            yield f"min_num_params={self.min_num_params} must be at least 1; write 1 or more, or null to wrap blocks"
         if self.min_num_params is not None and self.transformer_layer_cls_to_wrap:
             yield (
                 "min_num_params and transformer_layer_cls_to_wrap contradict; give one, and set the other to null or []"
@@ -184,7 +184,7 @@ class PipelineOptions:
     def _flaws(self) -> Iterator[str]:
         wanted = self.stages_per_rank
         if wanted is not None and wanted < 1:
-            yield f"stages_per_rank={wanted} must be at least 1"
+            yield f"stages_per_rank={wanted} must be at least 1; write 1 or more, or null for the usual"
         elif wanted not in (None, 1) and self.schedule in self.SINGLE:
             yield (
                 f"stages_per_rank={wanted} cannot be combined with schedule {self.schedule}, which takes one; "
@@ -195,7 +195,7 @@ class PipelineOptions:
         elif wanted == 1 and self.schedule not in self.SINGLE:
             yield f"stages_per_rank=1 cannot be combined with schedule {self.schedule}; use at least 2, or 1f1b"
         if self.split is not None and any(blocks < 1 for blocks in self.split):
-            yield f"split={self.split} must give every stage at least one block"
+            yield f"split={self.split} must give every stage at least one block; write numbers of at least 1, or null"
 
     @property
     def per_rank(self) -> int:
@@ -253,7 +253,11 @@ class Plan:
         problems = []
         if sum(size == "auto" for size in sizes.values()) > 1:
             problems.append(f"only one degree may be auto, got {sizes}; give the others a number")
-        problems += [f"{axis}={n} must be at least 1" for axis, n in sizes.items() if n != "auto" and n < 1]
+        problems += [
+            f"{axis}={n} must be at least 1; write 1 or more, or auto"
+            for axis, n in sizes.items()
+            if n != "auto" and n < 1
+        ]
         problems += self._contradictions()
         refuse(problems)
 

@@ -48,7 +48,7 @@ class GroupRule:
             yield "names have no options; give lr, lr_ratio or weight_decay, or leave the rule out"
         for name, value in self.options.items():
             if not (math.isfinite(value) and value >= 0):
-                yield f"{name}={value} must be finite and not negative"
+                yield f"{name}={value} must be finite and not negative; write a number from 0"
 
     @property
     def options(self) -> dict[str, float]:

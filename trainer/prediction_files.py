@@ -68,7 +68,9 @@ def write_rows(out: str, rows: Rows) -> None:
         (_write_parquet if path.suffix == ".parquet" else _write_lines)(partial, rows)
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(Problem("--out", f"cannot be written: {error.strerror or error}", "", out)) from None
+        raise UserError(
+            Problem("--out", f"cannot be written: {error.strerror or error}", "give another path", out)
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -26,6 +26,12 @@ MOST = {
     "epochs": 10**9,
 }
 """Far more than a run can do; beyond it counters and lists of samples no longer fit into 64 bits or memory."""
+NULL = {
+    "eval_every": ", or null to evaluate at the end only",
+    "eval_samples": ", or null for all",
+    "max_grad_norm": ", or null to turn it off",
+}
+"""What null means for keys that may be null, as the end of a fix."""
 YEAR = 525_600
 """Minutes of a year."""
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -130,7 +136,7 @@ class TrainerConfig:
         ):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
-                yield f"{name}={value} must be at least 1"
+                yield f"{name}={value} must be at least 1; write 1 or more{NULL.get(name, '')}"
         if self.eval_delay < 0:
             yield f"eval_delay={self.eval_delay} must not be negative; 0 waits for nothing"
         if self.eval_delay and self.eval_every is None:
@@ -138,7 +144,7 @@ class TrainerConfig:
         for name in ("epochs", "max_grad_norm", "timeout_minutes", "join_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                yield (f"{name}={value} must be positive" + ("; null turns it off" if name == "max_grad_norm" else ""))
+                yield f"{name}={value} must be positive; write a number above 0{NULL.get(name, '')}"
         for name, most in MOST.items():
             value = getattr(self, name)
             if isinstance(value, int | float) and most < value < math.inf:

@@ -120,7 +120,9 @@ def function_at(path: str, field: str = "search.function") -> Callable[..., Any]
         why = f"cannot be imported: {type(error).__name__}: {error}"
         raise UserError(Problem(field, why, "write package.module.function", path)) from None
     if not callable(found):
-        raise UserError(Problem(field, f"is a {type(found).__name__}, not a function", "", path))
+        raise UserError(
+            Problem(field, f"is a {type(found).__name__}, not a function", "write package.module.function", path)
+        )
     return found
 
 

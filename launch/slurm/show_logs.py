@@ -141,5 +141,6 @@ def _nothing_yet(folder: Path, rank: int | None) -> Problem:
     job = next(iter(jobs_of(record.job)), None) if record else None
     if job and job.goes_on:
         reason = f" ({job.reason})" if job.state == "PENDING" else ""
-        return Problem("RUN", f"{whose} has written nothing yet: job {job.id} is {job.state}{reason}", "", str(folder))
+        why = f"{whose} has written nothing yet: job {job.id} is {job.state}{reason}"
+        return Problem("RUN", why, "wait for it, or see: trireme jobs", str(folder))
     return Problem("RUN", f"{whose} has left no log", "see what is in its folder logs/", str(folder))

@@ -69,14 +69,17 @@ class PerceiverARConfig(PreTrainedConfig):
         """Part of the validation of ``strict``."""
         refuse_other_types(self, PerceiverARConfig)
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads} heads; "
+                "change one of them"
+            )
         if not 0 < self.max_latents <= self.max_position_embeddings:
             raise ValueError(
                 f"max_latents={self.max_latents} must be at least 1 and at most max_position_embeddings, which is "
-                f"{self.max_position_embeddings}"
+                f"{self.max_position_embeddings}; write a number of this range"
             )
         if not 0 < self.partial_rotary_factor <= 1 or self.rotated < 2 or self.rotated % 2:
             raise ValueError(
                 f"partial_rotary_factor={self.partial_rotary_factor} rotates {self.rotated} features of a head, and "
-                "they rotate in pairs"
+                "they rotate in pairs; write 1 for all of them"
             )

@@ -206,7 +206,8 @@ class PerceiverARForCausalLM(PerceiverARPreTrainedModel, GenerationMixin):
         if asked is None:
             return min(max(self._fewest, least), config.max_latents)
         if not 0 < asked <= config.max_latents:
-            raise ValueError(f"num_latents={asked} must be from 1 to max_latents, which is {config.max_latents}")
+            most = config.max_latents
+            raise ValueError(f"num_latents={asked} must be from 1 to max_latents, which is {most}; use {most}")
         if asked < least <= config.max_latents:
             raise ValueError(
                 f"num_latents={asked} leaves a prefix of {length - asked} tokens, and the model was trained with at "

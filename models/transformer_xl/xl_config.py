@@ -92,17 +92,24 @@ class TransfoXLConfig(PreTrainedConfig):
         borders = self.cluster_ends
         if any(low >= high for low, high in pairwise(borders)):
             raise ValueError(
-                f"cutoffs={list(self.cutoffs)} must rise from above 0 to below vocab_size, which is {self.vocab_size}"
+                f"cutoffs={list(self.cutoffs)} must rise from above 0 to below vocab_size, which is {self.vocab_size}; "
+                "write rising numbers of this range, or [] for one cluster"
             )
         if self.div_val < 1 or min(self.cluster_widths) < 1:
             raise ValueError(
                 f"div_val={self.div_val} must be at least 1, and leave at least one of d_embed={self.d_embed} features "
-                f"for the last of {len(borders) - 1} clusters"
+                f"for the last of {len(borders) - 1} clusters; write 1 for clusters of one width"
             )
         if len(self.tied_projections) != len(borders) - 1:
-            raise ValueError(f"tie_projs={self.tie_projs} must name each of {len(borders) - 1} clusters")
+            clusters = len(borders) - 1
+            raise ValueError(
+                f"tie_projs={self.tie_projs} must name each of {clusters} clusters; write {clusters} values"
+            )
         if self.d_model % 2:
-            raise ValueError(f"d_model={self.d_model} must be even, since positions are pairs of a sine and a cosine")
+            raise ValueError(
+                f"d_model={self.d_model} must be even, since positions are pairs of a sine and a cosine; "
+                f"write {self.d_model + 1}"
+            )
         if self.mem_len < 0:
             raise ValueError(f"mem_len={self.mem_len} counts positions; use 0 for none")
         if self.attn_type != 0:
@@ -110,4 +117,4 @@ class TransfoXLConfig(PreTrainedConfig):
         if self.sample_softmax > 0:
             raise ValueError(f"sample_softmax={self.sample_softmax} is not here; use -1")
         if self.init not in ("normal", "uniform"):
-            raise ValueError(f"init={self.init!r} must be normal or uniform")
+            raise ValueError(f"init={self.init!r} must be normal or uniform; write one of them")

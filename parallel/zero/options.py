@@ -70,7 +70,7 @@ class OffloadParam:
         problems = _nvme_problems(self.device, self.nvme_path)
         problems += _positive(self, "buffer_count", "buffer_size")
         if self.max_in_cpu < 0:
-            problems.append(f"max_in_cpu={self.max_in_cpu} must not be negative")
+            problems.append(f"max_in_cpu={self.max_in_cpu} must not be negative; write 0 or more")
         refuse(problems)
 
 
@@ -182,7 +182,7 @@ class DeepSpeedOptions:
         for name in ("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_max_reuse_distance"):
             value = getattr(self, name)
             if value != "auto" and value < 0:
-                problems.append(f"{name}={value} must not be negative")
+                problems.append(f"{name}={value} must not be negative; write 0 or more, or auto")
         problems += offload_problems(
             self.stage,
             self.offload_optimizer.device,
@@ -227,4 +227,7 @@ def _nvme_problems(device: str, path: str | None) -> list[str]:
 
 def _positive(options: object, *names: str) -> list[str]:
     values = {name: getattr(options, name) for name in names}
-    return [f"{name}={value} must be at least 1" for name, value in values.items() if value != "auto" and value < 1]
+    fix = "write 1 or more"
+    return [
+        f"{name}={value} must be at least 1; {fix}" for name, value in values.items() if value != "auto" and value < 1
+    ]

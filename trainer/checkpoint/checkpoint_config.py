@@ -49,8 +49,9 @@ class CheckpointConfig:
         for name in ("every", "keep_last"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
-                yield (f"{name}={value} must be at least 1; null means " + ("never" if name == "every" else "all"))
+                none = "never" if name == "every" else "all"
+                yield f"{name}={value} must be at least 1; write 1 or more, or null for {none}"
         if self.keep_best < 0:
-            yield f"keep_best={self.keep_best} must not be negative"
+            yield f"keep_best={self.keep_best} must not be negative; write 0 to keep none"
         if self.load_best and not self.keep_best:
             yield f"load_best={self.load_best} needs a checkpoint that keep_best=0 removes; set checkpoint.keep_best=1"

@@ -61,11 +61,13 @@ class LatentCollator(Collator):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= max(most, 0):
                 raise ValueError(
-                    f"{name}={value} must be from 0 to {max(most, 0)}, which data.block_size={self.block_size} leaves "
-                    f"beside {self.latents} latents"
+                    f"{name}={value} is not from 0 to {max(most, 0)}, which data.block_size={self.block_size} leaves "
+                    f"beside {self.latents} latents; write a number of this range, or lengthen data.block_size"
                 )
         if self.shortest_prefix > self.longest_prefix:
-            raise ValueError(f"shortest_prefix={self.shortest_prefix} is above longest_prefix={self.longest_prefix}")
+            raise ValueError(
+                f"shortest_prefix={self.shortest_prefix} is above longest_prefix={self.longest_prefix}; exchange them"
+            )
         if not 0 <= self.prefix_dropout < 1:
             raise ValueError(f"prefix_dropout={self.prefix_dropout} must be a share from 0 to below 1; use 0 for none")
 
