@@ -66,14 +66,14 @@ def _listing() -> Iterator[str]:
 
 
 def _unknown(name: str) -> int:
-    import difflib
+    from ..configs.values import nearest
+    from ..errors import Problem
+    from .error_report import USER_ERROR, show_problems
 
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    print(
-        f"trireme: no command {name!r}; {f'did you mean {near[0]}?' if near else 'see: trireme --help'}",
-        file=sys.stderr,
-    )
-    return 2
+    near = nearest(name, COMMANDS)
+    fix = f"did you mean {near}?" if near else "see: trireme --help"
+    show_problems([Problem("COMMAND", "there is no such command", fix, name)])
+    return USER_ERROR
 
 
 def _complete(words: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ runs. Heavy imports happen inside that function, so that help is instant.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -39,7 +38,7 @@ class Command:
     may_be_rank: bool = False
     """Whether the command may run in ranks that a launcher has started."""
 
-    def parser(self, prog: str | None = None) -> argparse.ArgumentParser:
+    def parser(self, prog: str | None = None) -> Parser:
         parser = Parser(
             prog or f"trireme {self.name}",
             description=textwrap.fill(self.description or f"{self.help[0].upper()}{self.help[1:]}.", 80),
@@ -61,7 +60,7 @@ class Command:
         codes: list[int | None] = []
 
         def run() -> None:
-            codes.append(self.run(self.parser(prog).parse_intermixed_args(words)))
+            codes.append(self.run(self.parser(prog).parse_words(words)))
 
         if self.may_be_rank:
             from .start_process import enter
@@ -75,50 +74,24 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors suggest a fix, and which reports an error once for all ranks."""
+    """An argument parser whose errors are problems with a fix; of several ranks one reports them."""
 
     def error(self, message: str) -> NoReturn:
-        from .elastic import launched
+        from ..errors import UserError
+        from .wrong_arguments import problems_of_message
 
-        message = "\n".join([message, *self._hints(message)])
-        if launched():
+        raise UserError(*problems_of_message(message, self))
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """The arguments in the words of a command line.
+
+        Raises:
+            UserError: words are left over, or do not fit.
+        """
+        options, left = self.parse_known_intermixed_args(words)
+        if left:
             from ..errors import UserError
+            from .wrong_arguments import problems_of_words
 
-            raise UserError(f"{self.prog}: {message}")
-        super().error(message)
-
-    def _hints(self, message: str) -> list[str]:
-        """For each unknown option a suggestion: the nearest option, or the key for another tool's option."""
-        if message == "the following arguments are required: RECIPE":
-            return ["  see: trireme recipes"]
-        if not message.startswith("unrecognized arguments: "):
-            return []
-        from ..configs.other_names import find
-        from ..configs.values import nearest
-
-        own = re.findall(r"--[a-z][\w-]*", self.format_usage())
-        words = message.partition(": ")[2].split()
-        hints = []
-        for word, following in zip(words, [*words[1:], ""], strict=True):
-            name, _, value = word.partition("=")
-            if not name.startswith("--"):
-                continue
-            value = value or ("" if following.startswith("-") else following)
-            near, other = nearest(name, own, 0.8), find(name)
-            command = _command_with(name)
-            usual = "write key=value" if "key=value" in self.format_usage() else f"see: {self.prog} --help"
-            fix = f"did you mean {near}?" if near else (other.fix(value or None) if other else usual)
-            hints.append(f"  {name}: {f'is an option of trireme {command}' if command else fix}")
-        return hints
-
-
-def _command_with(option: str) -> str:
-    """A command that reads a recipe and has this option; empty if there is none."""
-    from .recipe_arguments import add_evaluation_arguments, add_training_arguments
-
-    for command, add in (("train", add_training_arguments), ("evaluate", add_evaluation_arguments)):
-        parser = argparse.ArgumentParser(add_help=False)
-        add(parser)
-        if option in re.findall(r"--[a-z][\w-]*", parser.format_usage()):
-            return command
-    return ""
+            raise UserError(*problems_of_words(left, self))
+        return options

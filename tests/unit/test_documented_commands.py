@@ -29,7 +29,7 @@ def _shown() -> list[str]:
 @pytest.mark.parametrize("line", _shown())
 def test_a_command_that_is_shown_is_understood(line: str) -> None:
     _, name, *words = shlex.split(line.partition(" > ")[0])
-    options = COMMANDS[name].parser().parse_intermixed_args(words)
+    options = COMMANDS[name].parser().parse_words(words)
     known = {key.path for key in keys()}
     for override in getattr(options, "overrides", []):
         key, _, value = override.partition("=")

@@ -250,19 +250,43 @@ def test_a_device_map_needs_accelerate(
         (["generate", "runs/x"], ["--prompt", 'trireme generate runs/x --prompt "def main("']),
         (["keys", "nonsense"], ["no key begins with this", "keys begin with", "optimizer"]),
         (["keys", "optimizer.lrr"], ["did you mean optimizer.lr?"]),
-        (["check", "my.yaml", "--resume"], ["--resume: is an option of trireme train"]),
-        (["train", "my.yaml", "--checkpoint", "x"], ["--checkpoint: is an option of trireme evaluate"]),
+        (["check", "my.yaml", "--resume"], ["--resume\n  is an option of trireme train, not of trireme check"]),
+        (["train", "my.yaml", "--checkpoint", "x"], ["--checkpoint = 'x'\n  is an option of trireme evaluate"]),
     ],
 )
 def test_what_is_missing_or_misplaced_is_told(
     words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        code: object = main(words)
-    except SystemExit as left:
-        code = left.code
+    assert main(words) == 2
     message = capsys.readouterr().err
-    assert code == 2 and all(text in message for text in told), message
+    assert all(text in message for text in told), message
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train my.yaml --nprc 2", "--nprc = '2'\n  is no option of trireme train\n  fix: did you mean --nproc?\n"),
+        ("train my.yaml --nprc=2", "--nprc = '2'\n  is no option of trireme train\n  fix: did you mean --nproc?\n"),
+        ("train my.yaml --nproc x", "--nproc = 'x'\n  is not a whole number\n  fix: write a whole number\n"),
+        ("train my.yaml --nproc", "--nproc\n  has no value\n  fix: write --nproc N\n"),
+        ("train my.yaml --fresh=yes", "--fresh = 'yes'\n  takes no value\n  fix: write --fresh alone\n"),
+        ("train my.yaml --cfg jb", "--cfg = 'jb'\n  there is no such choice\n  fix: did you mean job?\n"),
+        ("train my.yaml --max-restarts -1", "--max-restarts = '-1'\n  is not a number\n  fix: write 0 or more\n"),
+        ("train my.yaml --learning_rate 3", "is no option of trireme train\n  fix: write optimizer.lr=3\n"),
+        ("train", "RECIPE\n  is missing\n  fix: name a .yaml file, or one of: trireme recipes\n"),
+        ("export", "2 problems:\n1. CHECKPOINT\n     is missing\n     fix: give it, as in: trireme export "),
+        ("cancel 3 --wait long", "--wait = 'long'\n  is not a number\n  fix: write a number\n"),
+        ("completion bsh", "shell = 'bsh'\n  there is no such choice\n  fix: did you mean bash?\n"),
+        ("models a b", "a\n"),
+        ("logs run --lines x", "--lines = 'x'\n  is not a number\n  fix: write 0 or more\n"),
+        ("logs run other", "other\n  is one argument more than trireme logs takes\n  fix: see: trireme logs --help\n"),
+        ("trian", "COMMAND = 'trian'\n  there is no such command\n  fix: did you mean train?\n"),
+    ],
+)
+def test_wrong_arguments_are_problems_with_a_fix(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    message = capsys.readouterr().err
+    assert told in message and "usage:" not in message and "Traceback" not in message, message
 
 
 def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_a_misspelt_option_is_a_user_error_of_a_rank(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))):
         monkeypatch.setenv(name, value)
     assert main(["pretrain/persimmon_stdlib", "--npoc", "2"]) == USER_ERROR
-    assert "unrecognized arguments: --npoc" in (tmp_path / "error.json").read_text()
+    assert "did you mean --nproc?" in (tmp_path / "error.json").read_text()
     assert "usage" not in capsys.readouterr().err
 
 
