@@ -60,7 +60,10 @@ class Command:
         codes: list[int | None] = []
 
         def run() -> None:
-            codes.append(self.run(self.parser(prog).parse_words(words)))
+            options = self.parser(prog).parse_words(words)
+            if getattr(options, "overrides", None):
+                _take_last_of_each(options)
+            codes.append(self.run(options))
 
         if self.may_be_rank:
             from .start_process import enter
@@ -71,6 +74,17 @@ class Command:
 
             code = guard(run, "--debug" in words)
         return code or next(iter(codes), None) or 0
+
+
+def _take_last_of_each(options: argparse.Namespace) -> None:
+    """Leave out overrides whose key a later one sets again, and say so."""
+    from .overrides import last_of_each
+
+    options.overrides, notes = last_of_each(options.overrides)
+    if notes:
+        from .notes import tell
+
+        tell(notes)
 
 
 class Parser(argparse.ArgumentParser):

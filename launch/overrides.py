@@ -75,6 +75,23 @@ def value_of(override: str) -> str:
     return override.partition("=")[2]
 
 
+def last_of_each(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides without those whose key a later one sets again, and a note on each that is left out.
+
+    Mappings stay, since Hydra merges them.
+    """
+    last = {key_of(text): index for index, text in enumerate(overrides) if not text.startswith("~")}
+    merged = {key_of(text) for text in overrides if value_of(text).startswith("{")}
+    kept, notes = [], []
+    for index, text in enumerate(overrides):
+        key, later = key_of(text), overrides[last.get(key_of(text), index)]
+        if text.startswith("~") or key in merged or last[key] == index:
+            kept.append(text)
+        elif text != later:
+            notes.append(f"{text} has no effect, since {later} comes after it")
+    return kept, notes
+
+
 def chooses(text: str, folders: Sequence[Path]) -> bool:
     """Whether an override chooses a file of a group."""
     return bool(group_options(key_of(text), folders))

@@ -24,6 +24,7 @@ from .elastic import choose_world_size, cores_per_rank, import_ahead, launched, 
 from .error_report import Diverged, LeftEarly
 from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
+from .notes import tell
 from .quick_imports import quick_imports
 from .rank_imports import imports_of
 from .recipe_arguments import TRAINING_EXAMPLES, add_training_arguments
@@ -110,17 +111,6 @@ def checked(
     if problems or recipe is None:
         raise UserError(*problems)
     return recipe, chosen[0]
-
-
-_told: set[str] = set()
-
-
-def tell(notes: Sequence[str]) -> None:
-    """Print each note once, on rank 0."""
-    for note in notes:
-        if note not in _told and os.environ.get("RANK", "0") == "0":
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        _told.add(note)
 
 
 def read(

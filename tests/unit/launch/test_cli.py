@@ -13,6 +13,7 @@ from helpers.command import ROOTS, refused, trireme
 from helpers.recipes import TINY
 from trireme.launch.cli import main
 from trireme.launch.commands.table import COMMANDS, HEADINGS
+from trireme.launch.overrides import last_of_each
 from trireme.version import __version__
 
 
@@ -67,9 +68,8 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
 
 def test_only_the_recipe_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "launch", "check", "batch-size", "evaluate"):
-        with pytest.raises(SystemExit):
-            main([name])
-        assert "the following arguments are required: RECIPE\n" in capsys.readouterr().err
+        assert main([name]) == 2
+        assert "RECIPE\n  is missing\n" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["plans", "--help"])
     assert "[RECIPE] [key=value ...]" in capsys.readouterr().out
@@ -287,6 +287,23 @@ def test_wrong_arguments_are_problems_with_a_fix(words: str, told: str, capsys: 
     assert main(words.split()) == 2
     message = capsys.readouterr().err
     assert told in message and "usage:" not in message and "Traceback" not in message, message
+
+
+def test_an_override_that_a_later_one_replaces_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["seed=1", "plan=ddp", "optimizer.lr=1e-3", "seed=2", "plan=single", "optimizer.lr=1e-3"]
+    assert main(["check", str(TINY), ROOTS, *given]) == 0
+    printed = capsys.readouterr()
+    notes = [
+        "seed=1 has no effect, since seed=2 comes after it",
+        "plan=ddp has no effect, since plan=single comes after it",
+    ]
+    assert printed.err == "".join(f"note: {note}\n" for note in notes)
+    assert "plan   single" in printed.out
+
+
+def test_mappings_of_one_key_are_merged_and_what_is_left_out_stays() -> None:
+    given = ["model.config={a: 1}", "~ema", "model.config={b: 2}", "ema=null", "+seed=1"]
+    assert last_of_each(given) == (given, [])
 
 
 def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,17 @@
+"""Notes on what a command takes otherwise than it was written: each is printed once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+_told: set[str] = set()
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Print each note once, on rank 0."""
+    for note in notes:
+        if note not in _told and os.environ.get("RANK", "0") == "0":
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        _told.add(note)
