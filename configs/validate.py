@@ -29,6 +29,8 @@ class ComponentNode(dict[str, Any]):
     """Stand-in for ``Component`` in resolved annotations, since ``typing`` cannot tell the alias from any mapping."""
 
 
+UNKNOWN_KEY = "unknown key"
+"""What is wrong with a key that the schema does not have, whatever parts are chosen."""
 _INVALID = object()
 """Mark of a value with a reported problem, so that nothing is reported twice."""
 
@@ -208,7 +210,7 @@ class _Reader:
         prefix = f"{path}." if path else ""
         suggestion = nearest_key(str(key), siblings, path, self.known)
         fix = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(siblings)}"
-        return Problem(f"{prefix}{key}", "unknown key", fix, _shown(value))
+        return Problem(f"{prefix}{key}", UNKNOWN_KEY, fix, _shown(value))
 
 
 def _options_of(path: str, hints: Mapping[str, Any]) -> str:

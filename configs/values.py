@@ -143,7 +143,8 @@ def _inside(where: str, detail: Any, hint: Any) -> Problem:
     """The problem of one item of a list or mapping."""
     members = get_args(hint) if is_union(hint) else (hint,)
     inside = next((get_args(member)[-1] for member in members if get_args(member)), None)
-    if inside in _NAMES or get_origin(inside) is Literal:
+    itself = len(detail["loc"]) == 1 and get_origin(inside) in (dict, list)
+    if inside in _NAMES or get_origin(inside) is Literal or itself:
         return wrong_type(detail["input"], inside, where)
     return Problem(where, detail["msg"][0].lower() + detail["msg"][1:], f"write {describe(hint)}", detail["input"])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..configs.validate import UNKNOWN_KEY
 from ..errors import Problem, UserError
 from .hydra_errors import explain
 from .overrides import key_of, quoted, without_choices
@@ -33,11 +34,15 @@ class Composed:
 
     def with_problems_of_values(self, found: Sequence[Problem]) -> list[Problem]:
         """The recipe's problems together with those of its values. A choice that does not exist was replaced by a
-        default part, whose problems are left out; so are those of open values that stand for a reference to nothing,
-        also inside of a list."""
+        default part, whose problems are left out, except for keys that no choice has; so are those of open values that
+        stand for a reference to nothing, also inside of a list."""
         unknown = tuple(f"{problem.field}." for problem in self.problems)
         around = {problem.field.rpartition(".")[0] for problem in self.problems}
-        values = [each for each in found if not f"{each.field}.".startswith(unknown) and each.field not in around]
+        values = [
+            each
+            for each in found
+            if each.why == UNKNOWN_KEY or (not f"{each.field}.".startswith(unknown) and each.field not in around)
+        ]
         return [*self.problems, *values]
 
 

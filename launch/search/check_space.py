@@ -36,9 +36,11 @@ def check_space(command: StudyCommand, space: Space | Callable[[Any], dict[str, 
             if isinstance(problem, Problem):
                 problem = replace(problem, field=f"{field if _within(problem.field, values) else ''}{problem.field}")
             # A function gives other values at each call, and each would show the same problem; so does each value of
-            # an unknown key.
+            # an unknown key, beside each choice of its group.
             once: Any = problem
-            if isinstance(problem, Problem) and (not field or problem.why.startswith("unknown")):
+            if isinstance(problem, Problem) and problem.why.startswith("unknown"):
+                once = (problem.field, "unknown")
+            elif isinstance(problem, Problem) and not field:
                 once = (problem.field, problem.why)
             found.setdefault(str(once), problem)
     return list(found.values())  # type: ignore[return-value]

@@ -89,7 +89,7 @@ class SearchConfig:
             return
         space, flaws = read_space(self.space)
         yield from flaws or self._of_engine(space)
-        for number, point in enumerate(self.first if not flaws else ()):
+        for number, point in enumerate(self.first):
             yield from (f"first.{number}.{flaw}" for flaw in space.flaws_of(point))
 
     def _of_engine(self, space: Space | None) -> Iterator[str]:

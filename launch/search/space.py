@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,8 @@ class Space:
     """Parameters in an order in which conditions come after what they depend on."""
 
     parameters: tuple[Parameter, ...]
+    refused: frozenset[str] = frozenset()
+    """Keys that the space was to have, whose ranges or conditions are wrong."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -151,6 +153,8 @@ class Space:
         """What is wrong with a given point."""
         for key, value in point.items():
             mine = [parameter for parameter in self.parameters if parameter.key == key]
+            if key in self.refused:
+                continue
             if not mine:
                 fix = did_you_mean(str(key), self.keys) or "leave it out"
                 yield f"{key} is not in the space; {fix}"
@@ -166,7 +170,7 @@ class Space:
             loose = parameter.whole and not parameter.typed and isinstance(own, float)
             return replace(parameter, whole=False, step=parameter.step) if loose else parameter
 
-        return Space(tuple(map(fitted, self.parameters)))
+        return replace(self, parameters=tuple(map(fitted, self.parameters)))
 
     def as_json(self) -> dict[str, Any]:
         """The space as the study remembers it."""
@@ -174,17 +178,24 @@ class Space:
 
 
 def read_space(given: Mapping[str, Any]) -> tuple[Space, list[str]]:
-    """The space, and what is wrong with it: texts ``space.KEY is wrong because ...; fix``."""
+    """The space without its wrong parts, and what is wrong: texts ``space.KEY is wrong because ...; fix``."""
     found: list[Parameter] = []
     flaws: list[str] = []
+    refused: set[str] = set()
     for key, domain in _flat(given, ""):
         cases = domain if _are_cases(domain) else [domain]
         for case in cases:
             parameter, wrong = _parameter(key, case, several=len(cases) > 1)
             flaws += [f"space.{key}{'' if text.startswith(('.', ' ')) else ' '}{text}" for text in wrong]
             found += [parameter] if parameter else []
-    ordered, wrong = _ordered(found)
-    return Space(tuple(ordered)), [*flaws, *(wrong if not flaws else [])]
+            refused |= {key} if wrong else set()
+    for key, flaw in list(_impossible(found, refused)):
+        flaws.append(flaw)
+        refused.add(key)
+    ordered, circle = _ordered(_sound(found, refused))
+    refused |= {parameter.key for parameter in circle}
+    flaws += [_depends_on_itself(circle)] if circle else []
+    return Space(tuple(ordered), frozenset(refused)), flaws
 
 
 def value_at(raw: Any, key: str) -> Any:
@@ -293,36 +304,49 @@ def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tupl
     return (None, wrong) if wrong else (made, [])
 
 
-def _ordered(found: Sequence[Parameter]) -> tuple[list[Parameter], list[str]]:
-    """Parameters after those that their conditions name, and conditions that cannot hold."""
-    flaws = list(_impossible(found))
+def _sound(found: Sequence[Parameter], refused: set[str]) -> list[Parameter]:
+    """Parameters without those whose key, or a key of whose conditions, is refused; their keys are then refused too."""
+    while spoilt := {each.key for each in found if each.key in refused or refused & each.when.keys()}:
+        refused |= spoilt
+        found = [each for each in found if each.key not in spoilt]
+    return list(found)
+
+
+def _ordered(waiting: list[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
+    """Parameters after those that their conditions name, and those that depend on themselves."""
     ordered: list[Parameter] = []
-    waiting = list(found) if not flaws else []
     while waiting:
         keys = {parameter.key for parameter in waiting}
         ready = [parameter for parameter in waiting if not keys & parameter.when.keys()]
         if not ready:
-            return [], [
-                f"space.{waiting[0].key}.when depends on itself ({' and '.join(sorted(keys))}); drop one of them"
-            ]
+            break
         ordered += ready
         waiting = [parameter for parameter in waiting if parameter not in ready]
-    return ordered, flaws
+    return ordered, waiting
 
 
-def _impossible(found: Sequence[Parameter]) -> Iterator[str]:
+def _depends_on_itself(circle: Sequence[Parameter]) -> str:
+    keys = " and ".join(sorted({parameter.key for parameter in circle}))
+    return f"space.{circle[0].key}.when depends on itself ({keys}); drop one of them"
+
+
+def _impossible(found: Sequence[Parameter], refused: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Keys that are given twice, or whose conditions cannot hold, each with what is wrong. Conditions that name a
+    refused key are left out."""
     names = [parameter.name for parameter in found]
     for parameter in found:
         if names.count(parameter.name) > 1 and parameter is found[names.index(parameter.name)]:
-            yield f"space.{parameter.key} is given twice for the same case; leave one out"
+            yield parameter.key, f"space.{parameter.key} is given twice for the same case; leave one out"
         for other, values in parameter.when.items():
-            those = [each for each in found if each.key == other]
+            if other in refused:
+                continue
+            those, when = [each for each in found if each.key == other], f"space.{parameter.key}.when"
             if not those:
                 near = did_you_mean(other, sorted({each.key for each in found}))
-                yield f"space.{parameter.key}.when names {other}, which is not searched; {near or 'search it too'}"
+                yield parameter.key, f"{when} names {other}, which is not searched; {near or 'search it too'}"
             for value in values:
                 if those and not any(each.holds(value) for each in those):
-                    yield f"space.{parameter.key}.when waits for {other}={value!r}, which never comes; {_inside(those)}"
+                    yield parameter.key, f"{when} waits for {other}={value!r}, which never comes; {_inside(those)}"
 
 
 def _inside(parameters: Sequence[Parameter]) -> str:

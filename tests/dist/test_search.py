@@ -339,6 +339,12 @@ BAD = {
         "search.space={optimizer.nosuch:{low:1,high:2}} search.function=nowhere.at_all",
         ("2 problems", "search.function", "search.space.optimizer.nosuch"),
     ),
+    "first without keys": (f"{RATES} search.first=[3]", ("search.first.0 = 3\n  expected a mapping", "{key: value}")),
+    "no such engine": (f"{RATES} search=optun search.nope=3", ("2 problems", "search=optuna?", "search.nope = 3")),
+    "key of no choice": (
+        "search.space={optimizer:[adamw,lion],optimizer.lrr:{low:1,high:2}} search.nope=1",
+        ("2 problems", "search.nope", "search.space.optimizer.lrr = 1\n"),
+    ),
     "first": (f"{RATES} search.first=[{{optimizer.lr:7}}]", ("search.first", "outside of the space")),
 }
 

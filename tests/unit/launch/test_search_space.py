@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 from trireme.launch.search.check_space import edges
+from trireme.launch.search.search_config import SearchConfig
 from trireme.launch.search.space import Space, read_space
 
 LR = {"low": 1e-5, "high": 1e-2, "log": True}
@@ -107,6 +108,22 @@ def test_what_is_wrong_is_named(given: dict[str, Any], words: str) -> None:
     _, flaws = read_space(given)
     assert len(flaws) >= 1 and any(words in flaw for flaw in flaws), flaws
     assert all(flaw.startswith("space.") and "; " in flaw for flaw in flaws)
+
+
+def test_sound_keys_are_judged_beside_wrong_ones() -> None:
+    """Nothing is said of values and conditions of a key whose own range is refused."""
+    when = {"wrong": 1}
+    given = {"wrong": {"low": 2, "high": 1}, "a": [1, 2], "b": {"choices": [1], "when": when}, "c": {"low": 1}}
+    space, flaws = read_space({**given, "d": {"choices": [1], "when": {"nothing": 1}}})
+    assert [flaw.partition(" ")[0] for flaw in flaws] == ["space.wrong.low=2", "space.c", "space.d.when"]
+    assert space.keys == ("a",) and space.refused == {"wrong", "b", "c", "d"}
+    assert list(space.flaws_of({"wrong": 7, "b": 7, "c": 7, "d": 7, "a": 1})) == []
+    assert [flaw.partition(" ")[0] for flaw in space.flaws_of({"a": 3, "e": 1})] == ["a", "e"]
+
+
+def test_first_trials_are_judged_beside_a_wrong_range() -> None:
+    with pytest.raises(ValueError, match=r"space\.lr\.low=2 is above high=1(.|\n)*first\.0\.a holds 3"):
+        SearchConfig(space={"lr": {"low": 2, "high": 1}, "a": [1, 2]}, first=[{"a": 3, "lr": 1}])
 
 
 @pytest.mark.parametrize("given", [{"low": 1, "hgih": 2}, {"low": 1, "max": 2}, {"values": [1, 2]}])
