@@ -17,7 +17,7 @@ from .accepted_configs import recall, refusal, remember
 from .check_config_numbers import check_arithmetic
 from .check_family import check_family
 from .check_head import check_head
-from .config_errors import beyond, blame
+from .config_errors import beyond, blame, wrong_types
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described
@@ -57,9 +57,11 @@ def accepted(model: ModelConfig) -> tuple[Any, list[Problem]]:
         return known, []
     if problems := refusal(model):
         return None, problems
-    if problems := _unknown_fields(model):
-        return None, problems
     fields = given_fields(model)
+    if problems := _unknown_fields(model):
+        unknown = {problem.field.removeprefix("model.config.") for problem in problems}
+        known = {name: value for name, value in fields.items() if name not in unknown}
+        return None, [*problems, *wrong_types(config_class(model), known, model.config, model.weights)]
     if problems := beyond(fields, model.config, model.weights):
         return None, problems
     try:

@@ -58,6 +58,26 @@ def blame(
     return problems
 
 
+def wrong_types(
+    cls: Callable[..., Any], values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None
+) -> list[Problem]:
+    """Problems of fields whose types a configuration class refuses by name. Sizes are not compared with each other.
+
+    Args:
+        cls: the class; the other arguments are those of ``blame``.
+    """
+    left, problems = dict(values), []
+    while len(problems) < MOST:
+        try:
+            cls(**left)
+            break
+        except Exception as error:  # transformers raises exceptions of many kinds
+            if (name := _named(error, left)) is None:
+                break
+            problems.append(_problem(name, _reason(error), left.pop(name), own, weights))
+    return problems
+
+
 def beyond(values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> list[Problem]:
     """Numbers that no field can hold."""
     wrong = {name: value for name, value in values.items() if isinstance(value, int | float) and not _fits(value)}

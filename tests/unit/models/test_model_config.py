@@ -133,6 +133,18 @@ def test_problems_are_found_together() -> None:
     assert "hidden_size" in problems[0].fix
 
 
+@pytest.mark.parametrize("family", ["llama", "auto"])
+def test_unknown_keys_and_wrong_types_are_told_together(family: str) -> None:
+    named = {"model_type": "llama"} if family == "auto" else {}
+    given = {**named, "hidden_sise": 8, "hidden_size": "x", "num_hidden_layers": 1.5, "num_attention_heads": 7}
+    problems = {problem.field: problem.why for problem in check_model(ModelConfig(family, given), 16)}
+    assert problems == {
+        "model.config.hidden_sise": "unknown key of LlamaConfig",
+        "model.config.hidden_size": "must be a whole number",
+        "model.config.num_hidden_layers": "must be a whole number",
+    }
+
+
 @pytest.mark.parametrize(
     ("config", "word"), [({"hidden_size": "big"}, "a whole number"), ({"hidden_size": 30}, "multiple")]
 )
