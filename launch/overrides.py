@@ -18,6 +18,7 @@ from ..errors import Problem
 from .find_recipes import group_options, misnamed_option
 
 PAIRS = {"[": "]", "{": "}", "(": ")"}
+QUOTED_KEY = re.compile(r"""(["'])([\w.]+)\1\s*:""")
 CALLBACKS = "callbacks"
 FLOW = "trireme.trainer.callbacks.flow.Flow"
 """The callback that every run needs: a file with it is a set of callbacks, any other a single callback to be added."""
@@ -172,6 +173,9 @@ def _unreadable(text: str, error: Exception) -> Problem:
         why = "has a quotation mark that is not closed"
     elif wrong := _brackets(key, value):
         return wrong
+    elif (unquoted := QUOTED_KEY.sub(r"\2:", value)) != value:
+        fix = f"write the keys without them: '{key}={unquoted}'"
+        return Problem(key, "has quotation marks around its keys, as JSON does, and overrides take none", fix, value)
     else:
         why = "holds characters that have a meaning in overrides"
     fix = f'to take it as a text, quote it twice, for the shell and for the override: {key}="{quoted(plain)}"'

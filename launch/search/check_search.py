@@ -19,7 +19,7 @@ from .check_space import check_space
 from .engines.engine import build_engine
 from .objective import function_at, read_objective
 from .prepared import Prepared
-from .space import Space, read_space, value_at
+from .space import Space, is_path, read_space, value_at
 from .study_command import recalled
 from .study_store import LOCKS
 
@@ -59,7 +59,8 @@ def prepare(
         raise UserError(*problems, _no_search(command.recipe))
     given = given if isinstance(given, dict) else {}
     searched, found = _space(given.get("space") if space is None else space, composed.raw)
-    problems += found
+    told = {each.field for each in problems if isinstance(each, Problem)}
+    problems += [each for each in found if not isinstance(each, Problem) or each.field not in told]
     with gathered_in(problems):
         problems += check_space(command, searched) if searched is not None else []
     with gathered_in(problems):
@@ -97,14 +98,15 @@ def _space(
     """The space without its wrong parts, and the problems of these parts."""
     if callable(given):
         return given, []  # type: ignore[return-value]
-    if isinstance(given, str) and ":" not in given:
+    if isinstance(given, str) and is_path(given):
         problems: list[Problem | str] = []
         with gathered_in(problems):
             return function_at(given, "search.space"), []
         return None, problems
-    if isinstance(given, str):  # an unquoted {optimizer.lr:{low:...}}, as the shell has changed it
+    if isinstance(given, str):  # such as an unquoted {optimizer.lr:{low:...}}, as the shell has changed it, or JSON
         fix = "quote it for the shell: 'search.space={optimizer.lr:{low:1e-5,high:1e-2,log:true}}'"
-        return None, [Problem("search.space", "is neither a mapping of ranges nor the path of a function", fix, given)]
+        why = "is a text, and a mapping of ranges is needed, or the path of a function"
+        return None, [Problem("search.space", why, fix, given)]
     if not isinstance(given or {}, Mapping):  # the check of types reports it
         return None, []
     space, flaws = read_space(given or {})

@@ -79,7 +79,9 @@ def _conditions(space: Space, name: str) -> dict[str, Any]:
 def _drawn(function: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Points that the user's own function gives for random trials."""
     from .samplers import draw_points
+    from .study_store import quiet_optuna
 
+    quiet_optuna()
     try:
         points = draw_points(function, TRIED)
     except Exception as error:

@@ -12,7 +12,7 @@ from ...trainer.component import Component
 from ...trainer.folders import name_problem
 from ...trainer.interruption import parse_time
 from .engines.engine import Engine, build_engine, engine_class
-from .space import Space, read_space
+from .space import Space, is_path, read_space
 
 OPTUNA = "trireme.launch.search.engines.optuna_engine.Optuna"
 LEAST = {"trials": 1, "jobs": 1, "workers": 1, "retries": 0, "max_failures": 1, "seed": 0}
@@ -85,7 +85,7 @@ class SearchConfig:
         if self.storage is not None and "://" not in self.storage:
             yield f"storage={self.storage!r} is not the URL of a database; write sqlite:///FILE, or leave it out"
         if isinstance(self.space, str):
-            yield from self._of_engine(None)
+            yield from self._of_engine(None) if is_path(self.space) else ()  # another text is refused as a whole
             return
         space, flaws = read_space(self.space)
         yield from flaws or self._of_engine(space)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -196,6 +197,11 @@ def read_space(given: Mapping[str, Any]) -> tuple[Space, list[str]]:
     refused |= {parameter.key for parameter in circle}
     flaws += [_depends_on_itself(circle)] if circle else []
     return Space(tuple(ordered), frozenset(refused)), flaws
+
+
+def is_path(text: str) -> bool:
+    """Whether a text may be the dotted path of a function."""
+    return re.fullmatch(r"[\w.]+", text) is not None
 
 
 def value_at(raw: Any, key: str) -> Any:

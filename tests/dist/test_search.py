@@ -340,6 +340,15 @@ BAD = {
         ("2 problems", "search.function", "search.space.optimizer.nosuch"),
     ),
     "first without keys": (f"{RATES} search.first=[3]", ("search.first.0 = 3\n  expected a mapping", "{key: value}")),
+    "JSON": (
+        'search.space={"optimizer.lr":{"low":1e-5,"high":1e-2}}',
+        ("search.space = ", "quotation marks", "'search.space={optimizer.lr:{low:1e-5,high:1e-2}}'"),
+    ),
+    "text": (
+        "search.space='{\"optimizer.lr\":3}'",
+        ("search.space = ", "is a text, and a mapping of ranges is needed"),
+    ),
+    "wrong function": ("search.space=optuna.Trial", ("search.space = ", "fails: TypeError")),
     "no such engine": (f"{RATES} search=optun search.nope=3", ("2 problems", "search=optuna?", "search.nope = 3")),
     "key of no choice": (
         "search.space={optimizer:[adamw,lion],optimizer.lrr:{low:1,high:2}} search.nope=1",
@@ -349,6 +358,10 @@ BAD = {
 }
 
 
+ONE = ("JSON", "text", "wrong function", "first without keys")
+"""Cases of one message, with nothing else beside it."""
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_wrong_is_said_before_the_first_trial(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -356,6 +369,7 @@ def test_what_is_wrong_is_said_before_the_first_trial(
     given, words = BAD[case]
     result = trireme_here(capsys, *search_arguments(tmp_path / "study", *given.split(" ")))
     refused(result, *words)
+    assert case not in ONE or len(result.stderr.splitlines()) == 3, result.stderr
     assert not list(tmp_path.glob("study/trial_*"))
 
 
