@@ -83,15 +83,17 @@ def _missing(error: object) -> Problem:
     group, _, option = wanted.strip("/").rpartition("/")
     if group in GROUPS and not options:
         options = sorted(file.stem for file in (PACKAGE / "configs" / group).glob("*.yaml"))
-    if group and not options and (near := nearest(wanted.strip("/"), [name for name, _ in list_recipes()], 0.75)):
-        why = "there is neither a choice nor a recipe of this name"
-        return Problem("defaults", why, f"did you mean {near}@_global_?", wanted.strip("/"))
+    by = re.search(r"In '([^']+)'", str(error))
+    folder = by[1].rpartition("/")[0] if by else ""
+    for name in (wanted.strip("/").removeprefix(f"{folder}/"), wanted.strip("/")) if group and not options else ():
+        if near := nearest(name, [recipe for recipe, _ in list_recipes()], 0.75):
+            why = "there is neither a choice nor a recipe of this name"
+            return Problem("defaults", why, f"did you mean {near}@_global_?", name)
     if group and not options:
         near = nearest(group, GROUPS)
         why, fix = "there is no such group", f"did you mean /{near}?" if near else f"known here: {', '.join(GROUPS)}"
         return Problem("defaults", why, fix, f"/{group}: {option}")
     options = options or ["base"]
-    by = re.search(r"In '([^']+)'", str(error))
     why = "there is no such configuration" + (
         f" (asked for in {by[1]})" if by and by[1] != "base" else ""
     )  # its own choices all exist

@@ -64,7 +64,10 @@ def components_begin_anew(overrides: Sequence[str] = ()) -> Iterator[list[str]]:
 
     def overrides_last(self: Any, config_path: str, defaults: Any) -> Any:
         """The entries of a list of defaults; Hydra refuses an override that stands before another entry."""
-        return sorted(read(self, config_path, defaults), key=lambda entry: entry.is_override())
+        entries = read(self, config_path, defaults)
+        for entry in entries:
+            _find_from_the_top(self, config_path, entry)
+        return sorted(entries, key=lambda entry: entry.is_override())
 
     with (
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged),
@@ -72,6 +75,16 @@ def components_begin_anew(overrides: Sequence[str] = ()) -> Iterator[list[str]]:
         mock.patch.object(Hydra, "get_mode", lambda *_, **__: None),  # None: --multirun decides
     ):
         yield files
+
+
+def _find_from_the_top(repo: Any, config_path: str, entry: Any) -> None:
+    """Let a plain name in a list of defaults stand for a file or group at the top, if there is none in the folder of
+    the list's own file. A recipe in a folder means the same alone, where Hydra looks from the top, and built upon."""
+    folder = config_path.strip("/").rpartition("/")[0]
+    attribute, exists = ("group", repo.group_exists) if hasattr(entry, "group") else ("path", repo.config_exists)
+    name = getattr(entry, attribute)
+    if folder and name and not name.startswith("/") and not exists(f"{folder}/{name}") and exists(name):
+        setattr(entry, attribute, f"/{name}")
 
 
 def _pruned(

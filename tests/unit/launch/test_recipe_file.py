@@ -141,6 +141,35 @@ def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
     assert compose(str(recipe), ["plan=zero2", "callbacks=export"]).raw["plan"]["name"] == "zero2"
 
 
+@pytest.mark.parametrize("name", ["first@_global_", "mine/first@_global_", "/mine/first@_global_"])
+def test_a_recipe_in_a_folder_builds_on_others_by_plain_names(name: str, tmp_path: Path) -> None:
+    """Alone, and where another recipe builds on it, from its own folder, from above or from beside."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "other").mkdir()
+    first = "defaults: [pretrain/persimmon_stdlib@_global_, override optimizer: lion]\nseed: 7\n"
+    (tmp_path / "mine" / "first.yaml").write_text(first)
+    (tmp_path / "mine" / "second.yaml").write_text(f"defaults: [{name}]\ntrainer: {{max_steps: 7}}\n")
+    (tmp_path / "other" / "third.yaml").write_text("defaults: [mine/second@_global_, override plan: zero2]\n")
+    for recipe in ("mine/first", "mine/second", "other/third"):
+        raw = compose(recipe, recipe_dirs=[str(tmp_path)]).raw
+        assert raw["seed"] == 7 and raw["optimizer"]["_target_"].endswith("lion"), recipe
+        assert (raw["trainer"]["max_steps"] == 7) == (recipe != "mine/first")
+    assert raw["plan"]["name"] == "zero2"
+
+
+def test_a_recipe_of_a_folder_that_is_not_there_is_named_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "recipes" / "mine" / "first.yaml").write_text("defaults: [mine/last@_global_]\n")
+    (tmp_path / "recipes" / "mine" / "second.yaml").write_text("defaults: [mine/fist@_global_]\n")
+    (tmp_path / "recipes" / "third.yaml").write_text("defaults: [mine/second@_global_]\n")
+    for recipe in ("mine/second", "third"):
+        words = said(recipe)
+        assert "defaults = 'mine/fist'" in words and "did you mean mine/first@_global_?" in words, words
+
+
 def test_a_folder_and_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder.yaml").mkdir()
     assert "is a folder" in said(tmp_path / "folder.yaml")
@@ -225,9 +254,8 @@ def test_groups_that_a_run_can_go_without(override: str) -> None:
 
 
 def test_only_the_recipe_is_required(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train"])
-    assert "required: RECIPE\n" in capsys.readouterr().err
+    assert main(["train"]) == 2
+    assert "RECIPE\n  is missing\n" in capsys.readouterr().err
 
 
 def test_a_sweep_is_checked_and_problems_name_their_job(capsys: pytest.CaptureFixture[str]) -> None:
