@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from ..errors import Problem, UserError
+
 NAME_MAX, PATH_MAX = 255, 4095
 """Most bytes of one name and of a whole path on Linux."""
 FULL = 64 * 1024
@@ -27,6 +29,24 @@ def name_problem(path: str) -> str:
     if longest > NAME_MAX or whole > PATH_MAX:
         return f"is too long for a file system (a name: {NAME_MAX} bytes, a path: {PATH_MAX}); shorten it"
     return ""
+
+
+def check_new_folder(path: Path, field: str) -> None:
+    """Refuse a place for a new folder at which there is something, or which cannot be written.
+
+    Args:
+        field: what the user calls the place.
+
+    Raises:
+        UserError: a file or a folder that is not empty is there, or the folder cannot be made.
+    """
+    why = ""
+    if os.path.lexists(path) and not path.is_dir():
+        why = "is a file, not a folder"
+    elif not (why := folder_problem(path) or folder_problem(path.parent)) and path.is_dir() and any(path.iterdir()):
+        why = "exists and is not empty"
+    if why:
+        raise UserError(Problem(field, why, "name a new folder", str(path)))
 
 
 def folder_problem(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -64,6 +65,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import UserError
+    from ...trainer.folders import check_new_folder
+
+    check_new_folder(Path(os.path.expanduser(options.out)), "OUT")  # before imports that take seconds
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
     from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
 

@@ -289,6 +289,21 @@ def test_wrong_arguments_are_problems_with_a_fix(words: str, told: str, capsys: 
     assert told in message and "usage:" not in message and "Traceback" not in message, message
 
 
+@pytest.mark.parametrize("out", ["file", "full", "file/below"])
+def test_export_refuses_its_folder_before_imports_that_take_seconds(out: str, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    for file in (tmp_path / "file", tmp_path / "full" / "file"):
+        file.write_text("mine")
+    arguments = ["export", str(tmp_path / "none"), str(tmp_path / out)]
+    program = (
+        f"import sys; from trireme.launch.cli import main; code = main({arguments!r}); "
+        "print(code, {'torch', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+    assert result.stdout == "2 set()\n" and result.stderr.startswith("OUT = "), result.stdout + result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_override_that_a_later_one_replaces_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["seed=1", "plan=ddp", "optimizer.lr=1e-3", "seed=2", "plan=single", "optimizer.lr=1e-3"]
     assert main(["check", str(TINY), ROOTS, *given]) == 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from helpers.disk import small_disk
-from trireme.trainer.folders import folder_problem, name_problem
+from trireme.errors import UserError
+from trireme.trainer.folders import check_new_folder, folder_problem, name_problem
 from trireme.trainer.settings import RunConfig
 
 
@@ -50,3 +51,22 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         assert folder_problem(disk / "run") == ""
         (disk / "filler").write_bytes(b"x" * 160 * 1024)
         assert "no space is left" in folder_problem(disk / "run")
+
+
+def test_a_place_for_a_new_folder_is_free(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    for file in (tmp_path / "full" / "file", tmp_path / "file"):
+        file.write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for free in (tmp_path / "empty", tmp_path / "new", tmp_path / "new" / "below"):
+        check_new_folder(free, "OUT")
+    for taken, why in {
+        "full": "exists and is not empty",
+        "file": "is a file, not a folder",
+        "link": "is a file, not a folder",
+        "file/below": "cannot be written",
+    }.items():
+        with pytest.raises(UserError, match=f"OUT = .*\\n  {why}(.|\\n)*fix: name a new folder"):
+            check_new_folder(tmp_path / taken, "OUT")
+    assert (tmp_path / "full" / "file").read_text() == "mine"

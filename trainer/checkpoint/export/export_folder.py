@@ -23,6 +23,7 @@ from ....errors import Problem, UserError
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
+from ...folders import check_new_folder
 from ..load.open_source import open_source
 from ..load.own_checkpoint import Checkpoint
 from ..load.weight_reader import stored_weights, usable_checkpoint
@@ -267,8 +268,8 @@ def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, 
 
 def refuse_existing(target: Path, replace: bool) -> None:
     """Refuse to write over what is there."""
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(Problem("OUT", "exists and is not empty", "name a new folder", str(target)))
+    if not replace:
+        check_new_folder(target, "OUT")
 
 
 @contextmanager
