@@ -1,4 +1,4 @@
-"""Notes on what a command takes otherwise than it was written: each is printed once."""
+"""Print notes about parts of a command line that have no effect, each note only once."""
 
 from __future__ import annotations
 
