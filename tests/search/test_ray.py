@@ -60,7 +60,8 @@ def test_population_based_training(synch: bool, starter: TrialStarter, tmp_path:
     options = f"time_attr: step, perturbation_interval: 2, quantile_fraction: 0.5, synch: {str(synch).lower()}"
     given = ["search=ray", RATES, f"{SCHEDULER}PopulationBasedTraining, {options}}}", "search.trials=2"]
     given += ["search.own_first=false", "search.first=[{optimizer.lr: 1e-5}, {optimizer.lr: 2e-2}]"]
-    searched(starter, folder, *given, "search.jobs=2", "trainer.max_steps=6")
+    steps = 6 if synch else 24  # trials that do not wait for each other must be long enough to overlap
+    searched(starter, folder, *given, "search.jobs=2", f"trainer.max_steps={steps}")
     rows = rows_of(folder)
     clones = [row for row in rows if "start" in row]
     assert clones, "a trial has gone on from another one's checkpoint"
