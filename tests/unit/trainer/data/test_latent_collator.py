@@ -116,7 +116,7 @@ def test_short_samples_are_padded_on_the_left_and_keep_labels_of_their_own() -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"longest_prefix": 17}, "longest_prefix=17 must be from 0 to 16"),
+        ({"longest_prefix": 17}, "longest_prefix=17 is not from 0 to 16"),
         ({"eval_prefix": -1}, "eval_prefix=-1"),
         ({"shortest_prefix": 9, "longest_prefix": 8}, "shortest_prefix=9 is above longest_prefix=8"),
         ({"prefix_dropout": 1.0}, "prefix_dropout=1.0 must be a share"),
