@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from helpers.tracked import same_losses, train_twice
+from trireme.errors import UserError
+from trireme.trainer.trackers.dvclive import DvcLive
 
 
-def test_a_resumed_run(tmp_path: Path) -> None:
+def test_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dvclive import Live
     from dvclive.utils import parse_metrics
 
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    author = ["-c", "user.name=Cox", "-c", "user.email=cox@example.org"]
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "begin"], check=True)
     run_dir = tmp_path / "runs" / "oars"
     train_twice(run_dir, "dvclive", artifacts="[checkpoints,curve]")
     folder = run_dir / "dvclive"
@@ -31,4 +39,16 @@ def test_a_resumed_run(tmp_path: Path) -> None:
     assert parameters["recipe"]["trainer"]["global_batch_size"] == 8
     assert parameters["run"] == {"group": "study", "trial": -1, "tags": ["long"]}
     assert (folder / "plots" / "images" / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    assert any(folder.rglob("step_00000006")), json.dumps([str(path) for path in folder.rglob("*")][:50])
+    assert (folder / "artifacts" / "step_00000006" / "manifest.json").is_file()
+    assert (folder / "artifacts" / "step_00000006.dvc").is_file()
+    assert "step_00000006" in yaml.safe_load((folder / "dvc.yaml").read_text())["artifacts"]
+
+
+@pytest.mark.parametrize("options", [{"artifacts": ["checkpoints"]}, {"experiment": True}])
+def test_what_needs_a_repository_is_refused_without(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"is in none, nor in one of Git"):
+        DvcLive(**options)
+    DvcLive(artifacts=["curve"])

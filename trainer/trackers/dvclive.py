@@ -1,7 +1,7 @@
 """Tracker for DVCLive: write metrics, parameters and images to ``dvclive`` in the run folder, for DVC and DVC Studio.
 
-``experiment=true`` also saves a DVC experiment when the run ends; this needs a Git repository with DVC around the run
-folder.
+``experiment=true`` also saves a DVC experiment when the run ends. DVC stores experiments and checkpoints in the Git
+repository that the current folder belongs to; DVCLive makes it a DVC repository if it is none yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from .about_run import AboutRun
 from .line import Line, Status
-from .tracker import Tracker
+from .tracker import NoLogin, Tracker
 
 FOLDER = "dvclive"
 
@@ -31,6 +31,22 @@ class DvcLive(Tracker):
     KEY: ClassVar = "dvclive"
     LOGGERS: ClassVar = ("dvclive", "dvc")
     KEEPS: ClassVar = ("checkpoints", "curve")
+
+    def place(self) -> str:
+        return f"{Path.cwd()} {self._needs_repository()}"
+
+    def login(self) -> None:
+        here = Path.cwd()
+        inside = any((folder / name).exists() for folder in (here, *here.parents) for name in (".git", ".dvc"))
+        if (what := self._needs_repository()) and not inside:
+            # DVCLive would leave them out without a word.
+            why = f"{what} go to a repository of DVC, and {here} is in none, nor in one of Git"
+            raise NoLogin(why, "git init && dvc init, start the run inside of a repository, or leave them out")
+
+    def _needs_repository(self) -> str:
+        """What only a repository can take, in words; empty if nothing is asked for that does."""
+        kept = "checkpoints" if "checkpoints" in self.artifacts else ""
+        return " and ".join(filter(None, [kept, "experiments" if self.experiment else ""]))
 
     def start(self, run: AboutRun) -> str:
         self._live: Any = self.module().Live(
