@@ -42,8 +42,8 @@ class ClearML(OfflineMode):
         session = self.module("clearml.backend_api.session.session")
         fix = "clearml-init, or set CLEARML_API_ACCESS_KEY, CLEARML_API_SECRET_KEY and CLEARML_API_HOST; without a "
         fix += "network callbacks.clearml.mode=offline"
-        self.module().Task.set_offline(False)
         try:
+            self.module().Task.set_offline(False)  # logs in by itself after an offline run in the same process
             session.Session()
         except session.MissingConfigError:
             raise NoLogin("there are no credentials", fix) from None
