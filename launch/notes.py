@@ -13,5 +13,6 @@ def tell(notes: Sequence[str]) -> None:
     """Print each note once, on rank 0."""
     for note in notes:
         if note not in _told and os.environ.get("RANK", "0") == "0":
-            print(f"note: {note}", file=sys.stderr, flush=True)
+            shown = note.encode(errors="backslashreplace").decode()  # a word may hold half a surrogate
+            print(f"note: {shown}", file=sys.stderr, flush=True)
         _told.add(note)

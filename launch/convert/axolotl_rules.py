@@ -163,6 +163,8 @@ def quantised(name: str, option: str) -> Rule:
     """A base in few bits, which is trained beside adapters only."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if not isinstance(value, bool | None):
+            raise UserError(Problem(name, "is neither true nor false", "write true or false in the file", value))
         if value and given.get("adapter"):
             draft.choose("quantization", option)
         elif value:
@@ -172,6 +174,9 @@ def quantised(name: str, option: str) -> Rule:
 
 
 def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
+    if not isinstance(value, str | list | None):
+        fix = "write a list of them in the file: [q_proj, v_proj]"
+        raise UserError(Problem("lora_target_modules", "is no name of modules", fix, value))
     if value:
         draft.set("model.adapter.targets", value)
 

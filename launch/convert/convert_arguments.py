@@ -8,14 +8,16 @@ advice on what to do instead.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from ...configs.check_characters import unreadable
 from ...configs.key_list import keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
@@ -167,6 +169,8 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
 def _read(path: Path) -> dict[str, Any]:
     field, fix = "FILE", "give a YAML or JSON file with arguments by name"
     text = text_of(path)
+    if not text.strip():
+        raise UserError(Problem(field, "is empty", fix, str(path)))
     try:
         read = parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
     except json.JSONDecodeError as error:
@@ -182,4 +186,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(Problem(field, "is no mapping of arguments by name", fix, str(path)))
     if not read:
         raise UserError(Problem(field, "has no arguments", fix, str(path)))
+    if problems := [*unreadable(read), *_infinite(read)]:
+        raise UserError(*problems)
     return read
+
+
+def _infinite(raw: Any, path: str = "") -> Iterator[Problem]:
+    """Problems of numbers that are not finite, at any depth."""
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw):
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, float) and not math.isfinite(value):
+            yield Problem(where, "is not finite", "write a number in the file", value)
+        elif isinstance(value, dict | list):
+            yield from _infinite(value, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,20 @@ def test_layers_with_an_adapter(tmp_path: Path, given: dict[str, Any], targets: 
     assert draft.values.get("model.adapter.targets") == targets
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"load_in_4bit": "maybe"}, "load_in_4bit"),
+        ({"lora_target_modules": 3}, "lora_target_modules"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"datasets": [{"path": "a\0b"}]}, r"datasets\.0\.path"),
+    ],
+)
+def test_values_that_no_recipe_can_hold(tmp_path: Path, given: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError, match=f"^{field}"):
+        converted(write(tmp_path, {"base_model": "owner/base", "adapter": "lora", **given}))
+
+
 def test_what_is_left_is_named_as_it_was_written(tmp_path: Path) -> None:
     given = {"evals_per_epoch": 4, "saves_per_epoch": 2, "load_in_4bit": True, "rl": "orpo"}
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "datasets": [{"path": None}], **given}))
@@ -371,7 +386,7 @@ def test_preferences_of_axolotl_and_of_trl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "is no mapping"),
+        ("", "is empty"),
         ("- a\n- b\n", "is no mapping"),
         ("{}", "has no arguments"),
         ("1: 2", "is no mapping"),
@@ -410,10 +425,13 @@ def test_no_odd_value_shows_an_error_of_python(tmp_path: Path, value: Any) -> No
         except UserError as error:
             [problem] = error.problems
             assert isinstance(problem, Problem) and problem.fix
-            assert problem.field.startswith(name) and problem.why in KINDS, problem
+            assert problem.field.replace(".0.", ".").startswith(name) and problem.why in KINDS, problem
 
 
-KINDS = ("is not a number", "is not a list", "is not a mapping")
+KINDS = (
+    *("is not a number", "is not a list", "is not a mapping"),
+    *("is not finite", "is neither true nor false", "is no name of modules"),
+)
 
 
 @pytest.mark.parametrize(
