@@ -217,7 +217,9 @@ def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str
         fix = f"choose one: {', '.join(options)}" if len(options) <= 40 else f"choose one, for example {options[0]}"
         return [], [Problem(group, "cannot be null: every run needs one", fix)]
     if isinstance(value, Mapping):
-        fix = f"set its keys: {' '.join(f'{group}.{name}=...' for name in list(value)[:3])}"
+        chosen = [name for name in value if name in options]
+        keys = " ".join(f"{group}.{name}=..." for name in list(value)[:3])
+        fix = f"choose it: {group}={chosen[0]}" if chosen else f"set its keys: {keys}"
         return [], [Problem(group, "is a mapping, but a choice is a name", fix)]
     if value == [] and group not in MAY_BE_NULL:
         return [], [Problem(group, "chooses nothing: every run needs one", f"choose one, for example {options[0]}")]

@@ -108,7 +108,8 @@ def show_sweep(folder: Path) -> None:
     runs = [Path(run) for run in record.runs] if record and record.runs else _runs_in(folder)
     if not runs:
         fix = "name the folder that holds the run folders of a sweep (run.dir, by default runs/NAME_sweep)"
-        raise UserError(Problem("SWEEP", "holds no run folders", fix, str(folder)))
+        why = "holds no run folders" if folder.is_dir() else "there is no such folder"
+        raise UserError(Problem("SWEEP", why, fix, str(folder)))
     found, best = [], None
     for run in runs:
         job = Job(run, *_metric_of(run))
