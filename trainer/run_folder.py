@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import Problem, UserError
-from .checkpoint.layout import RECIPE, checkpoints_at
+from .checkpoint.layout import RECIPE, checkpoints_at, complete_checkpoints
 from .checkpoint.retention import best_checkpoint
 from .component import locate
 
@@ -78,7 +78,8 @@ def folder_notes(path: Path) -> list[str]:
 
 def run_notes(recipe: RecipeConfig) -> list[str]:
     """What the run whose checkpoints lie in the recipe's folder means for a training; empty without one."""
-    held = [each for each in checkpoints_at(Path(recipe.run.dir)) if (each / RECIPE).is_file()]
+    own = complete_checkpoints(Path(recipe.run.dir) / "checkpoints")
+    held = [each for each in own if (each / RECIPE).is_file()]
     if not held:
         return []
     if not (changed := changed_keys(recipe, held[0])):

@@ -40,6 +40,7 @@ def test_a_check_tells_what_the_run_in_the_folder_means(tmp_path: Path, capsys: 
     train(tiny_recipe(tmp_path / "run", *few))
     same = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few)
     assert same.returncode == 0 and "holds this run, which goes on behind step_00000001" in same.stdout
+    assert run_notes(tiny_recipe(tmp_path / "run" / "checkpoints", *few)) == []
     [note] = run_notes(tiny_recipe(tmp_path / "run", *few, "optimizer.lr=0.5"))
     assert "of another recipe (changed: optimizer.lr)" in note
 
