@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 LONGEST_WORD = 1000
 """Most characters of a word in the training of a tokenizer, whose time grows with the cube of this length."""
-_SECOND = ("wordpiece", "unigram")
-"""Kinds whose training has changed: those of before in a cache are not used."""
+_TRAINED_ANEW = ("wordpiece", "unigram")
+"""Kinds whose training has changed; tokenizers that older versions cached are not used."""
 LARGEST_VOCABULARY = 2**24
 """Far more than any tokenizer has; each token takes memory when one is trained."""
 SMALLEST_VOCABULARY = 256 + 2
@@ -134,7 +134,7 @@ def _of_training(config: TokenizerConfig) -> dict[str, object]:
 def trained_by(config: TokenizerConfig) -> dict[str, object]:
     """What identifies the tokenizer that ``config`` trains on given documents."""
     options: dict[str, object] = asdict(config)
-    return options | {"form": 2} if config.kind in _SECOND else options
+    return options | {"form": 2} if config.kind in _TRAINED_ANEW else options
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
