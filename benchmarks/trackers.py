@@ -12,12 +12,14 @@ installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.p
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,10 +39,18 @@ TURN = 100
 
 
 @dataclass
+class Run:
+    """The fields of a recipe's ``run`` that trackers read."""
+
+    group: str | None = None
+    trial: int | None = None
+
+
+@dataclass
 class Recipe:
     """The fields of a recipe that trackers read."""
 
-    run: Any
+    run: Run = field(default_factory=Run)
     seed: int = 0
 
 
@@ -48,35 +58,35 @@ def trainer_in(folder: Path) -> Any:
     mesh = SimpleNamespace(is_main=True, world_size=1, device=torch.device("cpu"))
     state = TrainerState(max_steps=10**6, stop_at=10**6)
     return SimpleNamespace(
-        mesh=mesh, run_dir=folder, recipe=Recipe(SimpleNamespace(group=None, trial=None)), state=state,
+        mesh=mesh, run_dir=folder, recipe=Recipe(), state=state,
         control=Control(), history=SimpleNamespace(lines=[]), metrics={}, extra_metrics={},
         blueprint=torch.nn.Linear(1, 1),
     )  # fmt: skip
 
 
-def measure(cls: type[Tracker], steps: int) -> list[str]:
+def measure(cls: type[Tracker], folder: Path, steps: int) -> list[str]:
     """A row of the table."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        folder.mkdir()
-        trainer = trainer_in(folder)
-        tracker = cls(**OPTIONS.get(cls.KEY, {}))
-        write, spent = tracker.write, [0.0]
+    folder.mkdir(parents=True)
+    trainer = trainer_in(folder)
+    tracker = cls(**OPTIONS.get(cls.KEY, {}))
+    write, spent = tracker.write, [0.0]
 
-        def timed(lines: Any) -> None:
-            began = time.thread_time()
-            write(lines)
-            spent[0] += time.thread_time() - began
+    def timed(lines: Any) -> None:
+        began = time.thread_time()
+        write(lines)
+        spent[0] += time.thread_time() - began
 
-        tracker.write = timed  # type: ignore[method-assign]
-        began = time.perf_counter()
-        tracker.on_train_begin(trainer, trainer.state, trainer.control)
-        start = time.perf_counter() - began
-        calls, slower = drive(lambda line: tracker.on_log(trainer, trainer.state, trainer.control, line), steps)
-        tracker.on_train_end(trainer, trainer.state, trainer.control)
-        began = time.perf_counter()
-        tracker.close()
-        end = time.perf_counter() - began
+    tracker.write = timed  # type: ignore[method-assign]
+    began = time.perf_counter()
+    tracker.on_train_begin(trainer, trainer.state, trainer.control)
+    start = time.perf_counter() - began
+    if tracker._sender is None:
+        raise SystemExit(f"{cls.TITLE} did not begin, so there is nothing to measure")
+    calls, slower = drive(lambda line: tracker.on_log(trainer, trainer.state, trainer.control, line), steps)
+    tracker.on_train_end(trainer, trainer.state, trainer.control)
+    began = time.perf_counter()
+    tracker.close()
+    end = time.perf_counter() - began
     thread = spent[0] / (steps // 2)
     return [cls.KEY, *(f"{1e3 * value:.4f}" for value in (calls, thread, slower)), f"{start:.1f}", f"{end:.1f}"]
 
@@ -109,8 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = found or [cls for cls in installed_trackers() if cls.KEY not in LEFT_OUT]
     print("| tracker | in the loop, ms | thread, ms | slow-down of a step, ms | start, s | end, s |")
     print("| --- | --- | --- | --- | --- | --- |")
+    place = Path(tempfile.mkdtemp(prefix="trackers-"))
+    # Removed last: libraries that are imported later write to it at exit.
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     for cls in found:
-        print(f"| {' | '.join(measure(cls, options.steps))} |", flush=True)
+        print(f"| {' | '.join(measure(cls, place / cls.KEY / 'run', options.steps))} |", flush=True)
     return 0
 
 

@@ -14,6 +14,7 @@ from helpers.ranks import run_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from trireme.parallel import traffic
+from trireme.trainer.trackers.tensorboard import TensorBoard
 
 
 def collectives() -> dict[str, float]:
@@ -107,3 +108,16 @@ def test_ranks_of_trainer_s_search_end_at_the_limit(tmp_path: Path) -> None:
     ended, _ = load("search_of_trainer").run(tmp_path, Namespace(trials=1, seconds=1))
     assert ended == "not ended within 1 s: killed"
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in (each.info["cmdline"] or [])]
+
+
+def test_a_tracker_is_timed_while_it_writes(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    name, *numbers = load("trackers").measure(TensorBoard, tmp_path / "run", 200)
+    assert name == "tensorboard"
+    assert float(numbers[1]) > 0  # of the thread, which writes
+
+
+def test_a_tracker_that_does_not_begin_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorBoard, "start", lambda self, run: 1 / 0)
+    with pytest.raises(SystemExit, match="TensorBoard did not begin"):
+        load("trackers").measure(TensorBoard, tmp_path / "run", 200)
