@@ -15,7 +15,7 @@ from typing import Any
 from ..configs.other_names import value_fix
 from ..configs.values import did_you_mean
 from ..errors import Problem
-from .find_recipes import group_options, misnamed_option
+from .find_recipes import PACKAGE, group_options, misnamed_option
 
 PAIRS = {"[": "]", "{": "}", "(": ")"}
 QUOTED_KEY = re.compile(r"""(["'])([\w.]+)\1\s*:""")
@@ -24,6 +24,8 @@ FLOW = "trireme.trainer.callbacks.flow.Flow"
 """The callback that every run needs: a file with it is a set of callbacks, any other a single callback to be added."""
 MAY_BE_NULL = ("ema", "adapter", "quantization", "qat", "collator", CALLBACKS, "tracker", "search")
 """Groups that a run can do without."""
+TAKE_SEVERAL = (CALLBACKS, "tracker")
+"""Groups whose options are added to each other; of the others a run takes one."""
 
 
 def prepare(overrides: Sequence[str], folders: Sequence[Path], sweeps: bool = False) -> tuple[list[str], list[Problem]]:
@@ -77,19 +79,20 @@ def value_of(override: str) -> str:
 
 
 def last_of_each(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides without those whose key a later one sets again, and a note on each that is left out.
+    """Overrides without those whose key a later one sets or leaves out (``~key``), and a note on each that is dropped.
 
-    Mappings stay, since Hydra merges them.
+    Keys that are given a mapping stay, since Hydra merges mappings.
     """
-    last = {key_of(text): index for index, text in enumerate(overrides) if not text.startswith("~")}
+    last = {key_of(text): text for text in overrides}
     merged = {key_of(text) for text in overrides if value_of(text).startswith("{")}
     kept, notes = [], []
     for index, text in enumerate(overrides):
-        key, later = key_of(text), overrides[last.get(key_of(text), index)]
-        if text.startswith("~") or key in merged or last[key] == index:
+        key = key_of(text)
+        later = key not in merged and any(key_of(other) == key for other in overrides[index + 1 :])
+        if not later:
             kept.append(text)
-        elif text != later:
-            notes.append(f"{text} has no effect, since {later} comes after it")
+        elif text != last[key]:
+            notes.append(f"{text} has no effect, since {last[key]} comes after it")
     return kept, notes
 
 
@@ -230,6 +233,8 @@ def _choice(override: Any, text: str, folders: Sequence[Path]) -> tuple[list[str
             problems.append(Problem(group, why, f"write the names: {group}=[{options[0]}, ...]", str(name)))
         elif problem := unknown_option(group, name, options, folders):
             problems.append(problem)
+    if isinstance(value, list) and (problem := too_many_options(group, [str(name) for name in _names(value)])):
+        problems.append(problem)
     if problems:
         return [], problems
     return [text.lstrip("+")], []
@@ -258,6 +263,17 @@ def unknown_option(group: str, name: Any, options: Sequence[str], folders: Seque
     fix = did_you_mean(name, options)
     near = fix.replace("did you mean ", f"did you mean {group}=")
     return Problem(group, "there is no such option", value_fix(group, name) or near, name)
+
+
+def too_many_options(group: str, names: Sequence[str]) -> Problem | None:
+    """The problem of a list that chooses several of trireme's own options, each of which is complete: merged key by
+    key, they would be neither. An option of the user's own may be merged over one of them."""
+    complete = [name for name in names if (PACKAGE / "configs" / group / f"{name}.yaml").is_file()]
+    if group in TAKE_SEVERAL or len(complete) < 2:
+        return None
+    why = f"chooses {len(complete)} complete options, and a run takes one"
+    fix = f"choose one, such as {group}={complete[0]}; for a run of each: {group}={','.join(complete)} -m"
+    return Problem(group, why, fix, f"[{', '.join(names)}]")
 
 
 def without_choices(overrides: Sequence[str]) -> list[str]:

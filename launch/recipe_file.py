@@ -16,6 +16,7 @@ from ..configs.values import did_you_mean, nearest
 from ..errors import Problem, UserError
 from .find_recipes import group_options, groups_of_base, list_recipes
 from .hydra_errors import GROUPS, needs_variable, yaml_problem
+from .overrides import too_many_options
 
 BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
@@ -40,7 +41,9 @@ def check_recipe_file(path: Path, recipe_dirs: Sequence[str] = ()) -> None:
     problems = list(_doubled(node, str(path)))
     if "defaults" not in keys:
         problems += _without_defaults(keys, path)
-    problems += [problem for key, value in node.value if key.value == "defaults" for problem in _defaults(value, path)]
+    lists = [value for key, value in node.value if key.value == "defaults"]
+    problems += [problem for value in lists for problem in _defaults(value, path)]
+    problems += [problem for value in lists if value.id == "sequence" for problem in _too_many(value)]
     if problems := problems or _recipes_as_parts(node, path, recipe_dirs):
         raise UserError(*problems)
 
@@ -91,6 +94,16 @@ def wrong_choices(path: Path, folders: Sequence[Path]) -> list[Problem]:
             elif known and re.fullmatch(r"[\w-]+", chosen) and chosen not in known:
                 problems.append(Problem(name, "there is no such configuration", did_you_mean(chosen, known), chosen))
     return problems
+
+
+def _too_many(node: Any) -> Iterator[Problem]:
+    """Problems of lists in ``defaults`` that choose several complete options of a group."""
+    for group, options in (item.value[0] for item in node.value if item.id == "mapping" and item.value):
+        name = str(group.value).removeprefix("override ").strip("/ ").partition("@")[0]
+        if options.id == "sequence" and (
+            problem := too_many_options(name, [str(each.value) for each in options.value])
+        ):
+            yield problem
 
 
 def missing_base(raw: Any, path: Path) -> list[Problem]:

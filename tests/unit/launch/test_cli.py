@@ -91,6 +91,11 @@ def test_jobs_without_a_cluster(
         assert "SLURM\n  is not set up here" in capsys.readouterr().err
 
 
+def test_the_package_is_a_command_too() -> None:
+    command = [sys.executable, "-m", "trireme", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"trireme {__version__}\n"
+
+
 def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"trireme {__version__}\n"
@@ -316,9 +321,16 @@ def test_an_override_that_a_later_one_replaces_is_told(capsys: pytest.CaptureFix
     assert "plan   single" in printed.out
 
 
-def test_mappings_of_one_key_are_merged_and_what_is_left_out_stays() -> None:
-    given = ["model.config={a: 1}", "~ema", "model.config={b: 2}", "ema=null", "+seed=1"]
+def test_mappings_of_one_key_are_merged() -> None:
+    given = ["model.config={a: 1}", "~callbacks.mine", "model.config={b: 2}", "callbacks.mine={_target_: a.b}"]
     assert last_of_each(given) == (given, [])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("~optimizer", "optimizer=lion"), ("seed=1", "~seed"), ("~ema", "ema=null")]
+)
+def test_a_key_is_either_set_or_left_out(first: str, second: str) -> None:
+    assert last_of_each([first, second]) == ([second], [f"{first} has no effect, since {second} comes after it"])
 
 
 def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,24 @@ def test_unknown_options_are_problems_with_the_nearest_and_do_not_hide_others() 
     assert composed.raw["nothing"] == 1
 
 
+def test_a_run_takes_one_complete_option_of_a_group(own: Path) -> None:
+    (problem,) = compose(str(TINY), ["plan=[ddp,zero2]"]).problems
+    assert (problem.field, problem.value) == ("plan", "[ddp, zero2]")
+    assert problem.fix == "choose one, such as plan=ddp; for a run of each: plan=ddp,zero2 -m"
+    recipe = own / "mine" / "little.yaml"
+    recipe.write_text(recipe.read_text().replace("- /data: files", "- /data: files\n  - override /plan: [ddp, zero2]"))
+    with pytest.raises(UserError, match="chooses 2 complete options"):
+        compose(str(recipe), [], [str(own)])
+
+
+def test_an_option_of_one_s_own_may_be_merged_over_another(own: Path) -> None:
+    (own / "configs" / "optimizer").mkdir(parents=True, exist_ok=True)
+    (own / "configs" / "optimizer" / "slow.yaml").write_text("lr: 1e-9\n")
+    composed = compose(str(own / "mine" / "little.yaml"), ["optimizer=[adamw,slow]"], [str(own)])
+    assert not composed.problems
+    assert composed.raw["optimizer"]["lr"] == 1e-9 and "adamw" in composed.raw["optimizer"]["_target_"]
+
+
 def test_unreadable_overrides_are_reported() -> None:
     composed = compose(str(TINY), ["seed=x=1", "run.dir=it's"])
     assert [problem.field for problem in composed.problems] == ["seed", "run.dir"]
