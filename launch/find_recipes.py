@@ -74,6 +74,8 @@ def find_recipe(recipe: str, recipe_dirs: Sequence[str] = ()) -> Path:
     names = [name for name, _ in list_recipes(recipe_dirs)]
     by_last = {name.rpartition("/")[2]: name for name in names}
     near = nearest(recipe, names) or by_last.get(nearest(recipe.rpartition("/")[2], by_last) or "")
+    if not near and (problem := _other_folder(Path(os.path.expanduser(recipe)), recipe)):
+        raise UserError(problem)
     raise UserError(
         Problem("RECIPE", "no recipe of this name", f"did you mean {near}?" if near else "see: trireme recipes", recipe)
     )
@@ -101,6 +103,17 @@ def _other_path(path: Path, recipe: str) -> Problem | None:
     if inside:
         return Problem("RECIPE", "is a folder, not a recipe", f"name a file in it, such as {inside[0]}", recipe)
     return None
+
+
+def _other_folder(path: Path, recipe: str) -> Problem | None:
+    """The problem of a folder without recipes, which may lie in the folder of a run."""
+    if not os.path.isdir(path):
+        return None
+    run = next((folder for folder in path.absolute().parents if os.path.isfile(folder / RUN_RECIPE)), None)
+    if run:
+        shown = os.path.relpath(run) if not path.is_absolute() else run
+        return Problem("RECIPE", "is a folder inside of a run, not a recipe", f"name the run: {shown}", recipe)
+    return Problem("RECIPE", "is a folder that holds no recipe", "name a .yaml file; see: trireme recipes", recipe)
 
 
 def misnamed_option(group: str, name: str, folders: Sequence[Path]) -> Path | None:

@@ -18,10 +18,18 @@ from ..errors import Problem, UserError
 from ..models.locate import import_from
 from .composed import Composed, as_composed
 from .failures import OWN_LAUNCH
-from .find_recipes import PACKAGE, config_folders, find_recipe, groups_of_base, may_name_components
+from .find_recipes import (
+    PACKAGE,
+    config_folders,
+    find_recipe,
+    groups_of_base,
+    may_name_components,
+    recipe_folders,
+)
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
 from .recipe_file import check_recipe_file, groups_chosen, wrong_choices
+from .repeated_recipes import repeated_recipes
 from .replaced_targets import TARGET, left_over
 from .run_hydra import run_hydra
 
@@ -54,7 +62,10 @@ class GivenRecipe:
             names = [("defaults", problem.value) for problem in choices]
             names += [(problem.field, problem.value) for problem in choices]
             others = [each for each in blamed if not isinstance(each, Problem) or (each.field, each.value) not in names]
-            raise UserError(*others, *choices) from error
+            if repeated := repeated_recipes(self.path, [*self.folders, *recipe_folders(self.recipe_dirs)]):
+                about = ("defaults", UNKNOWN, str(self.path))  # of what Hydra says about it, these name no key
+                others = [each for each in others if isinstance(each, Problem) and each.field not in about]
+            raise UserError(*others, *choices, *repeated) from error
         return found[0]
 
     def composed(self, config: Any, given: Sequence[str]) -> Composed:
