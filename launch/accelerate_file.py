@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
 
 from ..errors import Problem, UserError
 
@@ -15,6 +19,8 @@ HOSTS = ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusio
 """Keys that only DeepSpeed's own launcher reads."""
 RENAMED = {"fsdp_backward_prefetch_policy": "fsdp_backward_prefetch"}
 """Former names of options, in published files -> accelerate's current names."""
+EITHER = ("downcast_bf16",)
+"""Switches that accelerate also writes as yes and no in quotation marks."""
 SOURCE = "accelerate's configuration"
 
 
@@ -27,6 +33,8 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     if not os.path.isfile(path):
         raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
     try:
+        if problems := list(_of_another_type(path)):
+            raise UserError(*problems)
         arguments, read = _read(path)
         told = _told(arguments, read)
     except UserError:
@@ -35,6 +43,21 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
         why = f"accelerate cannot read it: {type(error).__name__}: {error}"
         raise UserError(Problem("--accelerate-config", why, "see: accelerate config", path)) from None
     return told, int(arguments.num_processes or 1)
+
+
+def _of_another_type(path: str) -> Iterator[Problem]:
+    """Problems of numbers and switches that are written as something else; accelerate compares them unread."""
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    for key, hint in get_type_hints(ClusterConfig).items():
+        value = content.get(key) if isinstance(content, dict) else None
+        kinds = get_args(hint) or (hint,)
+        kind = next((kind for kind in (int, bool) if kind in kinds), None)
+        if value is None or kind is None or type(value) is kind or key in EITHER:
+            continue
+        example = "a whole number" if kind is int else "true or false"
+        yield Problem(f"{path}: {key}", f"is not {example}", f"write {example}", value)
 
 
 def _read(path: str) -> tuple[argparse.Namespace, Any]:

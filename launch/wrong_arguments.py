@@ -61,7 +61,8 @@ def _wrong_value(name: str, why: str, parser: argparse.ArgumentParser) -> Proble
         kind = NUMBERS.get(found[1], f"a {found[1]}")
         return Problem(field, f"is not {kind}", f"write {kind}", literal_eval(found[2]))
     if why.startswith("expected"):
-        return Problem(field, "has no value", f"write {field} {action.metavar or 'VALUE'}")
+        choices = " or ".join(map(str, action.choices or ()))
+        return Problem(field, "has no value", f"write {field} {action.metavar or choices or 'VALUE'}")
     if found := re.fullmatch(r"ignored explicit argument (.*)", why):
         return Problem(field, "takes no value", f"write {field} alone", literal_eval(found[1]))
     if found := re.fullmatch(r"('.*'|\".*\") (is .*); (.*)", why):  # of a type in recipe_arguments.py

@@ -33,3 +33,8 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
+
+
+def reason(error: json.JSONDecodeError) -> str:
+    """Why a text is not JSON; Python's words, without the ``at`` that it puts before a position."""
+    return f"{error.msg[0].lower()}{error.msg[1:]}".removesuffix(" at")

@@ -65,9 +65,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import UserError
-    from ...trainer.folders import check_new_folder
 
-    check_new_folder(Path(os.path.expanduser(options.out)), "OUT")  # before imports that take seconds
+    _check_folders(options)  # before imports that take seconds
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
     from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
 
@@ -100,6 +99,25 @@ def run(options: argparse.Namespace) -> None:
     print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
         print(f'try it: trireme generate {shlex.quote(str(folder))} --prompt "..."', file=sys.stderr)
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: there is no checkpoint to read, or OUT cannot be written.
+    """
+    from ...errors import Problem, UserError
+    from ...trainer.folders import check_new_folder
+
+    problems: list[Problem | str] = []
+    if not os.path.exists(os.path.expanduser(options.checkpoint)):
+        fix = "name a run folder, or a folder such as RUN/checkpoints/step_00000100"
+        problems.append(Problem("CHECKPOINT", "there is no such folder", fix, options.checkpoint))
+    try:
+        check_new_folder(Path(os.path.expanduser(options.out)), "OUT")
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(*problems)
 
 
 def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from ...configs.check_characters import unreadable
 from ...configs.key_list import keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
-from ...models.json_file import parse_json
+from ...models.json_file import parse_json, reason
 from ..hydra_errors import HERE, yaml_problem
 from ..recipe_file import TOO_DEEP, text_of
 from .argument_rules import RULES, batch, without_preset
@@ -174,8 +174,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         read = parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
     except json.JSONDecodeError as error:
-        why = f"is not JSON: {error.msg[0].lower()}{error.msg[1:]}"
-        raise UserError(Problem(f"{path}:{error.lineno}:{error.colno}", why, HERE)) from None
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise UserError(Problem(where, f"is not JSON: {reason(error)}", HERE)) from None
     except yaml.YAMLError as error:
         raise UserError(yaml_problem(error, str(path), text)) from None
     except RecursionError:

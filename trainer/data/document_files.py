@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import Problem, UserError
+from ...models.json_file import reason
 from .file_formats import Format
 from .file_text import decoded, kind_by_content, lines
 
@@ -203,7 +205,7 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_with_keys_once)
     except json.JSONDecodeError as error:
-        place, why = f"line {lines_before + error.lineno}, column {error.colno}", f"is not JSON: {error.msg}"
+        place, why = f"line {lines_before + error.lineno}, column {error.colno}", f"is not JSON: {reason(error)}"
     except _KeyTwice as error:
         place, why = (
             f"line {lines_before + 1}",
@@ -212,6 +214,8 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
         fix = "keep one of them"
     except (RecursionError, ValueError) as error:  # too deep; a number of more digits than Python converts
         place, why = f"line {lines_before + 1}", f"is not JSON: {str(error).split(';')[0]}"
+        if isinstance(error, ValueError):
+            why, fix = f"holds a number of more than {sys.get_int_max_str_digits()} digits", "write it as a text"
     raise UserError(Problem(path, f"{place} {why}", fix))
 
 

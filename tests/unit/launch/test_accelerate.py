@@ -153,6 +153,8 @@ def test_another_launcher_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a: [\n", "cannot read it"),
         ("compute_environment: AMAZON_SAGEMAKER\n", "cannot read it"),
         (FSDP2.format(reshard="true").replace("bf16", "fp8"), "mixed_precision"),
+        ("compute_environment: LOCAL_MACHINE\nnum_processes: two\n", "num_processes = 'two'\n  is not a whole number"),
+        ("compute_environment: LOCAL_MACHINE\nuse_cpu: 1\n", "use_cpu = 1\n  is not true or false"),
         (FSDP2.format(reshard="FULL_SHARD"), "fsdp_reshard_after_forward"),
         (FSDP1.replace("sharding", "shardding").format(strategy="2"), "did you mean fsdp_sharding_strategy"),
         (DEEPSPEED.replace("zero_stage", "zero_stages"), "did you mean zero_stage"),

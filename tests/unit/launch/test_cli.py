@@ -274,6 +274,7 @@ def test_what_is_missing_or_misplaced_is_told(
         ("train my.yaml --nprc=2", "--nprc = '2'\n  is no option of trireme train\n  fix: did you mean --nproc?\n"),
         ("train my.yaml --nproc x", "--nproc = 'x'\n  is not a whole number\n  fix: write a whole number\n"),
         ("train my.yaml --nproc", "--nproc\n  has no value\n  fix: write --nproc N\n"),
+        ("export a b --dtype", "--dtype\n  has no value\n  fix: write --dtype fp32 or bf16 or fp16\n"),
         ("train my.yaml --fresh=yes", "--fresh = 'yes'\n  takes no value\n  fix: write --fresh alone\n"),
         ("train my.yaml --cfg jb", "--cfg = 'jb'\n  there is no such choice\n  fix: did you mean job?\n"),
         ("train my.yaml --max-restarts -1", "--max-restarts = '-1'\n  is not a number\n  fix: write 0 or more\n"),
@@ -294,18 +295,29 @@ def test_wrong_arguments_are_problems_with_a_fix(words: str, told: str, capsys: 
     assert told in message and "usage:" not in message and "Traceback" not in message, message
 
 
-@pytest.mark.parametrize("out", ["file", "full", "file/below"])
-def test_export_refuses_its_folder_before_imports_that_take_seconds(out: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "out", "told"),
+    [
+        ("full", "file", "OUT = "),
+        ("full", "full", "OUT = "),
+        ("full", "file/below", "OUT = "),
+        ("none", "new", "CHECKPOINT = "),
+        ("none", "full", "2 problems:\n1. CHECKPOINT = "),
+    ],
+)
+def test_export_refuses_folders_before_imports_that_take_seconds(
+    checkpoint: str, out: str, told: str, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     for file in (tmp_path / "file", tmp_path / "full" / "file"):
         file.write_text("mine")
-    arguments = ["export", str(tmp_path / "none"), str(tmp_path / out)]
+    arguments = ["export", str(tmp_path / checkpoint), str(tmp_path / out)]
     program = (
         f"import sys; from trireme.launch.cli import main; code = main({arguments!r}); "
         "print(code, {'torch', 'transformers'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
-    assert result.stdout == "2 set()\n" and result.stderr.startswith("OUT = "), result.stdout + result.stderr
+    assert result.stdout == "2 set()\n" and result.stderr.startswith(told), result.stdout + result.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -147,6 +147,10 @@ def test_json_lines_with_other_keys(tmp_path: Path) -> None:
     assert "a.jsonl, line 4" in text and "columns there: txt, n (a number)" in text and "text_column=txt" in text
     deep = put(tmp_path / "b.jsonl", "[" * 100_000)
     assert "line 1 is not JSON" in refused(tmp_path, deep)
+    long = put(tmp_path / "c.jsonl", f'{{"text": {"1" * 5001}}}')
+    assert "line 1 holds a number of more than 4300 digits" in refused(tmp_path, long)
+    control = put(tmp_path / "d.jsonl", '{"text": "a\x01b"}')
+    assert "line 1, column 12 is not JSON: invalid control character\n" in refused(tmp_path, control)
 
 
 def test_columns_that_hold_lists_say_what_they_are(tmp_path: Path) -> None:
