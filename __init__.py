@@ -1,4 +1,4 @@
-"""trireme: one recipe, any parallelism plan, one training trajectory.
+"""trireme trains models of transformers from one YAML recipe, with the same losses under every parallelism plan.
 
 The package root offers the public names, such as ``trireme.train``. It imports nothing heavy, so that
 ``trireme --help`` is instant.

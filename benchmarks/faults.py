@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import psutil
 import torch
-from damage import FAULTS, MARK, Start, can_mount, make_writable
+from fault_kinds import FAULTS, MARK, Start, can_mount, make_writable
 from helpers.command import tiny_command
 from helpers.metrics import training
 from rich.console import Console

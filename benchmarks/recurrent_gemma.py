@@ -2,8 +2,9 @@
 
 The model is small, with the published proportions: two recurrent blocks and one attention block. The attention window
 is as long as the model is wide, so that attention has the same share of the work as in the 2B model. A step is forward,
-backward and AdamW on one text, in fp32. Each measurement is the minimum of several steps in its own process, in elapsed
-time and in CPU time. Memory is the peak resident size minus the size before the steps.
+backward and AdamW on one text, in fp32. Each measurement runs in a process of its own and gives the
+shortest elapsed time and the shortest CPU time of several steps. Memory is the peak resident size minus the size before
+the steps.
 
     python benchmarks/recurrent_gemma.py                    # some five minutes on two idle cores
     python benchmarks/recurrent_gemma.py --lengths 2048 4096 --stock 1024

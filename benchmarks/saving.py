@@ -60,7 +60,7 @@ class Round:
     steps: int = 0
     """Steps while the checkpoint was written in the background."""
     slowdown: float = 0.0
-    """What they took longer than as many plain steps, together."""
+    """Seconds that these steps took in all beyond as many plain steps."""
 
 
 @dataclass

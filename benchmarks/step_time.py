@@ -2,7 +2,8 @@
 
 Both train the same model on the same batches with the same optimizer, clipping and logging interval, on two gloo ranks.
 They take turns in one run, in blocks of steps, so that changes in the machine's speed affect both. trireme's steps are
-those of ``Trainer.fit``, with data loading, schedule, metrics and the agreement of ranks. The result is the median
+those of ``Trainer.fit``, with data loading, schedule, metrics, and the messages by which ranks agree to log,
+save or stop. The result is the median
 ratio over pairs of neighbouring blocks, with quartiles.
 
 On a busy machine two other ratios are more reliable: that of the fastest tenth of the blocks, which other load has not

@@ -1,9 +1,9 @@
 """Construct a recipe's callbacks, task, collator and optimizer before launch, to report invalid arguments early.
 
 A signature shows which arguments a component takes, but only its constructor can judge their values. Callbacks, task
-and collator are constructed and closed again. Some components can only be constructed once the data are open; of these,
-only the components among their arguments are constructed. The user's own optimizer makes some steps on small tensors
-(``try_optimizer.py``).
+and collator are constructed, and callbacks closed again. Data loaders, sample orders and some collators need the open
+data, so they cannot be constructed yet; components among their arguments are. The user's own optimizer makes some steps
+on small tensors (``try_optimizer.py``). The model is built on the meta device, where it takes no memory.
 """
 
 from __future__ import annotations

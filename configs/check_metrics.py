@@ -114,7 +114,7 @@ def _never(trainer: TrainerConfig, data: DataConfig) -> str:
     if data.eval_source is None and data.held_out == 0 and not data.eval_sets:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
-        return "trainer.eval_every is null: none runs before the end"
+        return "trainer.eval_every is null, so none runs before the end"
     if trainer.max_steps is not None and _meet(trainer.eval_every, 1) > trainer.max_steps:
         return f"trainer.eval_every={trainer.eval_every} is beyond trainer.max_steps ({trainer.max_steps})"
     return ""
@@ -128,11 +128,11 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
     saves_best = any(isinstance(callback, BestModel) for callback in callbacks.values())
     own = any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values())
     if trainer.eval_every is None:
-        why = "ranks checkpoints by evaluations, and trainer.eval_every is null: none runs before the end"
+        why = "ranks checkpoints by evaluations, but trainer.eval_every is null, so none runs before the end"
     elif saves_best or own:  # they may save at any step
         return []
     elif checkpoint.every is None:
-        why = "ranks checkpoints, and checkpoint.every is null: none is written before the end"
+        why = "ranks checkpoints, but checkpoint.every is null, so none is written before the end"
     elif trainer.max_steps is not None and _meet(checkpoint.every, trainer.eval_every) > trainer.max_steps:
         why = (
             f"ranks checkpoints of evaluated steps, and checkpoint.every={checkpoint.every} and "

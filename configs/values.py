@@ -1,6 +1,6 @@
-"""Check one plain value against one type annotation, and describe the expected type in words.
+"""Check one plain value against a type annotation, describe the expected type in words, and find nearest known names.
 
-pydantic checks strictly: ``"3"`` is not an integer, ``true`` is not a number. The messages are trireme's own, since
+pydantic checks strictly: ``"3"`` is not an integer, ``true`` is not a number. Most messages are trireme's own, since
 users need "expected an integer, got a string" rather than a list of pydantic's errors.
 """
 

@@ -22,7 +22,7 @@ from ..trainer.interruption import RELAYED_AS, SAME_KEYSTROKE
 from .elastic import cores_per_rank, environment, silence
 from .error_report import Diverged, LeftEarly, RanksFailed
 from .failures import ERROR_FILE, OWN_LAUNCH, raise_failure, run_rank
-from .rank_endings import RankEndings
+from .rank_exits import RankExits
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -59,12 +59,12 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> LeftEarly | Div
         tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder,
         environment(told),
         _interruptible(folder) as interrupts,
-        RankEndings(folder) as endings,
+        RankExits(folder) as exits,
     ):
         try:
             elastic_launch(_configuration(ranks, folder), _rank)(recipe, resume, folder)
         except ChildFailedError as error:
-            failures = _failures(error, folder, ranks, endings.signals)
+            failures = _failures(error, folder, ranks, exits.signals)
     if not failures:
         return None
     run_dir = Path(recipe.run.dir)

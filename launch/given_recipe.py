@@ -1,7 +1,8 @@
 """The recipe that a command line names, with its file, search folders and overrides, ready to be composed by Hydra.
 
-To find where a key comes from, the recipe is also composed with fewer overrides (``as_written``, ``own``, ``chosen``).
-Comparing the results finds keys that overrides make void, such as the arguments of a replaced component.
+To find where a key comes from, it is also looked up in the recipe without overrides (``as_written``), in the user's own
+file alone (``own``), and in the recipe with only the files that overrides choose (``chosen``). Comparing them finds
+keys that no longer apply, such as the arguments of a component that an override has replaced.
 """
 
 from __future__ import annotations

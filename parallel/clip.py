@@ -1,8 +1,8 @@
-"""Compute the norm of the global gradient and clip by it, for every way of sharding.
+"""Compute the norm of the gradient over all ranks and clip by it, under every plan but ZeRO, where DeepSpeed clips.
 
-``torch.nn.utils.clip_grad_norm_`` accepts neither mixtures of tensors and DTensors nor DTensors on different meshes.
-Tensor parallelism with FSDP, and pipeline stages, produce both. Here each rank sums the squares of its own shards, and
-ranks then exchange one number for each way of sharding.
+``torch.nn.utils.clip_grad_norm_`` does not see the other stages of a pipeline, and accepts neither DTensors beside
+plain tensors, as FSDP leaves parameters that are single numbers, nor DTensors on different meshes. Here each rank sums
+the squares of its own shards, and ranks then exchange one number for each way of sharding.
 """
 
 from __future__ import annotations

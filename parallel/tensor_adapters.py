@@ -2,8 +2,9 @@
 
 If a layer is split by outputs (column-parallel), its adapter's first matrix is whole on each rank and the second matrix
 is split by rows. If a layer is split by inputs (row-parallel), the first matrix is split by columns, its products are
-summed over ranks, and the second matrix is whole. The result is exact. It costs at most one message per token, with as
-many numbers as the adapter's rank.
+summed over ranks, and the second matrix is whole. The result is exact. LoRA on a row-parallel layer adds one all-reduce
+to the forward pass, of as many numbers for each token as the adapter's rank; on a column-parallel layer it adds none.
+DoRA also sums the squared norms of the rows and, with dropout, the layer's output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Evaluate the model during training: metrics of the held-out data, with averaged weights if the run keeps them."""
+"""Evaluate the model of a trainer on held-out data, during training or alone, and write its predictions to a file.
+
+The averaged weights are evaluated if the run keeps them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ class TrainingLines:
         """Values that only the next line holds."""
 
     def write(self, loss: StepLoss, result: StepResult) -> None:
-        """Write the training line of this step. The loss is only summed over ranks here."""
+        """Write the training line of this step. The loss is summed over ranks here and nowhere else, so steps that
+        are not logged need no message for it."""
         trainer = self.trainer
         line = self._line(loss, result)
         trainer.metrics.update(line)

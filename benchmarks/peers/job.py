@@ -1,6 +1,6 @@
 """Code that the scripts of all compared libraries share: the job's settings, its data and model, and time measurements.
 
-This file runs in the environments of all libraries, so it imports only torch, transformers and peft.
+This file runs in the environments of all libraries, so it imports only numpy, torch, transformers and peft.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RATE, BETAS, EPS, CLIP = 1e-3, (0.9, 0.95), 1e-8, 1.0
-"""AdamW's rate, which stays, its other numbers without decay, and the greatest norm of the gradient."""
+"""Settings of AdamW, with a constant learning rate and no decay, and the norm at which gradients are clipped."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Job:
         return model
 
     def adapter(self) -> Any:
-        """The configuration of the adapters for peft, whose matrices are drawn from the same seed for all."""
+        """The configuration of the adapters for peft; each library draws their first values itself."""
         from peft import LoraConfig
 
         return LoraConfig(r=self.shape["lora"], lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -101,7 +101,7 @@ class Marks:
     """Loss on the held-out blocks after the last step, which shows that all peers have done the same."""
 
     def step(self) -> None:
-        """A step has ended. A GPU is waited for at the steps that times are taken of."""
+        """A step has ended. Waits for the GPU at the steps whose times are used."""
         if self.job.on_gpu and len(self.steps) + 1 in (1, 2, self.job.shape["save_after"], self.job.shape["steps"]):
             import torch
 

@@ -35,6 +35,6 @@ COMMAND = Command(
     "list plans; with a recipe, compare them for it",
     run,
     arguments,
-    description="List plans; with a recipe, say what each would need for it and which plan=auto takes.",
+    description="List plans; with a recipe, show what each plan would need, and which one plan=auto would choose.",
     examples=EXAMPLES,
 )

@@ -3,7 +3,7 @@
 The last positions are called latents, and the text before them is the prefix. All layers are pre-norm. In the first
 layer, keys are made from the prefix, which has a norm of its own, and from the latents. The first layer outputs the
 latents alone, and the later layers see nothing else. Rotary positions rotate pairs of neighbouring features
-(https://arxiv.org/abs/2104.09864), as in the library that published the weights.
+(https://arxiv.org/abs/2104.09864), as in perceiver-io, the library that published the weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""4-bit quantisation of weights by bitsandbytes (NF4 and FP4), with one scale for every 64 consecutive numbers.
+"""4-bit quantisation of weights by bitsandbytes (NF4 and FP4), with one scale for each group of numbers.
 
-A weight is flattened before it is cut into groups; the size of a group is an option. Double quantisation
+A weight is flattened and cut into groups of 64 numbers, or as many as an option says. Double quantisation
 (https://arxiv.org/abs/2305.14314, section 3) subtracts the mean of the scales and stores the rest as 8-bit numbers,
 with one scale for every 256 of them. A number in groups of g takes ``4 + 32 / g`` bits, or ``4 + 8 / g + 32 / (256 g)``
 bits with double quantisation.

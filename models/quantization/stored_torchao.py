@@ -3,7 +3,7 @@
 Such a weight is stored as several tensors (``q_proj._weight_qdata``, ``q_proj._weight_scale``). The file's header says
 in JSON which torchao class they belong to (``torchao.prototype.safetensors``). The tensors are converted to trireme's
 own formats, so neither torchao nor pickle is needed. Classes that also quantise inputs, or whose layout is made for one
-kernel, are refused with an error that names the class.
+kernel, are refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def packed_weights(stored: Mapping[str, Stored]) -> dict[str, Packed]:
         if said["_type"] == PLAIN:
             continue
         if weight != "weight":
-            raise ValueError(f"hold {name} in few bits, and weights of linear layers are read")
+            raise ValueError(f"hold {name} in few bits, but such weights are read only of linear layers")
         parts = {part: f"{path}._weight_{part}" for part in said.get("_tensor_data_names") or ()}
         for one in parts.values():
             if one not in stored:
@@ -80,9 +80,9 @@ def _classes(stored: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
 def _packed(name: str, said: Mapping[str, Any], parts: Mapping[str, str], stored: Mapping[str, Stored]) -> Packed:
     kind, about = said["_type"], said.get("_data") or {}
     if kind not in READ:
-        raise ValueError(f"hold {name} as {kind} of torchao, and {', '.join(READ)} are read")
+        raise ValueError(f"hold {name} as {kind} of torchao, but only {', '.join(READ)} can be read")
     if any(about.get(one) for one in ACTIVATIONS):
-        raise ValueError(f"hold {name} for inputs in few bits, and weight-only methods of torchao are read")
+        raise ValueError(f"hold {name} as {kind}, which quantises inputs too, but only weight-only methods can be read")
     outputs, inputs = stored[parts["qdata"]].shape
     block = list(about.get("block_size") or [])
     names = set(parts.values())

@@ -1,4 +1,4 @@
-"""Custom data loaders and sample orders: the same order under every plan, exact resume, and clear error messages."""
+"""Custom data loaders and sample orders: the same order on one rank and on two, exact resume, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded random mutations of the files that a user passes to ``trireme``: data, weights, and recipes."""
+"""All mutations of a user's files (data, weights, recipes) from which the fuzz test of ``trireme`` draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded random mutations of recipe keys and environment variables, for the fuzz test of ``trireme``.
+"""All mutations of recipe keys and environment variables from which the fuzz test of ``trireme`` draws.
 
 The keys come from the schema and from the packaged components (``trireme keys``), so that a new key is fuzzed without a
 change here. Files are mutated in ``helpers/mutated_files.py``.

@@ -23,9 +23,9 @@ def load(name: str) -> Any:
     return module
 
 
-damage = load("damage")
+fault_kinds = load("fault_kinds")
 faults = load("faults")
-KINDS = list(damage.FAULTS)
+KINDS = list(fault_kinds.FAULTS)
 
 
 @pytest.fixture
@@ -48,30 +48,30 @@ def test_every_kind_is_drawn_and_a_seed_repeats_its_trial() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_harm_is_done(checkpoints: Path, seed: int) -> None:
-    newest, chance = damage.undamaged(checkpoints)[0], random.Random(seed)
+    newest, chance = fault_kinds.undamaged(checkpoints)[0], random.Random(seed)
     assert newest.name == "step_00000012"
 
     def contents() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in newest.rglob("*") if path.is_file()}
 
     whole = contents()
-    damage.flip_bytes(newest, chance)
+    fault_kinds.flip_bytes(newest, chance)
     flipped = contents()
     assert flipped != whole and {k: len(v) for k, v in flipped.items()} == {k: len(v) for k, v in whole.items()}
-    damage.truncate_file(newest, chance)
+    fault_kinds.truncate_file(newest, chance)
     assert sum(map(len, contents().values())) < sum(map(len, flipped.values()))
     before = len(contents())
-    damage.delete_file(newest, chance)
+    fault_kinds.delete_file(newest, chance)
     assert len(contents()) == before - 1
-    damage.remove_checkpoint(newest, chance)
-    assert damage.undamaged(checkpoints)[0].name == "step_00000008"
+    fault_kinds.remove_checkpoint(newest, chance)
+    assert fault_kinds.undamaged(checkpoints)[0].name == "step_00000008"
 
 
 def test_loading_or_hiding_damage_is_noticed(checkpoints: Path) -> None:
     bad, good = checkpoints / "step_00000012", checkpoints / "step_00000008"
-    (bad / damage.MARK).touch()
+    (bad / fault_kinds.MARK).touch()
     marked = set(faults.marked(checkpoints.parent))
-    assert marked == {bad} and damage.undamaged(checkpoints)[0] == good
+    assert marked == {bad} and fault_kinds.undamaged(checkpoints)[0] == good
     assert "was loaded" in faults.loaded_damage(str(bad), marked, "")
     assert "without a word" in faults.loaded_damage(str(good), marked, f"resuming from {good} at step 8")
     assert not faults.loaded_damage(str(good), marked, f"checkpoint {bad} is damaged; it is not used")

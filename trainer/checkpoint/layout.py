@@ -9,8 +9,8 @@
         model/                  config.json and tokenizer, as transformers reads them
         deepspeed/              with checkpoint.deepspeed: DeepSpeed's own files, for its tools
         manifest.json           written last: step, plan, and size and XXH3-128 of every file; "not_finite" says what
-                                was not finite, weights or loss; "nodes" names the node that holds a file, if nodes have
-                                no common disk and not all of them hold it
+                                was not finite, weights or loss; "nodes", without a common disk, names the node that
+                                holds a file, for each file that not all nodes hold
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a manifest is complete. Digests
 tell whether files have changed since; they cost a tenth of the work of SHA-256. They protect against accidents, not
@@ -51,7 +51,10 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints_under(root: Path) -> list[Path]:
-    """Folders of checkpoints under ``root``, newest first. One without a manifest is damaged, since it was complete."""
+    """Folders of checkpoints under ``root``, newest first.
+
+    A folder gets such a name only when it is complete, so one without a manifest has been damaged since.
+    """
     folders = [path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
     return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 

@@ -1,4 +1,4 @@
-"""Cut the prompts out of a batch of texts: all tokens before the first label, which a decoder then continues."""
+"""Extract the prompt of each text in a batch: the tokens before the first label, from which generation continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def beginnings(tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> di
 
     Args:
         tokens: [samples, length].
-        labels: [samples, length], each at the position that predicts it, or those of the last positions alone.
+        labels: [samples, length]; the label at a position is the token that this position predicts. With a smaller
+            length, labels belong to the last positions.
         mask: [samples, length], 0 at padding; None if there is none before the first label.
 
     Returns:

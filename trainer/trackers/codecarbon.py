@@ -1,9 +1,9 @@
 """Tracker for CodeCarbon: measure the energy used by the main rank's machine, and estimate the CO2 emissions.
 
 The library measures by itself (by RAPL, by NVML, or from the load) and writes ``emissions.csv`` to the run folder, one
-row for each start of the run. It takes no metrics; the group and the trial are in the row's metadata. Energy and CO2
-are also added to the logged metrics as ``energy_kwh`` and ``co2_kg``, so that ``metrics.jsonl`` and every other tracker
-have them too.
+row for each start of the run. CodeCarbon takes no metrics of training; the run's group and its trial of a search are in
+the row's metadata. Energy and CO2 are also added to the logged metrics as ``energy_kwh`` and ``co2_kg``, so that
+``metrics.jsonl`` and every other tracker have them too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class CodeCarbon(Tracker):
     """Measures energy."""
 
     country: str | None = None
-    """Country whose mix of electricity counts, by its ISO code of three letters; null asks a service for the place of
-    this machine, and offline takes the mean of the world."""
+    """ISO code of three letters of the country whose mix of electricity is counted. null asks a service where this
+    machine is, and counts the mean of the world if the service cannot be reached."""
     process_only: bool = False
     """Count the share of this process only, by its load; else the whole machine."""
 

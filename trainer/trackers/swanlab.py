@@ -1,7 +1,7 @@
 """Tracker for SwanLab: report to its server, or with ``mode=local`` or ``mode=offline`` write files to the run folder.
 
 The files are in ``swanlog``: those of ``offline`` are uploaded later by ``swanlab sync``, those of ``local`` are shown
-by ``swanlab watch``. The key is SwanLab's own (``swanlab login``, or ``SWANLAB_API_KEY``).
+by ``swanlab watch``. The API key is that of ``swanlab login``, or ``SWANLAB_API_KEY``.
 """
 
 from __future__ import annotations

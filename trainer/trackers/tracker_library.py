@@ -9,8 +9,8 @@ from ...errors import Problem
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported. A folder of its name in the current folder, such as the ``wandb`` that a
-    tracker leaves behind, is not taken for it."""
+    """Whether a module can be imported. A plain folder of that name in the current folder, such as the ``wandb`` that a
+    tracker leaves behind, does not count."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # the package above it is missing

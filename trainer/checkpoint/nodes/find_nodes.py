@@ -1,6 +1,6 @@
 """Find out which ranks see the same run folder, since ranks on different disks store different parts of a checkpoint.
 
-In this folder, a *node* is a set of ranks that see the same run folder: one machine, or a hundred machines with a
+In this package, a *node* is a set of ranks that see the same run folder: one machine, or a hundred machines with a
 shared network disk.
 """
 

@@ -1,6 +1,6 @@
 """Tests of the losses and metrics of semantic segmentation and object detection.
 
-Samples that only fill up a batch add nothing, and the order of boxes does not matter.
+Padding samples, which only complete a batch, add nothing to the loss, and the order of boxes does not matter.
 """
 
 from __future__ import annotations

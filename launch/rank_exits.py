@@ -15,10 +15,10 @@ from pathlib import Path
 PAUSE = 0.01
 """Seconds between two looks."""
 TOGETHER = 10.0
-"""Seconds after the first ending in which a rank ends by itself; later ones are ended by torch."""
+"""Seconds after the first rank has ended in which signals are recorded; later it is torch that kills ranks."""
 
 
-class RankEndings:
+class RankExits:
     """Context that watches ranks, which write their numbers into ``folder/rankN.pid``."""
 
     def __init__(self, folder: str) -> None:
@@ -30,7 +30,7 @@ class RankEndings:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> RankEndings:
+    def __enter__(self) -> RankExits:
         self._thread.start()
         return self
 

@@ -1,4 +1,4 @@
-"""Every file of the ``callbacks`` and ``tracker`` configuration groups composes in Hydra and builds a callback."""
+"""Every file of the configuration group ``callbacks`` composes in Hydra and builds callbacks, also beside a tracker."""
 
 from __future__ import annotations
 
