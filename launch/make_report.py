@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import Problem, UserError
@@ -20,6 +20,7 @@ from ..trainer.callbacks.report import PAGE
 from ..trainer.run_report.page import Report, page, write_report
 from ..trainer.run_report.run_files import FIX, RunFiles, is_run, read_run
 from ..trainer.run_report.study import is_study, read_study, trial_folders
+from .notes import tell
 
 ENDINGS = ("done", "stopped", "diverged", "left")
 """States of runs that nobody starts again by itself."""
@@ -138,10 +139,7 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
     Args:
         refresh: seconds between two looks at runs that go on; None makes a page that does not load itself again.
     """
-    may_be_empty = refresh is not None or len(asked.runs) > 1
-    runs = [read_run(folder, may_be_empty=may_be_empty) for folder in asked.runs]
-    for run, name in zip(runs, asked.runs.values(), strict=True):
-        run.name = name
+    runs = _readable(asked, may_be_empty=refresh is not None or len(asked.runs) > 1)
     if refresh is None:
         runs = [one for one in runs if one.lines]
         if not runs:
@@ -149,6 +147,24 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
     waits = any(one.state == "running" or not (one.lines or one.state) for one in runs)
     runs = _told_apart(runs)
     return Report(runs, _title(asked, runs), refresh if waits else None, list(map(read_study, asked.studies)))
+
+
+def _readable(asked: Asked, may_be_empty: bool) -> list[RunFiles]:
+    """The runs whose files can be read; a note names each of the others.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs, problems = [], []
+    for folder, name in asked.runs.items():
+        try:
+            runs.append(replace(read_run(folder, may_be_empty=may_be_empty), name=name))
+        except UserError as error:
+            problems += error.problems
+    if not runs:
+        raise UserError(*problems)
+    tell([f"left out: {each.field} {each.why}" for each in problems if isinstance(each, Problem)])
+    return runs
 
 
 def html_of(folders: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .callbacks.metrics_file import json_value
+from .regular_files import read_regular
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -84,7 +85,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """The events in their order, without lines that were cut off; empty if there is no journal."""
     events = []
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).splitlines()
     except OSError:
         return []
     for raw in lines:

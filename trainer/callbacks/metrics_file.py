@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ...models.json_file import parse_json
+from ..regular_files import read_regular
 from .callback import Callback, Metrics
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_metrics(path: Path, last_step: int | None = None) -> list[Metrics]:
         OSError: the file cannot be read.
     """
     lines = []
-    for raw in path.read_bytes().splitlines():
+    for raw in read_regular(path).splitlines():
         try:
             line = parse_json(raw)
         except ValueError:  # the line was cut off by a kill or a lost machine; covers UnicodeDecodeError

@@ -21,6 +21,7 @@ from ...errors import Problem, UserError
 from ..callbacks.metrics_file import FILE_NAME, NOT_FINITE
 from ..checkpoint.layout import RECIPE
 from ..journal import BACK, ENDED, FILE, STARTED, read_journal
+from ..regular_files import read_regular
 from ..run_folder import OF_A_RUN
 from ..run_lock import is_held
 from ..summary import FILE as SUMMARY
@@ -120,13 +121,13 @@ def _metrics(path: Path) -> tuple[list[Line], int]:
         UserError: the file cannot be read, or none of its lines can.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except FileNotFoundError:
         return [], 0
     except OSError as error:
-        raise UserError(
-            Problem(str(path), f"cannot be read: {error.strerror or error}", "check its permissions")
-        ) from None
+        denied = isinstance(error, PermissionError)
+        fix = "check its permissions" if denied else "restore the file, or leave this run out"
+        raise UserError(Problem(str(path), f"cannot be read: {error.strerror or error}", fix)) from None
     every = raw.splitlines()
     lines = [_line(one) for one in every]
     bad = [number for number, line in enumerate(lines, 1) if line is None]
@@ -159,7 +160,7 @@ def _number(value: Any) -> float | int | None:
 def _mapping(path: Path, parse: Any) -> dict[str, Any]:
     """What a file holds, if it is a mapping; empty if it is missing or damaged."""
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        found = parse(read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -167,9 +168,7 @@ def _mapping(path: Path, parse: Any) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - LARGEST, 0))
-            return file.read().decode("utf-8", "replace")
+        return read_regular(path, LARGEST).decode("utf-8", "replace")
     except OSError:
         return ""
 

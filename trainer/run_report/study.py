@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..regular_files import read_regular
 from .markup import Html, details, duration, number, section, table, text
 from .run_files import is_run
 
@@ -122,6 +123,6 @@ def _shown(value: Any) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= LARGEST else ""
+        return read_regular(path).decode("utf-8", "replace") if path.stat().st_size <= LARGEST else ""
     except OSError:
         return ""

@@ -287,6 +287,21 @@ def test_bad_input_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Traceback" not in trireme_here(capsys, "report", str(tmp_path / "whole" / "metrics.jsonl")).stderr
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_a_run_that_cannot_be_read_is_left_out_beside_others(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs" / "good")
+    bad = write_run(tmp_path / "runs" / "bad")
+    for name in ("metrics.jsonl", "journal.jsonl", "summary.json", "log.txt"):
+        (bad / name).unlink(missing_ok=True)
+        make(bad / name)
+    refused(trireme_here(capsys, "report", str(bad)), "metrics.jsonl", "cannot be read: it is a", "fix:")
+    done = trireme_here(capsys, "report", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html"))
+    assert done.returncode == 0 and f"note: left out: {bad / 'metrics.jsonl'} cannot be read" in done.stderr
+    assert "good" in (tmp_path / "page.html").read_text()
+
+
 def test_a_notebook_shows_the_page_in_a_frame(tmp_path: Path) -> None:
     view = report(write_run(tmp_path / "run"))
     frame = Elements(view._repr_html_())
