@@ -7,11 +7,15 @@ run folders; view them with ``mlflow ui --backend-store-uri sqlite:///runs/mlflo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote, urlsplit
 
 from .mlflow_protocol import MlflowAddress
+from .tracker import NoLogin
 
 
 @dataclass(eq=False)
@@ -29,5 +33,20 @@ class Mlflow(MlflowAddress):
             yield f"uri={self.uri!r} is no address; write http://HOST:PORT, sqlite:///FILE or another store of MLflow"
 
     def login(self) -> None:
-        if self.server is not None:
+        if self.server is not None and self.server.partition(":")[0] in ("sqlite", "file"):
+            _check_place(self.server)  # MLflow would make folders and tables now
+        elif self.server is not None:
             self.ask("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")
+
+
+def _check_place(uri: str) -> None:
+    """Refuse a local store in a place that cannot be written.
+
+    Raises:
+        NoLogin: it cannot.
+    """
+    path = urlsplit(uri).path
+    place = Path(unquote(path[1:] if uri.startswith("sqlite:///") else path))
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise NoLogin(f"{there} cannot be written", "name a place of your own, or leave uri out")

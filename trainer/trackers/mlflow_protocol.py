@@ -51,6 +51,9 @@ class MlflowProtocol(Tracker):
             try:
                 self._client(self.server).search_experiments(max_results=1)
             except MlflowException as error:
+                if "unsupported URI" in str(error):
+                    fix = "write an address such as http://HOST:PORT or sqlite:///FILE"
+                    raise NoLogin(f"it has no store for {self.server}", fix) from None
                 if found := re.search(r"\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED|Unauthor", str(error)):
                     raise NoLogin(f"{self.server} refuses the login ({found[0]})", fix) from None
                 raise

@@ -233,8 +233,8 @@ class Tracker(TrackerOptions):
     def offline_fix(self) -> str:
         """What to do if the service cannot be reached."""
         modes = {each.name for each in self.__dataclass_fields__.values()}
-        offline = f"callbacks.{self.KEY}.mode=offline" if "mode" in modes else f"leave {self.KEY} out"
-        return f"look at the network and the address, or write {offline}"
+        offline = f"write callbacks.{self.KEY}.mode=offline" if "mode" in modes else f"leave {self.KEY} out"
+        return f"look at the network and the address, or {offline}"
 
 
 @contextmanager

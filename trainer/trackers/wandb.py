@@ -8,8 +8,9 @@ preempted.
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,10 @@ from typing import Any, ClassVar, Literal
 from .about_run import AboutRun
 from .line import Line, Status
 from .tracker import NoLogin, Tracker
+
+NO_ANSWER = re.compile(r"did not respond|Failed to execute API request|timed? ?out|connect|resolve|unreachable", re.I)
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""Values of ``WANDB_MODE`` that W&B knows."""
 
 
 @dataclass(eq=False)
@@ -34,6 +39,11 @@ class Wandb(Tracker):
     KEY: ClassVar = "wandb"
     LOGGERS: ClassVar = ("wandb",)
     VARIABLES: ClassVar = ("WANDB_BASE_URL", "WANDB_API_KEY")
+
+    def flaws(self) -> Iterator[str]:
+        yield from super().flaws()
+        if self.mode is None and (set_to := os.environ.get("WANDB_MODE", "online")) not in MODES:
+            yield f"WANDB_MODE={set_to!r} is unknown; use online or offline, or unset it"
 
     @property
     def offline(self) -> bool:
@@ -53,6 +63,8 @@ class Wandb(Tracker):
             if not wandb.login(verify=True, prompt=False):
                 raise NoLogin("there is no key", fix)
         except (errors.AuthenticationError, errors.UsageError) as error:
+            if NO_ANSWER.search(str(error)):  # W&B wraps an outage into the error of a wrong key
+                raise ConnectionError(str(error)) from None
             raise NoLogin(f"the key is refused: {error}", fix) from None
 
     def start(self, run: AboutRun) -> str:

@@ -84,3 +84,14 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_line(run: Run, caplog
     assert [each["step"] for each in known["history"] if each["key"] == "train/loss"] == list(range(1, 51))
     assert known["info"]["status"] == "FINISHED"
     assert sum("MLflow cannot be written to" in message for message in caplog.messages) == 1
+
+
+def test_a_check_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path}/new/runs.db"
+    done = trireme_here(capsys, "check", str(TINY), ROOTS, "tracker=mlflow", f"callbacks.mlflow.uri={uri}")
+    assert done.returncode == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_mlflow_does_not_know_is_no_outage(capsys: pytest.CaptureFixture[str]) -> None:
+    done = trireme_here(capsys, "check", str(TINY), ROOTS, "tracker=mlflow", "callbacks.mlflow.uri=foo://bar")
+    refused(done, "it has no store for foo://bar", "fix: write an address such as http://HOST:PORT")

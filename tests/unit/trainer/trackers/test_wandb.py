@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.command import ROOTS, command, refused
+from helpers.command import ROOTS, command, refused, trireme_here
 from helpers.recipes import TINY
 from helpers.wandb_server import KEY, WandbServer, wandb_server
+from trireme.errors import UserError
+from trireme.trainer.trackers.wandb import Wandb
 
 pytest.importorskip("wandb")
 DRIVE = """
@@ -80,3 +83,22 @@ def test_no_key_is_one_message_of_the_check(tmp_path: Path) -> None:
         tool = command("check", str(TINY), ROOTS, "tracker=wandb")
         done = subprocess.run(tool, env=told, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     refused(done, "W&B: there is no key", "callbacks.wandb.mode=offline")
+
+
+def test_an_unknown_mode_in_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "banana")
+    refused(trireme_here(capsys, "check", str(TINY), ROOTS, "tracker=wandb"), "WANDB_MODE='banana' is unknown")
+
+
+def test_a_server_that_does_not_answer_is_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+    from wandb.errors import AuthenticationError
+
+    def login(**options: Any) -> bool:
+        raise AuthenticationError("Failed to authenticate: Failed to execute API request: it did not respond in time.")
+
+    monkeypatch.setattr(wandb, "login", login)
+    with pytest.raises(UserError, match="W&B cannot be reached"):
+        Wandb(mode="online")
