@@ -72,6 +72,19 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
     return found, problems
 
 
+def other_problems(component: Component, path: str, refused: set[str]) -> list[Problem]:
+    """Problems of a component's arguments beside those that are ``refused`` already: it is built without them."""
+    wrong = {field.removeprefix(f"{path}.").partition(".")[0] for field in refused if field.startswith(f"{path}.")}
+    if path in refused or not wrong or wrong - component.keys() or "_target_" in wrong:
+        return []
+    left = {key: value for key, value in component.items() if key not in wrong}
+    made, problems = built(left, path)
+    if isinstance(made, Callback):
+        with contextlib.suppress(Exception):
+            made.close()
+    return [problem for problem in problems if problem.field.removeprefix(f"{path}.").partition(".")[0] in left]
+
+
 def check_collator(
     component: Component, data: DataConfig, trainer: TrainerConfig, seed: int, config: Any = None
 ) -> list[Problem]:

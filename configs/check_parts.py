@@ -18,6 +18,7 @@ from .build_parts import (
     check_collator,
     check_later_parts,
     check_values,
+    other_problems,
     setting_of,
 )
 from .check_lanes import check_lanes
@@ -114,6 +115,8 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
     wanted = {name: part for name, part in parts.get("callbacks", {}).items() if sound(f"callbacks.{name}")}
     callbacks, found = build_callbacks(wanted)
     problems += found
+    for name in parts.get("callbacks", {}).keys() - wanted.keys():
+        problems += other_problems(parts["callbacks"][name], f"callbacks.{name}", refused)
     if parts.get("collator") and sound("collator") and "data" in parts and "trainer" in parts:
         config = accepted_config(parts["model"]) if sound("model") else None
         problems += check_collator(parts["collator"], parts["data"], parts["trainer"], parts.get("seed", 0), config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import types
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -61,7 +62,8 @@ def beyond(value: Any, path: str) -> list[Problem]:
         return [problem for index, item in enumerate(value) for problem in beyond(item, f"{path}.{index}")]
     if not isinstance(value, int | float) or abs(value) < LARGEST:
         return []
-    return [Problem(path, why_no_number(value), "write a smaller number", value)]
+    fix = "write a number" if math.isnan(value) else "write a smaller number"
+    return [Problem(path, why_no_number(value), fix, value)]
 
 
 def check_value(value: Any, hint: Any, path: str) -> tuple[Any, list[Problem]]:

@@ -81,8 +81,8 @@ def wrong_types(
 def beyond(values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> list[Problem]:
     """Numbers that no field can hold."""
     wrong = {name: value for name, value in values.items() if isinstance(value, int | float) and not _fits(value)}
-    fix = "write a smaller number"
-    return [_problem(name, why_no_number(value), value, own, weights, fix) for name, value in wrong.items()]
+    fixes = {name: "write a number" if value != value else "write a smaller number" for name, value in wrong.items()}
+    return [_problem(name, why_no_number(value), value, own, weights, fixes[name]) for name, value in wrong.items()]
 
 
 def _fits(value: float) -> bool:

@@ -154,3 +154,11 @@ def test_documents_lack_the_columns_of_a_task(
     said = capsys.readouterr().err
     assert f"gives no column {column}" in said or "transformers does not have" in said
     assert "Traceback" not in said
+
+
+def test_a_callback_with_a_wrong_type_is_judged_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["callbacks.early_stopping.metric=5", "callbacks.early_stopping.patience=-1"]
+    assert main(["check", str(TINY), ROOTS, "callbacks=early_stopping", *given]) == 2
+    message = capsys.readouterr().err
+    assert "2 problems" in message
+    assert "callbacks.early_stopping.metric" in message and "callbacks.early_stopping.patience" in message
