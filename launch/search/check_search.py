@@ -16,7 +16,7 @@ from ..overrides import key_of
 from ..planning import planned
 from ..train import checked
 from .check_space import check_space
-from .engines.engine import build_engine
+from .engines.engine import build_engine, engine_class
 from .objective import function_at, read_objective
 from .prepared import Prepared
 from .space import Space, is_path, read_space, value_at
@@ -80,6 +80,7 @@ def prepare(
         read_objective(typed, typed.search, function),
     )
     others = build_engine(prepared.search.engine).problems(prepared)
+    others += _of_optuna(prepared)
     if problems := [*_double(prepared), *_old_study(prepared, fresh), *others]:
         raise UserError(*problems)
     return prepared
@@ -114,6 +115,15 @@ def _space(
         fix = "write its ranges: search.space={optimizer.lr: {low: 1e-5, high: 1e-2, log: true}}"
         return None, [Problem("search.space", "is empty, so there is nothing to search", fix)]
     return space.typed(raw), [problem_of(flaw, "search", {"space": given}) for flaw in flaws]
+
+
+def _of_optuna(prepared: Prepared) -> list[Problem]:
+    """Problems of the sampler and the pruner, if optuna chooses the trials."""
+    if not engine_class(prepared.search.engine).OF_OPTUNA:
+        return []
+    from .try_sampler import try_sampler  # imported here, since optuna takes a second
+
+    return try_sampler(prepared.search, len(prepared.objective.modes), prepared.space)
 
 
 def _folder(recipe: RecipeConfig, overrides: Sequence[str]) -> tuple[Path, str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...errors import Problem, UserError
 from ..compose import compose
-from .prepared import name_of
 from .space import Space
+from .space_function import call_space
 from .study_command import StudyCommand
 
 TRIED = 5
@@ -34,7 +34,9 @@ def check_space(command: StudyCommand, space: Space | Callable[[Any], dict[str, 
     for values in points:
         for problem in _problems(command, values):
             if isinstance(problem, Problem):
-                problem = replace(problem, field=f"{field if _within(problem.field, values) else ''}{problem.field}")
+                inside = _within(problem.field, values)
+                fix = f"{problem.fix}{_with_condition(problem.field, values) if field and inside else ''}"
+                problem = replace(problem, field=f"{field if inside else ''}{problem.field}", fix=fix)
             # A function gives other values at each call, and each would show the same problem; so does each value of
             # an unknown key, beside each choice of its group.
             once: Any = problem
@@ -78,21 +80,12 @@ def _conditions(space: Space, name: str) -> dict[str, Any]:
 
 def _drawn(function: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Points that the user's own function gives for random trials."""
-    from .samplers import draw_points
+    from .samplers import random_trials
     from .study_store import quiet_optuna
 
     quiet_optuna()
-    try:
-        points = draw_points(function, TRIED)
-    except Exception as error:
-        why = f"fails: {type(error).__name__}: {error}"
-        fix = "it takes a trial of optuna and returns values by key, such as {'optimizer.lr': ...}"
-        raise UserError(Problem("search.space", why, fix, name_of(function))) from None
-    for point in points:
-        if not isinstance(point, Mapping) or not point or not all(isinstance(key, str) for key in point):
-            fix = "return values by dotted key: {'optimizer.lr': trial.suggest_float('lr', 1e-5, 1e-2, log=True)}"
-            raise UserError(Problem("search.space", "its function does not return values by key", fix, point))
-        yield dict(point)
+    for trial in random_trials(TRIED):
+        yield call_space(function, trial)
 
 
 def _problems(command: StudyCommand, values: Mapping[str, Any]) -> list[Problem | str]:
@@ -111,6 +104,12 @@ def _problems(command: StudyCommand, values: Mapping[str, Any]) -> list[Problem 
     refused = check_built(parts, {problem.field for problem in problems})
     problems += [problem for problem in refused if _within(problem.field, values)]
     return [*composed.problems, *with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))]
+
+
+def _with_condition(field: str, values: Mapping[str, Any]) -> str:
+    """The fix that a key of a group has beside others, if the search also chooses the group's file."""
+    group = field.partition(".")[0]
+    return f"; or search it only where it fits: when: {{{group}: NAME}}" if group in values and group != field else ""
 
 
 def _within(field: str, values: Mapping[str, Any]) -> bool:

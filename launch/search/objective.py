@@ -74,22 +74,23 @@ class Objective:
 
     def _called(self, metrics: dict[str, Any]) -> list[float]:
         assert self.function is not None
-        shown = getattr(self.function, "__name__", type(self.function).__name__)
+        shown = name_of(self.function)
         try:
             result = self.function(metrics)
-        except Exception as error:  # the user's own code may fail in any way
+        except (Exception, SystemExit) as error:  # the user's own code may fail in any way
             why, fix = (
                 f"raised {type(error).__name__}: {error}",
                 f"it is called with these metrics: {', '.join(metrics)}",
             )
             raise UserError(Problem("search.function", why, fix, shown)) from error
         try:
+            found: list[Any]
             if isinstance(result, Mapping):
-                return [float(result[name]) for name in self.names]
-            if isinstance(result, Sequence) and not isinstance(result, str):
-                values = [float(value) for value in result]
+                found = [result[name] for name in self.names]
             else:
-                values = [float(result)]
+                several = isinstance(result, Sequence) and not isinstance(result, str)
+                found = list(result) if several else [result]
+            values = [] if any(isinstance(value, bool) for value in found) else [float(value) for value in found]
         except (KeyError, TypeError, ValueError):
             values = []
         if len(values) != len(self.modes):
@@ -116,14 +117,19 @@ def function_at(path: str, field: str = "search.function") -> Callable[..., Any]
 
     try:
         found = locate(path)
-    except Exception as error:  # the user's own module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's own module may fail in any way
         why = f"cannot be imported: {type(error).__name__}: {error}"
         raise UserError(Problem(field, why, "write package.module.function", path)) from None
     if not callable(found):
         raise UserError(
-            Problem(field, f"is a {type(found).__name__}, not a function", "write package.module.function", path)
+            Problem(field, f"is of type {type(found).__name__}, not a function", "write package.module.function", path)
         )
     return found
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The dotted path of a function, or of the class of a callable object."""
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .objective import Objective
+from .objective import Objective, name_of
 from .space import Space
 from .study_command import StudyCommand
 
@@ -48,7 +48,3 @@ class Prepared:
     def sample(self) -> dict[str, Any]:
         """The values that every trial's process gets."""
         return {**asdict(self.command), "overrides": self.command.of_trials}
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"

@@ -18,9 +18,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from ...trainer.component import instantiate, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from optuna import Study
+    from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
 
@@ -108,9 +108,10 @@ def _samplers(node: Any) -> list[dict[str, Any]]:
     return [found for value in node for found in _samplers(value)] if isinstance(node, list) else []
 
 
-def draw_points(function: Any, count: int) -> list[Any]:
-    """Values that a function of a trial returns for random trials of a study in memory."""
+def random_trials(count: int) -> Iterator[Trial]:
+    """Random trials of a study in memory."""
     import optuna
 
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    return [function(study.ask()) for _ in range(count)]
+    for _ in range(count):
+        yield study.ask()

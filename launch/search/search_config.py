@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .space import Space, is_path, read_space
 OPTUNA = "trireme.launch.search.engines.optuna_engine.Optuna"
 LEAST = {"trials": 1, "jobs": 1, "workers": 1, "retries": 0, "max_failures": 1, "seed": 0}
 """Smallest values of whole numbers."""
+
+IN_MEMORY = re.compile(r"sqlite(\+\w+)?:/{2,3}(:memory:)?")
 
 
 @dataclass
@@ -84,6 +87,9 @@ class SearchConfig:
             yield f"study={self.study!r} {wrong}"
         if self.storage is not None and "://" not in self.storage:
             yield f"storage={self.storage!r} is not the URL of a database; write sqlite:///FILE, or leave it out"
+        elif self.storage is not None and IN_MEMORY.fullmatch(self.storage.partition("?")[0]):
+            why = "is a database in memory, which ends with the process"
+            yield f"storage={self.storage!r} is wrong because it {why}; write sqlite:///FILE, or leave it out"
         if isinstance(self.space, str):
             yield from self._of_engine(None) if is_path(self.space) else ()  # another text is refused as a whole
             return

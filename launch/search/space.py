@@ -161,6 +161,13 @@ class Space:
                 yield f"{key} is not in the space; {fix}"
             elif not any(parameter.holds(value) for parameter in mine):
                 yield f"{key} holds {value!r}, which is outside of the space; {_inside(mine)}"
+            elif not any(parameter.holds(value) and self._may_be_active(parameter, point) for parameter in mine):
+                conditions = " or ".join(_condition(parameter) for parameter in mine)
+                yield f"{key} is searched only with {conditions}; leave it out, or give that too"
+
+    def _may_be_active(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
+        """Whether a parameter may be searched beside the given values; those that are not given may be anything."""
+        return all(key not in point or point[key] in allowed for key, allowed in parameter.when.items())
 
     def typed(self, raw: Mapping[str, Any]) -> Space:
         """The space with ranges of integers turned into ranges of numbers where the recipe's own value is a float, as
@@ -269,7 +276,9 @@ def _unknown(name: str, value: Any) -> str:
 def _choice(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
     choices = domain["choices"]
     wrong += [f".{name} has no meaning beside choices; leave it out" for name in OF_RANGE if name in domain]
-    if not isinstance(choices, list) or not choices:
+    if choices == []:
+        wrong.append(" has no choices: its list is empty; write [a, b]")
+    elif not isinstance(choices, list):
         wrong.append(f".choices is {choices!r}, not a list of values; write [a, b]")
     elif len({_label(choice) for choice in choices}) < len(choices):
         wrong.append(f" holds a choice twice ({choices!r}); leave one out")
@@ -305,7 +314,10 @@ def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tupl
     if log and step is not None and not (whole and step == 1):
         wrong.append(f".step={step} cannot go with log; leave one of them out")
     if whole and any(n != int(n) for n in (low, high, step or 1)):
-        wrong.append(f".type is int, but {low}, {high} or {step} is no whole number; write whole numbers")
+        given = {"low": low, "high": high, "step": step or 1}
+        broken = [f"{name}={number}" for name, number in given.items() if number != int(number)]
+        are = "is" if len(broken) == 1 else "are"
+        wrong.append(f".type is int, but {' and '.join(broken)} {are} not whole; write whole numbers")
     made = replace(base, low=low, high=high, log=bool(log), step=step, whole=whole, typed="type" in domain)
     return (None, wrong) if wrong else (made, [])
 
@@ -343,6 +355,10 @@ def _impossible(found: Sequence[Parameter], refused: Collection[str]) -> Iterato
     for parameter in found:
         if names.count(parameter.name) > 1 and parameter is found[names.index(parameter.name)]:
             yield parameter.key, f"space.{parameter.key} is given twice for the same case; leave one out"
+        for later in found[found.index(parameter) + 1 :]:
+            if later.key == parameter.key and later.name != parameter.name and _overlap(parameter, later):
+                why = f"has two cases that may hold at once ({_condition(parameter)} and {_condition(later)})"
+                yield parameter.key, f"space.{parameter.key} {why}; make them differ"
         for other, values in parameter.when.items():
             if other in refused:
                 continue
@@ -351,8 +367,23 @@ def _impossible(found: Sequence[Parameter], refused: Collection[str]) -> Iterato
                 near = did_you_mean(other, sorted({each.key for each in found}))
                 yield parameter.key, f"{when} names {other}, which is not searched; {near or 'search it too'}"
             for value in values:
-                if those and not any(each.holds(value) for each in those):
+                if any(each.count is None and each.holds(value) for each in those):
+                    why = f"waits for {other}={value!r}, one number of a range without steps, which hardly ever comes"
+                    yield parameter.key, f"{when} {why}; search {other} by choices or with a step"
+                elif those and not any(each.holds(value) for each in those):
                     yield parameter.key, f"{when} waits for {other}={value!r}, which never comes; {_inside(those)}"
+
+
+def _condition(parameter: Parameter) -> str:
+    """The condition of a case in words."""
+    parts = [f"{key}={'|'.join(map(str, values))}" for key, values in parameter.when.items()]
+    return " and ".join(parts) or "any values"
+
+
+def _overlap(one: Parameter, other: Parameter) -> bool:
+    """Whether the conditions of two cases of a key can hold at once."""
+    shared = one.when.keys() & other.when.keys()
+    return all(set(map(_label, one.when[key])) & set(map(_label, other.when[key])) for key in shared)
 
 
 def _inside(parameters: Sequence[Parameter]) -> str:

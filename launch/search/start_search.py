@@ -19,6 +19,7 @@ from .prepared import Prepared
 from .results import BEST, best_trials, show_results, write_results
 from .run_search import Search, say
 from .space import Space, value_at
+from .storages import storage_errors
 from .study_store import LOCKS, StudyStore
 from .submit_workers import submit_workers
 from .trial_starter import TrialStarter
@@ -72,13 +73,14 @@ def run(
     _announce(prepared, store)
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     starts = starter or TrialStarter(prepared.sample, int(threads or 0))
-    try:
-        Search(prepared, store, engine, jobs, starts).run()
-    finally:
-        if starter is None:
-            starts.close()
-        write_results(store)
-        show_results(store)
+    with storage_errors(prepared.search.storage):
+        try:
+            Search(prepared, store, engine, jobs, starts).run()
+        finally:
+            if starter is None:
+                starts.close()
+            write_results(store)
+            show_results(store)
     if not best_trials(store) and all(trial.state.is_finished() for trial in store.trials):
         raise RanksFailed("no trial has ended with a value; the table above says how each has ended")
     return store
@@ -165,10 +167,10 @@ def _announce(prepared: Prepared, store: StudyStore) -> None:
     search, there = prepared.search, len(store.trials)
     goal = ", ".join(f"{mode} {name}" for name, mode in prepared.objective.modes.items())
     begun = f", {there} begun before" if there else ""
-    say(f"study {prepared.name}: {search.trials} trials on {prepared.ranks} rank(s) each ({goal}){begun}")
+    say(f"study {prepared.name}: {search.trials} trial(s) on {prepared.ranks} rank(s) each ({goal}){begun}")
     say(f"its folder: {prepared.folder}")
     if store.combinations is not None and search.trials > store.combinations:
-        say(f"note: the space has {store.combinations} combinations, and the search ends when each was was tried")
+        say(f"note: the space has {store.combinations} combinations, and the search ends when each was tried")
     if search.pruner is not None and not prepared.objective.single:
         say("note: nothing is pruned, since pruners judge by one objective")
     elif (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -61,15 +63,37 @@ def open_storage(folder: Path, url: str | None, create: Callable[[BaseStorage], 
         return create(_journal(folder) if url is None else _database(url))
     except (ModuleNotFoundError, ImportError) as error:
         kind = urlsplit(url or "").scheme.partition("+")[0]
-        package = PACKAGES.get(kind, error.name or "its driver")
         why = f"needs a package that is not installed ({error})"
-        raise UserError(Problem("search.storage", why, f"pip install {package}", _without_password(url))) from None
+        package = PACKAGES.get(kind) or error.name
+        fix = (
+            f"pip install {package}"
+            if package
+            else "install SQLAlchemy's driver of this database, or use sqlite:///FILE"
+        )
+        raise UserError(Problem("search.storage", why, fix, _without_password(url))) from None
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, its drivers and the file system have errors of their own
         why = f"cannot be used: {_reason(error)}"
         shown = _without_password(url) if url else str(folder / JOURNAL)
         raise UserError(Problem("search.storage", why, FIX, shown)) from None
+
+
+@contextmanager
+def storage_errors(url: str | None) -> Iterator[None]:
+    """Context in which a failure of the database, once it is open, is a problem of ``search.storage``.
+
+    Raises:
+        UserError: the database fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, StorageInternalError) or type(error).__module__.startswith("sqlalchemy.")):
+            raise
+        fix = "see that the database runs; then the same command goes on"
+        why = f"has failed: {_reason(error)}"
+        raise UserError(Problem("search.storage", why, fix, _without_password(url))) from error
 
 
 def _journal(folder: Path) -> BaseStorage:

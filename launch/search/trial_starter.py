@@ -20,7 +20,7 @@ from typing import Any
 
 from ..elastic import environment
 from ..forked import Forked, ForkServer, forked
-from .trial_process import FAILED, KILLED, OUTPUT, SAMPLE
+from .trial_process import FAILED, INTERRUPTED, KILLED, OUTPUT, SAMPLE
 
 ENTRY = "trireme.launch.search.trial_process"
 IMPORTS = (
@@ -43,6 +43,8 @@ class Started:
 
     result: Path
     process: Forked | subprocess.Popen[bytes]
+    told: bool = False
+    """Whether it was sent a signal."""
 
 
 class TrialStarter:
@@ -74,6 +76,7 @@ class TrialStarter:
 
     def tell(self, started: Started, number: signal.Signals) -> None:
         """Send a signal to a trial; nothing happens if it has ended."""
+        started.told = True
         with suppress(ProcessLookupError):
             started.process.send_signal(number)
 
@@ -94,6 +97,8 @@ class TrialStarter:
         assert status is not None
         if status < 0:
             return KILLED, f"its process was ended by {signal.Signals(-status).name}"
+        if started.told:  # the signal came before the trial could note how it ends
+            return INTERRUPTED, "before it had begun"
         return FAILED, f"its process ended with exit code {status}"
 
     def leave(self, started: Started) -> None:

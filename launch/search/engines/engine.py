@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....errors import Problem, UserError
 from ....trainer.trackers.tracker_library import is_installed
 from ..space import Space
+from ..space_function import call_space
 
 if TYPE_CHECKING:
     from ..prepared import Prepared
@@ -156,7 +157,7 @@ class Engine:
     def space_values(self, trial: Any) -> Values:
         """Values by key for a trial of the study, whose values by name are fixed or drawn."""
         space = self.prepared.space
-        return space.suggest(trial) if isinstance(space, Space) else dict(space(trial))
+        return space.suggest(trial) if isinstance(space, Space) else call_space(space, trial)
 
 
 def _of_optuna(cls: type[Engine], search: SearchConfig, space: Space | None) -> Iterator[str]:

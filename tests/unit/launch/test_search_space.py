@@ -95,12 +95,18 @@ def test_given_points_are_stored_by_their_case() -> None:
         ({"a": {"values": [1, 2]}}, "write choices"),
         ({"a": {"lwo": 1, "hihg": 2}}, "did you mean low?"),
         ({"a": 3}, "single value"),
-        ({"a": []}, "not a list of values"),
+        ({"a": []}, "space.a has no choices"),
+        ({"a": {"choices": 3}}, "not a list of values"),
         ({"a": [1, 1]}, "holds a choice twice"),
         ({"run.dir": ["a", "b"]}, "which a search decides itself"),
-        ({"a": {"low": 0.5, "high": 2, "type": "int"}}, "no whole number"),
+        ({"a": {"low": 0.5, "high": 2, "type": "int"}}, "space.a.type is int, but low=0.5 is not whole"),
         ({"a": {"low": 1, "high": 2, "when": {"b": 1}}}, "names b, which is not searched"),
         ({"a": {"low": 1, "high": 2, "when": {"b": 7}}, "b": [1, 2]}, "waits for b=7, which never comes"),
+        ({"a": [1], "b": {"choices": [1], "when": {"c": 0.5}}, "c": {"low": 0.1, "high": 1}}, "hardly ever comes"),
+        (
+            {"b": [1, 2], "a": [{"choices": [1], "when": {"b": 1}}, {"choices": [2], "when": {"b": [1, 2]}}]},
+            "space.a has two cases that may hold at once (b=1 and b=1|2)",
+        ),
         ({"a": {"low": 1, "high": 2, "when": {"b": 1}}, "b": {"low": 1, "high": 2, "when": {"a": 1}}}, "on itself"),
     ],
 )
@@ -119,6 +125,17 @@ def test_sound_keys_are_judged_beside_wrong_ones() -> None:
     assert space.keys == ("a",) and space.refused == {"wrong", "b", "c", "d"}
     assert list(space.flaws_of({"wrong": 7, "b": 7, "c": 7, "d": 7, "a": 1})) == []
     assert [flaw.partition(" ")[0] for flaw in space.flaws_of({"a": 3, "e": 1})] == ["a", "e"]
+
+
+def test_cases_that_differ_in_one_key_do_not_overlap() -> None:
+    cases = [{"choices": [1], "when": {"b": 1, "c": 1}}, {"choices": [2], "when": {"b": 1, "c": 2}}]
+    assert read_space({"b": [1, 2], "c": [1, 2], "a": cases})[1] == []
+
+
+def test_a_key_of_a_first_trial_fits_its_condition() -> None:
+    space, _ = read_space({"b": [1, 2], "a": {"choices": [1, 2], "when": {"b": 1}}})
+    assert list(space.flaws_of({"a": 1, "b": 2})) == ["a is searched only with b=1; leave it out, or give that too"]
+    assert list(space.flaws_of({"a": 1})) == [], "b is drawn"
 
 
 def test_first_trials_are_judged_beside_a_wrong_range() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from trireme.launch.error_report import RanksFailed
 from trireme.launch.search.memory_kills import memory_kills
 from trireme.launch.search.objective import Objective
 from trireme.launch.search.results import _found, _further, best_trials, rows
-from trireme.launch.search.samplers import seeded
+from trireme.launch.search.samplers import random_trials, seeded
 from trireme.launch.search.search_config import SearchConfig
 from trireme.launch.search.shares import share_out
 from trireme.launch.search.space import Space, read_space
-from trireme.launch.search.storages import JOURNAL
+from trireme.launch.search.space_function import call_space
+from trireme.launch.search.storages import JOURNAL, storage_errors
 from trireme.launch.search.study_store import StudyStore, TrialState
 from trireme.launch.search.trial_process import FAILED, INTERRUPTED, KILLED, MEMORY, REFUSED, ending_of
+from trireme.launch.search.trial_starter import Started, TrialStarter
+from trireme.launch.search.try_sampler import try_sampler
 
 SPACE = {"x": {"low": -4.0, "high": 4.0}, "rate": {"low": 1e-5, "high": 1e-1, "log": True}}
 TPE = {"_target_": "optuna.samplers.TPESampler"}
@@ -355,9 +359,86 @@ def test_a_study_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
         (lambda metrics: "bad", "returned 'bad'"),
         (lambda metrics: {"other": 1.0}, "returned {'other': 1.0}"),
         (lambda metrics: [1.0, 2.0], r"returned \[1.0, 2.0\]"),
+        (lambda metrics: True, "returned True"),
+        (lambda metrics: sys.exit(0), "raised SystemExit: 0"),
     ],
 )
 def test_a_function_of_the_users_that_fails_is_named(function: Callable[..., Any], words: str) -> None:
     objective = Objective({"value": "min"}, function=function)
     with pytest.raises(UserError, match=words):
         objective.of_lines([{"loss": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda trial: sys.exit(3), "fails for trial 0: SystemExit: 3"),
+        (lambda trial: [1], "does not return values by key"),
+        (lambda trial: {"optimizer.lr": object()}, "returns an object of type object for optimizer.lr in trial 0"),
+        (lambda trial: {"optimizer.betas": [0.9, math.nan]}, "returns nan for optimizer.betas"),
+    ],
+)
+def test_a_space_that_is_a_function_gives_what_a_recipe_can_hold(function: Callable[..., Any], words: str) -> None:
+    (trial,) = random_trials(1)
+    with pytest.raises(UserError, match=words):
+        call_space(function, trial)
+
+
+@pytest.mark.parametrize(
+    ("component", "field", "words"),
+    [
+        ({"_target_": "optuna.samplers.BruteForceSampler"}, "search.sampler", "step must be given"),
+        ({"_target_": "optuna.pruners.MedianPruner"}, "search.sampler._target_", "gives no sampler"),
+        ({"_target_": "os.getcwd"}, "search.sampler._target_", "of type str"),
+        ({"_target_": "optuna.samplers.GridSampler", "search_space": {"y": [1]}}, "search.sampler", "x, is not found"),
+    ],
+)
+def test_a_wrong_sampler_is_refused_before_the_first_trial(component: dict[str, Any], field: str, words: str) -> None:
+    (problem,) = try_sampler(SearchConfig(sampler=component), 1, space_of({"x": {"low": 0.0, "high": 1.0}}))
+    assert problem.field == field and problem.fix and words in problem.why
+
+
+@pytest.mark.parametrize(
+    ("component", "field", "words"),
+    [
+        ({"_target_": "optuna.samplers.TPESampler"}, "search.pruner._target_", "gives no pruner"),
+        ({"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": -1}, "search.pruner", "cannot be negative"),
+        ({"_target_": "optuna.pruners.PercentilePruner", "percentile": 500}, "search.pruner", "between 0 and 100"),
+    ],
+)
+def test_a_wrong_pruner_is_refused_before_the_first_trial(component: dict[str, Any], field: str, words: str) -> None:
+    (problem,) = try_sampler(SearchConfig(pruner=component), 1, space_of({"x": {"low": 0.0, "high": 1.0}}))
+    assert problem.field == field and problem.fix and words in problem.why
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("name", ["TPESampler", "RandomSampler", "NSGAIISampler", "QMCSampler", "BruteForceSampler"])
+def test_sound_samplers_and_pruners_pass(name: str, objectives: int) -> None:
+    sampler, pruner = {"_target_": f"optuna.samplers.{name}"}, {"_target_": "optuna.pruners.MedianPruner"}
+    space = space_of({"x": {"low": 0.0, "high": 1.0, "step": 0.5}})
+    assert try_sampler(SearchConfig(sampler=sampler, pruner=pruner), objectives, space) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///:memory:?x=1"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="in memory"):
+        SearchConfig(space=SPACE, storage=url)
+    SearchConfig(space=SPACE, storage="sqlite:///study.db")
+
+
+def test_a_database_that_fails_later_is_one_problem(tmp_path: Path) -> None:
+    store = opened(tmp_path / "study", space_of(SPACE), storage=f"sqlite:///{tmp_path}/study.db")
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match=r"search\.storage.*\n.*has failed"), storage_errors("sqlite:///study.db"):
+        work(store, space_of(SPACE), quadratic, most=1)
+
+
+def test_a_trial_that_ends_at_a_signal_goes_on(tmp_path: Path) -> None:
+    """A signal may come before the trial can note how it ends."""
+    starter = object.__new__(TrialStarter)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = Started(tmp_path / "none.json", process)
+    starter.tell(started, signal.SIGINT)
+    process.wait()
+    process.returncode = 1  # Python's own answer to the signal, where it has no handler yet
+    assert starter.ending(started)[0] == INTERRUPTED
