@@ -8,6 +8,7 @@ until the service is back (``Tracker.TRIES_AGAIN``) or the run ends.
 from __future__ import annotations
 
 import logging
+import textwrap
 import threading
 import time
 from collections import deque
@@ -166,5 +167,5 @@ class Sender:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an exception on one line, at most 300 characters; its type if it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """The text of an exception on one line, at most 300 characters in whole words; its type if it says nothing."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
