@@ -102,8 +102,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_folders(options: argparse.Namespace) -> None:
-    """Raises:
-    UserError: there is no checkpoint to read, or OUT cannot be written.
+    """Refuse a checkpoint that is not there and an OUT that cannot be written.
+
+    Raises:
+        UserError: all that is wrong.
     """
     from ...errors import Problem, UserError
     from ...trainer.folders import check_new_folder
