@@ -59,6 +59,8 @@ def prepare(
         raise UserError(*problems, _no_search(command.recipe))
     given = given if isinstance(given, dict) else {}
     searched, found = _space(given.get("space") if space is None else space, composed.raw)
+    exact = [each.field for each in found if isinstance(each, Problem)]
+    problems = [each for each in problems if not (isinstance(each, Problem) and _names_a_part(each.field, exact))]
     told = {each.field for each in problems if isinstance(each, Problem)}
     problems += [each for each in found if not isinstance(each, Problem) or each.field not in told]
     with gathered_in(problems):
@@ -84,6 +86,11 @@ def prepare(
     if problems := [*_double(prepared), *_old_study(prepared, fresh), *others]:
         raise UserError(*problems)
     return prepared
+
+
+def _names_a_part(field: str, exact: Sequence[str]) -> bool:
+    """Whether a field of the space is named more exactly by another problem: its ``low``, say."""
+    return field.startswith("search.space.") and any(each.startswith(f"{field}.") for each in exact)
 
 
 def _no_search(recipe: str) -> Problem:

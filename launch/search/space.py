@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ...configs.values import did_you_mean, nearest
+from ...configs.values import LARGEST, did_you_mean, nearest
+from ...errors import why_no_number
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -297,12 +298,14 @@ def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tupl
             wrong.append(f" has no {name}; write {{low: ..., high: ...}}")
         elif not _is_number(domain[name]):
             wrong.append(f".{name} is {domain[name]!r}, not a number; write a number")
+        elif not abs(domain[name]) < LARGEST:  # NaN is in no order
+            wrong.append(f".{name} {why_no_number(domain[name])}; write a number within 64 bits")
     if domain.get("type") not in (None, "int", "float"):
         wrong.append(f".type is {domain['type']!r}; write int or float")
     if log not in (None, True, False):
         wrong.append(f".log is {log!r}; write true or false")
-    if step is not None and not (_is_number(step) and step > 0):
-        wrong.append(f".step is {step!r}, which is not above 0; write a positive number")
+    if step is not None and not (_is_number(step) and 0 < step < LARGEST):
+        wrong.append(f".step is {str(step)[:40]}, which is not above 0 or too large; write a positive number")
     if wrong:
         return None, wrong
     assert low is not None and high is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import optuna
@@ -174,3 +176,54 @@ def test_combinations_are_counted(given: dict[str, Any], wanted: int | None) -> 
         study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=0))
         study.optimize(lambda trial: float(len(space.suggest(trial))), n_trials=50)
         assert len(study.trials) == wanted, "as many as optuna finds"
+
+
+class _Drawing:
+    """A trial that takes the first of all values."""
+
+    number = 0
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return choices[0]
+
+    def suggest_int(self, name: str, low: int, high: int, step: int = 1, log: bool = False) -> int:
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, step: float | None = None, log: bool = False) -> float:
+        return low
+
+
+ODD = [0, 1, -1, 0.5, 1e-5, 1e308, 10**400, math.inf, -math.inf, math.nan, True, None, "", "a", [], [1, 2], [[1], [2]],
+       {}, {"a": 1}, {"low": 1, "high": 2}, [None], 1e22]  # fmt: skip
+NAMES = ["optimizer.lr", "optimizer", "seed", "a", "plan", "run.dir", "", " ", "a.b.c", 3, None, True]
+WORDS = ["low", "high", "log", "step", "type", "choices", "when", "hgih", "min", "values"]
+
+
+def _odd_domain(chance: random.Random, depth: int = 0) -> Any:
+    kind = chance.random()
+    if kind < 0.25:
+        return chance.choice(ODD)
+    if kind < 0.65:
+        deeper = depth < 2 and chance.random() < 0.2
+        words = chance.sample(WORDS, chance.randint(0, 4))
+        return {word: _odd_domain(chance, depth + 1) if deeper else chance.choice(ODD) for word in words}
+    if kind < 0.75:
+        return [_odd_domain(chance, depth + 1) for _ in range(chance.randint(0, 3))]
+    numbers = {name: chance.choice(ODD) for name in ("low", "high", "step")}
+    when = {"when": {chance.choice(NAMES): chance.choice(ODD)}} if chance.random() < 0.3 else {}
+    domain = {**numbers, "log": chance.choice([True, False, None]), "type": chance.choice(["int", "float", None, 3])}
+    return {name: value for name, value in domain.items() if chance.random() < 0.7} | when
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 100))
+def test_random_spaces_are_sound_or_refused(first: int) -> None:
+    for seed in range(first, first + 100):
+        chance = random.Random(seed)
+        given: Any = {chance.choice(NAMES): _odd_domain(chance) for _ in range(chance.randint(0, 3))}
+        space, flaws = read_space(given)
+        assert all(flaw.startswith("space.") and "; " in flaw for flaw in flaws), flaws
+        assert space.combinations is None or space.combinations >= 1, given
+        assert all(parameter.holds(parameter.extremes()[0]) for parameter in space.parameters), given
+        assert set(space.suggest(_Drawing())) <= set(space.keys), given  # type: ignore[arg-type]
+        list(space.flaws_of({chance.choice(NAMES): chance.choice(ODD)}))  # type: ignore[dict-item]
+        space.as_json(), space.typed({"optimizer": {"lr": 0.1}})
