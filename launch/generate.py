@@ -59,16 +59,16 @@ def generate(
 
 def _import_own_classes(path: Path) -> None:
     """Import the user's own classes that the recipe in a run or checkpoint names; the current folder is searched."""
-    import yaml
-
     from ..models.exported_class import import_own_classes
     from ..models.locate import import_from
     from ..trainer.checkpoint.layout import RECIPE
+    from ..trainer.run_folder import saved_recipe
 
     if (path / RECIPE).is_file():
         import_from(Path.cwd())
         try:
-            import_own_classes(yaml.safe_load((path / RECIPE).read_text())["model"])
+            model = saved_recipe(path).get("model")
+            import_own_classes(model if isinstance(model, dict) else {})
         except ImportError as error:
             fix = "start the command in the folder of the file, or install it"
             raise UserError(Problem("MODEL", f"needs code of your own: {error}", fix, str(path))) from None

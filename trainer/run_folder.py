@@ -184,9 +184,28 @@ def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | 
     Args:
         parts: parts of the recipe to compare; None means all.
     """
-    found = _differences(yaml.safe_load((checkpoint / RECIPE).read_text()), recipe, "")
+    found = _differences(saved_recipe(checkpoint), recipe, "")
     wanted = None if parts is None else tuple(parts)
     return [key for key in found if not _within(key, NOT_COMPARED) and (wanted is None or _within(key, wanted))]
+
+
+def saved_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe that a run, a checkpoint or a study has saved in its folder.
+
+    Raises:
+        UserError: the file cannot be read, or holds no recipe.
+    """
+    try:
+        found = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    except OSError as error:
+        why = f"cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: it is no text
+        why = "is damaged: it is not YAML"
+    else:
+        if isinstance(found, dict):
+            return found
+        why = "is damaged: it holds no recipe"
+    raise UserError(Problem(str(folder / RECIPE), why, "restore the file, or name another folder"))
 
 
 def unwritable(path: Path, error: OSError) -> Problem:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...configs.validate import problem_of
 from ...errors import Problem, UserError, gathered_in
 from ...trainer.checkpoint.layout import RECIPE
-from ...trainer.run_folder import changed_keys
+from ...trainer.run_folder import changed_keys, saved_recipe
 from ..compose import compose
 from ..overrides import key_of
 from ..planning import planned
@@ -160,9 +160,7 @@ def _old_study(prepared: Prepared, fresh: bool) -> list[Problem]:
         return [Problem("run.dir", why, "name another folder: run.dir=runs/my_study", str(folder))]
     if fresh or not (folder / RECIPE).is_file() or not (folder / LOCKS).is_dir():
         return []
-    import yaml
-
-    before = yaml.safe_load((folder / RECIPE).read_text())
+    before = saved_recipe(folder)
     changed = changed_keys(prepared.recipe, folder)
     for name in LENGTH:
         if value_at(before, f"trainer.{name}") != getattr(prepared.recipe.trainer, name):

@@ -75,8 +75,10 @@ def open_storage(folder: Path, url: str | None, create: Callable[[BaseStorage], 
         raise
     except Exception as error:  # SQLAlchemy, its drivers and the file system have errors of their own
         why = f"cannot be used: {_reason(error)}"
-        shown = _without_password(url) if url else str(folder / JOURNAL)
-        raise UserError(Problem("search.storage", why, FIX, shown)) from None
+        if url is None:
+            fix = "restore the file, or start over with --fresh (the old folder is kept)"
+            raise UserError(Problem(str(folder / JOURNAL), why, fix)) from None
+        raise UserError(Problem("search.storage", why, FIX, _without_password(url))) from None
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], 
     if not file.is_file():
         _refuse_neither(recipe, recipe_dirs)
         return StudyCommand(recipe, list(overrides), [str(folder) for folder in recipe_dirs], nproc)
-    before = StudyCommand(**json.loads(file.read_text(encoding="utf-8")))
+    before = _read(file)
     given = set(map(key_of, overrides)) | {"run.dir"}
     kept = [text for text in before.overrides if key_of(text) not in given]
     return StudyCommand(
@@ -68,6 +68,24 @@ def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], 
         [*before.recipe_dirs, *map(str, recipe_dirs)],
         before.nproc if nproc is None else nproc,
     )
+
+
+def _read(file: Path) -> StudyCommand:
+    """The command that a study has saved.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = StudyCommand(**json.loads(file.read_text(encoding="utf-8")))
+        lists = found.overrides, found.recipe_dirs
+        if isinstance(found.recipe, str) and all(isinstance(each, list) for each in lists):
+            return found
+        why = "it holds no command"
+    except (OSError, ValueError, RecursionError, TypeError) as error:  # ValueError: it is no JSON, or no text
+        why = error.strerror or str(error) if isinstance(error, OSError) else "it holds no command"
+    fix = f"give the command of the study again, with run.dir={file.parent}"
+    raise UserError(Problem(str(file), f"is damaged: {why}", fix))
 
 
 def _refuse_neither(recipe: str, recipe_dirs: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command import ROOTS, refused, trireme_here
+from helpers.recipes import TINY
 from trireme.errors import UserError
 from trireme.launch.error_report import RanksFailed
 from trireme.launch.search.memory_kills import memory_kills
@@ -25,6 +27,7 @@ from trireme.launch.search.shares import share_out
 from trireme.launch.search.space import Space, read_space
 from trireme.launch.search.space_function import call_space
 from trireme.launch.search.storages import JOURNAL, storage_errors
+from trireme.launch.search.study_command import StudyCommand
 from trireme.launch.search.study_store import StudyStore, TrialState
 from trireme.launch.search.trial_process import FAILED, INTERRUPTED, KILLED, MEMORY, REFUSED, ending_of
 from trireme.launch.search.trial_starter import Started, TrialStarter
@@ -442,3 +445,29 @@ def test_a_trial_that_ends_at_a_signal_goes_on(tmp_path: Path) -> None:
     process.wait()
     process.returncode = 1  # Python's own answer to the signal, where it has no handler yet
     assert starter.ending(started)[0] == INTERRUPTED
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"{", b"[1]", b"recipe: [", b'{"recipe": 3}'])
+@pytest.mark.parametrize("name", ["search.json", "recipe.yaml", JOURNAL])
+def test_a_damaged_file_of_a_study_is_named(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, study = "search.space={optimizer.lr:{low:1e-5,high:1e-2}}", tmp_path / "study"
+    command = StudyCommand(str(TINY), ["search=optuna", space], [], None)
+    study.mkdir()
+    command.write(study)
+    (study / "claims").mkdir()
+    (study / name).write_bytes(content)
+    done = trireme_here(capsys, "search", str(study), ROOTS, "--table")
+    assert "Traceback" not in done.stderr
+    if name == "recipe.yaml" and content.startswith(b'{"recipe"'):
+        refused(done, "holds a study of another recipe")
+    elif name != JOURNAL:  # of a journal, half a line is cut off
+        refused(done, name, "damaged", "fix:")
+
+
+def test_a_model_beside_a_damaged_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "checkpoints").mkdir()
+    done = trireme_here(capsys, "generate", str(tmp_path), "--prompt", "a")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
