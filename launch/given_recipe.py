@@ -29,7 +29,7 @@ from .find_recipes import (
 )
 from .hydra_errors import UNKNOWN
 from .overrides import CALLBACKS, chooses, key_of, prepare, single_callbacks, value_of, without_choices
-from .recipe_file import check_recipe_file, groups_chosen, wrong_choices
+from .recipe_file import check_recipe_file, groups_chosen, hides_base, wrong_choices
 from .repeated_recipes import repeated_recipes
 from .replaced_targets import TARGET, left_over
 from .run_hydra import run_hydra
@@ -63,7 +63,9 @@ class GivenRecipe:
             names = [("defaults", problem.value) for problem in choices]
             names += [(problem.field, problem.value) for problem in choices]
             others = [each for each in blamed if not isinstance(each, Problem) or (each.field, each.value) not in names]
-            if repeated := repeated_recipes(self.path, [*self.folders, *recipe_folders(self.recipe_dirs)]):
+            folders = [*self.folders, *recipe_folders(self.recipe_dirs)]
+            repeated = [] if hides_base(self.path) else repeated_recipes(self.path, folders)
+            if repeated:
                 about = ("defaults", UNKNOWN, str(self.path))  # of what Hydra says about it, these name no key
                 others = [each for each in others if isinstance(each, Problem) and each.field not in about]
             raise UserError(*others, *choices, *repeated) from error

@@ -348,7 +348,7 @@ BAD = {
         "search.space='{\"optimizer.lr\":3}'",
         ("search.space = ", "is a text, and a mapping of ranges is needed"),
     ),
-    "wrong function": ("search.space=optuna.Trial", ("search.space = ", "fails: TypeError")),
+    "wrong function": ("search.space=optuna.Trial", ("search.space = ", "fails for trial 0: TypeError")),
     "no such engine": (f"{RATES} search=optun search.nope=3", ("2 problems", "search=optuna?", "search.nope = 3")),
     "key of no choice": (
         "search.space={optimizer:[adamw,lion],optimizer.lrr:{low:1,high:2}} search.nope=1",

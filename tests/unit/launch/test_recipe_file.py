@@ -73,7 +73,7 @@ def said(recipe: Path | str, *overrides: str) -> str:
         (b"defaults: [/base, override /plan: '${oc.env:TRIREME_NOPE}']\n", "${oc.env:TRIREME_NOPE,NAME}"),
         (b"defaults: [pretrain/persimmon_stdlib]\n", "write `- pretrain/persimmon_stdlib@_global_`"),
         (b"defaults: [pretrain/persimon_stdlib@_global_]\n", "did you mean pretrain/persimmon_stdlib@_global_?"),
-        (b"defaults: [mine@_global_]\n", "of recipes that build on each other"),
+        (b"defaults: [mine@_global_]\n", "make recipes build on each other without end: mine.yaml -> mine.yaml"),
         (b"defaults: [/pretrain: persimmon_stdlib, _self_]\n", "write `- pretrain/persimmon_stdlib@_global_`"),
     ],
 )

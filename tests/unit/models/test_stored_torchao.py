@@ -98,7 +98,7 @@ def test_layers_are_read_number_by_number(layer: Any, base: Path, tmp_path: Path
     ("changes", "words"),
     [
         ({"_type": "Int4Tensor"}, "as Int4Tensor of torchao"),
-        ({"act_quant_kwargs": {"_type": "QuantizeTensorToInt8Kwargs", "_data": {}}}, "for inputs in few bits"),
+        ({"act_quant_kwargs": {"_type": "QuantizeTensorToInt8Kwargs", "_data": {}}}, "which quantises inputs too"),
         ({"block_size": [1, 8]}, "scales for blocks of [1, 8]"),
         ({"lacking": "scale"}, "lack model.layers.0.self_attn.q_proj._weight_scale"),
     ],
