@@ -24,3 +24,5 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     monkeypatch.setattr(tracker, "_accepted", set())  # a login of one test says nothing of the next
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    # Trackio is first imported in its test, but the Hub's cache, in which it would keep its files, is known before.
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "home" / "trackio"))
