@@ -104,7 +104,7 @@ def overrides(plan: str, folder: str, micro_batches: int) -> list[str]:
     if plan == "zero3_nvme":
         found.append(f"plan.deepspeed.offload_optimizer.nvme_path={folder}")
     if plan.startswith("zero3"):
-        # DeepSpeed keeps what is used again within 1e9 parameters: without this, all of a small model.
+        # By default DeepSpeed keeps gathered parameters that are reused within 1e9 parameters: here, the whole model.
         found += ["plan.deepspeed.stage3_max_reuse_distance=0", "plan.deepspeed.stage3_prefetch_bucket_size=0"]
     if plan in ("pp_interleaved", "pp_zero_bubble"):
         found.append("plan.pipelining.split=[1,1,1,1]")

@@ -2,7 +2,7 @@
 
 Symbols: N is the number of ranks of one parallelism axis. P is the size in bytes of the parameters of such a rank
 before sharding, after pipeline and tensor parallelism have divided the model. A = batch x length x hidden x 4 bytes is
-the size of the hidden states of one micro-batch, and m the number of micro-batches.
+the size of the hidden states of one micro-batch.
 
 What a rank sends in a step of one micro-batch:
 

@@ -2,11 +2,12 @@
 
     python benchmarks/trackers.py [NAME ...] [--steps 3000]
 
-Fifteen metrics are reported after every step, as with ``trainer.log_every=1``. *In the loop*: the time that the
-training loop spends in the call to the tracker. *Thread*: CPU time per step of the tracker's thread, which runs beside
-the loop but competes for Python's lock. *Slow-down*: the additional time of a step of some milliseconds (a matrix
-product on one core) with the tracker, as the median over turns of equally many steps. For libraries that are not
-installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.py NAME`` after ``make trackers``.
+Fourteen metrics are reported after each step of every second turn, as with ``trainer.log_every=1``. *In the loop*: the
+time that the training loop spends in the call to the tracker. *Thread*: CPU time per step of the tracker's thread,
+which runs beside the loop but competes for Python's lock. *Slow-down*: the additional time of a step of some
+milliseconds (a matrix product on one core) with the tracker: the median over turns with it, less the median over turns
+without. For libraries that are not installed beside trireme: ``build/trackers/NAME/bin/python benchmarks/trackers.py
+NAME`` after ``make trackers``.
 """
 
 from __future__ import annotations

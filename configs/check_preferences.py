@@ -1,4 +1,4 @@
-"""Check recipes that train on preferences (DPO, IPO, KTO): their reference model and batch size."""
+"""Check recipes that train on preferences (DPO, IPO, KTO): reference model, KTO's batch size, and ``generation``."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def fetch(out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**given)
         config = AutoConfig.from_pretrained(**given)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the numbers are whole ones now
+        del config.quantization_config  # the weights are full-precision floats now
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from .json_file import parse_json
 
 LARGEST = 100 * 2**20
-"""Bytes of the largest header that the format allows."""
+"""Bytes of the largest header that is read; the format allows a little less, 100,000,000."""
 
 
 def read_head(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,6 +1,6 @@
 """The types of a batch: ``MicroBatch`` (one forward pass) and ``StepBatch`` (one data-parallel rank's share of a step).
 
-Their values are nested dicts, lists and tuples of tensors. ``map_tensors`` applies a function to every tensor.
+Inputs and targets are nested dicts, lists and tuples of tensors. ``map_tensors`` applies a function to every tensor.
 """
 
 from __future__ import annotations

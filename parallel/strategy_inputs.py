@@ -1,6 +1,6 @@
 """The settings of a recipe that training strategies need besides the plan.
 
-These are the batch sizes, the clipping of gradients, the optimizer and the schedule.
+These are batch sizes, gradient clipping, optimizer, schedule, steps, hidden size, averaging and length of a sample.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Usual reasons are a part of a model that the loss does not depend on, an adapter on a layer whose weight the model uses
 without calling the layer, and an autograd graph that activation recomputation has cut. A model family lists the
 parameters that no loss depends on (``ModelFamily.unused``); they are frozen when the model is built. Any other
-parameter without a gradient ends the run. The exception are classes of transformers without a family file: many of
+parameter without a gradient ends the run. The exception is transformers' classes without a family file: many of
 these have modules that a head does not use, so a warning is logged instead. With adapters, the run is always ended.
 """
 

@@ -24,5 +24,6 @@ _VISIBLE = {**_NAMED, **{code: f"\\u{code:04x}" for code in _CODES}}
 
 
 def visible(text: str) -> str:
-    """``text`` with a visible sign in place of every invisible character; ends of lines and tabs stay."""
+    """``text`` with a visible sign in place of each control or invisible character listed above; line feeds and tabs
+    stay."""
     return text.translate(_VISIBLE)

@@ -1,4 +1,4 @@
-"""Train the job that ``compare.py`` measures with ``transformers.Trainer``."""
+"""Run the training job of ``compare.py`` with ``transformers.Trainer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the job that ``compare.py`` measures with TRL's ``SFTTrainer``, on blocks that are already tokenized."""
+"""Run the training job of ``compare.py`` with TRL's ``SFTTrainer``, on blocks that are already tokenized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme cancel``: end a SLURM job after it has saved a checkpoint."""
+"""``trireme cancel``: let a SLURM job save a checkpoint and then end, or end it at once (``--now``)."""
 
 from __future__ import annotations
 

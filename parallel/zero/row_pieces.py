@@ -126,7 +126,8 @@ def whole_rows(pieces: Sequence[Piece], rank: int, device: torch.device) -> Iter
 
 
 def _exchange(pieces: Sequence[Piece], rank: int, device: torch.device) -> dict[str, list[Tensor]]:
-    """The rests of rows of this rank by name, in order, from other ranks. Two ranks exchange one message at most."""
+    """Receive from other ranks, by tensor name and in order, the missing ends of this rank's rows. A rank sends another
+    one message at most."""
     outgoing: dict[int, list[Tensor]] = {}
     incoming: dict[int, list[tuple[Piece, int]]] = {}
     for piece in pieces:

@@ -5,8 +5,10 @@
     python tests/parity/report.py --families seq2seq_lm,ctc               # models other than decoders
     python tests/parity/report.py --table                                 # only write the table of existing results
 
-Each result is written to ``docs/parity.json`` at once, so an interrupted command can continue. ``--fresh`` starts over.
-The order covers every plan and every family early.
+Results are written to ``docs/parity.json`` after each group of a plan's cases, so an interrupted command can continue.
+``--fresh`` starts over.
+Within a table, every plan and family is measured under one
+setting (masks, accumulation) before the next setting begins.
 """
 
 from __future__ import annotations

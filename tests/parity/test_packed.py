@@ -1,6 +1,7 @@
 """Packed documents give the same losses as documents in rows of their own, under every kind of parallelism plan.
 
-The tested decoders are those whose documents would see each other in transformers; ``make parity`` tests all decoders.
+Tested are Llama, and two decoders in which transformers alone would mix the documents of a row (OPT, RecurrentGemma).
+The test with noise trains GPT-NeoX. ``make parity`` tests all decoders.
 """
 
 from __future__ import annotations

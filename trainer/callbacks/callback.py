@@ -29,7 +29,7 @@ class Callback:
         """Called once the trainer is built and a checkpoint is loaded; other callbacks can still be added here."""
 
     def on_train_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
-        """Called after build and resume, before the first step."""
+        """Called after build and resume, before the first step, and again after a rollback."""
 
     def on_epoch_begin(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Called before the first step of a pass over the data; never for streams of unknown length."""
@@ -81,7 +81,7 @@ class Callback:
         """Called repeatedly while all ranks wait at the end for a callback, such as an export in a thread."""
 
     def close(self) -> None:
-        """Release resources; always called last, also after a failure."""
+        """Release resources: at the end, also after a failure, and before a rollback begins the run again."""
 
     def state_dict(self) -> dict[str, Any]:
         """State that a resume needs, as values that JSON can hold."""

@@ -1,4 +1,4 @@
-"""Tests of the command line: exit codes, error messages, help, listings, and the modules that each command imports."""
+"""Tests of the command line: exit codes, error messages, help, listings, and imports that some commands must avoid."""
 
 from __future__ import annotations
 

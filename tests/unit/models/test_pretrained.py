@@ -1,4 +1,4 @@
-"""Tests of loading pretrained weights from a folder: every family, other dtypes, older tensor names, and refusals."""
+"""Tests of loading pretrained weights from a folder: three families, bf16 files, older tensor names, and refusals."""
 
 from __future__ import annotations
 

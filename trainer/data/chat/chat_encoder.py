@@ -102,7 +102,7 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
     """A message whose content is a text, or a list of parts, as its template takes it.
 
     Args:
-        pictures: whether parts may be images, of which the template sees that there is one.
+        pictures: whether parts may be images; the template gets a placeholder for each.
     """
     content = message.get("content")
     if isinstance(content, list):
