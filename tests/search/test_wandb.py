@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,10 +51,13 @@ def test_a_grid_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hyperband_ends_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are told to end by the server; each takes half a minute, so that it has time to say so."""
+    """Runs are told to end by the server. W&B's client sends it values every 15 seconds, so runs last half a minute on
+    any machine."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # trials find ``helpers`` there
+    slow = "callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.5}"
     early = "search.engine.early_terminate={type: hyperband, min_iter: 2, eta: 2}"
     given = (RATES, "search.engine.method=random", "search.trials=6", "trainer.max_steps=60", "trainer.eval_every=1")
-    search(tmp_path / "study", monkeypatch, early, *given)
+    search(tmp_path / "study", monkeypatch, slow, early, *given)
     rows = rows_of(tmp_path / "study")
     pruned = [row for row in rows if row["end"] == "pruned"]
     assert pruned and all(row["reason"].endswith("by W&B") and row["steps"] < 60 for row in pruned)
