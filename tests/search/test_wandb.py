@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.searches import MIXED, RATES, rows_of, sample, searched
+from helpers.searches import MIXED, rows_of, sample, searched
 from helpers.wandb_server import KEY
 from helpers.wandb_sweeps import SweepServer, sweep_server
 from trireme.launch.search.engines import wandb_sweep
@@ -52,11 +52,12 @@ def test_a_grid_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_hyperband_ends_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are told to end by the server. W&B's client sends it values every 15 seconds, so runs last half a minute on
-    any machine."""
+    any machine. A good rate comes first, so that the others are among the worse half."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # trials find ``helpers`` there
     slow = "callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.5}"
     early = "search.engine.early_terminate={type: hyperband, min_iter: 2, eta: 2}"
-    given = (RATES, "search.engine.method=random", "search.trials=6", "trainer.max_steps=60", "trainer.eval_every=1")
+    rates = "search.space={optimizer.lr:[1e-2,1e-6,1e-7]}"
+    given = (rates, "search.engine.method=grid", "search.trials=3", "trainer.max_steps=60", "trainer.eval_every=1")
     search(tmp_path / "study", monkeypatch, slow, early, *given)
     rows = rows_of(tmp_path / "study")
     pruned = [row for row in rows if row["end"] == "pruned"]
