@@ -63,7 +63,8 @@ class Wandb(Tracker):
             if not wandb.login(verify=True, prompt=False):
                 raise NoLogin("there is no key", fix)
         except (errors.AuthenticationError, errors.UsageError) as error:
-            if NO_ANSWER.search(str(error)):  # W&B wraps an outage into the error of a wrong key
+            # W&B wraps an outage into the error of a wrong key; the server's own address says nothing of it.
+            if NO_ANSWER.search(re.sub(r"\w+://\S+", "", str(error))):
                 raise ConnectionError(str(error)) from None
             raise NoLogin(f"the key is refused: {error}", fix) from None
 

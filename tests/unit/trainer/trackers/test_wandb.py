@@ -92,13 +92,20 @@ def test_an_unknown_mode_in_the_environment_is_refused(
     refused(trireme_here(capsys, "check", str(TINY), ROOTS, "tracker=wandb"), "WANDB_MODE='banana' is unknown")
 
 
-def test_a_server_that_does_not_answer_is_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Failed to execute API request: it did not respond in time.", "W&B cannot be reached"),
+        ("https://connect.example.org: invalid key", "the key is refused"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_no_wrong_key(said: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
     from wandb.errors import AuthenticationError
 
     def login(**options: Any) -> bool:
-        raise AuthenticationError("Failed to authenticate: Failed to execute API request: it did not respond in time.")
+        raise AuthenticationError(f"Failed to authenticate with {said}")
 
     monkeypatch.setattr(wandb, "login", login)
-    with pytest.raises(UserError, match="W&B cannot be reached"):
+    with pytest.raises(UserError, match=told):
         Wandb(mode="online")
