@@ -19,7 +19,8 @@ from .check_space import check_space
 from .engines.engine import build_engine, engine_class
 from .objective import function_at, read_objective
 from .prepared import Prepared
-from .space import Space, is_path, read_space, value_at
+from .read_space import read_space
+from .space import Space, is_path, value_at
 from .study_command import recalled
 from .study_store import LOCKS
 

@@ -13,7 +13,8 @@ from ...trainer.component import Component
 from ...trainer.folders import name_problem
 from ...trainer.interruption import parse_time
 from .engines.engine import Engine, build_engine, engine_class
-from .space import Space, is_path, read_space
+from .read_space import read_space
+from .space import Space, is_path
 
 OPTUNA = "trireme.launch.search.engines.optuna_engine.Optuna"
 LEAST = {"trials": 1, "jobs": 1, "workers": 1, "retries": 0, "max_failures": 1, "seed": 0}

@@ -12,8 +12,9 @@ from trireme.launch.search.engines.sigopt_lite import described as of_sigopt
 from trireme.launch.search.engines.stepped_ranges import fitted, steps
 from trireme.launch.search.engines.wandb_sweep import described as of_wandb
 from trireme.launch.search.objective import Objective
+from trireme.launch.search.read_space import read_space
 from trireme.launch.search.search_config import OPTUNA, SearchConfig
-from trireme.launch.search.space import Parameter, read_space
+from trireme.launch.search.space import Parameter
 from trireme.launch.search.study_store import StudyStore, TrialState
 
 PLACE = "trireme.launch.search.engines"

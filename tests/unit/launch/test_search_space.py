@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 import pytest
 from trireme.launch.search.check_space import edges
+from trireme.launch.search.read_space import read_space
 from trireme.launch.search.search_config import SearchConfig
-from trireme.launch.search.space import Space, read_space
+from trireme.launch.search.space import Space
 
 LR = {"low": 1e-5, "high": 1e-2, "log": True}
 SPACE = {

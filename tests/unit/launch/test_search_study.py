@@ -20,11 +20,12 @@ from trireme.errors import UserError
 from trireme.launch.error_report import RanksFailed
 from trireme.launch.search.memory_kills import memory_kills
 from trireme.launch.search.objective import Objective
+from trireme.launch.search.read_space import read_space
 from trireme.launch.search.results import _found, _further, best_trials, rows
 from trireme.launch.search.samplers import random_trials, seeded
 from trireme.launch.search.search_config import SearchConfig
 from trireme.launch.search.shares import share_out
-from trireme.launch.search.space import Space, read_space
+from trireme.launch.search.space import Space
 from trireme.launch.search.space_function import call_space
 from trireme.launch.search.storages import JOURNAL, storage_errors
 from trireme.launch.search.study_command import StudyCommand
