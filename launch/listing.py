@@ -52,7 +52,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
     from ..models.check_model import model_notes, weight_notes
     from ..trainer.ignored_options import ignored_options
-    from ..trainer.run_folder import folder_notes, run_notes
+    from ..trainer.run_folder import folder_notes, other_run, run_notes
     from ..trainer.tasks.task import head_of
 
     found = [
@@ -65,12 +65,13 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     if recipe.model.adapter and not recipe.model.weights and not recipe.model.adapter.path:
         found.append("model.adapter trains beside a base of random weights, which stay as they are: set model.weights")
     notes = "".join(f"\n  note   {note}" for note in found)
+    head = "no problems in the recipe, but its folder is taken" if other_run(recipe) else "no problems found"
     weights = f"weights of {recipe.model.weights}" if recipe.model.weights else "random weights"
     kept = recipe.model.quantization
     weights += f" in {kept.method}" if kept and kept.method != "stored" else ", quantised" if kept else ""
     weights += ", adapters beside them" if recipe.model.adapter else ""
     return (
-        f"no problems found\n"
+        f"{head}\n"
         f"  model  {_family(recipe)}, {weights}\n"
         f"  plan   {recipe.plan.name}, {processes}, {recipe.plan.precision}\n"
         f"  batch  {trainer.global_batch_size} samples = {micro} on {data} data rank{'s' if data > 1 else ''}\n"

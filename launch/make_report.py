@@ -86,7 +86,7 @@ def find_runs(folders: Sequence[str]) -> Asked:
     """The run folders in the given folders, each once; those of a study in the order of their names.
 
     Raises:
-        UserError: a folder is missing, or holds no run.
+        UserError: a folder is missing, holds no run, or lies in one.
     """
     found: dict[Path, tuple[Path, str]] = {}
     studies: dict[Path, Path] = {}
@@ -94,6 +94,9 @@ def find_runs(folders: Sequence[str]) -> Asked:
     for folder in named:
         if not folder.is_dir():
             raise UserError(Problem("RUN", "is not a folder", FIX, str(folder)))
+        if outer := _run_of_checkpoints(folder.absolute()):
+            why = "holds checkpoints, and the steps are logged in the folder of their run"
+            raise UserError(Problem("RUN", why, f"name the run: trireme report {outer}", str(folder)))
         inner = list(_runs_in(folder, DEEPEST))
         if not inner:
             none = "is a study without a trial yet" if is_study(folder) else NO_RUN
@@ -118,6 +121,12 @@ def _runs_in(folder: Path, levels: int) -> Iterator[Path]:
         with suppress(PermissionError):
             for one in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")):
                 yield from _runs_in(one, levels - 1)
+
+
+def _run_of_checkpoints(folder: Path) -> Path | None:
+    """The run whose checkpoint, or folder of checkpoints, this is."""
+    inside = (each for each in (folder, folder.parent) if each.name == "checkpoints")
+    return next((each.parent for each in inside if is_run(each.parent)), None)
 
 
 def _name(run: Path, named: Path, beside_others: bool) -> str:

@@ -78,14 +78,24 @@ def folder_notes(path: Path) -> list[str]:
 
 def run_notes(recipe: RecipeConfig) -> list[str]:
     """What the run whose checkpoints lie in the recipe's folder means for a training; empty without one."""
-    own = complete_checkpoints(Path(recipe.run.dir) / "checkpoints")
-    held = [each for each in own if (each / RECIPE).is_file()]
-    if not held:
+    newest = _newest_checkpoint(recipe)
+    if newest is None:
         return []
-    if not (changed := changed_keys(recipe, held[0])):
-        return [f"run.dir={recipe.run.dir} holds this run, which goes on behind {held[0].name}"]
+    if not (changed := other_run(recipe)):
+        return [f"run.dir={recipe.run.dir} holds this run, which goes on behind {newest.name}"]
     why = f"run.dir={recipe.run.dir} holds a run of another recipe (changed: {shown(changed)})"
     return [f"{why}: trireme train needs --fresh, --resume or another run.dir"]
+
+
+def other_run(recipe: RecipeConfig) -> list[str]:
+    """Keys in which the recipe differs from that of the run whose checkpoints lie in its folder; empty without one."""
+    newest = _newest_checkpoint(recipe)
+    return changed_keys(recipe, newest) if newest else []
+
+
+def _newest_checkpoint(recipe: RecipeConfig) -> Path | None:
+    own = complete_checkpoints(Path(recipe.run.dir) / "checkpoints")
+    return next((each for each in own if (each / RECIPE).is_file()), None)
 
 
 def shown(keys: list[str]) -> str:

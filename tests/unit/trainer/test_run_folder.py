@@ -41,6 +41,11 @@ def test_a_check_tells_what_the_run_in_the_folder_means(tmp_path: Path, capsys: 
     same = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few)
     assert same.returncode == 0 and "holds this run, which goes on behind step_00000001" in same.stdout
     assert run_notes(tiny_recipe(tmp_path / "run" / "checkpoints", *few)) == []
+    other = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few, "optimizer.lr=0.5")
+    assert "its folder is taken" in other.stdout and "no problems found" not in other.stdout
+    for inside in ("checkpoints", "checkpoints/step_00000001"):
+        report = trireme_here(capsys, "report", str(tmp_path / "run" / inside))
+        assert report.returncode == 2 and f"name the run: trireme report {tmp_path / 'run'}" in report.stderr
     [note] = run_notes(tiny_recipe(tmp_path / "run", *few, "optimizer.lr=0.5"))
     assert "of another recipe (changed: optimizer.lr)" in note
 
