@@ -21,8 +21,9 @@ from .objective import function_at, read_objective
 from .prepared import Prepared
 from .read_space import read_space
 from .space import Space, is_path, value_at
+from .storages import JOURNAL
 from .study_command import recalled
-from .study_store import LOCKS
+from .study_store import LOCKS, without_study
 
 if TYPE_CHECKING:
     from ...configs.schema import RecipeConfig
@@ -159,7 +160,11 @@ def _old_study(prepared: Prepared, fresh: bool) -> list[Problem]:
     if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
         why = "holds a run, and the trials would lie in it"
         return [Problem("run.dir", why, "name another folder: run.dir=runs/my_study", str(folder))]
-    if fresh or not (folder / RECIPE).is_file() or not (folder / LOCKS).is_dir():
+    if fresh:
+        return []
+    if prepared.search.storage is None and not (folder / JOURNAL).is_file() and (lost := without_study(folder)):
+        return [lost]
+    if not (folder / RECIPE).is_file() or not (folder / LOCKS).is_dir():
         return []
     before = saved_recipe(folder)
     changed = changed_keys(prepared.recipe, folder)

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ...errors import Problem, UserError
 from ...trainer.component import instantiate
+from ...trainer.run_report.study import trial_folders
 from .file_locks import lock_file
 from .samplers import EXHAUSTED, build_sampler
 from .storages import open_storage
@@ -286,6 +287,8 @@ class StudyStore:
         """
         known = self.study.user_attrs.get(IDENTITY)
         if known is None and not self.study.get_trials(deepcopy=False):
+            if lost := without_study(self.folder):
+                raise UserError(lost)
             self.study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
             return
         known = json.loads(known) if known else {}
@@ -314,6 +317,16 @@ class StudyStore:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def without_study(folder: Path) -> Problem | None:
+    """The problem of a folder with trials whose study is new: they would be resumed as trials of other values."""
+    trials = trial_folders(folder) if folder.is_dir() else []
+    if not trials:
+        return None
+    held = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
+    why = f"holds {held} of a study whose journal or database entry is gone"
+    return Problem("run.dir", why, "bring it back, choose another run.dir, or start over with --fresh", str(folder))
 
 
 def quiet_optuna() -> None:

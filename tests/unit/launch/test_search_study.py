@@ -224,6 +224,19 @@ def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path: Path) -> None:
     assert len(opened(folder, space, trials=4).trials) == 4
 
 
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_trials_of_a_lost_study_are_not_begun_anew(kind: str, tmp_path: Path) -> None:
+    folder, storage = tmp_path / "study", None if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
+    opened(folder, space_of(SPACE), storage=storage)
+    run = folder / "trial_0000"
+    run.mkdir()
+    (run / "metrics.jsonl").touch()
+    opened(folder, space_of(SPACE), storage=storage)
+    (folder / JOURNAL if storage is None else tmp_path / "study.db").unlink()
+    with pytest.raises(UserError, match="holds 1 trial of a study whose journal or database entry is gone"):
+        opened(folder, space_of(SPACE), storage=storage)
+
+
 def test_a_study_of_another_space_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "study", space_of(SPACE))
     with pytest.raises(UserError, match="changed: rate") as refused:
