@@ -1,25 +1,26 @@
 """Formulas for the bytes that each parallelism plan should send and keep in memory, given its degrees and the model.
 
-Symbols: N is the number of ranks of one parallelism axis. P is the size in bytes of the parameters of such a rank
-before sharding, after pipeline and tensor parallelism have divided the model. A = batch x length x hidden x 4 bytes is
-the size of the hidden states of one micro-batch.
+Symbols: N is the number of ranks of the axis that a line is about. P is the size in bytes of the parameters of one
+pipeline stage and tensor shard, before data parallelism shards them. A = batch x length x hidden x 4 bytes is the size
+of the hidden states of one micro-batch.
 
 What a rank sends in a step of one micro-batch:
 
 - DDP, ZeRO-0, copies by FSDP2: all-reduce 2 (N-1)/N P (ZeRO, section 7, https://arxiv.org/abs/1910.02054).
 - ZeRO-1, ZeRO-2: reduce-scatter (N-1)/N P of gradients and all-gather (N-1)/N P of parameters (the same).
 - ZeRO-3, FSDP full shard: reduce-scatter (N-1)/N P and all-gather 2 (N-1)/N P (the same).
-- Hybrid shard on S x R ranks: as full shard over S, and all-reduce 2 (R-1)/R P/S over R (PyTorch FSDP, section 3.2.2,
-  https://arxiv.org/abs/2304.11277).
+- Hybrid shard (shards over S ranks, and R copies of them): as full shard over S, and all-reduce 2 (R-1)/R P/S over R
+  (PyTorch FSDP, section 3.2.2, https://arxiv.org/abs/2304.11277).
 - Tensor: all-reduce 2 (N-1)/N A, 4 times per block, once for the embedding and once for the head (Megatron-LM,
   https://arxiv.org/abs/1909.08053); the loss on split logits adds three numbers per position.
 - Sequence: each all-reduce of a block becomes an all-gather and a reduce-scatter of (N-1)/N A (Korthikanti et al.,
   https://arxiv.org/abs/2205.05198); the entry and the exit of the blocks add one all-gather each, norms their gradient.
 - Pipeline: send A forward and A back over each border between ranks (https://arxiv.org/abs/2104.04473, section 3.2).
 
-Tensor, sequence and pipeline parts count per micro-batch. So do gathers and reductions of shards, unless the plan keeps
-them (ZeRO-1, ``fsdp.reduce_every_micro_batch=false``, pipelines, which reduce with the last micro-batch). What is
-gathered for the forward and kept for the backward pass is gathered once: FSDP's head and what its root holds itself.
+In a step of several micro-batches, the bytes of tensor, sequence and pipeline parallelism multiply by their number. So
+do those of gathering and reducing shards, except under plans that reduce once per step: ZeRO-1, pipelines, and
+``fsdp.reduce_every_micro_batch=false``. FSDP keeps its head and the root's own parameters from the forward to the
+backward pass, so they are gathered once, not twice.
 """
 
 from __future__ import annotations
@@ -182,7 +183,11 @@ def expected_states(plan: Plan, mesh: Mesh, sizes: Sizes) -> Bytes:
 
 
 def formula(plan: Plan, mesh: Mesh) -> str:
-    """``expected_traffic`` in words, for one micro-batch."""
+    """``expected_traffic`` in words, for one micro-batch.
+
+    N is the number of data-parallel ranks, S of shards, R of copies, T of tensor-parallel ranks; L is the number of
+    blocks on the rank. P and A: see the top of this file.
+    """
     degrees, parts = mesh.degrees, []
     if plan.uses_deepspeed:
         assert not isinstance(plan.deepspeed, str)

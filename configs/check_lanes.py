@@ -26,7 +26,8 @@ def check_lanes(data: DataConfig, model: ModelConfig, task: Component, plan: Pla
         why = "makes one text of all documents, and this task learns from samples that stand alone"
         problems.append(Problem(KEY, why, "set task=causal_lm, or data.packing=false", LANES))
     elif steps := sorted(own_steps_of(task)):
-        why = f"gives the model what it carries, and this task calls the model itself ({', '.join(steps)})"
+        own = ", ".join(steps)
+        why = f"needs the trainer to pass the memory to the model, and this task calls the model itself ({own})"
         problems.append(Problem(KEY, why, "write loss and evaluate alone, or set data.packing=true", LANES))
     if not model.spec.carried:
         able = ", ".join(name for name, family in families().items() if family.carried)

@@ -35,7 +35,7 @@ def check_written_preferences(generation: GenerationConfig | None, task: Compone
     """The problem of a recipe that generates texts for rows that hold two answers each."""
     if generation is None or _kind(task) is None:
         return []
-    why = "scores texts against answers, and a sample of preferences has two"
+    why = "compares each generated text with one answer, and a row of preferences has two"
     return [Problem("generation", why, "leave it out; the callback sample writes texts for prompts of your own")]
 
 

@@ -1,7 +1,7 @@
-"""Reductions of logits to one number per position (mean, log-sum-exp), which also work if ranks split the vocabulary.
+"""Reduce logits to one number per position (mean, log-sum-exp), even if tensor parallelism splits them by vocabulary.
 
-Split logits are DTensors and are not gathered. Each rank reduces its own shard, and ranks exchange one number per
-position, or two for log-sum-exp (maximum and sum).
+Split logits are DTensors, which these functions do not gather: each rank reduces its own shard, and the ranks exchange
+one number per position, or two for log-sum-exp (maximum and sum).
 """
 
 from __future__ import annotations

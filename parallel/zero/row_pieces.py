@@ -49,7 +49,13 @@ class Rows(Tensor):
 
 
 def rows_of(values: Tensor, first: int, whole: torch.Size) -> Tensor:
-    """``values`` as the rows from ``first`` on of a tensor of shape ``whole``; as they are if they are all of it."""
+    """Mark ``values`` as rows of a larger tensor.
+
+    Args:
+        values: consecutive rows, or the whole tensor, which is returned unmarked.
+        first: index of their first row in the whole tensor.
+        whole: shape of the whole tensor.
+    """
     if values.shape == whole:
         return values
     rows = values.as_subclass(Rows)

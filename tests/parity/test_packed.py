@@ -1,7 +1,7 @@
-"""Packed documents give the same losses as documents in rows of their own, under every kind of parallelism plan.
+"""Packed documents give the same losses as documents in rows of their own, under every plan of ``parity.packed``.
 
 Tested are Llama, and two decoders in which transformers alone would mix the documents of a row (OPT, RecurrentGemma).
-The test with noise trains GPT-NeoX. ``make parity`` tests all decoders.
+The test with noise trains GPT-NeoX under ddp and pp_1f1b. ``make parity`` tests all decoders.
 """
 
 from __future__ import annotations

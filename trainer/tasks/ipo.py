@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class IPO(Paired):
     """The loss of a pair is ``(chosen - rejected - 1 / (2 beta))^2`` (equation 17, where beta is called tau).
 
-    Both are log(policy / reference) of an answer per token of it: the authors have confirmed that the paper's results
-    are those of averages, and TRL computes them too.
+    ``chosen`` and ``rejected`` are the mean over the answer's tokens of log(policy / reference). The equation has sums;
+    the authors have confirmed that their results come from means, which TRL uses too.
     """
 
     def pair_losses(self, chosen: Answers, rejected: Answers) -> Tensor:

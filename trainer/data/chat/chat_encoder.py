@@ -81,7 +81,9 @@ class ChatEncoder:
         text = self.template.text(conversation)
         unseen = list(_unseen(conversation, text))
         if unseen and self.config.unseen == "refuse":
-            raise ValueError(f"the template leaves out {', '.join(unseen)} (data.chat.unseen=allow learns it so)")
+            raise ValueError(
+                f"the template leaves out {', '.join(unseen)} (data.chat.unseen=allow trains on the row without it)"
+            )
         encoding = self.encoder(text.text)
         _refuse_doubled(text, encoding)
         learnt, places = self.turns.learnt(conversation, text, encoding)
