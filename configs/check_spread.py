@@ -13,10 +13,10 @@ from ..parallel.check_plan import check_plan
 from ..parallel.check_quantised import check_quantised
 from ..parallel.plan import Plan
 from ..trainer.checkpoint.checkpoint_config import CheckpointConfig
+from ..trainer.collect_recipe_values import recipe_values
 from ..trainer.component import Component
 from ..trainer.generation import GenerationConfig
 from ..trainer.parameter_groups import GROUPS, ParameterGroups
-from ..trainer.recipe_values import recipe_values
 from ..trainer.settings import TrainerConfig
 from ..trainer.tasks.task import head_of, own_steps_of
 from .values import did_you_mean

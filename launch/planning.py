@@ -259,7 +259,7 @@ class Planner:
     def _problem(self, plan: Plan, degrees: Degrees) -> str:
         from ..parallel.check_plan import check_plan
         from ..parallel.check_quantised import check_quantised
-        from ..trainer.recipe_values import recipe_values
+        from ..trainer.collect_recipe_values import recipe_values
 
         recipe = self.recipe
         values = recipe_values(recipe.trainer, recipe.optimizer, recipe.scheduler, recipe.ema, self.config, recipe.data)

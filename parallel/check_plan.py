@@ -9,8 +9,8 @@ from ..models.family import ModelFamily
 from .check_tensor import check_sequence, check_tensor
 from .pipeline.check_pipeline import check_pipeline
 from .plan import Degrees, Plan
-from .strategy_inputs import RecipeValues
-from .zero.check_zero import check_deepspeed
+from .recipe_values import RecipeValues
+from .zero.check_deepspeed import check_deepspeed
 from .zero.optimizer_rules import name_of, needs_whole_tensors
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..models.family import ModelFamily, TensorPlan, families
-from .strategy_inputs import RecipeValues
+from .recipe_values import RecipeValues
 
 LARGEST = 256
 """Largest number of tensor ranks that a fix proposes."""

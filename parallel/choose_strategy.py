@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..models.family import ModelFamily
 from .mesh import Mesh
 from .plan import Plan
+from .recipe_values import RecipeValues
 from .strategy import Strategy
-from .strategy_inputs import RecipeValues
 
 
 def build_strategy(plan: Plan, mesh: Mesh, family: ModelFamily, recipe: RecipeValues) -> Strategy:

@@ -30,10 +30,10 @@ from ..parallel.precision import round_weights
 from ..parallel.strategy import Strategy
 from .base_identity import Base, BaseDigest, base_of
 from .check_steps import check_steps
+from .collect_recipe_values import recipe_values
 from .data.corpus import Corpus
 from .preference_passes import refuse_other_base
 from .recipe_corpus import recipe_corpus
-from .recipe_values import recipe_values
 from .spinner import say
 from .tasks.task import Task, own_steps
 from .trainer_state import TrainerState, batch_since

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import Problem
 from ...models.json_file import read_json
 from ..plan import Dtype, Plan
-from ..strategy_inputs import RecipeValues
+from ..recipe_values import RecipeValues
 from . import json_keys
 from .json_fill import JsonFiller, offload_device, zero_block
 from .library import import_deepspeed, installed

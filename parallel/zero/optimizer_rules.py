@@ -20,7 +20,7 @@ from . import json_keys
 from .json_fill import JsonFiller, offload_device, zero_block
 
 if TYPE_CHECKING:
-    from ..strategy_inputs import RecipeValues
+    from ..recipe_values import RecipeValues
 
 LISTED = {"adamw", "adam"}
 """Recipe optimizers that DeepSpeed lists as tested with ZeRO."""

@@ -16,7 +16,7 @@ from trireme.parallel.choose_strategy import build_strategy
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.micro_batch import MicroBatch, StepBatch
 from trireme.parallel.plan import Plan
-from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.recipe_values import RecipeValues
 from trireme.parallel.zero.options import DeepSpeedOptions
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.contrastive import Contrastive

@@ -24,7 +24,7 @@ from trireme.models.vocabulary import Vocabulary
 from trireme.parallel.choose_strategy import build_strategy
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
-from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.recipe_values import RecipeValues
 from trireme.parallel.zero.options import DeepSpeedOptions
 
 SIZES = {

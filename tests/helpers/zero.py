@@ -15,7 +15,7 @@ from trireme.models.model_config import ModelConfig
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.micro_batch import StepBatch
 from trireme.parallel.plan import Plan
-from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.recipe_values import RecipeValues
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.library import import_deepspeed
 from trireme.parallel.zero.operators import load_operator

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...parallel.strategy import Shapes
-from .tensors import split_by_bytes
+from .group_by_bytes import split_by_bytes
 
 
 @dataclass

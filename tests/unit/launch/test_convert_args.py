@@ -20,7 +20,7 @@ from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS
 from trireme.launch.convert.convert_arguments import converted
 from trireme.models.model_config import hf_config
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
-from trireme.trainer.recipe_values import recipe_values
+from trireme.trainer.collect_recipe_values import recipe_values
 
 WITH = [
     "model=llama_tiny",

@@ -11,7 +11,7 @@ from trireme.launch.cli import main
 from trireme.models.check_model import family_for_plan
 from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.check_tensor import check_sequence, check_tensor
-from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.recipe_values import RecipeValues
 
 
 def family(model_type: str, **fields: Any) -> Any:

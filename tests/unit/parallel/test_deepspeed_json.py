@@ -15,8 +15,8 @@ import pytest
 from trireme.configs.key_list import group_options
 from trireme.errors import Problem
 from trireme.parallel.plan import Plan
-from trireme.parallel.strategy_inputs import RecipeValues
-from trireme.parallel.zero.check_zero import check_deepspeed
+from trireme.parallel.recipe_values import RecipeValues
+from trireme.parallel.zero.check_deepspeed import check_deepspeed
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.parallel.zero.json_keys import model_tree
 from trireme.parallel.zero.library import installed

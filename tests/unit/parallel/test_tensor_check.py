@@ -11,7 +11,7 @@ import pytest
 from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
 from trireme.parallel.check_tensor import check_sequence, check_tensor
-from trireme.parallel.strategy_inputs import RecipeValues
+from trireme.parallel.recipe_values import RecipeValues
 
 
 def _problems(family: str, tensor: int, **config: Any) -> list:

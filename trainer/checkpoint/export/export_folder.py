@@ -24,11 +24,11 @@ from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
 from ...folders import check_new_folder
+from ..group_by_bytes import split_by_bytes
 from ..load.open_source import open_source
 from ..load.own_checkpoint import Checkpoint
 from ..load.weight_reader import stored_weights, usable_checkpoint
 from ..source import Source
-from ..tensors import split_by_bytes
 from .adapted_model import AdaptedModel, MergedCheckpoint
 from .adapter_folder import write_adapter
 from .expected_tensors import known_weights

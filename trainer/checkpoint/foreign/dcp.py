@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
 from ....parallel.strategy import Shapes
+from ..dcp_errors import failure_message, quiet
 from ..source import Progress, Source
-from ..tensors import failure_message, quiet
 from .lazy import check_fit, forget
 from .plain_names import matched, plain, suffixes, tell_unused
 from .restricted_reader import SafeReader, read_dcp_metadata

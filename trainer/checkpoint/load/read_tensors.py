@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ..tensors import failure_message, quiet
+from ..dcp_errors import failure_message, quiet
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, distributed: bool) -> None:

@@ -19,9 +19,9 @@ from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
+from ..group_by_bytes import split_by_bytes
 from ..layout import checkpoints_at, not_finite, sound_first, verify
 from ..source import Source
-from ..tensors import split_by_bytes
 from .open_source import NONE_THERE, open_source
 
 log = logging.getLogger("trireme.checkpoint")

@@ -14,7 +14,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ..tensors import failed_with, failure_message, quiet, split_by_bytes
+from ..dcp_errors import failed_with, failure_message, quiet
+from ..group_by_bytes import split_by_bytes
 from .safetensors_writer import StreamingWriter
 
 FILE_BYTES = 512 * 2**20

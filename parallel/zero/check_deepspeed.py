@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import Problem
 from ..plan import Plan
-from ..strategy_inputs import RecipeValues
+from ..recipe_values import RecipeValues
 from .deepspeed_json import deepspeed_config
 from .json_fill import offload_device, zero_block
 from .library import current_accelerator, installed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..models.hidden_size import hidden_size
-from ..parallel.strategy_inputs import RecipeValues
+from ..parallel.recipe_values import RecipeValues
 from .component import Component
 from .data.data_config import DataConfig
 from .data.text_config import LENGTH_KEY

@@ -1,7 +1,4 @@
-"""Helpers to read and write checkpoint tensors: group them by size, and explain errors of torch's checkpoint library.
-
-The library is torch's distributed checkpoint (DCP, ``torch.distributed.checkpoint``).
-"""
+"""Helpers for the errors and warnings of torch's distributed checkpoint (DCP, ``torch.distributed.checkpoint``)."""
 
 from __future__ import annotations
 
@@ -18,19 +15,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
-
-
-def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Names in order, in groups of at most ``limit`` bytes; a larger tensor has a group of its own."""
-    groups: list[list[str]] = []
-    filled = limit + 1
-    for name, size in sizes.items():
-        if filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    return groups
 
 
 def failed_with(failure: CheckpointException) -> tuple[int, BaseException]:

@@ -1,0 +1,16 @@
+"""Group tensors by size, so that only a few of them are in memory at a time."""
+
+from __future__ import annotations
+
+
+def split_by_bytes(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Names in order, in groups of at most ``limit`` bytes; a larger tensor has a group of its own."""
+    groups: list[list[str]] = []
+    filled = limit + 1
+    for name, size in sizes.items():
+        if filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
