@@ -37,6 +37,7 @@ DROPOUTS = {
     "perceiver_ar": ("hidden_dropout", "attention_dropout"),
     "mra": ("hidden_dropout_prob",),
     "transformer_xl": ("dropout", "dropatt"),
+    "transformer_xl_texts": ("dropout", "dropatt"),
     "masked_lm": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "sequence_classification": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
     "seq2seq_lm": ("dropout_rate",),

@@ -58,6 +58,7 @@ SHAPES = {
     ),
     "transformer_xl": Shape("lanes", "UnevenLanes", overrides=(f"data.source.roots=[{','.join(FEW_FILES)}]",)),
     "sequence_classification": Shape("texts", "UnevenTexts"),
+    "transformer_xl_texts": Shape("texts", "UnevenTexts", overrides=("model=transformer_xl_tiny",)),
     "seq2seq_lm": Shape("translations", "UnevenSeq2Seq"),
     "image_classification": Shape("pictures", "UnevenImages", ("crop_padding=1", "flip=0.5")),
     "ctc": Shape("speech", "UnevenSpeech", ("masked=0.1",), program="espeak-ng"),
