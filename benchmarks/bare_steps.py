@@ -53,7 +53,7 @@ class Look:
 
 
 def deepspeed_step(trainer: Trainer, look: Look) -> Step:
-    """DeepSpeed with the JSON of the trainer's plan, which counts micro-batches by itself."""
+    """DeepSpeed with the JSON of the trainer's plan. DeepSpeed counts micro-batches itself."""
     import deepspeed
     from trireme.parallel.zero.library import quiet
 
@@ -143,7 +143,7 @@ def plain_model(trainer: Trainer) -> PreTrainedModel:
 
 
 def _adamw(model: nn.Module, kind: Any = None) -> Any:
-    """AdamW that does not decay norms."""
+    """AdamW without weight decay of vectors (weights of norms, and biases)."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

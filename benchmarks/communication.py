@@ -5,8 +5,8 @@
 
 Every plan trains a Llama of 5 million parameters on real gloo ranks. In the third step, the bytes that each rank sends
 are counted by collective (``parallel/traffic.py``) and compared with the plan's formula (``theory.py``), within 2 %. In
-the fourth step, the memory of each rank is compared in the same way (``states.py``), within 5 %. The exit code is 1 if
-a comparison fails.
+the fourth step, the memory of each rank is compared in the same way (``live_memory.py``), within 5 %. The exit code is
+1 if a comparison fails.
 
 If a DeepSpeed plan misses its formula, the same step runs on DeepSpeed alone with the same JSON. This shows whether
 DeepSpeed or trireme sends the extra bytes. Further overrides of the recipe can be given as arguments.
@@ -32,15 +32,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare import Look, deepspeed_step
+from bare_steps import Look, deepspeed_step
 from helpers.micro_batches import loss_of
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
+from live_memory import OTHER, most_held, swapped
 from parity.matrix import LAYOUTS, SPREAD
 from pipeline_idle import idle_fraction
 from rich.console import Console
 from rich.table import Table
-from states import OTHER, most_held, swapped
 from theory import Sizes, expected_states, expected_traffic, formula
 from trireme.parallel.held_memory import STATES
 from trireme.parallel.mesh import build_mesh

@@ -6,8 +6,8 @@ NEFTune. Each round runs one step of every version. The cost is the additional t
 share of that step, and as the median over all rounds. On a CPU, CPU time is measured, which other load disturbs less;
 on a GPU, elapsed time.
 
-    python benchmarks/noise_cost.py                        # about two minutes on one core
-    python benchmarks/noise_cost.py --device cuda --precision bf16 --hidden 1024 --layers 12 --batch 16
+    python benchmarks/dropout_cost.py                        # about two minutes on one core
+    python benchmarks/dropout_cost.py --device cuda --precision bf16 --hidden 1024 --layers 12 --batch 16
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure the overhead of trireme's training loop: the time of its step divided by that of a plain PyTorch step.
 
 Both train the same model on the same batches with the same optimizer, clipping and logging interval. They take turns in
-one process, in blocks of steps, so that changes in the machine's speed affect both. The result is the ratio of the
-medians.
+one process, in blocks of steps, so that changes in the machine's speed affect both. The result is the median ratio of
+neighbouring blocks. The loop's own work, in ms per step, is measured with a tiny model.
 
     python benchmarks/engine_overhead.py            # steps of about 50 ms on a laptop core
     python benchmarks/engine_overhead.py --hidden 512 --rounds 20
@@ -77,7 +77,7 @@ class BareLoop:
 
 
 TINY = 16
-"""The least width: two features of each of four heads are rotated."""
+"""The smallest width: four heads of four features, two of which have rotary positions."""
 
 
 def recipe_of(run_dir: str, hidden: int, length: int, steps: int) -> RecipeConfig:
@@ -117,8 +117,8 @@ def measure(hidden: int, length: int, block: int, rounds: int) -> tuple[list[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, default=96, help="model width; 96 gives steps of about 50 ms")
-    parser.add_argument("--block", type=int, default=10, help="steps in turn")
-    parser.add_argument("--rounds", type=int, default=50, help="turns of each")
+    parser.add_argument("--block", type=int, default=10, help="steps per block")
+    parser.add_argument("--rounds", type=int, default=50, help="blocks of each side")
     options = parser.parse_args()
     torch.set_num_threads(1)
 

@@ -1,10 +1,11 @@
-"""Measure the cross-entropy of a large vocabulary computed in chunks (``model.loss=chunked``), and of alternatives.
+"""Measure the time and memory of the cross-entropy over a large vocabulary.
 
-The alternatives are the plain cross-entropy of all logits, and torch's ``F.linear_cross_entropy``. Each measurement is
-one forward and backward pass from the last hidden states and the weight of the output head, in fp32 on one thread, in
-its own process. They take turns, so that changes in the machine's speed affect all. The result is the median ratio
-of neighbouring turns, in elapsed time and in CPU time, which other load disturbs less. Memory is the peak resident size
-minus the size before the pass, without the gradient of the weight, which every one needs.
+The loss is computed in chunks (``model.loss=chunked``), from all logits at once, and by torch's
+``F.linear_cross_entropy``. Each measurement is one forward and backward pass from the last hidden states and the weight
+of the output head, in its own process; in fp32 on one thread unless told otherwise. They take turns, so that changes in
+the machine's speed affect all. The result is the median ratio of neighbouring turns, in elapsed time and in CPU time,
+which other load disturbs less. Memory is the peak resident size (on a GPU, allocated memory) minus that before the
+pass, without the gradient of the weight, which all three need.
 
     python benchmarks/head_loss.py                                  # some five minutes
     python benchmarks/head_loss.py --words 32000 65536 131072       # by size of the vocabulary
@@ -52,7 +53,7 @@ def loss_of(way: str) -> Callable:
 
 
 def measure(way: str, sizes: argparse.Namespace) -> dict[str, float]:
-    """One pass: seconds by the clock and on the processor, bytes beside the gradient of the weight, gradients' sums."""
+    """One pass: elapsed and CPU seconds, bytes besides the weight's gradient, mean loss, norms of the gradients."""
     import torch
 
     kind = torch.bfloat16 if sizes.precision == "bf16" else torch.float32

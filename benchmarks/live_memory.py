@@ -37,9 +37,12 @@ class Watched(list):
 
 
 def most_held(strategy: Strategy, batch: StepBatch, loss: LossFunction) -> Census:
-    """The census with the most state, out of one after each micro-batch; micro-batches run twice, so that there are at
-    least two. ZeRO-1 holds most before the last micro-batch, since it keeps whole gradients until then; other engines
-    hold most after it. A pipeline takes all micro-batches at once, so there is one census, at the end."""
+    """Take a census after each micro-batch, and return the one with the most state.
+
+    Micro-batches run twice, so that there are at least two. ZeRO-1 holds most before the last micro-batch, since it
+    keeps whole gradients until then; other engines hold most after it. A pipeline takes all micro-batches at once, so
+    there is one census, at the end.
+    """
     seen: list[Census] = []
     at_once = strategy.mesh.degrees.pipeline > 1
     micro_batches = batch.micro_batches if at_once else [*batch.micro_batches, *batch.micro_batches]

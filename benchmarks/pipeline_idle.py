@@ -4,6 +4,7 @@ The schedules run unchanged, one rank after the other, on stages that only recor
 is given a start time: as soon as its rank is free and its inputs are ready. A forward takes 1 unit of time, a whole
 backward 2, each half of a split backward 1, and messages none. For p ranks and m micro-batches, 1F1B
 should be idle for (p - 1) / (m + p - 1) of the time (https://arxiv.org/abs/2104.04473, section 2.2).
+``communication.py`` uses it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Measure the start-up time of ``trireme check`` and ``trireme train``, compared with the libraries alone.
+"""Measure the start-up time of ``trireme check`` and ``trireme train``, and of tab completion.
 
-``check`` is compared with importing torch and transformers. ``train`` with one step, in one process and on two ranks,
-is compared with a usual script: the same small model, AdamW, a batch from ``datasets``, and DDP under torchrun.
-trireme's command also checks the recipe and opens a run folder; its data were prepared by an earlier start. "First"
-means with an empty cache folder. The commands take turns, so that changes in the machine's speed affect all. The
-results are medians and ratios of medians, in elapsed time and in CPU time, which other load disturbs less.
+Completion is compared with an empty Python program, and ``check`` with importing torch and transformers. ``train``
+with one step, in one process and on two ranks, is compared with a usual script: the same small model, AdamW, a batch
+from ``datasets``, and DDP under torchrun. trireme's command also checks the recipe and opens a run folder; its data
+were prepared by an earlier start. "First" means with an empty cache folder. The commands take turns, so that changes in
+the machine's speed affect all. The results are medians and ratios of medians, in elapsed time and in CPU time, which
+other load disturbs less.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --rounds 9 --case check

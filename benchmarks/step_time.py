@@ -40,7 +40,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare import LOG_EVERY, Look, deepspeed_step, fsdp_step, tensor_step
+from bare_steps import LOG_EVERY, Look, deepspeed_step, fsdp_step, tensor_step
 from helpers.metrics import training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
@@ -180,8 +180,8 @@ def quickest(seconds: list[float]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--plans", default=",".join(BARE), help="comma separated")
-    parser.add_argument("--block", type=int, default=2, help="steps in turn")
-    parser.add_argument("--rounds", type=int, default=200, help="turns of each")
+    parser.add_argument("--block", type=int, default=2, help="steps per block")
+    parser.add_argument("--rounds", type=int, default=200, help="blocks of each side")
     parser.add_argument("--profile", action="store_true", help="profile trireme's steps on rank 0 (slows them)")
     options = parser.parse_args(argv)
     plans = options.plans.split(",")

@@ -1,10 +1,12 @@
-"""Run the hyperparameter search of transformers' Trainer with pruning on two DDP ranks, and print how it ends.
+"""Show whether the hyperparameter search of transformers' Trainer ends when trials are pruned on two DDP ranks.
 
-    python benchmarks/search_of_trainer.py [--trials 12] [--seconds 120]
+It is compared with ``trireme search``, which ends.
+
+    python benchmarks/transformers_search.py [--trials 12] [--seconds 120]
 
 ``Trainer.hyperparameter_search(backend="optuna")`` searches a tiny GPT-2 under torchrun. It uses the same median pruner
 that ``tests/dist/test_search.py`` uses for trireme. For each rank, the script prints the trials that have begun and
-their last steps. It also prints how the search ended: with all trials, with an error, or killed at the time limit.
+their last steps. It also prints how the search ended: its exit code and error lines, or killed at the time limit.
 """
 
 from __future__ import annotations

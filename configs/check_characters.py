@@ -1,4 +1,4 @@
-"""Find characters in a recipe's values that file names and text files cannot hold: NUL and lone surrogates."""
+"""Find characters in a recipe's values that file names or UTF-8 files cannot hold: NUL and lone surrogates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import Problem
 
 
 def unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
-    """Problems of texts with characters that neither a file name nor a text file can hold."""
+    """Problems of texts with such characters."""
     items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in items:
         where = f"{path}.{key}" if path else str(key)

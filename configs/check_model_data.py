@@ -1,6 +1,7 @@
 """Check that a recipe's model fits its data.
 
-For texts, this covers the tokenizer and its vocabulary, the mask token, conversations, and packed documents.
+For texts, this covers the tokenizer and its vocabulary, the mask token, conversations, packed documents, rows grouped
+by length, and models with latents.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def check_model_with_data(model: ModelConfig, data: DataConfig, task: Component)
 
 
 def check_packed_rows(data: DataConfig, model: ModelConfig, task: Component, trainer: TrainerConfig) -> list[Problem]:
-    """Problems of rows whose documents must not see each other, for a model without problems of its own."""
+    """Problems of ``data.packing`` with ``data.group_by_length``, and with models that cannot keep documents apart."""
     from_rows = learns_from_rows(task) or data.chat is not None
     if data.group_by_length and (data.packing == "bins" or (data.packing and not from_rows)):
         why = f"has no use with data.packing={data.packing}, whose rows are full"
@@ -79,7 +80,7 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
 
 
 def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Problem]:
-    """The problem of a task that masks tokens, beside a tokenizer to be trained that will have no mask token."""
+    """The problem of a task that masks tokens, if the run will train a tokenizer that has no mask token."""
     kind, named = data.tokenizer.kind, data.tokenizer.path or model.weights or data.loader
     if not getattr(task, "masks", False) or named or kind == "wordpiece":
         return []

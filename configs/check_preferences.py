@@ -11,7 +11,7 @@ from ..trainer.tasks.preference import Preference
 
 
 def check_reference(model: ModelConfig, task: Component, trainer: TrainerConfig) -> list[Problem]:
-    """Problems of the model that answers are compared with, and of estimates over the global batch."""
+    """Problems of ``task.reference``, and of a global batch that is too small for KTO's estimate."""
     kind = _kind(task)
     if kind is None:
         return []

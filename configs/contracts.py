@@ -1,4 +1,6 @@
-"""Check that the classes of task, callbacks and optimizer in a recipe have the methods that a run calls.
+"""Check that task, callbacks, optimizer and data loader of a recipe name classes that a run can use.
+
+Their base classes, methods and the arguments of methods are compared with what a run calls.
 
 Nothing is constructed here. Faults that only show at run time (return values of a task, exceptions of a constructor)
 are reported by ``trainer/component_errors.py`` and ``trainer/tasks/checked.py``.

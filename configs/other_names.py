@@ -97,7 +97,7 @@ def _all() -> Iterator[OtherName]:
 
 
 def answer(field: str, value: Any = None) -> Problem | None:
-    """The problem of a key that belongs to another tool; None if no tool has it.
+    """The problem of a key that belongs to another tool; None if no tool has it, or trireme has it too.
 
     Args:
         field: dotted path of the key in the recipe; only its last part is looked up.

@@ -16,7 +16,7 @@ REFUSALS = ("unknown key", "unknown argument of trireme.", "unknown argument of 
 
 
 OWN_SCHEDULE = "scheduler._target_"
-"""The only part of a recipe that is no component, but has one inside."""
+"""An unknown key with a fix of its own: the component is ``scheduler.factor``, not ``scheduler``."""
 
 
 def nearest_key(key: str, siblings: Iterable[str], path: str, known: Sequence[str]) -> str | None:
@@ -35,7 +35,7 @@ def nearest_key(key: str, siblings: Iterable[str], path: str, known: Sequence[st
 
 
 def with_names_from_elsewhere(problems: Iterable[Problem], known: Sequence[str]) -> list[Problem]:
-    """Problems in which the fix of an unknown key names trireme's key for it, if it is another tool's or misplaced.
+    """The same problems, with better fixes for misplaced keys, and for keys and values of other tools.
 
     Args:
         known: dotted paths of the whole schema.

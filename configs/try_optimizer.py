@@ -1,4 +1,4 @@
-"""Test the user's own optimizer on small tensors before a run: construct it, make some steps, and save its state.
+"""Test an optimizer on small tensors before a run: build it, take two steps, and check that its state can be saved.
 
 As in the run, the optimizer has several parameter groups with their own learning rates and weight decays, and steps at
 the learning rates of the schedule. If it fails, each argument is tried alone. An argument that also fails alone is
@@ -75,7 +75,7 @@ def _blamed(component: Component, setting: Setting, why: str) -> list[Problem]:
 
 
 class _Fails(str):
-    """The reason why an optimizer's own code fails after it was built: its values may be sound."""
+    """A reason that lies in the optimizer's code (its steps or its state), not in the values of its arguments."""
 
 
 _ANOTHER = "write another value, or leave it out"

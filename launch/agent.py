@@ -1,7 +1,7 @@
 """torch's elastic agent, extended: it relays signals, waits for ranks to save, and restarts them only if that may help.
 
-torch's own agent kills ranks seconds after a signal, ignores SIGUSR1, and restarts ranks ``--max-restarts`` times after
-any failure.
+torch's own agent kills ranks seconds after a signal, ends at once on SIGUSR1, and restarts ranks ``--max-restarts``
+times after any failure.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from .failures import raise_failure
 from .forked import forked
 
 FINAL = (SAVED, USER_ERROR, DIVERGED)
-"""Exit codes after which ranks are not restarted: a new attempt would end in the same way."""
+"""Exit codes after which ranks are not restarted: they saved and left on purpose, or would fail in the same way."""
 SAVING_SECONDS = 1800.0
-"""Time after a signal for ranks to finish their step and save; equal to the timeout of their collectives."""
+"""Time after a signal for ranks to finish their step and save; equal to the default timeout of their collectives."""
 AFTER_FAILURE = 10
 """Seconds after which the peers of a failed rank are killed, since a peer may hang in a collective."""
 
 
 class _RankHandler(SubprocessHandler):
-    """torch's handle of a rank, which here is forked where that is possible. It opens the files of its output."""
+    """torch's handle of a rank's process. Here ranks are forked where possible, with output files that torch opens."""
 
     def _popen(self, args: tuple, env: dict[str, str]) -> Any:
         files = [file.fileno() if file else number for number, file in ((1, self._stdout), (2, self._stderr))]
@@ -55,7 +55,7 @@ class Agent(_Agent):
         self.log_of = log_of
         self._failures: dict[int, Any] = {}
         self.received: signal.Signals | None = None
-        """The first signal that was relayed."""
+        """The first signal that arrived."""
         self._received_at = 0.0
         self._ranks: list[int] = []
 

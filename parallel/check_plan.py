@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..models.family import ModelFamily
-from .check_tensor import check_sequence, check_tensor
+from .check_tensor_parallel import check_sequence, check_tensor
 from .pipeline.check_pipeline import check_pipeline
 from .plan import Degrees, Plan
 from .recipe_values import RecipeValues

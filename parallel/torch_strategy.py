@@ -1,4 +1,8 @@
-"""The training strategy for one process, DDP, FSDP2, tensor parallelism, and their combinations without a pipeline."""
+"""The training strategy for one process, DDP, FSDP2, tensor parallelism, and their combinations without a pipeline.
+
+``pipeline/pipeline_strategy.py`` derives from it. So a rank may hold several parts of the model, and copies of
+parameters that other stages hold too.
+"""
 
 from __future__ import annotations
 
@@ -274,7 +278,7 @@ class TorchStrategy(Strategy):
         yield from self._saved_buffers()
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Persistent buffers by plain name; beside a base, they are the base's."""
+        """Persistent buffers by plain name; none where only trained tensors are saved: the base model has them."""
         for part in self.parts if not self.saves_trained_only else ():
             persistent = part.state_dict(keep_vars=True)
             yield from ((name, buffer) for name, buffer in part.named_buffers() if name in persistent)

@@ -1,4 +1,4 @@
-"""Create the components of a recipe: the sections that name a Python class or function by ``_target_``.
+"""Build the components of a recipe: objects for the sections that name a Python class or function by ``_target_``.
 
 Callbacks, data sources, tasks, collators and optimizers are components, so a recipe can use a class of the user's own
 by its dotted path (``models/locate.py``), without any registration. The other keys of the section are keyword
@@ -32,7 +32,9 @@ class NestedFailed(Exception):
         super().__init__(f"{path}: {type(error).__name__}: {error}")
 
     def problem(self, outer: str) -> Problem:
-        """The problem of the recipe key of the nested component, or of its argument that the exception names.
+        """The problem to report, under the key of the nested component.
+
+        A ``ValueError`` that begins with ``argument=`` is reported under the key of that argument.
 
         Args:
             outer: key of the outer component.

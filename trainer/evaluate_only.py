@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .trained import trained
+from .load_trained import trained
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig

@@ -1,8 +1,9 @@
 """Give chosen parameters their own learning rate or weight decay, as the recipe asks by ``parameter_groups``.
 
-A recipe lists patterns of names, or names a function that is called with the name and shape of every trained parameter,
-such as a function for layer-wise decreasing learning rates. Names and shapes are those of the whole model, so every
-plan makes the same groups. All other parameters have the optimizer's own values, with no weight decay for vectors.
+A recipe lists patterns of names. It may also name a function, such as one for layer-wise decreasing learning rates,
+which is called with the name and shape of every trained parameter that no pattern matches. Names and shapes are those
+of the whole model, so every plan makes the same groups. All other parameters have the optimizer's own values, with no
+weight decay for vectors.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class OwnOptions:
     def __init__(self, config: ParameterGroups, optimizer: Component) -> None:
         """
         Raises:
-            UserError: the function cannot be built, or there is no learning rate that a ratio could multiply.
+            UserError: the function cannot be built, or what is built cannot be called.
         """
         self.rules, self.component, self.lr = config.rules, config.function, optimizer.get("lr")
         self.function: Any = None
@@ -94,6 +95,9 @@ class OwnOptions:
 
         Args:
             shape: that of the whole parameter, under any plan.
+
+        Raises:
+            UserError: there is no ``optimizer.lr`` for a ratio, or the function gives options that cannot be used.
         """
         rule = self.rule_of(name)
         options = rule.options if rule is not None else self._computed(name, shape)
@@ -105,7 +109,7 @@ class OwnOptions:
         return {key: value for key, value in options.items() if key != RATE} | {"lr": options[RATE] * self.lr}
 
     def named(self, parameters: Iterable[tuple[str, Any]]) -> set[str]:
-        """Names of all options that these parameters (or other things with a shape) have of their own."""
+        """Names of options besides ``lr`` that these parameters (or other things with a shape) have of their own."""
         return {option for name, one in parameters for option in self(name, one.shape)} - {"lr"}
 
     def rule_of(self, name: str) -> GroupRule | None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from .collective import on_main
 from .data.data_config import HELD_OUT
+from .load_trained import trained
 from .prediction_rows import write_predictions, writing_all
 from .records import Records
-from .trained import trained
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig

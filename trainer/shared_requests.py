@@ -31,7 +31,7 @@ def agree(trainer: Trainer) -> None:
     if control.prune and not control.stop:
         control.request_stop("a callback has pruned it")
     if control.interrupted:
-        # A scheduler may not wait for an evaluation: save now, evaluate after the resume.
+        # A cluster's scheduler may not wait for an evaluation: save now, evaluate after the resume.
         trainer.state.evaluation_due |= control.evaluate
         control.evaluate, control.save = False, True
         reasons = mesh.gather_objects(control.reason if own else "")

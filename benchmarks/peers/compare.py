@@ -3,7 +3,7 @@
 All start from the same weights, read the same blocks of tokens in the same order, and use AdamW with the same settings.
 The held-out losses at the end must agree. Adapters are the exception: each library draws their first values itself, so
 their losses are only shown. Each library runs as its users start it (``trireme train``, or torchrun for several ranks),
-in its own environment if its packages conflict with trireme's. The libraries take turns, so that changes in the
+in an environment of its own if trireme's lacks the library. The libraries take turns, so that changes in the
 machine's speed affect all. Times and memory are medians over the rounds. A ratio is the other library's value divided
 by trireme's, as the median over the rounds. Above 1 the library takes more time or memory; for tokens per second, above
 1 means that it is faster.

@@ -1,6 +1,6 @@
 """The training loop and the evaluation that the scripts for accelerate, Fabric and DeepSpeed share.
 
-These libraries have no loop of their own. Each script passes its own way to save.
+These libraries have no loop of their own. Each script passes its own step, save, and mean of the loss over ranks.
 """
 
 from __future__ import annotations

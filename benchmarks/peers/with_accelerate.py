@@ -1,4 +1,4 @@
-"""Train the job that ``compare.py`` measures with accelerate."""
+"""Run the training job of ``compare.py`` with accelerate."""
 
 from __future__ import annotations
 

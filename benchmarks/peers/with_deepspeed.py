@@ -1,4 +1,4 @@
-"""Train the job that ``compare.py`` measures with DeepSpeed alone."""
+"""Run the training job of ``compare.py`` with DeepSpeed alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the job that ``compare.py`` measures with Lightning Fabric."""
+"""Run the training job of ``compare.py`` with Lightning Fabric."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 def run(trainer: Trainer, job: Job, marks: Marks) -> None:
-    """Train, evaluate, export; this is what TRL does too."""
+    """Train, evaluate, export; ``with_trl.py`` calls it too."""
     trainer.add_callback(Marked(marks))
     trainer.train()
     marks.begin()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..family import ModelFamily
 from ..find_blocks import block_lists
-from .gptq_search import GptqSearch
+from .gptq_rounding import GptqRounding
 from .quantised_layer import layer_sizes, oriented
 
 
@@ -29,7 +29,7 @@ def calibrated(
     family: ModelFamily,
     layers: Sequence[str],
     inputs: Sequence[Mapping[str, Any]],
-    search: GptqSearch,
+    search: GptqRounding,
     said: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(path, parts) of each layer; the weights of ``model`` become the rounded ones.

@@ -2,7 +2,7 @@
 
 Columns are rounded one after the other. The columns that are not rounded yet are adjusted to compensate for each
 rounding error, by the inverse of ``H = X' X`` (https://arxiv.org/abs/2210.17323, algorithm 1). Columns are processed in
-groups, so most of the work is matrix products.
+portions, so most of the work is matrix products.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PORTION = 128
 
 
 @dataclass(frozen=True)
-class GptqSearch:
-    """How codes are chosen."""
+class GptqRounding:
+    """Rounds weights by the GPTQ algorithm."""
 
     form: GptqNumbers
     damping: float = 0.01
@@ -30,7 +30,7 @@ class GptqSearch:
 
     @torch.no_grad()
     def parts(self, weight: Tensor, moments: Tensor) -> dict[str, Tensor]:
-        """The parts of a weight.
+        """The stored tensors of a quantised weight: codes, scales, zeros and groups.
 
         Args:
             weight: [outputs, inputs] in fp32.

@@ -24,7 +24,7 @@ class QatConfig:
     group_size: int = 32
     """Inputs that share a scale, for ``int4``."""
     skip: list[str] = field(default_factory=list)
-    """Layers that compute with their own values: last parts of their names, or patterns. Heads and tied layers do."""
+    """Layers whose weights are not rounded: last parts of their names, or patterns. Heads and tied layers never are."""
 
     def __post_init__(self) -> None:
         refuse(self._flaws())

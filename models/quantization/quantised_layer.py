@@ -28,13 +28,13 @@ class Quantised:
     sizes: tuple[int, int]
     """(outputs, inputs)"""
     compute: torch.dtype | None
-    """Type of its products; None takes that of its inputs."""
+    """Type of its products; None takes that of autocast, or else of its inputs."""
     layout: tuple[str, ...]
     """Names of the parts of its weight."""
 
     @property
     def weight(self) -> Tensor:
-        """The weight in the orientation of the layer's class, in the type in which it computes; without gradient."""
+        """The weight in the orientation of the layer's class, of type ``compute`` or else fp32, without gradient."""
         return oriented(self, whole(self, self.parts(), self.compute or torch.float32))  # type: ignore[arg-type]
 
     def parts(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Heads and embeddings that pretrained weights lack get the same random values under every parallelism plan.
+"""Heads and embedding rows that pretrained weights lack get the same random values each time.
 
-All other tensors are loaded from the weights.
+New embedding rows are compared under DDP, FSDP and ZeRO-3. All other tensors are loaded from the weights. Where the
+weights have a head or rows of other sizes, a recipe must ask for new ones.
 """
 
 from __future__ import annotations

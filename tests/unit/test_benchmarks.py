@@ -105,7 +105,7 @@ def test_a_search_and_its_trials_are_timed(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.slow
 def test_ranks_of_trainer_s_search_end_at_the_limit(tmp_path: Path) -> None:
-    ended, _ = load("search_of_trainer").run(tmp_path, Namespace(trials=1, seconds=1))
+    ended, _ = load("transformers_search").run(tmp_path, Namespace(trials=1, seconds=1))
     assert ended == "not ended within 1 s: killed"
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in (each.info["cmdline"] or [])]
 

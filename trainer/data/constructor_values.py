@@ -1,6 +1,6 @@
-"""The values, such as seed and tokenizer, that trireme passes to a user's own collator, data loader or sample order.
+"""Names and meanings of the values (seed, tokenizer ...) that trireme passes to constructors of users' own classes.
 
-A value is passed if the constructor has a parameter of its name.
+These are collators, data loaders and sample orders. A value is passed if the constructor has a parameter of its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GIVEN = {
     "inputs": "names of the inputs that the model takes; None if they are not known",
     "facts": "vocabulary and labels of the data",
 }
-"""Name of a value -> what it is."""
+"""Values for ``collator``: name of the constructor's parameter -> what it is."""
 OF_LOADER = {
     "seed": "the recipe's seed",
     "block_size": GIVEN_OF_TEXTS["block_size"],

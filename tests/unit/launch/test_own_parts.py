@@ -1,4 +1,7 @@
-"""Components that are arguments of other components are checked, built, and named by their own key in errors."""
+"""The user's own components are checked before a run, and errors name the key of the component that is at fault.
+
+Components inside others, optimizers, and parts that cannot train are tested.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +204,7 @@ def test_check_and_train_name_the_nested_component(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_nested_components_that_can_be_built_reach_their_owner(tmp_path: Path) -> None:
+def test_own_parts_that_can_be_built_reach_their_owner(tmp_path: Path) -> None:
     overrides = [
         "+callbacks.x._target_=parts.Noted",
         "+callbacks.x.inner={_target_: parts.Fine, size: 5}",
@@ -262,7 +265,7 @@ def test_what_an_optimizer_keeps_in_its_groups_is_resumed(tmp_path: Path) -> Non
     ],
     ids=["exits", "left_out", "negative", "no_tokens"],
 )
-def test_own_parts_that_would_train_nobody_wants(
+def test_own_parts_that_cannot_train_are_refused(
     overrides: list[str], words: str, found_by: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in found_by:

@@ -1,4 +1,7 @@
-"""Every model family has initial weights, loads in transformers, learns in one step, and names modules that exist."""
+"""Every model family has complete initial weights, and its description names modules that the model has.
+
+Decoders also load in transformers, and their loss falls within three steps.
+"""
 
 from __future__ import annotations
 

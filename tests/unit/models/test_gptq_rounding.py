@@ -11,10 +11,10 @@ import torch
 from helpers.adapted import config_of, filled
 from torch import Tensor
 from trireme.models.other_families import described
-from trireme.models.quantization import gptq_search
+from trireme.models.quantization import gptq_rounding
 from trireme.models.quantization.calibrate import calibrated, output_error
 from trireme.models.quantization.gptq_numbers import GptqNumbers
-from trireme.models.quantization.gptq_search import GptqSearch
+from trireme.models.quantization.gptq_rounding import GptqRounding
 from trireme.models.quantization.quantised_layer import layer_sizes, oriented
 
 
@@ -43,7 +43,7 @@ def _error(form: GptqNumbers, parts: dict[str, Tensor], weight: Tensor, moments:
 )
 def test_outputs_are_nearer_than_with_numbers_rounded_alone(form: GptqNumbers, by_activity: bool) -> None:
     weight, moments = _problem(64, 128)
-    parts = GptqSearch(form, by_activity=by_activity).parts(weight, moments)
+    parts = GptqRounding(form, by_activity=by_activity).parts(weight, moments)
     assert {name: (tuple(one.shape), one.dtype) for name, one in parts.items()} == form.parts(64, 128)
     found, nearest = (_error(form, one, weight, moments) for one in (parts, form.pack(weight)))
     assert found < 0.75 * nearest, (found, nearest)
@@ -52,16 +52,16 @@ def test_outputs_are_nearer_than_with_numbers_rounded_alone(form: GptqNumbers, b
 def test_inputs_that_know_nothing_of_each_other_are_rounded_alone() -> None:
     weight, _ = _problem(32, 64)
     form = GptqNumbers(4, 16)
-    parts, nearest = GptqSearch(form).parts(weight, 3.0 * torch.eye(64)), form.pack(weight)
+    parts, nearest = GptqRounding(form).parts(weight, 3.0 * torch.eye(64)), form.pack(weight)
     assert all(torch.equal(parts[name], nearest[name]) for name in nearest)
 
 
 @pytest.mark.parametrize("group", [16, 24, 48, -1])
 def test_portions_do_not_matter(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = _problem(32, 96)
-    search, errors = GptqSearch(GptqNumbers(4, group)), []
+    search, errors = GptqRounding(GptqNumbers(4, group)), []
     for portion in (1, 16, 36, 96):
-        monkeypatch.setattr(gptq_search, "PORTION", portion)
+        monkeypatch.setattr(gptq_rounding, "PORTION", portion)
         errors.append(_error(search.form, search.parts(weight, moments), weight, moments))
     assert max(errors) < 1.01 * min(errors), errors
 
@@ -69,7 +69,7 @@ def test_portions_do_not_matter(group: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_inputs_that_are_always_zero_are_no_obstacle() -> None:
     weight, moments = _problem(32, 64)
     moments[:, 5] = moments[5] = 0
-    parts = GptqSearch(GptqNumbers(4, 32)).parts(weight, moments)
+    parts = GptqRounding(GptqNumbers(4, 32)).parts(weight, moments)
     found = GptqNumbers(4, 32).unpack(parts, 32, 64, torch.float32)
     assert found.isfinite().all() and found[:, 5].abs().max() == 0
 
@@ -100,7 +100,7 @@ def test_a_calibrated_model_is_nearer_than_a_rounded_one(family: str) -> None:
     spec = described(dataclasses.replace(config).spec, exact)
     lines: list[str] = []
     found = copy.deepcopy(exact)
-    parts = dict(calibrated(found, spec, layers, batches, GptqSearch(form), lines.append))
+    parts = dict(calibrated(found, spec, layers, batches, GptqRounding(form), lines.append))
     assert parts.keys() == set(layers) and len(lines) == 2 and "outputs are off by" in lines[0]
     rounded = copy.deepcopy(exact)
     with torch.no_grad():

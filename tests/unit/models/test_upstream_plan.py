@@ -10,7 +10,7 @@ from helpers.recipes import TINY
 from trireme.launch.cli import main
 from trireme.models.check_model import family_for_plan
 from trireme.models.model_config import ModelConfig, hf_config
-from trireme.parallel.check_tensor import check_sequence, check_tensor
+from trireme.parallel.check_tensor_parallel import check_sequence, check_tensor
 from trireme.parallel.recipe_values import RecipeValues
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trireme.models.family import families
 from trireme.models.model_config import ModelConfig, hf_config
-from trireme.parallel.check_tensor import check_sequence, check_tensor
+from trireme.parallel.check_tensor_parallel import check_sequence, check_tensor
 from trireme.parallel.recipe_values import RecipeValues
 
 
@@ -66,5 +66,5 @@ def test_a_family_without_a_plan_names_those_that_have_one() -> None:
 
 
 def test_checking_does_not_import_torch() -> None:
-    code = "import sys, trireme.parallel.check_tensor; assert 'torch' not in sys.modules"
+    code = "import sys, trireme.parallel.check_tensor_parallel; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

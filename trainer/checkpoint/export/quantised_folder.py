@@ -27,7 +27,7 @@ from ....models.other_families import described
 from ....models.pretrained import Matched, match_weights
 from ....models.quantization.calibrate import calibrated
 from ....models.quantization.gptq_numbers import GptqNumbers
-from ....models.quantization.gptq_search import GptqSearch
+from ....models.quantization.gptq_rounding import GptqRounding
 from ....models.quantization.number_format import Format
 from ....models.quantization.published import published, settings
 from ....models.quantization.quantise_model import format_of, layers_of
@@ -163,5 +163,5 @@ def _calibrated(
     weights = weight_source(ModelConfig(weights=str(whole)), copy.deepcopy(model), 0, speaks=False)
     materialise(model, device, weights)
     given = [map_tensors(batch, lambda tensor: tensor.to(device)) for batch in inputs]
-    search = GptqSearch(form, by_activity=options.by_activity)
+    search = GptqRounding(form, by_activity=options.by_activity)
     yield from calibrated(model.eval(), family, layers, given, search, log.info)

@@ -35,7 +35,7 @@ class ChatText:
     turn: np.ndarray
     """Message at which the template stood when it wrote the character; -1 where there is none."""
     message: np.ndarray
-    """Message that it was copied from; ``ELSEWHERE`` for tools and the like, below it for the template's own."""
+    """Message that it was copied from; ``ELSEWHERE`` for tools and such, ``ELSEWHERE - 1`` for the template's own."""
     spoken: np.ndarray
     """Whether it was copied from what the message says, not from its role."""
     generated: np.ndarray
@@ -75,7 +75,9 @@ class ChatTemplate:
             raise UserError(Problem(f"{KEY}.template_name", why, "name one of them", name)) from error
 
     def text(self, conversation: Conversation, generation_prompt: bool = False) -> ChatText:
-        """The text of a conversation, rendered once.
+        """The text of a conversation, and where each character comes from.
+
+        It is rendered twice, plainly and traced, and both must agree.
 
         Raises:
             ValueError: the template refuses the conversation, or its text cannot be followed.
@@ -113,7 +115,7 @@ class ChatTemplate:
 
 
 def _plain(message: Message) -> Message:
-    """A message as transformers shows it to templates: thinking stands under all of its names."""
+    """A message as transformers shows it to templates: thinking stands under both of its names."""
     thinking = next((message[name] for name in REASONING if message.get(name) is not None), None)
     return message if thinking is None else {"thinking": thinking, **message, "reasoning_content": thinking}
 

@@ -1,4 +1,7 @@
-"""Show a token sequence as text in the report of ``trireme data``, and mark trained, masked and padding tokens."""
+"""Show a token sequence as text in the report of ``trireme data``, and mark what each token is for.
+
+Marked are the tokens that the loss counts, those that it ignores, words hidden from the model, and padding.
+"""
 
 from __future__ import annotations
 
