@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -255,14 +254,14 @@ def _own_group() -> Iterator[None]:
     """Context that destroys the process group of DeepSpeed's plans afterwards, since forked ranks would inherit it."""
     import torch.distributed as dist
 
+    from ..parallel.rendezvous import destroy_process_group
+
     had_one = dist.is_initialized()
     try:
         yield
     finally:
         if dist.is_initialized() and not had_one:
-            # DeepSpeed's own function also clears what DeepSpeed keeps about the group.
-            comm: Any = sys.modules.get("deepspeed.comm", dist)
-            comm.destroy_process_group()
+            destroy_process_group()
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .device import backend_of, identity_of, local_device
 from .plan import AXES, Degrees, Plan
-from .rendezvous import join_process_group
+from .rendezvous import destroy_process_group, join_process_group
 
 
 class Sums:
@@ -148,7 +148,7 @@ class Mesh:
         """Wait for all ranks, then leave the group, since a rank that ends early makes communicating peers abort."""
         if self.axes is not None and dist.is_initialized():
             self.barrier()
-            dist.destroy_process_group()
+            destroy_process_group()
 
     @staticmethod
     def _reduce(values: Iterable[int], group: dist.ProcessGroup | None, op: dist.ReduceOp.RedOpType) -> list[int]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from contextlib import suppress
 from itertools import count
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -120,3 +121,10 @@ def _explain(error: Exception, rank: int, world_size: int, patience: datetime.ti
         fix = "start rank 0 there; check that its host name resolves and that its firewall lets the port through"
         problem = Problem("MASTER_ADDR", why, fix, host)
     raise UserError(problem) from error
+
+
+def destroy_process_group() -> None:
+    """Destroy the default group and all others, so that this process can join another one."""
+    # DeepSpeed's own function also clears what DeepSpeed keeps of the groups; it has none before its first engine.
+    comm: Any = sys.modules.get("deepspeed.comm.comm")
+    (dist if comm is None or comm.cdb is None else comm).destroy_process_group()

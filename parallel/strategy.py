@@ -150,6 +150,10 @@ class Strategy(ABC):
         """Give the modules back the classes that they had before their noise; training is over."""
         remove_noise(self.module)
 
+    def close(self) -> None:
+        """Release what else would keep the model in memory; the last call, while the process group still exists."""
+        self.noise = self.head = self.lanes = None
+
     @abstractmethod
     def set_training(self, mode: bool) -> None:
         """Switch training mode, and so dropout, on or off."""

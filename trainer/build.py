@@ -108,6 +108,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         lock.release()
     # Closed only after success, since after a failure of one rank the others would wait here. Closed last, since
     # launchers end all ranks once the first one has left.
+    trainer.strategy.close()
     mesh.close()
     return result
 

@@ -92,7 +92,9 @@ def trained(recipe: RecipeConfig, checkpoint: str | None, ema: bool, on: str | N
     mesh = build_mesh(recipe.plan, recipe.trainer.timeout_minutes, recipe.trainer.join_minutes)
     handlers = set_up_logging(None, mesh, recipe.run)
     try:
-        yield Trained(recipe, mesh, *_placed(recipe, mesh, checkpoint, ema, on))
+        found = Trained(recipe, mesh, *_placed(recipe, mesh, checkpoint, ema, on))
+        yield found
+        found.placed.strategy.close()
         mesh.close()  # only after success, since after a failure of one rank the others would wait here
     finally:
         tear_down_logging(handlers)

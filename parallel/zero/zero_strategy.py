@@ -115,6 +115,11 @@ class DeepSpeedStrategy(Strategy):
         set_masters(self.state, dict(self._module.named_parameters()), self._masters)
         self._masters = {}
 
+    def close(self) -> None:
+        super().close()
+        if self.engine is not None:
+            self.engine.destroy()  # else its hooks on gradients hold the engine, the model and the optimizer
+
     @property
     def module(self) -> PreTrainedModel:
         return self._module
