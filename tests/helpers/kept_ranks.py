@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from helpers.ranks import Answer, describe_rank, free_port, gathered, warm_up
 from helpers.zero import load_deepspeed
+from trireme.parallel import mesh
 
 CALLS = 30
 """Calls after which new ranks begin, since engines leave groups, threads and memory behind."""
@@ -94,7 +95,7 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection, parents: lis
         end.close()
     gc.freeze()
     describe_rank(rank, world_size, port)
-    torch.distributed.destroy_process_group = lambda *_: None
+    torch.distributed.destroy_process_group = mesh.destroy_process_group = lambda *_: None
     try:
         while True:
             function, args = pipe.recv()
