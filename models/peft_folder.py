@@ -70,10 +70,19 @@ class PeftFolder:
         Raises:
             UserError: a tensor has no place in the model.
         """
+        return {place: self.stored[name] for place, name in self.names(model).items()}
+
+    def names(self, model: nn.Module) -> dict[str, str]:
+        """Names in the file, without the prefix, by the names of ``model``; an adapter of a bare backbone has shorter
+        ones.
+
+        Raises:
+            UserError: a tensor has no place in the model.
+        """
         prefix = getattr(model, "base_model_prefix", "")
         own = {**own_names(model), **{name: name for name, _ in model.named_parameters() if is_part(name)}}
         layers = {path for path, module in model.named_modules() if is_linear(module)}
-        found: dict[str, Stored] = {}
+        found: dict[str, str] = {}
         for stored, entry in self.stored.items():
             name = plain_name(stored)
             choices = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
@@ -83,9 +92,9 @@ class PeftFolder:
                 fix = "use the adapter of this model; adapters of embeddings and convolutions are not read"
                 raise self.problem(f"holds {stored}, which has no place in {type(model).__name__}", fix)
             place = own.get(place, place)
-            if place in found and found[place].file != entry.file:
+            if place in found and self.stored[found[place]].file != entry.file:
                 raise self.problem(f"holds {place} twice", "save the adapter again")
-            found.setdefault(place, entry)
+            found.setdefault(place, stored)
         return found
 
 
@@ -147,14 +156,15 @@ def folder_plan(folder: PeftFolder, model: PreTrainedModel, config: AdapterConfi
     Raises:
         UserError: tensors that do not fit the model, or keys of the recipe that contradict the folder.
     """
-    said, tensors = folder.config, folder.tensors(model)
+    said, names = folder.config, folder.names(model)
+    tensors = {place: folder.stored[name] for place, name in names.items()}
     layers = [path for path, module in model.named_modules() if f"{path}.{DOWN}" in tensors and is_linear(module)]
     ranks, alphas, dora = {}, {}, bool(said.get("use_dora"))
     for path in layers:
         rank = tensors[f"{path}.{DOWN}"].shape[0]
         _check_shapes(folder, tensors, path, model.get_submodule(path), rank, dora)
         patterns = said.get("alpha_pattern") or {}
-        key = pattern_key(patterns, path)
+        key = pattern_key(patterns, plain_name(names[f"{path}.{DOWN}"]).removesuffix(f".{DOWN}"))
         ranks[path], alphas[path] = rank, float(said.get("lora_alpha", 8) if key is None else patterns[key])
     whole = [name for name in tensors if not is_part(name)]
     saved = [path for path, module in model.named_modules() if _owns(path, module, whole)]

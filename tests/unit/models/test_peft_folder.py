@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.adapted import SIZES, config_of, filled, logits, on_meta, shaken
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from trireme.errors import UserError
 from trireme.models.adapter_config import AdapterConfig, MergedAdapter
 from trireme.models.model_config import ModelConfig
@@ -61,6 +61,27 @@ def test_what_peft_saved_is_taken_over(kind: str, bases: dict[str, Path], tmp_pa
     torch.testing.assert_close(logits(filled(config)), wanted, rtol=1e-5, atol=1e-6)
     merged = ModelConfig(weights=str(bases[family]), merged_adapters={"one": MergedAdapter(str(tmp_path / "adapter"))})
     torch.testing.assert_close(logits(filled(merged)), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_patterns_name_layers_as_the_folder_does(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """An adapter of a bare backbone has names without the prefix of a model with a head, and its patterns too."""
+    layer, target = {"llama": ("layers.0.self_attn.q_proj", "q_proj"), "gpt2": ("h.1.attn.c_attn", "c_attn")}[family]
+    patterns = {"alpha_pattern": {f"^{layer}": 64, "nosuch": 3}, "rank_pattern": {f"^{layer}": 3}}
+    backbone = AutoModel.from_pretrained(bases[family], dtype=torch.float32)
+    options = {"r": 4, "lora_alpha": 4, "target_modules": [target], "fan_in_fan_out": family == "gpt2"}
+    adapted = peft.get_peft_model(backbone, peft.LoraConfig(**options, **patterns))
+    shaken(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        hidden = adapted.eval()(input_ids=torch.arange(24).reshape(2, 12)).last_hidden_state
+        head = AutoModelForCausalLM.from_pretrained(bases[family], dtype=torch.float32).lm_head
+        wanted = head(hidden)
+    beside = {"adapter": AdapterConfig(path=str(tmp_path / "adapter"))}
+    merged = {"merged_adapters": {"one": MergedAdapter(str(tmp_path / "adapter"))}}
+    for more in (beside, merged):
+        found = logits(filled(ModelConfig(weights=str(bases[family]), **more)))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_several_are_merged_by_their_weights(bases: dict[str, Path], tmp_path: Path) -> None:
