@@ -21,6 +21,7 @@ from .build_parts import (
     other_problems,
     setting_of,
 )
+from .check_exports import check_exports
 from .check_lanes import check_lanes
 from .check_lengths import check_evaluation, check_folders, check_length
 from .check_metrics import check_averages, check_metrics, check_objectives
@@ -126,6 +127,8 @@ def check_built(parts: dict[str, Any], refused: set[str]) -> list[Problem]:
         tensor, here = parts["plan"].tensor, parts["launch"].kind == "local"
         gives = getattr(task, "head_gives_losses", lambda: False)() and not own_steps(task)
         problems += check_loss(parts["model"], gives, tensor if isinstance(tensor, int) else 1, here)
+    if sound("model"):
+        problems += check_exports(parts["model"], callbacks)
     if sound("ema"):
         problems += check_averages(parts.get("ema") is not None, callbacks)
     if task is not None and all(name in parts for name in ("checkpoint", "trainer", "data")):

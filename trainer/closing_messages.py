@@ -73,8 +73,8 @@ def _say_where(trainer: Trainer) -> None:
             log.info('next: trireme generate %s%s --prompt "..."', run, chat)
             first = "     "
         log.info("%s trireme evaluate %s", first, shlex.quote(str(folder / RECIPE)))
-        log.info(
-            "      trireme export %s OUT    # a folder for %s", run, "transformers" if trainer.base is None else "peft"
-        )
-        if trainer.base is not None:
+        beside = trainer.base is not None
+        if not (beside and trainer.recipe.model.merged_adapters):  # peft has no base for these
+            log.info("      trireme export %s OUT    # a folder for %s", run, "peft" if beside else "transformers")
+        if beside:
             log.info("      trireme export %s OUT --merge    # one model again", run)

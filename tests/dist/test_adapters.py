@@ -193,6 +193,28 @@ def test_training_goes_on_from_an_exported_adapter(bases: dict[str, Path], tmp_p
     assert training(tmp_path / "more")[0]["loss"] < training(tmp_path / "run")[0]["loss"]  # on the same batch
 
 
+def test_a_folder_for_peft_is_refused_where_others_are_merged_below(
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would name the base without them, beside which its outputs differ; the whole model is right."""
+    _train(bases["llama"], tmp_path / "run", *LORA)
+    folder = export(str(tmp_path / "run"), str(tmp_path / "first"))
+    more = (*LORA, f"+model.merged_adapters.style.path={folder}")
+    _train(bases["llama"], tmp_path / "beside", *more)
+    with pytest.raises(UserError, match="without them") as refusal:
+        export(str(tmp_path / "beside"), str(tmp_path / "out"))
+    assert "(style)" in str(refusal.value) and "--merge" in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+    merged = export(str(tmp_path / "beside"), str(tmp_path / "out"), ExportOptions(merge=True))
+    found = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    wanted = logits(_live(bases["llama"], tmp_path / "beside", *more))
+    torch.testing.assert_close(logits(found), wanted, rtol=1e-4, atol=1e-5)
+
+    recipe = ["check", str(TINY), "model=pretrained", f"model.weights={bases['llama']}", *more, "callbacks=export"]
+    refused(trireme_here(capsys, *recipe), "callbacks.export.merge", "without them", "callbacks.export.merge=true")
+    assert trireme_here(capsys, *recipe, "callbacks.export.merge=true").returncode == 0
+
+
 def test_the_second_matrix_has_a_learning_rate_of_its_own(bases: dict[str, Path], tmp_path: Path) -> None:
     recipe = _recipe(bases["llama"], tmp_path, *SHORT, "adapter=lora_plus", "model.adapter.rank=4")
     strategy = build(recipe, build_mesh(recipe.plan)).strategy

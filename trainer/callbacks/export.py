@@ -131,6 +131,11 @@ class Export(Callback):
             shutil.rmtree(self.links, ignore_errors=True)
 
     @property
+    def writes_whole(self) -> bool:
+        """Whether an adapter run writes its whole model; else the adapters alone."""
+        return self.options.merge or self.options.quantize is not None
+
+    @property
     def place(self) -> str:
         """Name of the export's target in the notes."""
         return str(self.folder)

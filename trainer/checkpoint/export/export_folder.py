@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ....errors import Problem, UserError
+from ....models.peft_folder import merged_below
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
@@ -189,7 +190,10 @@ def _export_adapter(
     source: Source, target: Path, options: ExportOptions, replace: bool, verify: bool, check: Callable[[], None]
 ) -> Path:
     """Write the adapters of ``source`` as peft does."""
-    adapted = AdaptedModel(source, options.base)
+    with _readable(source):
+        adapted = AdaptedModel(source, options.base)
+    if merged := adapted.config.merged_adapters:
+        raise UserError(merged_below("CHECKPOINT", adapted.config.weights, merged, "--merge", str(source.path)))
     size = sum(shape.numel() * 4 for shape, _ in stored_weights(source, options.ema)[0].values())
     with _complete_or_nothing(target, replace, size) as folder:
         count = write_adapter(source, folder, adapted, DTYPES[options.dtype], options.ema, check)

@@ -1,0 +1,21 @@
+"""Check that the models that callbacks export are ones that others can load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import Problem
+from ..models.model_config import ModelConfig
+from ..models.peft_folder import merged_below
+
+
+def check_exports(model: ModelConfig, callbacks: Mapping[str, Any]) -> list[Problem]:
+    """Problems of callbacks that write adapters alone, in a run that merges other adapters into their base."""
+    if model.adapter is None or not model.merged_adapters:
+        return []
+    from ..trainer.callbacks.export import Export
+
+    alone = [name for name, each in callbacks.items() if isinstance(each, Export) and not each.writes_whole]
+    said = (model.weights, model.merged_adapters)
+    return [merged_below(f"callbacks.{name}.merge", *said, f"callbacks.{name}.merge=true", False) for name in alone]
