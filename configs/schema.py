@@ -108,11 +108,23 @@ def read_recipe(
     if any(problem.field.startswith(OWN) for problem in problems):
         parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
-    problems += check_parts(parts, processes, remedy)
+    judged = dict(parts)
+    if "model" in parts and "run" in parts:
+        judged["model"] = _of_the_run(parts["model"], parts["run"].dir)
+    problems += check_parts(judged, processes, remedy)
     if "search" not in parts:  # its objectives may be wrong too, and are judged with the other parts
-        parts["search"] = with_objectives_alone(raw.get("search"))
-    problems += check_built(parts, {problem.field for problem in problems})
+        judged["search"] = parts["search"] = with_objectives_alone(raw.get("search"))
+    problems += check_built(judged, {problem.field for problem in problems})
     return (None, problems) if problems else (RecipeConfig(**parts), [])
+
+
+def _of_the_run(model: ModelConfig, run_dir: str) -> ModelConfig:
+    """The model with the adapters of the run that goes on in a folder."""
+    if model.adapter is None or model.adapter.path is None:
+        return model
+    from ..trainer.saved_model import model_of_run  # imported here, since it needs transformers
+
+    return model_of_run(model, run_dir)
 
 
 def check(recipe: RecipeConfig, world_size: int) -> list[Problem]:

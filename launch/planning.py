@@ -131,9 +131,10 @@ class Planner:
         from ..models.facts import Facts
         from ..models.other_families import described
         from ..parallel.memory import model_sizes
+        from ..trainer.saved_model import model_of_run
         from ..trainer.tasks.task import head_of
 
-        model = self.recipe.model
+        model = model_of_run(self.recipe.model, self.recipe.run.dir)
         built = build_on_meta(model, head_of(self.recipe.task), Facts())
         self.config, self.family = built.config, described(model.spec, built)
         self.sizes = model_sizes(built, self.family)

@@ -144,6 +144,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         _go(recipe, options.resume, options.fresh)
         return
     run_dir = Path(recipe.run.dir)
+    if options.fresh and recipe.model.adapter is not None and (folder := recipe.model.adapter.path) is not None:
+        _refuse_missing(folder)  # the check believes the checkpoints, which are about to be moved aside
     if "SLURM_JOB_ID" not in os.environ and shutil.which("squeue"):
         refuse_going(run_dir)
     open_run_folder(run_dir, options.fresh)  # before ranks start, so that their log files are not moved aside
@@ -155,6 +157,12 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         arguments = rank_arguments(composed, options)
         stop()  # the spinner, since rank 0 takes the terminal and has its own
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started, imports=further)
+
+
+def _refuse_missing(adapter: str) -> None:
+    from ..models.peft_folder import peft_folder
+
+    peft_folder(adapter, "model.adapter.path")
 
 
 def _refuse_restarts(wanted: int) -> None:

@@ -8,6 +8,7 @@ LoRA (https://arxiv.org/abs/2106.09685) trains two small matrices beside each ch
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..errors import refuse
+from .adapter_plan import AdapterPlan
 
 ALL_LINEAR = "all-linear"
 RANK = 8
@@ -73,7 +75,16 @@ class AdapterConfig:
     """Learning rate of the second matrix as a multiple of ``optimizer.lr`` (LoRA+ proposes 16)."""
 
     def __post_init__(self) -> None:
+        self.plan: AdapterPlan | None = None
+        """Layers and scales in a checkpoint, which then count instead of all keys but ``dropout`` and ``lr_ratio``.
+        No key of a recipe, and not written with it."""
         refuse(self._flaws())
+
+    def as_planned(self, plan: AdapterPlan) -> AdapterConfig:
+        """These keys, with layers and scales of a checkpoint."""
+        made = copy.copy(self)
+        made.plan = plan
+        return made
 
     def _flaws(self) -> Iterator[str]:
         ranks = {"rank": self.rank, **{f"rank_pattern.{key}": rank for key, rank in self.rank_pattern.items()}}

@@ -1,10 +1,21 @@
-"""``AdapterPlan``: which layers of a model have LoRA adapters, and each adapter's rank and scale."""
+"""``AdapterPlan``: which layers of a model have LoRA adapters, and each adapter's rank and scale.
+
+Checkpoints hold it as a file, so that a folder with which an adapter began is not needed later, nor believed if it has
+changed since.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .json_file import read_json
+
+ADAPTER = "adapter.json"
+"""File of a checkpoint's folder ``model`` that holds the plan."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,31 @@ class AdapterPlan:
         """Factor of the product of the two matrices of a layer."""
         rank = self.ranks[path]
         return self.alphas[path] / (rank**0.5 if self.rslora else rank)
+
+    def as_text(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def write_plan(plan: AdapterPlan, folder: Path) -> None:
+    """Write the plan into a checkpoint's folder ``model``."""
+    (folder / ADAPTER).write_text(plan.as_text())
+
+
+def read_plan(folder: Path | None) -> AdapterPlan | None:
+    """The plan in a checkpoint's folder ``model``; None if there is none.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if folder is None or not (folder / ADAPTER).is_file():
+        return None
+    try:
+        values = read_json(folder / ADAPTER)
+        alphas = {path: float(alpha) for path, alpha in values["alphas"].items()}
+        return AdapterPlan(dict(values["ranks"]), alphas, list(values["saved"]), values["rslora"], values["dora"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"its {ADAPTER} cannot be read ({error})") from None
 
 
 def pattern_key(patterns: Iterable[str], path: str) -> str | None:

@@ -7,6 +7,7 @@ weights are neither drawn nor read. Random values depend only on the seed and th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .adapter_config import AdapterConfig, MergedAdapter
+from .adapters import plan_of
 from .initial_weights import seed_of
 from .low_rank import DOWN, MAGNITUDE, UP, adapted_layers, adapter_in, is_part
 from .merge_adapters import Delta, delta_of, merged_tensor, row_norms
@@ -38,10 +40,17 @@ def with_adapters(
     Raises:
         UserError: the folder of ``config`` does not fit; this is known before any tensor is read.
     """
-    stored = peft_folder(config.path, "model.adapter.path").tensors(model) if config.path is not None else {}
-    layers = dict(adapted_layers(model))
+    layers, held = dict(adapted_layers(model)), _of_adapters(model)
+
+    @functools.cache
+    def folder() -> dict[str, Stored]:
+        return peft_folder(config.path, "model.adapter.path").tensors(model) if config.path is not None else {}
+
+    if config.plan is None:
+        folder()  # else a checkpoint holds the adapters, and the folder may be gone
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        stored = folder() if held.intersection(names) else {}
         own = {name for name in names if is_part(name)}
         read = {name: entry for name, entry in stored.items() if name in names}
         for name, entry in read.items():
@@ -101,6 +110,13 @@ def merged_deltas(model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -
             if not is_part(stored):
                 found[stored] = [Delta(instead=entry.rows)]
     return found
+
+
+def _of_adapters(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that a folder of the adapters of ``model`` holds."""
+    plan = plan_of(model)
+    saved = tuple(f"{path}." for path in plan.saved) if plan else ()
+    return {name for name, _ in model.named_parameters() if is_part(name) or name.startswith(saved)}
 
 
 def _reader(tensors: Mapping[str, Stored]) -> Callable[[str], Tensor]:

@@ -42,7 +42,14 @@ def add_adapters(model: PreTrainedModel, config: AdapterConfig, family: ModelFam
             parameter.requires_grad_(True)
     for path, rank in plan.ranks.items():
         attach(model.get_submodule(path), rank, plan.scaling(path), plan.dora, config.dropout)
+    model.lora_plan = plan  # type: ignore[assignment]
     return plan
+
+
+def plan_of(model: nn.Module) -> AdapterPlan | None:
+    """The layers and scales of the adapters of ``model``; None for a model without."""
+    found = model.__dict__.get("lora_plan")
+    return found if isinstance(found, AdapterPlan) else None
 
 
 def adapter_plan(model: PreTrainedModel, config: AdapterConfig, family: ModelFamily) -> AdapterPlan:
@@ -51,6 +58,9 @@ def adapter_plan(model: PreTrainedModel, config: AdapterConfig, family: ModelFam
     Raises:
         UserError: as for ``add_adapters``.
     """
+    if config.plan is not None:
+        _refuse_other_layers(model, config.plan)
+        return config.plan
     if config.path is not None:
         return folder_plan(peft_folder(config.path, "model.adapter.path"), model, config)
     saved = _saved(model, config.modules_to_save or [])
@@ -61,6 +71,17 @@ def adapter_plan(model: PreTrainedModel, config: AdapterConfig, family: ModelFam
     alphas = {path: float(_by_pattern(config.alpha_pattern, path, common)) for path in paths}
     _refuse_unmatched(config, paths)
     return AdapterPlan(ranks, alphas, saved, bool(config.rslora), bool(config.dora))
+
+
+def _refuse_other_layers(model: PreTrainedModel, plan: AdapterPlan) -> None:
+    """Refuse the adapters of a checkpoint beside a model that lacks their layers."""
+    modules = dict(model.named_modules())
+    lost = [path for path in plan.ranks if path not in modules or not is_linear(modules[path])]
+    lost += [path for path in plan.saved if path not in modules]
+    if lost:
+        why = f"lacks {len(lost)} layers of the adapters in the checkpoint, such as {lost[0]}"
+        fix = "name the base beside which they were trained, or train new adapters (--fresh)"
+        raise UserError(Problem("model.weights", why, fix))
 
 
 def trained_names(model: nn.Module) -> set[str]:

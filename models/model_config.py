@@ -74,6 +74,9 @@ class ModelConfig:
     """Train weights for their rounding: forward passes compute with rounded ones (quantisation-aware training)."""
 
     def __post_init__(self) -> None:
+        self.described: dict[str, Any] | None = None
+        """Content of a config.json that counts instead of the one beside ``weights``: that of a checkpoint. No key of
+        a recipe, and not written with it."""
         if self.family is None:
             self.family = self._family_of_weights()
         if self.family == AUTO and self.architecture is None:
@@ -340,11 +343,13 @@ def given_fields(model: ModelConfig) -> dict[str, Any]:
 
 
 def config_values(model: ModelConfig) -> dict[str, Any]:
-    """Content of the config.json beside ``model.weights``.
+    """Content of the config.json beside ``model.weights``, or of the checkpoint's.
 
     Raises:
         UserError: the weights do not exist, or their config.json cannot be read.
     """
+    if model.described is not None:
+        return as_ours(dict(model.described))
     folder = weights_folder(model)
     path = folder / "config.json"
     where = str(model.weights)

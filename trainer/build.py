@@ -52,6 +52,7 @@ from .resume import OTHER_RUN, load
 from .rollback import roll_back
 from .run_folder import folder_notes, open_run_folder, refuse_other_recipe, unwritable, write_recipe
 from .run_lock import RunLock
+from .saved_model import as_saved, compare_model
 from .schedules import build_schedule
 from .spinner import stop
 from .tasks.task import own_steps
@@ -139,6 +140,7 @@ def build(
     source = open_source(checkpoint) if checkpoint else None
     if checkpoint and automatic:
         on_main(mesh, lambda: refuse_other_recipe(recipe, checkpoint))
+    recipe = as_saved(recipe, checkpoint, speaks=mesh.is_main)
     batch = _batch(recipe, source)
     corpus = continued_corpus(recipe, mesh, source, automatic)
     reference = start_reference(recipe, mesh, corpus)
@@ -177,6 +179,8 @@ def _weights(recipe: RecipeConfig, source: Source | None, speaks: bool) -> Calla
     adapted = recipe.model.adapter is not None
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
+        if source is not None:
+            compare_model(recipe.model, blueprint, source.path, speaks)
         first = weight_source(recipe.model, blueprint, recipe.seed, speaks) if source is None or adapted else None
         if source is None and first is not None:
             return first

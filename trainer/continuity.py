@@ -61,7 +61,7 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
         on_main(mesh, lambda: _refuse(problems))
     for problem in problems:
         log.warning("%s %s: the run goes on with what is there now", problem.field, problem.why)
-    if saved.get("weights") not in (None, _weights(recipe)):
+    if recipe.model.adapter is None and saved.get("weights") not in (None, _weights(recipe)):
         log.info("model.weights has changed since the run began, which goes on with the checkpoint's weights")
     return corpus
 

@@ -38,6 +38,7 @@ from .preference_reference import read_reference, start_reference
 from .recipe_corpus import recipe_corpus
 from .records import Records
 from .run_folder import changed_keys, weights_at
+from .saved_model import as_saved, compare_model
 from .set_metrics import set_metrics
 
 if TYPE_CHECKING:
@@ -113,9 +114,12 @@ def _placed(
     on_main(mesh, lambda: found.append(_verified(recipe, named, ema)))
     path = mesh.broadcast_object(str(found[0]) if found and found[0] else None)
     checkpoint = Path(path) if isinstance(path, str) else None
+    recipe = as_saved(recipe, checkpoint, mesh.is_main)
 
     def weights(blueprint: PreTrainedModel) -> WeightSource:
         adapted, speaks = recipe.model.adapter is not None, mesh.is_main
+        if checkpoint is not None:
+            compare_model(recipe.model, blueprint, checkpoint, speaks)
         first = weight_source(recipe.model, blueprint, recipe.seed, speaks) if checkpoint is None or adapted else None
         if checkpoint is None and first is not None:
             return first

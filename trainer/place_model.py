@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
+from ..models.adapters import plan_of
 from ..models.build_model import WeightSource, build_on_meta
 from ..models.document_attention import attend_within_documents
 from ..models.family import ModelFamily
@@ -28,7 +29,7 @@ from ..parallel.lane_states import LaneStates
 from ..parallel.mesh import Mesh
 from ..parallel.precision import round_weights
 from ..parallel.strategy import Strategy
-from .base_identity import Base, BaseDigest, base_of
+from .base_identity import Base, BaseDigest, base_of, combined
 from .check_steps import check_steps
 from .collect_recipe_values import recipe_values
 from .data.corpus import Corpus
@@ -56,7 +57,8 @@ class Placed:
     base: Base | None = None
     """The base that adapters stand beside; None for a model that is trained itself."""
     first: str | None = None
-    """Digest of all weights that the model was filled with, if it was asked for."""
+    """Digest of all weights that the model was filled with, and of scales that a folder of an adapter gives, if it was
+    asked for."""
 
 
 def place(
@@ -116,7 +118,10 @@ def place(
             source = digest.watched(source)
     strategy.place(model, source)
     base = base_of(recipe.model, frozen.of_all(mesh)) if frozen else None
-    return Placed(strategy, blueprint, task, corpus, state, base, every.of_all(mesh) if every else None)
+    first = every.of_all(mesh) if every else None
+    if first and recipe.model.adapter and recipe.model.adapter.path and (plan := plan_of(blueprint)):
+        first = combined({"weights": first, "scales": plan.as_text()})  # which the recipe does not say
+    return Placed(strategy, blueprint, task, corpus, state, base, first)
 
 
 def _take_steps(strategy: Strategy, task: Task) -> None:

@@ -194,7 +194,7 @@ def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | 
     Args:
         parts: parts of the recipe to compare; None means all.
     """
-    found = _differences(saved_recipe(checkpoint), recipe, "")
+    found = differences(saved_recipe(checkpoint), recipe, "")
     wanted = None if parts is None else tuple(parts)
     return [key for key in found if not _within(key, NOT_COMPARED) and (wanted is None or _within(key, wanted))]
 
@@ -232,7 +232,7 @@ def _within(key: str, parts: tuple[str, ...]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
-def _differences(then: Any, now: Any, path: str) -> list[str]:
+def differences(then: Any, now: Any, path: str) -> list[str]:
     """Keys whose values differ. A key that is missing in an older recipe counts as its default."""
     inside = _children(now)
     if not isinstance(then, dict) or inside is None:
@@ -243,7 +243,7 @@ def _differences(then: Any, now: Any, path: str) -> list[str]:
         where = f"{path}.{name}" if path else str(name)
         value = inside.get(name)
         if name in then or _plain(value) != _plain(defaults.get(name)):
-            found += _differences(then.get(name), value, where)
+            found += differences(then.get(name), value, where)
     return found
 
 

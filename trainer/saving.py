@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import Problem, UserError, short
+from ..models.adapter_plan import write_plan
+from ..models.adapters import plan_of
 from ..models.copy_base_files import write_base_assets
 from ..parallel.strategy import CopyTensor, no_copy
 from .base_identity import write_base
@@ -131,6 +133,8 @@ class Saving:
             write_base_assets(self.trainer.recipe.model, eos, folder)
             if self.trainer.base is not None:
                 write_base(self.trainer.base, folder)
+            if (plan := plan_of(self.trainer.blueprint)) is not None:
+                write_plan(plan, folder)
             if self.trainer.reference is not None:
                 write_reference(self.trainer.reference, folder)
         except OSError:

@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ....models.adapter_plan import AdapterPlan
+from ....models.adapter_plan import AdapterPlan, read_plan
 from ....models.adapters import adapter_plan
 from ....models.build_model import base_parts, base_rows, build_on_meta
 from ....models.exported_class import import_own_classes
@@ -47,6 +47,8 @@ class AdaptedModel:
         assert source.assets is not None
         import_own_classes(recipe["model"])
         self.config = _with_its_vocabulary(plain_model_config(recipe["model"], weights), source.assets)
+        if self.config.adapter is not None and (plan := read_plan(source.assets)) is not None:
+            self.config = dataclasses.replace(self.config, adapter=self.config.adapter.as_planned(plan))
         self.seed, self.head = int(recipe.get("seed", 0)), head_of(recipe["task"])
         self.trained: PreTrainedModel = build_on_meta(self.config, self.head, _facts(source.assets))
         """As it was trained: its base may be quantised."""

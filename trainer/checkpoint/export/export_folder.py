@@ -20,11 +20,14 @@ from functools import partial
 from pathlib import Path
 
 from ....errors import Problem, UserError
+from ....models.config_differences import other_fields
+from ....models.model_config import config_values
 from ....models.peft_folder import merged_below
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
 from ...folders import check_new_folder
+from ...saved_model import other_configuration
 from ..group_by_bytes import split_by_bytes
 from ..load.open_source import open_source
 from ..load.own_checkpoint import Checkpoint
@@ -194,12 +197,27 @@ def _export_adapter(
         adapted = AdaptedModel(source, options.base)
     if merged := adapted.config.merged_adapters:
         raise UserError(merged_below("CHECKPOINT", adapted.config.weights, merged, "--merge", str(source.path)))
+    _check_configuration(adapted, source)
     size = sum(shape.numel() * 4 for shape, _ in stored_weights(source, options.ema)[0].values())
     with _complete_or_nothing(target, replace, size) as folder:
         count = write_adapter(source, folder, adapted, DTYPES[options.dtype], options.ema, check)
         _refuse_damage(source, source.damage(list(source.shapes)) if verify else None)
     log.info("exported the adapters of %s to %s (%s, %d tensors)", source.path.name, target, options.dtype, count)
     return target
+
+
+def _check_configuration(adapted: AdaptedModel, source: Source) -> None:
+    """Refuse a base whose config.json has changed since, which the folder for peft would name; warn of fields that the
+    recipe gives, since that folder has no place for them."""
+    assert source.assets is not None
+    with _readable(source):
+        fields = other_fields(adapted.trained.config, source.assets)
+    others, config = [name for name in fields if name not in adapted.config.config], adapted.config
+    if others:
+        raise UserError(other_configuration("--base", others, config.weights, source.path))
+    said = config_values(config) if config.weights is not None else config.config
+    if own := [name for name, value in config.config.items() if name != "model_type" and said.get(name) != value]:
+        log.warning("peft needs the base with fields of this run, which %s has otherwise: %s", config.weights, own)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ....models.adapter_plan import ADAPTER
 from ....models.check_model import QUANTISATION_FILES
 from ...base_identity import BASE
 from .expected_tensors import model_class
@@ -20,6 +21,7 @@ NOT_OURS = (
     *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
     *(
         "adapter_config.json",
+        ADAPTER,
         BASE,
         "reference.json",
         *QUANTISATION_FILES,

@@ -1,0 +1,148 @@
+"""The folders that a recipe names may change after a run has begun: its checkpoints tell what they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.adapted import logits
+from helpers.command import refused, trireme_here
+from helpers.metrics import training
+from helpers.recipes import TINY, tiny_recipe
+from transformers import AutoModelForCausalLM
+from trireme.errors import UserError
+from trireme.parallel.mesh import build_mesh
+from trireme.trainer.build import build, train
+from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
+from trireme.trainer.checkpoint.layout import checkpoints_under
+from trireme.trainer.evaluate_only import evaluate
+
+LORA = ("adapter=lora", "model.adapter.rank=4", "model.adapter.alpha=8.0")
+SHORT = ("trainer.max_steps=4", "trainer.eval_at_end=false", "optimizer.lr=0.004")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    train(tiny_recipe(folder / "run", "model=llama_tiny", "trainer.max_steps=2"))
+    return export(str(folder / "run"), str(folder / "llama"))
+
+
+@pytest.fixture
+def own_base(base: Path, tmp_path: Path) -> Path:
+    """A copy of the base, which a test may change."""
+    return Path(shutil.copytree(base, tmp_path / "own_base"))
+
+
+def _recipe(base: Path, run_dir: Path, *overrides: str) -> Any:
+    return tiny_recipe(run_dir, "model=pretrained", f"model.weights={base}", *SHORT, *overrides)
+
+
+def _change(folder: Path, **fields: Any) -> None:
+    file = folder if folder.suffix else folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def _merged(run: Path, out: Path) -> torch.Tensor:
+    folder = export(str(run), str(out), ExportOptions(merge=True))
+    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def test_an_adapter_that_was_continued_needs_its_folder_no_more(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its scale is that of the checkpoint, whatever the folder says by now, or if it is gone."""
+    train(_recipe(base, tmp_path / "first", *LORA, "model.adapter.alpha_pattern={q_proj: 20}"))
+    folder = export(str(tmp_path / "first"), str(tmp_path / "adapter"))
+    more = ("adapter=continued", f"model.adapter.path={folder}")
+    whole, recipe = (_recipe(base, tmp_path / name, *more) for name in ("whole", "run"))
+    train(whole)
+    train(_recipe(base, tmp_path / "run", *more, "trainer.stop_at=2"))
+    (newest,) = checkpoints_under(tmp_path / "run" / "checkpoints")
+    said = json.loads((newest / "model" / "adapter.json").read_text())
+    assert set(said["alphas"].values()) == {8.0, 20.0} and set(said["ranks"].values()) == {4}
+
+    found = []
+    for step in ("same", "changed", "gone"):
+        if step == "changed":
+            _change(folder / "adapter_config.json", lora_alpha=64, alpha_pattern={}, use_rslora=True)
+        elif step == "gone":
+            shutil.rmtree(folder)
+        loss = evaluate(recipe, None, False, None)["eval_loss"]
+        live = logits(build(recipe, build_mesh(recipe.plan), resume="auto").strategy.module.eval())
+        found.append((loss, live, _merged(tmp_path / "run", tmp_path / "merged" / step)))
+        out = export(str(tmp_path / "run"), str(tmp_path / "peft" / step))
+        assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 8
+        assert not (out / "adapter.json").exists()
+    for loss, *outputs in found[1:]:
+        assert loss == found[0][0] and all(torch.equal(*pair) for pair in zip(outputs, found[0][1:], strict=True))
+    torch.testing.assert_close(found[0][1], found[0][2], rtol=1e-4, atol=1e-5)
+
+    command = [str(TINY), "model=pretrained", f"model.weights={base}", *SHORT, *more]
+    roots = "data.source.roots=[" + str(Path(json.__file__).parent) + "]"
+    for name in ("check", "evaluate"):
+        told = trireme_here(capsys, name, *command, roots, f"run.dir={tmp_path / 'run'}")
+        assert told.returncode == 0, told.stderr
+    fresh = trireme_here(capsys, "train", *command, roots, f"run.dir={tmp_path / 'run'}", "--fresh")
+    refused(fresh, "model.adapter.path", "no folder of this name")
+    assert (tmp_path / "run" / "checkpoints").is_dir() and not (tmp_path / "run.1").exists()
+    refused(trireme_here(capsys, "check", *command, roots, f"run.dir={tmp_path / 'new'}"), "model.adapter.path")
+
+    train(recipe)
+    assert [line["loss"] for line in training(tmp_path / "run")] == [
+        line["loss"] for line in training(tmp_path / "whole")
+    ]
+
+
+def test_another_scale_in_the_recipe_is_told(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(_recipe(base, tmp_path, *LORA))
+    with caplog.at_level("WARNING", "trireme.trainer"):
+        evaluate(_recipe(base, tmp_path, *LORA), None, False, None)
+        assert "otherwise" not in caplog.text
+        evaluate(_recipe(base, tmp_path, *LORA[:2], "model.adapter.alpha=16.0"), None, False, None)
+    assert "q_proj (4, and 2 there) otherwise than" in caplog.text
+
+
+def test_a_base_of_adapters_with_another_configuration_is_refused(own_base: Path, tmp_path: Path) -> None:
+    """Its weights are the same; the checkpoint's own configuration is that of a merge."""
+    recipe = _recipe(own_base, tmp_path / "run", *LORA)
+    train(_recipe(own_base, tmp_path / "run", *LORA, "trainer.stop_at=2"))
+    wanted = _merged(tmp_path / "run", tmp_path / "one")
+    _change(own_base, rms_norm_eps=0.5)
+    for go in (
+        lambda: train(recipe),
+        lambda: evaluate(recipe, None, False, None),
+        lambda: export(str(tmp_path / "run"), str(tmp_path / "adapter")),
+    ):
+        with pytest.raises(UserError, match=r"another configuration \(rms_norm_eps\)") as refusal:
+            go()
+        assert "restore its config.json" in str(refusal.value)
+    assert torch.equal(_merged(tmp_path / "run", tmp_path / "other"), wanted)
+
+
+def test_a_whole_model_keeps_the_configuration_of_its_checkpoint(
+    own_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _recipe(own_base, tmp_path / "run")
+    train(_recipe(own_base, tmp_path / "whole"))
+    train(_recipe(own_base, tmp_path / "run", "trainer.stop_at=2"))
+    before = evaluate(recipe, None, False, None)["eval_loss"]
+    _change(own_base, rms_norm_eps=0.5)
+    with caplog.at_level("WARNING", "trireme.trainer"):
+        assert evaluate(recipe, None, False, None)["eval_loss"] == before
+        train(recipe)
+    assert caplog.text.count("another config.json now (rms_norm_eps)") == 2
+    assert [line["loss"] for line in training(tmp_path / "run")] == [
+        line["loss"] for line in training(tmp_path / "whole")
+    ]
+    (newest, *_) = checkpoints_under(tmp_path / "run" / "checkpoints")
+    assert json.loads((newest / "model" / "config.json").read_text())["rms_norm_eps"] != 0.5
+    moved = shutil.copytree(own_base, tmp_path / "moved")
+    caplog.clear()
+    with caplog.at_level("WARNING", "trireme.trainer"):  # another recipe counts, and is told
+        assert evaluate(_recipe(moved, tmp_path / "run"), None, False, None)["eval_loss"] != before
+    assert "model.weights gives rms_norm_eps otherwise than" in caplog.text
