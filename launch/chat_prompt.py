@@ -64,6 +64,8 @@ def chat_prompt(
     if continue_final_message and generation_prompt:
         why = "goes on with the last message, and --add-generation-prompt begins a new one"
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
+    if prompt is not None and not prompt.strip() and not images:
+        raise UserError(Problem("--prompt", "says nothing", "write what the user asks, or leave it out", prompt))
     row = _asked(_row(file) if file else {"messages": []}, prompt, images)
     if not row.get("messages") and not row.get("conversations"):
         fix = "name a file with messages, or give --prompt"

@@ -129,6 +129,8 @@ class DataConfig(TextConfig):
                 "deduplicate=true is wrong with streaming=true because a stream is never seen as a whole; "
                 "set deduplicate=false, or streaming=false"
             )
+        if self.overflow != "cut":
+            found += self._flaws_of_overflow()
         if self.group_by_length:
             found += self._flaws_of_grouping()
         if self.packing == "lanes":
@@ -144,6 +146,16 @@ class DataConfig(TextConfig):
                 "would read the whole stream; set a number such as 10000, or tokenizer.path"
             )
         return found
+
+    def _flaws_of_overflow(self) -> Iterator[str]:
+        if self.chat is not None:
+            other = "chat.too_long=drop" if self.overflow == "drop" else "chat.too_long=cut, drop or refuse"
+            yield (
+                f"overflow={self.overflow} has no effect beside chat because chat.too_long={self.chat.too_long} tells "
+                f"what happens with long conversations; set {other}, and leave overflow out"
+            )
+        elif self.packing != "bins":
+            yield f"overflow={self.overflow} is for rows of whole documents; set packing=bins, or leave it out"
 
     def _flaws_of_grouping(self) -> Iterator[str]:
         if self.streaming:

@@ -6,12 +6,12 @@ a column could not hold a string in one row and a list in another. Conversations
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import Problem, UserError
 from .document_files import json_rows, kind_of
+from .nested_cells import kept_text
 
 PATHS = "data.source.paths"
 
@@ -40,7 +40,7 @@ def _rows(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
 def _cell(value: Any, place: str) -> Any:
     if not isinstance(value, list | dict):
         return value
-    text = json.dumps(value, ensure_ascii=False)
+    text = kept_text(value)
     try:
         text.encode()
     except UnicodeEncodeError:

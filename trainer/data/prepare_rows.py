@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("trireme.data")
-VERSION = 3
+VERSION = 4
 """Version of the preparation, raised when it changes, so that older caches are not used."""
 
 

@@ -41,7 +41,7 @@ class TextConfig:
     each document is a sample, truncated to a block."""
     overflow: Literal["cut", "split", "drop"] = "cut"
     """Documents longer than ``block_size`` with ``packing=bins``: cut behind it, split into parts that do not see each
-    other, or dropped. A run says how many there are."""
+    other, or dropped. A run says how many there are. For conversations there is ``data.chat.too_long``."""
     append_eos: bool = True
     """End every document with the tokenizer's end-of-sequence token."""
     prepend_bos: bool = False
@@ -67,5 +67,3 @@ class TextConfig:
             yield f"block_size={self.block_size} is below 2; set it to at least 2"
         if self.block_size > MOST_TOKENS:
             yield f"block_size={self.block_size} is above {MOST_TOKENS}; use a smaller number"
-        if self.overflow != "cut" and self.packing != "bins":
-            yield f"overflow={self.overflow} is for rows of whole documents; set packing=bins, or leave it out"

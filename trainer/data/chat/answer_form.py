@@ -17,6 +17,7 @@ from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, ChatText
 from .conversation import ASSISTANT, Conversation, Message
 from .token_offsets import Control, Encoder, Encoding
+from .traced_template import has_generation
 
 BEGUN = re.compile(r"(?:<(think|thinking|thought)>\s*(?:</\1>\s*)?|\[THINK\]\s*(?:\[/THINK\]\s*)?)$")
 """Thinking that an invitation to answer begins, or leaves out."""
@@ -33,6 +34,10 @@ class Form:
     templates may leave out the end of the text, such as ``<think>``."""
     stop: int | None
     """The token that ends an answer."""
+    begins: frozenset[int]
+    """Control tokens that the template writes before the first message's content, such as those of headers."""
+    behind: str
+    """Text that the template writes behind an answer without such a token, such as the header of the next message."""
     texts: bool
     lists: bool
     """Whether contents may be texts, and lists of parts."""
@@ -94,9 +99,16 @@ class Forms:
             why = reason or "the template does not write what messages say"
             raise ValueError(f"{why} (tried with one question and one answer)")
         without, asked, answered, last = next(iter(kinds.values()))
-        marks = bool(re.search(r"\{%-?\s*generation\s*-?%\}", self.template.chosen(given.tools)))
+        begins = frozenset(each.token for each in self._controls(without, 0, int(without.own(0)[0])))
+        stop, end = self._stop(answered, last, begins), extent(answered, 1)[1]
         return Form(
-            _prompts(without, asked, answered, last), self._stop(answered), "texts" in kinds, "lists" in kinds, marks
+            _prompts(without, asked, answered, last),
+            stop,
+            begins,
+            "" if stop is not None else answered.text[int(answered.own(1)[-1]) + 1 : end].strip(),
+            "texts" in kinds,
+            "lists" in kinds,
+            has_generation(self.template.chosen(given.tools)),
         )
 
     def _small(self, given: Conversation, content: Callable[[str], Any]) -> list[ChatText]:
@@ -114,21 +126,32 @@ class Forms:
     def _text(self, given: Conversation, messages: Sequence[Message], prompt: bool) -> ChatText:
         return self.template.text(replace(given, messages=list(messages), learnt=[], completion=[]), prompt)
 
-    def _stop(self, answered: ChatText) -> int | None:
+    def _stop(self, answered: ChatText, last: ChatText, begins: frozenset[int]) -> int | None:
         """The token at which generation stops. Among the control tokens behind an answer it is the end-of-text token,
-        or else the last of the consecutive ones."""
-        found = own_controls(
-            self.encoder(answered.text), answered, int(answered.own(1)[-1]) + 1, extent(answered, 1)[1]
-        )
+        or else the last of the consecutive ones. Where the template writes none at the answer, it is the one that
+        stands behind it, whether or not a message follows."""
+        found = self._controls(answered, int(answered.own(1)[-1]) + 1, extent(answered, 1)[1])
+        if not found:
+            behind = {self._behind(text) for text in (answered, last)}
+            return next(iter(behind)) if len(behind) == 1 and not behind & begins else None
         eos = self.encoder.tokenizer.eos_token_id
         if any(each.token == eos for each in found):
             return eos
-        last = None
+        end = None
         for each in found:
-            if last is not None and each.place != last.place + 1:
+            if end is not None and each.place != end.place + 1:
                 break
-            last = each
-        return None if last is None else last.token
+            end = each
+        return None if end is None else end.token
+
+    def _behind(self, text: ChatText) -> int | None:
+        """The control token behind an answer, with white space alone between them."""
+        said = int(text.own(1)[-1]) + 1
+        found = self._controls(text, said, len(text.text))
+        return found[0].token if found and not text.text[said : found[0].start].strip() else None
+
+    def _controls(self, text: ChatText, start: int, end: int) -> list[Control]:
+        return own_controls(self.encoder(text.text), text, start, end)
 
 
 def extent(text: ChatText, number: int) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class ChatConfig:
     """What is learnt: the turns of the assistant, its last turn, the column ``completion``, the turns of ``roles``, or
     every token. A message with ``train: false`` (or ``weight: 0``) is never learnt, unless it is ``all``."""
     roles: list[str] = field(default_factory=list)
-    """Roles that are learnt with ``loss=roles``."""
+    """Roles that are learnt with ``loss=roles``, by the names of the rows (human) or of the template (user)."""
     system: str | None = None
     """Message of the system for conversations that have none."""
     tools: list[Any] = field(default_factory=list)
@@ -49,7 +49,8 @@ class ChatConfig:
     tool_arguments: Literal["object", "text"] = "object"
     """How templates get the arguments of calls; text suits templates that join them to other texts."""
     role_names: dict[str, str] = field(default_factory=dict)
-    """Role in the data -> role that the template knows, beside those of ShareGPT (human, gpt, observation)."""
+    """Role in the data -> role that the template knows, beside those of ShareGPT (human, gpt, observation) and
+    OpenAI's former function."""
     control_tokens: list[str] = field(default_factory=list)
     """Tokens that are added to the tokenizer as special ones; with ``model.weights``, the model then needs
     ``model.resize_embeddings``. Those of ChatML are added with that template."""

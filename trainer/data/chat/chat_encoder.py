@@ -13,7 +13,8 @@ from ..tokenizer import content_hash
 from .answer_form import Form
 from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, ChatText
-from .conversation import Conversation, Message, conversation_of, is_picture
+from .conversation import Conversation, conversation_of, is_picture, texts_like_messages
+from .messages import Message
 from .token_offsets import Control, Encoder, Encoding, labels_of
 from .tools import tool_schemas
 from .traced_text import ELSEWHERE
@@ -86,12 +87,16 @@ class ChatEncoder:
             )
         encoding = self.encoder(text.text)
         _refuse_doubled(text, encoding)
-        learnt, places = self.turns.learnt(conversation, text, encoding)
+        learnt, places, turns = self.turns.learnt(conversation, text, encoding)
         labels = labels_of(text.text, text.solid, learnt, encoding)
         stops = tuple(sorted(place for place in places if labels[place] != IGNORE))
         notes = [f"the template leaves out {each}" for each in unseen]
         if any(_in_message(text, each) for each in encoding.controls):
             notes.append("a message holds control tokens")
+        for name in texts_like_messages(row):
+            notes.append(f"the {name} is a text that reads like a list of messages, and is taken as a text")
+        if 0 < len(stops) < turns:
+            notes.append("a turn that is learnt does not end with a token that ends it, while another one does")
         return EncodedChat(text.text, encoding.ids, labels, stops, tuple(notes))
 
 
@@ -108,7 +113,11 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
     """
     content = message.get("content")
     if isinstance(content, list):
-        parts = [part if isinstance(part, Mapping) else {"type": "text", "text": str(part)} for part in content]
+        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        if wrong := [part for part in parts if not isinstance(part, Mapping)]:
+            kind = type(wrong[0]).__name__
+            raise ValueError(f"message {number + 1} has a content with a part that is {kind}, not a text")
+        message = {**message, "content": parts}
         if pictures and any(map(is_picture, parts)):
             if not form.lists:
                 raise ValueError(f"message {number + 1} holds a picture, and the template takes texts alone")
@@ -119,7 +128,10 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
         if other:
             kinds = ", ".join(dict.fromkeys(other))
             raise ValueError(f"message {number + 1} holds {kinds}, and this model reads texts alone")
-        return message if form.lists else {**message, "content": "".join(str(part["text"]) for part in parts)}
+        if wrong := [part["text"] for part in seen if not isinstance(part["text"], str)]:
+            kind = type(wrong[0]).__name__
+            raise ValueError(f"message {number + 1} has a part whose text is {kind}, not a text")
+        return message if form.lists else {**message, "content": "".join(part["text"] for part in seen)}
     if isinstance(content, str) and not form.texts:
         return {**message, "content": [{"type": "text", "text": content}]}
     if content is not None and not isinstance(content, str):

@@ -16,15 +16,19 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from ....errors import Problem, UserError
 from .chat_config import CHATML, KEY, ChatConfig
-from .conversation import Conversation, Message
+from .conversation import Conversation
+from .messages import REASONING, Message
 from .traced_template import Turn, traced_rendering, tracing_template
 from .traced_text import ELSEWHERE, Mark, Traced
 
 NAMES = ("role", "name")
 """Fields of a message that say whose it is."""
-REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's thinking; templates read the first, those of gpt-oss the second."""
 TEMPLATE = f"{KEY}.template"
+FAILURES = (
+    *(TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
+    *(MemoryError, RuntimeError, AssertionError),
+)
+"""What a template may raise; jinja2's sandbox raises ``OverflowError`` for long ranges."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,14 @@ class ChatTemplate:
         }
         further = {**self.tokenizer.special_tokens_map, "strftime_now": self._date}
         further |= {**self.config.template_args, **conversation.template_args}
-        traced = {**given, "messages": [_turn(message, number) for number, message in enumerate(given["messages"])]}
-        for name in ("tools", "documents"):
-            traced[name] = _traced(given[name], Mark(ELSEWHERE, name))
         try:
+            traced = {**given, "messages": [_turn(message, number) for number, message in enumerate(given["messages"])]}
+            for name in ("tools", "documents"):
+                traced[name] = _traced(given[name], Mark(ELSEWHERE, name))
             plain = _compile_jinja_template(template).render(**{**further, **given})
             found = traced_rendering(template, {**further, **traced})
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            why = f"the template refuses it: {' '.join(str(error).split())}"
+        except FAILURES as error:
+            why = f"the template refuses it: {' '.join(str(error).split()) or type(error).__name__}"
             if isinstance(error, TypeError) and any("tool_calls" in message for message in conversation.messages):
                 why += f" (perhaps it takes the arguments of calls as {self._other_arguments()})"
             raise ValueError(why) from error

@@ -5,16 +5,16 @@ Tools and documents in the row are read too.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import Problem
 from ....models.json_file import parse_json
+from ..nested_cells import is_kept
 from .chat_config import KEY
+from .messages import ROLES, Message, message_of, own_choice, read_json, refuse_deep
 
-Message = dict[str, Any]
 COLUMNS = {
     "messages": False,
     "conversations": False,
@@ -30,20 +30,13 @@ IMAGES = "images"
 """Column with the pictures of parts that hold none themselves, in order."""
 PICTURED = {**COLUMNS, IMAGES: False}
 """Columns that rows of chats with pictures may have."""
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-}
-"""Names of roles in data of ShareGPT's form -> roles that templates know."""
 PICTURE = ("image", "image_url", "picture")
 """Types of the parts of a message that are pictures."""
 ASSISTANT, SYSTEM = "assistant", ("system", "developer")
+LISTS = ("messages", "conversations")
+"""Columns of messages; they may hold the JSON text of a list."""
+SIDES = ("prompt", "completion")
+"""Columns of a text or of messages; a text stays a text, whatever it looks like."""
 
 
 @dataclass
@@ -80,12 +73,16 @@ def conversation_of(
     """
     read = {name: _value(row.get(name), name) for name in COLUMNS}
     prompt, completion = _messages(read)
-    every = [_message(each, arguments_as_text, {**ROLES, **(roles or {})}) for each in (*prompt, *completion)]
-    learnt = [_own_choice(message) for message in every]
+    known = {**ROLES, **(roles or {})}
+    given = enumerate((*prompt, *completion), 1)
+    every = [message_of(each, number, arguments_as_text, known) for number, each in given]
+    learnt = [own_choice(message, number) for number, message in enumerate(every, 1)]
     flags = [False] * len(prompt) + [True] * len(completion)
     if not every:
         raise ValueError("it has no messages")
-    system = read["system"] if isinstance(read["system"], str) and read["system"] else system
+    if not isinstance(read["system"], str | None):
+        raise ValueError(f"its system is {type(read['system']).__name__}, not a text")
+    system = read["system"] or system
     if system and every[0]["role"] not in SYSTEM:
         every, learnt, flags = [{"role": "system", "content": system}, *every], [None, *learnt], [False, *flags]
     args = read["template_args"] or {}
@@ -111,46 +108,55 @@ def _messages(read: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         return found, []
     if read["prompt"] is None or read["completion"] is None:
         raise ValueError("it has neither messages nor a prompt with its completion")
-    return _side(read["prompt"], "user"), _side(read["completion"], ASSISTANT)
-
-
-def _side(value: Any, role: str) -> list[Any]:
-    return value if isinstance(value, list) else [{"role": role, "content": value}]
+    prompt, completion = (read_side(read[name], name) for name in SIDES)
+    sides = ((prompt, "user"), (completion, ASSISTANT))
+    first, second = (each if isinstance(each, list) else [{"role": role, "content": each}] for each, role in sides)
+    return first, second
 
 
 def _value(value: Any, name: str) -> Any:
-    """A cell of a row. Texts that hold JSON are parsed; the nulls that Arrow writes for missing fields are left out."""
-    if isinstance(value, str) and name not in ("system", "prompt", "completion"):
-        return _read_json(value, name)
-    if isinstance(value, str) and name != "system" and value.lstrip().startswith("[{"):
-        try:
-            return parse_json(value)
-        except ValueError:
+    """A cell of a row. JSON texts of lists and objects are parsed; the nulls that Arrow writes for missing fields are
+    left out."""
+    if isinstance(value, str):
+        if name in ("system", *SIDES) and not is_kept(value):
             return value
+        return read_json(value, f"its {name}")
+    if name in (*LISTS, *SIDES) and isinstance(value, list | tuple):
+        for number, each in enumerate(value, 1):
+            refuse_deep(each, f"message {number}: its values")
+    else:
+        refuse_deep(value, f"its {name}")
     return _without_null(value)
 
 
-def _read_json(text: str, name: str) -> Any:
-    if not text.strip():
-        return None
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"its {name} are a text that is no JSON: {error}") from None
-
-
-def read_side(value: Any, name: str = "completion") -> Any:
+def read_side(value: Any, name: str) -> Any:
     """One side of a row, a prompt or an answer: a text, a list of messages, or None.
 
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _value(value, "completion")
-    found = _without_null(value)
-    if found is not None and not isinstance(found, str | list):
+    found = _value(value, "completion")
+    if not isinstance(found, str | list | None):
         raise ValueError(f"its {name} is {type(found).__name__}, neither a text nor a list of messages")
     return found
+
+
+def texts_like_messages(row: Mapping[str, Any]) -> list[str]:
+    """Columns among ``SIDES`` that hold a text which reads like a list of messages, and is a text nonetheless."""
+    if any(row.get(name) is not None for name in LISTS):
+        return []
+    return [name for name in SIDES if isinstance(row.get(name), str) and _like_messages(row[name])]
+
+
+def _like_messages(text: str) -> bool:
+    if is_kept(text) or not text.lstrip().startswith("[") or not text.rstrip().endswith("]"):
+        return False
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return False
+    roles = [isinstance(each, Mapping) and ("role" in each or "from" in each) for each in value]
+    return bool(roles) and all(roles)
 
 
 def _without_null(value: Any) -> Any:
@@ -159,66 +165,12 @@ def _without_null(value: Any) -> Any:
     return [_without_null(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _message(given: Any, arguments_as_text: bool, roles: Mapping[str, str]) -> Message:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"one of its messages is {type(given).__name__}, not a role with a content")
-    message = {key: value for key, value in given.items() if value is not None}
-    if "role" not in message and "from" in message:
-        message = _of_sharegpt(message)
-    if not isinstance(message.get("role"), str):
-        raise ValueError(f"one of its messages has no role; it has {', '.join(map(str, given)) or 'nothing'}")
-    message["role"] = roles.get(message["role"], message["role"])
-    if "tool_calls" in message:
-        message["tool_calls"] = [*_calls(message["tool_calls"], arguments_as_text)]
-        if not message["tool_calls"]:
-            del message["tool_calls"]
-    return message
-
-
-def _of_sharegpt(message: Message) -> Message:
-    """A turn ``{from, value}`` as a message; calls of functions stand in it as JSON."""
-    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
-    role, value = message["from"], message.get("value", "")
-    if role != "function_call":
-        return {"role": role, "content": value, **rest}
-    calls = _read_json(value, "function calls") if isinstance(value, str) else value
-    return {"role": role, "tool_calls": calls if isinstance(calls, list) else [calls], **rest}
-
-
-def _calls(calls: Any, as_text: bool) -> Iterator[Any]:
-    """Calls of tools with their arguments as an object, as transformers wants them, or as JSON text."""
-    if isinstance(calls, str):
-        calls = _read_json(calls, "tool_calls")
-    for call in _listed(calls, "tool_calls") or []:
-        if not isinstance(call, Mapping):
-            raise ValueError(f"one of its tool_calls is {type(call).__name__}, not a name with arguments")
-        call = dict(call) if "function" in call else {"type": "function", "function": dict(call)}
-        call["function"] = function = dict(call["function"])
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str) and not as_text:
-            arguments = _read_json(arguments, "arguments of a call") or {}
-        elif not isinstance(arguments, str) and as_text:
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        function["arguments"] = arguments
-        yield call
-
-
-def _own_choice(message: Message) -> bool | None:
-    """Remove the fields ``train`` and ``weight`` from a message; returns whether it is to be learnt, None if unsaid."""
-    choice, weight = message.pop("train", None), message.pop("weight", None)
-    if choice is None and weight is not None:
-        choice = bool(weight)
-    if choice is not None and not isinstance(choice, bool):
-        raise ValueError(f"one of its messages has train={choice!r}, which is neither true nor false")
-    return choice
-
-
 def _listed(value: Any, name: str) -> list[Any] | None:
     if value is None:
         return None
     if not isinstance(value, list):
         raise ValueError(f"its {name} are {type(value).__name__}, not a list")
-    return [_read_json(each, name) if isinstance(each, str) and name == "tools" else each for each in value]
+    return [read_json(each, f"its {name}") if isinstance(each, str) and name == "tools" else each for each in value]
 
 
 def columns_problem(names: Sequence[str], key: str) -> list[Problem]:

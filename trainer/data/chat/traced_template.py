@@ -180,6 +180,17 @@ def tracing_template(template: str) -> Any:
     return TracingEnvironment().from_string(template)
 
 
+@lru_cache(maxsize=64)
+def has_generation(template: str) -> bool:
+    """Whether a template has blocks ``{% generation %}``.
+
+    Raises:
+        jinja2.TemplateError: it is no template.
+    """
+    calls = TracingEnvironment().parse(template).find_all(nodes.ExtensionAttribute)
+    return any(each.identifier == _Generation.identifier for each in calls)
+
+
 def traced_rendering(template: str, variables: dict[str, Any]) -> Traced:
     """The text of a template, traced.
 

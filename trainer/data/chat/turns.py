@@ -12,6 +12,7 @@ from .answer_form import Form, Forms, extent, own_controls
 from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, ChatText
 from .conversation import ASSISTANT, SYSTEM, Conversation
+from .messages import ROLES
 from .token_offsets import Control, Encoder, Encoding
 
 EMPTY_THINKING = re.compile(r"\s*(?:<(think|thinking|thought)>\s*</\1>|\[(THINK)\]\s*\[/\2\])\s*")
@@ -36,14 +37,25 @@ class Chat(NamedTuple):
     form: Form
 
 
+class Learnt(NamedTuple):
+    """What is learnt of a conversation."""
+
+    characters: np.ndarray
+    """Which characters of its text."""
+    stops: set[int]
+    """Places of the tokens among them that end turns."""
+    turns: int
+    """Number of turns; 0 if every character is learnt."""
+
+
 class Turns:
     """Finds what is learnt in texts of one tokenizer's templates."""
 
     def __init__(self, template: ChatTemplate, encoder: Encoder, config: ChatConfig) -> None:
         self.encoder, self.config, self.forms = encoder, config, Forms(template, encoder, config)
 
-    def learnt(self, conversation: Conversation, text: ChatText, encoding: Encoding) -> tuple[np.ndarray, set[int]]:
-        """Which characters are learnt, and the places of the tokens among them that end turns.
+    def learnt(self, conversation: Conversation, text: ChatText, encoding: Encoding) -> Learnt:
+        """What is learnt of a conversation.
 
         Raises:
             ValueError: they cannot be told exactly.
@@ -51,10 +63,13 @@ class Turns:
         chat = Chat(conversation, text, encoding, self.forms.of(conversation))
         if self.config.loss == "all":
             ends = {each.place for each in encoding.controls if each.token == chat.form.stop}
-            return np.ones(len(text.text), bool), ends
-        learnt, stops = np.zeros(len(text.text), bool), set[int]()
+            return Learnt(np.ones(len(text.text), bool), ends, 0)
+        learnt, stops, turns = np.zeros(len(text.text), bool), set[int](), 0
+        if chat.form.marks:
+            _refuse_marks_of_others(conversation, text)
         for number in self._chosen(conversation):
             start, end, stop = self._region(chat, number)
+            turns += end > start
             if chat.form.marks and conversation.messages[number]["role"] == ASSISTANT:
                 marked = text.generated & (text.turn == number)
                 learnt |= marked
@@ -64,11 +79,12 @@ class Turns:
             learnt[start:end] = True
             if stop is not None:
                 stops.add(stop.place)
-        return learnt, stops
+        return Learnt(learnt, stops, turns)
 
     def _chosen(self, conversation: Conversation) -> Iterator[int]:
         """Numbers of the messages that are learnt."""
-        roles = self.config.roles if self.config.loss == "roles" else [ASSISTANT]
+        names = {**ROLES, **self.config.role_names}
+        roles = [names.get(role, role) for role in self.config.roles] if self.config.loss == "roles" else [ASSISTANT]
         numbers = [number for number, message in enumerate(conversation.messages) if message["role"] in roles]
         if self.config.loss == "completions":
             if not any(conversation.completion):
@@ -93,9 +109,10 @@ class Turns:
             for empty in EMPTY_THINKING.finditer(text.text, begin, first):
                 start = max(start, empty.end())
         said = int(own[-1]) + 1 if len(own) else start
-        stop = self._stop(chat, said, end)
-        # Without such a token, white space at the end belongs to the template.
-        last = stop.end if stop else max(start, said, begin + len(text.text[begin:end].rstrip()))
+        message = chat.conversation.messages[number]
+        closes = bool(message.get("tool_calls") or not message.get("content"))
+        stop = self._stop(chat, said, end, closes)
+        last = stop.end if stop else max(start, said + (self._closing(chat, said, end, number) if closes else 0))
         _refuse_others(text, start, last, number)
         return Region(start, last, stop)
 
@@ -107,7 +124,7 @@ class Turns:
         start, end = int(own[0]), int(own[-1]) + 1
         _refuse_others(chat.text, start, end, number)
         whole = np.flatnonzero(chat.text.turn == number)
-        stop = self._stop(chat, end, int(whole[-1]) + 1) if len(whole) and whole[-1] >= end else None
+        stop = self._stop(chat, end, int(whole[-1]) + 1) if len(whole) and whole[-1] >= end - 1 else None
         return Region(start, stop.end if stop else end, stop)
 
     def _behind_prompt(self, chat: Chat, begin: int, first: int, number: int) -> int:
@@ -127,18 +144,62 @@ class Turns:
         why = f"message {number + 1} does not begin as an answer does in this template ({prompts[0]!r})"
         raise ValueError(f"{why}, but with {head!r}")
 
-    def _stop(self, chat: Chat, start: int, end: int) -> Control | None:
-        """The token that ends a turn, between ``start`` and ``end`` or right behind."""
+    def _closing(self, chat: Chat, said: int, end: int, number: int) -> int:
+        """Number of characters with which the template closes a call, or thinking, at the end of a turn that no token
+        ends: those that do not stand behind plain answers too, as the header of the next message does."""
+        tail, header = chat.text.text[said:end].rstrip(), chat.form.behind
+        if not header or header not in tail:
+            return len(tail)
+        if not tail.endswith(header):
+            why = f"nothing tells where message {number + 1} ends"
+            raise ValueError(f"{why}, behind which the template writes {tail!r}")
+        return len(tail[: -len(header)].rstrip())
+
+    def _stop(self, chat: Chat, start: int, end: int, closes: bool = False) -> Control | None:
+        """The token that ends a turn, between ``start`` and ``end`` or right behind.
+
+        Args:
+            closes: whether the template may close a call, or thinking, in front of it.
+        """
         text, form, named = chat.text, chat.form, self.encoder.stops
         found = own_controls(chat.encoding, text, start, end)
         usual = [each for each in found if each.token == form.stop]
         if found:
-            return usual[0] if usual else found[-1]
+            end_token = usual[0] if usual else found[-1]
+            between = text.text[start : end_token.start]
+            if form.behind:
+                return None if form.behind in between else end_token
+            # A token of headers too, behind words that the template writes, belongs to the next header.
+            words = any(part.strip() for part in _outside(between, start, found))
+            return None if words and end_token.token in form.begins and not closes else end_token
         behind = next((each for each in chat.encoding.controls if each.start >= end), None)
-        if behind is None or text.text[end : behind.start].strip() or text.message[behind.start] >= 0:
+        between = text.text[end if closes else start : behind.start] if behind is not None else ""
+        if behind is None or between.strip() or text.message[behind.start] >= 0:
             return None
-        # Behind the last turn, templates may write the end of the text.
-        return behind if behind.token in (named if text.turn[behind.start] >= 0 else self.encoder.ends) else None
+        # Templates may write it behind the last turn, or in front of the next one. Headers of turns are named.
+        ends = self.encoder.ends | {form.stop}
+        usable = named | (ends - form.begins) if text.turn[behind.start] >= 0 else ends
+        return behind if behind.token in usable else None
+
+
+def _outside(part: str, start: int, controls: list[Control]) -> Iterator[str]:
+    """What a text that begins at ``start`` holds between control tokens."""
+    place = start
+    for each in controls:
+        if each.start >= start + len(part):
+            break
+        yield part[place - start : each.start - start]
+        place = each.end
+    yield part[place - start :]
+
+
+def _refuse_marks_of_others(conversation: Conversation, text: ChatText) -> None:
+    """Refuse blocks ``{% generation %}`` at a message that is not the assistant's."""
+    roles = [message["role"] for message in conversation.messages]
+    for number in np.unique(text.turn[text.generated]):
+        if number < 0 or roles[number] != ASSISTANT:
+            whose = f"message {number + 1} ({roles[number]})" if number >= 0 else "no message"
+            raise ValueError(f"the template has a block for what the model writes at {whose}")
 
 
 def _refuse_others(text: ChatText, start: int, end: int, number: int) -> None:

@@ -66,7 +66,7 @@ def test_forms_of_rows_give_the_same_tokens() -> None:
         {"messages": sharegpt},
         {"messages": json.dumps(FOUR)},
         {"messages": [{**each, "tool_calls": None, "name": None} for each in FOUR]},
-        {"prompt": json.dumps(FOUR[:3]), "completion": "Two."},
+        {"prompt": FOUR[:3], "completion": "Two."},
     ):
         assert encoder(row).input_ids.tolist() == wanted
 
@@ -144,9 +144,9 @@ def test_lists_of_parts() -> None:
     [
         ({"messages": []}, "it has no messages"),
         ({"prompt": "a"}, "neither messages nor a prompt with its completion"),
-        ({"messages": [{"content": "a"}]}, "one of its messages has no role; it has content"),
+        ({"messages": [{"content": "a"}]}, "message 1 has no role; it has content"),
         ({"messages": "[{"}, "its messages are a text that is no JSON"),
-        ({"messages": ["a"]}, "one of its messages is str"),
+        ({"messages": ["a"]}, "message 1 is str"),
         ({"messages": [user("a"), answer("b", train="no")]}, "train='no', which is neither true nor false"),
         ({"messages": [user("a"), {"role": "assistant", "content": 3}]}, "message 2 has a content that is int"),
         (

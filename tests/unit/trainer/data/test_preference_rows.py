@@ -38,7 +38,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "prompt in both": {"chosen": ASKED + GOOD, "rejected": ASKED + BAD},
     "prompt beside both": {"prompt": "Sky?", "chosen": ASKED + GOOD, "rejected": ASKED + BAD},
     "text and messages": {"prompt": "Sky?", "chosen": GOOD, "rejected": BAD},
-    "messages as JSON": {"prompt": json.dumps(ASKED), "chosen": json.dumps(GOOD), "rejected": json.dumps(BAD)},
     "ShareGPT": {
         "chosen": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}],
         "rejected": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Green."}],
@@ -120,11 +119,18 @@ def test_labels_are_read_as_data_sets_write_them() -> None:
     )
 
 
+def test_a_text_that_looks_like_messages_stays_a_text(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Sky {n}?", "chosen": json.dumps(GOOD), "rejected": json.dumps(BAD)} for n in range(9)]
+    corpus = corpus_of(rows, tmp_path, DPO())
+    assert learnt(corpus, 0) == json.dumps(GOOD) + "<|im_end|>"
+    assert any("reads like a list of messages" in note for note in corpus.rows.notes)
+
+
 def test_pairs_of_two_equal_answers_are_left_out_and_others_refused(tmp_path: Path) -> None:
     rows = [*PAIRS, {"prompt": "Say it.", "chosen": "it", "rejected": "it"}]
     corpus = corpus_of(rows, tmp_path, DPO())
     assert len(corpus.rows) == len(PAIRS) and any("answers are the same" in note for note in corpus.rows.notes)
-    wrong = [*PAIRS, {"prompt": json.dumps([{"content": "no role"}]), "chosen": "a", "rejected": "b"}]
+    wrong = [*PAIRS, {"prompt": [{"content": "no role"}], "chosen": "a", "rejected": "b"}]
     with pytest.raises(UserError, match=r"(?s)has no role.*unusable=leave_out"):
         corpus_of(wrong, tmp_path, DPO())
     kept = corpus_of(wrong, tmp_path, DPO(), chat=ChatConfig(unusable="leave_out"))
