@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .chat_rows import Chats
 
 log = logging.getLogger("trireme.data")
-VERSION = 2
+VERSION = 3
 """Raised when other tokens or labels are made of the same rows."""
 DIGEST = "digest.txt"
 """File beside encoded rows with a digest of their tokens and labels."""
@@ -147,19 +147,24 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
             raise UserError(Problem(key, why + short_row(rows[place]), fix))
         notes.append(f"left out {int(wrong.sum())} of {count} rows that cannot be learnt exactly: {said}")
     long = ~wrong & (numbers["length"] > most)
-    if long.any():
-        told = f"{int(long.sum())} of {count} rows have more than data.block_size={most} tokens"
-        if chat.too_long == "refuse":
-            fix = f"set {KEY}.too_long=cut or drop, or a larger data.block_size"
-            raise UserError(Problem("data.block_size", f"{told} in the set {name}", fix, most))
-        beyond = int((numbers["length"][long] - most).sum())
-        told += " and are left out" if chat.too_long == "drop" else f": they are cut, {beyond} tokens in all"
-        notes.append(told)
+    if long.any() and chat.too_long == "refuse":
+        told = f"{int(long.sum())} of {count} rows have more than data.block_size={most} tokens in the set {name}"
+        fix = f"set {KEY}.too_long=cut or drop, or a larger data.block_size"
+        raise UserError(Problem("data.block_size", told, fix, most))
     kept = ~wrong & ~(long if chat.too_long == "drop" else False)
-    without = kept & ((numbers["first"] < 0) | (numbers["first"] >= most))
-    if without.any():
-        notes.append(f"left out {int(without.sum())} of {count} rows without a label in their {most} first tokens")
-    kept &= ~without
+    silent, behind = kept & (numbers["first"] < 0), kept & (numbers["first"] >= most)
+    kept &= ~silent & ~behind
+    # Each row is counted once: it is dropped, without a label, without one before it would be cut, or cut.
+    told = f"rows have more than data.block_size={most} tokens"
+    if chat.too_long == "drop" and long.any():
+        notes.append(f"{int(long.sum())} of {count} {told} and are left out")
+    elif (cut := kept & long).any():
+        beyond = int((numbers["length"][cut] - most).sum())
+        notes.append(f"{int(cut.sum())} of {count} {told}: they are cut, {beyond} tokens in all")
+    if behind.any():
+        notes.append(f"left out {int(behind.sum())} of {count} rows without a label in their {most} first tokens")
+    if silent.any():
+        notes.append(f"left out {int(silent.sum())} of {count} rows without a label")
     notes += [f"{times} rows: {note}" for note, times in counted_notes(encoded, kept).items()]
     stopped = kept & (numbers["stop"] >= 0) & (numbers["stop"] < most)
     if name == TRAIN:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .preference_rows import Pairs
 
-VERSION = 1
+VERSION = 2
 """Raised when other tokens or labels are made of the same rows."""
 
 
@@ -91,18 +91,20 @@ def _kept(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) -> t
     length, first = (np.asarray(encoded[column]) for column in ("length", "first"))
     usable, notes = _usable(samples, encoded, rows, name, key)
     long = usable & (length > most)
-    if long.any():
-        told = f"{int(long.sum())} of {count} samples have a text of more than data.block_size={most} tokens"
-        if samples.too_long == "refuse":
-            fix = f"set {_options(samples)}too_long=cut or drop, or a larger data.block_size"
-            raise UserError(Problem("data.block_size", f"{told} in the set {name}", fix, most))
-        notes.append(f"{told} and are left out" if samples.too_long == "drop" else f"{told}: it is cut at the end")
+    told = f"samples have a text of more than data.block_size={most} tokens"
+    if long.any() and samples.too_long == "refuse":
+        fix = f"set {_options(samples)}too_long=cut or drop, or a larger data.block_size"
+        raise UserError(Problem("data.block_size", f"{int(long.sum())} of {count} {told} in the set {name}", fix, most))
     kept = usable & ~(long if samples.too_long == "drop" else False)
     without = kept & ((first < 0) | (first >= most))
+    kept &= ~without
+    if samples.too_long == "drop" and long.any():
+        notes.append(f"{int(long.sum())} of {count} {told} and are left out")
+    elif (cut := kept & long).any():
+        notes.append(f"{int(cut.sum())} of {count} {told}: it is cut at the end")
     if without.any():
         why = f"whose answer begins behind {most} tokens, or is empty"
         notes.append(f"left out {int(without.sum())} of {count} samples {why}")
-    kept &= ~without
     notes += [f"{times} samples: {note}" for note, times in counted_notes(encoded, kept).items()]
     if name == TRAIN and not kept.any():
         raise UserError(Problem(key, "gives no sample with an answer", "see data.block_size and the rows"))
