@@ -19,7 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from .traced_text import Traced, formatted, joined, json_text
+from .traced_filters import traced_filters
+from .traced_text import Traced, formatted, joined, traced_through
 
 PLACE = "trireme_place"
 """Name of the ``Place`` among the variables of a template."""
@@ -142,32 +143,28 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension])
         own = _compile_jinja_template("").environment
-        self.filters.update(own.filters)
-        self.filters.update(tojson=json_text, join=_join, indent=_indent)
+        self.filters.update(traced_filters(own.filters))
         self.globals.update(own.globals)
 
     @staticmethod
     def joined_texts(parts: list[Any]) -> Traced:
         return joined(map(str, parts))
 
+    def wrap_str_format(self, value: Any) -> Any:
+        """``str.format`` in the sandbox, traced."""
+        plain = super().wrap_str_format(value)
+        if plain is None:
+            return None
+
+        def write(given: Any) -> str:
+            return str.__str__(plain(*given[0], **given[1]))
+
+        return lambda *args, **values: traced_through(write, (args, values), value.__self__)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             return formatted(left, right)
         return super().call_binop(context, operator, left, right)
-
-
-def _join(value: Any, d: str = "", attribute: Any = None) -> Traced:
-    parts = value if attribute is None else [each[attribute] for each in value]
-    return Traced(d).join(str(each) for each in parts)
-
-
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    """jinja2's filter ``indent``, traced."""
-    before = " " * width if isinstance(width, int) else width
-    lines = joined([text, "\n"]).splitlines()
-    rest = [joined([before, line]) if blank or line else line for line in lines[1:]]
-    out = Traced("\n").join([lines[0], *rest])
-    return joined([before, out]) if first else out
 
 
 @lru_cache(maxsize=64)

@@ -184,11 +184,11 @@ def joined(parts: Iterable[str]) -> Traced:
 
 
 def formatted(template: str, values: Any) -> str:
-    """``template % values``, traced where the template holds nothing but ``%s`` and ``%%``."""
+    """``template % values``, traced where the pattern holds nothing but ``%s`` and ``%%``, or is no message's text."""
     pieces = re.split(r"(%[s%])", template)
     given = values if isinstance(values, tuple) else (values,)
     if any("%" in piece for piece in pieces[::2]) or pieces.count("%s") != len(given):
-        return str.__mod__(template, values)
+        return traced_through(lambda held: str.__mod__(template, held), values, template)
     left = iter(given)
     return joined(str(next(left)) if piece == "%s" else "%" if piece == "%%" else piece for piece in pieces)
 
@@ -197,9 +197,29 @@ def json_text(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **options: Any
 ) -> str:
     """JSON of ``value`` as transformers writes it into templates; the texts in it stay traced."""
+
+    def write(held: Any) -> str:
+        return json.dumps(held, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **options)
+
+    return traced_through(write, value, change=lambda text: _escaped(text, ensure_ascii))
+
+
+def traced_through(
+    write: Callable[[Any], str], value: Any, template: str = "", change: Callable[[Traced], Traced] = lambda text: text
+) -> str:
+    """What ``write`` makes of a value, in which the texts stay traced.
+
+    Args:
+        template: the text into which it writes them, if any.
+        change: what it does to each text.
+
+    Raises:
+        ValueError: the template comes from a message itself.
+    """
+    if isinstance(template, Traced) and any(mark.message is not None for _, mark in template.spans):
+        raise ValueError("the text of a message is taken as a pattern, into which others are written")
     found: list[Traced] = []
-    plain = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **options)
-    name = "@"
+    plain, name = write(value), "@"
     while name in plain:
         name += "@"
 
@@ -209,13 +229,12 @@ def json_text(
             return f"{name}{len(found) - 1}{name}"
         if isinstance(inner, dict):
             return {key: held(one) for key, one in inner.items()}
-        return [held(one) for one in inner] if isinstance(inner, list | tuple) else inner
+        if isinstance(inner, list | tuple):
+            return type(inner)(held(one) for one in inner) if type(inner) in (list, tuple) else [*map(held, inner)]
+        return inner
 
-    text = json.dumps(held(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, **options)
-    pieces = re.split(f"{name}(\\d+){name}", text)
-    return joined(
-        _escaped(found[int(piece)], ensure_ascii) if number % 2 else piece for number, piece in enumerate(pieces)
-    )
+    pieces = re.split(f"{name}(\\d+){name}", write(held(value)))
+    return joined(change(found[int(piece)]) if number % 2 else piece for number, piece in enumerate(pieces))
 
 
 def _escaped(text: Traced, ensure_ascii: bool) -> Traced:

@@ -149,3 +149,36 @@ def test_a_block_at_a_message_of_another_role_is_refused() -> None:
 def test_whatever_a_template_raises_is_a_reason(code: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"the template refuses it: .*{why}"):
         encoder_of(CHATML + code)({"messages": FOUR})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ 'turn {}\n{}'.format(m.role, m.content) }}",
+        "{{ 'turn {a}\n{b[content]}'.format(a=m.role, b=m) }}",
+        "{{ 'turn %s\n%s' | format(m.role, m.content) }}",
+        "{{ 'turn %(role)s\n%(content)s' % m }}",
+        "{{ 'turn ' + m.role + '\n' + m.content | e }}",
+        "{{ 'turn ' + m.role + '\n' + m.content | title }}",
+        "{{ 'turn ' + m.role + '\n' + m.content | wordwrap(9) }}",
+    ],
+)
+def test_texts_are_followed_through_patterns_and_filters(written: str) -> None:
+    prompt = PROMPT.replace("<|im_start|>", "turn ")
+    encoder = encoder_of("{% for m in messages %}" + written + "{{ '<|im_end|>\n' }}{% endfor %}" + prompt)
+    assert runs(encoder, encoder({"messages": FOUR})) == ["One." + END, "Two." + END]
+
+
+@pytest.mark.parametrize("copied", ["'Of {}: '.format(said)", "'Of %s: ' | format(said)", "'Of ' + said | title"])
+def test_a_copy_of_a_question_before_an_answer_is_not_learnt(copied: str) -> None:
+    said = "{% set said = messages[loop.index0 - 1].content %}"
+    said += "{% if m.role == 'assistant' %}{{ " + copied + " }}{% endif %}"
+    encoder = encoder_of(CHATML.replace("{{ m.content", said + "{{ m.content"))
+    with pytest.raises(ValueError, match=r"does not begin as an answer|into the turn of message 2"):
+        encoder({"messages": FOUR})
+
+
+def test_a_message_that_is_a_pattern_is_refused() -> None:
+    encoder = encoder_of(CHATML.replace("m.content", "m.content.format(messages[0].content)"))
+    with pytest.raises(ValueError, match="the text of a message is taken as a pattern"):
+        encoder({"messages": [user("a"), answer("b {}")]})
