@@ -43,8 +43,8 @@ class StepMetrics:
         return both
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of the global batch; a collective call."""
+        """Metrics of the global batch, those that it has; a collective call."""
         if not self._counts:
             return {}
         found = self.task.metrics(self.strategy.shared_sums(self._totals))
-        return {name: found[name] for name in self.task.step_metrics}
+        return {name: found[name] for name in self.task.step_metrics if name in found}

@@ -18,7 +18,8 @@ class KTO(Preference):
     z estimates the divergence of the policy from the reference: the mean of r over prompts with answers to other
     prompts, at least 0, and without gradient. It is that of the *global* batch, whatever the plan, and in an
     evaluation that of the whole set. Metrics: loss, kl (z), the share of answers whose reward is on the right side of z
-    (accuracy), rewards and log-probabilities of both kinds, and their difference (margin).
+    (accuracy), rewards and log-probabilities of both kinds, and their difference (margin). What is of one kind is left
+    out where there are no answers of that kind.
     """
 
     samples = "trireme.trainer.data.preference.preference_rows.Judged"
@@ -88,15 +89,14 @@ class KTO(Preference):
 
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         texts = max(sums["labels"], 1.0)
-        means = {
-            f"{what}/{side}": sums[f"{what}/{side}"] / max(sums[side], 1.0)
-            for what in ("rewards", "logps")
-            for side in ("chosen", "rejected")
-        }
+        there = [side for side in ("chosen", "rejected") if sums[side]]
+        names = [(f"{what}/{side}", side) for what in ("rewards", "logps") for side in there]
+        means = {name: sums[name] / sums[side] for name, side in names}
+        margin = means["rewards/chosen"] - means["rewards/rejected"] if len(there) == 2 else None
         return {
             "loss": sums["loss"] / texts,
             "accuracy": sums["accuracy"] / texts,
-            "margin": means["rewards/chosen"] - means["rewards/rejected"],
+            **({} if margin is None else {"margin": margin}),
             **means,
             "kl": self.divergence,
         }

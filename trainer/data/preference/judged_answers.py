@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....errors import Problem, UserError
-from .answer_encoder import AnswerEncoder, learnt_places
+from .answer_encoder import SAME, AnswerEncoder, learnt_places
 from .encoded_samples import encoded_sample, mapped, unusable
+from .preference_form import say_the_same
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +37,10 @@ def _answers(samples: Pairs, rows: Dataset) -> Iterator[dict[str, Any]]:
     """The answers of all rows: prompt, answer and what stands beside them as JSON."""
     for number, row in enumerate(rows):
         try:
-            for answer, good in samples.answers(row):  # type: ignore[arg-type]
+            answers = samples.answers(row)  # type: ignore[arg-type]
+            if len(answers) > 1 and say_the_same(*(answer["completion"] for answer, _ in answers)):
+                raise ValueError(SAME)
+            for answer, good in answers:
                 beside = {name: value for name, value in answer.items() if name not in ("prompt", "completion")}
                 texts = [json.dumps(each) for each in (answer["prompt"], answer["completion"], beside)]
                 parts = dict(zip(("prompt", "completion", "beside"), texts, strict=True))

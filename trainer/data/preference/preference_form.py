@@ -26,7 +26,7 @@ def pair_of(row: Mapping[str, Any]) -> tuple[Answer, Answer]:
     """
     prompt, chosen, rejected = (read_side(row.get(name), name) for name in ("prompt", "chosen", "rejected"))
     for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if not side:
+        if _empty(side):
             raise ValueError(f"it has nothing in the column {name}")
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise ValueError("one of its answers is a text, and the other a list of messages")
@@ -45,7 +45,7 @@ def judged_of(row: Mapping[str, Any]) -> tuple[Answer, bool]:
     prompt, completion = (read_side(row.get(name), name) for name in ("prompt", "completion"))
     if not prompt:
         raise ValueError("it has no prompt")
-    if not completion:
+    if _empty(completion):
         raise ValueError("it has nothing in the column completion")
     beside = {name: row[name] for name in BESIDE if row.get(name) is not None}
     return {**beside, "prompt": prompt, "completion": completion}, _truth(row.get("label"))
@@ -80,10 +80,30 @@ def columns_problem(names: Sequence[str], key: str, judged: bool) -> list[Proble
     there = set(names)
     if {"chosen", "rejected"} <= there or (judged and {"prompt", "completion", "label"} <= there):
         return []
+    if not judged and there & {"chosen", "rejected"}:
+        lacking = "rejected" if "chosen" in there else "chosen"
+        fix = f"name the column that holds it: data.columns.{lacking}=COLUMN"
+        return [Problem(key, f"gives no column {lacking}", fix)]
     forms = "chosen and rejected, and perhaps prompt"
     forms = f"prompt, completion and label, or {forms}" if judged else forms
     why = f"gives none of the columns of preferences: {forms}"
     return [Problem(key, why, "name the columns that hold them, such as data.columns.chosen=COLUMN")]
+
+
+def say_the_same(one: Any, other: Any) -> bool:
+    """Whether two answers are the same texts or messages, apart from space around them."""
+    if isinstance(one, str) and isinstance(other, str):
+        return one.strip() == other.strip()
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(say_the_same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(say_the_same(one[name], other[name]) for name in one)
+    return one == other
+
+
+def _empty(side: Any) -> bool:
+    """Whether a cell holds no answer: nothing, or a text of spaces."""
+    return not (side.strip() if isinstance(side, str) else side)
 
 
 def _holds_prompt(prompt: Any, chosen: list[Any], rejected: list[Any]) -> bool:

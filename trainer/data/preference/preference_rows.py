@@ -32,8 +32,8 @@ class Pairs(Samples):
 
     columns: ClassVar[dict[str, bool]] = {
         "prompt": False,
-        "chosen": True,
-        "rejected": True,
+        "chosen": False,  # rows without one are not usable: see data.chat.unusable
+        "rejected": False,
         "system": False,
         "tools": False,
         "documents": False,

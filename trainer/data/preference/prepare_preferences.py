@@ -98,6 +98,8 @@ def _kept(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) -> t
     kept = usable & ~(long if samples.too_long == "drop" else False)
     without = kept & ((first < 0) | (first >= most))
     kept &= ~without
+    alike = _same_when_cut(samples, encoded, kept & long)
+    kept &= ~alike
     if samples.too_long == "drop" and long.any():
         notes.append(f"{int(long.sum())} of {count} {told} and are left out")
     elif (cut := kept & long).any():
@@ -105,6 +107,9 @@ def _kept(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) -> t
     if without.any():
         why = f"whose answer begins behind {most} tokens, or is empty"
         notes.append(f"left out {int(without.sum())} of {count} samples {why}")
+    if alike.any():
+        why = f"whose two answers are the same in the first {most} tokens"
+        notes.append(f"left out {int(alike.sum())} of {count} samples {why}")
     notes += [f"{times} samples: {note}" for note, times in counted_notes(encoded, kept).items()]
     if name == TRAIN and not kept.any():
         raise UserError(Problem(key, "gives no sample with an answer", "see data.block_size and the rows"))
@@ -130,6 +135,21 @@ def _usable(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) ->
             raise UserError(Problem(key, why + short_row(rows[row]), fix))
         notes.append(f"left out {int(wrong.sum())} of {count} rows that are not usable: {said}")
     return ~wrong & ~same, notes
+
+
+def _same_when_cut(samples: Pairs, encoded: Any, long: np.ndarray) -> np.ndarray:
+    """Which of the samples that are cut come of a pair whose answers differ behind the cut only."""
+    found = np.zeros(len(encoded), bool)
+    if samples.judged:  # the two answers of a pair follow each other
+        rows = np.asarray(encoded["row"])
+        pairs = [(at, at + 1) for at in np.flatnonzero(long[:-1] & long[1:] & (rows[:-1] == rows[1:]))]
+    else:
+        pairs = [(at, at) for at in np.flatnonzero(long)]
+    sides = ("first_ids", "first_ids" if samples.judged else "second_ids")
+    for one, other in pairs:
+        texts = [encoded[int(at)][side][: samples.block_size] for at, side in zip((one, other), sides, strict=True)]
+        found[[one, other]] = list(texts[0]) == list(texts[1])
+    return found
 
 
 def _options(samples: Pairs) -> str:

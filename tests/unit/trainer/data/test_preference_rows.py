@@ -137,6 +137,34 @@ def test_pairs_of_two_equal_answers_are_left_out_and_others_refused(tmp_path: Pa
     assert len(kept.rows) == len(PAIRS) and "left out 1 of 41 rows" in " ".join(kept.describe("train").notes)
 
 
+@pytest.mark.parametrize("task", [DPO(), KTO()], ids=["dpo", "kto"])
+@pytest.mark.parametrize("lacks", [{"chosen": None}, {"rejected": ""}, {"chosen": " \n"}], ids=repr)
+def test_a_pair_that_lacks_an_answer_is_not_usable(task: Any, lacks: dict[str, Any], tmp_path: Path) -> None:
+    rows = [*PAIRS, {"prompt": "Say it.", "chosen": "it", "rejected": "no", **lacks}]
+    name = "completion" if task.estimates and lacks == {"chosen": None} else next(iter(lacks))  # a single answer, then
+    with pytest.raises(UserError, match=f"(?s)nothing in the column {name}.*unusable=leave_out"):
+        corpus_of(rows, tmp_path, task)
+    kept = corpus_of(rows, tmp_path, task, chat=ChatConfig(unusable="leave_out"))
+    assert len(kept.rows) == len(PAIRS) * (2 if task.estimates else 1)
+    assert "left out 1 of" in " ".join(kept.describe("train").notes)
+
+
+def test_kto_learns_no_answer_as_good_and_bad(tmp_path: Path) -> None:
+    rows = [*PAIRS, {"prompt": "Say it.", "chosen": "it", "rejected": "it "}]
+    corpus = corpus_of(rows, tmp_path, KTO())
+    assert len(corpus.rows) == 80 and any("answers are the same" in note for note in corpus.rows.notes)
+
+
+@pytest.mark.parametrize(("task", "samples"), [(DPO(), 1), (KTO(), 2)], ids=["dpo", "kto"])
+def test_pairs_that_are_equal_after_the_cut_are_left_out(task: Any, samples: int, tmp_path: Path) -> None:
+    rows = [*PAIRS, {"prompt": "Say it.", "chosen": "word " * 90 + "a", "rejected": "word " * 90 + "b"}]
+    corpus = corpus_of(rows, tmp_path, task)
+    assert len(corpus.rows) == len(PAIRS) * samples
+    assert any(f"left out {samples} of" in note and "in the first 64 tokens" in note for note in corpus.rows.notes)
+    differ = [*PAIRS, {"prompt": "Say it.", "chosen": "word " * 90, "rejected": "b" + "word " * 90}]
+    assert len(corpus_of(differ, tmp_path, task).rows) == 41 * samples
+
+
 def test_long_texts_are_cut_dropped_or_refused(tmp_path: Path) -> None:
     rows = [*PAIRS, {"prompt": "Say it.", "chosen": "word " * 90, "rejected": "b"}]
     cut = corpus_of(rows, tmp_path, DPO())

@@ -185,3 +185,13 @@ def test_the_loss_of_the_page_is_one(models: Models, tmp_path: Path) -> None:
     plain = [plain_pair("dpo", 0.2, policy, reference, corpus.rows[index]) for index in batch.samples]
     wanted = sum(max(0.0, 1 + torch.log(torch.exp(one) - 1).item()) for one in plain)  # log(1 + e^-margin) = loss
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_kto_reports_no_number_of_answers_that_are_not_there(side: str) -> None:
+    other = "rejected" if side == "chosen" else "chosen"
+    sums = {"loss": 1.0, "labels": 2.0, "accuracy": 1.0, side: 2.0, other: 0.0}
+    sums |= {f"{what}/{each}": 3.0 for what in ("rewards", "logps") for each in (side, other)}
+    found = KTO().metrics(sums)
+    assert found[f"logps/{side}"] == 1.5 and not {f"logps/{other}", f"rewards/{other}", "margin"} & found.keys()
+    assert set(KTO().metrics({**sums, other: 1.0})) == set(KTO.metric_names or ())
