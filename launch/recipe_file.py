@@ -38,7 +38,7 @@ def check_recipe_file(path: Path, recipe_dirs: Sequence[str] = ()) -> None:
     """
     node = mapping_node(path)
     keys = [str(key.value) for key, _ in node.value]
-    problems = list(_doubled(node, str(path)))
+    problems = list(doubled(node, str(path)))
     if "defaults" not in keys:
         problems += _without_defaults(keys, path)
     lists = [value for key, value in node.value if key.value == "defaults"]
@@ -224,7 +224,7 @@ def text_of(path: Path) -> str:
     return text
 
 
-def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[Problem]:
+def doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[Problem]:
     """Problems of keys that stand twice in one mapping, at any depth."""
     import yaml
 
@@ -233,7 +233,7 @@ def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = fro
     seen |= {id(node)}
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _doubled(item, where, f"{prefix}{index}.", seen)
+            yield from doubled(item, where, f"{prefix}{index}.", seen)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -242,4 +242,4 @@ def _doubled(node: Any, where: str, prefix: str = "", seen: frozenset[int] = fro
                 why = f"is given twice in {where}, in lines {lines[name]} and {line}"
                 yield Problem(f"{prefix}{name}", why, "keep one of them")
             lines[name] = line
-            yield from _doubled(value, where, f"{prefix}{name}.", seen)
+            yield from doubled(value, where, f"{prefix}{name}.", seen)

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import Problem, UserError
-    from ..convert.convert_arguments import converted
+    from ..convert.convert_arguments import converted_soundly
 
     if options.nproc is not None and options.nproc < 1:
         raise UserError(Problem("--nproc", "is below 1", "give the number of data ranks", options.nproc))
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(Problem("OUT", "is no name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))
     if out is not None and out.exists() and not options.force:
         raise UserError(Problem("OUT", "exists already", "give another name, or --force to replace it", str(out)))
-    draft, tool = converted(options.file, options.tool, options.nproc)
+    draft, tool = converted_soundly(options.file, options.tool, options.nproc)
     ranks = f" --nproc {options.nproc}" if options.nproc and options.nproc > 1 else ""
     text = draft.text(str(options.file), f"trireme train {out or 'RECIPE.yaml'}{ranks}")
     if out is None:

@@ -15,18 +15,22 @@ from ...configs.key_list import FOLDER, group_options
 from ...configs.other_names import find
 from ...models.json_file import read_json
 from .axolotl_rules import AXOLOTL_RULES
+from .precision_rules import PRECISION_RULES
 from .recipe_draft import Draft
-from .rule import Arguments, Rule, mapping, number, option
+from .rule import Arguments, Rule, mapping, number, option, switch, whole
 
 USUAL_SHAPE = {"cosine": {"min_lr_ratio": 0.0}, "cosine_with_restarts": {"num_cycles": 1}, "polynomial": {"power": 1.0}}
 """Schedule -> options of transformers' defaults that differ from the file in configs/scheduler."""
 
 
-def scheduler(draft: Draft, value: Any, given: Arguments) -> None:
-    option(draft, "scheduler", "lr_scheduler_type", value)
-    warms_up = any(given.get(name) for name in ("warmup_steps", "warmup_ratio"))
-    if draft.choices.get("scheduler") == ["constant"] and warms_up:
-        draft.choose("scheduler", "constant_with_warmup")
+def scheduler(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        option(draft, "scheduler", name, value)
+        warms_up = any(given.get(name) for name in ("warmup_steps", "warmup_ratio"))
+        if draft.choices.get("scheduler") == ["constant"] and warms_up:
+            draft.choose("scheduler", "constant_with_warmup")
+
+    return rule
 
 
 def without_preset(draft: Draft) -> None:
@@ -56,19 +60,23 @@ def scheduler_arguments(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def warmup(draft: Draft, value: Any, given: Arguments) -> None:
-    if not value:
-        return
-    value = number("warmup_steps", value)
-    draft.set("scheduler.warmup_ratio" if value < 1 else "scheduler.warmup_steps", value if value < 1 else int(value))
+    size = number("warmup_steps", value)
+    if 0 < size < 1:
+        draft.set("scheduler.warmup_ratio", size)
+    elif size and (steps := whole(draft, "warmup_steps", value)):
+        draft.set("scheduler.warmup_steps", steps)
 
 
 def warmup_ratio(draft: Draft, value: Any, given: Arguments) -> None:
-    if value and not given.get("warmup_steps"):  # the number of steps wins in transformers too
-        draft.set("scheduler.warmup_ratio", number("warmup_ratio", value))
+    share = number("warmup_ratio", value)
+    if share and given.get("warmup_steps"):  # the number of steps wins in transformers too
+        draft.leave("warmup_ratio", value, "leave it out: warmup_steps counts")
+    elif share:
+        draft.set("scheduler.warmup_ratio", share)
 
 
-def optimizer(draft: Draft, value: Any, given: Arguments) -> None:
-    option(draft, "optimizer", "optim", value)
+def optimizer(name: str) -> Rule:
+    return lambda draft, value, given: option(draft, "optimizer", name, value)
 
 
 def betas(draft: Draft, value: Any, given: Arguments) -> None:
@@ -77,25 +85,19 @@ def betas(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def max_steps(draft: Draft, value: Any, given: Arguments) -> None:
-    count = int(number("max_steps", value))
-    if count > 0:
+    off = number("max_steps", value) in (0, -1)
+    if not off and (count := whole(draft, "max_steps", value, 1)):
         draft.set("trainer.max_steps", count)
         draft.set("trainer.epochs", None)
 
 
 def epochs(name: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if number("max_steps", given.get("max_steps") or -1) < 1:  # max_steps wins
+        if number("max_steps", given.get("max_steps") or -1) > 0:
+            draft.leave(name, value, "leave it out: max_steps counts")
+        else:
             draft.set("trainer.epochs", number(name, value))
             draft.set("trainer.max_steps", None)
-
-    return rule
-
-
-def precision(name: str) -> Rule:
-    def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value is True or str(value).lower() in ("auto", "full", "true"):
-            draft.set("plan.precision", name)
 
     return rule
 
@@ -106,11 +108,13 @@ def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         plain = "no" if value is False else str(getattr(value, "value", value))
         if plain == "steps":
-            count = given.get(steps) or usual
-            if isinstance(count, float) and 0 < count < 1:
+            count = given.get(steps)
+            if count is None or (usual and steps == "eval_steps" and count == 0):  # as in transformers
+                count = (given.get("logging_steps") if steps == "eval_steps" else None) or usual
+            if 0 < number(steps, count) < 1:
                 draft.leave(steps, count, f"a share of the run; give a number of steps: {key}=N")
-            elif count:
-                draft.set(key, int(number(steps, count)))
+            elif size := whole(draft, steps, count, 1):
+                draft.set(key, size)
         elif plain == "epoch":
             draft.set(key, "epoch")
         elif plain == "no":
@@ -133,14 +137,17 @@ def steps(name: str, key: str, *strategies: str) -> Rule:
     """A number of steps, which counts if no strategy is given; otherwise the strategy's rule has read it."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if not any(strategy in given for strategy in strategies):
+        strategy = next((strategy for strategy in strategies if given.get(strategy) is not None), None)
+        if strategy is None:
             cadence(name, key, name, None)(draft, "steps", {name: value})
+        elif given[strategy] != "steps":
+            draft.leave(name, value, f"leave it out: {strategy} is {given[strategy]}")
 
     return rule
 
 
 def best_model(draft: Draft, value: Any, given: Arguments) -> None:
-    if value:
+    if switch(draft, "load_best_model_at_end", value):
         draft.choose("callbacks", "default")
         draft.choose("callbacks", "best_model")
         draft.set("checkpoint.keep_best", 1)
@@ -150,17 +157,40 @@ def best_model(draft: Draft, value: Any, given: Arguments) -> None:
 def metric(draft: Draft, value: Any, given: Arguments) -> None:
     name = str(value)
     draft.set("checkpoint.metric", name if name.startswith("eval_") else f"eval_{name}")
-    if given.get("greater_is_better") or ("greater_is_better" not in given and not name.endswith("loss")):
+    if given.get("greater_is_better") is None and not name.endswith("loss"):
         draft.set("checkpoint.mode", "max")
 
 
+def greater(draft: Draft, value: Any, given: Arguments) -> None:
+    draft.set("checkpoint.mode", "max" if switch(draft, "greater_is_better", value) else "min")
+
+
 def kept(draft: Draft, value: Any, given: Arguments) -> None:
-    draft.set("checkpoint.keep_last", int(number("save_total_limit", value)))
+    """A limit of 0 or below keeps all checkpoints in transformers."""
+    if number("save_total_limit", value) <= 0:
+        draft.set("checkpoint.keep_last", None)
+    elif count := whole(draft, "save_total_limit", value, 1):
+        draft.set("checkpoint.keep_last", count)
 
 
-def recompute(draft: Draft, value: Any, given: Arguments) -> None:
-    if value:
-        draft.set("plan.recompute", "full")
+def clipping(name: str) -> Rule:
+    """0 clips nothing in the other tools."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        draft.set("trainer.max_grad_norm", number(name, value) or None)
+
+    return rule
+
+
+def recompute(name: str) -> Rule:
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if name == "gradient_checkpointing" and value in ("offload", "offload_disk", "unsloth"):
+            draft.set("plan.recompute", "full")
+            draft.leave(name, value, "plan.recompute=full is taken, without the offload")
+        elif switch(draft, name, value):
+            draft.set("plan.recompute", "full")
+
+    return rule
 
 
 def trackers(draft: Draft, value: Any, given: Arguments) -> None:
@@ -175,7 +205,7 @@ def trackers(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def push(draft: Draft, value: Any, given: Arguments) -> None:
-    if not value:
+    if not switch(draft, "push_to_hub", value):
         return
     draft.choose("callbacks", "default")
     draft.choose("callbacks", "push")
@@ -187,6 +217,16 @@ def push(draft: Draft, value: Any, given: Arguments) -> None:
     ):
         if given.get(name) is not None:
             draft.set(f"callbacks.push.{key}", given[name])
+
+
+def of_push(name: str, usual: Any = None) -> Rule:
+    """An option of ``push_to_hub``, whose rule reads it."""
+
+    def rule(draft: Draft, value: Any, given: Arguments) -> None:
+        if value and value != usual and not given.get("push_to_hub"):
+            draft.leave(name, value, "leave it out: push_to_hub is off")
+
+    return rule
 
 
 def compiled(key: str) -> Rule:
@@ -226,88 +266,74 @@ def fsdp_options(draft: Draft, value: Any, given: Arguments) -> None:
 def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
     """The recipe names the file as it is; the stage in the file chooses the plan."""
     stage = 2
+    if not isinstance(value, dict | str) or not value:
+        draft.leave("deepspeed", value, "is no file and no mapping")
+        return
     if isinstance(value, dict):
         draft.leave("deepspeed", "a mapping", "write it to a file and name that: plan.deepspeed=FILE")
-        stage = (value.get("zero_optimization") or {}).get("stage", 0)
+        block = value.get("zero_optimization")
+        stage = block.get("stage", 0) if isinstance(block, dict) else 0
     else:
         draft.set("plan.deepspeed", str(value))
         try:
             stage = read_json(Path(str(value))).get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError):
             draft.leave("deepspeed", value, "the file cannot be read here; check that the plan has its stage")
-    draft.choose("plan", f"zero{stage}")
+    option(draft, "plan", "deepspeed", f"zero{stage}")
 
 
 def nothing(draft: Draft, value: Any, given: Arguments) -> None:
-    """For arguments that another rule reads."""
+    """For arguments that are read together with others (``batch_rules.py``)."""
 
 
-def batch(draft: Draft, given: Arguments, ranks: int) -> None:
-    """The batch of a step from the micro-batch, accumulation and data ranks."""
-    names = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
-    micro = next((given[name] for name in names if given.get(name)), None)
-    accumulation = given.get("gradient_accumulation_steps")
-    if micro is None and accumulation is None and not given.get("batch_size"):
-        return
-    size = _whole_number(micro, 8)
-    draft.set("trainer.micro_batch_size", size)
-    whole = _whole_number(given.get("batch_size"), size * _whole_number(accumulation, 1))
-    draft.set("trainer.global_batch_size", whole * ranks)
-
-
-def _whole_number(value: Any, otherwise: int) -> int:
-    """A number, or ``otherwise`` for ``auto`` and what was not given."""
-    return int(value) if str(value).isdigit() else otherwise
-
-
-RULES: dict[str, Rule] = AXOLOTL_RULES | {
-    "per_device_train_batch_size": nothing,
-    "per_gpu_train_batch_size": nothing,
-    "micro_batch_size": nothing,
-    "gradient_accumulation_steps": nothing,
-    "batch_size": nothing,
-    "lr_scheduler_type": scheduler,
-    "lr_scheduler": scheduler,
-    "lr_scheduler_kwargs": scheduler_arguments,
-    "warmup_steps": warmup,
-    "warmup_ratio": warmup_ratio,
-    "packing_strategy": nothing,
-    "excess_length_strategy": nothing,
-    "optim": optimizer,
-    "optimizer": optimizer,
-    "adam_beta1": betas,
-    "adam_beta2": betas,
-    "max_steps": max_steps,
-    "num_train_epochs": epochs("num_train_epochs"),
-    "num_epochs": epochs("num_epochs"),
-    "bf16": precision("bf16"),
-    "bfloat16": precision("bf16"),
-    "fp16": precision("fp16"),
-    "float16": precision("fp16"),
-    "logging_strategy": cadence("logging_strategy", "trainer.log_every", "logging_steps", 500),
-    "eval_strategy": cadence("eval_strategy", "trainer.eval_every", "eval_steps", 500),
-    "evaluation_strategy": cadence("evaluation_strategy", "trainer.eval_every", "eval_steps", 500),
-    "save_strategy": cadence("save_strategy", "checkpoint.every", "save_steps", 500),
-    "logging_steps": steps("logging_steps", "trainer.log_every", "logging_strategy"),
-    "eval_steps": steps("eval_steps", "trainer.eval_every", "eval_strategy", "evaluation_strategy"),
-    "save_steps": steps("save_steps", "checkpoint.every", "save_strategy"),
-    "load_best_model_at_end": best_model,
-    "save_total_limit": kept,
-    "metric_for_best_model": metric,
-    "greater_is_better": nothing,
-    "gradient_checkpointing": recompute,
-    "activation_checkpointing": recompute,
-    "report_to": trackers,
-    "push_to_hub": push,
-    "hub_model_id": nothing,
-    "hub_private_repo": nothing,
-    "hub_strategy": nothing,
-    "hub_always_push": nothing,
-    "torch_compile_backend": compiled("plan.compile_backend"),
-    "torch_compile_mode": compiled("plan.compile_mode"),
-    "fsdp": fsdp,
-    "fsdp_config": fsdp_options,
-    "deepspeed": deepspeed,
-    "peft_use_dora": nothing,
-}
+RULES: dict[str, Rule] = (
+    AXOLOTL_RULES
+    | PRECISION_RULES
+    | {
+        "per_device_train_batch_size": nothing,
+        "per_gpu_train_batch_size": nothing,
+        "micro_batch_size": nothing,
+        "gradient_accumulation_steps": nothing,
+        "batch_size": nothing,
+        "lr_scheduler_type": scheduler("lr_scheduler_type"),
+        "lr_scheduler": scheduler("lr_scheduler"),
+        "lr_scheduler_kwargs": scheduler_arguments,
+        "warmup_steps": warmup,
+        "warmup_ratio": warmup_ratio,
+        "excess_length_strategy": nothing,
+        "optim": optimizer("optim"),
+        "optimizer": optimizer("optimizer"),
+        "adam_beta1": betas,
+        "adam_beta2": betas,
+        "max_steps": max_steps,
+        "num_train_epochs": epochs("num_train_epochs"),
+        "num_epochs": epochs("num_epochs"),
+        "max_grad_norm": clipping("max_grad_norm"),
+        "gradient_clipping": clipping("gradient_clipping"),
+        "logging_strategy": cadence("logging_strategy", "trainer.log_every", "logging_steps", 500),
+        "eval_strategy": cadence("eval_strategy", "trainer.eval_every", "eval_steps", 500),
+        "evaluation_strategy": cadence("evaluation_strategy", "trainer.eval_every", "eval_steps", 500),
+        "save_strategy": cadence("save_strategy", "checkpoint.every", "save_steps", 500),
+        "logging_steps": steps("logging_steps", "trainer.log_every", "logging_strategy"),
+        "eval_steps": steps("eval_steps", "trainer.eval_every", "eval_strategy", "evaluation_strategy"),
+        "save_steps": steps("save_steps", "checkpoint.every", "save_strategy"),
+        "load_best_model_at_end": best_model,
+        "save_total_limit": kept,
+        "metric_for_best_model": metric,
+        "greater_is_better": greater,
+        "gradient_checkpointing": recompute("gradient_checkpointing"),
+        "activation_checkpointing": recompute("activation_checkpointing"),
+        "report_to": trackers,
+        "push_to_hub": push,
+        "hub_model_id": of_push("hub_model_id"),
+        "hub_private_repo": of_push("hub_private_repo"),
+        "hub_strategy": of_push("hub_strategy", "every_save"),
+        "hub_always_push": of_push("hub_always_push"),
+        "torch_compile_backend": compiled("plan.compile_backend"),
+        "torch_compile_mode": compiled("plan.compile_mode"),
+        "fsdp": fsdp,
+        "fsdp_config": fsdp_options,
+        "deepspeed": deepspeed,
+    }
+)
 """Argument -> its rule."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import Problem, UserError
 from .recipe_draft import Draft
-from .rule import Arguments, Rule, mapping, number, option
+from .rule import Arguments, Rule, mapping, number, option, switch
 
 KEYS = {"path", "name", "split", "data_files", "field", "type", "ds_type", "revision"}
 """Keys of a data set that say where its rows are."""
@@ -28,9 +28,11 @@ def share(draft: Draft, value: Any, given: Arguments) -> None:
 
 def per_epoch(name: str, key: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value == 1:
+        if number(name, value) == 1:
             draft.set(key, "epoch")
-        elif value:
+        elif number(name, value) <= 0:
+            draft.leave(name, value, f"to have none, {key}=null")
+        else:
             why = f"several times per pass: give a number of steps, {key}=N"
             draft.leave(name, value, why)
 
@@ -54,8 +56,9 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     else:
         draft.choose("data", "hub")
         draft.set("data.source.path", path)
-        draft.values |= {"data.source.name": name} if name else {}
-        draft.values |= {"data.source.split": first["split"]} if first.get("split") else {}
+        for key, each in (("name", name), ("split", first.get("split"))):
+            if each:
+                draft.set(f"data.source.{key}", each)
     if first.get("field"):
         draft.set("data.source.text_column", first["field"])
     kind = first.get("type")
@@ -70,11 +73,16 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
         draft.left.pop("datasets.type", None)
         fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
         named = {name: first[theirs] for name, theirs in fields.items() if first.get(theirs, name) != name}
-        draft.values |= {"data.columns": named} if named else {}
+        if named:
+            draft.set("data.columns", named)
     if first.get("revision"):
         draft.set("data.source.revision", first["revision"])
     read = KEYS | CHAT_KEYS | CHAT_COLUMNS.keys() if kind == "chat_template" else KEYS
     read |= {"field_messages", "field_chosen", "field_rejected"} if prefers else set()
+    if files:
+        for key in ("name", "split"):
+            if first.get(key) not in (None, "train"):
+                draft.leave(f"datasets.{key}", first[key], "files have none; data=hub data.source.path=owner/name")
     for key in sorted(first.keys() - read):
         draft.leave(f"datasets.{key}", first[key], "see docs/data.md and docs/chat.md")
     if others:
@@ -135,13 +143,24 @@ def _names(role: str, names: Any) -> list[Any]:
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:
     """Whole documents in each row; documents that are longer than a row are treated as TRL and axolotl do."""
+    name = "sample_packing" if "sample_packing" in given and "packing" not in given else "packing"
+    if isinstance(value, str) and value.lower() not in ("true", "false"):
+        draft.leave(name, value, "is neither true nor false")
+        return
     if not _packs(given):
         draft.set("data.packing", bool(value))
         return
     draft.set("data.packing", "bins")
     usual = "drop" if given.get("sample_packing") or given.get("packing_strategy", "bfd") == "bfd" else "split"
-    way = {"truncate": "cut", "drop": "drop"}.get(str(given.get("excess_length_strategy")), usual)
-    draft.set("data.overflow", way)
+    draft.set("data.overflow", usual)
+
+
+def packing_strategy(draft: Draft, value: Any, given: Arguments) -> None:
+    """Read with ``packing``, where it is one that ``packing`` knows."""
+    if value not in ("bfd", "bfd_split", "wrapped"):
+        draft.leave("packing_strategy", value, "data.packing is bins, with data.overflow, or true")
+    elif not given.get("packing") and value != "bfd":
+        draft.leave("packing_strategy", value, "leave it out: packing is off")
 
 
 def _packs(given: Arguments) -> bool:
@@ -182,14 +201,21 @@ def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def every_layer(draft: Draft, value: Any, given: Arguments) -> None:
-    if value:
+    if switch(draft, "lora_target_linear", value):
         draft.set("model.adapter.targets", "all-linear")
 
 
-def attention(name: str) -> Rule:
+def dora(draft: Draft, value: Any, given: Arguments) -> None:
+    """Read with ``adapter``."""
+    if switch(draft, "peft_use_dora", value) and given.get("adapter") not in ("lora", "qlora", "dora"):
+        draft.leave("peft_use_dora", value, "adapter=dora; there is no adapter here")
+
+
+def attention(name: str, kind: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
-        if value and not (name == "flash_attention_2" and _packs(given)):  # packed rows use torch's flash attention
-            draft.set("model.attention", name)
+        packed = kind == "flash_attention_2" and _packs(given)  # packed rows use torch's flash attention
+        if switch(draft, name, value) and not packed:
+            draft.set("model.attention", kind)
 
     return rule
 
@@ -218,8 +244,10 @@ AXOLOTL_RULES: dict[str, Rule] = {
     "load_in_8bit": quantised("load_in_8bit", "int8"),
     "lora_target_modules": adapter_targets,
     "lora_target_linear": every_layer,
-    "flash_attention": attention("flash_attention_2"),
-    "sdp_attention": attention("sdpa"),
-    "eager_attention": attention("eager"),
+    "peft_use_dora": dora,
+    "packing_strategy": packing_strategy,
+    "flash_attention": attention("flash_attention", "flash_attention_2"),
+    "sdp_attention": attention("sdp_attention", "sdpa"),
+    "eager_attention": attention("eager_attention", "eager"),
 }
 """Argument -> its rule."""

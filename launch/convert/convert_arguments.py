@@ -23,8 +23,9 @@ from ...configs.other_names import find
 from ...errors import Problem, UserError
 from ...models.json_file import parse_json, reason
 from ..hydra_errors import HERE, yaml_problem
-from ..recipe_file import TOO_DEEP, text_of
-from .argument_rules import RULES, batch, without_preset
+from ..recipe_file import TOO_DEEP, doubled, text_of
+from .argument_rules import RULES, without_preset
+from .batch_rules import batch, too_long
 from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
 from .deepspeed_rules import take_deepspeed
 from .recipe_draft import Draft
@@ -63,10 +64,26 @@ USUAL: dict[Tool, dict[str, Any]] = {
     "deepspeed": {},
 }
 """Defaults of the tool that differ from those here: they are written out, so that the run stays the same."""
+ON = frozenset(
+    (
+        *("average_tokens_across_devices", "dataloader_in_order", "dataloader_pin_memory", "eval_do_concat_batches"),
+        *("logging_nan_inf_filter", "remove_unused_columns", "save_safetensors"),
+    )
+)
+"""Switches of transformers that are on by default, without a switch here: off is worth a remark."""
 SAME = {"logging_steps": "logging_strategy", "save_steps": "save_strategy", "num_train_epochs": "max_steps"}
 """Defaults that do not count if another argument is given."""
-PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]]*\]|[^\s,\[]+)(?:,.*)?")
+PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]\[{]*\]|[^\s,\[]+)(?:,.*)?")
 """``how`` of a table entry that is an assignment, such as ``plan.recompute=full, or selective``."""
+
+
+def converted_soundly(path: Path, tool: Tool | None = None, ranks: int | None = None) -> tuple[Draft, Tool]:
+    """Like ``converted``, without values that the check of the recipe would refuse: they are listed as left."""
+    from .refused_values import leave_refused
+
+    draft, tool = converted(path, tool, ranks)
+    leave_refused(draft, {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}, ranks or 1)
+    return draft, tool
 
 
 def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) -> tuple[Draft, Tool]:
@@ -94,12 +111,15 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
     assumed = {name: value for name, value in USUAL[tool].items() if name not in asked and name not in skipped}
     for name, value in (assumed | asked).items():
         before = dict(draft.values)
+        draft.now = (name,) if name in asked else ()
         take(draft, name, value, assumed | asked)
         if name in assumed:
             fresh = [key for key in draft.values if key not in before]
             draft.assumed |= dict.fromkeys(fresh, f"{name}={value}")
+    draft.now = ()
     without_preset(draft)
     batch(draft, assumed | asked, ranks or 1)
+    too_long(draft, asked, tool == "axolotl")
     return draft, tool
 
 
@@ -124,14 +144,14 @@ def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
         draft.leave(name, value, "unknown here; see docs/coming-from.md and trireme keys")
     elif other.ours in _keys() and not other.how:
         draft.set(other.ours, _typed(other.ours, value))
-    elif value is False:
+    elif value is False and name not in ON:
         return  # the other tool has it off, and there is no such switch here
     elif value is True and (found := PLAIN.fullmatch(other.how)):
         draft.assign(f"{found['key']}={found['value']}")
-    elif not value:
+    elif value == "" or value == [] or value == {}:
         return
     else:
-        draft.leave(name, value, other.fix(value))
+        draft.leave(name, value, other.fix(None if value is False else value))
 
 
 @cache
@@ -148,7 +168,9 @@ def _typed(key: str, value: Any) -> Any:
         number = float(value)
     except ValueError:
         return value
-    return int(number) if "float" not in _keys()[key] else number
+    if "float" in _keys()[key] or not number.is_integer():  # the check refuses what fits no key
+        return number if math.isfinite(number) else value
+    return int(number)
 
 
 def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None:
@@ -172,7 +194,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise UserError(Problem(field, "is empty", fix, str(path)))
     try:
-        read = parse_json(text) if path.suffix == ".json" else yaml.safe_load(text)
+        read = parse_json(text, object_pairs_hook=_once) if path.suffix == ".json" else _yaml(path, text)
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(Problem(where, f"is not JSON: {reason(error)}", HERE)) from None
@@ -189,6 +211,31 @@ def _read(path: Path) -> dict[str, Any]:
     if problems := [*unreadable(read), *_infinite(read)]:
         raise UserError(*problems)
     return read
+
+
+def _yaml(path: Path, text: str) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: a key is in it twice.
+    """
+    if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is not None and (found := list(doubled(node, str(path)))):
+        raise UserError(*found)
+    return yaml.safe_load(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON.
+
+    Raises:
+        UserError: a key is in it twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(Problem(name, f"is given twice, as {found[name]!r} too", "keep one of them", value))
+        found[name] = value
+    return found
 
 
 def _infinite(raw: Any, path: str = "") -> Iterator[Problem]:

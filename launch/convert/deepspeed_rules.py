@@ -25,16 +25,18 @@ def take_deepspeed(draft: Draft, path: Path, given: Arguments, ranks: int) -> No
     Args:
         ranks: data ranks of the run, by which a global batch is counted.
     """
-    draft.choose("plan", f"zero{_block(given, 'zero_optimization').get('stage', 0)}")
+    option(draft, "plan", "zero_optimization.stage", f"zero{_block(given, 'zero_optimization').get('stage', 0)}")
     draft.set("plan.deepspeed", str(path))
     micro, whole = (_number(given.get(name)) for name in ("train_micro_batch_size_per_gpu", "train_batch_size"))
     accumulation = _number(given.get("gradient_accumulation_steps")) or 1
     if micro:
         draft.set("trainer.micro_batch_size", micro)
     if whole or micro:
+        draft.now = ("train_batch_size" if whole else "train_micro_batch_size_per_gpu",)
         draft.set("trainer.global_batch_size", whole or (micro or 0) * accumulation * ranks)
     clipping = given.get("gradient_clipping")
-    if isinstance(clipping, int | float):
+    draft.now = ()
+    if isinstance(clipping, int | float) and not isinstance(clipping, bool):
         draft.set("trainer.max_grad_norm", float(clipping) or None)
     for name in ("bf16", "bfloat16", "fp16"):
         if _block(given, name).get("enabled") is True:

@@ -17,9 +17,18 @@ LISTS = ("callbacks", "tracker")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists in one line."""
+    """Writes lists in one line, and quotes around texts that OmegaConf reads as numbers (1e3)."""
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.Node:
+    try:
+        float(value)
+    except ValueError:
+        return dumper.represent_str(value)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'")
+
+
+_Dumper.add_representer(str, _text)
 _Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence(SEQUENCE, value, flow_style=True))
 
 
@@ -35,6 +44,10 @@ class Draft:
     """What was not converted: name -> (value, what to do about it)."""
     assumed: dict[str, str] = field(default_factory=dict)
     """Keys that follow from a default of the other tool -> the name and value of that default."""
+    now: tuple[str, ...] = ()
+    """Arguments that are being converted."""
+    written_by: dict[str, list[str]] = field(default_factory=dict)
+    """Keys -> the arguments that have written them."""
 
     def choose(self, group: str, option: str) -> None:
         kept = self.choices.get(group, []) if group in LISTS else []
@@ -42,6 +55,7 @@ class Draft:
 
     def set(self, key: str, value: Any) -> None:
         self.values[key] = value
+        self.written_by[key] = list(dict.fromkeys([*self.written_by.get(key, ()), *self.now]))
 
     def leave(self, name: str, value: Any, why: str) -> None:
         self.left[name] = (value, why)

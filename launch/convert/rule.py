@@ -17,18 +17,39 @@ Rule = Callable[[Draft, Any, Arguments], None]
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number, which the file may hold as a text.
+    """A finite number, which the file may hold as a text; true and false are none.
 
     Raises:
         UserError: the value is something else.
     """
     try:
-        found = float(value)
+        found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise UserError(Problem(name, "is not a number", "write a number in the file", value))
     return found
+
+
+def whole(draft: Draft, name: str, value: Any, least: int = 0) -> int | None:
+    """A whole number of at least ``least``; None if the value is another one, which is then noted in the draft.
+
+    Raises:
+        UserError: the value is no number.
+    """
+    found = number(name, value)
+    if found.is_integer() and found >= least:
+        return int(found)
+    draft.leave(name, value, f"is below {least}" if found < least else "is no whole number")
+    return None
+
+
+def switch(draft: Draft, name: str, value: Any) -> bool:
+    """Whether an argument is on. What is neither on nor off is noted in the draft, and counts as off."""
+    plain = str(value).lower() if isinstance(value, bool | int | str) else ""
+    if plain not in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+        draft.leave(name, value, "is neither true nor false")
+    return plain in ("true", "1", "yes", "on")
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Take values out of a draft that a recipe cannot hold, so that the check of the recipe finds nothing of them.
+
+The draft is read as a recipe without its model and its data, which may be far away or not there yet. A value with a
+problem is listed with what could not be taken over, by the name that it has in the other tool.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...errors import Problem, UserError
+from .recipe_draft import Draft
+
+ELSEWHERE = (
+    *("model.weights", "data.source.paths", "data.source.path", "data.source.split", "data.tokenizer.path"),
+    *("data.eval_source", "data.chat.template", "plan.deepspeed", "run.dir"),
+)
+"""Keys that name files or repositories, which are not looked at."""
+MOST = 20
+"""Rounds; a value that is taken out may have hidden what is wrong with another one."""
+
+
+def leave_refused(draft: Draft, given: Mapping[str, Any], ranks: int) -> None:
+    """Move values of the draft that are refused to what is left.
+
+    Args:
+        given: the arguments of the file by name.
+        ranks: data ranks of the run.
+    """
+    for key, value in list(draft.values.items()):
+        if above := next((each for each in draft.values if key.startswith(f"{each}.")), None):
+            _leave(draft, key, Problem(key, f"stands inside of {above}, which has a value too"), given)
+        elif _refers(value):
+            _leave(draft, key, Problem(key, "holds ${...}, which a recipe reads as a reference to another key"), given)
+    for _ in range(MOST):
+        problems = _problems(draft, ranks)
+        refused = {
+            key: problem
+            for problem in problems
+            for key, value in draft.values.items()
+            if _names(problem.field, key) and not _elsewhere(key, value)
+        }
+        for key, problem in refused.items():
+            _leave(draft, key, problem, given)
+        if not refused:
+            return
+
+
+def _leave(draft: Draft, key: str, problem: Problem, given: Mapping[str, Any]) -> None:
+    value = draft.values.pop(key)
+    why = f"{problem.field} {problem.why}" + (f"; {problem.fix}" if problem.fix else "")
+    for name in draft.written_by.get(key) or [key]:
+        if name not in draft.left:  # else an earlier problem says why
+            draft.leave(name, given.get(name, value), why)
+    draft.assumed.pop(key, None)
+
+
+def _names(field: str, key: str) -> bool:
+    return field == key or field.startswith(f"{key}.")
+
+
+def _elsewhere(key: str, value: Any) -> bool:
+    """Whether a value names what is not looked at."""
+    values = value if isinstance(value, list) and value else [value]
+    return key in ELSEWHERE and all(isinstance(each, str) and each for each in values)
+
+
+def _problems(draft: Draft, ranks: int) -> list[Problem]:
+    """What the check finds in the draft, apart from its model and its data."""
+    from ...configs.schema import read_recipe
+
+    raw = copy.deepcopy(_chosen(tuple((group, tuple(options)) for group, options in sorted(draft.choices.items()))))
+    for key, value in draft.values.items():
+        if not _elsewhere(key, value):
+            _put(raw, key.split("."), copy.deepcopy(value))
+    return read_recipe(raw, lambda plan: ranks)[1]
+
+
+@cache
+def _chosen(choices: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Any]:
+    """The plain data of a recipe that makes these choices and says nothing else."""
+    from ..compose import compose
+
+    draft = Draft({group: list(options) for group, options in choices})
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(draft.text("arguments", ""), encoding="utf-8")
+        try:
+            return compose(str(file)).raw
+        except UserError as error:  # said by the check of the recipe
+            raise UserError(*error.problems) from None
+
+
+def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value as a recipe does: mappings are merged."""
+    *above, last = path
+    for name in above:
+        if not isinstance(raw.get(name), dict):
+            raw[name] = {}
+        raw = raw[name]
+    if isinstance(value, dict) and isinstance(raw.get(last), dict):
+        for name, each in value.items():
+            _put(raw[last], [str(name)], each)
+    else:
+        raw[last] = value
+
+
+def _refers(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_refers, value.values()))
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, str) and "${" in value
