@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import Problem, UserError
 from ..models.json_file import parse_json
 from ..trainer.data.chat.conversation import ASSISTANT, IMAGES, Conversation, conversation_of, is_picture
+from .generation_limits import check_text
 
 FORM = 'write a list of messages, [{"role": "user", "content": "..."}], or an object with messages and perhaps tools'
 
@@ -66,7 +67,10 @@ def chat_prompt(
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
     if prompt is not None and not prompt.strip() and not images:
         raise UserError(Problem("--prompt", "says nothing", "write what the user asks, or leave it out", prompt))
+    for option, text in (("--prompt", prompt), ("--system", system)):
+        check_text(option, text)
     row = _asked(_row(file) if file else {"messages": []}, prompt, images)
+    check_text("--chat", row)
     if not row.get("messages") and not row.get("conversations"):
         fix = "name a file with messages, or give --prompt"
         raise UserError(Problem("--chat", "needs a message to answer", fix))

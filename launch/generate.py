@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from .chat_prompt import ChatPrompt, chat_inputs, pictured_inputs, stops
+from .generation_limits import check_numbers, check_positions, check_text
+from .notes import tell
 
 
 def generate(
@@ -38,7 +40,9 @@ def generate(
     Raises:
         UserError: ``model`` is no such folder, or a number is out of range.
     """
-    _check_numbers(max_new_tokens, temperature, top_k)
+    check_numbers(max_new_tokens, temperature, top_k, seed)
+    if isinstance(prompt, str):
+        check_text("--prompt", prompt)
     _check_device_map(device_map)
     path = Path(os.path.expanduser(model))
     if not os.path.isdir(path):
@@ -72,18 +76,6 @@ def _import_own_classes(path: Path) -> None:
         except ImportError as error:
             fix = "start the command in the folder of the file, or install it"
             raise UserError(Problem("MODEL", f"needs code of your own: {error}", fix, str(path))) from None
-
-
-def _check_numbers(max_new_tokens: int, temperature: float, top_k: int) -> None:
-    problems = []
-    if max_new_tokens < 1:
-        problems.append(Problem("--max-new-tokens", "must be at least 1", "write 1 or more", max_new_tokens))
-    if temperature < 0:
-        problems.append(Problem("--temperature", "must not be negative", "0 takes the likeliest token", temperature))
-    if top_k < 0:
-        problems.append(Problem("--top-k", "must not be negative", "0 draws from all tokens", top_k))
-    if problems:
-        raise UserError(*problems)
 
 
 def _check_device_map(device_map: str | dict[str, Any] | None) -> None:
@@ -134,6 +126,8 @@ def _write(
     begun = inputs["input_ids"].shape[1]
     if begun == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", str(prompt)))
+    if note := check_positions(model, begun, max_new_tokens):
+        tell([note])
     set_seed(seed)
     sampling["do_sample"] = temperature > 0
     if temperature > 0:

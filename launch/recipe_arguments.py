@@ -31,17 +31,41 @@ PREDICTION_EXAMPLES = """examples:
 """
 
 
+LONGEST = 10**9
+"""Most seconds that a command waits."""
+DIGITS = 18
+"""Most digits of a number that surely fits into 64 bits."""
+
+
 def count(text: str) -> int:
     """A whole number from 0, as a type for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
-    return int(text)
+    return _within(text)
 
 
 def positive(text: str) -> int:
     """A whole number from 1, as a type for argparse."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or _within(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1; write 1 or more")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds from 0, as a type for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= LONGEST:  # nor nan
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write seconds from 0, such as 600")
+    return value
+
+
+def _within(text: str) -> int:
+    """A number of few enough digits for what counts with it."""
+    if len(text) > DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large; write fewer than {DIGITS + 1} digits")
     return int(text)
 
 

@@ -21,6 +21,7 @@ from .config_errors import beyond, blame, wrong_types
 from .hub import is_local
 from .model_config import ModelConfig, config_class, config_values, family_of, given_fields, hf_config, weights_path
 from .other_families import described
+from .quantization.check_quantization import check_qat
 from .quantization.quantization_config import STORED
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
     if config is None:
         return problems
     problems = [*check_head(model, config, head), *_check_length(config, model, block_size)]
-    problems = problems or check_family(model, head)
+    problems = problems or check_family(_that_builds(model), head)
     return problems or _check_tensors(model, head)
 
 
@@ -243,7 +244,13 @@ def _blueprint(model: ModelConfig, head: str) -> PreTrainedModel | None:
     from .facts import Facts
     from .heads import HEADS
 
-    return build_on_meta(dataclasses.replace(model, attention="eager"), head, Facts()) if head in HEADS else None
+    plain = dataclasses.replace(_that_builds(model), attention="eager")
+    return build_on_meta(plain, head, Facts()) if head in HEADS else None
+
+
+def _that_builds(model: ModelConfig) -> ModelConfig:
+    """The model without rounding by a package that is not installed, which is a problem of its own."""
+    return dataclasses.replace(model, qat=None) if check_qat(model.qat) else model
 
 
 def family_for_plan(model: ModelConfig, head: str) -> ModelFamily:

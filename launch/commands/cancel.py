@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..command import Command
+from ..recipe_arguments import seconds
 
 EXAMPLES = """examples:
   trireme cancel runs/persimmon_stdlib
@@ -15,13 +16,17 @@ EXAMPLES = """examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RUN|JOB", help="run folder, or number of the job")
     parser.add_argument("--now", action="store_true", help="end it at once, nothing is saved")
-    parser.add_argument("--wait", type=float, default=600.0, metavar="S", help="seconds to save in (default: 600)")
+    parser.add_argument("--wait", type=seconds, metavar="S", help="seconds to save in (default: 600)")
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
     from ..slurm.cancel import cancel
 
-    cancel(options.target, options.now, options.wait)
+    if options.now and options.wait is not None:
+        why = "is a time to save in, and --now ends the job at once"
+        raise UserError(Problem("--wait", why, "leave one of them out", options.wait))
+    cancel(options.target, options.now, 600.0 if options.wait is None else options.wait)
 
 
 COMMAND = Command(

@@ -14,9 +14,11 @@ from typing import Any
 
 from ...models.family import ModelFamily, families
 from ..command import Command
-from ..recipe_arguments import add_debug
+from ..recipe_arguments import add_debug, positive
 
 METHODS = ("nf4", "fp4", "int8", "gptq")
+ROWS = 128
+"""Rows of data that GPTQ looks at, if ``--rows`` says nothing."""
 EXAMPLES = """examples:
   trireme export runs/persimmon_stdlib exported
   trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
@@ -51,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     few = parser.add_argument_group("few bits")
     few.add_argument("--quantize", choices=METHODS, help="write linear layers in few bits; adapters are merged before")
-    few.add_argument("--bits", type=int, default=4, help="bits of a number, for gptq: 2, 3, 4 or 8 (default: 4)")
+    few.add_argument("--bits", type=int, help="bits of a number, for gptq: 2, 3, 4 or 8 (default: 4)")
     few.add_argument(
         "--group-size", type=int, metavar="N", help="numbers that share a scale (default: 64; for gptq 128)"
     )
@@ -59,19 +61,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     few.add_argument(
         "--calibrate", metavar="RECIPE", help="for gptq: recipe whose training data is looked at (default: the run's)"
     )
-    few.add_argument("--rows", type=int, default=128, metavar="N", help="for gptq: rows of it (default: 128)")
+    few.add_argument("--rows", type=positive, metavar="N", help="for gptq: rows of it (default: 128)")
     add_debug(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import UserError
 
-    _check_folders(options)  # before imports that take seconds
+    _check_options(options)  # before imports that take seconds
+    _check_folders(options)
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
     from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
 
     try:
-        few = (options.quantize, options.bits, options.group_size, options.by_activity)
+        few = (options.quantize, 4 if options.bits is None else options.bits, options.group_size, options.by_activity)
         wanted = ExportOptions(
             options.dtype,
             options.ema,
@@ -99,6 +102,27 @@ def run(options: argparse.Namespace) -> None:
     print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
         print(f'try it: trireme generate {shlex.quote(str(folder))} --prompt "..."', file=sys.stderr)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options of few bits that need another option.
+
+    Raises:
+        UserError: all of them.
+    """
+    from ...errors import Problem, UserError
+
+    needs = {"bits": "gptq", "by_activity": "gptq", "calibrate": "gptq", "rows": "gptq", "group_size": ""}
+    problems: list[Problem | str] = []
+    for name, method in needs.items():
+        value = getattr(options, name)
+        if value in (None, False) or options.quantize == (method or options.quantize or "none"):
+            continue
+        option, wanted = f"--{name.replace('_', '-')}", f"--quantize {method or 'METHOD'}"
+        shown = None if value is True else value
+        problems.append(Problem(option, f"says how {wanted} rounds", f"add {wanted}, or leave it out", shown))
+    if problems:
+        raise UserError(*problems)
 
 
 def _check_folders(options: argparse.Namespace) -> None:
@@ -131,7 +155,7 @@ def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     composed = compose(options.calibrate or options.checkpoint, [])
     recipe, _ = checked(replace(composed, raw={**composed.raw, "plan": compose_plan("single")}), 1)
-    return calibration_inputs(recipe, options.rows)
+    return calibration_inputs(recipe, ROWS if options.rows is None else options.rows)
 
 
 def _class_of(folder: Path) -> tuple[str, bool]:

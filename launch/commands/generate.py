@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="0 takes the likeliest token (default: 0.8)",
     )
     parser.add_argument(
-        "--top-k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0: from all (default: 50)"
+        "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all (default: 50)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same text")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
@@ -84,6 +84,9 @@ def run(options: argparse.Namespace) -> None:
         if options.chat is None and getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
+    if options.top_k is not None and options.temperature == 0:
+        why = "chooses what is drawn from, and --temperature 0 draws nothing"
+        raise UserError(Problem("--top-k", why, "leave one of them out", options.top_k))
     from ..generate import generate
     from ..start_process import prepare_process
 
@@ -93,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
         prompt,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
-        top_k=options.top_k,
+        top_k=50 if options.top_k is None else options.top_k,
         seed=options.seed,
         ema=options.ema,
         device_map=options.device_map,

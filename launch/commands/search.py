@@ -26,7 +26,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
     from ..search.require_optuna import import_optuna
+
+    shows = [name for name in ("best", "table") if getattr(options, name)]
+    ignored = ["jobs", "here"] + (["fresh"] if options.table else []) if shows else []
+    problems: list[Problem | str] = [
+        Problem(f"--{name}", f"is about a search, and --{shows[0]} searches nothing", "leave one of them out")
+        for name in ignored
+        if getattr(options, name)
+    ]
+    if len(shows) > 1:
+        problems.append(Problem("--best", "trains, and --table prints", "leave one of them out"))
+    if problems:
+        raise UserError(*problems)
 
     import_optuna()
     from ..search.start_search import search

@@ -16,10 +16,13 @@ from ....models.register_classes import register_classes
 from ..source import Source
 
 
-def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
+def known_weights(source: Source, assets: Path, base: str | None = None) -> dict[str, str] | None:
     """Name in ``source`` of each tensor that the model described in ``assets`` loads, by the name to write.
 
     None if transformers does not have the model's class; then all tensors are exported.
+
+    Args:
+        base: base of adapters that the user has named.
 
     Raises:
         UserError: a tensor of the model is missing, or has another shape.
@@ -36,18 +39,25 @@ def known_weights(source: Source, assets: Path) -> dict[str, str] | None:
     missing = [name for name, stored in found.items() if stored is None]
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        if base is not None:
+            raise UserError(_other_base(base, f"it lacks {listed}"))
         raise UserError(Problem("CHECKPOINT", f"lacks {len(missing)} tensors of the model: {listed}", _fix(assets)))
     kept = {name: stored for name, stored in found.items() if stored is not None}
     for name, stored in kept.items():
         if shapes[stored] != wanted[name]:
             why = f"{stored} has shape {tuple(shapes[stored])}, the model has {tuple(wanted[name])}"
-            raise UserError(Problem("CHECKPOINT", why, _fix(assets)))
+            raise UserError(_other_base(base, why) if base is not None else Problem("CHECKPOINT", why, _fix(assets)))
     return kept
 
 
 def _stored_name(name: str, tied: dict[str, str], shapes: dict[str, torch.Size]) -> str | None:
     """The stored one of ``name`` and the names that are tied to it; None if none is stored."""
     return next((key for key in (name, *(t for t, s in tied.items() if s == name)) if key in shapes), None)
+
+
+def _other_base(base: str, why: str) -> Problem:
+    fix = "name the base that they were trained beside; without --base, it is the recipe's"
+    return Problem("--base", f"is another model than that of the adapters: {why}", fix, base)
 
 
 def _fix(assets: Path) -> str:

@@ -160,7 +160,8 @@ def export_source(
             source = MergedCheckpoint(source, saved, options.base, options.ema)
             options = dataclasses.replace(options, ema=False)
     assets = _assets(source, config)
-    shapes, stored = _wanted(source, options.ema, assets)
+    base = options.base if saved is not None and config is None else None
+    shapes, stored = _wanted(source, options.ema, assets, base)
     dtype = DTYPES[options.dtype]
     types = {name: dtype if kept.is_floating_point else kept for name, (_, kept) in shapes.items()}
     sizes = {name: shape.numel() * types[name].itemsize for name, (shape, _) in shapes.items()}
@@ -275,11 +276,11 @@ def _assets(source: Source, config: str | None) -> Path:
     return folder
 
 
-def _wanted(source: Source, ema: bool, assets: Path) -> tuple[Shapes, dict[str, str]]:
+def _wanted(source: Source, ema: bool, assets: Path, base: str | None) -> tuple[Shapes, dict[str, str]]:
     """Shapes and types, and names in the source, both by the names to write."""
     try:
         # trireme's own checkpoints hold exactly the model's tensors, with tied ones once.
-        names = None if isinstance(source, Checkpoint) else known_weights(source, assets)
+        names = None if isinstance(source, Checkpoint) else known_weights(source, assets, base)
         shapes, stored = stored_weights(source, ema)
     except ValueError as error:
         raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
