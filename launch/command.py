@@ -58,6 +58,9 @@ class Command:
         """
         words = list(sys.argv[1:] if given is None else given)
         codes: list[int | None] = []
+        from .error_report import speak_json
+
+        speak_json(any(word.lstrip("+") == "run.log_format=json" for word in words))
 
         def run() -> None:
             options = self.parser(prog).parse_words(words)

@@ -7,15 +7,26 @@ everything saved (by a signal or the wall-clock limit): the same command resumes
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from ..errors import ComponentFailed, Problem, UserError
+from ..errors import ComponentFailed, Problem, UserError, short
 
 FAILED, USER_ERROR, DIVERGED, SAVED, INTERRUPTED = 1, 2, 3, 75, 130  # 75: EX_TEMPFAIL of sysexits.h, "try again later"
+
+
+_as_json = False
+"""Whether problems are lines of JSON, as ``run.log_format=json`` asks of the log."""
+
+
+def speak_json(on: bool) -> None:
+    """Report what goes wrong from now on as lines of JSON, or as text."""
+    global _as_json
+    _as_json = on
 
 
 class RanksFailed(Exception):
@@ -47,7 +58,7 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
     except Diverged:
         return DIVERGED
     except RanksFailed as error:
-        print(error, file=sys.stderr)
+        print(_json_line(str(error)) if _as_json else error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -72,6 +83,9 @@ def show_crash(error: Exception, debug: bool = False) -> None:
 def show_problems(problems: Sequence[Problem | str], stream: TextIO | None = None) -> None:
     """Print problems on standard error, numbered if there are several: field and value, reason, fix."""
     out = stream or sys.stderr
+    if _as_json and stream is None:
+        print(*map(_json_line, problems), sep="\n", file=out, flush=True)
+        return
     bold, plain = ("\033[1m", "\033[0m") if out.isatty() else ("", "")
     if len(problems) > 1:
         print(f"{len(problems)} problems:", file=out)
@@ -80,3 +94,12 @@ def show_problems(problems: Sequence[Problem | str], stream: TextIO | None = Non
         head, *rest = str(problem).splitlines() or [""]
         lines = [f"{mark}{bold}{head}{plain}", *(" " * len(mark) + line for line in rest)]
         print("\n".join(lines), file=out, flush=True)
+
+
+def _json_line(problem: Problem | str) -> str:
+    """A problem as one object: its parts, and the whole message."""
+    parts: dict[str, Any] = {}
+    if isinstance(problem, Problem):
+        value = problem.value if isinstance(problem.value, bool | int | str | None) else short(problem.value)
+        parts = {"field": problem.field, "value": value, "why": problem.why, "fix": problem.fix}
+    return json.dumps({"level": "error", "message": str(problem), **parts})

@@ -21,7 +21,7 @@ from ..errors import Problem, UserError
 from ..trainer.spinner import say, spinning, stop
 from .command import Command
 from .elastic import choose_world_size, cores_per_rank, import_ahead, launched, start_ranks
-from .error_report import Diverged, LeftEarly
+from .error_report import Diverged, LeftEarly, speak_json
 from .failures import OWN_LAUNCH, leave
 from .hostfile import refuse_missing_hostfile
 from .notes import tell
@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         with spinning("reading the recipe") if not launched() or own_rank_0() else nullcontext():
             composed = compose(options.recipe, options.overrides, options.recipe_dir)
+            speak_json((composed.raw.get("run") or {}).get("log_format") == "json")
             _train(composed, options, own_process=False)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.command import refused, trireme_here
+from helpers.recipes import TINY
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trireme.errors import UserError
@@ -156,6 +157,20 @@ def test_a_package_that_is_not_installed_is_named(
         f"model: {{weights: {folders['rotary']}}}\ndata: {{source: {{paths: [{tmp_path}/t.txt]}}, block_size: 8}}\n"
     )
     refused(trireme_here(capsys, "check", str(recipe)), "model.qat.method", "needs the package torchao")
+
+
+@pytest.mark.parametrize("by", ["override", "recipe"])
+def test_a_refusal_is_json_where_the_log_is(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["train", str(TINY), "trainer.max_steps=-3", "optimizer.lr=x", f"run.dir={tmp_path}/run"]
+    if by == "recipe":
+        given[1] = str(tmp_path / "r.yaml")
+        Path(given[1]).write_text(TINY.read_text() + "\nrun: {log_format: json}\n")
+    made = trireme_here(capsys, *given, *(["run.log_format=json"] if by == "override" else []))
+    lines = [json.loads(line) for line in made.stderr.splitlines() if not line.startswith("note:")]
+    assert made.returncode == 2 and {line["level"] for line in lines} == {"error"}
+    found = {line["field"]: line for line in lines}
+    assert found["trainer.max_steps"]["value"] == -3 and found["trainer.max_steps"]["fix"]
+    refused(trireme_here(capsys, "train", str(TINY), "trainer.max_steps=-3"), "\n  fix:")
 
 
 @pytest.mark.parametrize(("base", "field"), [("other", "--base"), (None, "CHECKPOINT")])
