@@ -53,7 +53,8 @@ class RunConfig:
     """Let the first rank of every node log at ``log_level`` too."""
     log_format: Literal["text", "json"] = "text"
     """What the terminal shows: text for people, or lines of JSON for programs (time, level, logger, rank, message, and
-    the metrics of training lines and evaluations). Files in the run folder keep their form."""
+    the metrics of training lines and evaluations; of a refusal field, value, why and fix). Files in the run folder keep
+    their form."""
     progress: bool = True
     """Draw progress bars on a terminal. ``false`` prints lines in their place, as into a file; the bars of datasets,
     tokenizers, transformers and the hub are switched off too."""
