@@ -10,15 +10,14 @@ from typing import Any
 
 from ..errors import Problem, UserError
 from .chat_prompt import ChatPrompt, chat_inputs, pictured_inputs, stops
-from .generation_limits import check_numbers, check_positions, check_text
-from .notes import tell
+from .generation_limits import check_numbers, check_text, new_tokens
 
 
 def generate(
     model: str,
     prompt: str | ChatPrompt,
     *,
-    max_new_tokens: int = 100,
+    max_new_tokens: int | None = None,
     temperature: float = 0.8,
     top_k: int = 50,
     seed: int = 0,
@@ -30,6 +29,7 @@ def generate(
     Args:
         model: exported folder, checkpoint or run folder; the latter two are exported to a temporary folder first.
         prompt: how the text begins, or a conversation.
+        max_new_tokens: tokens that are written; None stands for 100, or fewer where the model has fewer positions.
         temperature: 0 always takes the likeliest token.
         top_k: number of likeliest tokens to sample from; 0 samples from all.
         seed: the same seed gives the same text.
@@ -102,7 +102,7 @@ def _write_from(folder: Path, *arguments: Any) -> str:
 def _write(
     folder: Path,
     prompt: str | ChatPrompt,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float,
     top_k: int,
     seed: int,
@@ -126,8 +126,7 @@ def _write(
     begun = inputs["input_ids"].shape[1]
     if begun == 0:
         raise UserError(Problem("--prompt", "holds no tokens", "give at least one character", str(prompt)))
-    if note := check_positions(model, begun, max_new_tokens):
-        tell([note])
+    length = new_tokens(model, begun, max_new_tokens)
     set_seed(seed)
     sampling["do_sample"] = temperature > 0
     if temperature > 0:
@@ -135,7 +134,7 @@ def _write(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     try:
         with torch.inference_mode():
-            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+            tokens = model.generate(**inputs, max_new_tokens=length, pad_token_id=pad, **sampling)
     except (TypeError, ValueError) as error:
         if reader is tokenizer or (isinstance(prompt, ChatPrompt) and prompt.pictures):
             raise

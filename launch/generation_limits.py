@@ -8,7 +8,10 @@ from typing import Any
 
 from ..configs.check_characters import unreadable
 from ..errors import Problem, UserError
+from .notes import tell
 
+USUAL_LENGTH = 100
+"""Tokens that are written if nothing else is asked for."""
 LARGEST = 2**63 - 1
 """Largest number that tensors hold."""
 LARGEST_SEED = 2**32 - 1
@@ -17,14 +20,14 @@ COLDEST = 1e-6
 """Lowest temperature above 0 that scores can be divided by."""
 
 
-def check_numbers(max_new_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+def check_numbers(max_new_tokens: int | None, temperature: float, top_k: int, seed: int) -> None:
     """Refuse numbers that no model can write by.
 
     Raises:
         UserError: all that are wrong.
     """
     problems = []
-    if not 1 <= max_new_tokens <= LARGEST:
+    if max_new_tokens is not None and not 1 <= max_new_tokens <= LARGEST:
         why = "must be at least 1" if max_new_tokens < 1 else "is too large"
         problems.append(Problem("--max-new-tokens", why, "write 1 or more, such as 100", max_new_tokens))
     if not math.isfinite(temperature):
@@ -58,29 +61,33 @@ def check_text(option: str, text: Any) -> None:
         raise UserError(Problem(option, why, "write it in UTF-8", found[0].value))
 
 
-def check_positions(model: Any, begun: int, new: int) -> str:
-    """A note on a text that grows beyond the length that the model was made for; empty if it does not.
+def new_tokens(model: Any, begun: int, asked: int | None) -> int:
+    """How many tokens are to be written; a note tells of a text beyond the length that the model was made for.
 
     Args:
         begun: tokens of the prompt.
-        new: tokens that are to be written.
+        asked: None stands for ``USUAL_LENGTH``, or fewer where the model has no positions for so many.
 
     Raises:
         UserError: the model has a learnt position for each place, and too few of them.
     """
+    new = USUAL_LENGTH if asked is None else asked
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
-        return ""
+        return new
     # The last token that is written is never read.
     longest = max(begun, new) if model.config.is_encoder_decoder else begun + new - 1
     if longest <= most:
-        return ""
+        return new
     if not _learns_positions(model, most):
-        return f"the text may grow to {longest + 1} tokens; the model was made for {most}"
+        tell([f"the text may grow to {longest + 1} tokens; the model was made for {most}"])
+        return new
     if begun > most:
         why = f"has {begun} tokens, and the model has {most} positions"
         raise UserError(Problem("--prompt", why, "give a shorter one"))
     fits = most if model.config.is_encoder_decoder else most - begun + 1
+    if asked is None:
+        return fits
     why = f"needs more positions than the model has: {most}, of which the prompt takes {begun}"
     raise UserError(Problem("--max-new-tokens", why, f"write {fits} or fewer, or give a shorter prompt", new))
 

@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="begin a new message in any case; not together with --continue-final-message",
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=100, metavar="N", help="tokens that are written (default: 100)"
+        "--max-new-tokens", type=int, metavar="N", help="tokens that are written (default: 100, or what fits)"
     )
     parser.add_argument(
         "--temperature",

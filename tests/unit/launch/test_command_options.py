@@ -83,6 +83,7 @@ def test_the_number_that_fits_is_told(folders: dict[str, Path], capsys: pytest.C
     given = ["--prompt", "w3 w4 w5", "--temperature", "0", "--max-new-tokens"]
     refused(trireme_here(capsys, "generate", str(folders["learnt"]), *given, "15"), "write 14 or fewer")
     assert trireme_here(capsys, "generate", str(folders["learnt"]), *given, "14").returncode == 0
+    assert trireme_here(capsys, "generate", str(folders["learnt"]), *given[:-1]).returncode == 0  # 14 as well
 
 
 @pytest.mark.parametrize("given", [["--prompt"], ["--chat", "--prompt"], ["--chat", "--prompt", "w3", "--system"]])
