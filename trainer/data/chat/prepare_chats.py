@@ -20,6 +20,7 @@ from ..cache import built_once
 from ..content_stamp import hash_json
 from ..corpus_stats import digest
 from ..data_config import TRAIN
+from ..nested_cells import MARK
 from ..prepare import progress_bars
 from ..prepare_rows import row_hashes
 from ..samples import MadeRows
@@ -209,5 +210,5 @@ def counted_notes(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
 
 def short_row(row: Any, most: int = 300) -> str:
     """A row in a message."""
-    text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None)
+    text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None).replace(MARK, "")
     return text if len(text) <= most else f"{text[: most - 3]}..."
