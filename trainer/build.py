@@ -98,6 +98,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
             result = trainer.fit()
             _refuse_unsaved(trainer)
         say_how_it_ended(trainer, result, named=resume != "auto")
+        strategy = trainer.strategy
     finally:
         if trainer:
             trainer.store.close()
@@ -109,7 +110,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
         lock.release()
     # Closed only after success, since after a failure of one rank the others would wait here. Closed last, since
     # launchers end all ranks once the first one has left.
-    trainer.strategy.close()
+    strategy.close()
     mesh.close()
     return result
 
