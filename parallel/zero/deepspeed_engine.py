@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -44,6 +45,17 @@ def build_engine(model: PreTrainedModel, config: dict[str, Any], factory: Optimi
         engine = deepspeed.initialize(model=model, config=config, dist_init_required=False, **arguments)[0]
         _begin_schedule(engine, config)
     return engine
+
+
+def end_engine(engine: Any) -> None:
+    """Destroy an engine, and let go of what DeepSpeed keeps of its model in variables of modules (stage 3)."""
+    engine.destroy()
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    FWD_MODULE_STACK[:] = [each for each in FWD_MODULE_STACK if each is not engine.module]
+    method: Any = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release  # type: ignore
+    inspect.getclosurevars(method).nonlocals["func"].cache_clear()  # a cache of calls, whose decorator is wrapped
 
 
 def _load_kernels(config: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ from ..strategy import (
     Strategy,
     no_copy,
 )
-from .deepspeed_engine import LossScaleState, build_engine, gradient_norm, set_masters
+from .deepspeed_engine import LossScaleState, build_engine, end_engine, gradient_norm, set_masters
 from .full_tensors import EngineState, numel, shape_of
 from .gradient_watch import GradientWatch
 from .json_fill import zero_block
@@ -118,7 +118,7 @@ class DeepSpeedStrategy(Strategy):
     def close(self) -> None:
         super().close()
         if self.engine is not None:
-            self.engine.destroy()  # else its hooks on gradients hold the engine, the model and the optimizer
+            end_engine(self.engine)  # else its hooks on gradients hold the engine, the model and the optimizer
 
     @property
     def module(self) -> PreTrainedModel:

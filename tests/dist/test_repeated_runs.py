@@ -21,7 +21,7 @@ def _train_twice(plan: str, folder: Path) -> int:
     return sum(isinstance(each, PreTrainedModel) for each in gc.get_objects())
 
 
-@pytest.mark.parametrize("plan", ["zero2", "fsdp_full_shard"])
+@pytest.mark.parametrize("plan", ["zero2", "zero3", "fsdp_full_shard"])
 def test_ranks_train_twice(plan: str, tmp_path: Path) -> None:
     load_deepspeed()
     assert run_ranks(_train_twice, 2, plan, tmp_path) == [0, 0]

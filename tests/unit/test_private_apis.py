@@ -189,6 +189,11 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "deepspeed.utils.mixed_precision_linkage:_init_lp_to_hp_mapping",
         "the range of a parameter that this rank holds in stages 1 and 2; public functions gather it whole",
     ),
+    "_PartitionedParameterCoordinator__params_to_release": (
+        "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator."
+        "_PartitionedParameterCoordinator__params_to_release",
+        "its cache holds the models of ended runs; nothing public clears it",
+    ),
     "_get_fp32_opt_state_partition": (
         f"{ZERO3}_get_fp32_opt_state_partition",
         "a rank's shard in stage 3 where it lies; the public function copies it to the GPU",
