@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Problem
+from ..models.adapter_config import merged_below
 from ..models.model_config import ModelConfig
-from ..models.peft_folder import merged_below
 
 
 def check_exports(model: ModelConfig, callbacks: Mapping[str, Any]) -> list[Problem]:

@@ -12,11 +12,11 @@ import copy
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ..errors import refuse
+from ..errors import Problem, refuse
 from .adapter_plan import AdapterPlan
 
 ALL_LINEAR = "all-linear"
@@ -142,3 +142,16 @@ def adapter_of(values: Any) -> AdapterConfig | None:
 def merged_of(values: dict[str, Any] | None) -> dict[str, MergedAdapter]:
     """The typed ``model.merged_adapters`` part of a recipe that was read back as plain data."""
     return {name: MergedAdapter(**one) if isinstance(one, dict) else one for name, one in (values or {}).items()}
+
+
+def merged_below(field: str, base: str | None, merged: Iterable[str], merge: str, value: Any = None) -> Problem:
+    """The refusal of a folder for peft of adapters that stand beside a base with other adapters merged into it.
+
+    Args:
+        merge: how the user asks for the whole model.
+    """
+    names = ", ".join(merged)
+    why = f"has adapters beside a sum of {base} and of model.merged_adapters ({names}); a folder for peft "
+    why += "names a base as it lies there, which is without them"
+    fix = f"write the whole model ({merge}); to have adapters alone, train them beside a base that holds the sum"
+    return Problem(field, why, fix, value)

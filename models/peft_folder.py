@@ -8,7 +8,7 @@ an error that names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,19 +275,6 @@ def config_values(
         "rank_pattern": {f"^{path}": each for path, each in plan.ranks.items() if each != rank},
         "alpha_pattern": {f"^{path}": each for path, each in plan.alphas.items() if each != alpha},
     }
-
-
-def merged_below(field: str, base: str | None, merged: Iterable[str], merge: str, value: Any = None) -> Problem:
-    """The refusal of a folder for peft of adapters that stand beside a base with other adapters merged into it.
-
-    Args:
-        merge: how the user asks for the whole model.
-    """
-    names = ", ".join(merged)
-    why = f"has adapters beside a sum of {base} and of model.merged_adapters ({names}); a folder for peft "
-    why += "names a base as it lies there, which is without them"
-    fix = f"write the whole model ({merge}); to have adapters alone, train them beside a base that holds the sum"
-    return Problem(field, why, fix, value)
 
 
 def _most(values: list[Any]) -> Any:

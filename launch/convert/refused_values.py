@@ -34,9 +34,11 @@ def leave_refused(draft: Draft, given: Mapping[str, Any], ranks: int) -> None:
     """
     for key, value in list(draft.values.items()):
         if above := next((each for each in draft.values if key.startswith(f"{each}.")), None):
-            _leave(draft, key, Problem(key, f"stands inside of {above}, which has a value too"), given)
+            why = f"stands inside of {above}, which has a value too"
+            _leave(draft, key, Problem(key, why, f"leave {above} out, or write this into it"), given)
         elif _refers(value):
-            _leave(draft, key, Problem(key, "holds ${...}, which a recipe reads as a reference to another key"), given)
+            why = "holds ${...}, which a recipe reads as a reference to another key"
+            _leave(draft, key, Problem(key, why, "write the value itself into the recipe"), given)
     for _ in range(MOST):
         problems = _problems(draft, ranks)
         refused = {

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 
 from ....errors import Problem, UserError
+from ....models.adapter_config import merged_below
 from ....models.config_differences import other_fields
 from ....models.model_config import config_values
-from ....models.peft_folder import merged_below
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base

@@ -80,12 +80,11 @@ def columns_problem(names: Sequence[str], key: str, judged: bool) -> list[Proble
     there = set(names)
     if {"chosen", "rejected"} <= there or (judged and {"prompt", "completion", "label"} <= there):
         return []
-    if not judged and there & {"chosen", "rejected"}:
+    if not judged:
         lacking = "rejected" if "chosen" in there else "chosen"
-        fix = f"name the column that holds it: data.columns.{lacking}=COLUMN"
-        return [Problem(key, f"gives no column {lacking}", fix)]
-    forms = "chosen and rejected, and perhaps prompt"
-    forms = f"prompt, completion and label, or {forms}" if judged else forms
+        why = f"gives no column {lacking}; columns there: {', '.join(names) or 'none'}"
+        return [Problem(key, why, f"name the column that holds it: data.columns.{lacking}=COLUMN")]
+    forms = "prompt, completion and label, or chosen and rejected, and perhaps prompt"
     why = f"gives none of the columns of preferences: {forms}"
     return [Problem(key, why, "name the columns that hold them, such as data.columns.chosen=COLUMN")]
 
