@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from ...configs.check_characters import unreadable
-from ...configs.key_list import keys
+from ...configs.key_list import group_options, keys
 from ...configs.other_names import find
 from ...errors import Problem, UserError
 from ...models.json_file import parse_json, reason
@@ -80,9 +80,12 @@ PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]\[{]*\]|[^\s,\[]+)(?:,.*)?"
 def converted_soundly(path: Path, tool: Tool | None = None, ranks: int | None = None) -> tuple[Draft, Tool]:
     """Like ``converted``, without values that the check of the recipe would refuse: they are listed as left."""
     from .refused_values import leave_refused
+    from .tool_defaults import without_defaults
 
     draft, tool = converted(path, tool, ranks)
     leave_refused(draft, {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}, ranks or 1)
+    if tool == "transformers" and draft.left:
+        without_defaults(draft)
     return draft, tool
 
 
@@ -117,10 +120,27 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
             fresh = [key for key in draft.values if key not in before]
             draft.assumed |= dict.fromkeys(fresh, f"{name}={value}")
     draft.now = ()
+    _of_chosen_trackers(draft, tool)
     without_preset(draft)
     batch(draft, assumed | asked, ranks or 1)
     too_long(draft, asked, tool == "axolotl")
     return draft, tool
+
+
+def _of_chosen_trackers(draft: Draft, tool: Tool) -> None:
+    """Leave options of trackers that were not chosen; axolotl's choose them."""
+    for key in list(draft.values):
+        part, _, rest = key.partition(".")
+        tracker = rest.partition(".")[0]
+        chosen = draft.choices.get("tracker", ())
+        if part != "callbacks" or tracker not in group_options("tracker") or tracker in chosen:
+            continue
+        if tool == "axolotl":
+            draft.choose("tracker", tracker)
+            continue
+        value = draft.values.pop(key)
+        for name in draft.written_by.pop(key, ()):
+            draft.leave(name, value, f"is of {tracker}, which report_to does not name: tracker={tracker}")
 
 
 def _recognised(given: Mapping[str, Any]) -> Tool:
@@ -182,6 +202,11 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
         draft.assign(text.lstrip("+"))
     if processes > 1 and "plan" not in draft.choices:
         draft.choose("plan", "ddp")
+    inner = given.get("deepspeed_config")
+    times = inner.get("gradient_accumulation_steps") if isinstance(inner, dict) else None
+    if times not in (None, 1, "auto"):
+        why = "counts micro-batches of a size that is not in this file: trainer.global_batch_size is their product, "
+        draft.leave("gradient_accumulation_steps", times, f"{why}times the data ranks")
     machines = given.get("num_machines") or 1
     if machines != 1:
         why = "launch=slurm launch.nodes=N, or torchrun on each machine: docs/launchers.md"
