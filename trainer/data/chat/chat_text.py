@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from ....errors import Problem, UserError
@@ -105,6 +105,8 @@ class ChatTemplate:
             why = f"the template refuses it: {' '.join(str(error).split()) or type(error).__name__}"
             if isinstance(error, TypeError) and any("tool_calls" in message for message in conversation.messages):
                 why += f" (perhaps it takes the arguments of calls as {self._other_arguments()})"
+            if isinstance(error, UndefinedError) and any("content" not in each for each in conversation.messages):
+                why += " (a message has calls of tools and no content; data.chat.template names a template for them)"
             raise ValueError(why) from error
         if found != plain:
             raise ValueError("the template does something to texts that cannot be followed from message to text")

@@ -154,7 +154,10 @@ def test_lists_of_parts() -> None:
             r"a message holds <\|im_end\|> where the",
         ),
         ({"messages": FOUR, "tools": TOOLS}, "the template leaves out the tools"),
-        ({"messages": [user("a"), {"role": "assistant", "tool_calls": [CALL]}]}, "the template refuses it"),
+        (
+            {"messages": [user("a"), {"role": "assistant", "tool_calls": [CALL]}]},
+            "refuses it.*calls of tools and no content",
+        ),
     ],
 )
 def test_rows_that_are_refused(row: dict[str, Any], why: str) -> None:
