@@ -118,10 +118,14 @@ def place(
             source = digest.watched(source)
     strategy.place(model, source)
     base = base_of(recipe.model, frozen.of_all(mesh)) if frozen else None
-    first = every.of_all(mesh) if every else None
-    if first and recipe.model.adapter and recipe.model.adapter.path and (plan := plan_of(blueprint)):
-        first = combined({"weights": first, "scales": plan.as_text()})  # which the recipe does not say
+    first = _with_scales(recipe, blueprint, every.of_all(mesh)) if every else None
     return Placed(strategy, blueprint, task, corpus, state, base, first)
+
+
+def _with_scales(recipe: RecipeConfig, blueprint: PreTrainedModel, weights: str) -> str:
+    """The digest of all weights, joined with the scales of adapters where a folder gives them and not the recipe."""
+    plan = plan_of(blueprint) if recipe.model.adapter and recipe.model.adapter.path else None
+    return combined({"weights": weights, "scales": plan.as_text()}) if plan else weights
 
 
 def _take_steps(strategy: Strategy, task: Task) -> None:

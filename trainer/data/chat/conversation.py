@@ -108,7 +108,7 @@ def _messages(read: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         return found, []
     if read["prompt"] is None or read["completion"] is None:
         raise ValueError("it has neither messages nor a prompt with its completion")
-    prompt, completion = (read_side(read[name], name) for name in SIDES)
+    prompt, completion = (_side(read[name], name) for name in SIDES)
     sides = ((prompt, "user"), (completion, ASSISTANT))
     first, second = (each if isinstance(each, list) else [{"role": role, "content": each}] for each, role in sides)
     return first, second
@@ -135,7 +135,10 @@ def read_side(value: Any, name: str) -> Any:
     Raises:
         ValueError: it is neither.
     """
-    found = _value(value, "completion")
+    return _side(_value(value, "completion"), name)
+
+
+def _side(found: Any, name: str) -> Any:
     if not isinstance(found, str | list | None):
         raise ValueError(f"its {name} is {type(found).__name__}, neither a text nor a list of messages")
     return found
