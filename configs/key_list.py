@@ -23,7 +23,7 @@ import yaml
 from ..errors import Problem
 from ..trainer.component import locate
 from .components import MISSING, argument_hints
-from .other_names import answer
+from .names_of_other_tools import answer
 from .schema import PROVIDED, RecipeConfig
 from .suggest import nearest_key
 from .validate import ComponentNode, schema_defaults

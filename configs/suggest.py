@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..errors import Problem
-from .other_names import answer, find, value_fix
+from .names_of_other_tools import answer, find, value_fix
 from .values import likeness, nearest
 
 ELSEWHERE = 0.8

@@ -77,7 +77,7 @@ def _unknown(name: str) -> int:
 
 
 def _complete(words: Sequence[str]) -> int:
-    from .completion import complete
+    from .complete_words import complete
 
     print("\n".join(complete(words, COMMANDS)))
     return 0

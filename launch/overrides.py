@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs.other_names import value_fix
+from ..configs.names_of_other_tools import value_fix
 from ..configs.values import did_you_mean
 from ..errors import Problem
 from .find_recipes import PACKAGE, group_options, misnamed_option

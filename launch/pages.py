@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..configs.key_list import keys_page
-from ..configs.other_names import coming_from
+from ..configs.names_of_other_tools import coming_from
 
 PAGES: dict[str, Callable[[], str]] = {"keys.md": keys_page, "coming-from.md": coming_from}
 

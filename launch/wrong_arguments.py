@@ -7,7 +7,7 @@ import re
 from ast import literal_eval
 from collections.abc import Sequence
 
-from ..configs.other_names import find
+from ..configs.names_of_other_tools import find
 from ..configs.values import did_you_mean, nearest
 from ..errors import Problem
 

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..batch_size import find_batch_size
+    from ..find_batch_size import find_batch_size
     from ..planning import fixed_overrides
 
     options.overrides = fixed_overrides(options, "trainer.micro_batch_size=1")

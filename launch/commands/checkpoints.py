@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..checkpoints import show_checkpoints
+    from ..list_checkpoints import show_checkpoints
 
     return show_checkpoints(options.run, options.verify, options.json)
 

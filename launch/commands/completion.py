@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..completion import script
+    from ..complete_words import script
 
     print(script(options.shell), end="")
 

@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..doctor import show_findings
+    from ..describe_machine import show_findings
     from ..start_process import prepare_process
 
     prepare_process()

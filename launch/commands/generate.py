@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     if options.top_k is not None and options.temperature == 0:
         why = "chooses what is drawn from, and --temperature 0 draws nothing"
         raise UserError(Problem("--top-k", why, "leave one of them out", options.top_k))
-    from ..generate import generate
+    from ..generate_text import generate
     from ..start_process import prepare_process
 
     prepare_process()

@@ -1,7 +1,7 @@
 """Conversion rules for arguments of other tools for which trireme has no key that takes the same values.
 
 A rule chooses a configuration group, computes a value, or reads a file. It gets the draft of the recipe, the argument's
-value, and all arguments. Arguments without a rule are looked up in ``configs/other_names.yaml``.
+value, and all arguments. Arguments without a rule are looked up in ``configs/names_of_other_tools.yaml``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ...configs.key_list import FOLDER, group_options
-from ...configs.other_names import find
+from ...configs.names_of_other_tools import find
 from ...models.json_file import read_json
 from .axolotl_rules import AXOLOTL_RULES
 from .precision_rules import PRECISION_RULES

@@ -1,8 +1,8 @@
 """Convert arguments of transformers' Trainer, or a file of accelerate, DeepSpeed or axolotl, into a recipe.
 
-Arguments are looked up in ``configs/other_names.yaml``, the table behind docs/coming-from.md. ``argument_rules.py`` has
-rules for arguments whose values differ too. Arguments that cannot be converted become comments in the recipe, with
-advice on what to do instead.
+Arguments are looked up in ``configs/names_of_other_tools.yaml``, the table behind docs/coming-from.md.
+``argument_rules.py`` has rules for arguments whose values differ too. Arguments that cannot be converted become
+comments in the recipe, with advice on what to do instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 
 from ...configs.check_characters import unreadable
 from ...configs.key_list import group_options, keys
-from ...configs.other_names import find
+from ...configs.names_of_other_tools import find
 from ...errors import Problem, UserError
 from ...models.json_file import parse_json, reason
 from ..hydra_errors import HERE, yaml_problem

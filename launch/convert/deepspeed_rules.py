@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...configs.other_names import value_fix
+from ...configs.names_of_other_tools import value_fix
 from .recipe_draft import Draft
 from .rule import Arguments, option
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...configs.key_list import group_options
-from ...configs.other_names import value_fix
+from ...configs.names_of_other_tools import value_fix
 from ...errors import Problem, UserError
 from .recipe_draft import Draft
 

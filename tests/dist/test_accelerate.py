@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.command import ROOTS, command
 from helpers.recipes import TINY, tiny_recipe
-from trireme.launch.generate import generate
+from trireme.launch.generate_text import generate
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from trireme.configs.key_list import group_options, keys
 from trireme.launch.commands.table import COMMANDS
-from trireme.launch.doctor import OPTIONAL
+from trireme.launch.describe_machine import OPTIONAL
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from trireme.launch.cli import COMMANDS
-from trireme.launch.completion import complete, script
+from trireme.launch.complete_words import complete, script
 from trireme.launch.find_recipes import config_folders, find_recipe
 
 RECIPE = "pretrain/persimmon_stdlib"
@@ -55,7 +55,7 @@ def test_every_option_of_every_command_is_completed(name: str) -> None:
 
 def test_options_are_completed_without_heavy_imports() -> None:
     program = (
-        "import sys; from trireme.launch.cli import COMMANDS; from trireme.launch.completion import complete; "
+        "import sys; from trireme.launch.cli import COMMANDS; from trireme.launch.complete_words import complete; "
         "[complete([name, '--'], COMMANDS) for name in COMMANDS]; "
         "print(*{'hydra', 'torch', 'transformers', 'pydantic', 'yaml'} & set(sys.modules))"
     )
@@ -95,7 +95,7 @@ def test_keys_are_completed_without_hydra_once_a_recipe_is_known(tmp_path: Path)
     recipe = tmp_path / "mine.yaml"
     environment = {**os.environ, "TRIREME_CACHE": str(tmp_path / "cache")}
     program = (
-        "import sys; from trireme.launch.completion import complete; from trireme.launch.cli import COMMANDS; "
+        "import sys; from trireme.launch.complete_words import complete; from trireme.launch.cli import COMMANDS; "
         "print(complete(sys.argv[1:], COMMANDS)); "
         "print(*{'hydra', 'torch', 'pydantic'} & set(sys.modules))"
     )

@@ -13,7 +13,7 @@ import yaml
 from helpers.command import refused, trireme_here
 from helpers.recipes import STDLIB, recipe_of
 from transformers import TrainingArguments
-from trireme.configs.other_names import find
+from trireme.configs.names_of_other_tools import find
 from trireme.errors import Problem, UserError
 from trireme.launch.convert.argument_rules import RULES
 from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers.command import refused, trireme_here
 from helpers.recipes import STDLIB
-from trireme.configs.other_names import find, tools
+from trireme.configs.names_of_other_tools import find, tools
 from trireme.configs.schema import read_recipe
 from trireme.errors import Problem, UserError
 from trireme.launch.compose import compose

@@ -13,7 +13,7 @@ import pytest
 from helpers.command import refused, trireme_here
 from helpers.recipes import TINY
 from trireme.configs.key_list import group_options, keys
-from trireme.configs.other_names import FILE, OtherName, _file, find, tools
+from trireme.configs.names_of_other_tools import FILE, OtherName, _file, find, tools
 from trireme.configs.schema import RecipeConfig
 from trireme.configs.suggest import nearest_key
 from trireme.configs.validate import schema_paths

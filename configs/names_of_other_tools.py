@@ -1,6 +1,7 @@
 """Look up trireme's key for an option of another tool (transformers, accelerate, DeepSpeed, axolotl).
 
-This is used for error messages and for docs/coming-from.md. All names are in ``other_names.yaml`` beside this file.
+This is used for error messages and for docs/coming-from.md. All names are in ``names_of_other_tools.yaml`` beside
+this file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from ..errors import Problem
 
 VALUES = "values"
-FILE = Path(__file__).with_name("other_names.yaml")
+FILE = Path(__file__).with_name("names_of_other_tools.yaml")
 ABOUT = {"transformers": "transformers", "accelerate": "accelerate", "deepspeed": "DeepSpeed", "axolotl": "axolotl"}
 
 
@@ -135,7 +136,7 @@ def coming_from() -> str:
         "axolotl. Defaults of the tool that differ from those here are written out. What could not be taken over",
         "stands at the end, with what to do about it.",
         "",
-        "This page is made from `configs/other_names.yaml` by `make pages`.",
+        "This page is made from `configs/names_of_other_tools.yaml` by `make pages`.",
     ]
     for tool in tools():
         lines += ["", f"## {tool.title}", "", tool.about, "", "| there | here | how |", "| --- | --- | --- |"]
