@@ -210,8 +210,11 @@ def _piece(
     here = (places >= 0) & (places < y.shape[1])
     places = places.where(here, 0)[:, None]
     own = y.gather(1, places)[:, 0].where(here, 0.0)
-    most = y.amax(1)
-    likeliest = y.argmax(1) + terms.first if terms.likeliest else labels
+    if terms.likeliest:
+        most, likeliest = y.max(1)  # on CPUs less than half of the time of argmax
+        likeliest = likeliest + terms.first
+    else:
+        most, likeliest = y.amax(1), labels
     sums = y.sum(1) if terms.smoothing else own
     powers = torch.sub(y, most[:, None]).exp_()
     total = powers.sum(1)

@@ -117,8 +117,8 @@ def _given(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> T
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """[batch, length]: the token with the largest logit at each position. A ``HeadOutput`` has it only where there is a
-    label.
+    """[batch, length]: the token with the largest logit at each position, the first of equals. A ``HeadOutput`` has it
+    only where there is a label.
 
     If logits are split over the vocabulary, ranks exchange only the best token of each part.
     """
@@ -126,6 +126,8 @@ def most_likely(logits: Tensor) -> Tensor:
 
     if isinstance(logits, HeadOutput):
         return logits.tokens
+    if _local(logits) is logits:
+        return logits.max(-1).indices  # equal to argmax; on CPUs it takes a quarter of the time
     return _local(logits.argmax(logits.dim() - 1))  # torch 2.13 fails for -1 if split logits are of one sample
 
 

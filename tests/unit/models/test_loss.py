@@ -1,4 +1,4 @@
-"""Tests of the token loss with label smoothing, on whole logits and on logits split over the vocabulary."""
+"""Tests of the token loss with label smoothing, on whole and split logits, and of the most likely token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers.ranks import run_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import loss_parallel
-from trireme.models.loss import IGNORE, token_loss
+from trireme.models.loss import IGNORE, most_likely, token_loss
 
 WORDS = 11
 """Does not divide by two ranks."""
@@ -59,3 +59,11 @@ def test_smoothing_of_logits_that_are_split_over_the_vocabulary() -> None:
     for loss, found in run_ranks(_split, 2, 0.1):
         assert loss == pytest.approx(wanted, rel=1e-6)
         torch.testing.assert_close(torch.tensor(found), gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_first_of_equal_tokens_is_the_most_likely(dtype: torch.dtype) -> None:
+    logits = torch.randint(0, 3, (4, 8, 512), generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[0, 0, 7] = float("nan")
+    assert torch.equal(most_likely(logits), logits.argmax(-1))
+    assert most_likely(logits)[0, 0] == 7
