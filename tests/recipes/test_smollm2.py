@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trireme.launch.cli import main
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # minutes of training on two idle cores
 FETCH = Path(__file__).parents[2] / "examples" / "fetch_smollm2.py"
 CACHE = Path(os.environ.get("TRIREME_CACHE", "~/.cache/trireme")).expanduser() / "smollm2"
 
