@@ -47,7 +47,7 @@ def load_weights(trainer: Trainer, source: Source) -> Progress:
     distributed = trainer.mesh.world_size > 1
 
     def read(tensors: dict[str, Any]) -> None:
-        source.read(tensors, distributed)
+        source.read_parts(tensors, distributed)
 
     with fitting("--resume", source.path, OTHER_RUN):
         saved = source.progress()

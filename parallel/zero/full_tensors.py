@@ -96,8 +96,44 @@ class EngineState:
                 with self._gathered(parameter, modified=True):
                     parameter.copy_(value)
 
+    def loads_parts(self, parameter: Any) -> bool:
+        """Whether ``load_part`` can set a parameter; it is the same on all ranks.
+
+        Stage 3 gives the whole of a parameter that it has gathered, swapped to a disk, quantised, or copied for a
+        second group of ranks.
+        """
+        if not self.is_split(parameter) or self.stage < 3:
+            return self.is_split(parameter)
+        part = parameter.ds_tensor
+        states = parameter.ds_status.name, part.status.name
+        return (
+            states == ("NOT_AVAILABLE", "AVAILABLE")
+            and parameter.ds_secondary_tensor is None
+            and not hasattr(part, "ds_quant_scale")
+        )
+
+    def load_part(self, parameter: Any, key: str | None, values: Tensor) -> None:
+        """Set this rank's elements of a parameter's weight (``key`` None) or of its state ``key``; for parameters of
+        ``loads_parts``. Call ``loaded`` after the last parameter.
+
+        Args:
+            values: the elements in ``held``, flat.
+        """
+        with torch.no_grad():
+            if self.stage < 3:
+                if len(values):
+                    self.part(parameter, key).copy_(values)
+                return
+            part = parameter.ds_tensor
+            padded = F.pad(values.float(), (0, part.numel() - len(values)))
+            if key is not None:
+                self.set_part_of_moment(parameter, padded, key)
+                return
+            self.set_part(parameter, padded)
+            part.data.copy_(padded)
+
     def loaded(self) -> None:
-        """Update the model from the optimizer's copies in stages 1 and 2; ``load_weight`` sets only the copies."""
+        """Update the model from the optimizer's copies in stages 1 and 2; the calls above set only the copies."""
         if self.stage in (1, 2):
             self.wrapper.update_lp_params()
 

@@ -43,18 +43,17 @@ from ..strategy import (
     Strategy,
     no_copy,
 )
+from ..tensor_rows import rows_of
 from .deepspeed_engine import LossScaleState, build_engine, end_engine, gradient_norm, set_masters
 from .full_tensors import EngineState, numel, shape_of
 from .gradient_watch import GradientWatch
 from .json_fill import zero_block
 from .library import ensure_process_group, import_deepspeed, quiet
+from .load_parts import load_parameters
 from .native_checkpoint import save_native
 from .operators import load_operators
-from .row_pieces import Piece, Range, rows_of, whole_rows
+from .row_pieces import Piece, Range, whole_rows
 from .zero3_placement import numbers_to_vectors, place_shards
-
-READ_AT_ONCE = 256 * 2**20
-"""Bytes of state that are read from a checkpoint at once."""
 
 
 class DeepSpeedStrategy(Strategy):
@@ -277,20 +276,7 @@ class DeepSpeedStrategy(Strategy):
         parameters = dict(self.saved_parameters())
         if any(saved.get(name) for name in parameters) and not self.state.exists:
             self.state.create()
-        for names in _in_portions(parameters):
-            tensors = {f"model.{name}": torch.empty(self._shape(name, parameters[name])) for name in names}
-            for name in names:
-                for key, (shape, dtype) in saved.get(name, {}).items():
-                    tensors[f"optim.{name}.{key}"] = torch.empty(shape, dtype=dtype)
-            read(tensors)
-            for name in names:
-                whole = shape_of(parameters[name])
-                self.state.load_weight(parameters[name], tensors[f"model.{name}"].view(whole))
-                found = {key: tensors[f"optim.{name}.{key}"] for key in saved.get(name, {})}
-                if name in self._numbers:
-                    found = {key: value.view(whole) if key != "step" else value for key, value in found.items()}
-                self.state.load_state(parameters[name], found)
-        self.state.loaded()
+        load_parameters(self.state, parameters, self._numbers, saved, read)
         buffers = {f"model.{name}": buffer.cpu() for name, buffer in self._buffers()}
         if buffers:
             read(buffers)
@@ -335,16 +321,3 @@ class DeepSpeedStrategy(Strategy):
 def _keep(tensors: dict[str, Tensor], kept: bool, name: str, value: Tensor) -> None:
     if kept:
         tensors[name] = value.detach().to("cpu", copy=True)
-
-
-def _in_portions(parameters: dict[str, nn.Parameter]) -> Iterator[list[str]]:
-    """Lists of names whose weights and moments fit into ``READ_AT_ONCE``, in the same order on every rank."""
-    portion, size = [], 0
-    for name, parameter in parameters.items():
-        needed = 3 * 4 * numel(parameter)
-        if portion and size + needed > READ_AT_ONCE:
-            yield portion
-            portion, size = [], 0
-        portion.append(name)
-        size += needed
-    yield portion

@@ -12,7 +12,8 @@ from helpers.kept_ranks import kept_ranks
 from torch import Tensor
 from trireme.parallel.mesh import build_mesh
 from trireme.parallel.plan import Plan
-from trireme.parallel.zero.row_pieces import Piece, Rows, rows_of, whole_rows
+from trireme.parallel.tensor_rows import Rows, rows_of
+from trireme.parallel.zero.row_pieces import Piece, whole_rows
 from trireme.trainer.checkpoint.load.block_reader import StoredShards
 from trireme.trainer.checkpoint.load.read_tensors import read_tensors
 from trireme.trainer.checkpoint.save.write_tensors import write_tensors

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from trireme.parallel.mesh import Mesh
-from trireme.parallel.zero.row_pieces import Rows
+from trireme.parallel.tensor_rows import Rows
 
 
 def joined_rows(mesh: Mesh, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

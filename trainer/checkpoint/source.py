@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...parallel.strategy import Shapes
+from ...parallel.tensor_rows import Rows, plain
 from .group_by_bytes import split_by_bytes
 
 
@@ -76,6 +77,19 @@ class Source(ABC):
         Raises:
             ValueError: a tensor is missing or has another shape, or a file cannot be read.
         """
+
+    def read_parts(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        """The same, with ``Rows`` among ``tensors``, of which only the rows are filled. A format that cannot read some
+        rows alone reads the whole tensor.
+
+        Raises:
+            ValueError: ``read`` fails.
+        """
+        rows = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Rows)}
+        whole = {name: torch.empty(part.whole, dtype=part.dtype) for name, part in rows.items()}
+        self.read({**tensors, **whole}, distributed)
+        for name, part in rows.items():
+            plain(part).copy_(whole.pop(name)[part.first : part.first + len(part)])
 
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
         """The elements of the tensors in order, as flat blocks. A block is valid until the next one is requested.

@@ -29,6 +29,9 @@ class Checkpoint(Source):
     def read(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
         read_tensors(tensors, self.path / TENSORS, distributed)
 
+    def read_parts(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
+        self.read(tensors, distributed)  # torch's distributed checkpoint reads rows alone
+
     def blocks(self, names: list[str], limit: int) -> Iterator[Tensor]:
         return self._shards.blocks(names, limit)
 
