@@ -20,6 +20,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUICK = ("single", "tp", "zero3")
+OTHERS = ("zero3", "fsdp_full_shard", "tp", "3d")
+"""Plans whose tests with noise are long."""
 
 
 @pytest.mark.slow
@@ -31,6 +33,7 @@ def test_packed_documents_equal_documents_alone(plan: str, folder: Path) -> None
     assert set(found) == set(FAMILIES) and max(found.values()) < TOLERANCE, found
 
 
-@pytest.mark.parametrize("plan", ["ddp", "pp_1f1b"])
-def test_packed_documents_draw_the_same_noise_under_every_plan(plan: str, folder: Path) -> None:
-    assert noisy_difference(plan, "gpt_neox", folder) < TOLERANCE
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+@pytest.mark.parametrize("plan", ["ddp", "pp_1f1b", *(pytest.param(plan, marks=pytest.mark.long) for plan in OTHERS)])
+def test_documents_draw_the_same_noise_under_every_plan(plan: str, rows: str, folder: Path) -> None:
+    assert noisy_difference(plan, "gpt_neox", rows, folder) < TOLERANCE
