@@ -75,9 +75,8 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     built.config.architectures = [
         type(built).__name__
     ]  # as save_pretrained notes it: readers of config.json ask for it
-    if model.weights is not None and facts.vocabulary:
-        eos = facts.vocabulary.eos
-        _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, eos))
+    if facts.vocabulary and (model.weights is not None or facts.vocabulary.stop is not None):
+        _keep_special_tokens(built, base, facts.vocabulary, generation_values(model, facts.vocabulary.ends))
     if model.adapter is not None:
         add_adapters(built, model.adapter, described(model.spec, built))
     freeze(built, model.frozen, model.spec.unused)
@@ -183,7 +182,7 @@ def _keep_special_tokens(
     This waits until the model is built, because while building the padding token of the configuration decides which
     embedding gets no gradient.
     """
-    eos = end_of_text_ids(base.get("eos"), vocabulary.eos)
+    eos = end_of_text_ids(base.get("eos"), vocabulary.ends)
     model.config.eos_token_id = eos
     model.config.bos_token_id = vocabulary.bos if base.get("bos") is None else base["bos"]
     model.config.pad_token_id = base.get("pad") if vocabulary.pad is None else vocabulary.pad

@@ -1,13 +1,14 @@
 """Copy a base model's generation settings and processor files into the checkpoints and exports of its fine-tuning.
 
 The files are ``generation_config.json`` and the files of the model's processors. ``generation_config.json`` may list
-several end-of-text tokens, but a tokenizer knows only one. The tokenizer's id is therefore added to the base model's
-ids and does not replace them.
+several tokens that end a text, but a tokenizer knows only one. The tokenizer's id, and that of the token which ends an
+answer of a chat, are therefore added to the base model's ids and do not replace them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,15 @@ PROCESSORS = (
 Ids = int | list[int] | None
 
 
-def end_of_text_ids(base: Ids, own: int | None) -> Ids:
-    """All ids that end a text: the base's, and the tokenizer's, which ends each document in training."""
+def end_of_text_ids(base: Ids, own: Sequence[int]) -> Ids:
+    """All ids that end a text: the base's, and those that end documents or answers in training."""
     ids = [base] if isinstance(base, int) else list(base or [])
-    ids += [own] if own is not None and own not in ids else []
+    ids = list(dict.fromkeys([*ids, *own]))
     return ids[0] if len(ids) == 1 else ids or None
 
 
-def generation_values(model: ModelConfig, eos: int | None) -> dict[str, Any] | None:
-    """The base's ``generation_config.json`` with the tokenizer's end-of-text id; None without such a file."""
+def generation_values(model: ModelConfig, ends: Sequence[int]) -> dict[str, Any] | None:
+    """The base's ``generation_config.json`` with further ids that end a text; None without such a file."""
     if model.weights is None:
         return None
     try:
@@ -42,16 +43,19 @@ def generation_values(model: ModelConfig, eos: int | None) -> dict[str, Any] | N
         return None
     if not isinstance(values, dict):
         return None
-    return {**values, "eos_token_id": end_of_text_ids(values.get("eos_token_id"), eos)}
+    return {**values, "eos_token_id": end_of_text_ids(values.get("eos_token_id"), ends)}
 
 
-def write_base_assets(model: ModelConfig, eos: int | None, folder: Path) -> None:
+def write_base_assets(model: ModelConfig, ends: Sequence[int], folder: Path) -> None:
     """Write the generation settings and processor files of the base of ``model`` into ``folder``.
+
+    Args:
+        ends: ids that end a text beside those of the base.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    values = generation_values(model, eos)
+    values = generation_values(model, ends)
     if values is not None:
         (folder / GENERATION).write_text(json.dumps(values, indent=2) + "\n")
     for name in PROCESSORS if model.weights is not None else ():

@@ -17,6 +17,13 @@ class Vocabulary:
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None
+    stop: int | None = None
+    """Token that ends an answer of a chat."""
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens at which a model that writes shall end."""
+        return list(dict.fromkeys(token for token in (self.eos, self.stop) if token is not None))
 
     @property
     def padding(self) -> int:

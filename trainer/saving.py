@@ -129,8 +129,8 @@ class Saving:
             self.trainer.blueprint.config.save_pretrained(folder)
             if self.trainer.corpus.processor is not None:
                 self.trainer.corpus.processor.save_pretrained(folder)
-            eos = getattr(self.trainer.tokenizer, "eos_token_id", None)
-            write_base_assets(self.trainer.recipe.model, eos, folder)
+            vocabulary = self.trainer.corpus.facts.vocabulary
+            write_base_assets(self.trainer.recipe.model, vocabulary.ends if vocabulary else [], folder)
             if self.trainer.base is not None:
                 write_base(self.trainer.base, folder)
             if (plan := plan_of(self.trainer.blueprint)) is not None:

@@ -9,7 +9,7 @@ import pytest
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, recipe_of
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trireme.launch.cli import main
 from trireme.trainer.build import train
 from trireme.trainer.checkpoint.export.export_folder import export
@@ -68,3 +68,22 @@ def test_a_chat_model_is_trained_further_in_its_own_template(one: Path, tmp_path
     _train(tmp_path / "run", [*data, *model, "data.chat.loss=completions", "trainer.max_steps=2"])
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "ChatML is taken" not in log and len(training(tmp_path / "run")) == 2
+
+
+def test_an_export_stops_at_the_end_of_a_turn(one: Path, tmp_path: Path) -> None:
+    """The base's tokenizer ends texts with another token than its template ends turns with, as published bases do."""
+    base = export(str(one), str(tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokenizer.eos_token = "<|endoftext|>"
+    text = tokenizer.eos_token_id
+    assert text != turn and text in range(512)
+    tokenizer.save_pretrained(base)
+    config = json.loads((base / "config.json").read_text()) | {"eos_token_id": text}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "generation_config.json").unlink(missing_ok=True)
+    model = ["model.family=null", f"model.weights={base}", "model.config={}", "data.tokenizer.path=null"]
+    _train(tmp_path / "run", [*CHATS, *model, "trainer.max_steps=1"])
+    model = AutoModelForCausalLM.from_pretrained(export(str(tmp_path / "run"), str(tmp_path / "out")))
+    assert model.generation_config.eos_token_id == [text, turn]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id == text

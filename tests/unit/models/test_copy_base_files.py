@@ -41,20 +41,22 @@ def base(tmp_path: Path) -> ModelConfig:
     ],
 )
 def test_ends_of_text_are_joined(ids: object, own: int | None, expected: object) -> None:
-    assert end_of_text_ids(ids, own) == expected  # type: ignore[arg-type]
+    assert end_of_text_ids(ids, [] if own is None else [own]) == expected  # type: ignore[arg-type]
 
 
 def test_the_model_stops_where_its_base_does(base: ModelConfig) -> None:
     model = build_on_meta(base, "causal_lm", Vocabulary(64, bos=2, eos=3, pad=4))
     assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (1, [0, 5, 3], 4)
     assert model.generation_config.eos_token_id == [0, 5, 7, 3]
+    model = build_on_meta(base, "causal_lm", Vocabulary(64, eos=3, stop=6))
+    assert (model.config.eos_token_id, model.generation_config.eos_token_id) == ([0, 5, 3, 6], [0, 5, 7, 3, 6])
     model = build_on_meta(base, "causal_lm", Vocabulary(64))
     assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (1, [0, 5], 9)
     assert model.get_input_embeddings().padding_idx is None  # the padding token's embedding is trained like every other
 
 
 def test_settings_and_processors_go_along(base: ModelConfig, tmp_path: Path) -> None:
-    write_base_assets(base, 3, tmp_path)
+    write_base_assets(base, [3], tmp_path)
     written = json.loads((tmp_path / "generation_config.json").read_text())
     assert written == SAID | {"eos_token_id": [0, 5, 7, 3]}
     assert (tmp_path / "processor_config.json").read_text() == "{}"
@@ -62,6 +64,6 @@ def test_settings_and_processors_go_along(base: ModelConfig, tmp_path: Path) -> 
 
 def test_without_any_there_is_nothing(base: ModelConfig, tmp_path: Path) -> None:
     (Path(str(base.weights)) / "generation_config.json").unlink()
-    assert generation_values(base, 3) is None
-    write_base_assets(ModelConfig("llama"), 3, tmp_path)
+    assert generation_values(base, [3]) is None
+    write_base_assets(ModelConfig("llama"), [3], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

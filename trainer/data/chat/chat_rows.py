@@ -12,10 +12,9 @@ from ....models.facts import Facts
 from ..base_collator import Sample
 from ..document_source import SOURCE
 from ..samples import Given, MadeRows, Samples
-from ..text_values import vocabulary_of
 from .chat_config import ChatConfig
 from .chat_encoder import ChatEncoder
-from .chat_tokenizer import chat_tokenizer
+from .chat_tokenizer import chat_tokenizer, chat_vocabulary
 from .conversation import COLUMNS, columns_problem
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Chats(Samples):
         self.length = self.block_size = given.config.block_size
         self.cache, self.processes = given.cache, given.config.num_proc
         self.encoder = ChatEncoder(self.processor, self.chat)
-        self.facts = Facts(vocabulary_of(self.processor))
+        self.facts = Facts(chat_vocabulary(self.processor, self.chat))
 
     def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
         from .prepare_chats import made_chats

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ....models.vocabulary import Vocabulary
 from ..content_stamp import hash_json
 from ..samples import Given
+from ..text_values import vocabulary_of
 from ..tokenizer import SMALLEST_VOCABULARY, load_or_train, load_tokenizer
 from .answer_form import Forms
 from .chat_config import CHATML, CHATML_TOKENS, ChatConfig
@@ -93,6 +95,12 @@ def stop_token(tokenizer: Any, chat: ChatConfig) -> int | None:
         return Forms(template, Encoder(tokenizer), chat).of(Conversation([], [], [])).stop
     except ValueError:
         return None
+
+
+def chat_vocabulary(tokenizer: Any, chat: ChatConfig | None) -> Vocabulary:
+    """Size and special tokens of a tokenizer, with the one that ends an answer of a chat; None stands for no chats."""
+    stop = None if chat is None else stop_token(tokenizer, chat)
+    return replace(vocabulary_of(tokenizer), stop=stop)
 
 
 def texts_of_chats(rows: Any, chat: ChatConfig) -> Iterator[str]:

@@ -13,10 +13,9 @@ from ..base_collator import Sample
 from ..document_source import SOURCE
 from ..processors import FIELD, loaded, processor_folder
 from ..samples import Given, MadeRows
-from ..text_values import vocabulary_of
 from .chat_config import ChatConfig
 from .chat_rows import Chats
-from .chat_tokenizer import prepared_tokenizer
+from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
 from .conversation import IMAGES, PICTURED, columns_problem
 from .pictures import PictureEncoder
 
@@ -45,7 +44,7 @@ class PicturedChats(Chats):
         self.length = self.block_size = given.config.block_size
         self.cache, self.processes = given.cache, given.config.num_proc
         self.encoder: PictureEncoder = PictureEncoder(self.processor, tokenizer, self.chat, self.block_size)
-        self.facts = Facts(vocabulary_of(tokenizer))
+        self.facts = Facts(chat_vocabulary(tokenizer, self.chat))
 
     def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
         from datasets import concatenate_datasets

@@ -11,14 +11,13 @@ from ....errors import Problem, UserError
 from ....models.facts import Facts
 from ..base_collator import Sample
 from ..chat.chat_config import KEY, ChatConfig
-from ..chat.chat_tokenizer import chat_tokenizer, texts_inside
+from ..chat.chat_tokenizer import chat_tokenizer, chat_vocabulary, texts_inside
 from ..document_source import SOURCE
 from ..packed_rows import Binned
 from ..report.token_views import token_view
 from ..report.views import Collated, Text, View
 from ..samples import Given, MadeRows, Samples
 from ..text_rows import text_processor
-from ..text_values import vocabulary_of
 from .answer_encoder import PARTS, SIDES, AnswerEncoder
 from .packed_pairs import PackedPairs
 from .preference_form import Answer, columns_problem, judged_of, judged_pair, pair_of
@@ -62,7 +61,7 @@ class Pairs(Samples):
         self.length = self.block_size = given.config.block_size
         self.cache, self.processes = given.cache, given.config.num_proc
         self.encoder = AnswerEncoder(self.processor, self.chat)
-        self.facts = Facts(vocabulary_of(self.processor))
+        self.facts = Facts(chat_vocabulary(self.processor, self.chat))
 
     def answers(self, row: Mapping[str, Any]) -> list[tuple[Answer, bool]]:
         """The answers of a row, and whether each is called good.
