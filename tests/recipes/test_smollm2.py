@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from helpers.metrics import lines
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trireme.launch.cli import main
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # minutes of training on two idle cores
 FETCH = Path(__file__).parents[2] / "examples" / "fetch_smollm2.py"
 CACHE = Path(os.environ.get("TRIREME_CACHE", "~/.cache/trireme")).expanduser() / "smollm2"
+QUESTION = "Where is nlargest from?"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,17 @@ def test_it_learns(run: Path) -> None:
     assert last["eval_loss"] < 0.75 * first["eval_loss"]
 
 
-def test_a_merge_under_a_cap_is_the_merge(run: Path, tmp_path: Path) -> None:
-    for name, memory in (("small", "64MiB"), ("large", "1GiB")):
-        assert main(["export", str(run), str(tmp_path / name), "--merge", "--memory", memory]) == 0
-    small, large = (load_file(tmp_path / name / "model.safetensors") for name in ("small", "large"))
+@pytest.fixture(scope="module")
+def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The merged export, made in little memory."""
+    folder = tmp_path_factory.mktemp("smollm2") / "merged"
+    assert main(["export", str(run), str(folder), "--merge", "--memory", "64MiB"]) == 0
+    return folder
+
+
+def test_a_merge_under_a_cap_is_the_merge(run: Path, merged: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), str(tmp_path / "large"), "--merge", "--memory", "1GiB"]) == 0
+    small, large = (load_file(folder / "model.safetensors") for folder in (merged, tmp_path / "large"))
     assert small.keys() == large.keys() and all(small[name].equal(large[name]) for name in small)
 
 
@@ -55,7 +63,15 @@ def test_it_answers_in_its_own_template(run: Path, base: Path, capsys: pytest.Ca
     assert "SmolLM" in template
     assert AutoTokenizer.from_pretrained(run / "checkpoints" / "step_00000020" / "model").chat_template == template
     capsys.readouterr()
-    options = ["--chat", "--prompt", "Where is nlargest from?", "--temperature", "0", "--max-new-tokens", "24"]
-    assert main(["generate", str(run), *options]) == 0
+    assert main(["generate", str(run), "--chat", "--prompt", QUESTION, "--temperature", "0"]) == 0
     answer = capsys.readouterr().out.strip()
     assert answer.startswith("from ") and " import nlargest" in answer and "<|im" not in answer
+
+
+def test_the_merge_answers_and_stops_without_trireme(merged: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(merged), AutoModelForCausalLM.from_pretrained(merged)
+    chat = [{"role": "user", "content": QUESTION}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**prompt, do_sample=False, max_new_tokens=64)[0, prompt["input_ids"].shape[1] :]
+    text = tokenizer.decode(written)
+    assert text.startswith("from ") and " import nlargest" in text and text.endswith("<|im_end|>")
