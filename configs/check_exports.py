@@ -1,4 +1,8 @@
-"""Check that the models that callbacks export are ones that others can load."""
+"""Check that callbacks do not export adapters alone if no saved base model fits them.
+
+Adapters that were trained beside ``model.merged_adapters`` belong to the sum of the base and the merged adapters. No
+folder holds this sum, so such a run must export whole models.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Test an optimizer on small tensors before a run: build it, take two steps, and check that its state can be saved.
 
-As in the run, the optimizer has several parameter groups with their own learning rates and weight decays, and steps at
-the learning rates of the schedule. If it fails, each argument is tried alone. An argument that also fails alone is
-reported; if the optimizer fails with usual arguments too, the optimizer itself is reported.
+As in the run, the optimizer has several parameter groups with their own learning rates and weight decays. It takes one
+step at the schedule's first learning rate, and one at the full rate. If it fails, each argument is tried alone. An
+argument that also fails alone is reported; if the optimizer fails with usual arguments too, the optimizer itself is
+reported.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Check what ``trireme generate`` is given before a model writes: numbers in their ranges, texts in UTF-8, and a length
-that the model has positions for."""
+"""Check the numbers, texts and lengths that ``trireme generate`` is given, before the model generates anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems of wrong arguments on the command line, found in what argparse says and in the words that it leaves over."""
+"""Turn argparse's messages, and words that no argument takes, into problems with a field, a reason and a fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the fields in which a model's configuration computes otherwise than the config.json in a checkpoint."""
+"""Compare a model's configuration with a checkpoint's config.json, by the fields that change the outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout masks and uniform random numbers for whole tensors, computed from a key per row and an index per column.
+"""Dropout masks and random numbers that are the same on any rank: hashes of a key per row and an index per column.
 
 A tensor [..., columns] is treated as rows x columns. A row's key is already a hash of the seed, the step, the module,
 the sample and the row's place in the sample; here the column is added to the hash. Dropout uses 16 bits per element,

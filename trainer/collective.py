@@ -1,4 +1,8 @@
-"""Run a function on several ranks; an error on one rank is raised on all of them, so that none waits forever."""
+"""Run a function on several ranks, and raise its error on every rank, so that no rank waits for one that has failed.
+
+``on_main`` and ``on_ranks`` do this for errors with a message for the user (``UserError``, ``ComponentFailed``). Any
+other error is raised where it happened, and the launcher then ends the other ranks.
+"""
 
 from __future__ import annotations
 

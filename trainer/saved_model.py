@@ -1,4 +1,4 @@
-"""Take what decides a model's function from the checkpoint that is loaded, and tell or refuse what differs from it.
+"""Take a model's configuration and adapter scales from its checkpoint, since folders that a recipe names may change.
 
 A recipe names folders: that of ``model.weights``, whose config.json describes the model, and that of
 ``model.adapter.path``, which gives layers and scales of adapters. Both may change after a run has begun. Where the

@@ -1,4 +1,4 @@
-"""Rules for arguments that are read together: batch size and accumulation, and what is done with long samples."""
+"""Conversion rules for arguments that depend on each other: batch size with accumulation, and too long samples."""
 
 from __future__ import annotations
 

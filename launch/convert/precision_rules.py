@@ -1,4 +1,4 @@
-"""Rules for the switches of half precision, of which a run has one."""
+"""Conversion rules for arguments that switch on bf16 or fp16. Only one of the two may be on."""
 
 from __future__ import annotations
 

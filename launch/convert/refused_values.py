@@ -1,4 +1,4 @@
-"""Take values out of a draft that a recipe cannot hold, so that the check of the recipe finds nothing of them.
+"""Move values that a recipe would refuse from the draft of a recipe to the list of arguments that were not converted.
 
 The draft is read as a recipe without its model and its data, which may be far away or not there yet. A value with a
 problem is listed with what could not be taken over, by the name that it has in the other tool.

@@ -1,4 +1,4 @@
-"""Leave out remarks on arguments of transformers that have their default value: a dump of all arguments has many."""
+"""Do not report unconverted arguments of transformers that have their default value: a dump contains all arguments."""
 
 from __future__ import annotations
 

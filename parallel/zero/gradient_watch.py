@@ -1,4 +1,4 @@
-"""Record which parameters get a gradient in the first step, by hooks that run before DeepSpeed takes it away."""
+"""Record which parameters get a gradient in the first step, by hooks that run before DeepSpeed removes it."""
 
 from __future__ import annotations
 

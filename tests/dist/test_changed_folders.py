@@ -1,4 +1,4 @@
-"""The folders that a recipe names may change after a run has begun: its checkpoints tell what they were."""
+"""Tests of runs whose recipe names folders that have changed since: the checkpoint says which model was trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported models have identical logits in ``transformers``, under every plan, in one file or several, and with EMA."""
+"""Tests of exports: transformers computes the logits of the trained model, and failed exports leave no files behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare a model for a bit-exact comparison of logits with its export."""
+"""Prepare a loaded export, or the trained model itself, so that the logits of both can be compared bit for bit."""
 
 from __future__ import annotations
 

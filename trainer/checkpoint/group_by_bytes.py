@@ -1,4 +1,4 @@
-"""Group tensors by size, so that only a few of them are in memory at a time."""
+"""Divide tensors into groups of at most a given number of bytes, such as the shards of a file or a part of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder. Each entry is built once by one process, and all other processes read it.
+"""The cache folder for prepared data: each entry is built once by one process, and all other processes read it.
 
 An entry is built under ``<name>.partial``, under a file lock, and renamed to ``<name>`` when it is complete. So many
 processes may ask for it at once, and an interrupted build is never mistaken for a complete one.

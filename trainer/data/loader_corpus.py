@@ -1,4 +1,4 @@
-"""The corpus of a user's own data loader (``data.loader``), whose finished samples may be texts or anything else."""
+"""The corpus of a user's own data loader (``data.loader``), which gives finished samples: texts or any other data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells of rows that hold a list or an object as JSON text, told apart from texts that happen to be JSON.
+"""Keep lists and objects as JSON text in a column, with a mark that tells them from texts that happen to be JSON.
 
 A column of an Arrow table has one type, so lists and objects of JSON files are kept as texts. White space that no
 writer of JSON puts there stands behind their first bracket; to JSON it means nothing.

@@ -1,4 +1,4 @@
-"""``convert-args`` on whole dumps of arguments: what nobody has set is neither taken over wrongly nor remarked on."""
+"""``convert-args`` on dumps of all arguments: defaults are not converted, and not listed as arguments without a key."""
 
 from __future__ import annotations
 

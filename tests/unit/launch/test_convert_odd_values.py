@@ -1,5 +1,4 @@
-"""Whatever value an argument has, ``convert-args`` takes it into a recipe that passes the check, or says that it did
-not."""
+"""``convert-args`` converts any value of an argument to a recipe that passes the check, or lists it as left out."""
 
 from __future__ import annotations
 

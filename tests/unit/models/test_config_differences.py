@@ -1,4 +1,4 @@
-"""Configurations are compared with a checkpoint's config.json by what they compute."""
+"""Tests of comparing a configuration with a checkpoint's config.json: only fields that change the outputs count."""
 
 from __future__ import annotations
 

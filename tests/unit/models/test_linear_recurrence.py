@@ -1,4 +1,4 @@
-"""Linear recurrences computed by a scan equal a loop over time, and RecurrentGemma equals transformers' version."""
+"""A parallel scan gives the states of a loop over time. RecurrentGemma with it gives the outputs of transformers."""
 
 from __future__ import annotations
 

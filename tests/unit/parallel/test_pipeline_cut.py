@@ -1,4 +1,4 @@
-"""Tests of cutting decoders into pipeline stages: balanced cuts, impossible pipelines, and idle time of schedules."""
+"""Tests of pipelines without ranks: cuts of decoders into stages, idle time of schedules, evaluation order, padding."""
 
 from __future__ import annotations
 

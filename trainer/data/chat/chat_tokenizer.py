@@ -1,4 +1,4 @@
-"""Prepare a tokenizer for chats: set the chat template, add control tokens, and let the end of a turn end a text."""
+"""Prepare a tokenizer for chats: set the chat template, add its control tokens, and use an added stop token as EOS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read one message of a conversation: OpenAI's, with calls of tools in its newer and its older form, or ShareGPT's.
+"""Read one message of a conversation, in OpenAI's form (with the new or the old form of tool calls) or in ShareGPT's.
 
 A message that says nothing under a name that is known is refused, so that no model learns to say nothing.
 """

@@ -1,4 +1,4 @@
-"""Messages of every form keep what they say, and those that say nothing under a known name are refused."""
+"""Messages of every form are read completely. A message without content under a known name is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a turn ends: at its stop token, whichever message the template stands at, or else at its last character."""
+"""Tests of where a turn ends: at its stop token, even if the template writes it with another message, or at its end."""
 
 from __future__ import annotations
 
