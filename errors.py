@@ -31,9 +31,9 @@ class Problem:
     field: str
     """Dotted path of the recipe key (``trainer.max_steps``), a file, or a command line option."""
     why: str
-    """What is wrong, as a clause."""
+    """Reason: the part of a sentence after the field's name, such as ``is below 0``."""
     fix: str = ""
-    """What to write instead, as an imperative."""
+    """The remedy, as an imperative."""
     value: Any = None
     """The offending value; ``None`` is not shown."""
 

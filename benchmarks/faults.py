@@ -85,13 +85,13 @@ class Campaign:
     folder: Path
     overrides: list[str]
     kinds: list[str]
-    """Of faults that can be made here."""
+    """Kinds of faults that can be injected on this machine."""
     mounts: bool
     out: Path
     """Gets results, and the folders of failed trials."""
     reference: Path
     seconds: float = 0.0
-    """Of the undisturbed run."""
+    """Seconds that the undisturbed run takes."""
     seconds_to_start: float = 0.0
 
 

@@ -83,7 +83,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
 
 
 class Seconds(NamedTuple):
-    """Of one command, with all processes that it starts."""
+    """Elapsed and CPU seconds of one command, with all processes that it starts."""
 
     waited: float
     processor: float

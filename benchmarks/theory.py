@@ -33,7 +33,7 @@ from trireme.parallel.pipeline.schedule import stages_of
 from trireme.parallel.plan import Plan
 
 Bytes = dict[str, float]
-"""By kind of collective, or of state."""
+"""Bytes for each type of collective, or for each kind of state."""
 FLOAT = 4
 """Bytes of a number in fp32."""
 
@@ -47,7 +47,7 @@ class Sizes:
     layers: int
     hidden: int
     micro_batches: int
-    """Of one step on one data rank."""
+    """Micro-batches of one step on one data rank."""
     rows: int
     """Samples of a micro-batch."""
     length: int

@@ -80,7 +80,7 @@ class RecipeConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     """Where ``trireme launch`` starts the run, and with which resources."""
     search: SearchConfig | None = None
-    """What ``trireme search`` varies and judges; null searches nothing."""
+    """Keys that ``trireme search`` varies, and metrics by which it ranks the trials; null for no search."""
     seed: int = 0
     """Seed of initial weights, sample order and noise."""
 

@@ -30,7 +30,7 @@ class ComponentNode(dict[str, Any]):
 
 
 UNKNOWN_KEY = "unknown key"
-"""What is wrong with a key that the schema does not have, whatever parts are chosen."""
+"""Reason of a key that the schema does not have under any choice of options."""
 _INVALID = object()
 """Mark of a value with a reported problem, so that nothing is reported twice."""
 

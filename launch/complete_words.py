@@ -57,7 +57,7 @@ def script(shell: str) -> str:
 
 @dataclass
 class Typed:
-    """What was typed after the command's name, up to the word that is completed."""
+    """The words after the command's name, before the word that is completed, sorted by what they are for."""
 
     positional: list[str] = field(default_factory=list)
     recipe_dirs: list[str] = field(default_factory=list)

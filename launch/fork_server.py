@@ -38,7 +38,7 @@ IMPORTS = (
     "trireme.parallel.torch_strategy",
     "transformers.models.auto.modeling_auto",
 )
-"""What every rank imports."""
+"""Modules that every rank imports."""
 HARMLESS = ("jemalloc_bg_thd",)
 """Threads that a fork may leave behind: pyarrow's allocator starts its own again in the new process."""
 

@@ -44,7 +44,7 @@ WAIT = 300.0
 
 @dataclass(frozen=True)
 class Order:
-    """What a forked process is to run."""
+    """The program that a forked process runs, with its environment."""
 
     entry: str
     """Module whose ``main(arguments)`` is called; it returns the exit code."""

@@ -91,8 +91,8 @@ class GivenRecipe:
 
     @cached_property
     def own(self) -> Any:
-        """What the user's own recipe file writes. Empty for a packaged recipe, and for the recipe of a run, which holds
-        the values of all groups too."""
+        """The values in the user's own recipe file. Empty for a packaged recipe, and for the recipe of a run, which
+        holds the values of all groups too."""
         from omegaconf import OmegaConf
 
         if PACKAGE / "recipes" in self.path.resolve().parents:

@@ -138,7 +138,7 @@ def _name(run: Path, named: Path, beside_others: bool) -> str:
 
 
 def default_place(asked: Asked) -> Path:
-    """In the folder that was named; for several in the current folder."""
+    """The path of the page: in the folder that was named, or in the current folder if several were named."""
     return (asked.alone or Path()) / PAGE
 
 

@@ -25,7 +25,7 @@ FIELDS = ("family", "config", "weights", "revision")
 NO_TORCH = "import of torch halted"
 """Python's words for a package that is marked as missing."""
 SECONDS = 60.0
-"""After them the check goes on without the process."""
+"""Seconds after which the check stops waiting for the subprocess."""
 
 
 def accept_apart(model: Mapping[str, Any]) -> None:

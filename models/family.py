@@ -138,7 +138,7 @@ class ModelFamily:
     label_heads: tuple[str, ...] = ()
     """Tasks of the heads for labels that trireme's own classes have, beside those of ``heads``."""
     carried: tuple[Carried, ...] = ()
-    """What the model carries from each segment of a text to the next; empty if every sample stands alone."""
+    """Memory that the model passes from each segment of a text to the next; empty if it has none."""
     cut: Cut | None = None
     """How the model is cut into pipeline stages; None if it runs under no pipeline."""
     attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")

@@ -39,7 +39,7 @@ Choice = Literal["auto", "plain", "chunked", "liger"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a task asks of the head for one micro-batch, in place of logits."""
+    """A task's request to the head for one micro-batch: losses in place of logits."""
 
     labels: Tensor
     """[batch, length], each at the position that predicts it; others are ``IGNORE``."""

@@ -38,9 +38,9 @@ class HeadOutput(Tensor):
     """
 
     steps: list[Step] | None
-    """What the model still does to its logits; None while that is found out."""
+    """Operations on logits that the model still has to apply; None during the trial that finds them."""
     done: list[Step]
-    """What was seen, while it is found out."""
+    """Operations that the trial has seen so far."""
     extras: tuple[float, float]
     """Smoothing and z-loss of the losses."""
 

@@ -15,7 +15,7 @@ _own_folders: list[str] = []
 
 
 def import_from(*folders: Path) -> None:
-    """Also search ``folders`` for what is not installed."""
+    """Add ``folders`` to those that are searched for modules that are not installed."""
     _own_folders[:] = dict.fromkeys([*map(str, folders), *_own_folders])
 
 

@@ -82,7 +82,7 @@ class MicroKeys:
     visits: dict[int, int] = field(default_factory=dict)
     """How often each module was entered, since a forward pass may run a module several times."""
     found: dict[tuple, Pair] = field(default_factory=dict)
-    """What ``of_rows`` gave for a shape."""
+    """Cached results of ``of_rows``, by shape."""
 
     @cached_property
     def step(self) -> Pair:

@@ -16,7 +16,7 @@ from ..errors import Problem, UserError
 from .family import families
 
 SUFFIX = ".ckpt"
-"""Of a checkpoint of Lightning."""
+"""Suffix of Lightning's checkpoint files."""
 HYPERPARAMETERS = "hyper_parameters"
 
 

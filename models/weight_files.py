@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     packed: Callable[[], dict[str, Tensor]] | None = None
     """Loads the parts of a weight that the file holds in a number format of few bits; ``read`` unpacks them."""
     form: Any = None
-    """That number format."""
+    """The number format of ``packed``."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` (exclusive).

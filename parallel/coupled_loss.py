@@ -41,7 +41,7 @@ class FeatureGradients:
     loss: Tensor
     """The loss of the global batch, divided by the data ranks: their sum is the loss."""
     parts: list[Features]
-    """For each micro-batch, the gradient by its features."""
+    """The gradient with respect to the features, for each micro-batch."""
 
     def surrogate(self, number: int, features: Features) -> Tensor:
         """A scalar whose gradient with respect to the weights is the contribution of micro-batch ``number`` to the

@@ -24,7 +24,7 @@ from .micro_batch import MicroBatch, Place
 from .strategy import CopyTensor, Read, Shapes
 
 PREFIX = "lanes."
-"""Of names in checkpoints."""
+"""Prefix of the names of these tensors in checkpoints."""
 POSITION = "position"
 """Name in checkpoints of the position of the last sample that each lane has read."""
 

@@ -126,7 +126,7 @@ class Strategy(ABC):
         self.head: HeadLoss | None = None
         """How the head gives losses in place of logits; None if it gives logits. Set before ``place``."""
         self.lanes: LaneStates | None = None
-        """What the model carries along the lanes of a text in training; None if samples stand alone."""
+        """Memory that the model carries along the lanes of a text in training; None without ``data.packing=lanes``."""
 
     @property
     @abstractmethod

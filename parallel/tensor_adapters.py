@@ -30,7 +30,7 @@ class Spread(Whole):
 
     border: Border
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
-    """For parameters that every rank has whole."""
+    """The kind of gradient of each parameter that every rank has whole."""
 
     def parameter(self, layer: nn.Module, name: str) -> Tensor:
         found = layer._parameters[name]

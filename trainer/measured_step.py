@@ -42,7 +42,7 @@ class MeasuredStep:
         self._held = _guarded(lambda: held_bytes(self.trainer.strategy)) or {}
 
     def end(self) -> list[Measured]:
-        """What each rank has measured, in rank order, on every rank; a collective call."""
+        """The measurements of all ranks, in rank order, on every rank; a collective call."""
         traffic = self._traffic
         self.abandon()
         mesh, pipeline = self.trainer.mesh, self._pipeline

@@ -113,7 +113,7 @@ def refuse_no_optimizer(optimizer: Any, target: str, parameters: Sequence[nn.Par
 
 
 def unsaved_state(optimizer: torch.optim.Optimizer, changed: Sequence[Mapping[str, Any]] = ()) -> str:
-    """What of an optimizer's state no checkpoint can hold; empty if all of it can be saved and comes back alike.
+    """The parts of an optimizer's state that no checkpoint can hold; empty if all of it is restored as it was.
 
     Args:
         changed: values that its steps have changed in its parameter groups (``GroupValues.changed``).

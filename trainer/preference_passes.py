@@ -72,7 +72,7 @@ class LookAhead:
     def __init__(self, strategy: Strategy, task: Any) -> None:
         self.strategy, self.task = strategy, preference_in(task)
         self._kept: dict[str, Said] = {}
-        """Of sets that are evaluated, by name."""
+        """Results for the sets that are evaluated, by name of the set."""
 
     @property
     def needed(self) -> bool:

@@ -20,7 +20,7 @@ MARK = ".launch"
 """File in the run folder, on every node with a disk of its own. Its modification time is the start of the launch (times
 of one file system can be compared), its text names the launch."""
 COUNTS = {"elastic": "TORCHELASTIC_RESTART_COUNT", "slurm": "SLURM_RESTART_COUNT"}
-"""What restarts ranks -> variable with the number of restarts."""
+"""Launcher that may restart ranks -> environment variable with the number of restarts."""
 
 
 def attempt() -> int:
@@ -58,7 +58,7 @@ def _since(root: Path, run_dir: Path) -> list[Path]:
 
 
 def _names() -> dict[str, str]:
-    """What restarts ranks -> name of the launch, which is the same for all attempts."""
+    """Launcher that may restart ranks -> name of the launch, which is the same for all attempts."""
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     if run == "none":  # torchrun without a rendezvous: one agent on this machine starts all attempts
         started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]  # in ticks since boot

@@ -45,7 +45,7 @@ OF_THE_CONFIGURATION = tuple(
 
 
 def as_saved(recipe: RecipeConfig, checkpoint: Path | None, speaks: bool = True) -> RecipeConfig:
-    """The recipe with what the checkpoint says about its own model, where the recipe has not changed in that.
+    """The recipe, with the model as the checkpoint describes it unless the recipe itself has changed there.
 
     Args:
         checkpoint: of any tool; None for a run that begins.
@@ -176,7 +176,7 @@ def _tell_configuration(model: ModelConfig, checkpoint: Path) -> None:
 
 
 def _other_parts(now: AdapterPlan, then: AdapterPlan) -> str:
-    """What differs between two plans, in words; empty if they compute the same."""
+    """The differences of two adapter plans, in words; empty if they compute the same."""
     found = ["layers"] if now.ranks.keys() != then.ranks.keys() else []
     both = [path for path in then.ranks if path in now.ranks]
     scaled = next((path for path in both if now.scaling(path) != then.scaling(path)), None)

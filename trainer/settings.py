@@ -31,7 +31,7 @@ NULL = {
     "eval_samples": ", or null for all",
     "max_grad_norm": ", or null to turn it off",
 }
-"""What null means for keys that may be null, as the end of a fix."""
+"""Meaning of null for keys that may be null, as the end of a fix."""
 YEAR = 525_600
 """Minutes of a year."""
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -52,9 +52,9 @@ class RunConfig:
     log_on_each_node: bool = False
     """Let the first rank of every node log at ``log_level`` too."""
     log_format: Literal["text", "json"] = "text"
-    """What the terminal shows: text for people, or lines of JSON for programs (time, level, logger, rank, message, and
-    the metrics of training lines and evaluations; of a refusal field, value, why and fix). Files in the run folder keep
-    their form."""
+    """Format of the terminal's output: text for people, or lines of JSON for programs. A line of JSON has time, level,
+    logger, rank, message, and the metrics of training lines and evaluations; that of a refusal has field, value, why
+    and fix. Files in the run folder keep their form."""
     progress: bool = True
     """Draw progress bars on a terminal. ``false`` prints lines in their place, as into a file; the bars of datasets,
     tokenizers, transformers and the hub are switched off too."""

@@ -37,7 +37,7 @@ class TrainerState:
     samples: int = 0
     """Samples consumed, over all ranks: the position in the data."""
     skipped: int = 0
-    """Those of ``samples`` that were not trained on, since a callback has ended their pass."""
+    """Number of ``samples`` that were not trained on, because a callback ended their pass over the data."""
     tokens: int = 0
     """Input tokens consumed, over all ranks, without padding."""
     best_metric: float | None = None

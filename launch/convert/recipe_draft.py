@@ -41,7 +41,7 @@ class Draft:
     values: dict[str, Any] = field(default_factory=dict)
     """Values by dotted key."""
     left: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    """What was not converted: name -> (value, what to do about it)."""
+    """Arguments that were not converted: name -> (value, advice)."""
     assumed: dict[str, str] = field(default_factory=dict)
     """Keys that follow from a default of the other tool -> the name and value of that default."""
     now: tuple[str, ...] = ()

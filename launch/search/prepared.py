@@ -38,7 +38,7 @@ class Prepared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must stay the same while a study goes on."""
+        """Values that must not change during a study, even if the search is started again."""
         space: Any = self.space.as_json() if isinstance(self.space, Space) else {"function": name_of(self.space)}
         function = self.objective.function
         named = {"function": name_of(function)} if function else {}

@@ -67,10 +67,10 @@ class Search:
         self.paused: set[int] = set()
         """Running trials that were told to save and leave."""
         self.waiting: set[int] = set()
-        """Trials that have done so, and wait to be gone on with."""
+        """Paused trials that have saved and left, and wait to be resumed."""
         self.failed_in_a_row = 0
         self.error: BaseException | None = None
-        """What ends the search."""
+        """The error that ends the search."""
         self.signals: list[float] = []
         """When signals came, in monotonic seconds."""
         self.ending = False

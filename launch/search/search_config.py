@@ -52,8 +52,8 @@ class SearchConfig:
     workers: int = 1
     """Workers in a SLURM job (``launch=slurm``), each a task of an array on a machine of its own."""
     engine: Component = field(default_factory=lambda: {"_target_": OPTUNA})
-    """What chooses the trials: optuna, or with ``search=ray``, ``wandb`` or ``sigopt`` that engine, or a class of your
-    own (docs/search.md)."""
+    """Engine that chooses the trials: optuna, Ray Tune (``search=ray``), W&B (``search=wandb``), SigOpt
+    (``search=sigopt``) or a class of your own (docs/search.md)."""
     sampler: Component | None = None
     """Sampler, such as ``optuna.samplers.TPESampler``; null takes optuna's own choice."""
     pruner: Component | None = None

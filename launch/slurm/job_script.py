@@ -26,12 +26,12 @@ NAME = "slurm.sbatch"
 TOO_EARLY = 128 + signal.SIGUSR1
 """Exit code of ranks that SIGUSR1 ended before training began."""
 LAGGING = 60
-"""After the first task has ended, the others get this many seconds to end too."""
+"""Seconds that the other tasks get to end after the first one has ended."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one job of SLURM, or one task of an array, trains."""
+    """The run that a SLURM job, or one task of an array, trains."""
 
     dir: Path
     """The run folder, absolute."""
@@ -57,7 +57,7 @@ class Script:
     """Folders that the recipe was read from; absolute."""
     max_restarts: int = 0
     command: str = ""
-    """What each task runs, after ``python``; empty starts ranks."""
+    """Arguments of ``python`` for each task; empty starts ranks."""
 
     @property
     def path(self) -> Path:

@@ -35,7 +35,7 @@ DEFAULTS = {
     "output_bias": True,
     "abs_pos_emb": True,
 }
-"""Of the library, where a configuration leaves a field out."""
+"""The library's default for each field that a configuration may leave out."""
 NAMES = (
     (r"input_adapter\.(?:txt|token)_embedding", "model.embed_tokens"),
     (r"input_adapter\.pos_embedding", "model.embed_positions"),

@@ -27,7 +27,7 @@ class GptqNumbers(Format):
     symmetric: bool = True
     """Whether zeros are the middle of the codes."""
     shift: int = 1
-    """What is taken from zeros before they are stored: 1 in the first version of the layout, 0 in the second."""
+    """Number subtracted from zero points before they are stored: 1 in version 1 of the layout, 0 in version 2."""
     scale_type: torch.dtype = torch.float16
 
     def groups(self, inputs: int) -> int:

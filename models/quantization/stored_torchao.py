@@ -37,7 +37,7 @@ class Packed(NamedTuple):
     sizes: tuple[int, int]
     read: Callable[[], dict[str, Tensor]]
     names: set[str]
-    """Of its tensors."""
+    """Names of the weight's tensors in the file."""
 
 
 def packed_weights(stored: Mapping[str, Stored]) -> dict[str, Packed]:
@@ -62,7 +62,7 @@ def packed_weights(stored: Mapping[str, Stored]) -> dict[str, Packed]:
 
 
 def _classes(stored: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
-    """What the headers of the files say of each tensor."""
+    """The description of each tensor in the headers of the files."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted({entry.file for entry in stored.values()}):
         if file.suffix != ".safetensors":

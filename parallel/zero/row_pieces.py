@@ -24,9 +24,9 @@ class Piece:
 
     name: str
     shape: torch.Size
-    """Of the whole tensor; it has at least one dimension and one element."""
+    """Shape of the whole tensor, which has at least one dimension and one element."""
     ranges: Sequence[Range]
-    """Those of all ranks, which together are the whole tensor."""
+    """The ranges of all ranks, which together are the whole tensor."""
     values: Tensor
     """This rank's elements, flat."""
 

@@ -266,7 +266,7 @@ class DeepSpeedStrategy(Strategy):
 
     @cached_property
     def _ranges(self) -> dict[str, list[Range]]:
-        """What each rank holds of every split parameter; a collective call."""
+        """The range of each rank in every split parameter; a collective call."""
         split = {name: p for name, p in self.saved_parameters() if self.state.is_split(p)}
         ranges = self.mesh.gather_objects({name: self.state.held(p) for name, p in split.items()})
         return {name: [each[name] for each in ranges] for name in split}

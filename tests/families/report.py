@@ -37,7 +37,7 @@ from trireme.models.other_families import WRONG
 ROOT = Path(__file__).parents[2]
 DOCS, RESULTS = ROOT / "docs" / "families.md", ROOT / "build" / "families.json"
 INSIDE = {kind: " as a part of another model" for kind in families()}
-"""Of architectures that are right here by a file of their own, only others' parts are refused."""
+"""Architectures with a family file, which are refused only as a part of another model -> the words that say so."""
 REFUSED = "; ".join(f"`{kind}`{INSIDE.get(kind, '')}, because {reason}" for kind, reason in WRONG.items())
 HEAD = f"""# Architectures by name, measured
 

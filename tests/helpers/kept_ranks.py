@@ -110,4 +110,4 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection, parents: lis
 
 
 kept_ranks = KeptRanks()
-"""Those of this process."""
+"""The process groups that the tests of this process share."""

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = Callable[[str, str, bytes, Mapping[str, str]], tuple[int, Any]]
-"""Of method, path, body and headers: the status, and bytes or what is sent as JSON."""
+"""Function of method, path, body and headers that returns the status, and bytes or an object to send as JSON."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -65,4 +65,4 @@ SHAPES = {
     "ctc": Shape("speech", "UnevenSpeech", ("masked=0.1",), program="espeak-ng"),
     "contrastive": Shape("captions", "UnevenPairs", ("crop_padding=2", "flip=0.5")),
 }
-"""By task, or by the model where it is of a kind of its own."""
+"""Recipes by the name of the task, or of the model if two models have the same task."""

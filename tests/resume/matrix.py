@@ -48,7 +48,7 @@ PLANS = (
     "fsdp_full_shard",
     "fsdp_hybrid_shard",
 )
-"""Of the full matrix. As a ring, each resumes what the one before has saved."""
+"""Plans of the full matrix. In the shorter ring, each plan resumes the checkpoint of the plan before it."""
 RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "pp_zero_bubble", "dp_pp", "3d_zero1")
 """Plans that place state in other ways than those above; a second ring."""
 ADAPTED = ("ddp", "tp", "zero3", "pp_1f1b", "zero2", "3d", "fsdp_full_shard")

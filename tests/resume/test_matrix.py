@@ -46,7 +46,7 @@ def test_every_plan_goes_on_from_every_other(plan: str, folder: Path) -> None:
 
 
 QUICK = ("zero3", "pp_1f1b", "fsdp_full_shard")
-"""Of ``ADAPTED``: a ring through the plans that place adapters in different ways."""
+"""Plans of ``ADAPTED`` that place adapters in different ways; each resumes the checkpoint of the one before."""
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WORDS = re.compile(r"causal|block_size|input_ids")
 ABOUT_TEXTS = re.compile(r"\b(texts?|tokens?|next-token|tokenizers?|causal language model)\b", re.IGNORECASE)
-"""What the first paragraph of a file says that may use the words."""
+"""Words in the first paragraph of a file that may use ``WORDS``."""
 OTHERS = {
     "parallel/zero/json_keys.py": "DeepSpeed's key aio.block_size, in bytes",
     "parallel/zero/options.py": "the same key in a recipe",

@@ -110,7 +110,7 @@ class Corpus(ABC):
 
     @property
     def facts(self) -> Facts:
-        """What the data tells the model that is built for it."""
+        """Properties of the data that the model is built for."""
         return Facts(vocabulary_of(self.tokenizer))
 
     def prints(self) -> dict[str, Any]:
@@ -147,11 +147,11 @@ class Corpus(ABC):
         return {}
 
     def describe(self, name: str) -> SetFacts:
-        """What is known of a set before any training: ``train``, or a name as for ``eval_batches``."""
+        """Facts about a set before any training: ``train``, or a name as for ``eval_batches``."""
         return SetFacts(name)
 
     def views(self, sample: Collated) -> Mapping[str, Any]:
-        """What is shown of a collated sample, by name."""
+        """Views of a collated sample for ``trireme data``, by name."""
         return sample_views(sample, self.processor, self.tokenizer, self.facts)
 
 

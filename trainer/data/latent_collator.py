@@ -36,7 +36,7 @@ class LatentCollator(Collator):
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
     seed: int
-    """Of what is drawn; given by the engine."""
+    """Seed of the random prefixes; given by the engine from ``seed``."""
     model: Any
     """The model's configuration, which tells the number of latents; given by the engine."""
     shortest_prefix: int = 0

@@ -52,7 +52,7 @@ class Batcher:
         )
 
     def or_error(self, samples: Sequence[Sample] | Exception) -> StepBatch | Exception:
-        """In a worker: return errors with a message of their own, since torch would hand on only their traceback."""
+        """Like a call, but return errors with a message for the user: torch would pass on only a worker's traceback."""
         try:
             return samples if isinstance(samples, Exception) else self(samples)
         except (UserError, ComponentFailed) as error:
@@ -76,7 +76,7 @@ class Positioned(Dataset[Sample]):
 
 
 class PositionedOrError(Positioned):
-    """In a worker: an error of the data set stands for its samples, as in ``Batcher.or_error``."""
+    """Like ``Positioned``, but return an error of the data set in place of samples, as ``Batcher.or_error`` does."""
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Sample] | Exception:  # type: ignore[override]
         try:

@@ -113,7 +113,7 @@ class Folder:
     path: str
     """The folder."""
     kind: Literal["image", "audio"] = "image"
-    """What the files hold."""
+    """Kind of the files."""
 
     def rows(self, cache_dir: str) -> Dataset:
         folder = self._folder()

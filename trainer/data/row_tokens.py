@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 VERSION = 1
 ALLOWED = {"input_ids", "labels", "attention_mask", "index"}
-"""What a sample may hold if it is to share a row with others."""
+"""Fields that a sample may have if it shares a row with others."""
 NOT_IN_TOKENS = {
     *("source", "sources", "eval_source", "eval_sets", "test_source", "held_out", "deduplicate", "cache_dir"),
     *("shuffle", "shuffle_window", "streaming", "num_workers", "num_proc", "packing", "overflow", "group_by_length"),

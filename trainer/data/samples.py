@@ -45,7 +45,7 @@ class MadeRows:
 
 @dataclass(frozen=True)
 class Given:
-    """What the engine gives to ``Samples``."""
+    """The values that the engine passes to ``Samples``."""
 
     config: DataConfig
     """The recipe's ``data`` part."""
@@ -77,9 +77,9 @@ class Samples(ABC):
     most_measured: ClassVar[int] = 10_000
     """Rows that ``trireme data`` measures of a larger set."""
     processor: Any = None
-    """What makes inputs of raw data, saved beside the weights by its ``save_pretrained``; None if nothing does."""
+    """Object that turns raw data into inputs, such as a tokenizer; exports save it. None if there is none."""
     facts: Facts = Facts()
-    """What the data tells the model."""
+    """Properties of the data that the model is built for."""
 
     @abstractmethod
     def __init__(self, given: Given) -> None:

@@ -132,7 +132,7 @@ def _of_training(config: TokenizerConfig) -> dict[str, object]:
 
 
 def trained_by(config: TokenizerConfig) -> dict[str, object]:
-    """What identifies the tokenizer that ``config`` trains on given documents."""
+    """Values that identify the tokenizer that ``config`` trains on given documents."""
     options: dict[str, object] = asdict(config)
     return options | {"form": 2} if config.kind in _TRAINED_ANEW else options
 

@@ -34,7 +34,7 @@ FEW, SECTIONS_OF_MANY = 12, (evaluations, starts, faults)
 
 @dataclass
 class Report:
-    """What a page shows."""
+    """The contents of a report's page."""
 
     runs: Sequence[RunFiles]
     title: str

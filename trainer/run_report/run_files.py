@@ -39,7 +39,7 @@ FIX = "name the folder of a run, such as runs/persimmon_stdlib, or of a study or
 
 @dataclass
 class RunFiles:
-    """What the folder of a run holds."""
+    """The contents of a run's folder."""
 
     folder: Path
     name: str
@@ -158,7 +158,7 @@ def _number(value: Any) -> float | int | None:
 
 
 def _mapping(path: Path, parse: Any) -> dict[str, Any]:
-    """What a file holds, if it is a mapping; empty if it is missing or damaged."""
+    """Read a file that holds a mapping; empty if it is missing, damaged, or holds anything else."""
     try:
         found = parse(read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

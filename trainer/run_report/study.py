@@ -15,29 +15,29 @@ from .markup import Html, details, duration, number, section, table, text
 from .run_files import is_run
 
 PICTURES, TRIALS, COMMAND = "pictures", "trials.jsonl", "search.json"
-"""What a search leaves in the folder of its study: pictures as SVG, one line of JSON for each trial when a worker has
-ended, and from its beginning the command."""
+"""Names in the folder of a study: its plots as SVG, one line of JSON for each trial (written when a worker has ended),
+and the command that started the search."""
 TRIAL = re.compile(r"trial_\d+")
 """Name of the run folder of a trial."""
 KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own", "start")
-"""What a trial's line has beside its objectives."""
+"""Fields of a trial's line that are not its objectives."""
 COLOURS = {
     "done": "done", "running": "running", "pruned": "stopped", "failed": "failed", "killed": "killed",
     "interrupted": "left",
 }  # fmt: skip
 LARGEST = 2**22
-"""Bytes of a picture, and of the table of trials."""
+"""Most bytes of a plot, and of the table of trials."""
 SHOWN = 20
 """Trials that are shown at once; more are folded up."""
 
 
 @dataclass
 class Study:
-    """What the folder of a study holds beside the run folders of its trials."""
+    """The contents of a study's folder, without the run folders of its trials."""
 
     name: str
     trials: Sequence[Mapping[str, Any]]
-    """Its table: one row per trial. Empty before a worker has ended."""
+    """Rows of the study's table, one per trial; empty before a worker has ended."""
     pictures: Mapping[str, str]
     """Title -> SVG."""
 
@@ -53,7 +53,7 @@ def trial_folders(folder: Path) -> list[Path]:
 
 
 def read_study(folder: Path) -> Study:
-    """The table and the pictures of a study."""
+    """Read the table and the plots of a study."""
     return Study(folder.resolve().name, read_trials(folder), read_pictures(folder))
 
 
@@ -70,12 +70,12 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_pictures(folder: Path) -> dict[str, str]:
-    """Title -> SVG of the pictures of a study."""
+    """Title -> SVG of the plots of a study."""
     return {path.stem.replace("_", " "): _read(path) for path in sorted((folder / PICTURES).glob("*.svg"))}
 
 
 def studies(found: Sequence[Study]) -> Iterator[str]:
-    """The tables and pictures of studies, under their names if there are several."""
+    """The tables and plots of studies, under their names if there are several."""
     for study in found:
         of = f" of {study.name}" if len(found) > 1 else ""
         yield _trials(study.trials, f"Trials{of}")
@@ -105,7 +105,7 @@ def _trials(found: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def _picture(title: str, svg: str) -> str:
-    """A picture as an image: scripts in it would not run, and its styles stay its own."""
+    """A plot as an HTML image, in which scripts do not run and whose styles do not change the page."""
     data = base64.b64encode(svg.encode("utf-8", "replace")).decode()
     image = f'<img alt="{text(title)}" src="data:image/svg+xml;base64,{data}">'
     return f"<figure><figcaption>{text(title)}</figcaption>{image}</figure>"

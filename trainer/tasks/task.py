@@ -36,7 +36,7 @@ class Task(ABC):
     """Whether the samples of a batch see each other in the loss. Then ``loss`` gets the ``features`` of all samples of
     the global batch in place of outputs, and their targets."""
     loss_unit: ClassVar[str] = "nats per token"
-    """What the loss counts, per what, for pictures and messages."""
+    """Unit of the loss, for plots and messages."""
     writes: ClassVar[bool] = False
     """Whether predictions are texts that the model writes by itself, not its answer to each token."""
     scores_records: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class Task(ABC):
     metric_names: ClassVar[tuple[str, ...] | None] = None
     """Names that ``metrics`` returns, so that unknown ones are refused before launch; None if they are not known."""
     step_metrics: ClassVar[tuple[str, ...]] = ()
-    """Those of these that training lines hold too, over the global batch of the step that is logged."""
+    """Names in ``metric_names`` that training lines hold too, over the global batch of the logged step."""
     chats: ClassVar[bool] = False
     """Whether the samples of rows are made of conversations where ``data.chat`` is set."""
 

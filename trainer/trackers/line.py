@@ -18,7 +18,7 @@ class Line:
     time: float
     """Seconds since the epoch."""
     numbers: dict[str, float]
-    """By tag: ``train/loss``, ``eval/loss``, ``system/cpu_percent``."""
+    """Values by tag, such as ``train/loss``, ``eval/loss`` or ``system/cpu_percent``."""
 
 
 def line_of(step: int, time: float, metrics: Mapping[str, Any]) -> Line:

@@ -65,7 +65,7 @@ class Tracker(TrackerOptions):
     LIBRARY: ClassVar[str] = ""
     """Module that must be importable."""
     PACKAGE: ClassVar[str] = ""
-    """What to install with pip."""
+    """Name of the package for pip."""
     KEY: ClassVar[str] = ""
     """Name in ``tracker=...`` and in the run folder's notes."""
     TRIES_AGAIN: ClassVar[bool] = True
@@ -113,7 +113,7 @@ class Tracker(TrackerOptions):
         """
 
     def place(self) -> str:
-        """What ``login`` depends on: the server, the mode. A login is checked once for each place."""
+        """Key of the settings that ``login`` depends on (server, mode). A login is checked once for each key."""
         return str([os.environ.get(name) for name in self.VARIABLES])
 
     def module(self, name: str = "") -> Any:
@@ -231,7 +231,7 @@ class Tracker(TrackerOptions):
         _accepted.add(where)
 
     def offline_fix(self) -> str:
-        """What to do if the service cannot be reached."""
+        """The fix for a service that cannot be reached."""
         modes = {each.name for each in self.__dataclass_fields__.values()}
         offline = f"write callbacks.{self.KEY}.mode=offline" if "mode" in modes else f"leave {self.KEY} out"
         return f"look at the network and the address, or {offline}"

@@ -30,7 +30,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a trial after it has reported a value."""
+    """The engine's decision about a trial that has reported a value."""
 
     reason: str = ""
     """Why the trial is pruned; empty if it is not."""
@@ -61,7 +61,7 @@ class Engine:
     SHARED: ClassVar[bool] = False
     """Whether several workers may share a study."""
     PRUNES: ClassVar[str] = ""
-    """What to write to have trials pruned; empty if the engine cannot."""
+    """Key that makes the engine prune trials; empty if it cannot prune."""
 
     prepared: Prepared
     store: StudyStore
@@ -83,7 +83,7 @@ class Engine:
 
     @classmethod
     def lacks(cls, search: SearchConfig, space: Space | None) -> Iterator[str]:
-        """What a search asks for and this engine does not have, each as ``field=value is wrong; do this``.
+        """Options of a search that this engine does not have, each as ``field=value is wrong; do this``.
 
         Args:
             space: None for a function.
@@ -101,11 +101,11 @@ class Engine:
             yield f"workers={search.workers} is wrong because {cls.TITLE} has one worker for a study; {fix}"
 
     def flaws(self, search: SearchConfig, space: Space | None) -> Iterator[str]:
-        """What is wrong with this engine's own arguments, in the same form: ``engine.method='x' is wrong; do this``."""
+        """Mistakes in this engine's own arguments, in the same form: ``engine.method='x' is wrong; do this``."""
         return iter(())
 
     def problems(self, prepared: Prepared) -> list[Problem]:
-        """What is wrong with other parts of a recipe beside this engine."""
+        """Problems of other parts of a recipe that this engine does not support."""
         return []
 
     # -- a study ------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Engine:
         raise NotImplementedError
 
     def verdict(self, claim: Claim, step: int, value: float) -> Verdict:
-        """What becomes of a trial after an evaluation. May wait; called by a thread of the trial's own."""
+        """The engine's decision about a trial after an evaluation. May wait; called by a thread of the trial's own."""
         self.store.note_value(claim, step, value)
         return GO_ON
 

@@ -28,7 +28,7 @@ class Start:
 
     @property
     def path(self) -> str:
-        """Its checkpoint, in the folder of the study."""
+        """The path of the checkpoint, relative to the study's folder."""
         return f"{FOLDER}/trial_{self.trial:04d}/step_{self.step:08d}"
 
 

@@ -54,11 +54,11 @@ class QuantiseOptions:
     method: str
     """One of ``METHODS``."""
     bits: int = 4
-    """For GPTQ: 2, 3, 4 or 8."""
+    """Bits of a weight under GPTQ: 2, 3, 4 or 8."""
     group_size: int | None = None
     """Numbers that share a scale; None takes 64, or 128 for GPTQ."""
     by_activity: bool = False
-    """For GPTQ: round the columns with the largest inputs first."""
+    """Whether GPTQ rounds the columns with the largest inputs first."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -210,7 +210,7 @@ class DeepSpeedFolder(WholeTensors):
         yield shapes, weights, states, [0] * len(shapes)
 
     def _loss_scale(self) -> dict[str, Any] | None:
-        """Of fp16, in the form in which every plan of trireme keeps it."""
+        """The fp16 loss scale, in the form in which every plan of trireme saves it; None if it is not dynamic."""
         held = self._optimizers[0].get("loss_scaler") if self._optimizers else self._model.get("optimizer")
         scaler = attributes(held)
         if not scaler.get("dynamic", scaler.get("dynamic_loss_scale", False)):

@@ -37,8 +37,8 @@ class ChatConfig:
     """Further variables of the template, such as ``enable_thinking``; a row's own stand in its column
     ``template_args``."""
     loss: Literal["assistant", "last", "completions", "roles", "all"] = "assistant"
-    """What is learnt: the turns of the assistant, its last turn, the column ``completion``, the turns of ``roles``, or
-    every token. A message with ``train: false`` (or ``weight: 0``) is never learnt, unless it is ``all``."""
+    """Tokens that are learnt: the turns of the assistant, its last turn, the column ``completion``, the turns of
+    ``roles``, or every token. A message with ``train: false`` (or ``weight: 0``) is not learnt, except by ``all``."""
     roles: list[str] = field(default_factory=list)
     """Roles that are learnt with ``loss=roles``, by the names of the rows (human) or of the template (user)."""
     system: str | None = None
@@ -57,7 +57,7 @@ class ChatConfig:
     stop_tokens: list[str] = field(default_factory=list)
     """Tokens that end a turn, if the template does not show them: also those that begin the next turn."""
     unusable: Literal["refuse", "leave_out"] = "refuse"
-    """What happens with rows whose labels cannot be told exactly: they end the run, or are left out and counted."""
+    """Treatment of rows whose labels cannot be determined exactly: they end the run, or are left out and counted."""
     unseen: Literal["refuse", "allow"] = "refuse"
     """Rows with a message, or with tools, that the template leaves out are not usable; allow learns them so."""
     too_long: Literal["cut", "drop", "refuse"] = "cut"

@@ -19,10 +19,10 @@ class Control(NamedTuple):
 
     start: int
     end: int
-    """Its characters."""
+    """Characters from ``start`` to ``end`` (exclusive) are the token."""
     token: int
     place: int
-    """Its place among the tokens."""
+    """Index of the token among all tokens of the text."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Place:
     def __init__(self) -> None:
         self.turn: int | None = None
         self.outer: list[tuple[int | None, bool]] = []
-        """For every loop around this place: the message outside of it, and whether it runs over messages."""
+        """The loops around this place: the message at which each began, and whether it runs over messages."""
 
     def begin(self) -> None:
         """A loop begins."""

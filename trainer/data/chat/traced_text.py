@@ -35,7 +35,7 @@ class Mark(NamedTuple):
 
 
 ELSEWHERE = -1
-"""In ``Mark.message``: copied from tools, documents or arguments of the template."""
+"""Value of ``Mark.message`` for characters that come from tools, documents or arguments of the template."""
 PLAIN = Mark()
 Span = tuple[int, Mark]
 """Neighbouring characters with one mark: their number, and the mark."""

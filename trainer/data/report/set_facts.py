@@ -34,7 +34,7 @@ class Spread:
     """Greater than 95 % of them."""
     most: float
     limit: float | None = None
-    """What is beyond it is cut; None if nothing is cut."""
+    """Length at which samples are cut; None if nothing is cut."""
     cut: int = 0
     """How many of those that were measured are beyond the limit."""
     unreadable: int = 0
@@ -63,11 +63,11 @@ class Part:
 
 @dataclass
 class SetFacts:
-    """What is known of a set before any training."""
+    """Facts about a data set that are known before any training."""
 
     name: str
     sizes: dict[str, int | None] = field(default_factory=dict)
-    """What is counted -> how many there are; None if that is unknown, as for a stream."""
+    """Unit, such as ``documents`` -> how many of them the set has; None if unknown, as for a stream."""
     source: str = ""
     """Class and arguments of the source."""
     spreads: list[Spread] = field(default_factory=list)

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Role(Enum):
-    """What a token is for."""
+    """The part of a token in training."""
 
     READ = "read"
     """The model reads it; there are no labels beside it."""
@@ -31,7 +31,7 @@ class Piece:
     text: str
     role: Role
     hides: str | None = None
-    """What is to be predicted here, where it is not the text itself: the word behind a mask, the name of a label."""
+    """Text to predict here if it differs from ``text``: the word behind a mask, or the name of a label."""
     count: int = 1
     """Number of tokens."""
 
@@ -107,9 +107,9 @@ class Collated:
     inputs: dict[str, Any]
     targets: dict[str, Any]
     index: int
-    """Its place in its set."""
+    """Index of the sample in its data set."""
     position: int | None = None
-    """Its place in the endless stream of samples that a run consumes; None in an evaluation."""
+    """Position of the sample in the endless stream that a run consumes; None in an evaluation."""
     head: str = ""
     """Head of the task: the ``labels`` of ``causal_lm`` stand at the positions that predict them."""
 
