@@ -29,6 +29,7 @@ def check_folders(run: RunConfig, data: DataConfig) -> list[Problem]:
 def check_length(
     trainer: TrainerConfig, checkpoint: CheckpointConfig, data: DataConfig, scheduler: ScheduleConfig
 ) -> list[Problem]:
+    """Problems of the number of steps, and of intervals that a stream cannot have."""
     problems = []
     if data.streaming and trainer.max_steps is None:
         problems.append(
@@ -60,6 +61,7 @@ def _check_cadences(trainer: TrainerConfig, checkpoint: CheckpointConfig, data: 
 
 
 def check_evaluation(trainer: TrainerConfig, data: DataConfig) -> list[Problem]:
+    """Problems of a recipe that asks for evaluations and has no data for them."""
     if data.eval_source is not None or data.held_out > 0 or data.eval_sets:
         return []
     why = "requests evaluations, but data.held_out is 0 and there is no data.eval_source"

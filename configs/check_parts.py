@@ -33,19 +33,19 @@ from .check_model_data import (
     check_packed_rows,
     check_vocabulary,
 )
-from .check_preferences import check_reference, check_written_preferences
-from .check_spread import (
+from .check_parallelism import (
     NPROC,
     check_batch,
     check_compile,
+    check_deepspeed_files,
     check_eval_precision,
     check_generation,
     check_groups,
-    check_native,
     check_own_steps,
     check_plan_with_model,
     check_rates,
 )
+from .check_preferences import check_reference, check_written_preferences
 from .contracts import check_callbacks, check_loader, check_optimizer, check_task
 
 
@@ -57,7 +57,7 @@ def check_parts(parts: dict[str, Any], world_size: int | None, remedy: str = NPR
         (check_length, ("trainer", "checkpoint", "data", "scheduler")),
         (check_evaluation, ("trainer", "data")),
         (check_vocabulary, ("data", "model", "task")),
-        (check_native, ("checkpoint", "plan")),
+        (check_deepspeed_files, ("checkpoint", "plan")),
         (check_own_steps, ("task", "plan")),
         (check_eval_precision, ("trainer", "plan")),
         (check_rates, ("model", "optimizer", "plan")),

@@ -28,8 +28,8 @@ from ..trainer.schedules import OWN, ScheduleConfig
 from ..trainer.settings import EmaConfig, RunConfig, TrainerConfig
 from ..trainer.tasks.task import learns_from_rows, takes_chats
 from .check_characters import unreadable
+from .check_parallelism import NPROC
 from .check_parts import check_built, check_parts
-from .check_spread import NPROC
 from .components import Provided
 from .suggest import with_names_from_elsewhere
 from .validate import read_parts, schema_paths

@@ -187,7 +187,7 @@ def _fitted(tokenizer: Any, chat: ChatPrompt) -> Conversation:
 
 
 def _rendered(tokenizer: Any, chat: ChatPrompt, **form: Any) -> Any:
-    """What the template makes of a conversation: a text, or tokens."""
+    """The conversation as the template renders it: a text, or tokens."""
     if tokenizer.chat_template is None:
         fix = "train with data=chat, which writes the template beside the weights, or give --prompt without --chat"
         raise UserError(Problem("--chat", "the model's tokenizer has no chat template", fix))

@@ -31,7 +31,7 @@ from .merge_adapters import Rows, merged_rows
 from .model_config import ModelConfig, hf_config, own_class, weights_path
 from .other_families import described
 from .pretrained import Matched, match_weights, read_weights
-from .quantization.fake_quantised import round_in_passes
+from .quantization.fake_quantised import use_fake_quantised_layers
 from .quantization.find_stored import stored_quantization_of
 from .quantization.quantise_model import quantise
 from .quantization.quantised_layer import with_whole_weights
@@ -86,7 +86,7 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     if model.spec.mend:
         locate(model.spec.mend)(built)
     if model.qat is not None:
-        round_in_passes(built, model.qat, described(model.spec, built))
+        use_fake_quantised_layers(built, model.qat, described(model.spec, built))
     if model.quantization is not None:
         stored = matched_weights(model, built) if model.quantization.method == STORED else None
         quantise(built, model.quantization, described(model.spec, built), stored.packed if stored else None)

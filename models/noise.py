@@ -26,21 +26,21 @@ from .noise_keys import MicroKeys, Pair, Part, micro_keys, step_keys
 log = logging.getLogger("trireme.models")
 TORCHS_DROPOUT = F.dropout
 DRAW, VISIT = 0x9E3779B9, 0x85EBCA6B
-"""Distance of the keys of a module's consecutive draws, and of its consecutive runs in one forward pass."""
+"""Difference between the keys of a module's consecutive draws, and between those of its consecutive runs."""
 BY_SAMPLE = -1
-"""Number of a module's draw of one number per sample, apart from its dropouts, which count from 0."""
+"""Number of the draw that gives one random number per sample. Draws of dropout masks are numbered from 0 on."""
 
 
 @dataclass
 class Site:
-    """A module that draws."""
+    """A module that draws random numbers."""
 
     name: str
-    """Its path in the whole model."""
+    """Path of the module in the whole model."""
     key: Tensor
     """int32, without dimensions: a tensor, so that one compiled graph serves all blocks."""
     part: Part | None = None
-    """What of the hidden states this tensor rank holds; None if all."""
+    """The part of the hidden states that this tensor rank holds; None if it holds all."""
 
 
 class Noise:
@@ -53,21 +53,21 @@ class Noise:
         self.time_first = False
         """Whether the model has hidden states [length, samples, features]."""
         self.notes: list[str] = []
-        """What of the model's noise depends on the plan, as sentences for the log."""
+        """Sentences for the log about noise of the model that still depends on the plan."""
         self.keys: MicroKeys | None = None
-        """Of the micro-batch that runs; None outside of training's forward and backward passes."""
+        """Keys of the micro-batch that runs; None outside of training's forward and backward passes."""
         self.site: Site | None = None
-        """Of the module that runs."""
+        """The module that runs."""
         self.number = 0
-        """Draws of that module so far, in this run of it."""
+        """Draws of ``site`` so far, since it was entered."""
         self.visit = 0
-        """Earlier runs of that module for this micro-batch."""
+        """How often ``site`` has run before, for this micro-batch."""
         self.functions = {
             "dropout": self.dropout,
             **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d"), self.feature_dropout),
         }
-        """What stands in for functions of ``torch.nn.functional``; always the same objects, so that compiled blocks
-        recognise them."""
+        """Replacements of functions of ``torch.nn.functional``. They are always the same objects, so that compiled
+        blocks recognise them."""
         self._step = (0, 0)
         self._warned = False
 
@@ -116,7 +116,7 @@ class Noise:
             for name, function in before.items():
                 setattr(F, name, function)
 
-    def again(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def with_same_noise(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` with a recomputation that draws the same noise: it runs part of the forward pass now, and once
         more in the backward pass, when other micro-batches may have run in between."""
         keys = self.keys

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from .noise_hash import FIRST, SECOND, index_keys, mix, place_keys
 
 CHUNK = 2**17
-"""Elements that are drawn at once on a CPU, so that what is between the operations stays in its cache."""
+"""Elements that are drawn at once on a CPU, so that intermediate results stay in its cache."""
 LEVELS = 2**16
 
 
@@ -100,9 +100,10 @@ def _dropped(values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tens
 
 
 def _lanes(rows: Tensor, pairs: Tensor) -> Tensor:
-    """Uniform 16-bit integers, [rows, 2 x pairs], by ``mix`` in place, without its first step: both keys are mixed.
+    """Uniform 16-bit integers, [rows, 2 x pairs], by ``mix`` in place.
 
-    A shift that repeats the sign, as torch's, only loses one of 32 bits before the last product.
+    The first step of ``mix`` is left out, because both keys are already mixed. torch's shift to the right repeats the
+    sign bit. This only loses one of 32 bits before the last product.
     """
     values = rows ^ pairs
     values.mul_(FIRST)

@@ -48,7 +48,7 @@ def _wrapped(
     def run(*args: Any, **kwargs: Any) -> Any:
         if not (torch.is_grad_enabled() and block.training):  # evaluation and generation have no backward
             return forward(*args, **kwargs)
-        twice = forward if noise is None else noise.again(forward)
+        twice = forward if noise is None else noise.with_same_noise(forward)
         return checkpoint(twice, *args, use_reentrant=False, **options, **kwargs)
 
     return run

@@ -31,7 +31,7 @@ class Shape:
     recompute: bool = False
     """Whether activations are computed again in the backward pass."""
     peers: tuple[str, ...] = ()
-    """Those that are compared; empty means all that can run it."""
+    """Names of the libraries that are compared; empty means all that can run the job."""
 
 
 def llama(hidden: int, layers: int, heads: int, vocabulary: int, inner: int, key_heads: int | None = None) -> dict:
@@ -58,7 +58,7 @@ SMALL = Shape(
     held_out=64,
 )
 ADAPTED = ("trireme", "transformers", "accelerate", "trl")
-"""Those that train adapters."""
+"""Libraries that train adapters."""
 SHAPES = {
     "small": SMALL,
     "small_lora": replace(SMALL, about="adapters of rank 8 beside the same Llama", lora=8, peers=ADAPTED),

@@ -17,7 +17,7 @@ from .quantise_model import layers_of
 from .torchao_numbers import GroupIntegers, RowNumbers, torchao
 
 
-def round_in_passes(model: PreTrainedModel, config: QatConfig, family: ModelFamily) -> None:
+def use_fake_quantised_layers(model: PreTrainedModel, config: QatConfig, family: ModelFamily) -> None:
     """Replace the linear layers of ``model``, in place; parameters keep their names and stay as they are.
 
     Args:

@@ -129,7 +129,7 @@ def test_a_step_that_is_written_again_is_always_there(tmp_path: Path, monkeypatc
     assert _steps(tmp_path) == [1, 2] and not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_who_goes_back_leaves_later_checkpoints_behind(tmp_path: Path) -> None:
+def test_resuming_an_earlier_checkpoint_sets_later_ones_aside(tmp_path: Path) -> None:
     """Otherwise the next start, or a rollback, would go on from the newest checkpoint of the abandoned branch."""
     arguments = ("checkpoint.every=2", "checkpoint.keep_last=4", "trainer.eval_at_end=false")
     _train(tmp_path, *arguments, "trainer.stop_at=6")

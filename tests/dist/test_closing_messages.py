@@ -53,7 +53,7 @@ def test_a_run_that_stopped_early_says_so_when_it_is_started_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize("evaluate", [True, False])
-def test_whose_weights_are_evaluated_is_said(evaluate: bool, tmp_path: Path) -> None:
+def test_the_log_says_whether_averaged_weights_are_evaluated(evaluate: bool, tmp_path: Path) -> None:
     train(tiny_recipe(tmp_path, "trainer.max_steps=2", "ema=average", f"ema.evaluate={str(evaluate).lower()}"))
     said = (tmp_path / "log.txt").read_text()
     assert ("evaluations use the averaged weights" in said) is evaluate

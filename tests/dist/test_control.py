@@ -59,7 +59,7 @@ def test_a_pass_can_be_ended(ended: Path) -> None:
     assert pass_steps > 5 and steps[-1]["epoch"] >= 3 > steps[-2]["epoch"]
 
 
-def test_it_is_the_order_of_that_pass(ended: Path, tmp_path: Path) -> None:
+def test_a_pass_after_ended_ones_has_its_usual_samples(ended: Path, tmp_path: Path) -> None:
     """After two passes that end early, the third pass has the same samples as in a run that jumps to it."""
     other = ("+callbacks.seen._target_=helpers.callbacks.SeenTokens",)
     assert kept_ranks(_ended, 2, tmp_path / "seen", *other) == ["", ""]

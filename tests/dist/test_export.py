@@ -105,7 +105,7 @@ def test_training_goes_on_from_exported_weights(tmp_path: Path) -> None:
     assert torch.equal(_logits(aligned(loaded)), _logits(tuned.strategy.module))
 
 
-def test_what_the_base_says_of_generation_and_nothing_of_quantisation(tmp_path: Path) -> None:
+def test_exports_keep_generation_settings_and_drop_quantisation(tmp_path: Path) -> None:
     train(tiny_recipe(tmp_path / "run", "trainer.max_steps=1"))
     base = export(str(tmp_path / "run"), str(tmp_path / "base"))
     said = {"eos_token_id": [0, 5, 7], "temperature": 0.6, "do_sample": True}

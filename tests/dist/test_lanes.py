@@ -118,7 +118,7 @@ def _saved_again(run_dir: Path, overrides: list[str]) -> None:
     trainer.mesh.close()
 
 
-def test_other_lanes_begin_with_nothing(alone: Path, tmp_path: Path) -> None:
+def test_another_number_of_lanes_starts_with_an_empty_memory(alone: Path, tmp_path: Path) -> None:
     train_all([job(tmp_path, "trainer.micro_batch_size=4", "trainer.stop_at=5", "checkpoint.at_end=true")])
     recipe = tiny_recipe(tmp_path, *XL, "trainer.global_batch_size=8", "trainer.micro_batch_size=8")
     trainer = build(recipe, build_mesh(recipe.plan), str(tmp_path))

@@ -67,7 +67,7 @@ def test_the_own_launcher_leaves_a_log_of_each_rank_and_no_empty_files(tmp_path:
     assert [path for path in empty if not any(path.iterdir())] == []
 
 
-def test_of_a_rank_what_it_logged_and_its_last_errors_are_shown(tmp_path: Path, capsys) -> None:
+def test_logs_of_a_rank_are_shown_with_its_last_errors(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "logs" / "20260101-000000" / "attempt_0" / "1"
     folder.mkdir(parents=True)
     (tmp_path / "logs" / "rank1.log").write_text("logged\n")

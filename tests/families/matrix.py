@@ -53,7 +53,7 @@ TYPES = (
     *("bridgetower", "visual_bert"),
     *("upernet", "dpt", "yolos"),
 )
-"""The seed's architectures, those that the documentation names, and more of each shape."""
+"""Architectures that the documentation names, and more of each kind."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Found:
         return whole and all(value < TOLERANCE for value in self.differences.values())
 
 
-def look(model_type: str, folder: Path, plans: Sequence[str] = PLANS) -> Found:
+def try_architecture(model_type: str, folder: Path, plans: Sequence[str] = PLANS) -> Found:
     """Train ``model_type`` in one process and under every plan, resume and export it."""
     kind = kind_of(model_type)
     found = Found(kind.shape, kind.task)
@@ -108,7 +108,7 @@ def _alone(file: str, run_dir: str, model_type: str) -> tuple[int, bool, bool, s
     exported = _exports(trainer, one, model_type, saved)
     family = trainer.strategy.family
     reason = "" if family.tensor else family.no_tensor or "has a family file without one"
-    return sum(map(torch.numel, saved.values())), _goes_on(one, again), exported, reason
+    return sum(map(torch.numel, saved.values())), _resumes_exactly(one, again), exported, reason
 
 
 def _under(file: str, run_dir: str, plans: Sequence[str]) -> None:
@@ -139,7 +139,7 @@ def _run(file: str, run_dir: Path, *overrides: str, resume: Path | None = None) 
     return trainer
 
 
-def _goes_on(one: Path, again: Path) -> bool:
+def _resumes_exactly(one: Path, again: Path) -> bool:
     """Whether lines and tensors of a resumed run are those of the run that was not stopped."""
     same = [(line["loss"], line["grad_norm"]) for line in training(one)[SAVED:]]
     first, second = (_saved(step_folder(run / "checkpoints", STEPS)) for run in (one, again))

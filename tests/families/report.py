@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
-from families.matrix import PLANS, STEPS, TOLERANCE, TYPES, Found, look
+from families.matrix import PLANS, STEPS, TOLERANCE, TYPES, Found, try_architecture
 from helpers.report import keep, kept, markdown, progress_bar, quietly, show
 from trireme.models.family import families
 from trireme.models.other_families import WRONG
@@ -98,7 +98,7 @@ def _run(types: list[str]) -> dict[str, Found]:
 def _tried(name: str, folder: Path) -> Found:
     folder.mkdir()
     try:
-        return look(name, folder)
+        return try_architecture(name, folder)
     except Exception as error:  # any failure: the table names it
         words = f"{type(error).__name__}: {error}".split()
         return Found("", "", failure=" ".join(words)[-1500:])

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from families.matrix import TOLERANCE, look
+from families.matrix import TOLERANCE, try_architecture
 from trireme.models.model_config import ModelConfig
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
@@ -30,7 +30,7 @@ OF_EACH_SHAPE = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("model_type", "plans"), OF_EACH_SHAPE)
 def test_an_architecture_without_a_file(model_type: str, plans: list[str], tmp_path: Path) -> None:
-    found = look(model_type, tmp_path, plans)
+    found = try_architecture(model_type, tmp_path, plans)
     assert found.resumed and found.exported and found.parameters > 1_000
     assert set(found.differences) == set(plans)
     assert max(found.differences.values()) < TOLERANCE

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def aligned(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, its weights copied into memory of their own.
+    """The model in evaluation mode, with its weights copied to newly allocated memory.
 
     Loaded weights lie in a mapped file at any address, and kernels of some processors round differently there.
     """

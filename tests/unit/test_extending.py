@@ -44,7 +44,7 @@ def test_the_examples_of_the_page(name: str, tmp_path: Path) -> None:
     assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_what_the_page_says_that_callbacks_find_is_there(
+def test_attributes_that_the_page_lists_for_callbacks_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = re.findall(r"^\| (`(?:trainer|state|control)\..*?) \|", SECTIONS["Callback"], re.MULTILINE)
@@ -379,7 +379,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("optimizer", "number", "is a function that returns int, not an optimizer"),
     ],
 )
-def test_what_a_class_shows(broken: Path, part: str, name: str, words: str) -> None:
+def test_mistakes_that_a_class_shows_without_a_call(broken: Path, part: str, name: str, words: str) -> None:
     node = {"_target_": f"mine.broken.{name}"}
     problems = {
         "task": lambda: check_task(node),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TRIAL = "TRIREME_TRIAL"
 """Variable that makes a run a trial: JSON with the socket of the search, the trial's number and watched metrics."""
-OF_TRAINING = "lr"
+TRAINING_METRIC = "lr"
 """Metric that every training line has, and no evaluation line."""
 ANSWER_SECONDS = 600.0
 """Seconds in which a search must answer. A pruner takes milliseconds, a database that was restarted some minutes."""
@@ -54,7 +54,7 @@ class TrialReports(Callback):
 
     def on_log(self, trainer: Trainer, state: TrainerState, control: Control, metrics: Metrics) -> None:
         """Ask the search about a line. The last line is only reported: pruning would save no more steps."""
-        if state.step == 0 or (self.evaluations_only and OF_TRAINING in metrics):
+        if state.step == 0 or (self.evaluations_only and TRAINING_METRIC in metrics):
             return
         verdict: dict[str, Any] = {}
         if trainer.mesh.is_main and (not self.watched or self.watched & metrics.keys()):

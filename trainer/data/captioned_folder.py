@@ -55,11 +55,11 @@ class CaptionedFolder:
         return [f"{count} picture(s) {what} are left out: {self.path}" for what, count in found.items() if count]
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of the folder."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for picture, text in self._pairs():
@@ -77,7 +77,7 @@ class CaptionedFolder:
             raise UserError(Problem(str(text), f"cannot be read: {error.strerror or error}", "mend the file")) from None
         return lines[0].strip() if lines else ""
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         folder = Path(os.path.expanduser(self.path))
         files = (file for pair in self._pairs() for file in pair)
         return hash_json([self.encoding, [(file.relative_to(folder).as_posix(), *stamp(file)) for file in files]])

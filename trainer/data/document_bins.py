@@ -18,12 +18,12 @@ from .sample_order import permute
 
 Overflow = Literal["cut", "split", "drop"]
 FIXED_ORDER = 0
-"""Key of the order of the bins by index, so that the first rows of a set hold documents of all lengths."""
+"""Key of the fixed permutation of the bins. With it, the first rows of a set hold documents of all lengths."""
 
 
 @dataclass
 class Pieces:
-    """What goes into bins: documents, or parts of those that are longer than a bin."""
+    """The contents of bins: documents, or parts of documents that are longer than a bin."""
 
     lengths: np.ndarray
     """Tokens of each piece; 0 for a document that is left out."""
@@ -31,11 +31,11 @@ class Pieces:
     """Document of each piece; None where piece and document are the same."""
     capacity: int
     over: int
-    """Documents longer than a bin."""
+    """Number of documents longer than a bin."""
     lost: int
     """Tokens of these documents that are in no piece."""
     found: tuple[int, int]
-    """All documents, and their tokens."""
+    """Number of all documents, and of their tokens."""
 
     def place(self, piece: int) -> tuple[int, int]:
         """Document of a piece, and where in it the piece begins."""
@@ -68,7 +68,7 @@ def overflow_line(name: str, overflow: Overflow, capacity: int, lost: tuple[int,
 
 
 def pieces(lengths: np.ndarray, capacity: int, overflow: Overflow) -> Pieces:
-    """What becomes of documents of these lengths in bins of ``capacity`` tokens."""
+    """The pieces of documents of these lengths, for bins of ``capacity`` tokens."""
     long, found = lengths > capacity, (len(lengths), int(lengths.sum()))
     over = int(long.sum())
     if overflow == "split" and over:
@@ -116,10 +116,10 @@ class DocumentBins:
         return self.tokens / max(len(self) * self.fit.capacity, 1)
 
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pieces of a bin, and their numbers, which count on over the passes: those of pass p begin at p x pieces.
+        """Pieces of a bin, and their numbers. Numbers continue from pass to pass: piece i of pass p is p x pieces + i.
 
         Args:
-            index: counts on over the passes, too: bin b of pass p is p x bins + b.
+            index: number of the bin, which also continues from pass to pass: bin b of pass p is p x bins + b.
         """
         turn, place = divmod(index, len(self))
         number = int(permute(np.array([place]), len(self), FIXED_ORDER)[0])

@@ -30,7 +30,7 @@ class GettextLanguages:
     longest: int = 200
     """Most characters of a text."""
     most: int = 2000
-    """Most texts of a language; of more, those whose hashes are smallest."""
+    """Most texts of a language; if there are more, those with the smallest hashes are taken."""
 
     def __post_init__(self) -> None:
         self.roots = [self.roots] if isinstance(self.roots, str) else self.roots
@@ -57,13 +57,13 @@ class GettextLanguages:
         self._files()
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of the catalogues."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         stamps = {language: [stamp(file) for file in files] for language, files in self._files().items()}
         return hash_json([self.shortest, self.longest, self.most, stamps])
 

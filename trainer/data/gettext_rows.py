@@ -55,13 +55,13 @@ class GettextCatalogues:
         self._files()
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of the catalogues."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         return hash_json([self.language, self.shortest, self.longest, [stamp(file) for file in self._files()]])
 
     def _fits(self, pair: tuple[str, str]) -> bool:

@@ -61,13 +61,13 @@ class Hub:
             raise UserError(Problem("data.source.path", "there is no such folder", fix, self.path))
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of a local folder."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         folder = Path(os.path.expanduser(self.path))
         content: Any
         if os.path.isdir(folder):

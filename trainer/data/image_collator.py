@@ -16,8 +16,8 @@ from ...errors import Problem, UserError
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, draws, positions
 
-NOTHING = 255
-"""Number of the pixels of a map that belong to no class."""
+NO_CLASS = 255
+"""Label of pixels that belong to no class, which the loss ignores."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ImageCollator(Collator):
         found = {"pixel_values": self.vary(pixels, position)}
         label = sample.get("label")
         if label is not None and np.ndim(label) == 2:
-            found["label"] = self.vary(label[None], position, fill=NOTHING)[0]
+            found["label"] = self.vary(label[None], position, fill=NO_CLASS)[0]
         return found
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:

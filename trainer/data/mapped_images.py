@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...models.facts import Facts
 from .base_collator import Sample
-from .image_collator import NOTHING
+from .image_collator import NO_CLASS
 from .image_rows import opened_image, picture_sizes, pixel_values
 from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
@@ -36,8 +36,8 @@ class MappedImages(Samples):
         if numbers.shape != (picture.height, picture.width):
             raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its picture")
         known = numbers < len(self.facts.labels)
-        if not (known | (numbers == NOTHING)).all():
-            wrong = int(numbers[~known & (numbers != NOTHING)][0])
+        if not (known | (numbers == NO_CLASS)).all():
+            wrong = int(numbers[~known & (numbers != NO_CLASS)][0])
             raise ValueError(f"its map has a {wrong}, but there are {len(self.facts.labels)} classes")
         if self.cuts:
             made = self.processor(images=picture, segmentation_maps=numbers, return_tensors="np")
@@ -72,5 +72,5 @@ def _classes(given: Given) -> int:
     most = 0
     for row in given.rows.select_columns(["map"]):
         numbers = _numbers(row["map"])  # type: ignore[index]
-        most = max(most, int(numbers[numbers != NOTHING].max(initial=0)))
+        most = max(most, int(numbers[numbers != NO_CLASS].max(initial=0)))
     return most + 1

@@ -74,13 +74,13 @@ class RowFiles:
         return self._chosen().notes
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of the files."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         files, format = self._files()
         nested = ["text"] if self.nested == "text" else []
         return hash_json([format, self.delimiter, *nested, [stamp(Path(file)) for file in files]])
@@ -150,13 +150,13 @@ class Folder:
         return sound_columns(self._folder())
 
     def fingerprint(self) -> str:
-        return self._print(time_stamp)
+        return self._fingerprint(time_stamp)
 
     def content(self) -> str:
         """Like ``fingerprint``, but equal for copies of the folder."""
-        return self._print(content_stamp)
+        return self._fingerprint(content_stamp)
 
-    def _print(self, stamp: Callable[[Path], Any]) -> str:
+    def _fingerprint(self, stamp: Callable[[Path], Any]) -> str:
         folder = self._folder()
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
         return hash_json([self.kind, [(path.relative_to(folder).as_posix(), *stamp(path)) for path in files]])

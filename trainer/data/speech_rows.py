@@ -27,7 +27,7 @@ from .waveform_frames import output_frames
 
 
 class LabelledSounds(Samples):
-    """A sound and its label: a class, several classes, or a number (``labels.py``)."""
+    """Audio clips with a label: a class, several classes, or a number (``labels.py``)."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "label": True}
     unit = "frames"
@@ -54,7 +54,7 @@ class LabelledSounds(Samples):
 
 
 class TranscribedSpeech(Samples):
-    """A sound and the text that is said in it."""
+    """Audio clips of speech, with the text that is spoken in them."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
@@ -91,11 +91,11 @@ class TranscribedSpeech(Samples):
 
 
 def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
-    """What the feature extractor makes of a stored sound: float32 [time], [time, frequencies] or, where every sound is
-    brought to one length, [frequencies, time] or [channels, time, frequencies].
+    """Inputs of the model for a stored audio clip: float32 [time], [time, frequencies] or, if the extractor pads every
+    clip to one length, [frequencies, time] or [channels, time, frequencies].
 
     Raises:
-        ValueError: the sound is longer than this length.
+        ValueError: the clip is longer than this length.
     """
     rate = extractor.sampling_rate
     sound = waveform(stored, rate)
@@ -108,7 +108,7 @@ def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
 
 
 def speech_tokenizer(given: Given) -> Any:
-    """The tokenizer of ``data.tokenizer``, of the weights, or one of the characters that the texts hold."""
+    """The tokenizer that the recipe names, or that of the weights, or else one of the characters in the texts."""
     from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
 
     config = given.config.tokenizer
@@ -126,7 +126,7 @@ def speech_tokenizer(given: Given) -> Any:
 
 
 def case_of(tokenizer: Any) -> Any:
-    """The function that gives a text the case of a vocabulary that has only one."""
+    """A function that converts a text to lower or upper case if the vocabulary has only letters of that case."""
     letters = "".join(token for token in tokenizer.get_vocab() if len(token) == 1)
     if letters == letters.lower():
         return str.lower

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from ...models.facts import Facts
 
-NOTHING = 255
-"""Number of pixels that belong to no class."""
+NO_CLASS = 255
+"""Label of pixels that belong to no class, which the loss ignores."""
 
 
 class SemanticSegmentation(Task):
@@ -66,7 +66,7 @@ class SemanticSegmentation(Task):
         """Share of each class among the pixels, found and wanted."""
         shares = {}
         for name in ("map", "label"):
-            pixels = [pixel for row in record[name] for pixel in row if pixel != NOTHING]
+            pixels = [pixel for row in record[name] for pixel in row if pixel != NO_CLASS]
             counts = {label: pixels.count(number) for number, label in enumerate(facts.labels)}
             shares[name] = {label: round(count / max(len(pixels), 1), 6) for label, count in counts.items() if count}
         return {"index": record["index"], "prediction": shares["map"], "label": shares["label"]}
@@ -74,7 +74,7 @@ class SemanticSegmentation(Task):
 
 def _there(labels: Tensor) -> Tensor:
     """Whether each pixel has a class."""
-    return (labels != NOTHING) & (labels >= 0)
+    return (labels != NO_CLASS) & (labels >= 0)
 
 
 def _logits(outputs: Any, labels: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def test_every_key_of_deepspeed_is_listed() -> None:
     assert not [name for name in [*tree, *(tree["zero_optimization"] or {})] if not find(name)]
 
 
-def test_what_names_are_called_here_exists() -> None:
+def test_names_of_trireme_in_the_list_exist() -> None:
     paths = {key.path for key in keys()}
     paths |= {path.rpartition(".")[0] for path in paths}
     options = {word for name in COMMANDS for word in COMMANDS[name].parser().format_help().split()}

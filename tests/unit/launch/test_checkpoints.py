@@ -70,6 +70,6 @@ def test_a_checkpoint_without_its_manifest_is_damaged(run: Path, capsys: pytest.
     assert shown.returncode == 1 and "manifest.json is missing" in shown.stdout
 
 
-def test_where_there_is_nothing_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(trireme_here(capsys, "checkpoints", str(tmp_path)), "RUN", "holds no checkpoint")
     refused(trireme_here(capsys, "checkpoints", str(tmp_path / "none")), "is not a folder")

@@ -67,7 +67,7 @@ def test_what_a_file_leaves_open_is_missing_although_the_schema_has_a_default(ow
     assert (raw["trainer"]["log_every"], raw["seed"]) == (5, 0)
 
 
-def test_what_refers_to_a_value_left_open_is_left_open_too() -> None:
+def test_references_to_a_required_value_are_required_too() -> None:
     deepspeed = compose(str(TINY), ["plan=zero3_nvme"]).raw["plan"]["deepspeed"]
     assert deepspeed["offload_optimizer"]["nvme_path"] == deepspeed["offload_param"]["nvme_path"] == "???"
 

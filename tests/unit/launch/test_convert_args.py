@@ -223,7 +223,7 @@ def test_values_that_no_recipe_can_hold(tmp_path: Path, given: dict[str, Any], f
         converted(write(tmp_path, {"base_model": "owner/base", "adapter": "lora", **given}))
 
 
-def test_what_is_left_is_named_as_it_was_written(tmp_path: Path) -> None:
+def test_unconverted_arguments_keep_their_own_names(tmp_path: Path) -> None:
     given = {"evals_per_epoch": 4, "saves_per_epoch": 2, "load_in_4bit": True, "rl": "orpo"}
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "datasets": [{"path": None}], **given}))
     assert {*given, "datasets"} <= draft.left.keys()

@@ -84,7 +84,7 @@ def test_ranks_that_left_early_and_saved_are_no_failure(failure) -> None:
         raise_failure({0: failure(0, -15), 1: failure(1, 75)}, 2, lambda rank: "")
 
 
-def test_what_the_launcher_or_a_lost_connection_did_is_not_the_cause(failure) -> None:
+def test_kills_by_the_launcher_and_lost_connections_are_not_the_cause(failure) -> None:
     failures = {
         0: failure(0, -6),
         1: failure(1, 1, ValueError("first")),

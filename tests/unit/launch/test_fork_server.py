@@ -102,7 +102,7 @@ def test_a_refused_recipe_leaves_no_process(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_it_is_what_a_started_process_would_be(tmp_path: Path) -> None:
+def test_a_forked_process_runs_like_a_started_one(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name != "HOME"}
     process = go(tmp_path, "7", "a b", environment={**kept, "MINE": "yes"})
     assert process.wait(20) == 7
@@ -114,7 +114,7 @@ def test_it_is_what_a_started_process_would_be(tmp_path: Path) -> None:
     assert (tmp_path / "err").read_text() == "to errors\n"
 
 
-def test_its_end_is_told_as_of_a_started_process(tmp_path: Path) -> None:
+def test_a_forked_process_ends_like_a_started_one(tmp_path: Path) -> None:
     assert go(tmp_path, "fail").wait(20) == 1
     assert "RuntimeError: as it was told" in (tmp_path / "err").read_text()
     process = go(tmp_path, "sleep")
@@ -134,7 +134,7 @@ def test_two_do_not_draw_the_same(tmp_path: Path) -> None:
     assert len(draws) == 2
 
 
-def test_its_name_is_that_of_the_command(tmp_path: Path) -> None:
+def test_a_forked_process_is_named_by_its_command(tmp_path: Path) -> None:
     process = go(tmp_path, "sleep", environment={**os.environ, "RANK": "3"})
     shown = " ".join(psutil.Process(process.pid).cmdline()).strip()
     process.send_signal(signal.SIGKILL)
@@ -157,7 +157,7 @@ def test_what_is_read_at_import_must_be_the_same(tmp_path: Path, name: str) -> N
     assert ForkServer.current is not None, "it serves others"
 
 
-def test_what_cannot_become_the_process_is_answered(tmp_path: Path) -> None:
+def test_a_process_that_cannot_be_forked_is_answered(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "entry", "0"]
     assert forked(command, os.environ, (0, 1, 2), str(tmp_path / "gone")) is None
     assert go(tmp_path, "0").wait(20) == 0, "it serves others"

@@ -33,14 +33,14 @@ def test_collections_stop_and_go_on_after_a_failing_import() -> None:
     assert gc.isenabled()
 
 
-def test_who_has_switched_them_off_keeps_them_off() -> None:
+def test_collections_that_were_off_stay_off() -> None:
     gc.disable()
     with quick_imports():
         pass
     assert not gc.isenabled()
 
 
-def test_what_heavy_imports_make_is_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_heavy_imports_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
     with quick_imports():
         for number in range(HEAVY + 1):

@@ -69,7 +69,7 @@ def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
     assert compose(STDLIB, jobs[0].overrides).raw == jobs[0].raw
 
 
-def test_what_a_later_file_leaves_open_is_open(tmp_path: Path) -> None:
+def test_a_later_file_can_make_a_value_required(tmp_path: Path) -> None:
     """A later file with ``???`` asks for a choice; OmegaConf by itself would keep the value of the earlier file."""
     written(tmp_path, BEGIN + "optimizer: {lr: 1e-3}\n")
     recipe = written(

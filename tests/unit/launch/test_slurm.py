@@ -176,7 +176,7 @@ def test_containers_see_what_links_lead_to_and_where_recipes_lie(tmp_path: Path)
     assert alone.unmountable() == [tmp_path / "outside" / "b=1,c=2"]
 
 
-def test_what_setup_sets_for_itself_is_not_for_the_script(tmp_path: Path) -> None:
+def test_settings_of_setup_do_not_change_the_script(tmp_path: Path) -> None:
     """``set -e`` would end the script at the first signal, and ``cd`` would change the folder of its tasks."""
     launch = LaunchConfig(kind="slurm", setup=["set -eu", "cd /"])
     text = Script(launch, Shape(1, 1), "job", tmp_path, tmp_path, [Run(tmp_path, [])]).text()

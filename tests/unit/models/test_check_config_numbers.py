@@ -80,7 +80,7 @@ def _computes(config: ModelConfig) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_passes_computes(family: str) -> None:
+def test_configurations_that_pass_the_check_can_compute(family: str) -> None:
     wrong = []
     for changes in CHANGES:
         config = _config(family, changes)

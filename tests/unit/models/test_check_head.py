@@ -48,7 +48,7 @@ def test_an_encoder_is_a_decoder_only_where_its_configuration_says_so(kind: str)
     assert check_model(auto(kind), 32, "masked_lm") == []
 
 
-def test_what_no_text_tells_a_trial_finds(tmp_path: Path) -> None:
+def test_a_model_that_is_not_causal_is_found_by_a_trial(tmp_path: Path) -> None:
     """XLNet sees all tokens, and its class warns of nothing."""
     fields = [f"+model.config.{name}={value}" for name, value in tiny_config("xlnet").items() if value is not None]
     recipe = tiny_recipe(tmp_path, "~model.config", "model.family=auto", "+model.config.model_type=xlnet", *fields)

@@ -127,7 +127,7 @@ def test_every_block_and_head_is_found(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_what_earlier_and_later_stages_leave_out_exists(family: str) -> None:
+def test_modules_that_stages_leave_out_exist(family: str) -> None:
     spec, model = families()[family], _meta(family)
     (stack,), cut = spec.stacks, spec.cut
     assert cut is not None

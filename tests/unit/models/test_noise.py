@@ -213,7 +213,7 @@ def test_samples_and_heads_in_one_axis() -> None:
     assert torch.equal(keys.of_rows((4, 6, 8))[0].flatten(), keys.of_rows((24, 8))[0])
 
 
-def test_what_samples_share_is_one_draw() -> None:
+def test_tensors_that_samples_share_have_one_noise() -> None:
     one, other = micro_keys((1, 2), SAMPLES[:2]), micro_keys((1, 2), SAMPLES[1:])
     assert torch.equal(one.of_rows((5, 8))[0], other.of_rows((5, 8))[0])
 

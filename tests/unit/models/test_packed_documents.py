@@ -69,7 +69,7 @@ def test_packed_documents_equal_documents_alone(family: str, attention: str) -> 
 
 
 @pytest.mark.parametrize("family", ["opt", "recurrent_gemma"])
-def test_what_is_mended_would_leak(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_leak_without_the_fixes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In transformers, OPT's documents see each other, and RecurrentGemma's convolution reads the document before."""
     for name in ("keep_documents_apart", "mask_by_positions"):
         monkeypatch.setattr(f"trireme.models.build_model.{name}", lambda model, family: None)

@@ -94,7 +94,9 @@ def test_tensors_without_a_place_are_named(
     assert told in said and f"{len(extra)} tensor" in said
 
 
-def test_what_the_model_computes_itself_needs_no_word(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stored_buffers_that_the_model_computes_are_not_mentioned(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     extra = {"model.rotary_emb.inv_freq": torch.ones(4), f"{Q[:-7]}.rotary_emb.inv_freq": torch.ones(4)}
     _store(folder, {**_tensors(folder), **extra})
     assert _told(folder, caplog) == ""

@@ -36,7 +36,7 @@ def _with(folder: Path, name: str) -> None:
     save_file({**load_file(file), name: torch.ones(2)}, file, metadata={"format": "pt"})
 
 
-def test_what_has_no_place_is_told(trainer_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stored_tensors_that_the_model_lacks_are_named(trainer_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "trireme.checkpoint"):
         checkpoint_weights(open_source(trainer_folder), _model())
         assert caplog.text == ""

@@ -87,7 +87,7 @@ def test_a_generator_streams_again_and_again(own: Any) -> None:
     ],
     ids=str,
 )
-def test_what_it_may_not(own: Any, tmp_path: Path, found: Any, words: str) -> None:
+def test_wrong_return_values_of_a_source(own: Any, tmp_path: Path, found: Any, words: str) -> None:
     component = own(load=give(found), fingerprint=give("1"))
     text = message(lambda: load(component, tmp_path))
     assert text.startswith("data.source = 'mine_data.Own'") and words in text and "docs/extending.md" in text

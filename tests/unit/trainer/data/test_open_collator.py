@@ -82,7 +82,7 @@ def test_a_wrong_micro_batch(micro: Callable[[Any], Any], words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_what_keeps_the_contract_passes_unchanged_and_is_looked_at_once() -> None:
+def test_correct_batches_pass_unchanged_and_only_the_first_is_checked() -> None:
     calls: list[int] = []
     collator = checked(step=lambda batch: (calls.append(1), batch if len(calls) == 1 else None)[1])
     assert torch.equal(collator(SAMPLES)[1].inputs["input_ids"][0], torch.arange(1, 9))

@@ -84,7 +84,7 @@ def test_changed_letters_keep_their_places(method: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_is_put_in_place_of_characters_is_of_the_same_message(text: str) -> None:
+def test_replaced_characters_keep_their_message(text: str) -> None:
     marked = Traced(text, [(len(text), Mark(3))])
     for old, new in (("a", ""), ("a", "xyz"), ("\n", " "), ("", "-")):
         found = marked.replace(old, new)

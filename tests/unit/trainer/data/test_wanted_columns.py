@@ -28,7 +28,7 @@ def test_they_are_those_of_the_samples(file: Path) -> None:
     assert wanted_columns(task) == (locate(samples).columns if samples else None)
 
 
-def test_what_is_no_task_wants_nothing() -> None:
+def test_a_missing_task_needs_no_columns() -> None:
     assert wanted_columns(None) is None and wanted_columns({"_target_": "nowhere.Task"}) is None
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from trireme.trainer.data.base_collator import without_targets
 from trireme.trainer.data.boxed_images import BoxCollator
-from trireme.trainer.data.image_collator import NOTHING, ImageCollator
+from trireme.trainer.data.image_collator import NO_CLASS, ImageCollator
 from trireme.trainer.tasks.boxes import corners, overlaps
 from trireme.trainer.tasks.object_detection import ObjectDetection
 from trireme.trainer.tasks.semantic_segmentation import SemanticSegmentation
@@ -58,7 +58,7 @@ def test_a_picture_that_fills_a_place_has_no_loss() -> None:
 
 def test_pixels_of_no_class_count_nowhere() -> None:
     task = SemanticSegmentation()
-    labels = torch.tensor([[[0, 1], [NOTHING, 1]], [[-100, -100], [-100, -100]]])
+    labels = torch.tensor([[[0, 1], [NO_CLASS, 1]], [[-100, -100], [-100, -100]]])
     logits = torch.zeros(2, 2, 2, 2)
     logits[:, 1] = 5.0
     outputs, targets = SimpleNamespace(logits=logits), {"labels": labels}
@@ -76,4 +76,4 @@ def test_a_map_moves_with_its_picture() -> None:
         (micro,) = collator([{**sample, "position": place}])
         pixels, labels = micro.inputs["pixel_values"][0, 0], micro.targets["labels"][0]
         assert torch.equal(labels[pixels > 0], pixels[pixels > 0].long())
-        assert (labels[pixels == 0] == NOTHING).all()
+        assert (labels[pixels == 0] == NO_CLASS).all()

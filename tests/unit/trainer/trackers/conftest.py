@@ -19,7 +19,7 @@ from trireme.trainer.trainer_state import Control, TrainerState
 
 @dataclass(eq=False)
 class InMemory(Tracker):
-    """Keeps lines and files; fails as often as it is told."""
+    """A tracker that keeps lines and files in lists. Its next ``failures`` writes fail."""
 
     TITLE: ClassVar = "Memory"
     LIBRARY: ClassVar = "json"

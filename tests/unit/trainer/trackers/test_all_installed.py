@@ -36,7 +36,7 @@ class Small(InMemory):
     KEEPS: ClassVar = ("curve",)
 
 
-def test_what_can_report_is_added(run: Run, monkeypatch: Any, caplog: Any) -> None:
+def test_trackers_that_work_are_added(run: Run, monkeypatch: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(all_installed, "installed_trackers", lambda: [InMemory, Locked, Small])
     run.trainer.callbacks = CallbackList()

@@ -109,7 +109,8 @@ def check_eval_precision(trainer: TrainerConfig, plan: Plan) -> list[Problem]:
     return problems
 
 
-def check_native(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
+def check_deepspeed_files(checkpoint: CheckpointConfig, plan: Plan) -> list[Problem]:
+    """The problem of ``checkpoint.deepspeed`` under a plan that does not run DeepSpeed."""
     if not checkpoint.deepspeed or plan.data_parallel == "deepspeed":
         return []
     why = f"writes files of DeepSpeed's engine, which plan {plan.name} does not run"
