@@ -55,7 +55,7 @@ def test_the_command_says_the_step_at_once_and_ends_with_a_code_of_its_own(
     ]
     again = trireme_here(capsys, *run, *keep)
     assert again.returncode == DIVERGED
-    assert "was saved when the weights are not finite" in again.stderr, "why it is not resumed from"
+    assert "was saved with a fault: the weights are not finite" in again.stderr, "why it is not resumed from"
     assert f"resuming from {tmp_path}/checkpoints/step_{sound[0]:08d}" in again.stderr
 
 
@@ -69,7 +69,7 @@ def test_where_no_checkpoint_is_finite_a_resume_is_refused(tmp_path: Path, capsy
     monitored.addHandler(caplog.handler)
     exported = trireme_here(capsys, "export", str(tmp_path), str(tmp_path / "out"))
     monitored.removeHandler(caplog.handler)
-    assert exported.returncode == 0 and "was saved when the weights are not finite" in caplog.text
+    assert exported.returncode == 0 and "was saved with a fault: the weights are not finite" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_what_is_not_finite_is_not_exported(tmp_path: Path) -> None:
     train(tiny_recipe(tmp_path, *TOO_FAST, export))
     assert not (tmp_path / "exported").exists()
     said = (tmp_path / "log.txt").read_text()
-    assert "step_00000006 is not exported: it was saved when the weights are not finite" in said
+    assert "step_00000006 is not exported: it was saved with a fault: the weights are not finite" in said
     assert "nothing is exported" in said
 
 

@@ -154,7 +154,7 @@ class Export(Callback):
     def _look_at(self, path: Path) -> None:
         """Note a checkpoint that was saved, and export it if each is exported."""
         if reason := not_finite(path):
-            log.warning("%s is not exported: it was saved when %s", path.name, reason)
+            log.warning("%s is not exported: it was saved with a fault: %s", path.name, reason)
             return
         self._saved = path
         if self.at == "every_save":

@@ -47,9 +47,9 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
         reason = verify(folder, contents)
         if reason is None:
             for other in here[: here.index(folder)]:
-                log.warning("checkpoint %s is passed over: it was saved when %s", other, not_finite(other))
+                log.warning("checkpoint %s is passed over: it was saved with a fault: %s", other, not_finite(other))
             if found := not_finite(folder):
-                log.warning("checkpoint %s was saved when %s", folder, found)
+                log.warning("checkpoint %s was saved with a fault: %s", folder, found)
             return folder
         log.warning("checkpoint %s %s; it is not used", folder, reason)
     if path.exists() and not checkpoints_at(path):

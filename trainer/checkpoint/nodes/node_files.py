@@ -126,7 +126,7 @@ class NodeFiles:
 
 def _not_finite(folder: Path) -> str | None:
     reason = not_finite(folder)
-    return f"was saved when {reason}" if reason else None
+    return f"was saved with a fault: {reason}" if reason else None
 
 
 def _held(folder: Path) -> Held:
