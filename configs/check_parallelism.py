@@ -134,9 +134,7 @@ def check_groups(parameter_groups: ParameterGroups | None, plan: Plan) -> list[P
     """The problem of parameter groups under an engine whose own optimizer or scheduler would drop their options."""
     if parameter_groups is None or not (plan.uses_deepspeed and isinstance(plan.deepspeed, str)):
         return []
-    why = (
-        "gives parameters options of their own, and a DeepSpeed JSON may name an optimizer or a scheduler that does not"
-    )
+    why = "gives parameters options of their own, which the optimizer or scheduler of a DeepSpeed JSON may ignore"
     return [Problem(GROUPS, why, "use plan=zero2 or another plan of configs/plan, or leave it out")]
 
 

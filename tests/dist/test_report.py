@@ -165,5 +165,5 @@ def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
             ended = watch.end(timeout=60)
     assert ended.returncode == 0 and "Ctrl-C" in ended.stdout
     page = (run_dir / "report.html").read_text()
-    assert "ended without a word" in page and '"refresh":null' in page
+    assert "ended without a message" in page and '"refresh":null' in page
     assert re.search(r'class="chip done"', page)

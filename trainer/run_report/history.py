@@ -74,7 +74,7 @@ def _how(run: RunFiles, ended: dict[str, Any] | None, last: bool) -> str:
     if ended is None:
         if last and run.state == "running":
             return '<span class="chip running">running</span>'
-        return '<span class="chip killed">ended without a word</span> killed, or its machine was lost'
+        return '<span class="chip killed">ended without a message</span> killed, or its machine was lost'
     state = str(ended.get("how"))
     if last and run.state == "diverged":
         state = "diverged"

@@ -18,7 +18,7 @@ STATES = {
     "left": "left, to be resumed",
     "diverged": "diverged",
     "failed": "failed",
-    "killed": "ended without a word",
+    "killed": "ended without a message",
 }
 HELD_OUT = "held out"
 MOST_ROWS = 200

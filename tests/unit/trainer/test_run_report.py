@@ -213,7 +213,14 @@ def test_starts_tell_restarts_rollbacks_and_kills(tmp_path: Path) -> None:
         {**ENDED, "step": 20, "how": "failed", "reason": "RuntimeError: the mast broke"},
     )
     found = Elements(page(Report([read_run(write_run(tmp_path / "run", told=told))], "run"))).text
-    words = ("ended without a word", "(restarted)", "went back to step 10", "from step 17", "the mast broke", "failed")
+    words = (
+        "ended without a message",
+        "(restarted)",
+        "went back to step 10",
+        "from step 17",
+        "the mast broke",
+        "failed",
+    )
     assert [word for word in words if word not in found] == []
 
 
