@@ -119,7 +119,7 @@ def check_vocabulary(data: DataConfig, model: ModelConfig, task: Component) -> l
     """The problem of a tokenizer to be trained whose vocabulary is larger than the model's."""
     if data.loader is not None:  # a loader of the user's own trains no tokenizer
         return []
-    if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of pictures have a vocabulary
+    if not reads_texts(task) and head_of(task) not in ("ctc", *WRITERS):  # some models of images have a vocabulary
         return []
     tokenizer, size = data.tokenizer, model.config.get("vocab_size")
     if tokenizer.path is None and model.weights is None and isinstance(size, int) and tokenizer.vocab_size > size:

@@ -29,7 +29,7 @@ class ChatPrompt:
     continues: bool
     """Whether it goes on with the last message; else it begins a message of its own."""
     pictures: tuple[Any, ...] = ()
-    """The pictures of its messages in their order, opened by Pillow."""
+    """The images of its messages in their order, opened by Pillow."""
 
     @property
     def begun(self) -> str:
@@ -56,11 +56,11 @@ def chat_prompt(
         system: message of the system for a conversation without one.
         continue_final_message: go on with the last message.
         generation_prompt: begin a new message; None does so unless the last one is the assistant's.
-        images: files of pictures, which stand before ``prompt``. Without a prompt, they are for the pictures in the
+        images: files of images, which stand before ``prompt``. Without a prompt, they are for the images in the
             messages of ``file`` that name no file of their own.
 
     Raises:
-        UserError: there is no such file, it holds no conversation or picture, or the options contradict each other.
+        UserError: there is no such file, it holds no conversation or image, or the options contradict each other.
     """
     if continue_final_message and generation_prompt:
         why = "goes on with the last message, and --add-generation-prompt begins a new one"
@@ -87,7 +87,7 @@ def chat_prompt(
 
 
 def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> dict[str, Any]:
-    """A row with a further message of the user, and with pictures."""
+    """A row with a further message of the user, and with images."""
     if prompt is None:
         return {**row, IMAGES: [*(row.get(IMAGES) or []), *images]} if images else row
     shown = [{"type": "image", "path": file} for file in images]
@@ -97,7 +97,7 @@ def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> di
 
 
 def _pictures(found: Conversation, row: dict[str, Any], option: str) -> tuple[Any, ...]:
-    """The pictures of a conversation, opened."""
+    """The images of a conversation, opened."""
     contents = [message.get("content") for message in found.messages]
     if not row.get(IMAGES) and not any(
         is_picture(part) for each in contents if isinstance(each, list) for part in each
@@ -111,7 +111,7 @@ def _pictures(found: Conversation, row: dict[str, Any], option: str) -> tuple[An
     except ImportError:
         raise UserError(Problem(option, "needs Pillow, which is not installed", "pip install pillow")) from None
     except ValueError as error:
-        fix = "name one file for each picture of the messages, or give --prompt with --image"
+        fix = "name one file for each image of the messages, or give --prompt with --image"
         raise UserError(Problem(option, str(error), fix)) from error
 
 
@@ -141,24 +141,25 @@ def chat_inputs(tokenizer: Any, chat: ChatPrompt) -> Any:
 
 
 def pictured_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
-    """Tokens of a conversation and its pictures, as in training: the processor puts the tokens that a picture stands
-    for in place of the one that the template writes.
+    """Tokens of a conversation and its images, as in training.
+
+    The template writes one token for each image. The processor replaces it by the tokens that the image stands for.
 
     Args:
         processor: of transformers, with an ``image_token``.
 
     Raises:
-        UserError: there is no template, it refuses the conversation, or it does not show each picture.
+        UserError: there is no template, it refuses the conversation, or it does not show each image.
     """
     text = _rendered(processor.tokenizer, chat, tokenize=False)
     shown = text.count(processor.image_token)
     if shown != len(chat.pictures):
-        why = f"holds {len(chat.pictures)} pictures, and the template shows {shown} ({processor.image_token})"
+        why = f"holds {len(chat.pictures)} images, and the template shows {shown} ({processor.image_token})"
         raise UserError(Problem("--chat", why, "correct the messages; a text may not hold that token"))
     try:
         made = processor(text=[text], images=[list(chat.pictures)], add_special_tokens=False, return_tensors="pt")
     except (ValueError, TypeError) as error:
-        why = f"the processor refuses the pictures: {' '.join(str(error).split())}"
+        why = f"the processor refuses the images: {' '.join(str(error).split())}"
         raise UserError(Problem("--image", why, "give others")) from error
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         made.pop("token_type_ids", None)

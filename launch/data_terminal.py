@@ -30,7 +30,7 @@ MOST_LABELS = 30
 BAR = 30
 """Columns of the longest bar."""
 WIDE, HIGH = 48, 24
-"""Columns and lines of the greatest preview of a picture."""
+"""Columns and lines of the greatest preview of an image."""
 BARS = " ▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
 
@@ -187,7 +187,7 @@ def _picture(pixels: np.ndarray, colours: bool) -> Line:
 
 
 def resized(pixels: np.ndarray, wide: int, high: int) -> np.ndarray:
-    """A picture in colours of at most that size, with an even number of rows; tiny ones are enlarged."""
+    """An image in colours of at most that size, with an even number of rows; tiny ones are enlarged."""
     from PIL import Image
 
     image = Image.fromarray(pixels).convert("RGB")
@@ -204,7 +204,7 @@ def _colour(pixel: np.ndarray) -> Any:
 
 
 def sparkline(samples: np.ndarray, columns: int) -> str:
-    """The loudness of a sound over time, as bars of eight heights."""
+    """The loudness of an audio clip over time, as bars of eight heights."""
     parts = np.array_split(np.abs(samples), min(columns, max(len(samples), 1)))
     peaks = np.array([part.max(initial=0.0) for part in parts])
     heights = np.ceil(peaks / max(float(peaks.max(initial=0.0)), 1e-12) * (len(BARS) - 1)).astype(int)

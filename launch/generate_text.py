@@ -138,7 +138,7 @@ def _write(
     except (TypeError, ValueError) as error:
         if reader is tokenizer or (isinstance(prompt, ChatPrompt) and prompt.pictures):
             raise
-        why = f"cannot write without a picture: {' '.join(str(error).split())}"
+        why = f"cannot write without an image: {' '.join(str(error).split())}"
         raise UserError(Problem("MODEL", why, "give --chat --image FILE", str(folder))) from error
     if isinstance(prompt, ChatPrompt):
         written = tokens[0] if model.config.is_encoder_decoder else tokens[0][begun:]
@@ -147,17 +147,17 @@ def _write(
 
 
 def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> Any:
-    """Inputs of a conversation; pictures get the type of the weights."""
+    """Inputs of a conversation; images get the type of the weights."""
     if not prompt.pictures:
         return chat_inputs(getattr(reader, "tokenizer", reader), prompt)
     if not hasattr(reader, "image_token"):
-        why = f"is a {type(model).__name__}, which reads texts alone, and the conversation holds a picture"
-        raise UserError(Problem("MODEL", why, "name a model that sees, or leave the picture out", str(folder)))
+        why = f"is a {type(model).__name__}, which reads texts alone, and the conversation holds an image"
+        raise UserError(Problem("MODEL", why, "name a model that sees, or leave the image out", str(folder)))
     return pictured_inputs(reader, model, prompt).to(model.dtype)
 
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
-    """The tokenizer (or the processor, for a model with pictures), and the model in evaluation mode on its devices."""
+    """The tokenizer (or the processor, for a model with images), and the model in evaluation mode on its devices."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -183,7 +183,7 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
 
 
 def _processor(folder: Path, config: Any) -> Any:
-    """The processor of a model that has pictures among its tokens; None for other models."""
+    """The processor of a model that has images among its tokens; None for other models."""
     from transformers import AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 

@@ -283,10 +283,10 @@ def vision(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> 
 
 
 def speech(*, blocks: str, layers: str = "num_hidden_layers", **others: Any) -> ModelFamily:
-    """The family of a model of audio clips: convolutions over a waveform, and one stack of blocks over their frames.
+    """The family of a model of audio: convolutions over a waveform, and one stack of blocks over their frames.
 
     Spans of frames that transformers drops at random are not dropped: it draws them from generators that depend on the
-    rank. Collators mask the sound instead.
+    rank. Collators mask the audio clip instead.
 
     Args:
         others: fields of ``ModelFamily``.

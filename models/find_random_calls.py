@@ -61,7 +61,7 @@ def _functions(member: object, module: str, seen: set[types.CodeType]) -> Iterat
         return
     seen.add(function.__code__)
     for code in _nested(function.__code__):
-        if "apply_spec_augment" in (*code.co_names, *code.co_consts):  # off in training: collators mask sounds
+        if "apply_spec_augment" in (*code.co_names, *code.co_consts):  # off in training: collators mask audio clips
             continue
         yield code
         for name in code.co_names:

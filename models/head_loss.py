@@ -113,7 +113,7 @@ class HeadLoss:
             return self._of_its_own(head, hidden, asked)
         part: HeadPart = head.__dict__.get("head_part") or HeadPart()
         labels, length = asked.labels, hidden.shape[1]
-        before = (length - labels.shape[1], 0)  # hidden states of a picture come before those of its text
+        before = (length - labels.shape[1], 0)  # hidden states of an image come before those of its text
         states, chosen, places = select(
             part.enter(hidden).flatten(0, 1), F.pad(labels, before, value=IGNORE).flatten(), IGNORE
         )

@@ -99,7 +99,7 @@ class Trainer:
     store: Checkpoints
     ema: Ema | None = None
     flops_per_token: float | None = None
-    """Floating-point operations per token; None if they are not known, as for pictures and sounds."""
+    """Floating-point operations per token; None if they are not known, as for images and audio clips."""
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
     base: Base | None = None

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SET",
         help="train, held_out, test or a name in data.eval_sets (default: all; samples of train)",
     )
-    parser.add_argument("--html", metavar="FILE", help="also write a page with pictures and sounds")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with images and audio clips")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -36,8 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture before --prompt, for models that see; again for further ones. Without --prompt: for the "
-        "pictures that the messages of FILE hold without a path",
+        help="an image before --prompt, for models that see; again for further ones. Without --prompt: for the "
+        "images that the messages of FILE hold without a path",
     )
     parser.add_argument("--system", metavar="TEXT", help="message of the system, for a conversation without one")
     parser.add_argument(

@@ -11,7 +11,7 @@ from ..other_families import TEMPERATURE
 
 FAMILY = ModelFamily(
     name="vision_text_dual_encoder",
-    title="Dual encoder of pictures and texts",
+    title="Dual encoder of images and texts",
     model_type="vision-text-dual-encoder",
     paper="https://arxiv.org/abs/2111.07991",
     stacks=(

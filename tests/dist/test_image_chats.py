@@ -62,7 +62,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 FROZEN = ["model.vision_tower.post_layernorm.*"]
-"""What LLaVA takes of a picture does not pass through this."""
+"""What LLaVA takes of an image does not pass through this."""
 
 
 def _tokenizer() -> Any:
@@ -218,7 +218,7 @@ def test_it_learns_what_it_sees_and_says_it(folder: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("data.block_size=8",), "its pictures end at token 10, beyond data.block_size=8"),
+        (("data.block_size=8",), "its images end at token 10, beyond data.block_size=8"),
         (("data.processor=null",), "only a processor of the model says"),
     ],
 )

@@ -148,7 +148,7 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     "_from_config": ("transformers:PreTrainedModel._from_config", "a model's class builds itself on the meta device"),
     "_get_feat_extract_output_lengths": (
         "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",
-        "how many frames a model of speech makes of a sound, which the loss must know",
+        "how many frames a model of speech makes of an audio clip, which the loss must know",
     ),
     "_update_model_kwargs_for_generation": (
         "transformers:GenerationMixin._update_model_kwargs_for_generation",

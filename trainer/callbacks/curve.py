@@ -35,7 +35,7 @@ class Curve(Callback):
     """Draws the curve after evaluations and at the end, on the main rank.
 
     Args:
-        every_seconds: shortest time in seconds between two pictures during the run; drawing takes about half a second.
+        every_seconds: shortest time in seconds between two plots during the run; drawing takes about half a second.
     """
 
     def __init__(self, every_seconds: float = 30.0) -> None:

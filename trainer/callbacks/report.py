@@ -32,7 +32,7 @@ PAGE = "report.html"
 REFRESH_SECONDS = 30.0
 """How often an open page of a run that goes on loads itself again."""
 LONGEST, LARGEST = 3000, 384
-"""Characters of a text of a sample that are kept, and the side of its pictures."""
+"""Characters of a text of a sample that are kept, and the side of its images."""
 
 
 class Report(Callback):

@@ -16,28 +16,28 @@ EXTRA = "pip install 'trireme-train[audio]'"
 
 
 def waveform(stored: Any, rate: int) -> np.ndarray:
-    """The sound of stored bytes, of a path, or of samples with their rate: float32 [samples], mean of its channels.
+    """The audio in stored bytes, at a path, or in samples with their rate: float32 [samples], mean of its channels.
 
     Args:
         rate: samples per second of the result; an audio clip with another one is resampled.
 
     Raises:
-        ValueError: it is no sound.
+        ValueError: it is no audio.
         UserError: a package is missing.
     """
     if stored is None:
-        raise ValueError("it has no sound")
+        raise ValueError("it has no audio")
     if isinstance(stored, dict) and "array" in stored:
         samples, own = np.asarray(stored["array"], np.float32), int(stored.get("sampling_rate") or 0)
     else:
         samples, own = _read(stored)
     samples = samples.mean(1) if samples.ndim == 2 else samples
     if not len(samples):
-        raise ValueError("its sound is empty")
+        raise ValueError("its audio is empty")
     if own <= 0:
-        raise ValueError(f"its sound has the sampling rate {own}")
+        raise ValueError(f"its audio has the sampling rate {own}")
     if not np.isfinite(samples).all():
-        raise ValueError("its sound holds numbers that are not finite")
+        raise ValueError("its audio holds numbers that are not finite")
     return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
 
 
@@ -59,7 +59,7 @@ def _read(stored: Any) -> tuple[np.ndarray, int]:
         return soundfile.read(file, dtype="float32")
     except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
         # Of bytes the library names an address in memory, and then the reason.
-        raise ValueError(f"its sound cannot be read: {str(error).rpartition(': ')[2]}") from None
+        raise ValueError(f"its audio cannot be read: {str(error).rpartition(': ')[2]}") from None
 
 
 def _soundfile() -> Any:
@@ -76,7 +76,7 @@ def _file(stored: Any) -> Any:
     if isinstance(stored, bytes):
         return io.BytesIO(stored)
     if not isinstance(stored, str):
-        raise ValueError(f"its sound is a {type(stored).__name__}; give a file, or its bytes")
+        raise ValueError(f"its audio is a {type(stored).__name__}; give a file, or its bytes")
     return stored
 
 

@@ -25,7 +25,7 @@ from .samples import Given, Samples
 
 
 class BoxedImages(Samples):
-    """A picture, its boxes as (left, top, width, height) in pixels, and the label of each."""
+    """An image, its boxes as (left, top, width, height) in pixels, and the label of each."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "boxes": True, "labels": True}
     unit = "images"
@@ -35,7 +35,7 @@ class BoxedImages(Samples):
     def __init__(self, given: Given) -> None:
         self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
         if getattr(self.processor, "do_center_crop", None):
-            why = "cuts pictures, so that boxes would lie elsewhere"
+            why = "cuts images, so that boxes would lie elsewhere"
             raise UserError(
                 Problem("data.processor", why, "set do_center_crop to false in its preprocessor_config.json")
             )
@@ -59,7 +59,7 @@ class BoxedImages(Samples):
         }
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"image": "a picture", "labels": ", ".join(map(str, row["labels"] or []))}
+        return {"image": "an image", "labels": ", ".join(map(str, row["labels"] or []))}
 
     def views(self, sample: Collated) -> dict[str, Any]:
         there = sample.targets["classes"] != IGNORE
@@ -78,8 +78,8 @@ class BoxedImages(Samples):
 
 @dataclass
 class BoxCollator(Collator):
-    """Stacks pictures of one size. The targets are ``boxes`` [pictures, most, 4] as shares of the picture (middle and
-    size), ``classes`` [pictures, most], and ``pictures``, false for rows that only fill a place."""
+    """Stacks images of one size. The targets are ``boxes`` [images, most, 4] as shares of the image (middle and
+    size), ``classes`` [images, most], and ``pictures``, false for rows that only fill a place."""
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""

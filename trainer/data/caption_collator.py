@@ -20,7 +20,7 @@ from .seq2seq_collator import written
 
 @dataclass
 class CaptionCollator(Collator):
-    """Stacks pictures, and pads captions to the longest of a micro-batch. A decoder reads each caption shifted by one,
+    """Stacks images, and pads captions to the longest of a micro-batch. A decoder reads each caption shifted by one,
     behind its starting token, so the labels stand at the positions that predict them."""
 
     pad_token_id: int

@@ -52,7 +52,7 @@ class CaptionedFolder:
         alone = len(self._pictures()) - len(self._pairs())
         empty = sum(not self._caption(text) for _, text in self._pairs())
         found = {"without a text file of their name": alone, "whose text file has an empty first line": empty}
-        return [f"{count} picture(s) {what} are left out: {self.path}" for what, count in found.items() if count]
+        return [f"{count} image(s) {what} are left out: {self.path}" for what, count in found.items() if count]
 
     def fingerprint(self) -> str:
         return self._fingerprint(time_stamp)
@@ -87,7 +87,7 @@ class CaptionedFolder:
         found = ((file, file.with_suffix(".txt")) for file in self._pictures())
         pairs = [(picture, text) for picture, text in found if text.is_file()]
         if not pairs:
-            why = f"holds no picture ({', '.join(PICTURES)}) with a text file of its name beside it"
+            why = f"holds no image ({', '.join(PICTURES)}) with a text file of its name beside it"
             fix = "name a folder with pairs such as owl.png and owl.txt"
             raise UserError(Problem("data.source.path", why, fix, self.path))
         return pairs

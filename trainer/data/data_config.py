@@ -48,13 +48,13 @@ class DataConfig(TextConfig):
     samples: dict[str, Any] = field(default_factory=dict)
     """Options of the samples that the task makes of rows, such as ``prefix`` of ``text_pair_rows.TextPairs``."""
     processor: str | None = None
-    """Local folder or hub name of a processor of pictures or sounds; null takes the one of the weights, else one made
-    for the model's configuration."""
+    """Local folder or hub name of an image processor or audio feature extractor; null takes the one of the weights, or
+    else one made for the model's configuration."""
     image_size: int | None = None
-    """Height and width of pictures for a processor that is made for the model; null takes those of its configuration,
+    """Height and width of images for a processor that is made for the model; null takes those of its configuration,
     where it has one."""
     sampling_rate: int | None = None
-    """Samples per second of sounds, for a processor that is made for the model; null takes 16,000."""
+    """Samples per second of audio, for a feature extractor that is made for the model; null takes 16,000."""
     held_out: float = 0.05
     """Share of documents kept for evaluation, chosen by a hash of their text; 0 keeps none."""
     deduplicate: bool = True

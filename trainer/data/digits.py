@@ -43,7 +43,7 @@ class Digits:
     def look(self) -> None:
         """Refuse to go on without scikit-learn."""
         if importlib.util.find_spec("sklearn") is None:
-            why = "needs scikit-learn, which holds the pictures and is not installed"
+            why = "needs scikit-learn, which holds the images and is not installed"
             raise UserError(Problem("data.source", why, "pip install 'trireme-train[vision]'"))
 
     def fingerprint(self) -> str:

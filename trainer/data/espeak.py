@@ -100,7 +100,7 @@ class SynthesisedSpeech:
 
 
 def _synthesised(said: dict[str, Any]) -> bytes:
-    """The sound of a text, as the bytes of a WAV file.
+    """Synthesised speech for a text, as the bytes of a WAV file.
 
     Raises:
         UserError: espeak-ng fails.

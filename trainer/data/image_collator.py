@@ -22,22 +22,22 @@ NO_CLASS = 255
 
 @dataclass
 class ImageCollator(Collator):
-    """Makes micro-batches of pictures and their labels."""
+    """Makes micro-batches of images and their labels."""
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
     seed: int
     """Given by the engine from ``seed``."""
     crop_padding: int = 0
-    """Pixels of zeros around a picture, out of which a crop of its own size is taken at random; 0 takes no crop."""
+    """Pixels of zeros around an image, out of which a crop of its own size is taken at random; 0 takes no crop."""
     flip: float = 0.0
-    """Share of the pictures that are mirrored left to right."""
+    """Share of the images that are mirrored left to right."""
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding={self.crop_padding} is below 0; set it to a number of pixels, or 0")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip={self.flip} is not a share of the pictures; set it to 0.5, or to 0 for none")
+            raise ValueError(f"flip={self.flip} is not a share of the images; set it to 0.5, or to 0 for none")
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         varied = [
@@ -47,7 +47,7 @@ class ImageCollator(Collator):
         return super().__call__(varied)
 
     def varied(self, sample: Sample, position: int) -> Sample:
-        """The image at ``position`` of the stream, varied, and with it a label that is a map of its pixels."""
+        """The image at ``position`` of the stream with augmentation, and its label if this is a segmentation map."""
         pixels = sample["pixel_values"]
         found = {"pixel_values": self.vary(pixels, position)}
         label = sample.get("label")
@@ -61,10 +61,10 @@ class ImageCollator(Collator):
         return MicroBatch({"pixel_values": pixels}, {"labels": labels}, positions(samples), len(samples))
 
     def vary(self, pixels: np.ndarray, position: int, fill: int = 0) -> np.ndarray:
-        """The variant of an image [channels, height, width] at ``position`` of the stream.
+        """An image [channels, height, width] with the augmentation of ``position`` in the stream.
 
         Args:
-            fill: what stands around it.
+            fill: value of the pixels around the image.
         """
         numbers = draws(self.seed, position, "image")
         (height, width), room = pixels.shape[1:], self.crop_padding
@@ -83,7 +83,7 @@ def stacked(samples: Sequence[Sample]) -> torch.Tensor:
     """
     shapes = {sample["pixel_values"].shape for sample in samples}
     if len(shapes) > 1:
-        fix = "set data.image_size, or name a data.processor that brings pictures to one size"
-        why = f"gives pictures of several sizes in one micro-batch: {sorted(shapes)[:3]}"
+        fix = "set data.image_size, or name a data.processor that brings images to one size"
+        why = f"gives images of several sizes in one micro-batch: {sorted(shapes)[:3]}"
         raise UserError(Problem("data.processor", why, fix))
     return torch.from_numpy(np.stack([sample["pixel_values"] for sample in samples]))

@@ -23,7 +23,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class LabelledImages(Samples):
-    """A picture and its label: a class, several classes, or a number (``labels.py``)."""
+    """An image and its label: a class, several classes, or a number (``labels.py``)."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "label": True}
     unit = "images"
@@ -42,7 +42,7 @@ class LabelledImages(Samples):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         image = row["image"]
         path = image.get("path") if isinstance(image, dict) else None
-        return {"image": path or "a picture without a file name", "label": self.labels.shown(row)}
+        return {"image": path or "an image without a file name", "label": self.labels.shown(row)}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return picture_sizes(rows["image"])
@@ -76,16 +76,16 @@ def opened_image(stored: Any, channels: int) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if stored is None:
-        raise ValueError("it has no picture")
+        raise ValueError("it has no image")
     try:
         image = stored if isinstance(stored, Image.Image) else Image.open(_file(stored))
-        # Cameras store how they were held; Pillow does not turn the picture by itself.
+        # Cameras store how they were held; Pillow does not turn the image by itself.
         upright = ImageOps.exif_transpose(image)
         return (on_white(upright) if channels in (1, 3) else upright).convert(MODES[channels])
     except UnidentifiedImageError:  # whose message is an address in memory
-        raise ValueError("its picture is of no format that Pillow reads") from None
+        raise ValueError("its image is of no format that Pillow reads") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"its picture cannot be read: {error}") from None
+        raise ValueError(f"its image cannot be read: {error}") from None
 
 
 def on_white(image: Image) -> Image:
@@ -103,4 +103,4 @@ def _file(stored: Any) -> Any:
         return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
     if isinstance(stored, bytes | str):
         return io.BytesIO(stored) if isinstance(stored, bytes) else Path(stored)
-    raise ValueError(f"its picture is a {type(stored).__name__}; give a file, its bytes, or a picture of Pillow")
+    raise ValueError(f"its image is a {type(stored).__name__}; give a file, its bytes, or a Pillow image")

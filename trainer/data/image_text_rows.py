@@ -17,13 +17,13 @@ from .text_rows import ended, text_processor, token_counts
 from .text_values import vocabulary_of
 
 PICTURES = ("pixel_values", "flattened_patches", "attention_mask", "pixel_mask")
-"""Arrays that image processors make of a picture."""
+"""Arrays that image processors make of an image."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
-"""Configuration fields of models that have pictures in the place of tokens."""
+"""Configuration fields of models that have images in the place of tokens."""
 
 
 class CaptionedImages(Samples):
-    """A picture and its caption, for models that see both."""
+    """An image and its caption, for models that see both."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "text": True}
     unit = "images"
@@ -45,7 +45,7 @@ class CaptionedImages(Samples):
         return {**{name: np.asarray(ids, np.int64) for name, ids in encoded.items()}, "pixel_values": pixels}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"image": "a picture", "text": str(row["text"])}
+        return {"image": "an image", "text": str(row["text"])}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"tokens": token_counts(self.processor.tokenizer, rows["text"]), **picture_sizes(rows["image"])}
@@ -55,16 +55,16 @@ class CaptionedImages(Samples):
 
 
 class WrittenCaptions(CaptionedImages):
-    """A picture and the caption that a model writes of it, with the token that ends it."""
+    """An image and the caption that a model writes of it, with the token that ends it."""
 
     made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "labels": "text"}
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         if named := next((name for name in IMAGE_TOKENS if getattr(given.model, name, None) is not None), None):
-            why = f"gives pictures beside the text, but a {given.model.model_type} has them among its tokens ({named})"
+            why = f"gives images beside the text, but a {given.model.model_type} has them among its tokens ({named})"
             raise UserError(Problem("task", why, "choose an architecture without, such as blip or git"))
-        self.among = hasattr(given.model, "cross_layer_interval")  # IDEFICS takes several pictures in a text
+        self.among = hasattr(given.model, "cross_layer_interval")  # IDEFICS takes several images in a text
 
     def sample(self, row: dict[str, Any]) -> Sample:
         if not row["text"]:

@@ -18,7 +18,7 @@ from .samples import Given, Samples
 
 
 class MappedImages(Samples):
-    """A picture and its map. Classes are called by ``data.labels``, else by their numbers."""
+    """An image and its map. Classes are called by ``data.labels``, else by their numbers."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "map": True}
     unit = "images"
@@ -34,7 +34,7 @@ class MappedImages(Samples):
     def sample(self, row: dict[str, Any]) -> Sample:
         picture, numbers = opened_image(row["image"], self.channels), _numbers(row["map"])
         if numbers.shape != (picture.height, picture.width):
-            raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its picture")
+            raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its image")
         known = numbers < len(self.facts.labels)
         if not (known | (numbers == NO_CLASS)).all():
             wrong = int(numbers[~known & (numbers != NO_CLASS)][0])
@@ -49,7 +49,7 @@ class MappedImages(Samples):
         return {"pixel_values": np.asarray(pixels, np.float32), "label": np.asarray(labels, np.int64)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"image": "a picture", "map": "a map of its classes"}
+        return {"image": "an image", "map": "a map of its classes"}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return picture_sizes(rows["image"])
@@ -63,7 +63,7 @@ def _numbers(stored: Any) -> np.ndarray:
     opened = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else Image.open(stored["path"])
     array = np.asarray(opened)
     if array.ndim != 2:
-        raise ValueError(f"its map is a picture of the mode {opened.mode}; it must have one number per pixel")
+        raise ValueError(f"its map is an image of the mode {opened.mode}; it must have one number per pixel")
     return array.astype(np.uint8)
 
 

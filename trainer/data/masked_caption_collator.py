@@ -13,7 +13,7 @@ from .masked_lm_collator import MaskedLMCollator
 
 @dataclass
 class MaskedCaptionCollator(MaskedLMCollator):
-    """Masks a share of the tokens of captions, and stacks their pictures."""
+    """Masks a share of the tokens of captions, and stacks their images."""
 
     def collate(self, samples: Sequence[Sample], purpose: str) -> MicroBatch:
         micro = super().collate(samples, purpose)

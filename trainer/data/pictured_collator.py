@@ -19,7 +19,7 @@ OF_TEXTS = ("input_ids", "labels", "index", "position")
 
 @dataclass
 class PicturedCollator(Collator):
-    """Every sample has the same number of pictures, so that the first dimension of all arrays is the sample, or a
+    """Every sample has the same number of images, so that the first dimension of all arrays is the sample, or a
     multiple of it. The labels stand at the positions that predict them."""
 
     block_size: int
@@ -43,7 +43,7 @@ class PicturedCollator(Collator):
         for name in shapes:
             arrays = [sample[name] for sample in samples]
             if any(array.shape != arrays[0].shape for array in arrays):
-                why = f"has pictures of different numbers or sizes in one batch ({name})"
+                why = f"has images of different numbers or sizes in one batch ({name})"
                 fix = "give every conversation equally many, and a processor that makes one size of them"
                 raise UserError(Problem("data.source", why, fix))
             inputs[name] = torch.from_numpy(np.concatenate(arrays))

@@ -151,7 +151,7 @@ def row_hashes(data: Dataset) -> np.ndarray:
 
 
 def _add(state: Any, value: Any) -> None:
-    if isinstance(value, dict) and set(value) == {"bytes", "path"}:  # a picture or a sound
+    if isinstance(value, dict) and set(value) == {"bytes", "path"}:  # an image or an audio clip
         value = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
     state.update(value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, default=str).encode())
 

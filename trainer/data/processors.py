@@ -19,7 +19,7 @@ FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of which a folder with a processor holds at least one."""
 FIELD = "data.processor"
 FIXED = ("nb_max_frames", "nb_max_samples", "max_length")
-"""Attributes of feature extractors that bring every sound to one length, by silence."""
+"""Attributes of feature extractors that bring every audio clip to one length, by silence."""
 BINS = ("num_mel_bins", "input_feat_per_channel")
 """Configuration fields with the number of frequencies of a spectrum."""
 SAMPLING_RATE = 16_000
@@ -128,7 +128,7 @@ def _seconds(positions: int, hop: int, rate: int) -> int:
         UserError: they are not whole, and the feature extractor counts in whole seconds.
     """
     if positions * 2 * hop % rate:
-        why = f"is {positions * 2 * hop / rate:g} seconds of sound at {rate} samples per second, with {hop} per frame"
+        why = f"is {positions * 2 * hop / rate:g} seconds of audio at {rate} samples per second, with {hop} per frame"
         fix = f"use a multiple of {rate // hop // 2}, so that the seconds are whole"
         raise UserError(Problem("model.config.max_source_positions", why, fix, positions))
     return positions * 2 * hop // rate
@@ -148,7 +148,7 @@ def _made_image_processor(model: Any, image_size: int | None) -> Any:
     processor = kind()
     size = image_size or getattr(part, "image_size", None)
     options: dict[str, Any] = {}
-    if hasattr(processor, "max_patches"):  # pictures of any size become so many patches
+    if hasattr(processor, "max_patches"):  # images of any size become so many patches
         side = int((part.patch_embed_hidden_size / channels) ** 0.5)
         options = {"max_patches": part.seq_len, "patch_size": {"height": side, "width": side}}
     elif size is not None:

@@ -102,13 +102,15 @@ class RowFiles:
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-"""Endings by which a folder is taken for one of pictures; its reader knows more."""
+"""Endings by which a folder is taken for one of images; its reader knows more."""
 
 
 @dataclass
 class Folder:
-    """Pictures or sounds of a folder, one row per file: ``image`` or ``audio``, and ``label``, the folder that it lies
-    in. A ``metadata.csv`` (or .jsonl) with a column ``file_name`` gives further columns."""
+    """Images or audio files of a folder, one row per file: ``image`` or ``audio``, and ``label``, its folder's name.
+
+    A ``metadata.csv`` (or .jsonl) with a column ``file_name`` gives further columns.
+    """
 
     path: str
     """The folder."""
@@ -137,8 +139,8 @@ class Folder:
         if self.kind == "audio":
             self.column_names()
         elif not any(file.suffix.lower() in PICTURES for file in folder.rglob("*")):
-            why = f"holds no pictures ({', '.join(PICTURES)})"
-            fix = "name a folder with one subfolder of pictures per label, or set data.source.kind=audio"
+            why = f"holds no images ({', '.join(PICTURES)})"
+            fix = "name a folder with one subfolder of images per label, or set data.source.kind=audio"
             raise UserError(Problem("data.source.path", why, fix, self.path))
 
     def column_names(self) -> list[str] | None:

@@ -34,11 +34,11 @@ def sound_columns(folder: Path) -> list[str]:
 
 
 def sound_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row per sound: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
+    """A row per file: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
     rows have the same columns; what the metadata of one lack is null.
 
     Raises:
-        UserError: there is no sound, or the metadata cannot be read or name no file.
+        UserError: there is no audio file, or the metadata cannot be read or name no file.
     """
     metadata = _metadata(folder)
     if metadata is not None:
@@ -57,20 +57,20 @@ def _metadata(folder: Path) -> Path | None:
 def _files(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
     if not files:
-        why = f"holds no sounds ({', '.join(sorted(SUFFIXES))})"
-        raise UserError(Problem(FIELD, why, "name a folder with one subfolder of sounds per label", str(folder)))
+        why = f"holds no audio files ({', '.join(sorted(SUFFIXES))})"
+        raise UserError(Problem(FIELD, why, "name a folder with one subfolder of audio files per label", str(folder)))
     return files
 
 
 def _labelled(files: list[Path], folder: Path) -> bool:
-    """Whether every sound lies in a subfolder, which is its label.
+    """Whether every audio file lies in a subfolder, which is its label.
 
     Raises:
         UserError: some do, and some do not.
     """
     beside = [file for file in files if file.parent == folder]
     if beside and len(beside) < len(files):
-        why = f"holds sounds beside its subfolders ({beside[0].name}), which would leave all of them without a label"
+        why = f"holds files beside its subfolders ({beside[0].name}), which would leave all of them without a label"
         raise UserError(Problem(FIELD, why, "move them into subfolders, or write a metadata.csv", str(folder)))
     return not beside
 
@@ -111,7 +111,7 @@ def _csv_rows(metadata: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _placed(metadata: Path, place: str, row: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """(sound, other columns) of a row of metadata."""
+    """(audio file, other columns) of a row of metadata."""
     if NAME not in row:
         has = ", ".join(map(str, row)) or "nothing"
         raise _wrong(metadata, f"{place} has no column {NAME}; it has {has}")

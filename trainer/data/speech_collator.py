@@ -29,7 +29,7 @@ FRAME = 0.01
 
 @dataclass
 class SpeechCollator(Collator):
-    """Pads sounds, and counts the frames that the model makes of them (the target ``frames``)."""
+    """Pads audio clips, and counts the frames that the model makes of them (the target ``frames``)."""
 
     processor: Any
     """Given by the engine."""
@@ -40,15 +40,15 @@ class SpeechCollator(Collator):
     seed: int
     """Given by the engine from ``seed``."""
     masked: float = 0.05
-    """Share of a sound that is silenced, in spans that may overlap; 0 silences nothing."""
+    """Share of an audio clip that is silenced, in spans that may overlap; 0 silences nothing."""
     span_seconds: float = 0.1
     """Length of a span."""
     longest_seconds: float | None = None
-    """Pad every sound to this length. Models that take no mask of the padding need it, since they see the padding."""
+    """Pad every clip to this length. Models that take no mask of the padding need it, since they see the padding."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.masked < 1:
-            raise ValueError(f"masked={self.masked} is not a share of a sound; set it to 0.05, or to 0 for none")
+            raise ValueError(f"masked={self.masked} is not a share of an audio clip; set it to 0.05, or to 0 for none")
         if not self.span_seconds > 0:
             raise ValueError(f"span_seconds={self.span_seconds} is not a length; set it to a time such as 0.1")
         if self.longest_seconds is not None and not self.longest_seconds > 0:
@@ -61,8 +61,8 @@ class SpeechCollator(Collator):
         self.fixed = any(hasattr(self.extractor, name) for name in FIXED)
         if not self.takes_mask and not self.fixed and self.longest_seconds is None:
             why = f"is needed, since a {self.model.model_type} with these settings takes no mask of the padding: what "
-            why += "it makes of a sound would depend on the others in its micro-batch"
-            fix = "set it to the length of the longest sound, in seconds"
+            why += "it makes of an audio clip would depend on the others in its micro-batch"
+            fix = "set it to the length of the longest audio clip, in seconds"
             raise UserError(Problem("collator.longest_seconds", why, fix))
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
@@ -76,7 +76,7 @@ class SpeechCollator(Collator):
         return MicroBatch(inputs, self._targets(samples, frames), positions(samples), int(frames.sum()))
 
     def sounds(self, samples: Sequence[Sample]) -> tuple[dict[str, torch.Tensor], list[int]]:
-        """Inputs of the model, and the length of each sound."""
+        """Inputs of the model, and the length of each audio clip."""
         lengths = [sample[self.name].shape[time_axis(sample[self.name], self.extractor)] for sample in samples]
         if self.fixed:
             return {self.name: torch.from_numpy(np.stack([sample[self.name] for sample in samples]))}, lengths
@@ -84,7 +84,7 @@ class SpeechCollator(Collator):
         if self.longest_seconds is not None:
             room = round(self.longest_seconds * self.rate)
             if longest > room:
-                why = f"is shorter than a sound of {longest / self.rate:.2f} seconds"
+                why = f"is shorter than an audio clip of {longest / self.rate:.2f} seconds"
                 raise UserError(Problem("collator.longest_seconds", why, "raise it", self.longest_seconds))
             longest = room
         sounds = [sample[self.name] for sample in samples]
@@ -100,7 +100,7 @@ class SpeechCollator(Collator):
         return {"labels": padded(texts, max(map(len, texts)), IGNORE), "frames": frames}
 
     def mask(self, sound: np.ndarray, position: int) -> np.ndarray:
-        """A copy of an audio clip with silent spans; the sound at ``position`` of the stream."""
+        """A copy of an audio clip with silent spans, which depend on its ``position`` in the stream."""
         axis = time_axis(sound, self.extractor)
         length = sound.shape[axis]
         rate = self.rate if sound.ndim == 1 else self.rate / getattr(self.extractor, "hop_length", FRAME * self.rate)

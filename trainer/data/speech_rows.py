@@ -43,7 +43,7 @@ class LabelledSounds(Samples):
         sound = features(self.processor, row["audio"])
         values = next(iter(sound.values()))
         if values.ndim == 1 and self.frames(len(values)) < 1:
-            raise ValueError(f"its sound of {len(values)} samples is too short for one frame of the model")
+            raise ValueError(f"its audio of {len(values)} samples is too short for one frame of the model")
         return {**sound, "label": self.labels.of(row)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
@@ -79,7 +79,7 @@ class TranscribedSpeech(Samples):
         frames = int(self.frames(len(next(iter(sound.values())))))
         needed = len(labels) + int((labels[1:] == labels[:-1]).sum())  # a blank stands between two equal ones
         if frames < needed:
-            raise ValueError(f"its sound gives {frames} frames, too few for a text of {needed} characters and blanks")
+            raise ValueError(f"its audio gives {frames} frames, too few for a text of {needed} characters and blanks")
         return {**sound, "labels": labels}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
@@ -101,7 +101,7 @@ def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
     sound = waveform(stored, rate)
     most = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
     if most is not None and len(sound) > most:
-        raise ValueError(f"its sound of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s of the model")
+        raise ValueError(f"its audio of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s that fit")
     found = extractor(sound, sampling_rate=rate, return_attention_mask=False)
     name = extractor.model_input_names[0]
     return {name: np.asarray(found[name][0], np.float32)}
@@ -136,4 +136,4 @@ def case_of(tokenizer: Any) -> Any:
 def _shown(row: dict[str, Any], other: str) -> dict[str, str]:
     audio = row["audio"]
     path = audio.get("path") if isinstance(audio, dict) else None
-    return {"audio": path or "a sound without a file name", other: str(row[other])}
+    return {"audio": path or "an audio clip without a file name", other: str(row[other])}

@@ -20,7 +20,7 @@ from .speech_collator import SpeechCollator
 
 @dataclass
 class SpeechTextCollator(SpeechCollator):
-    """Pads sounds for the encoder, and texts to the longest of a micro-batch for the decoder."""
+    """Pads audio clips for the encoder, and texts to the longest of a micro-batch for the decoder."""
 
     pad_token_id: int = 0
     """Token id of padding positions; given by the engine from the tokenizer."""

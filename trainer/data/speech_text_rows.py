@@ -22,7 +22,7 @@ from .text_values import vocabulary_of
 
 
 class WrittenSpeech(Samples):
-    """A sound and the text that is said in it, with the token that ends a text."""
+    """A clip of speech and the text that is spoken in it, with the token that ends a text."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
@@ -43,7 +43,7 @@ class WrittenSpeech(Samples):
         return {**features(self.features, row["audio"]), "labels": ended(tokenizer, text, tokenizer, self.text_length)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"audio": "a sound", "text": str(row["text"])}
+        return {"audio": "an audio clip", "text": str(row["text"])}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}
@@ -53,7 +53,7 @@ class WrittenSpeech(Samples):
 
 
 class CaptionedSounds(Samples):
-    """A sound and its caption, for models that hear the one and read the other."""
+    """An audio clip and its caption, for models that hear the one and read the other."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
@@ -73,7 +73,7 @@ class CaptionedSounds(Samples):
         return {**features(self.features, row["audio"]), **arrays}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"audio": "a sound", "text": str(row["text"])}
+        return {"audio": "an audio clip", "text": str(row["text"])}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
         return {"seconds": seconds(rows["audio"]), "tokens": token_counts(self.processor.tokenizer, rows["text"])}

@@ -6,10 +6,10 @@ from .sequence_classification import SequenceClassification
 
 
 class AudioClassification(SequenceClassification):
-    """Loss in nats per sound (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
+    """Loss in nats per audio clip (squared error for numbers); metrics: loss, and accuracy and macro F1 for classes."""
 
     head = "audio_classification"
     samples = "trireme.trainer.data.speech_rows.LabelledSounds"
     collator = "trireme.trainer.data.speech_collator.SpeechCollator"
     texts = False
-    loss_unit = "per sound"
+    loss_unit = "per audio clip"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class AudioContrastive(Contrastive):
-    """Cross-entropy of finding each sound's caption, and each caption's sound, among those of the global batch. Each
+    """Cross-entropy of finding each clip's caption, and each caption's clip, among those of the global batch. Each
     direction has a temperature of its own. Metrics are those of the task for images."""
 
     samples = "trireme.trainer.data.speech_text_rows.CaptionedSounds"

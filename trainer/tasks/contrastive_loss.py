@@ -1,6 +1,6 @@
-"""Loss and metrics of contrastive tasks (CLIP, CLAP): each image or sound is matched against all captions of a batch.
+"""Loss and metrics of contrastive tasks (CLIP, CLAP): each image or audio clip is matched with all captions of a batch.
 
-The reverse direction counts too: each caption is matched against all images or sounds.
+The reverse direction counts too: each caption is matched against all images or audio clips.
 """
 
 from __future__ import annotations

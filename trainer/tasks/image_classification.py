@@ -12,4 +12,4 @@ class ImageClassification(SequenceClassification):
     samples = "trireme.trainer.data.image_rows.LabelledImages"
     collator = "trireme.trainer.data.image_collator.ImageCollator"
     texts = False
-    loss_unit = "per picture"
+    loss_unit = "per image"

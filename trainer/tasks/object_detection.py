@@ -23,7 +23,7 @@ class ObjectDetection(Task):
     collator = "trireme.trainer.data.boxed_images.BoxCollator"
     metric_names = ("loss", "accuracy", "iou")
     texts = False
-    loss_unit = "per picture"
+    loss_unit = "per image"
 
     def __init__(
         self, class_weight: float = 1.0, box_weight: float = 5.0, overlap_weight: float = 2.0, nothing: float = 0.1

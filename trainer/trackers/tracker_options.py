@@ -19,7 +19,7 @@ class TrackerOptions(Callback):
     tags: list[str] = field(default_factory=list)
     """Labels of the run."""
     artifacts: list[Literal["checkpoints", "curve", "samples", "log"]] = field(default_factory=list)
-    """Files to keep there: every checkpoint, the picture of the curve, written samples, the log."""
+    """Files to keep there: every checkpoint, the curve plot, written samples, the log."""
     system_seconds: float | None = 30.0
     """Seconds between figures of the machine and of the main rank's process; null reports none."""
     patience: float = 120.0

@@ -123,8 +123,8 @@ def test_pictures_take_the_places_that_messages_leave(picture: str, tmp_path: Pa
     ("arguments", "words"),
     [
         (["--prompt", "What?", "--image", "nowhere.png"], ("--image", "cannot be read")),
-        (["chat.json", "--image", "red.png"], ("--image", "holds 1 pictures more than its messages")),
-        (["pictured.json"], ("--chat", "has 1 pictures in its messages")),
+        (["chat.json", "--image", "red.png"], ("--image", "holds 1 images more than its messages")),
+        (["pictured.json"], ("--chat", "has 1 images in its messages")),
         (["net.json"], ("--chat", "is an address")),
         (["--prompt", "What?", "--image", "chat.json"], ("--image", "of no format that Pillow reads")),
     ],

@@ -230,7 +230,7 @@ def test_pictures_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]
     for number, colour in enumerate(("red", "green", "blue", "black") * 5):
         Image.new("RGB", (40 + number, 30), colour).save(folder / "stamps" / f"{number}.png")
         (folder / "stamps" / f"{number}.txt").write_text(f"a {colour} stamp, number {number}")
-    (folder / "stamps" / "0.png").write_bytes(b"no picture")
+    (folder / "stamps" / "0.png").write_bytes(b"no image")
     given = ["data.held_out=0", "trainer.eval_at_end=false", "trainer.eval_every=null"]
     given += [
         f"data.source.path={folder / 'stamps'}",
@@ -240,7 +240,7 @@ def test_pictures_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]
     ]
     looked = trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given, "--samples", "0")
     assert looked.returncode == 0 and looked.stdout.count("19 of 20 measured; 1 cannot be read") == 2, looked.stderr
-    refused(trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given), "its picture is of no format")
+    refused(trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given), "its image is of no format")
     Image.new("RGB", (40, 30)).save(folder / "stamps" / "0.png")
     result = trireme_here(capsys, "data", "multimodal/stamps_dual_encoder", *given, "--html", "page.html")
     assert result.returncode == 0, result.stderr
@@ -437,7 +437,7 @@ def test_no_engine_is_imported_and_nothing_is_written(folder: Path) -> None:
 
 
 def test_colours_tell_what_is_learnt(folder: Path) -> None:
-    """On a terminal with colours; each character of a picture shows two pixels."""
+    """On a terminal with colours; each character of an image shows two pixels."""
     import io
 
     from rich.console import Console

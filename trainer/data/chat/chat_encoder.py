@@ -39,7 +39,7 @@ class ChatEncoder:
     """Encodes conversations by the template of a tokenizer."""
 
     pictures = False
-    """Whether messages may hold pictures."""
+    """Whether messages may hold images."""
 
     def __init__(self, tokenizer: Any, config: ChatConfig) -> None:
         self.config, self.template = config, ChatTemplate(tokenizer, config)
@@ -120,7 +120,7 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
         message = {**message, "content": parts}
         if pictures and any(map(is_picture, parts)):
             if not form.lists:
-                raise ValueError(f"message {number + 1} holds a picture, and the template takes texts alone")
+                raise ValueError(f"message {number + 1} holds an image, and the template takes texts alone")
             parts = [{"type": "image"} if is_picture(part) else part for part in parts]
             message = {**message, "content": parts}
         seen = [part for part in parts if not (pictures and part == {"type": "image"})]

@@ -27,11 +27,11 @@ COLUMNS = {
 }
 """Columns that rows of chats may have; every row has the messages, or a prompt with its completion."""
 IMAGES = "images"
-"""Column with the pictures of parts that hold none themselves, in order."""
+"""Column with the images of parts that hold none themselves, in order."""
 PICTURED = {**COLUMNS, IMAGES: False}
-"""Columns that rows of chats with pictures may have."""
+"""Columns that rows of chats with images may have."""
 PICTURE = ("image", "image_url", "picture")
-"""Types of the parts of a message that are pictures."""
+"""Types of the parts of a message that are images."""
 ASSISTANT, SYSTEM = "assistant", ("system", "developer")
 LISTS = ("messages", "conversations")
 """Columns of messages; they may hold the JSON text of a list."""

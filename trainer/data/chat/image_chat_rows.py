@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 OF_TEXTS = ("input_ids", "attention_mask", "token_type_ids", "labels")
-"""Arrays of a processor that are not of pictures."""
+"""Arrays of a processor that are not of images."""
 
 
 class PicturedChats(Chats):
-    """Conversations with pictures in their messages, or in a column beside them."""
+    """Conversations with images in their messages, or in a column beside them."""
 
     columns: ClassVar[dict[str, bool]] = PICTURED
     made_of: ClassVar[dict[str, str]] = {"input_ids": "chat", "pixel_values": IMAGES}
@@ -62,7 +62,7 @@ class PicturedChats(Chats):
         found = super().sample(row)
         pictures = self.encoder.opened(row)
         if not pictures:
-            raise ValueError("it has no picture, and the model reads one with every text of a batch")
+            raise ValueError("it has no image, and the model reads one with every text of a batch")
         text = self.processor.image_token * len(pictures)
         seen = self.processor(text=[text], images=[pictures], return_tensors="np", add_special_tokens=False)
         return {**found, **{name: np.asarray(seen[name]) for name in seen if name not in OF_TEXTS}}
@@ -84,10 +84,10 @@ def _processor(given: Given) -> Any:
 
     folder = processor_folder(given)
     if folder is None:
-        why = "is needed: only a processor of the model says which tokens a picture stands for"
+        why = "is needed: only a processor of the model says which tokens an image stands for"
         raise UserError(Problem(FIELD, why, "name a folder or a hub id with a processor_config.json"))
     processor = loaded(AutoProcessor, folder, FIELD, backend="pil")
     if not all(hasattr(processor, name) for name in ("tokenizer", "image_processor", "image_token")):
-        why = f"names a {type(processor).__name__}, which has no token for a picture (image_token)"
+        why = f"names a {type(processor).__name__}, which has no token for an image (image_token)"
         raise UserError(Problem(FIELD, why, "name the processor of a model such as SmolVLM or LLaVA", str(folder)))
     return processor

@@ -38,9 +38,9 @@ def pictures_of(conversation: Conversation, row: Mapping[str, Any]) -> list[Any]
             if is_picture(part):
                 found.append(_stored(part) or (left.pop(0) if left else None))
                 if found[-1] is None:
-                    raise ValueError(f"it has {len(found)} pictures in its messages, and the column {IMAGES} fewer")
+                    raise ValueError(f"it has {len(found)} images in its messages, and the column {IMAGES} fewer")
     if left:
-        raise ValueError(f"the column {IMAGES} holds {len(left)} pictures more than its messages")
+        raise ValueError(f"the column {IMAGES} holds {len(left)} images more than its messages")
     return found
 
 
@@ -48,21 +48,21 @@ def _stored(part: Mapping[str, Any]) -> Any:
     url = part.get("url") or part.get("image_url")
     stored = part.get("image") or part.get("path") or (url.get("url") if isinstance(url, Mapping) else url)
     if isinstance(stored, str) and stored.startswith(("http:", "https:", "data:")):
-        raise ValueError("one of its pictures is an address; store the picture, and give its path")
+        raise ValueError("one of its images is an address; store the image, and give its path")
     return stored
 
 
 class PictureEncoder(ChatEncoder):
-    """Encodes conversations whose messages may hold pictures."""
+    """Encodes conversations whose messages may hold images."""
 
     pictures = True
 
     def __init__(self, processor: Any, tokenizer: Any, config: ChatConfig, longest: int) -> None:
         """
         Args:
-            processor: of transformers, for pictures and texts.
+            processor: of transformers, for images and texts.
             tokenizer: the one in it, with the template.
-            longest: tokens of the longest conversation; a picture is never cut.
+            longest: tokens of the longest conversation; an image is never cut.
         """
         super().__init__(tokenizer, config)
         self.processor, self.longest = processor, longest
@@ -73,7 +73,7 @@ class PictureEncoder(ChatEncoder):
         encoded, pictures = super().__call__(row), self.opened(row)
         places = np.flatnonzero(encoded.input_ids == self.token)
         if len(places) != len(pictures):
-            many = f"{len(pictures)} pictures, and the template shows {len(places)}"
+            many = f"{len(pictures)} images, and the template shows {len(places)}"
             raise ValueError(f"its messages hold {many} ({self.processor.image_token})")
         if not pictures:
             return encoded
@@ -81,7 +81,7 @@ class PictureEncoder(ChatEncoder):
         if not self._compared:
             self._compare(encoded.text, pictures, whole)
         if (last := int(np.flatnonzero(whole.input_ids == self.token)[-1])) >= self.longest:
-            raise ValueError(f"its pictures end at token {last + 1}, beyond data.block_size={self.longest}")
+            raise ValueError(f"its images end at token {last + 1}, beyond data.block_size={self.longest}")
         return whole
 
     @property

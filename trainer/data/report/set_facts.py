@@ -38,7 +38,7 @@ class Spread:
     cut: int = 0
     """How many of those that were measured are beyond the limit."""
     unreadable: int = 0
-    """How many have no such length, such as files that hold no picture: they are refused when they are read."""
+    """How many have no such length, such as files that hold no image: they are refused when they are read."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from .format_data_report import number, numbers_text
 from .views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
 
 LEAST_WIDTH = 128
-"""Small pictures are shown at least so wide."""
+"""Small images are shown at least so wide."""
 COLUMNS = 400
-"""Parts of a sound whose highest and lowest values are drawn."""
+"""Parts of an audio clip whose highest and lowest values are drawn."""
 Stored = dict[str, Any]
 ROLES = frozenset(role.value for role in Role)
 BASE64 = re.compile(r"[A-Za-z0-9+/=]*")

@@ -56,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: uint8 [height, width, 3] or [height, width]."""
+    """An image: uint8 [height, width, 3] or [height, width]."""
 
     pixels: np.ndarray
     about: str = ""
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound: float32 [samples], between -1 and 1."""
+    """An audio clip: float32 [samples], between -1 and 1."""
 
     samples: np.ndarray
     rate: int
@@ -128,12 +128,12 @@ def numbers(array: Any) -> Numbers:
 
 
 def as_view(value: Any) -> View:
-    """The view of what a user's own ``Samples.views`` gives: a view, a text, an image of Pillow, or an array."""
+    """The view of what a user's own ``Samples.views`` gives: a view, a text, a Pillow image, or an array."""
     if isinstance(value, View):
         return value
     if isinstance(value, str):
         return Text(value)
-    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a picture of Pillow, which need not be installed
+    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a Pillow image, which need not be installed
         return Picture(np.asarray(value.convert("RGB")))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_picture(value.shape):
         return Picture(value)

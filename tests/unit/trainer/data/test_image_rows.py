@@ -77,9 +77,9 @@ def test_pictures_are_turned_upright() -> None:
     assert opened_image(stored(image, exif=exif.tobytes()), 1).size == (2, 4)
 
 
-@pytest.mark.parametrize("broken", [None, {"bytes": b"no picture", "path": None}, {"bytes": None, "path": "none"}, 3])
+@pytest.mark.parametrize("broken", [None, {"bytes": b"no image", "path": None}, {"bytes": None, "path": "none"}, 3])
 def test_what_is_no_picture_is_refused(broken: Any) -> None:
-    with pytest.raises(ValueError, match="picture"):
+    with pytest.raises(ValueError, match="image"):
         opened_image(broken, 3)
 
 

@@ -74,6 +74,6 @@ def test_captions_have_no_mark_and_pictures_without_one_are_counted(tmp_path: Pa
     source = CaptionedFolder(str(tmp_path))
     assert source.rows(str(tmp_path / "cache"))["text"] == ["an oar"]
     assert [note.split(" are ")[0] for note in source.notes()] == [
-        "1 picture(s) without a text file of their name",
-        "1 picture(s) whose text file has an empty first line",
+        "1 image(s) without a text file of their name",
+        "1 image(s) whose text file has an empty first line",
     ]

@@ -62,10 +62,10 @@ def test_sounds_are_mixed_and_resampled() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [None, {"bytes": b"no sound", "path": None}, {"bytes": None, "path": "none.wav"}, 3, wav(noise(0))]
+    "broken", [None, {"bytes": b"no audio", "path": None}, {"bytes": None, "path": "none.wav"}, 3, wav(noise(0))]
 )
 def test_what_is_no_sound_is_refused(broken: Any) -> None:
-    with pytest.raises(ValueError, match="sound"):
+    with pytest.raises(ValueError, match="audio"):
         waveform(broken, RATE)
 
 
@@ -133,7 +133,7 @@ def test_a_model_that_sees_the_padding_needs_one_length(tmp_path: Path) -> None:
     padding = collator(tmp_path, model=sees, longest_seconds=0.125)
     micro = padding.micro_batch(samples_of([500, 900]))
     assert micro.inputs["input_values"].shape == (2, 1000) and "attention_mask" not in micro.inputs
-    with pytest.raises(UserError, match="shorter than a sound"):
+    with pytest.raises(UserError, match="shorter than an audio clip"):
         padding.micro_batch(samples_of([1001]))
 
 
@@ -233,7 +233,7 @@ def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -
     named = _folder_with(tmp_path / "named", "metadata.csv", b"file_name,words\none.wav,hello\n")
     assert named.column_names() == ["audio", "words"] == named.rows(str(tmp_path / "cache")).column_names
     (tmp_path / "empty").mkdir()
-    for kind, words in (("audio", "holds no sounds"), ("image", "holds no pictures")):
+    for kind, words in (("audio", "holds no audio files"), ("image", "holds no images")):
         with pytest.raises(UserError, match=words):
             Folder(str(tmp_path / "empty"), kind).look()  # type: ignore[arg-type]
     with pytest.raises(UserError, match="is a file, not a folder"):
@@ -244,9 +244,9 @@ def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Pa
     """Without the check they ended in a traceback of a convolution, and a broken file was named by a memory address."""
     samples = LabelledSounds(given(tmp_path))
     assert samples.sample({"audio": wav(noise(800)), "label": "a"})["label"] == 0
-    with pytest.raises(ValueError, match="its sound of 12 samples is too short for one frame"):
+    with pytest.raises(ValueError, match="its audio of 12 samples is too short for one frame"):
         samples.sample({"audio": wav(noise(12)), "label": "a"})
-    with pytest.raises(ValueError, match=r"its sound cannot be read: [^<]*$"):
+    with pytest.raises(ValueError, match=r"its audio cannot be read: [^<]*$"):
         samples.sample({"audio": {"bytes": b"RIFFxxxx", "path": None}, "label": "a"})
 
 
