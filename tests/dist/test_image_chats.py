@@ -162,7 +162,7 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
         ids, labels = shown.collated.inputs["input_ids"], shown.collated.targets["labels"]
         answer = tokenizer.decode(labels[labels != IGNORE])
         assert answer.removesuffix("<|im_end|>") in COLOURS and answer.endswith("<|im_end|>")
-        assert (ids == 3).sum() == 4  # tokens of one picture
+        assert (ids == 3).sum() == 4  # tokens of one image
         assert tokenizer.decode(ids[np.flatnonzero(labels != IGNORE)]).startswith("\n")
 
 
