@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,10 @@ from ..parallel.mesh import Mesh
 from .checkpoint.layout import RECIPE
 from .checkpoint.source import Source
 from .collective import on_main
-from .data.content_stamp import content_stamp, hash_json
 from .data.corpus import Corpus
 from .data.tokenizer import load_tokenizer, tokens_like
 from .recipe_corpus import recipe_corpus
+from .same_places import prints_of_places, weights_print
 from .schedules import ScheduleConfig, build_schedule
 
 if TYPE_CHECKING:
@@ -34,7 +33,12 @@ log = logging.getLogger("trireme.trainer")
 
 def made_of(recipe: RecipeConfig, corpus: Corpus, max_steps: int) -> dict[str, Any]:
     """Fingerprints of data and weights, and the length of the run, as checkpoints store them."""
-    return {**corpus.prints(), "weights": _weights(recipe), "max_steps": max_steps}
+    return {
+        **corpus.prints(),
+        "weights": weights_print(recipe.model),
+        "places": prints_of_places(recipe),
+        "max_steps": max_steps,
+    }
 
 
 def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, automatic: bool) -> Corpus:
@@ -61,7 +65,7 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
         on_main(mesh, lambda: _refuse(problems))
     for problem in problems:
         log.warning("%s %s: the run goes on with what is there now", problem.field, problem.why)
-    if recipe.model.adapter is None and saved.get("weights") not in (None, _weights(recipe)):
+    if recipe.model.adapter is None and saved.get("weights") not in (None, weights_print(recipe.model)):
         log.info("model.weights has changed since the run began, which goes on with the checkpoint's weights")
     return corpus
 
@@ -164,12 +168,3 @@ def _fix(checkpoint: Path) -> str:
 def _refuse(problems: list[Problem]) -> None:
     if problems:
         raise UserError(*problems)
-
-
-def _weights(recipe: RecipeConfig) -> str | None:
-    """A fingerprint of ``model.weights``: from head and tail of local files, else from the name."""
-    if recipe.model.weights is None:
-        return None
-    path = Path(os.path.expanduser(recipe.model.weights))
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
-    return hash_json([content_stamp(file) for file in files] or [recipe.model.weights, recipe.model.revision])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..errors import Problem, UserError
 from .checkpoint.layout import RECIPE, checkpoints_at, complete_checkpoints
 from .checkpoint.retention import best_checkpoint
 from .component import locate
+from .same_places import same_place, unlike
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
@@ -90,7 +91,7 @@ def run_notes(recipe: RecipeConfig) -> list[str]:
 def other_run(recipe: RecipeConfig) -> list[str]:
     """Keys in which the recipe differs from that of the run whose checkpoints lie in its folder; empty without one."""
     newest = _newest_checkpoint(recipe)
-    return changed_keys(recipe, newest) if newest else []
+    return changed_keys(recipe, newest, resumes=True) if newest else []
 
 
 def _newest_checkpoint(recipe: RecipeConfig) -> Path | None:
@@ -155,17 +156,25 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
     Raises:
         UserError: keys that the losses depend on differ from the recipe in ``checkpoint``.
     """
-    changed = changed_keys(recipe, checkpoint)
+    changed = changed_keys(recipe, checkpoint, resumes=True)
     if changed:
         raise UserError(
             Problem(
                 "run.dir",
-                f"holds a run of another recipe (changed: {shown(changed)})",
+                f"holds a run of another recipe (changed: {shown(changed)}){_other_files(recipe, checkpoint, changed)}",
                 f"choose another run.dir, start over with --fresh (the old folder is kept), or continue it with "
                 f"--resume {checkpoint}",
                 recipe.run.dir,
             )
         )
+
+
+def _other_files(recipe: RecipeConfig, checkpoint: Path, changed: list[str]) -> str:
+    """What the change of ``model.weights`` is, for a message; empty if it has not changed from one path to another."""
+    then = (saved_recipe(checkpoint).get("model") or {}).get("weights")
+    if "model.weights" not in changed or then is None or recipe.model.weights is None:
+        return ""
+    return f"; model.weights={recipe.model.weights} holds other files than {then} did"
 
 
 def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path | None:
@@ -188,15 +197,24 @@ def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path 
     return None
 
 
-def changed_keys(recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | None = None) -> list[str]:
-    """Keys that differ from the recipe in ``checkpoint``, without ``NOT_COMPARED``.
+def changed_keys(
+    recipe: RecipeConfig, checkpoint: Path, parts: Iterable[str] | None = None, resumes: bool = False
+) -> list[str]:
+    """Keys that differ from the recipe in ``checkpoint``, without ``NOT_COMPARED`` and without other paths of the same
+    files.
 
     Args:
         parts: parts of the recipe to compare; None means all.
+        resumes: a run goes on, which compares its documents and the numbers of its base itself, wherever they lie.
     """
-    found = differences(saved_recipe(checkpoint), recipe, "")
+    found = dict(_differing(saved_recipe(checkpoint), recipe, ""))
     wanted = None if parts is None else tuple(parts)
-    return [key for key in found if not _within(key, NOT_COMPARED) and (wanted is None or _within(key, wanted))]
+    kept = {
+        key: values
+        for key, values in found.items()
+        if not _within(key, NOT_COMPARED) and (wanted is None or _within(key, wanted))
+    }
+    return unlike(kept, recipe, checkpoint, resumes)
 
 
 def saved_recipe(folder: Path) -> dict[str, Any]:
@@ -233,18 +251,24 @@ def _within(key: str, parts: tuple[str, ...]) -> bool:
 
 
 def differences(then: Any, now: Any, path: str) -> list[str]:
-    """Keys whose values differ. A key that is missing in an older recipe counts as its default."""
+    """Keys whose values differ. A key that is missing in an older recipe counts as its default, and two paths of one
+    place are equal."""
+    return [key for key, _ in _differing(then, now, path)]
+
+
+def _differing(then: Any, now: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Keys whose values differ, each with both values."""
     inside = _children(now)
     if not isinstance(then, dict) or inside is None:
-        return [] if then == _plain(now) else [path]
+        if then != (value := _plain(now)) and not same_place(then, value):
+            yield path, (then, value)
+        return
     defaults = _defaults(now)
-    found = []
     for name in sorted({*then, *inside}):
         where = f"{path}.{name}" if path else str(name)
         value = inside.get(name)
         if name in then or _plain(value) != _plain(defaults.get(name)):
-            found += differences(then.get(name), value, where)
-    return found
+            yield from _differing(then.get(name), value, where)
 
 
 def _children(value: Any) -> dict[str, Any] | None:

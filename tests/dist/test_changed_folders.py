@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helpers.adapted import logits
 from helpers.command import refused, trireme_here
 from helpers.metrics import training
 from helpers.recipes import TINY, tiny_recipe
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trireme.errors import UserError
 from trireme.parallel.mesh import build_mesh
@@ -20,6 +22,7 @@ from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
 from trireme.trainer.checkpoint.layout import checkpoints_under
 from trireme.trainer.evaluate_only import evaluate
+from trireme.trainer.run_folder import run_notes
 
 LORA = ("adapter=lora", "model.adapter.rank=4", "model.adapter.alpha=8.0")
 SHORT = ("trainer.max_steps=4", "trainer.eval_at_end=false", "optimizer.lr=0.004")
@@ -146,3 +149,74 @@ def test_a_whole_model_keeps_the_configuration_of_its_checkpoint(
     with caplog.at_level("WARNING", "trireme.trainer"):  # another recipe counts, and is told
         assert evaluate(_recipe(moved, tmp_path / "run"), None, False, None)["eval_loss"] != before
     assert "model.weights gives rms_norm_eps otherwise than" in caplog.text
+
+
+@pytest.mark.parametrize("adapters", [LORA, ()], ids=["adapters", "whole"])
+def test_files_under_another_path_are_no_change(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[str, ...]
+) -> None:
+    """Weights, tokenizer, template and documents, relative, through a link, or moved: the run goes on as it would."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "links").mkdir()
+    for name in ("weights", "data"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "first" / name)
+    shutil.copytree(base, "first/weights")
+    Path("first/data").mkdir()
+    for name in ("a", "b"):
+        rows = [json.dumps({"text": f"{name} sails with {number} oars " * 9}) + "\n" for number in range(40)]
+        Path(f"first/data/{name}.jsonl").write_text("".join(rows))
+
+    def recipe(run: str, place: str, *more: str) -> Any:
+        files = ("data=files", f"data.source.paths=[{place}/data/*.jsonl]", "data.block_size=32", "data.held_out=0.2")
+        weights = (f"model.weights={place}/weights", f"data.tokenizer.path={place}/weights")
+        keys = ("model=pretrained", *weights, *SHORT, *files, *adapters, *more)
+        return tiny_recipe(tmp_path / run, f"data.cache_dir={tmp_path}/cache", *keys)
+
+    train(recipe("whole", "first"))
+    for step, place in enumerate(("first", str(tmp_path / "first"), "links", "moved"), start=1):
+        if place == "moved":
+            shutil.move("first", "moved")
+        now = recipe("run", place, f"trainer.stop_at={step}")
+        assert run_notes(now) == [] if step == 1 else "goes on behind" in run_notes(now)[0]
+        train(now)
+    losses = [[line["loss"] for line in training(tmp_path / run)] for run in ("whole", "run")]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+    other = Path(shutil.copytree("moved", "other"))
+    row = json.dumps({"text": "another mast breaks " * 9}) + "\n"
+    (other / "data" / "a.jsonl").write_text(row * 3 + (other / "data" / "b.jsonl").read_text())
+    with pytest.raises(UserError, match="gives other documents than when step_00000004"):
+        train(recipe("run", "other"))
+    shutil.copy("moved/data/a.jsonl", other / "data")
+    _other_weights(other / "weights")
+    said = "gives another base than the one" if adapters else "other/weights holds other files than moved/weights did"
+    with pytest.raises(UserError, match=said):
+        train(recipe("run", "other"))
+
+
+def test_an_adapter_that_has_moved_is_no_change(base: Path, tmp_path: Path) -> None:
+    train(_recipe(base, tmp_path / "first", *LORA))
+    folder = export(str(tmp_path / "first"), str(tmp_path / "adapter"))
+    for key, more in (
+        ("model.adapter.path", ("adapter=continued", "model.adapter.path={}")),
+        ("model.merged_adapters.one.path", ("+model.merged_adapters={{one:{{path:{}}}}}",)),
+    ):
+
+        def recipe(place: Path, key: str = key, more: tuple[str, ...] = more) -> Any:
+            return _recipe(base, tmp_path / key, *(each.format(place) for each in more))
+
+        train(recipe(folder))
+        moved = Path(shutil.copytree(folder, tmp_path / f"moved_{key}"))
+        assert "goes on behind" in run_notes(recipe(moved))[0]
+        train(recipe(moved))
+        _change(moved / "adapter_config.json", lora_alpha=64)
+        with pytest.raises(UserError, match=rf"changed: {re.escape(key)}\)"):
+            train(recipe(moved))
+
+
+def _other_weights(folder: Path) -> None:
+    """Change one number of the weights."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, file, {"format": "pt"})
