@@ -30,6 +30,12 @@ def is_local(name: str | None) -> bool:
         return False
 
 
+def on_this_machine(name: str, revision: str | None = None) -> bool:
+    """Whether the weights called ``name`` can be read without a network: a local folder or file, or one that was
+    fetched from the hub before."""
+    return is_local(name) or _cached(name, revision, weights=True) is not None
+
+
 def local_path(name: str, revision: str | None = None, field: str = "model.weights", weights: bool = False) -> Path:
     """The folder or file called ``name``. If it is a hub id, its files are fetched into a local folder.
 

@@ -83,9 +83,12 @@ def test_another_base_is_refused_and_the_same_one_is_known_anywhere(bases: dict[
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="another base"):
         _train(base, tmp_path / "run", *LORA)
-    with pytest.raises(UserError, match="another base"):
-        export(str(tmp_path / "run"), str(tmp_path / "out"), ExportOptions(merge=True))
+    for options in (ExportOptions(merge=True), ExportOptions(), ExportOptions(base=str(base))):
+        with pytest.raises(UserError, match=r"(?s)another base .*restore that base.*--base FOLDER"):
+            export(str(tmp_path / "run"), str(tmp_path / "out"), options)
     assert not (tmp_path / "out").exists()
+    adapter = export(str(tmp_path / "run"), str(tmp_path / "adapter"), ExportOptions(base=str(moved)))
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(moved)
     folder = export(str(tmp_path / "run"), str(tmp_path / "out"), ExportOptions(merge=True, base=str(moved)))
     assert (folder / "model.safetensors").is_file() and not (folder / "base.json").exists()
 

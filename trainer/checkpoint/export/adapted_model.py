@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....errors import Problem, UserError
 from ....models.adapter_plan import AdapterPlan, read_plan
 from ....models.adapters import adapter_plan
 from ....models.build_model import base_parts, base_rows, build_on_meta
@@ -144,16 +145,39 @@ class MergedCheckpoint(Source):
             for _ in self._of_base(name):
                 pass
         if self.digest.of_this_process() != self.saved.digest:
-            raise ValueError(
-                f"holds adapters that were trained beside another base ({self.saved.weights}) than the weights that "
-                "are there now: their numbers differ"
-            )
+            raise UserError(self._other_base())
+
+    def check_base(self, check: Callable[[], None]) -> None:
+        """Compare the base with the one that the adapters were trained beside; its weights are read once for that.
+
+        Args:
+            check: called between blocks; an exception that it raises ends the reading.
+
+        Raises:
+            UserError: it is another one.
+        """
+        for name in self._tensors:
+            if f"model.{name}" not in self.inner.shapes:
+                for _ in self._noted(name, self._rows(name)):
+                    check()
+        self.check_read()
+
+    def _other_base(self) -> Problem:
+        config, then = self.adapted.config, self.saved.weights
+        now = f"the weights of {config.weights}" if config.weights else "the random weights of the recipe"
+        why = f"the adapters in {self.path} were trained beside another base ({then or 'random weights of a seed'}): "
+        fix = "restore that base, or name the folder where it is now: --base FOLDER"
+        return Problem("--base", f"{why}{now} have other numbers", fix, config.weights)
+
+    def _noted(self, name: str, rows: Rows) -> Iterator[Tensor]:
+        """The tiles of a tensor of the base, which are digested as they pass."""
+        return self.digest.noted(name, (rows(start, stop) for start, stop in tiles(self._tensors[name].shape)))
 
     def _of_base(self, name: str) -> Iterator[Tensor]:
         """Blocks of a tensor of the base, with the adapter beside it merged into it."""
         tensor, rows = self._tensors[name], self._rows(name)
         path, _, kind = name.rpartition(".")
-        read = self.digest.noted(name, (rows(start, stop) for start, stop in tiles(tensor.shape)))
+        read = self._noted(name, rows)
         if kind != "weight" or path not in self.adapted.plan.ranks:
             yield from (block.to(tensor.dtype).flatten() for block in read)
             return

@@ -22,6 +22,7 @@ from pathlib import Path
 from ....errors import Problem, UserError
 from ....models.adapter_config import merged_below
 from ....models.config_differences import other_fields
+from ....models.hub import on_this_machine
 from ....models.model_config import config_values
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
@@ -155,7 +156,9 @@ def export_source(
     with _readable(source):
         saved = read_base(source.assets)
         if saved is not None and not options.merge:
-            return _export_adapter(source, target, options, replace, verify, check)
+            return _export_adapter(
+                MergedCheckpoint(source, saved, options.base), target, options, replace, verify, check
+            )
         if saved is not None:
             source = MergedCheckpoint(source, saved, options.base, options.ema)
             options = dataclasses.replace(options, ema=False)
@@ -191,20 +194,40 @@ def export_source(
 
 
 def _export_adapter(
-    source: Source, target: Path, options: ExportOptions, replace: bool, verify: bool, check: Callable[[], None]
+    merged_source: MergedCheckpoint,
+    target: Path,
+    options: ExportOptions,
+    replace: bool,
+    verify: bool,
+    check: Callable[[], None],
 ) -> Path:
-    """Write the adapters of ``source`` as peft does."""
-    with _readable(source):
-        adapted = AdaptedModel(source, options.base)
+    """Write the adapters of a checkpoint as peft does, which names the base: it is therefore compared before."""
+    source, adapted = merged_source.inner, merged_source.adapted
     if merged := adapted.config.merged_adapters:
         raise UserError(merged_below("CHECKPOINT", adapted.config.weights, merged, "--merge", str(source.path)))
     _check_configuration(adapted, source)
+    refuse_existing(target, replace)
+    if verify:
+        _check_base(merged_source, check)
     size = sum(shape.numel() * 4 for shape, _ in stored_weights(source, options.ema)[0].values())
     with _complete_or_nothing(target, replace, size) as folder:
         count = write_adapter(source, folder, adapted, DTYPES[options.dtype], options.ema, check)
         _refuse_damage(source, source.damage(list(source.shapes)) if verify else None)
     log.info("exported the adapters of %s to %s (%s, %d tensors)", source.path.name, target, options.dtype, count)
     return target
+
+
+def _check_base(merged: MergedCheckpoint, check: Callable[[], None]) -> None:
+    """Refuse another base than the one that the adapters were trained beside. A hub id whose weights are not on this
+    machine is not fetched for that."""
+    config = merged.adapted.config
+    if config.weights is not None and not on_this_machine(config.weights, config.revision):
+        log.warning(
+            "the weights of %s are not on this machine: whether they are the same is not checked", config.weights
+        )
+        return
+    with _readable(merged.inner):
+        merged.check_base(check)
 
 
 def _check_configuration(adapted: AdaptedModel, source: Source) -> None:
