@@ -86,7 +86,11 @@ class RecipeConfig:
 
 
 def read_recipe(
-    raw: dict[str, Any], world_size: Callable[[Plan], int], remedy: str = NPROC, look_at_data: bool = False
+    raw: dict[str, Any],
+    world_size: Callable[[Plan], int],
+    remedy: str = NPROC,
+    look_at_data: bool = False,
+    fresh: bool = False,
 ) -> tuple[RecipeConfig | None, list[Problem]]:
     """The typed recipe, or None and all its problems.
 
@@ -95,6 +99,7 @@ def read_recipe(
         world_size: gives the number of processes for a plan.
         remedy: tells the user how to change the number of processes.
         look_at_data: open the sources, and read the head of every local file.
+        fresh: the run begins anew, so checkpoints in its folder do not stand in for what it names.
     """
     if problems := list(unreadable(raw)):
         return None, problems
@@ -109,7 +114,7 @@ def read_recipe(
         parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
     judged = dict(parts)
-    if "model" in parts and "run" in parts:
+    if "model" in parts and "run" in parts and not fresh:
         judged["model"] = _of_the_run(parts["model"], parts["run"].dir)
     problems += check_parts(judged, processes, remedy)
     if "search" not in parts:  # its objectives may be wrong too, and are judged with the other parts

@@ -43,14 +43,10 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> LeftEarly | Div
         RanksFailed: a rank failed; the error is that of the first failure.
         KeyboardInterrupt: SIGINT came twice, or before there was anything to save.
     """
-    import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import elastic_launch
 
-    # torch.cuda.is_available() would initialise the driver, which does not survive a fork.
-    if torch.cuda.is_initialized():
-        fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
-        raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
+    refuse_used_gpu(ranks)
     silence()
     # torch sets the last variable itself; listing it here restores the notebook's own value afterwards.
     told = {OWN_LAUNCH: str(os.getpid()), "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCHELASTIC_SIGNALS_TO_HANDLE": ""}
@@ -76,6 +72,19 @@ def fork_ranks(recipe: RecipeConfig, resume: str, ranks: int) -> LeftEarly | Div
         if interrupts.first is not None:
             raise KeyboardInterrupt from None
         raise
+
+
+def refuse_used_gpu(ranks: int) -> None:
+    """Refuse to fork a process that has used a GPU, whose driver does not survive that.
+
+    Raises:
+        UserError: it has.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():  # torch.cuda.is_available() would initialise the driver
+        fix = "restart the notebook, and let trireme.train be the first that uses a GPU"
+        raise UserError(Problem("nproc", "cannot fork: this process has used a GPU already", fix, ranks))
 
 
 def _configuration(ranks: int, folder: str) -> LaunchConfig:

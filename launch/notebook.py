@@ -176,10 +176,10 @@ def train(
     from ..trainer.build import train as train_here
     from ..trainer.run_folder import open_run_folder
     from .compose import compose
-    from .fork import fork_ranks
+    from .fork import fork_ranks, refuse_used_gpu
     from .planning import planned
     from .start_process import prepare_process
-    from .train import checked
+    from .train import checked, refuse_unusable
     from .watch import watched
 
     if launched():
@@ -187,16 +187,20 @@ def train(
     refuse_arguments(nproc, resume, recipe_dirs)
     prepare_process()
     composed = planned(compose(recipe, as_overrides(overrides), recipe_dirs), nproc)
-    typed, ranks = checked(composed, nproc)
-    run_dir = Path(typed.run.dir)
-    open_run_folder(run_dir, fresh)
+    typed, ranks = checked(composed, nproc, fresh=fresh)
+    run_dir, forks = Path(typed.run.dir), ranks > 1 or _gpu_to_leave_alone()
+    if forks:
+        refuse_used_gpu(ranks)
+    if fresh:
+        refuse_unusable(str(resume))
+    open_run_folder(run_dir, fresh, str(resume))
     started = {STARTED: os.environ.get(STARTED) or str(time.time())}  # not the notebook's start, which may be days ago
     with environment(started), watched(run_dir, typed.trainer.stop_at or typed.trainer.max_steps):
-        if ranks == 1 and not _gpu_to_leave_alone():
+        if forks:
+            fork_ranks(typed, resume, ranks)
+        else:
             with _own_group():
                 train_here(typed, resume=resume)
-        else:
-            fork_ranks(typed, resume, ranks)
     return Run(run_dir)
 
 

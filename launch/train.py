@@ -78,12 +78,13 @@ def hydra_flags(options: argparse.Namespace) -> list[str]:
 
 
 def checked(
-    composed: Composed, nproc: int | None, accelerate: Mapping[str, str] | None = None
+    composed: Composed, nproc: int | None, accelerate: Mapping[str, str] | None = None, fresh: bool = False
 ) -> tuple[RecipeConfig, int]:
     """The typed recipe and its number of processes.
 
     Args:
         accelerate: settings of accelerate, which must not contradict the recipe.
+        fresh: an earlier run in the folder will be moved aside, so the recipe cannot lean on it.
 
     Raises:
         UserError: all problems of the recipe.
@@ -99,7 +100,7 @@ def checked(
         chosen.append(choose_world_size(plan, nproc))
         return chosen[0]
 
-    recipe, problems = read(composed, world_size)
+    recipe, problems = read(composed, world_size, fresh=fresh)
     if accelerate and recipe is not None:
         problems += contradictions(accelerate, recipe, chosen[0])
         problems += [] if launched() else not_here(accelerate)
@@ -115,19 +116,20 @@ def checked(
 
 
 def read(
-    composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc"
+    composed: Composed, world_size: Callable[[Plan], int], remedy: str = "change --nproc", fresh: bool = False
 ) -> tuple[RecipeConfig | None, list[Problem]]:
     """The typed recipe or None, and its problems; ``remedy`` tells the user how to change the number of processes."""
     with quick_imports():
         from ..configs.schema import read_recipe
 
     look = not launched()  # ranks need not look at the data: the parent has, and they read it next anyway
-    recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look)
+    recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look, fresh=fresh)
     return recipe, composed.with_problems_of_values(problems)
 
 
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
     """Check, then train: as a rank if a launcher started this process, else in this process or in new ranks."""
+    from ..trainer.restart import attempt
     from ..trainer.run_folder import open_run_folder
     from .accelerate import take_gpus
     from .planning import planned
@@ -138,18 +140,20 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     composed = planned(composed, options.nproc)
     further = imports_of(composed.raw)
     import_ahead(options.nproc, further)
-    recipe, ranks = checked(composed, options.nproc, options.accelerate)
+    recipe, ranks = checked(composed, options.nproc, options.accelerate, options.fresh and not attempt())
     if launched():
         _refuse_restarts(options.max_restarts)
         refuse_missing_hostfile()
         _go(recipe, options.resume, options.fresh)
         return
     run_dir = Path(recipe.run.dir)
-    if options.fresh and recipe.model.adapter is not None and (folder := recipe.model.adapter.path) is not None:
-        _refuse_missing(folder)  # the check believes the checkpoints, which are about to be moved aside
     if "SLURM_JOB_ID" not in os.environ and shutil.which("squeue"):
         refuse_going(run_dir)
-    open_run_folder(run_dir, options.fresh)  # before ranks start, so that their log files are not moved aside
+    if options.fresh:
+        refuse_unusable(options.resume)
+    open_run_folder(
+        run_dir, options.fresh, options.resume
+    )  # before ranks start, so that their log files are not moved aside
     if ranks == 1 and not own_process and not options.max_restarts:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_rank(1)))
         _go(recipe, options.resume, fresh=False)
@@ -160,10 +164,16 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
         start_ranks(ranks, arguments, run_dir, max_restarts=options.max_restarts, started=started, imports=further)
 
 
-def _refuse_missing(adapter: str) -> None:
-    from ..models.peft_folder import peft_folder
+def refuse_unusable(resume: str) -> None:
+    """Refuse a named checkpoint that a run cannot begin from, before an earlier run is moved aside.
 
-    peft_folder(adapter, "model.adapter.path")
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    from ..trainer.checkpoint.load.weight_reader import usable_checkpoint
+
+    if resume not in ("auto", "never"):
+        usable_checkpoint(Path(resume).expanduser(), "--resume", contents=False)
 
 
 def _refuse_restarts(wanted: int) -> None:
@@ -246,7 +256,8 @@ def _check_jobs(jobs: Sequence[Composed], options: argparse.Namespace) -> list[t
     good = []
     for composed in jobs:
         try:
-            good.append(checked(planned(composed, options.nproc, show=False), options.nproc, options.accelerate))
+            plan = planned(composed, options.nproc, show=False)
+            good.append(checked(plan, options.nproc, options.accelerate, getattr(options, "fresh", False)))
         except UserError as error:
             for problem in error.problems:
                 found.setdefault(str(problem), (problem, []))[1].append(composed.job)

@@ -83,7 +83,7 @@ def train(recipe: RecipeConfig, *, resume: str = "auto", fresh: bool = False) ->
     nodes = find_nodes(run_dir, mesh, recipe.checkpoint.shared)
     restarted = attempt() > 0 and mesh.any_flags([nodes.leads and launch_is_noted(run_dir)])[0]
     notes = folder_notes(run_dir) if mesh.is_main else []
-    on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted))
+    on_ranks(mesh, nodes.leads, lambda: open_run_folder(run_dir, fresh and not restarted, resume))
     lock = RunLock(run_dir)
     on_ranks(mesh, nodes.leads, lock.take)
     handlers = set_up_logging(run_dir, mesh, recipe.run)

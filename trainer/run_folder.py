@@ -113,12 +113,22 @@ def _foreign(path: Path) -> list[str]:
     return [] if set(names) & set(OF_A_RUN) else [name for name in names if not name.startswith(".")]
 
 
-def open_run_folder(path: Path, fresh: bool) -> None:
+def open_run_folder(path: Path, fresh: bool, resume: str = "auto") -> None:
     """Create the folder; with ``fresh``, an existing one is first moved aside (to ``NAME.1``, ``NAME.2`` ...).
 
+    Args:
+        resume: ``auto``, ``never``, or the checkpoint or run folder that the run begins from.
+
     Raises:
-        UserError: the folder cannot be created or written, or ``fresh`` would move a folder that holds no run.
+        UserError: the folder cannot be created or written, or ``fresh`` would move a folder that holds no run, or the
+            checkpoint that the run begins from.
     """
+    if fresh and resume not in ("auto", "never"):
+        named = Path(os.path.expanduser(resume)).resolve()
+        if path.resolve() in (named, *named.parents):
+            why = f"lies in the run folder ({path}), which --fresh moves aside"
+            fix = "leave --fresh out (later checkpoints are kept), or choose another run.dir"
+            raise UserError(Problem("--resume", why, fix, resume))
     if fresh and _foreign(path):
         why = "holds no run, and --fresh would move the whole folder aside"
         raise UserError(Problem("run.dir", why, "leave --fresh out, or choose another run.dir", str(path)))

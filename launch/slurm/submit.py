@@ -96,7 +96,7 @@ def checked_job(composed: Composed, options: argparse.Namespace) -> tuple[Recipe
     if composed.raw["plan"].get("name") == AUTO:  # chosen on the machines that will train, by their memory
         recipe, problems = without_plan(composed, own_options(composed)), []
     else:
-        recipe, problems = read(composed, world_size, REMEDY)
+        recipe, problems = read(composed, world_size, REMEDY, getattr(options, "fresh", False))
         if recipe is not None and options.accelerate:
             problems += contradictions(options.accelerate, recipe, world_size(recipe.plan))
     if options.nproc is not None:
@@ -163,7 +163,7 @@ def _hand_over(script: Script, options: argparse.Namespace) -> str:
     from ...trainer.run_folder import open_run_folder, unwritable
 
     for run in script.runs:
-        open_run_folder(run.dir, options.fresh)
+        open_run_folder(run.dir, options.fresh, options.resume)
         # Noted before submitting: the first attempt may be preempted before its ranks could note it.
         note_launch(run.dir, options.resume, submitted=True)
     open_run_folder(script.folder, fresh=False)
