@@ -266,8 +266,12 @@ def unknown_option(group: str, name: Any, options: Sequence[str], folders: Seque
 
 
 def too_many_options(group: str, names: Sequence[str]) -> Problem | None:
-    """The problem of a list that chooses several of trireme's own options, each of which is complete: merged key by
-    key, they would be neither. An option of the user's own may be merged over one of them."""
+    """The problem of a list that names an option twice, or chooses several of trireme's own options, each of which is
+    complete: merged key by key, they would be neither. An option of the user's own may be merged over one of them."""
+    once = list(dict.fromkeys(names))
+    if twice := next((name for name in once if names.count(name) > 1), None):
+        fix = f"name it once: {group}=[{','.join(once)}]"
+        return Problem(group, f"names the option {twice} more than once", fix, f"[{', '.join(names)}]")
     complete = [name for name in names if (PACKAGE / "configs" / group / f"{name}.yaml").is_file()]
     if group in TAKE_SEVERAL or len(complete) < 2:
         return None

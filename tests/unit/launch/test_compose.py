@@ -154,6 +154,26 @@ def test_a_run_takes_one_complete_option_of_a_group(own: Path) -> None:
         compose(str(recipe), [], [str(own)])
 
 
+@pytest.mark.parametrize(
+    ("group", "names", "once"),
+    [
+        ("tracker", "wandb,wandb", "wandb"),
+        ("tracker", "wandb,mlflow,wandb", "wandb,mlflow"),
+        ("callbacks", "default,export,export", "default,export"),
+        ("callbacks", "export,export", "export"),
+        ("plan", "ddp,ddp", "ddp"),
+        ("optimizer", "adamw,adamw", "adamw"),
+    ],
+)
+def test_an_option_is_named_once(group: str, names: str, once: str, own: Path) -> None:
+    problems = compose(str(TINY), [f"{group}=[{names}]"]).problems
+    assert [(each.field, each.fix) for each in problems] == [(group, f"name it once: {group}=[{once}]")]
+    recipe = own / "mine" / "little.yaml"
+    recipe.write_text(recipe.read_text().replace("- /data: files", f"- /data: files\n  - override /{group}: [{names}]"))
+    with pytest.raises(UserError, match="more than once"):
+        compose(str(recipe), [], [str(own)])
+
+
 def test_an_option_of_one_s_own_may_be_merged_over_another(own: Path) -> None:
     (own / "configs" / "optimizer").mkdir(parents=True, exist_ok=True)
     (own / "configs" / "optimizer" / "slow.yaml").write_text("lr: 1e-9\n")
