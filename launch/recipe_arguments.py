@@ -118,11 +118,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--multirun", "-m", action="store_true", help="one run for every combination of key=a,b")
     hydra = parser.add_argument_group("look, don't train (Hydra)")
-    hydra.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the composed recipe")
+    hydra.add_argument("--cfg", "-c", choices=("job", "hydra", "all"), help="print the composed recipe")
     hydra.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
-    hydra.add_argument("--package", metavar="KEY", help="with --cfg: print one part")
+    hydra.add_argument("--package", "-p", metavar="KEY", help="with --cfg: print one part")
     hydra.add_argument(
         "--info",
+        "-i",
         nargs="?",
         const="all",
         metavar="all|defaults|defaults-tree|searchpath|plugins|config",

@@ -71,10 +71,31 @@ def run(options: argparse.Namespace) -> None:
 
 def hydra_flags(options: argparse.Namespace) -> list[str]:
     """Hydra's flags that print the recipe instead of training it."""
+    _refuse_flags(options)
     flags = ["--cfg", options.cfg] if options.cfg else []
     flags += ["--resolve"] if options.resolve else []
     flags += ["--package", options.package] if options.package else []
     return flags + (["--info", options.info] if options.info else [])
+
+
+def _refuse_flags(options: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other, or do nothing without another.
+
+    Raises:
+        UserError: all of them.
+    """
+    problems: list[Problem | str] = []
+    for name in ("resolve", "package"):
+        if getattr(options, name) and not options.cfg:
+            value = options.package if name == "package" else None
+            problems.append(Problem(f"--{name}", "is about the recipe that --cfg prints", "add --cfg job", value))
+    if options.cfg and options.info:
+        problems.append(Problem("--info", "prints something else than --cfg", "leave one of them out", options.info))
+    if options.multirun and (shows := "--cfg" if options.cfg else "--info" if options.info else ""):
+        fix = f"leave -m out, with one value for each key; or check all runs: trireme check {options.recipe} -m"
+        problems.append(Problem("--multirun", f"starts runs, and {shows} prints one recipe", fix))
+    if problems:
+        raise UserError(*problems)
 
 
 def checked(

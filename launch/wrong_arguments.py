@@ -11,6 +11,25 @@ from ..configs.names_of_other_tools import find
 from ..configs.values import did_you_mean, nearest
 from ..errors import Problem
 
+OF_HYDRA = {
+    "--config-dir": "write --recipe-dir DIR",
+    "--config-path": "name the file of the recipe: {prog} DIR/NAME.yaml",
+    "--config-name": "name the recipe first: {prog} NAME",
+    "--run": "leave it out: trireme train RECIPE runs it, and -m a sweep",
+    "--experimental-rerun": "run the recipe that a run has kept: trireme train RUN/recipe.yaml",
+    "--shell-completion": "see: trireme completion --help",
+    "--hydra-help": "see: {prog} --help; keys: trireme keys",
+    "--version": "write: trireme --version",
+}
+"""Hydra's flags that no command has, and what does the same here."""
+SHORT = {
+    "-cd": "--config-dir",
+    "-cp": "--config-path",
+    "-cn": "--config-name",
+    "-r": "--run",
+    "-sc": "--shell-completion",
+}
+"""Short forms of these flags."""
 NUMBERS = {"int": "a whole number", "float": "a number"}
 """Types of arguments, in words."""
 
@@ -26,22 +45,28 @@ def problems_of_message(message: str, parser: argparse.ArgumentParser) -> list[P
 
 
 def problems_of_words(words: Sequence[str], parser: argparse.ArgumentParser) -> list[Problem]:
-    """The problems of words that no argument takes; a word after an unknown option is the value of that option."""
-    problems = []
+    """The problems of words that no argument takes; a word after an unknown option is the value of that option.
+
+    Where overrides are taken, argparse leaves those over that stand behind an unknown option; they are right.
+    """
+    problems, overrides = [], "key=value" in parser.format_usage() and any(word.startswith("-") for word in words)
     for word, before, after in zip(words, ["", *words], [*words[1:], ""], strict=False):
         if word.startswith("-"):
             name, _, value = word.partition("=")
-            problems.append(_unknown_option(name, value or ("" if after.startswith("-") else after), parser))
-        elif not before.startswith("-") or "=" in before:
+            follows = "" if after.startswith("-") or (overrides and "=" in after) else after
+            problems.append(_unknown_option(name, value or follows, parser))
+        elif not overrides and (not before.startswith("-") or "=" in before):
             problems.append(Problem(word, f"is one argument more than {parser.prog} takes", _help(parser)))
     return problems
 
 
 def _unknown_option(name: str, value: str, parser: argparse.ArgumentParser) -> Problem:
     """The problem with the nearest option as its fix, or with the key for another tool's option."""
+    takes_keys = "key=value" in parser.format_usage()
+    if takes_keys and (found := OF_HYDRA.get(SHORT.get(name, name))):
+        return Problem(name, "is a flag of Hydra's programs", found.format(prog=parser.prog), value or None)
     if command := _command_with(name):
         return Problem(name, f"is an option of trireme {command}, not of {parser.prog}", "leave it out", value or None)
-    takes_keys = "key=value" in parser.format_usage()
     fix = "leave it out; values of the recipe are written key=value" if takes_keys else _help(parser)
     if near := nearest(name, _options(parser), 0.8):
         fix = f"did you mean {near}?"
@@ -56,7 +81,12 @@ def _wrong_value(name: str, why: str, parser: argparse.ArgumentParser) -> Proble
     field = next((each for each in action.option_strings if each.startswith("--")), name)
     if found := re.match(r"invalid choice: (.*) \(choose from", why):
         fix = did_you_mean(literal_eval(found[1]), [str(each) for each in action.choices or ()])
-        return Problem(field, "there is no such choice", fix, literal_eval(found[1]))
+        value = literal_eval(found[1])
+        if field == "--cfg" and f"-c{value}" in SHORT:  # argparse reads -cd as -c d
+            return _unknown_option(f"-c{value}", "", parser)
+        if action.nargs == "?" and "=" in str(value):  # an override behind an option that may stand alone
+            return Problem(field, "takes the next word for its value", f"write {field}={action.const}", value)
+        return Problem(field, "there is no such choice", fix, value)
     if found := re.fullmatch(r"invalid (\w+) value: (.*)", why):
         kind = NUMBERS.get(found[1], f"a {found[1]}")
         return Problem(field, f"is not {kind}", f"write {kind}", literal_eval(found[2]))

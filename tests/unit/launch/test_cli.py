@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -293,6 +294,47 @@ def test_wrong_arguments_are_problems_with_a_fix(words: str, told: str, capsys: 
     assert main(words.split()) == 2
     message = capsys.readouterr().err
     assert told in message and "usage:" not in message and "Traceback" not in message, message
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "train R --config-dir my run.dir=a seed=1",
+            "--config-dir = 'my'\n  is a flag .*\n  fix: write --recipe-dir DIR\n",
+        ),
+        ("train R -cd my seed=1", "-cd\n  is a flag .*\n  fix: write --recipe-dir DIR\n"),
+        ("check R --config-name=x", "--config-name = 'x'\n  .*\n  fix: name the recipe first: trireme check NAME\n"),
+        ("plans R --config-path=x", "fix: name the file of the recipe: trireme plans DIR/NAME.yaml\n"),
+        (
+            "train R --run seed=1",
+            "--run\n  is a flag of Hydra's programs\n  fix: leave it out: trireme train RECIPE runs it",
+        ),
+        ("train R --experimental-rerun a.pickle", "fix: run the recipe that a run has kept: trireme train RUN/recipe"),
+        ("train R --hydra-help seed=1", "--hydra-help\n  .*\n  fix: see: trireme train --help; keys: trireme keys\n"),
+        ("train R -sc install=bash", "-sc\n  .*\n  fix: see: trireme completion --help\n"),
+        ("train R --version", "fix: write: trireme --version\n"),
+        ("train R --info seed=1", "--info = 'seed=1'\n  takes the next word for its value\n  fix: write --info=all\n"),
+        ("train R --resolve", "--resolve\n  is about the recipe that --cfg prints\n  fix: add --cfg job\n"),
+        ("train R -p optimizer", "--package = 'optimizer'\n  .*\n  fix: add --cfg job\n"),
+        ("train R -c job -i config", "--info = 'config'\n  prints something else than --cfg\n"),
+        ("train R -c job -m seed=1,2", "--multirun\n  starts runs, and --cfg prints one recipe\n  fix: leave -m out"),
+        ("launch R -i -m seed=1,2", "--multirun\n  starts runs, and --info prints one recipe\n"),
+        ("evaluate R --cfg job", "--cfg = 'job'\n  is an option of trireme train, not of trireme evaluate\n"),
+    ],
+)
+def test_flags_of_hydra_work_or_name_what_does(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(TINY) if word == "R" else word for word in words.split()]) == 2
+    message = capsys.readouterr().err
+    assert re.match(told if not told.startswith("fix") else rf".*\n.*\n  {told}", message), message
+    assert message.count("fix:") == 1
+
+
+def test_short_flags_of_hydra_print_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(TINY), "-c", "job", "-p", "optimizer", "optimizer.lr=0.25"]) == 0
+    assert "lr: 0.25\n" in capsys.readouterr().out
+    assert main(["train", str(TINY), "optimizer.lr=0.25", "-i"]) == 0
+    assert "Config search path" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
