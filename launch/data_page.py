@@ -50,10 +50,11 @@ def write_page(report: DataReport, file: Path, title: str) -> None:
         UserError: the file cannot be written.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(_page(report, title)), encoding="utf-8")
     except OSError as error:
         why = f"cannot be written: {error.strerror or error}"
-        raise UserError(Problem("--html", why, "name a file in a folder that exists", str(file))) from None
+        raise UserError(Problem("--html", why, "name a file in a folder that can be written", str(file))) from None
 
 
 def _page(report: DataReport, title: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import Problem, UserError
 from ..trainer.callbacks.report import PAGE
+from ..trainer.folders import check_new_file
 from ..trainer.run_report.page import Report, page, write_report
 from ..trainer.run_report.run_files import FIX, RunFiles, is_run, read_run
 from ..trainer.run_report.study import is_study, read_study, trial_folders
@@ -55,8 +56,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: a folder holds no run, a file cannot be read or the page cannot be written.
     """
+    out = None if options.out is None else own_place(options.out, "--out")
     asked = find_runs(options.runs)
-    out = own_place(options.out, "--out") if options.out else default_place(asked)
+    out = out or own_place(str(default_place(asked)), "--out")
     if not options.watch:
         report = make_report(asked)
         _write(report, out)
@@ -69,13 +71,15 @@ def own_place(given: str, option: str) -> Path:
     """The file that ``option`` names for a page.
 
     Raises:
-        UserError: it is a folder, or holds something else than a page.
+        UserError: it is a folder, cannot be written, or holds something else than a page.
     """
-    out = Path(given).expanduser()
-    if out.is_dir() or not out.name:
-        raise UserError(Problem(option, "is a folder", f"write a file: {out / PAGE}", given))
-    with out.open("rb") if out.is_file() else nullcontext() as file:
-        there = file.read(256).lstrip().lower() if file else b""
+    out = check_new_file(given, option, PAGE)
+    try:
+        with out.open("rb") if out.is_file() else nullcontext() as file:
+            there = file.read(256).lstrip().lower() if file else b""
+    except OSError as error:
+        why = f"is there already and cannot be read: {error.strerror or error}"
+        raise UserError(Problem(option, why, f"choose another name, such as {PAGE}", given)) from None
     if there and not there.startswith((b"<!doctype html", b"<html")):
         why = "is there already and is no page, so it would be lost"
         raise UserError(Problem(option, why, f"choose another name, such as {PAGE}", given))

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: the recipe has problems, or its data are not usable.
     """
-    page = own_place(options.html, "--html") if options.html else None
+    page = None if options.html is None else own_place(options.html, "--html")
     with spinning("reading the recipe"):
         report = _report(options)
     from .data_terminal import print_report

@@ -1,4 +1,7 @@
-"""Check that the folders named in a recipe can be created and written, without creating anything."""
+"""Check that the folders and files that a recipe or an option names can be written, without creating anything.
+
+Folders that are missing above them are made when they are written, by all commands alike.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def name_problem(path: str) -> str:
     return ""
 
 
-def check_new_folder(path: Path, field: str) -> None:
+def check_new_folder(given: str | os.PathLike[str], field: str) -> None:
     """Refuse a place for a new folder at which there is something, or which cannot be written.
 
     Args:
@@ -40,13 +43,42 @@ def check_new_folder(path: Path, field: str) -> None:
     Raises:
         UserError: a file or a folder that is not empty is there, or the folder cannot be made.
     """
-    why = ""
-    if os.path.lexists(path) and not path.is_dir():
+    path = Path(os.path.expanduser(given))
+    if why := name_problem(str(given)).partition(";")[0]:
+        pass
+    elif os.path.lexists(path) and not path.is_dir():
         why = "is a file, not a folder"
     elif not (why := folder_problem(path) or folder_problem(path.parent)) and path.is_dir() and any(path.iterdir()):
         why = "exists and is not empty"
     if why:
-        raise UserError(Problem(field, why, "name a new folder", str(path)))
+        raise UserError(Problem(field, why, "name a new folder", str(given)))
+
+
+def check_new_file(given: str | os.PathLike[str], field: str, example: str) -> Path:
+    """The place for a file that will be written; the folders above it may be missing. It may hold a file already.
+
+    Args:
+        field: what the user calls the place.
+        example: name of such a file.
+
+    Raises:
+        UserError: a folder is there or meant, or the file cannot be written.
+    """
+    text, fix = str(given), f"write a file: {example}"
+    path = Path(os.path.expanduser(text))
+    if why := name_problem(text).partition(";")[0]:
+        pass
+    elif path.is_dir() or text.endswith("/"):
+        why, fix = "is a folder", f"write a file: {path / example}"
+    elif os.path.lexists(path) and not path.is_file():
+        why = "is there already and is no plain file"
+    else:
+        why, fix = folder_problem(path.parent), "give another file, in a folder that can be written"
+        if not why and path.is_file() and not os.access(path, os.W_OK):
+            why = "may not be written by this user"
+    if why:
+        raise UserError(Problem(field, why, fix, text))
+    return path
 
 
 def folder_problem(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from .folders import folder_problem
+from .folders import check_new_file
 
 SUFFIXES = (".jsonl", ".parquet")
 ROWS_AT_ONCE = 1024
@@ -27,15 +27,12 @@ def check_out(out: str) -> None:
     Raises:
         UserError: the file is not usable.
     """
-    path = Path(os.path.expanduser(out))
+    path = check_new_file(out, "--out", "predictions.jsonl")
     if path.suffix not in SUFFIXES:
         fix = f"end it with {' or '.join(SUFFIXES)}"
         raise UserError(Problem("--out", "is no kind of file that predictions are written to", fix, out))
-    why = "is a folder" if path.is_dir() else folder_problem(path.parent)
-    if not why and path.is_file() and not _may_be_replaced(path):
-        why = "is there already, and does not hold predictions"
-    if why:
-        raise UserError(Problem("--out", why, "give another file", out))
+    if path.is_file() and not _may_be_replaced(path):
+        raise UserError(Problem("--out", "is there already, and does not hold predictions", "give another file", out))
 
 
 def _may_be_replaced(path: Path) -> bool:

@@ -21,7 +21,7 @@ DESCRIPTION = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="arguments by name")
-    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="recipe to write; without it, it is printed")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="recipe to write; without it, it is printed")
     parser.add_argument("--tool", choices=TOOLS, help="whose arguments they are; found out by their names")
     parser.add_argument("--nproc", type=int, help="data ranks of the run, for the batch of a step (default: 1)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
@@ -29,11 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import Problem, UserError
+    from ...trainer.folders import check_new_file
     from ..convert.convert_arguments import converted_soundly
 
     if options.nproc is not None and options.nproc < 1:
         raise UserError(Problem("--nproc", "is below 1", "give the number of data ranks", options.nproc))
-    out: Path | None = options.out
+    out = None if options.out is None else check_new_file(options.out, "OUT", "recipe.yaml")
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise UserError(Problem("OUT", "is no name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))
     if out is not None and out.exists() and not options.force:

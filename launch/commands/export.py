@@ -139,7 +139,7 @@ def _check_folders(options: argparse.Namespace) -> None:
         fix = "name a run folder, or a folder such as RUN/checkpoints/step_00000100"
         problems.append(Problem("CHECKPOINT", "there is no such folder", fix, options.checkpoint))
     try:
-        check_new_folder(Path(os.path.expanduser(options.out)), "OUT")
+        check_new_folder(options.out, "OUT")
     except UserError as error:
         problems += error.problems
     if problems:

@@ -411,7 +411,7 @@ def test_what_is_wrong_is_one_message(folder: Path, capsys: pytest.CaptureFixtur
         (["labelled.yaml", "data.columns.label=mod"], ["no column mod"]),
         (["labelled.yaml", "data.source.paths=[none.csv]"], ["data.source.paths"]),
         (["labelled.yaml", "data.blok_size=3"], ["did you mean data.block_size?"]),
-        (["labelled.yaml", "--html", "no/such/page.html"], ["--html", "No such file"]),
+        (["labelled.yaml", "--html", "labelled.yaml/page.html"], ["--html", "is a file, not a folder"]),
         (["nothing.yaml"], ["nothing.yaml"]),
     ):
         refused(trireme_here(capsys, "data", *arguments), *told)
