@@ -206,7 +206,10 @@ def _watch(folders: Sequence[str], out: Path, every: float) -> None:
         goes_on = waits or (not ended and time.monotonic() - seen_running < RESTART_SECONDS)
         report.refresh = every if goes_on else None
         _write(report, out)
-        if not told:
+        if not told and not goes_on:
+            tell(["no run goes on: the page is written once, without --watch"])
+            print(out, flush=True)
+        elif not told:
             print(f"{out}    (open it in a browser; Ctrl-C ends this, not the run)", flush=True)
         told = True
         if not goes_on:

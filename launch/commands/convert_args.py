@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.nproc is not None and options.nproc < 1:
         raise UserError(Problem("--nproc", "is below 1", "give the number of data ranks", options.nproc))
+    if options.force and options.out is None:
+        raise UserError(Problem("--force", "replaces OUT, and none is given", "name OUT, or leave --force out"))
     out = None if options.out is None else check_new_file(options.out, "OUT", "recipe.yaml")
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise UserError(Problem("OUT", "is no name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))

@@ -38,10 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="type of the weights (default: fp32)"
     )
     parser.add_argument("--ema", action="store_true", help="export the averaged weights")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
-    parser.add_argument(
-        "--memory", default="1GiB", metavar="SIZE", help="most memory above the largest tensor (default: 1GiB)"
-    )
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file (default: 5GB)")
+    parser.add_argument("--memory", metavar="SIZE", help="most memory above the largest tensor (default: 1GiB)")
     parser.add_argument(
         "--config", metavar="FOLDER", help="where config.json and tokenizer are, for checkpoints without them"
     )
@@ -70,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
     _check_options(options)  # before imports that take seconds
     _check_folders(options)
+    _refuse_idle(options)
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
     from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
 
@@ -78,8 +77,8 @@ def run(options: argparse.Namespace) -> None:
         wanted = ExportOptions(
             options.dtype,
             options.ema,
-            options.max_shard_size,
-            options.memory,
+            options.max_shard_size or "5GB",
+            options.memory or "1GiB",
             options.merge,
             options.base,
             QuantiseOptions(*few) if options.quantize else None,
@@ -144,6 +143,32 @@ def _check_folders(options: argparse.Namespace) -> None:
         problems += error.problems
     if problems:
         raise UserError(*problems)
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Refuse options that say nothing about what the checkpoint holds: adapters, or a whole model.
+
+    Raises:
+        UserError: all of them.
+    """
+    from ...errors import Problem, UserError
+    from ...trainer.base_identity import BASE
+    from ...trainer.checkpoint.layout import MODEL, checkpoints_at
+
+    newest = checkpoints_at(Path(options.checkpoint).expanduser())[:1]
+    adapters = any((folder / MODEL / BASE).is_file() for folder in newest)
+    if not adapters:
+        idle, fix = ("merge", "base"), "leave it out"
+        why = "is about adapters, and CHECKPOINT holds a whole model"
+    elif not options.merge and not options.quantize:
+        idle, fix = ("max_shard_size", "memory", "config"), "add --merge for the whole model, or leave it out"
+        why = "is about a whole model, and adapters alone are written"
+    else:
+        return
+    given = [name for name in idle if getattr(options, name) not in (None, False)]
+    if given:
+        values = {name: None if getattr(options, name) is True else getattr(options, name) for name in given}
+        raise UserError(*(Problem(f"--{name.replace('_', '-')}", why, fix, values[name]) for name in given))
 
 
 def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all (default: 50)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same text")
+    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: 0)")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
     parser.add_argument(
         "--device-map",
@@ -87,6 +87,9 @@ def run(options: argparse.Namespace) -> None:
     if options.top_k is not None and options.temperature == 0:
         why = "chooses what is drawn from, and --temperature 0 draws nothing"
         raise UserError(Problem("--top-k", why, "leave one of them out", options.top_k))
+    if options.seed is not None and options.temperature == 0:
+        why = "chooses what is drawn, and --temperature 0 draws nothing"
+        raise UserError(Problem("--seed", why, "leave one of them out", options.seed))
     from ..generate_text import generate
     from ..start_process import prepare_process
 
@@ -97,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_k=50 if options.top_k is None else options.top_k,
-        seed=options.seed,
+        seed=options.seed or 0,
         ema=options.ema,
         device_map=options.device_map,
     )

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if options.recipe is None:
+        _refuse_idle(options)
         from ..listing import show_plans
 
         show_plans()
@@ -27,6 +28,20 @@ def run(options: argparse.Namespace) -> None:
         from ..planning import compare_plans
 
         compare_plans(options)
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    from ...errors import Problem, UserError
+
+    given = {"--nproc": options.nproc, "--recipe-dir": next(iter(options.recipe_dir), None)}
+    fix = f"name one: trireme plans RECIPE{f' --nproc {options.nproc}' if options.nproc is not None else ''}"
+    problems = [
+        Problem(option, "is about a recipe, and none is given", fix, value)
+        for option, value in given.items()
+        if value is not None
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 COMMAND = Command(

@@ -36,6 +36,9 @@ def run(options: argparse.Namespace) -> None:
         for name in ignored
         if getattr(options, name)
     ]
+    if options.table and options.nproc is not None:
+        why = "is about trials, and --table starts none"
+        problems.append(Problem("--nproc", why, "leave one of them out", options.nproc))
     if len(shows) > 1:
         problems.append(Problem("--best", "trains, and --table prints", "leave one of them out"))
     if problems:

@@ -178,6 +178,13 @@ def test_commands_work_from_an_adapter_run(
     exported = trireme_here(capsys, "export", str(run), str(tmp_path / "adapter"))
     assert "PeftModel" in exported.stderr and exported.returncode == 0
     assert trireme_here(capsys, "export", str(run), str(tmp_path / "whole"), "--merge").returncode == 0
+    for option in ("--memory=1GiB", "--max-shard-size=1GB", "--config=x"):
+        made = trireme_here(capsys, "export", str(run), str(tmp_path / "idle"), option)
+        refused(made, option.partition("=")[0], "adapters alone are written", "add --merge")
+    for option in ("--merge", "--base=x"):
+        whole = bases["llama"].parent / "run" / "llama"
+        made = trireme_here(capsys, "export", str(whole), str(tmp_path / "idle"), option)
+        refused(made, option.partition("=")[0], "holds a whole model", "leave it out")
     assert (tmp_path / "whole" / "config.json").is_file()
     refused(trireme_here(capsys, "check", str(TINY), f"model.weights={tmp_path / 'adapter'}"), "model.adapter.path")
     targets = "model.adapter.targets=[query]"

@@ -264,7 +264,8 @@ def test_the_command_writes_one_page(
     assert "trainer.max_steps" not in both.text.split("Details of")[0]
     assert trireme_here(capsys, "report", "runs", "--out", "new/all.html").returncode == 0
     assert "<title>runs</title>" in Path("new/all.html").read_text()
-    assert trireme_here(capsys, "report", "runs/one", "--watch", "--every", "0.5").returncode == 0  # it has ended
+    ended = trireme_here(capsys, "report", "runs/one", "--watch", "--every", "0.5")
+    assert ended.returncode == 0 and "no run goes on: the page is written once" in ended.stderr
     refused(trireme_here(capsys, "report", "runs/one", "--every", "3"), "--every", "add --watch")
 
 
