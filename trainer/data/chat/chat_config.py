@@ -49,8 +49,8 @@ class ChatConfig:
     tool_arguments: Literal["object", "text"] = "object"
     """How templates get the arguments of calls; text suits templates that join them to other texts."""
     role_names: dict[str, str] = field(default_factory=dict)
-    """Role in the data -> role that the template knows, beside those of ShareGPT (human, gpt, observation) and
-    OpenAI's former function."""
+    """Role in the data -> role that the template knows, beside the usual ones (human, gpt, ai, bot, observation,
+    OpenAI's former function ...). ``{narrator: narrator}`` lets a role be read that nothing else is known of."""
     control_tokens: list[str] = field(default_factory=list)
     """Tokens that are added to the tokenizer as special ones; with ``model.weights``, the model then needs
     ``model.resize_embeddings``. Those of ChatML are added with that template."""

@@ -13,7 +13,7 @@ from ....errors import Problem
 from ....models.json_file import parse_json
 from ..nested_cells import is_kept
 from .chat_config import KEY
-from .messages import ROLES, Message, message_of, own_choice, read_json, refuse_deep
+from .messages import Message, message_of, own_choice, read_json, refuse_deep
 
 COLUMNS = {
     "messages": False,
@@ -66,16 +66,15 @@ def conversation_of(
         system: begins conversations that have no message of the system.
         tools: JSON schemas for rows without their own.
         arguments_as_text: give templates the arguments of calls as JSON text, not as an object.
-        roles: names of roles that differ -> roles that templates know, beside ``ROLES``.
+        roles: names of roles that differ -> roles that templates know, beside those that are known (``roles.py``).
 
     Raises:
         ValueError: it holds none; the message says why.
     """
     read = {name: _value(row.get(name), name) for name in COLUMNS}
     prompt, completion = _messages(read)
-    known = {**ROLES, **(roles or {})}
     given = enumerate((*prompt, *completion), 1)
-    every = [message_of(each, number, arguments_as_text, known) for number, each in given]
+    every = [message_of(each, number, arguments_as_text, roles) for number, each in given]
     learnt = [own_choice(message, number) for number, message in enumerate(every, 1)]
     flags = [False] * len(prompt) + [True] * len(completion)
     if not every:

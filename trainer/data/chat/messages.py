@@ -10,35 +10,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....models.json_file import parse_json
+from .roles import is_call, role_of
 
 Message = dict[str, Any]
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "function": "tool",
-}
-"""Names of roles in data of ShareGPT's form, and OpenAI's former one -> roles that templates know."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's thinking; templates read the first, those of gpt-oss the second."""
 CALL = "function_call"
-"""The role of a call in data of ShareGPT's form, and OpenAI's former name of a message's only call."""
+"""OpenAI's former name of a message's only call."""
 DEEPEST = 100
 """Lists and objects inside each other that a row may hold."""
 
 
-def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[str, str]) -> Message:
+def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[str, str] | None) -> Message:
     """A message as templates take it: its role, its content, and its calls in ``tool_calls``.
 
     Args:
         number: its place in the conversation, from 1 on.
         arguments_as_text: give templates the arguments of calls as JSON text, not as an object.
-        roles: names of roles that differ -> roles that templates know.
+        roles: names of roles that differ -> roles that templates know, beside those that are known (``roles.py``).
 
     Raises:
         ValueError: it is no message, or says nothing under a known name.
@@ -57,7 +46,7 @@ def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[
     if not isinstance(message["role"], str):
         raise ValueError(f"{where} has a role that is {type(message['role']).__name__}, not a text")
     message = _with_calls(message, where)
-    message["role"] = roles.get(message["role"], message["role"])
+    message["role"] = role_of(message["role"], roles)
     if "tool_calls" in message:
         message["tool_calls"] = [*_calls(message["tool_calls"], where, arguments_as_text)]
         if not message["tool_calls"]:
@@ -69,7 +58,7 @@ def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[
 
 def _with_calls(message: Message, where: str) -> Message:
     """A message whose call stands in ``tool_calls``, also where it is the content or a ``function_call``."""
-    if message["role"] == CALL and "tool_calls" not in message and "content" in message:
+    if is_call(message["role"]) and "tool_calls" not in message and "content" in message:
         value = message["content"]
         calls = read_json(value, f"{where}: its function calls") if isinstance(value, str) else value
         rest = {key: each for key, each in message.items() if key != "content"}

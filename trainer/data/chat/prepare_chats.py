@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .chat_rows import Chats
 
 log = logging.getLogger("trireme.data")
-VERSION = 3
+VERSION = 4
 """Raised when other tokens or labels are made of the same rows."""
 DIGEST = "digest.txt"
 """File beside encoded rows with a digest of their tokens and labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .answer_form import Form, Forms, extent, own_controls
-from .chat_config import ChatConfig
+from .chat_config import KEY, ChatConfig
 from .chat_text import ChatTemplate, ChatText
 from .conversation import ASSISTANT, SYSTEM, Conversation
-from .messages import ROLES
+from .roles import role_of, unknown_role
 from .token_offsets import Control, Encoder, Encoding
 
 EMPTY_THINKING = re.compile(r"\s*(?:<(think|thinking|thought)>\s*</\1>|\[(THINK)\]\s*\[/\2\])\s*")
@@ -65,6 +66,7 @@ class Turns:
             ends = {each.place for each in encoding.controls if each.token == chat.form.stop}
             return Learnt(np.ones(len(text.text), bool), ends, 0)
         learnt, stops, turns = np.zeros(len(text.text), bool), set[int](), 0
+        self._refuse_unknown(conversation)
         if chat.form.marks:
             _refuse_marks_of_others(conversation, text)
         for number in self._chosen(conversation):
@@ -81,10 +83,26 @@ class Turns:
                 stops.add(stop.place)
         return Learnt(learnt, stops, turns)
 
+    @property
+    def _asked(self) -> list[str]:
+        """``data.chat.roles`` as templates know them."""
+        return [role_of(role, self.config.role_names) for role in self.config.roles]
+
+    def _refuse_unknown(self, conversation: Conversation) -> None:
+        """Refuse a message whose role nothing is known of: it may be the assistant's, and would not be learnt."""
+        pairs = zip(conversation.messages, conversation.learnt, strict=True)
+        roles = [message["role"] for message, learnt in pairs if learnt is not False]
+        named = [*self.config.role_names.values(), *self._asked]
+        unknown = unknown_role(roles, self.forms.template.chosen(conversation.tools), named)
+        if unknown is not None:
+            key, shown = f"{KEY}.role_names", json.dumps(unknown, ensure_ascii=False)
+            why = f"it has messages of the role {unknown}, which neither this template nor any usual one knows"
+            fix = f"{key}={{{shown}: assistant}} says whose they are, {{{shown}: {shown}}} lets them be read only"
+            raise ValueError(f"{why} ({fix})")
+
     def _chosen(self, conversation: Conversation) -> Iterator[int]:
         """Numbers of the messages that are learnt."""
-        names = {**ROLES, **self.config.role_names}
-        roles = [names.get(role, role) for role in self.config.roles] if self.config.loss == "roles" else [ASSISTANT]
+        roles = self._asked if self.config.loss == "roles" else [ASSISTANT]
         numbers = [number for number, message in enumerate(conversation.messages) if message["role"] in roles]
         if self.config.loss == "completions":
             if not any(conversation.completion):

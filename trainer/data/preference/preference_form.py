@@ -11,6 +11,7 @@ from typing import Any
 
 from ....errors import Problem
 from ..chat.conversation import ASSISTANT, read_side
+from ..chat.roles import role_of
 
 BESIDE = ("system", "tools", "documents", "template_args")
 """Columns of a chat that stand beside prompt and answers."""
@@ -110,11 +111,12 @@ def _holds_prompt(prompt: Any, chosen: list[Any], rejected: list[Any]) -> bool:
     first message of both is not the assistant's, as in many data sets."""
     if not prompt:
         return True
-    return isinstance(prompt, str) and not any(_role(side[0]) in (ASSISTANT, "gpt") for side in (chosen, rejected))
+    return isinstance(prompt, str) and not any(_role(side[0]) == ASSISTANT for side in (chosen, rejected))
 
 
 def _role(message: Any) -> Any:
-    return message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return role_of(role) if isinstance(role, str) else None
 
 
 def _split_messages(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .preference_rows import Pairs
 
-VERSION = 2
+VERSION = 3
 """Raised when other tokens or labels are made of the same rows."""
 
 

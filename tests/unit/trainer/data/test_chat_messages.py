@@ -128,6 +128,56 @@ def test_roles_may_be_named_as_the_rows_name_them() -> None:
     assert runs(encoder, encoder(row)) == ["One." + END]
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *(("human", "ai"), ("user", "bot"), ("prompter", "assistant"), ("Human", "AI"), ("USER", "CHATBOT")),
+        *(("user", "model"), ("human", "bing"), ("human ", "Assistant")),
+    ],
+)
+def test_names_of_roles_in_published_data_are_understood(pair: tuple[str, str]) -> None:
+    asked, answered = pair
+    encoder = encoder_for("chatml")
+    turns = [{"from": asked, "value": "вопрос"}, {"from": answered, "value": "One."}]
+    chat = encoder({"conversations": [*turns, user("ещё"), answer("Two.")]})
+    assert runs(encoder, chat) == ["One." + END, "Two." + END] and chat.text.count("<|im_start|>user") == 2
+
+
+@pytest.mark.parametrize("role", ["tool_call", "function-call"])
+def test_a_call_may_be_a_message_of_its_own(role: str) -> None:
+    called = {"name": "weather", "arguments": {"city": "Zürich"}}
+    result = {"role": "tool_response", "content": "ע"}
+    messages = [user("погода?"), {"role": role, "content": json.dumps(called)}, result]
+    encoder = encoder_for("qwen2_5")
+    chat = encoder({"messages": [*messages, answer("Rain.")], "tools": TOOLS})
+    assert runs(encoder, chat) == [TEMPLATES["qwen2_5"]["call"] + END, "Rain." + END]
+
+
+def test_a_role_that_nothing_is_known_of_is_refused_unless_the_recipe_names_it() -> None:
+    row = {"messages": [user("вопрос"), {"role": "agent", "content": "Один."}, user("ещё"), answer("Two.")]}
+    why = r"of the role agent, which .*role_names=\{\"agent\": assistant\} says whose .* \{\"agent\": \"agent\"\} lets"
+    for options in ({}, {"loss": "last"}, {"loss": "roles", "roles": ["assistant"]}):
+        with pytest.raises(ValueError, match=why):
+            encoder_for("chatml", **options)(row)
+    mapped = encoder_for("chatml", role_names={"agent": "assistant"})
+    assert runs(mapped, mapped(row)) == ["Один." + END, "Two." + END]
+    for options in ({"role_names": {"agent": "agent"}}, {"loss": "roles", "roles": ["assistant", "agent"]}):
+        encoder = encoder_for("chatml", **options)
+        assert ("Один." + END in runs(encoder, encoder(row))) == ("roles" in options)
+    assert "agent\nОдин." in encoder_for("chatml", loss="all")(row).text
+    unlearnt = [{**message, "train": False} if message["role"] == "agent" else message for message in row["messages"]]
+    encoder = encoder_for("chatml")
+    assert runs(encoder, encoder({"messages": unlearnt})) == ["Two." + END]
+
+
+def test_a_role_that_the_template_names_is_known() -> None:
+    encoder = encoder_for("chatml")
+    template = encoder.template.tokenizer.chat_template
+    encoder.template.tokenizer.chat_template = "{% set quoted = 'critic' %}" + template
+    chat = encoder({"messages": [user("a"), answer("One."), {"role": "critic", "content": "b"}, answer("Two.")]})
+    assert runs(encoder, chat) == ["One." + END, "Two." + END]
+
+
 def test_an_option_of_documents_is_refused_beside_conversations() -> None:
     from trireme.trainer.data.chat.chat_config import ChatConfig
 
