@@ -107,9 +107,8 @@ def read_recipe(
     problems = with_names_from_elsewhere(problems, list(schema_paths(RecipeConfig)))
     if look_at_data and "data" in parts and not any(problem.field.startswith("data.") for problem in problems):
         task = raw.get("task")
-        chats = parts["data"].chat is not None
-        wanted = dict(COLUMNS) if chats and not takes_chats(task) else wanted_columns(task)
-        problems += check_data(parts["data"], parts.get("collator"), chats or learns_from_rows(task), wanted)
+        rows = parts["data"].chat is not None or learns_from_rows(task)
+        problems += check_data(parts["data"], parts.get("collator"), rows, wanted_by(task, parts["data"]))
     if any(problem.field.startswith(OWN) for problem in problems):
         parts.pop("scheduler", None)  # its own function cannot be called
     processes = world_size(parts["plan"]) if "plan" in parts else None
@@ -121,6 +120,11 @@ def read_recipe(
         judged["search"] = parts["search"] = with_objectives_alone(raw.get("search"))
     problems += check_built(judged, {problem.field for problem in problems})
     return (None, problems) if problems else (RecipeConfig(**parts), [])
+
+
+def wanted_by(task: Any, data: DataConfig) -> dict[str, bool] | None:
+    """Columns of the rows that a task learns from -> whether every row must have it; None if it learns from none."""
+    return dict(COLUMNS) if data.chat is not None and not takes_chats(task) else wanted_columns(task)
 
 
 def _of_the_run(model: ModelConfig, run_dir: str) -> ModelConfig:

@@ -50,7 +50,9 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
     processes = f"{ranks} process{'es' if ranks > 1 else ''}"
     micro = f"{micro_batches} micro-batch{'es' if micro_batches > 1 else ''} of {trainer.micro_batch_size}"
     length = f"{trainer.max_steps} steps" if trainer.max_steps is not None else f"{trainer.epochs:g} epochs"
+    from ..configs.schema import wanted_by
     from ..models.check_model import model_notes, weight_notes
+    from ..trainer.data.check_data import unread_notes
     from ..trainer.ignored_options import ignored_options
     from ..trainer.run_folder import folder_notes, other_run, run_notes
     from ..trainer.tasks.task import head_of
@@ -61,6 +63,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
         *ignored_options(recipe),
         *folder_notes(Path(recipe.run.dir)),
         *run_notes(recipe),
+        *unread_notes(recipe.data, wanted_by(recipe.task, recipe.data) or {}),
     ]
     if recipe.model.adapter and not recipe.model.weights and not recipe.model.adapter.path:
         found.append("model.adapter trains beside a base of random weights, which stay as they are: set model.weights")

@@ -101,8 +101,8 @@ def _about(recipe: RecipeConfig, corpus: Corpus) -> dict[str, str]:
 
 def _described(corpus: Corpus, config: DataConfig, name: str) -> SetFacts:
     facts = corpus.describe(name)
-    if name == TRAIN and (line := corpus.stats.left_out()):
-        facts.notes.insert(0, line)
+    if name == TRAIN:
+        facts.notes = [*filter(None, [corpus.stats.left_out()]), *corpus.stats.unread_columns, *facts.notes]
     key, source = _source_of(config, name)
     if name == HELD_OUT and source is config.source:
         facts.source = facts.source or f"a share of {key}, chosen by content (data.held_out={config.held_out:g})"

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
 from .chat.conversation import columns_problem
+from .check_rows import row_problems
 from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
 from .mixed_source import SOURCES, problem_of_source, source_key
 from .preference.preference_form import columns_problem as preferences_problem
-from .row_source import COLUMNS, NO_STREAM, RowSource, columns_key
+from .row_source import COLUMNS, NO_STREAM, RowSource, columns_key, unread_line
 
 
 def check_data(
@@ -34,24 +36,15 @@ def check_data(
     """
     problems = [*([NO_STREAM] if rows and config.streaming else []), *([] if rows else _without_use(config))]
     texts: dict[str, list[str] | None] = {}
-    mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
-    further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
-    alone = {SOURCE: config.source, EVAL_SOURCE: config.eval_source, "data.test_source": config.test_source}
-    for key, component in {**mixed, **alone, **further}.items():
-        if component is None:
-            continue
+    for key, component in _sources(config).items():
         try:
             source = RowSource(component, key) if rows else DocumentSource(component, key)
             source.check(config.streaming)
             texts[key] = source.look()
-            if isinstance(source, RowSource) and wanted and (there := source.column_names()) is not None:
-                columns = _columns(config, key)
-                found = source.column_problems(there, wanted, columns)
-                names = [name for name in wanted if columns.get(name, name) in there]
-                if not found and "rejected" in wanted:
-                    found = preferences_problem(names, key, "label" in wanted)
-                elif not found and config.chat is not None:
-                    found = columns_problem(names, key)
+            if isinstance(source, RowSource) and wanted:
+                found = _of_columns(source, config, wanted) or row_problems(
+                    source, config, wanted, _columns(config, key)
+                )
                 problems += [one for each in found if (one := _at_own_key(each, config, key)) not in problems]
         except UserError as error:
             problems += [problem for problem in error.problems if isinstance(problem, Problem)]
@@ -63,12 +56,47 @@ def check_data(
             why = f"fails when it is constructed or its first documents are read: {type(error).__name__}: {error}"
             problems.append(Problem(key, why, "correct it; --debug shows where", component.get("_target_")))
     if not problems and not rows and config.loader is None:
-        problems += _check_mixed(config, texts) if mixed else check_texts(config, texts)
+        problems += _check_mixed(config, texts) if config.sources else check_texts(config, texts)
     if collator is not None:
         from .open_collator import collator_problems  # imported here, since collators need torch
 
         problems += collator_problems(collator)
     return problems
+
+
+def _of_columns(source: RowSource, config: DataConfig, wanted: Mapping[str, bool]) -> list[Problem]:
+    """Problems of a source whose columns show quickly, and are not those of the task."""
+    there, columns, key = source.column_names(), _columns(config, source.key), source.key
+    if there is None:
+        return []
+    found, names = source.column_problems(there, wanted, columns), [*source.present(there, wanted, columns)]
+    if not found and "rejected" in wanted:
+        return preferences_problem(names, key, "label" in wanted)
+    return columns_problem(names, key) if not found and config.chat is not None else found
+
+
+def unread_notes(config: DataConfig, wanted: Mapping[str, bool]) -> list[str]:
+    """A line for each source of rows with columns that the task does not read, where its columns show quickly.
+
+    Args:
+        wanted: columns by the names that the task uses.
+    """
+    lines = []
+    for key, component in _sources(config).items() if wanted else ():
+        with suppress(Exception):  # whatever a source of the user's own raises is reported by ``check_data``
+            source = RowSource(component, key)
+            there = source.column_names() or ()
+            if line := unread_line(key, there, source.present(there, wanted, _columns(config, key))):
+                lines.append(line)
+    return lines
+
+
+def _sources(config: DataConfig) -> dict[str, Component]:
+    """All sources of a recipe by their keys."""
+    mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
+    further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
+    alone = {SOURCE: config.source, EVAL_SOURCE: config.eval_source, "data.test_source": config.test_source}
+    return {key: each for key, each in {**mixed, **alone, **further}.items() if each is not None}
 
 
 def _columns(config: DataConfig, key: str) -> Mapping[str, str]:

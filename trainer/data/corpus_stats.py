@@ -27,6 +27,8 @@ class Stats:
     """Names of files that gave no document."""
     incomplete_rows: list[str] = field(default_factory=list)
     """By source, one line on its rows that lack what the task needs."""
+    unread_columns: list[str] = field(default_factory=list)
+    """By source, one line on its columns that the task does not read."""
     documents_digest: str | None = None
     """Digest that is equal for the same train and held-out documents in the same order."""
     tokens_digest: str | None = None
@@ -67,6 +69,7 @@ def joined_stats(parts: Sequence[Stats]) -> Stats:
     joined = Stats(
         without_text=[name for part in parts for name in part.without_text],
         incomplete_rows=[line for part in parts for line in part.incomplete_rows],
+        unread_columns=[line for part in parts for line in part.unread_columns],
     )
     for name in _ADDED:
         values = [getattr(part, name) for part in parts]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trireme.data")
 SOURCE, EVAL_SOURCE = "data.source", "data.eval_source"
 CONTRACT = "see docs/extending.md: a source has load(cache_dir), stream() and fingerprint()"
-OPTIONAL = {"look": [], "content": [], "notes": [], "column_names": []}
+OPTIONAL = {"look": [], "content": [], "notes": [], "column_names": [], "first_rows": []}
 """Optional methods of a source -> their arguments."""
 
 

@@ -52,6 +52,8 @@ def further_rows(config: DataConfig, name: str, wanted: Mapping[str, bool]) -> D
         data = source.rows_of(str(temporary), wanted, config.columns)
         if source.left_out:
             log.info("%s: %s", source.key, source.left_out)
+        if source.unread:
+            log.info("%s", source.unread)
         kept = first_of_each(row_hashes(data)) if config.deduplicate else np.arange(len(data))
         if not len(kept):
             raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))

@@ -23,18 +23,24 @@ def rows_of_json(files: Sequence[str]) -> Iterator[dict[str, Any]]:
         UserError: a file cannot be read, or holds something else than rows.
     """
     columns: dict[str, None] = {}
-    for place, row in _rows(files):
-        if not isinstance(row, dict):
-            fix = 'write each row as an object: {"messages": [{"role": "user", "content": "..."}, ...]}'
-            raise UserError(Problem(PATHS, f"{place} holds {kind_of(row)}, not an object with columns", fix))
+    for _, row in objects_of_json(files):
         columns.update(dict.fromkeys(row))
-    for place, row in _rows(files):
+    for place, row in objects_of_json(files):
         yield {name: _cell(row.get(name), place) for name in columns}
 
 
-def _rows(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def objects_of_json(files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs (place, row) of all files.
+
+    Raises:
+        UserError: a file cannot be read, or holds something else than rows.
+    """
     for file in files:
-        yield from json_rows(file, "utf-8")
+        for place, row in json_rows(file, "utf-8"):
+            if not isinstance(row, dict):
+                fix = 'write each row as an object: {"messages": [{"role": "user", "content": "..."}, ...]}'
+                raise UserError(Problem(PATHS, f"{place} holds {kind_of(row)}, not an object with columns", fix))
+            yield place, row
 
 
 def _cell(value: Any, place: str) -> Any:

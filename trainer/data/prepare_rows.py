@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("trireme.data")
-VERSION = 4
+VERSION = 5
 """Version of the preparation, raised when it changes, so that older caches are not used."""
 
 
@@ -116,6 +116,7 @@ def _prepare(
         duplicates_dropped=sum(len(one) for one, _ in every) - len(train) - len(held_out),
         train_documents=len(train),
         held_out_documents=len(held_out),
+        unread_columns=[source.unread for source in sources if source.unread],
         incomplete_rows=[f"{source.key}: {source.left_out}" for source in sources if source.left_out],
         documents_digest=digest([hashes[rows], held_hashes[held_rows]]),
     )

@@ -7,7 +7,7 @@ A source of rows is a dataclass with ``rows(cache_dir)`` (a ``datasets.Dataset``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from .content_stamp import content_stamp, hash_json, time_stamp
 from .file_columns import column_names
 from .file_formats import ChosenFiles, Format, choose_files, refuse
 from .file_text import one_delimiter
+from .first_rows import first_rows
 from .json_rows import rows_of_json
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class RowFiles:
         """Names of the columns of the first file."""
         files, format = self._files()
         return column_names(files[0], format, self._delimiter(format))
+
+    def first_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Pairs (place, row) of all files if they are small together, else of the beginning of the first one."""
+        files, format = self._files()
+        return first_rows(files, format)
 
     def notes(self) -> list[str]:
         return self._chosen().notes

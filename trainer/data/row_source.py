@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Problem, UserError
 from .complete_rows import complete_rows
 from .document_source import DocumentSource
+from .file_formats import listed
 from .mixed_source import SOURCES
+from .usual_names import read_columns, with_usual_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,11 +34,23 @@ def columns_key(key: str) -> str:
     return f"{key.removesuffix('source')}columns" if key.startswith(SOURCES) else COLUMNS
 
 
+def unread_line(key: str, there: Sequence[str], present: Mapping[str, str]) -> str:
+    """One line on columns of a source that a task does not read; empty if there are none.
+
+    Args:
+        present: names that the task uses -> columns that are read.
+    """
+    unread = [name for name in there if name not in present.values()]
+    return f"{key}: columns that are not read: {listed(unread)}" if unread else ""
+
+
 class RowSource(DocumentSource):
     """The source at ``key`` of the recipe, which gives rows of several columns."""
 
     left_out = ""
     """One line on the rows that ``rows_of`` has left out."""
+    unread = ""
+    """One line on the columns that ``rows_of`` has not read."""
     contract = "see docs/extending.md: a source of rows has rows(cache_dir) and fingerprint()"
 
     def needed(self, streaming: bool) -> dict[str, list[Any]]:
@@ -63,8 +77,8 @@ class RowSource(DocumentSource):
             data = found if isinstance(found, Dataset) else self._written(found, method, cache_dir)
         if problems := self.column_problems(data.column_names, wanted, columns):
             raise UserError(*problems)
-        names = {name: columns.get(name, name) for name in wanted}
-        present = {name: column for name, column in names.items() if column in data.column_names}
+        present = self.present(data.column_names, wanted, columns)
+        self.unread = unread_line(self.key, data.column_names, present)
         data = data.select_columns(list(dict.fromkeys(present.values())))
         data = data.rename_columns({column: name for name, column in present.items() if column != name})
         data, self.left_out = complete_rows(data, [name for name, needed in wanted.items() if needed])
@@ -81,10 +95,19 @@ class RowSource(DocumentSource):
             return ["text"]
         return self._optional("column_names", None)
 
+    def first_rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Pairs (place, row) of rows that can be read quickly; none where the source has no such method."""
+        with self._named("first_rows"):
+            yield from self._optional("first_rows", ())
+
     @property
     def _documents(self) -> bool:
         """Whether it is one of trireme's own sources of documents, which have no other column."""
         return type(self.source).__module__.startswith("trireme.") and not hasattr(self.source, "rows")
+
+    def present(self, there: Sequence[str], wanted: Mapping[str, bool], columns: Mapping[str, str]) -> dict[str, str]:
+        """Names that the task uses -> columns that are read, also under names that published data sets give them."""
+        return read_columns(wanted, with_usual_names(wanted, columns, there), there)
 
     def column_problems(
         self, there: Sequence[str], wanted: Mapping[str, bool], columns: Mapping[str, str]

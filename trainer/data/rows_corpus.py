@@ -116,8 +116,9 @@ class RowsCorpus(CorpusByIndex):
             lengths = measured_samples(config, self.rows, rows.print)
             self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)
         self.unit, self.length = samples.unit, samples.length
-        if line := self.stats.left_out():
-            log.info("%s", line)
+        for line in (self.stats.left_out(), *self.stats.unread_columns):
+            if line:
+                log.info("%s", line)
         for part, name in ((self.rows, TRAIN), (self.held_out, HELD_OUT)):
             for note in part.notes:
                 log.info("%s: %s", name, note)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.recipes import TINY
 from trireme.launch.cli import main
@@ -75,3 +79,65 @@ def test_own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("own_parts", None)
     assert [(problem.field, problem.why) for problem in problems] == [("data.source", "has no method fingerprint")]
     assert all("docs/extending.md" in problem.fix for problem in problems)
+
+
+ASKED, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+GOOD: dict[str, dict[str, Any]] = {
+    "chat": {"messages": [ASKED, SAID]},
+    "preferences": {"prompt": "a", "chosen": "b", "rejected": "c"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "why"),
+    [
+        ("chat", {"messages": ["a", "b"]}, "message 1 is str, not a role with a content"),
+        ("chat", {"messages": "a"}, "its messages are a text that is no JSON"),
+        ("chat", {"messages": {"role": "user"}}, "its messages are dict, not a list"),
+        ("chat", {"messages": [{"role": "user", "text": "a"}]}, "message 1 has no content; it has role, text"),
+        ("chat", {"messages": [{**ASKED, "content": {"a": 1}}]}, "message 1 has a content that is dict"),
+        ("chat", {"messages": [{**ASKED, "content": [{"type": "audio"}]}]}, "holds audio, and this model reads texts"),
+        ("chat", {"messages": None}, "it has neither messages nor a prompt with its completion"),
+        ("chat", {"messages": []}, "it has no messages"),
+        ("preferences", {**GOOD["preferences"], "chosen": SAID}, "its chosen is dict, neither a text nor a list"),
+        ("preferences", {**GOOD["preferences"], "rejected": None}, "it has nothing in the column rejected"),
+        ("preferences", {**GOOD["preferences"], "chosen": [SAID]}, "is a text, and the other a list of messages"),
+        ("preferences", {**GOOD["preferences"], "prompt": ["a"]}, "message 1 is str, not a role with a content"),
+        ("preferences", {"chosen": "b", "rejected": "c"}, "it has no prompt, and its answers are texts"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_rows_of_a_shape_that_training_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, row: Any, why: str, form: str
+) -> None:
+    path, count = tmp_path / f"rows.{form}", 30 if form == "parquet" else 1
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist([row] * 30), path)
+    else:
+        path.write_text("".join(json.dumps(each) + "\n" for each in [*[GOOD[kind]] * 29, row]))
+    task = ["task=dpo"] if kind == "preferences" else []
+    recipe = [str(TINY), f"data={kind}", f"data.source.paths=[{path}]", "data.tokenizer.vocab_size=300", *task]
+    assert main(["check", *recipe]) == 2
+    said = capsys.readouterr().err
+    assert why in said and f"{count} of 30 rows" in said and said.count("fix:") == 1, said
+    assert main(["check", *recipe, "data.chat.unusable=leave_out"]) == 0
+
+
+def test_a_row_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rows, why in (([GOOD["chat"], 5], "line 2 holds a number"), (["a", GOOD["chat"]], "line 1 holds a string")):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+        assert main(["check", str(TINY), "data=chat", f"data.source.paths=[{tmp_path}/rows.jsonl]"]) == 2
+        assert f"rows.jsonl, {why}, not an object with columns" in capsys.readouterr().err
+
+
+def test_rows_that_training_takes_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [GOOD["chat"], {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]
+    rows += [{"prompt": "a", "completion": [SAID], "id": 3}, {"messages": json.dumps([ASKED, SAID])}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows * 10))
+    recipe = [str(TINY), "data=chat", f"data.source.paths=[{path}]", "data.tokenizer.vocab_size=300"]
+    assert main(["check", *recipe]) == 0
+    assert "not read" not in capsys.readouterr().out
+    path.write_text("".join(json.dumps({"id": number, **GOOD["chat"]}) + "\n" for number in range(30)))
+    assert main(["check", *recipe]) == 0
+    assert "note   data.source: columns that are not read: id" in capsys.readouterr().out

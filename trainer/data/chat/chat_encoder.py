@@ -13,7 +13,14 @@ from ..tokenizer import content_hash
 from .answer_form import Form
 from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, ChatText
-from .conversation import Conversation, conversation_of, is_picture, texts_like_messages
+from .conversation import (
+    Conversation,
+    content_parts,
+    conversation_of,
+    is_picture,
+    texts_like_messages,
+    unread_functions,
+)
 from .messages import Message
 from .token_offsets import Control, Encoder, Encoding, labels_of
 from .tools import tool_schemas
@@ -95,6 +102,8 @@ class ChatEncoder:
             notes.append("a message holds control tokens")
         for name in texts_like_messages(row):
             notes.append(f"the {name} is a text that reads like a list of messages, and is taken as a text")
+        if unread_functions(row):
+            notes.append("the functions are not read beside the tools")
         if 0 < len(stops) < turns:
             notes.append("a turn that is learnt does not end with a token that ends it, while another one does")
         return EncodedChat(text.text, encoding.ids, labels, stops, tuple(notes))
@@ -111,31 +120,16 @@ def _fitting(message: Message, number: int, form: Form, pictures: bool = False) 
     Args:
         pictures: whether parts may be images; the template gets a placeholder for each.
     """
+    parts = content_parts(message, number, pictures)
     content = message.get("content")
-    if isinstance(content, list):
-        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-        if wrong := [part for part in parts if not isinstance(part, Mapping)]:
-            kind = type(wrong[0]).__name__
-            raise ValueError(f"message {number + 1} has a content with a part that is {kind}, not a text")
-        message = {**message, "content": parts}
+    if parts is not None:
         if pictures and any(map(is_picture, parts)):
             if not form.lists:
                 raise ValueError(f"message {number + 1} holds an image, and the template takes texts alone")
             parts = [{"type": "image"} if is_picture(part) else part for part in parts]
-            message = {**message, "content": parts}
-        seen = [part for part in parts if not (pictures and part == {"type": "image"})]
-        other = [str(part.get("type", "part without a type")) for part in seen if "text" not in part]
-        if other:
-            kinds = ", ".join(dict.fromkeys(other))
-            raise ValueError(f"message {number + 1} holds {kinds}, and this model reads texts alone")
-        if wrong := [part["text"] for part in seen if not isinstance(part["text"], str)]:
-            kind = type(wrong[0]).__name__
-            raise ValueError(f"message {number + 1} has a part whose text is {kind}, not a text")
-        return message if form.lists else {**message, "content": "".join(part["text"] for part in seen)}
+        return {**message, "content": parts if form.lists else "".join(part["text"] for part in parts)}
     if isinstance(content, str) and not form.texts:
         return {**message, "content": [{"type": "text", "text": content}]}
-    if content is not None and not isinstance(content, str):
-        raise ValueError(f"message {number + 1} has a content that is {type(content).__name__}, not a text")
     return message
 
 

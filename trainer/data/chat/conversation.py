@@ -19,9 +19,11 @@ COLUMNS = {
     "messages": False,
     "conversations": False,
     "prompt": False,
+    "input": False,
     "completion": False,
     "system": False,
     "tools": False,
+    "functions": False,
     "documents": False,
     "template_args": False,
 }
@@ -37,6 +39,8 @@ LISTS = ("messages", "conversations")
 """Columns of messages; they may hold the JSON text of a list."""
 SIDES = ("prompt", "completion")
 """Columns of a text or of messages; a text stays a text, whatever it looks like."""
+TEXTS = ("system", "input", *SIDES)
+"""Columns in which a text is never parsed."""
 
 
 @dataclass
@@ -87,7 +91,7 @@ def conversation_of(
     args = read["template_args"] or {}
     if not isinstance(args, dict):
         raise ValueError(f"its template_args are {type(args).__name__}, not names with values")
-    own = _listed(read["tools"], "tools")
+    own = _listed(read["tools"], "tools") or _functions(read["functions"])
     return Conversation(
         every, learnt, flags, own or tools or None, _listed(read["documents"], "documents") or None, args
     )
@@ -96,6 +100,43 @@ def conversation_of(
 def is_picture(part: Any) -> bool:
     """Whether a part of a message's content is an image."""
     return isinstance(part, Mapping) and (part.get("type") in PICTURE or ("image" in part and "text" not in part))
+
+
+def content_parts(message: Message, number: int, pictures: bool = False) -> list[dict[str, Any]] | None:
+    """Parts of a message whose content is a list; None if it is a text, or there is none.
+
+    Args:
+        number: its place in the conversation, from 0 on.
+        pictures: whether parts may be images.
+
+    Raises:
+        ValueError: it holds something else than texts, and perhaps images.
+    """
+    content, where = message.get("content"), f"message {number + 1}"
+    if content is None or isinstance(content, str):
+        return None
+    if not isinstance(content, list):
+        raise ValueError(f"{where} has a content that is {type(content).__name__}, not a text")
+    parts: list[Any] = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    if wrong := [part for part in parts if not isinstance(part, Mapping)]:
+        raise ValueError(f"{where} has a content with a part that is {type(wrong[0]).__name__}, not a text")
+    said = [part for part in parts if not (pictures and is_picture(part))]
+    if other := [str(part.get("type", "part without a type")) for part in said if "text" not in part]:
+        kinds = ", ".join(dict.fromkeys(other))
+        raise ValueError(f"{where} holds {kinds}, and this model reads texts alone")
+    if wrong := [part["text"] for part in said if not isinstance(part["text"], str)]:
+        raise ValueError(f"{where} has a part whose text is {type(wrong[0]).__name__}, not a text")
+    return parts
+
+
+def refuse_no_completion(found: Conversation) -> None:
+    """Refuse a conversation without the column that is learnt with ``data.chat.loss=completions``.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not any(found.completion):
+        raise ValueError("it has no column completion, which alone is learnt with data.chat.loss=completions")
 
 
 def _messages(read: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -108,6 +149,7 @@ def _messages(read: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     if read["prompt"] is None or read["completion"] is None:
         raise ValueError("it has neither messages nor a prompt with its completion")
     prompt, completion = (_side(read[name], name) for name in SIDES)
+    prompt = with_input(prompt, read["input"])
     sides = ((prompt, "user"), (completion, ASSISTANT))
     first, second = (each if isinstance(each, list) else [{"role": role, "content": each}] for each, role in sides)
     return first, second
@@ -117,7 +159,7 @@ def _value(value: Any, name: str) -> Any:
     """A cell of a row. JSON texts of lists and objects are parsed; the nulls that Arrow writes for missing fields are
     left out."""
     if isinstance(value, str):
-        if name in ("system", *SIDES) and not is_kept(value):
+        if name in TEXTS and not is_kept(value):
             return value
         return read_json(value, f"its {name}")
     if name in (*LISTS, *SIDES) and isinstance(value, list | tuple):
@@ -137,6 +179,22 @@ def read_side(value: Any, name: str) -> Any:
     return _side(_value(value, "completion"), name)
 
 
+def with_input(prompt: Any, further: Any) -> Any:
+    """A prompt with the text that belongs to it behind a blank line, such as Alpaca's ``input``.
+
+    Raises:
+        ValueError: one of them is no text.
+    """
+    further = _value(further, "input")
+    if further is None or (isinstance(further, str) and not further.strip()):
+        return prompt
+    if not isinstance(further, str):
+        raise ValueError(f"its input is {type(further).__name__}, not a text")
+    if not isinstance(prompt, str | None):
+        raise ValueError("its prompt is a list of messages, to which no input belongs")
+    return f"{prompt}\n\n{further}" if prompt else further
+
+
 def _side(found: Any, name: str) -> Any:
     if not isinstance(found, str | list | None):
         raise ValueError(f"its {name} is {type(found).__name__}, neither a text nor a list of messages")
@@ -148,6 +206,11 @@ def texts_like_messages(row: Mapping[str, Any]) -> list[str]:
     if any(row.get(name) is not None for name in LISTS):
         return []
     return [name for name in SIDES if isinstance(row.get(name), str) and _like_messages(row[name])]
+
+
+def unread_functions(row: Mapping[str, Any]) -> bool:
+    """Whether a row has tools and functions, of which the tools count."""
+    return all(_value(row.get(name), name) for name in ("tools", "functions"))
 
 
 def _like_messages(text: str) -> bool:
@@ -172,7 +235,24 @@ def _listed(value: Any, name: str) -> list[Any] | None:
         return None
     if not isinstance(value, list):
         raise ValueError(f"its {name} are {type(value).__name__}, not a list")
-    return [read_json(each, f"its {name}") if isinstance(each, str) and name == "tools" else each for each in value]
+    return [
+        read_json(each, f"its {name}") if isinstance(each, str) and name in ("tools", "functions") else each
+        for each in value
+    ]
+
+
+def _functions(value: Any) -> list[Any]:
+    """OpenAI's former list of functions as tools.
+
+    Raises:
+        ValueError: it is no list of functions.
+    """
+    found = []
+    for each in _listed(value, "functions") or ():
+        if not isinstance(each, Mapping):
+            raise ValueError(f"one of its functions is {type(each).__name__}, not a name with parameters")
+        found.append(each if "function" in each else {"type": "function", "function": dict(each)})
+    return found
 
 
 def columns_problem(names: Sequence[str], key: str) -> list[Problem]:
@@ -185,4 +265,5 @@ def columns_problem(names: Sequence[str], key: str) -> list[Problem]:
     if "messages" in names or "conversations" in names or {"prompt", "completion"} <= set(names):
         return []
     why = f"gives none of the columns of a chat ({KEY} is set): messages, conversations, or prompt and completion"
-    return [Problem(key, why, "name the column that holds them: data.columns.messages=COLUMN")]
+    fix = "name the columns that hold them: data.columns.messages=COLUMN, or data.columns={prompt: COLUMN, completion: "
+    return [Problem(key, why, fix + "COLUMN}")]

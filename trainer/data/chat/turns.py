@@ -12,7 +12,7 @@ import numpy as np
 from .answer_form import Form, Forms, extent, own_controls
 from .chat_config import KEY, ChatConfig
 from .chat_text import ChatTemplate, ChatText
-from .conversation import ASSISTANT, SYSTEM, Conversation
+from .conversation import ASSISTANT, SYSTEM, Conversation, refuse_no_completion
 from .roles import role_of, unknown_role
 from .token_offsets import Control, Encoder, Encoding
 
@@ -105,8 +105,7 @@ class Turns:
         roles = self._asked if self.config.loss == "roles" else [ASSISTANT]
         numbers = [number for number, message in enumerate(conversation.messages) if message["role"] in roles]
         if self.config.loss == "completions":
-            if not any(conversation.completion):
-                raise ValueError("it has no column completion, which alone is learnt with data.chat.loss=completions")
+            refuse_no_completion(conversation)
             numbers = [number for number in numbers if conversation.completion[number]]
         if self.config.loss == "last":
             numbers = numbers[-1:]

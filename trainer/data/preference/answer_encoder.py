@@ -15,7 +15,7 @@ import numpy as np
 from ....models.loss import IGNORE
 from ..chat.chat_config import ChatConfig
 from ..chat.chat_encoder import ChatEncoder
-from .preference_form import Answer
+from .preference_form import Answer, refuse_form
 
 SIDES = ("first", "second")
 """The two texts of a sample."""
@@ -58,6 +58,8 @@ class AnswerEncoder:
         Raises:
             ValueError: labels cannot be told exactly, or both are the same.
         """
+        for each in (chosen, rejected):
+            refuse_form(each, self.chat is not None)
         if chosen["prompt"] is None:
             found = self._behind_common(chosen["completion"], rejected["completion"])
         else:
@@ -76,18 +78,13 @@ class AnswerEncoder:
         if self.chat is not None:
             found = self.chat(given)
             return Encoded(found.input_ids, found.labels, bool(found.stops), found.notes)
-        if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise ValueError("it holds messages, which need a template: choose data=preferences, or set data.chat={}")
+        refuse_form(given, False)
         begin = self._tokens(prompt, True)
         end = self._ended(self._tokens(completion, False))
         return _joined(begin, end, self.tokenizer.eos_token_id)
 
     def _behind_common(self, chosen: Any, rejected: Any) -> tuple[Encoded, Encoded]:
         """Two texts that begin with the prompt: what follows the tokens that they share has labels."""
-        if self.chat is not None:
-            raise ValueError(
-                "it has no prompt, and its answers are texts: set data.chat=null to learn them as they stand"
-            )
         one, other = (self._ended(self._tokens(text, True)) for text in (chosen, rejected))
         pairs = enumerate(zip(one, other, strict=False))
         size = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....errors import Problem
-from ..chat.conversation import ASSISTANT, read_side
+from ..chat.conversation import ASSISTANT, read_side, with_input
 from ..chat.roles import role_of
 
-BESIDE = ("system", "tools", "documents", "template_args")
+BESIDE = ("system", "tools", "functions", "documents", "template_args")
 """Columns of a chat that stand beside prompt and answers."""
 Answer = dict[str, Any]
 """A row with ``prompt`` and ``completion``; the prompt is None where both answers are texts that begin with it."""
@@ -26,6 +26,7 @@ def pair_of(row: Mapping[str, Any]) -> tuple[Answer, Answer]:
         ValueError: it holds none; the message says why.
     """
     prompt, chosen, rejected = (read_side(row.get(name), name) for name in ("prompt", "chosen", "rejected"))
+    prompt = with_input(prompt, row.get("input"))
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if _empty(side):
             raise ValueError(f"it has nothing in the column {name}")
@@ -44,6 +45,7 @@ def judged_of(row: Mapping[str, Any]) -> tuple[Answer, bool]:
         ValueError: it holds none; the message says why.
     """
     prompt, completion = (read_side(row.get(name), name) for name in ("prompt", "completion"))
+    prompt = with_input(prompt, row.get("input"))
     if not prompt:
         raise ValueError("it has no prompt")
     if _empty(completion):
@@ -68,6 +70,38 @@ def judged_pair(row: Mapping[str, Any]) -> list[tuple[Answer, bool]]:
         if not (chosen["completion"] and rejected["completion"]):
             raise ValueError("one of its answers is the beginning of the other one")
     return [(chosen, True), (rejected, False)]
+
+
+def answers_of(row: Mapping[str, Any], judged: bool) -> list[tuple[Answer, bool]]:
+    """The answers of a row, and whether each is called good.
+
+    Args:
+        judged: whether rows may hold single answers; pairs become two.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    if judged:
+        pair = row.get("completion") is None and row.get("chosen") is not None
+        return judged_pair(row) if pair else [judged_of(row)]
+    chosen, rejected = pair_of(row)
+    return [(chosen, True), (rejected, False)]
+
+
+def refuse_form(answer: Answer, chat: bool) -> None:
+    """Refuse texts where messages are needed, and messages where only texts are read.
+
+    Args:
+        chat: whether answers are conversations (``data.chat``).
+
+    Raises:
+        ValueError: the answer is of the other form.
+    """
+    prompt, completion = answer["prompt"], answer["completion"]
+    if chat and prompt is None:
+        raise ValueError("it has no prompt, and its answers are texts: set data.chat=null to learn them as they stand")
+    if not chat and not (isinstance(prompt, str | None) and isinstance(completion, str)):
+        raise ValueError("it holds messages, which need a template: choose data=preferences, or set data.chat={}")
 
 
 def columns_problem(names: Sequence[str], key: str, judged: bool) -> list[Problem]:

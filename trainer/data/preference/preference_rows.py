@@ -20,7 +20,7 @@ from ..samples import Given, MadeRows, Samples
 from ..text_rows import text_processor
 from .answer_encoder import PARTS, SIDES, AnswerEncoder
 from .packed_pairs import PackedPairs
-from .preference_form import Answer, columns_problem, judged_of, judged_pair, pair_of
+from .preference_form import Answer, answers_of, columns_problem
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,10 +31,12 @@ class Pairs(Samples):
 
     columns: ClassVar[dict[str, bool]] = {
         "prompt": False,
+        "input": False,
         "chosen": False,  # rows without one are not usable: see data.chat.unusable
         "rejected": False,
         "system": False,
         "tools": False,
+        "functions": False,
         "documents": False,
         "template_args": False,
     }
@@ -69,8 +71,7 @@ class Pairs(Samples):
         Raises:
             ValueError: it holds none.
         """
-        chosen, rejected = pair_of(row)
-        return [(chosen, True), (rejected, False)]
+        return answers_of(row, self.judged)
 
     def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
         from .prepare_preferences import made_preferences
@@ -128,21 +129,19 @@ class Judged(Pairs):
 
     columns: ClassVar[dict[str, bool]] = {
         "prompt": False,
+        "input": False,
         "completion": False,
         "label": False,
         "chosen": False,
         "rejected": False,
         "system": False,
         "tools": False,
+        "functions": False,
         "documents": False,
         "template_args": False,
     }
     judged: ClassVar[bool] = True
     shown_sides: ClassVar[tuple[str, ...]] = ("answer", "answer to another prompt")
-
-    def answers(self, row: Mapping[str, Any]) -> list[tuple[Answer, bool]]:
-        pair = row.get("completion") is None and row.get("chosen") is not None
-        return judged_pair(row) if pair else [judged_of(row)]
 
     def views(self, sample: Collated) -> dict[str, View]:
         found = super().views(sample)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.chats import CALL, TEMPLATES, answer, user
+from helpers.chats import CALL, TEMPLATES, TOOLS, answer, user
 from trireme.errors import UserError
 from trireme.models.loss import IGNORE
 from trireme.trainer.data.chat.chat_config import ChatConfig
@@ -210,3 +210,67 @@ def test_packed_conversations_hold_the_labels_of_single_ones(opened: Opened) -> 
         return sum(int((each != IGNORE).sum()) for each in samples)
 
     assert labels(packed) == labels(alone) and len(packed.train) < len(alone.train)
+
+
+ALPACA = {"instruction": "Translate.", "input": "un chat", "output": "a cat"}
+DOLLY = {"instruction": "Translate.", "context": "un chat", "response": "a cat", "category": "closed_qa"}
+PLAIN = {"prompt": "instruction", "completion": "output"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (ALPACA, {}),
+        (DOLLY, {}),
+        (ALPACA, PLAIN),
+        (DOLLY, {"prompt": "instruction", "completion": "response"}),
+        (
+            {"ask": "Translate.", "more": "un chat", "said": "a cat"},
+            {"prompt": "ask", "input": "more", "completion": "said"},
+        ),
+    ],
+)
+def test_an_instruction_is_read_with_the_text_that_belongs_to_it(opened: Opened, row: Any, columns: Any) -> None:
+    said = next(name for name in ("output", "response", "said") if name in row)
+    rows = [{**row, "id": str(number), said: f"a cat {number}"} for number in range(20)]
+    corpus = opened(rows, columns=columns)
+    assert corpus.tokenizer.decode(corpus.rows[0]["input_ids"]).startswith(
+        "<|im_start|>user\nTranslate.\n\nun chat<|im_end|>\n<|im_start|>assistant\na cat "
+    )
+    (line,) = corpus.stats.unread_columns
+    assert line == f"data.source: columns that are not read: {'category, id' if row is DOLLY else 'id'}"
+
+
+def test_an_empty_input_is_none_and_one_that_is_no_text_is_refused(opened: Opened) -> None:
+    rows = [{**ALPACA, "input": " ", "output": f"a cat {number}"} for number in range(20)]
+    assert "user\nTranslate.<|im_end|>" in opened(rows).tokenizer.decode(opened(rows).rows[0]["input_ids"])
+    with pytest.raises(UserError, match="its input is list, not a text"):
+        opened([{**ALPACA, "input": ["a"], "output": str(number)} for number in range(20)])
+
+
+def test_a_column_input_beside_a_prompt_or_messages_is_named_and_not_read(opened: Opened) -> None:
+    for row in ({"prompt": "a", "completion": "b"}, {"messages": [user("a"), answer("b")]}):
+        rows = [{**row, "system": str(number), "input": "un chat", "instruction": "c"} for number in range(20)]
+        corpus = opened(rows)
+        assert corpus.stats.unread_columns == ["data.source: columns that are not read: input, instruction"]
+
+
+@pytest.mark.parametrize("written", ["list", "json"])
+def test_functions_are_tools(opened: Opened, written: str) -> None:
+    (tool,) = TOOLS
+    template, messages = TEMPLATES["qwen2_5"], [user("a"), answer("b")]
+    chat = {"template": template["template"], "control_tokens": template["control"]}
+    functions: Any = [tool["function"]]
+    given = functions if written == "list" else json.dumps(functions)
+    rows = [{"messages": messages, "functions": given, "system": str(number), "n": 0} for number in range(20)]
+    tools = [{"messages": messages, "tools": TOOLS, "system": str(number), "n": 0} for number in range(20)]
+    found, wanted = (opened(each, 512, **chat) for each in (rows, tools))
+    texts = [
+        sorted(corpus.tokenizer.decode(each["input_ids"]) for part in (corpus.rows, corpus.held_out) for each in part)
+        for corpus in (found, wanted)
+    ]
+    assert texts[0] == texts[1] and '"weather"' in texts[0][0] and found.stats.unread_columns[0].endswith("read: n")
+    both = opened([{**row, "tools": TOOLS} for row in rows], 512, **chat)
+    assert any("the functions are not read beside the tools" in note for note in both.rows.notes)
+    with pytest.raises(UserError, match="one of its functions is int, not a name with parameters"):
+        opened([{**row, "functions": [7]} for row in rows], **chat)

@@ -38,6 +38,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "prompt in both": {"chosen": ASKED + GOOD, "rejected": ASKED + BAD},
     "prompt beside both": {"prompt": "Sky?", "chosen": ASKED + GOOD, "rejected": ASKED + BAD},
     "text and messages": {"prompt": "Sky?", "chosen": GOOD, "rejected": BAD},
+    "Orca's": {"question": "Sky?", "chosen": "Blue.", "rejected": "Green."},
+    "Alpaca's": {"instruction": "Sky?", "input": "", "chosen": "Blue.", "rejected": "Green."},
+    "input": {"input": "Sky?", "chosen": "Blue.", "rejected": "Green."},
     "ShareGPT": {
         "chosen": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}],
         "rejected": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Green."}],
@@ -56,6 +59,12 @@ def test_every_form_gives_the_same_tokens(form: str, tmp_path: Path) -> None:
         assert learnt(found, 0, side) == said
     whole = found.tokenizer.decode(found.rows[0]["first_ids"])
     assert whole == "<|im_start|>user\nSky?<|im_end|>\n<|im_start|>assistant\nBlue.<|im_end|>\n"
+
+
+def test_an_instruction_of_pairs_is_read_with_its_input(tmp_path: Path) -> None:
+    row = {"instruction": "Name it.", "input": "The sky.", "chosen": "Blue.", "rejected": "Green."}
+    corpus = corpus_of([row] * 8, tmp_path, DPO())
+    assert "user\nName it.\n\nThe sky.<|im_end|>" in corpus.tokenizer.decode(corpus.rows[0]["first_ids"])
 
 
 def _same(corpus: Any, folder: Path) -> Any:

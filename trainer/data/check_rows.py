@@ -1,0 +1,79 @@
+"""Check the first rows of chats and preferences by the rules of their readers, before the rows are prepared.
+
+Neither torch nor transformers is imported, so only what the template does with a row is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import Problem
+from .chat.chat_config import KEY, ChatConfig
+from .chat.conversation import IMAGES, content_parts, conversation_of, refuse_no_completion
+from .data_config import DataConfig
+from .preference.preference_form import answers_of, refuse_form
+from .row_source import RowSource
+
+
+def row_problems(
+    source: RowSource, config: DataConfig, wanted: Mapping[str, bool], columns: Mapping[str, str]
+) -> list[Problem]:
+    """The problem of rows that the reader would refuse.
+
+    Args:
+        wanted: columns that the task knows.
+        columns: names that the task uses -> columns of the source, of the recipe.
+
+    Raises:
+        UserError: a file does not hold rows.
+    """
+    pairs, chats = "rejected" in wanted, config.chat is not None
+    if not (pairs or chats):
+        return []
+    rows = [*source.first_rows()]
+    if _leaves_out(config):
+        return []
+    present = source.present([*dict.fromkeys(name for _, row in rows for name in row)], wanted, columns)
+    reasons = list[tuple[str, str]]()
+    for place, row in rows:
+        try:
+            _refuse({name: row.get(column) for name, column in present.items()}, config.chat, wanted)
+        except ValueError as error:
+            reasons.append((str(error), place))
+    if not reasons:
+        return []
+    reason, place = reasons[0]
+    cannot = "are not usable" if pairs else "cannot be learnt exactly"
+    why = f"{len(reasons)} of {len(rows)} rows that were looked at {cannot}: {reason} (the first is {place})"
+    fix = f"correct them, or leave them out: {KEY if chats else 'data.samples'}.unusable=leave_out"
+    return [Problem(source.key, why, fix)]
+
+
+def _leaves_out(config: DataConfig) -> bool:
+    """Whether rows that are not usable are left out."""
+    asked = config.chat.unusable if config.chat is not None else config.samples.get("unusable")
+    return asked == "leave_out"
+
+
+def _refuse(row: Mapping[str, Any], chat: ChatConfig | None, wanted: Mapping[str, bool]) -> None:
+    """Refuse a row by the rules of its reader.
+
+    Raises:
+        ValueError: it is not usable; the message says why.
+    """
+    if "rejected" not in wanted:
+        _refuse_chat(row, chat or ChatConfig(), IMAGES in wanted)
+        return
+    for answer, _ in answers_of(row, "label" in wanted):
+        refuse_form(answer, chat is not None)
+        if chat is not None:
+            _refuse_chat(answer, chat, False)
+
+
+def _refuse_chat(row: Mapping[str, Any], chat: ChatConfig, pictures: bool) -> None:
+    found = conversation_of(row, chat.system, None, chat.tool_arguments == "text", chat.role_names)
+    for number, message in enumerate(found.messages):
+        content_parts(message, number, pictures)
+    if chat.loss == "completions":
+        refuse_no_completion(found)
