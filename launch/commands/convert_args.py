@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="arguments by name")
     parser.add_argument("out", metavar="OUT", nargs="?", help="recipe to write; without it, it is printed")
     parser.add_argument("--tool", choices=TOOLS, help="whose arguments they are; found out by their names")
-    parser.add_argument("--nproc", type=int, help="data ranks of the run, for the batch of a step (default: 1)")
+    parser.add_argument("--nproc", type=int, help="data ranks of the run (default: those of the file, else 1)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     if out is not None and out.exists() and not options.force:
         raise UserError(Problem("OUT", "exists already", "give another name, or --force to replace it", str(out)))
     draft, tool = converted_soundly(options.file, options.tool, options.nproc)
-    ranks = f" --nproc {options.nproc}" if options.nproc and options.nproc > 1 else ""
+    ranks = f" --nproc {draft.ranks}" if draft.ranks > 1 else ""
     text = draft.text(str(options.file), f"trireme train {out or 'RECIPE.yaml'}{ranks}")
     if out is None:
         print(text, end="")
@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(Problem("OUT", f"cannot be written: {error.strerror}", "give another path", str(out))) from None
     taken = len(draft.values) + sum(map(len, draft.choices.values()))
     print(f"{out}: {taken} settings of {tool} taken over")
+    for setting, why in draft.chosen.items():
+        print(f"  chosen: {setting}   {why}")
     for name, (_, why) in draft.left.items():
         print(f"  not taken over: {name}   {why}")
     print(f"next: trireme check {out}{ranks}")

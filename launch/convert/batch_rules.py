@@ -24,7 +24,7 @@ def batch(draft: Draft, given: Arguments, ranks: int) -> None:
         return
     micro = whole(draft, sizes[0], given[sizes[0]], 1) if sizes else 8
     names = [name for name in (*sizes[:1], "gradient_accumulation_steps", "batch_size") if given.get(name) is not None]
-    if micro:
+    if micro and (sizes or both is None):  # beside a batch alone, one that divides it is chosen later
         draft.now = tuple(sizes[:1])
         draft.set("trainer.micro_batch_size", micro)
     draft.now = tuple(names)

@@ -28,6 +28,7 @@ from .argument_rules import RULES, without_preset
 from .batch_rules import batch, too_long
 from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
 from .deepspeed_rules import take_deepspeed
+from .fit_ranks import choose_plan, fit_batches
 from .recipe_draft import Draft
 
 Tool = Literal["transformers", "accelerate", "deepspeed", "axolotl"]
@@ -71,7 +72,12 @@ ON = frozenset(
     )
 )
 """Switches of transformers that are on by default, without a switch here: off is worth a remark."""
-SAME = {"logging_steps": "logging_strategy", "save_steps": "save_strategy", "num_train_epochs": "max_steps"}
+SAME = {
+    "logging_steps": "logging_strategy",
+    "save_steps": "save_strategy",
+    "num_train_epochs": "max_steps",
+    "gradient_accumulation_steps": "batch_size",
+}
 """Defaults that do not count if another argument is given."""
 PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]\[{]*\]|[^\s,\[]+)(?:,.*)?")
 """``how`` of a table entry that is an assignment, such as ``plan.recompute=full, or selective``."""
@@ -79,11 +85,19 @@ PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]\[{]*\]|[^\s,\[]+)(?:,.*)?"
 
 def converted_soundly(path: Path, tool: Tool | None = None, ranks: int | None = None) -> tuple[Draft, Tool]:
     """Like ``converted``, without values that the check of the recipe would refuse: they are listed as left."""
-    from .refused_values import leave_refused
+    from .refused_values import data_ranks, leave_refused
     from .tool_defaults import without_defaults
 
     draft, tool = converted(path, tool, ranks)
-    leave_refused(draft, {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}, ranks or 1)
+    given = {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}
+    machines = given.get("num_machines") or 1 if tool == "accelerate" else 1
+    ranks = ranks or (draft.ranks * machines)
+    choose_plan(draft, ranks)
+    fixed = tool == "deepspeed"
+    fit_batches(draft, data_ranks(draft, ranks), fixed)
+    leave_refused(draft, given, ranks)
+    fit_batches(draft, data_ranks(draft, ranks), fixed)  # it may have taken one of the sizes out
+    draft.ranks = ranks // machines
     if tool == "transformers" and draft.left:
         without_defaults(draft)
     return draft, tool
@@ -200,8 +214,7 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
     settings, processes = settings_of_file(str(path))
     for text in with_choices([], settings):
         draft.assign(text.lstrip("+"))
-    if processes > 1 and "plan" not in draft.choices:
-        draft.choose("plan", "ddp")
+    draft.ranks = max(processes // (given.get("num_machines") or 1), 1)
     inner = given.get("deepspeed_config")
     times = inner.get("gradient_accumulation_steps") if isinstance(inner, dict) else None
     if times not in (None, 1, "auto"):

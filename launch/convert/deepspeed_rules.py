@@ -29,6 +29,13 @@ def take_deepspeed(draft: Draft, path: Path, given: Arguments, ranks: int) -> No
     draft.set("plan.deepspeed", str(path))
     micro, whole = (_number(given.get(name)) for name in ("train_micro_batch_size_per_gpu", "train_batch_size"))
     accumulation = _number(given.get("gradient_accumulation_steps")) or 1
+    if (
+        not micro
+        and whole
+        and _number(given.get("gradient_accumulation_steps"))
+        and whole % (accumulation * ranks) == 0
+    ):
+        micro = whole // (accumulation * ranks)
     if micro:
         draft.set("trainer.micro_batch_size", micro)
     if whole or micro:

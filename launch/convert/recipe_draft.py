@@ -44,6 +44,10 @@ class Draft:
     """Arguments that were not converted: name -> (value, advice)."""
     assumed: dict[str, str] = field(default_factory=dict)
     """Keys that follow from a default of the other tool -> the name and value of that default."""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """What was chosen where the file leaves it open, or no ranks could train it: ``key=value`` -> why."""
+    ranks: int = 1
+    """Processes of each machine that the recipe is for."""
     now: tuple[str, ...] = ()
     """Arguments that are being converted."""
     written_by: dict[str, list[str]] = field(default_factory=dict)
@@ -92,6 +96,10 @@ class Draft:
         if self.assumed:
             lines.append("# Defaults of the other tool, which differ from those here:")
             lines += [f"#   {key}: {of}" for key, of in self.assumed.items()]
+            lines.append("")
+        if self.chosen:
+            lines.append("# Chosen, since the file leaves it open or its ranks could not train it:")
+            lines += [f"#   {setting}: {why}" for setting, why in self.chosen.items()]
             lines.append("")
         if self.left:
             lines.append("# Not taken over:")

@@ -72,15 +72,32 @@ def _elsewhere(key: str, value: Any) -> bool:
     return key in ELSEWHERE and all(isinstance(each, str) and each for each in values)
 
 
+def data_ranks(draft: Draft, ranks: int) -> int:
+    """Data ranks of the draft's plan among ``ranks`` processes; all, if the plan has problems."""
+    from ...configs.validate import read
+    from ...parallel.plan import Plan
+
+    plan, _ = read(_raw(draft).get("plan"), Plan)
+    try:
+        return plan.degrees(ranks).data if plan is not None else ranks
+    except ValueError:  # reported by the check of the recipe
+        return ranks
+
+
 def _problems(draft: Draft, ranks: int) -> list[Problem]:
     """What the check finds in the draft, apart from its model and its data."""
     from ...configs.schema import read_recipe
 
+    return read_recipe(_raw(draft), lambda plan: ranks)[1]
+
+
+def _raw(draft: Draft) -> dict[str, Any]:
+    """The draft as the plain data of a recipe."""
     raw = copy.deepcopy(_chosen(tuple((group, tuple(options)) for group, options in sorted(draft.choices.items()))))
     for key, value in draft.values.items():
         if not _elsewhere(key, value):
             _put(raw, key.split("."), copy.deepcopy(value))
-    return read_recipe(raw, lambda plan: ranks)[1]
+    return raw
 
 
 @cache

@@ -17,7 +17,7 @@ from trireme.configs.names_of_other_tools import find
 from trireme.errors import Problem, UserError
 from trireme.launch.convert.argument_rules import RULES
 from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS
-from trireme.launch.convert.convert_arguments import converted
+from trireme.launch.convert.convert_arguments import converted, converted_soundly
 from trireme.models.model_config import hf_config
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.trainer.collect_recipe_values import recipe_values
@@ -469,3 +469,75 @@ def test_a_syntax_error_is_named_with_its_place(
     result = trireme_here(capsys, "convert-args", str(tmp_path / name))
     refused(result, words)
     assert len(result.stderr.splitlines()) == 3 and "^" not in result.stderr
+
+
+AXOLOTL = {
+    "base_model": "m",
+    "datasets": [{"path": "a.jsonl", "type": "completion"}],
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+}
+ACCELERATE = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_machines": 1}
+ZERO = {"zero_optimization": {"stage": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "ranks", "plan", "sizes"),
+    [
+        (AXOLOTL, 2, "ddp", (2, 16)),
+        (AXOLOTL, 1, "single", (2, 8)),
+        (AXOLOTL | {"fsdp": ["full_shard"]}, 2, "fsdp_full_shard", (2, 16)),
+        ({"output_dir": "o", "per_device_train_batch_size": 3}, 2, "ddp", (3, 6)),
+        ({"base_model": "m", "batch_size": 4}, 2, "ddp", (4, 8)),
+        ({"base_model": "m", "batch_size": 12}, 1, "single", (6, 12)),
+        (ACCELERATE | {"num_processes": 2}, 2, "ddp", (8, 16)),
+        (ACCELERATE | {"num_processes": 2}, None, "ddp", (8, 16)),
+        (ACCELERATE | {"num_processes": 3}, 4, "ddp", (8, 32)),
+        (ACCELERATE | {"distributed_type": "NO", "num_processes": 1}, 2, "ddp", (8, 16)),
+        (ZERO, 2, "zero2", (8, 16)),
+        (ZERO | {"train_batch_size": 12}, 2, "zero2", (6, 12)),
+    ],
+)
+def test_ranks_can_train_what_is_made(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, Any],
+    ranks: int | None,
+    plan: str,
+    sizes: Any,
+) -> None:
+    name = "ds.json" if "zero_optimization" in content else "arguments.yaml"
+    file, out = write(tmp_path, content, name), tmp_path / "recipe.yaml"
+    made = trireme_here(capsys, "convert-args", str(file), str(out), *([f"--nproc={ranks}"] if ranks else []))
+    asked = f" --nproc {ranks or 2}" if ranks != 1 else ""
+    assert made.returncode == 0 and f"next: trireme check {out}{asked}" in made.stdout.splitlines()
+    found = recipe_of(
+        out, tmp_path / "run", *WITH, "model.weights=null", "trainer.epochs=1", "data.source.text_column=text"
+    )
+    assert (found.plan.name, (found.trainer.micro_batch_size, found.trainer.global_batch_size)) == (plan, sizes)
+    written = out.read_text()
+    for line in (line for line in made.stdout.splitlines() if line.startswith("  chosen: ")):
+        assert line.removeprefix("  chosen: ").split()[0] in written.partition("# Chosen")[2]
+    assert ("chosen: plan=ddp" in made.stdout) == (plan == "ddp")
+    micro, whole = sizes
+    assert whole % (micro * (ranks or 2)) == 0
+
+
+def test_a_batch_in_a_file_of_deepspeed_is_never_changed(tmp_path: Path) -> None:
+    file = write(tmp_path, ZERO | {"train_batch_size": 12, "gradient_accumulation_steps": 3}, "ds.json")
+    draft, _ = converted_soundly(file, ranks=2)
+    assert draft.values["trainer.micro_batch_size"] == 2 and draft.values["trainer.global_batch_size"] == 12
+    for sizes, of in (
+        ({"train_batch_size": 7}, "2 data ranks"),
+        ({"train_batch_size": 12, "train_micro_batch_size_per_gpu": 4}, "2 data ranks with micro-batches of 4"),
+    ):
+        draft, _ = converted_soundly(write(tmp_path, ZERO | sizes, "ds.json"), ranks=2)
+        assert draft.left["train_batch_size"][1].startswith(f"{of} cannot share it: change it in the file")
+        assert not draft.chosen
+
+
+def test_a_batch_that_ranks_cannot_share_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, {"base_model": "m", "batch_size": 5, "micro_batch_size": 2})
+    made = trireme_here(capsys, "convert-args", str(file), str(tmp_path / "recipe.yaml"), "--nproc", "2")
+    why = "the file has 10, which 2 data ranks with micro-batches of 2 cannot share"
+    assert f"  chosen: trainer.global_batch_size=12   {why}" in made.stdout.splitlines()
