@@ -17,6 +17,7 @@ from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
 from ..trainer.component import Component, locate
+from ..trainer.data.check_data import heads_of_chats
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
 from ..trainer.data.text_config import USUAL_COLLATOR as USUAL
@@ -72,7 +73,8 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
     from ..trainer.data.chat.check_chat import check_chat  # imported here, since it needs transformers
 
     weights = weights_folder(model) if model.weights is not None else None
-    problems, tokens = check_chat(data.chat, data.tokenizer, weights, data.block_size)
+    heads = {} if takes_chats(task) else heads_of_chats(data)
+    problems, tokens = check_chat(data.chat, data.tokenizer, weights, data.block_size, heads)
     embeddings = getattr(accepted_config(model).get_text_config(), "vocab_size", None)
     if tokens is not None and embeddings is not None and tokens > embeddings and not model.resize_embeddings:
         problems.append(too_few_embeddings(embeddings, tokens, model.weights))

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ...errors import ComponentFailed, Problem, UserError
 from ..component import Component
 from .chat.conversation import columns_problem
-from .check_rows import row_problems
+from .check_rows import head_of_chats, row_problems
 from .check_texts import check_texts
 from .data_config import DataConfig
 from .document_source import EVAL_SOURCE, SOURCE, DocumentSource
@@ -36,14 +37,14 @@ def check_data(
     """
     problems = [*([NO_STREAM] if rows and config.streaming else []), *([] if rows else _without_use(config))]
     texts: dict[str, list[str] | None] = {}
-    for key, component in _sources(config).items():
+    for key, component in sources_of(config).items():
         try:
             source = RowSource(component, key) if rows else DocumentSource(component, key)
             source.check(config.streaming)
             texts[key] = source.look()
             if isinstance(source, RowSource) and wanted:
                 found = _of_columns(source, config, wanted) or row_problems(
-                    source, config, wanted, _columns(config, key)
+                    source, config, wanted, columns_of(config, key)
                 )
                 problems += [one for each in found if (one := _at_own_key(each, config, key)) not in problems]
         except UserError as error:
@@ -66,13 +67,13 @@ def check_data(
 
 def _of_columns(source: RowSource, config: DataConfig, wanted: Mapping[str, bool]) -> list[Problem]:
     """Problems of a source whose columns show quickly, and are not those of the task."""
-    there, columns, key = source.column_names(), _columns(config, source.key), source.key
+    there, columns, key = source.column_names(), columns_of(config, source.key), source.key
     if there is None:
         return []
     found, names = source.column_problems(there, wanted, columns), [*source.present(there, wanted, columns)]
     if not found and "rejected" in wanted:
-        return preferences_problem(names, key, "label" in wanted)
-    return columns_problem(names, key) if not found and config.chat is not None else found
+        return preferences_problem(names, key, "label" in wanted, there)
+    return columns_problem(names, key, there) if not found and config.chat is not None else found
 
 
 def unread_notes(config: DataConfig, wanted: Mapping[str, bool]) -> list[str]:
@@ -82,16 +83,25 @@ def unread_notes(config: DataConfig, wanted: Mapping[str, bool]) -> list[str]:
         wanted: columns by the names that the task uses.
     """
     lines = []
-    for key, component in _sources(config).items() if wanted else ():
+    for key, component in sources_of(config).items() if wanted else ():
         with suppress(Exception):  # whatever a source of the user's own raises is reported by ``check_data``
             source = RowSource(component, key)
             there = source.column_names() or ()
-            if line := unread_line(key, there, source.present(there, wanted, _columns(config, key))):
+            if line := unread_line(key, there, source.present(there, wanted, columns_of(config, key))):
                 lines.append(line)
     return lines
 
 
-def _sources(config: DataConfig) -> dict[str, Component]:
+def heads_of_chats(config: DataConfig) -> dict[str, list[tuple[str, Any]]]:
+    """The first conversations of each source, where they show quickly: key of the source -> pairs (place, row)."""
+    found = {}
+    for key, component in sources_of(config).items():
+        with suppress(Exception):  # whatever keeps a source from being read is reported by ``check_data``
+            found[key] = head_of_chats(RowSource(component, key), config, columns_of(config, key))
+    return found
+
+
+def sources_of(config: DataConfig) -> dict[str, Component]:
     """All sources of a recipe by their keys."""
     mixed = {source_key(name): entry.source for name, entry in (config.sources or {}).items()}
     further = {f"data.eval_sets.{name}": component for name, component in config.eval_sets.items()}
@@ -99,7 +109,7 @@ def _sources(config: DataConfig) -> dict[str, Component]:
     return {key: each for key, each in {**mixed, **alone, **further}.items() if each is not None}
 
 
-def _columns(config: DataConfig, key: str) -> Mapping[str, str]:
+def columns_of(config: DataConfig, key: str) -> Mapping[str, str]:
     """Names of the columns of the source at ``key``."""
     of_source = {source_key(name): entry.columns for name, entry in (config.sources or {}).items()}
     return {**config.columns, **(of_source.get(key) or {})}

@@ -6,12 +6,15 @@ Neither torch nor transformers is imported, so only what the template does with 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from ...errors import Problem
 from .chat.chat_config import KEY, ChatConfig
-from .chat.conversation import IMAGES, content_parts, conversation_of, refuse_no_completion
+from .chat.conversation import COLUMNS, IMAGES, content_parts, conversation_of, refuse_no_completion
 from .data_config import DataConfig
+from .first_rows import HEAD
 from .preference.preference_form import answers_of, refuse_form
 from .row_source import RowSource
 
@@ -48,6 +51,23 @@ def row_problems(
     why = f"{len(reasons)} of {len(rows)} rows that were looked at {cannot}: {reason} (the first is {place})"
     fix = f"correct them, or leave them out: {KEY if chats else 'data.samples'}.unusable=leave_out"
     return [Problem(source.key, why, fix)]
+
+
+def head_of_chats(source: RowSource, config: DataConfig, columns: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """Pairs (place, row) of the first conversations of a source that have the right shape, for a check of the template.
+
+    Args:
+        columns: as in ``row_problems``.
+    """
+    rows = [*islice(source.first_rows(), HEAD)]
+    present = source.present([*dict.fromkeys(name for _, row in rows for name in row)], COLUMNS, columns)
+    found = []
+    for place, row in rows:
+        named = {name: row.get(column) for name, column in present.items()}
+        with suppress(ValueError):  # reported by ``row_problems``
+            _refuse_chat(named, config.chat or ChatConfig(), False)
+            found.append((place, named))
+    return found
 
 
 def _leaves_out(config: DataConfig) -> bool:

@@ -123,6 +123,36 @@ def test_rows_of_a_shape_that_training_refuses(
     assert main(["check", *recipe, "data.chat.unusable=leave_out"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"messages": [ASKED, {"role": "agent", "content": "b"}]}, "it has messages of the role agent, which neither"),
+        ({"messages": [ASKED, SAID], "tools": [{"name": "f"}]}, "the template leaves out the tools"),
+    ],
+)
+def test_rows_that_the_template_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: Any, why: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in [GOOD["chat"], row] * 15))
+    recipe = [str(TINY), "data=chat", f"data.source.paths=[{path}]", "data.tokenizer.vocab_size=300"]
+    assert main(["check", *recipe]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"10 of the first 20 rows cannot be learnt exactly: {why}" in said
+        and "(the first is rows.jsonl, line 2)" in said
+    )
+    assert main(["check", *recipe, "data.chat.unusable=leave_out"]) == 0
+
+
+def test_columns_that_are_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{n}", "response": "a"}) + "\n" for n in range(30)))
+    for kind, task in (("chat", []), ("preferences", ["task=dpo"]), ("preferences", ["task=kto"])):
+        assert main(["check", str(TINY), f"data={kind}", f"data.source.paths=[{path}]", *task]) == 2
+        assert "; columns there: question, response\n" in capsys.readouterr().err
+
+
 def test_a_row_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for rows, why in (([GOOD["chat"], 5], "line 2 holds a number"), (["a", GOOD["chat"]], "line 1 holds a string")):
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))

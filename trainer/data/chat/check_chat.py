@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ....errors import Problem, UserError
 from ..tokenizer import SMALLEST_VOCABULARY, TokenizerConfig, load_tokenizer, train_tokenizer
-from .chat_config import ChatConfig
+from .chat_config import KEY, ChatConfig
 from .chat_encoder import ChatEncoder
 from .chat_tokenizer import prepared_tokenizer
 from .prepare_chats import no_stop
@@ -23,12 +23,17 @@ TRIED: tuple[Mapping[str, Any], ...] = (
 
 
 def check_chat(
-    chat: ChatConfig, tokenizer: TokenizerConfig, weights: Path | None, block_size: int
+    chat: ChatConfig,
+    tokenizer: TokenizerConfig,
+    weights: Path | None,
+    block_size: int,
+    first_rows: Mapping[str, Iterable[tuple[str, Mapping[str, Any]]]] | None = None,
 ) -> tuple[list[Problem], int | None]:
     """Problems of a recipe's chats, and the number of tokens of a tokenizer that is not trained.
 
     Args:
         weights: folder of the model's weights.
+        first_rows: rows that the template is tried with: key of a source -> pairs (place, row).
     """
     try:
         plain, trained = _tokenizer(tokenizer, weights)
@@ -40,6 +45,8 @@ def check_chat(
     except UserError as error:
         return [problem for problem in error.problems if isinstance(problem, Problem)], None
     problems = [] if chat.loss in ("all", "roles") or _ends(encoder) else [no_stop(block_size)]
+    if not problems and chat.unusable == "refuse":
+        problems = [one for key, rows in (first_rows or {}).items() for one in _of_rows(encoder, key, rows)]
     return problems, None if trained else len(prepared)
 
 
@@ -56,6 +63,22 @@ def _ends(encoder: ChatEncoder) -> bool:
     """Whether an answer ends by a token; true if the template takes none of the rows, which only data can tell."""
     taken = [found for row in TRIED if (found := _encoded(encoder, row)) is not None]
     return not taken or any(found.stops for found in taken)
+
+
+def _of_rows(encoder: ChatEncoder, key: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Problem]:
+    """The problem of the first rows that the encoder refuses."""
+    seen, reasons = 0, list[tuple[str, str]]()
+    for place, row in rows:
+        seen += 1
+        try:
+            encoder(row)
+        except ValueError as error:
+            reasons.append((str(error), place))
+    if not reasons:
+        return []
+    reason, place = reasons[0]
+    why = f"{len(reasons)} of the first {seen} rows cannot be learnt exactly: {reason} (the first is {place})"
+    return [Problem(key, why, f"correct them, or leave them out: {KEY}.unusable=leave_out")]
 
 
 def _encoded(encoder: ChatEncoder, row: Mapping[str, Any]) -> Any:

@@ -255,15 +255,17 @@ def _functions(value: Any) -> list[Any]:
     return found
 
 
-def columns_problem(names: Sequence[str], key: str) -> list[Problem]:
+def columns_problem(names: Sequence[str], key: str, there: Sequence[str] = ()) -> list[Problem]:
     """The problem of rows that hold no conversation.
 
     Args:
         names: columns that are there, by the names of ``COLUMNS``.
         key: where their source stands in the recipe.
+        there: all columns of the source, where they are known.
     """
     if "messages" in names or "conversations" in names or {"prompt", "completion"} <= set(names):
         return []
     why = f"gives none of the columns of a chat ({KEY} is set): messages, conversations, or prompt and completion"
+    why += f"; columns there: {', '.join(there)}" if there else ""
     fix = "name the columns that hold them: data.columns.messages=COLUMN, or data.columns={prompt: COLUMN, completion: "
     return [Problem(key, why, fix + "COLUMN}")]

@@ -15,7 +15,7 @@ import numpy as np
 from ....models.loss import IGNORE
 from ..chat.chat_config import ChatConfig
 from ..chat.chat_encoder import ChatEncoder
-from .preference_form import Answer, refuse_form
+from .preference_form import BESIDE, Answer, refuse_form
 
 SIDES = ("first", "second")
 """The two texts of a sample."""
@@ -61,7 +61,8 @@ class AnswerEncoder:
         for each in (chosen, rejected):
             refuse_form(each, self.chat is not None)
         if chosen["prompt"] is None:
-            found = self._behind_common(chosen["completion"], rejected["completion"])
+            one, other = self._behind_common(chosen["completion"], rejected["completion"])
+            found = one._replace(notes=_unread(chosen)), other
         else:
             found = self.answer(chosen), self.answer(rejected)
         if np.array_equal(found[0].ids, found[1].ids):
@@ -81,7 +82,7 @@ class AnswerEncoder:
         refuse_form(given, False)
         begin = self._tokens(prompt, True)
         end = self._ended(self._tokens(completion, False))
-        return _joined(begin, end, self.tokenizer.eos_token_id)
+        return _joined(begin, end, self.tokenizer.eos_token_id)._replace(notes=_unread(given))
 
     def _behind_common(self, chosen: Any, rejected: Any) -> tuple[Encoded, Encoded]:
         """Two texts that begin with the prompt: what follows the tokens that they share has labels."""
@@ -104,6 +105,11 @@ class AnswerEncoder:
     def _ended(self, tokens: list[int]) -> list[int]:
         eos = self.tokenizer.eos_token_id
         return tokens if eos is None or tokens[-1:] == [eos] else [*tokens, eos]
+
+
+def _unread(given: Answer) -> tuple[str, ...]:
+    """Notes on what stands beside a prompt and is not read without a template."""
+    return tuple(f"the {name} is not read without data.chat" for name in BESIDE if given.get(name))
 
 
 def _behind(found: list[int], plain: list[int]) -> int:

@@ -104,23 +104,26 @@ def refuse_form(answer: Answer, chat: bool) -> None:
         raise ValueError("it holds messages, which need a template: choose data=preferences, or set data.chat={}")
 
 
-def columns_problem(names: Sequence[str], key: str, judged: bool) -> list[Problem]:
+def columns_problem(names: Sequence[str], key: str, judged: bool, every: Sequence[str] = ()) -> list[Problem]:
     """The problem of rows that hold no preferences.
 
     Args:
         names: columns that are there, by the names that the task uses.
         key: where their source stands in the recipe.
         judged: whether single answers serve too.
+        every: all columns of the source, where they are known.
     """
     there = set(names)
     if {"chosen", "rejected"} <= there or (judged and {"prompt", "completion", "label"} <= there):
         return []
     if not judged:
         lacking = "rejected" if "chosen" in there else "chosen"
-        why = f"gives no column {lacking}; columns there: {', '.join(names) or 'none'}"
+        why = f"gives no column {lacking}; columns there: {', '.join(every or names) or 'none'}"
         return [Problem(key, why, f"name the column that holds it: data.columns.{lacking}=COLUMN")]
     forms = "prompt, completion and label, or chosen and rejected, and perhaps prompt"
-    why = f"gives none of the columns of preferences: {forms}"
+    why = f"gives none of the columns of preferences: {forms}" + (
+        f"; columns there: {', '.join(every)}" if every else ""
+    )
     return [Problem(key, why, "name the columns that hold them, such as data.columns.chosen=COLUMN")]
 
 

@@ -67,6 +67,12 @@ def test_an_instruction_of_pairs_is_read_with_its_input(tmp_path: Path) -> None:
     assert "user\nName it.\n\nThe sky.<|im_end|>" in corpus.tokenizer.decode(corpus.rows[0]["first_ids"])
 
 
+def test_what_only_a_template_takes_is_named_where_there_is_none(tmp_path: Path) -> None:
+    rows = [{**FORMS["texts"], "system": f"Be brief {number}."} for number in range(8)]
+    corpus = corpus_of(rows, tmp_path, DPO(), chat=None)
+    assert any("the system is not read without data.chat" in note for note in corpus.rows.notes)
+
+
 def _same(corpus: Any, folder: Path) -> Any:
     from trireme.trainer.data.tokenizer import TokenizerConfig
 
