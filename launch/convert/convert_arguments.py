@@ -90,14 +90,14 @@ def converted_soundly(path: Path, tool: Tool | None = None, ranks: int | None = 
 
     draft, tool = converted(path, tool, ranks)
     given = {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}
-    machines = given.get("num_machines") or 1 if tool == "accelerate" else 1
-    ranks = ranks or (draft.ranks * machines)
-    choose_plan(draft, ranks)
+    machines: int = given.get("num_machines") or 1 if tool == "accelerate" else 1
+    count = draft.ranks * machines if ranks is None else ranks
+    choose_plan(draft, count)
     fixed = tool == "deepspeed"
-    fit_batches(draft, data_ranks(draft, ranks), fixed)
-    leave_refused(draft, given, ranks)
-    fit_batches(draft, data_ranks(draft, ranks), fixed)  # it may have taken one of the sizes out
-    draft.ranks = ranks // machines
+    fit_batches(draft, data_ranks(draft, count), fixed)
+    leave_refused(draft, given, count)
+    fit_batches(draft, data_ranks(draft, count), fixed)  # it may have taken one of the sizes out
+    draft.ranks = max(count // machines, 1)
     if tool == "transformers" and draft.left:
         without_defaults(draft)
     return draft, tool

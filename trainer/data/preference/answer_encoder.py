@@ -61,8 +61,7 @@ class AnswerEncoder:
         for each in (chosen, rejected):
             refuse_form(each, self.chat is not None)
         if chosen["prompt"] is None:
-            one, other = self._behind_common(chosen["completion"], rejected["completion"])
-            found = one._replace(notes=_unread(chosen)), other
+            found = self._behind_common(chosen, rejected)
         else:
             found = self.answer(chosen), self.answer(rejected)
         if np.array_equal(found[0].ids, found[1].ids):
@@ -82,17 +81,18 @@ class AnswerEncoder:
         refuse_form(given, False)
         begin = self._tokens(prompt, True)
         end = self._ended(self._tokens(completion, False))
-        return _joined(begin, end, self.tokenizer.eos_token_id)._replace(notes=_unread(given))
+        return _joined(begin, end, self.tokenizer.eos_token_id, _unread(given))
 
-    def _behind_common(self, chosen: Any, rejected: Any) -> tuple[Encoded, Encoded]:
+    def _behind_common(self, chosen: Answer, rejected: Answer) -> tuple[Encoded, Encoded]:
         """Two texts that begin with the prompt: what follows the tokens that they share has labels."""
-        one, other = (self._ended(self._tokens(text, True)) for text in (chosen, rejected))
+        one, other = (self._ended(self._tokens(each["completion"], True)) for each in (chosen, rejected))
         pairs = enumerate(zip(one, other, strict=False))
         size = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
         if not size:
             raise ValueError("it has no prompt, and its answers do not begin alike")
         eos = self.tokenizer.eos_token_id
-        return _joined(one[:size], one[size:], eos), _joined(other[:size], other[size:], eos)
+        notes = _unread(chosen)
+        return _joined(one[:size], one[size:], eos, notes), _joined(other[:size], other[size:], eos, notes)
 
     def _tokens(self, text: str, begins: bool) -> list[int]:
         """Tokens of a text, with the token that begins a text if the tokenizer writes one there."""
@@ -118,9 +118,9 @@ def _behind(found: list[int], plain: list[int]) -> int:
     return next((added - before for before in range(added + 1) if found[before : before + len(plain)] == plain), 0)
 
 
-def _joined(begin: list[int], end: list[int], eos: int | None) -> Encoded:
+def _joined(begin: list[int], end: list[int], eos: int | None, notes: tuple[str, ...]) -> Encoded:
     labels = np.array([IGNORE] * len(begin) + end, np.int64)
-    return Encoded(np.array(begin + end, np.int64), labels, eos is not None and end[-1:] == [eos])
+    return Encoded(np.array(begin + end, np.int64), labels, eos is not None and end[-1:] == [eos], notes)
 
 
 def learnt_places(labels: np.ndarray) -> np.ndarray:
