@@ -5,18 +5,22 @@ Messages may contain images if the model accepts them: from the file's messages,
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from ..models.json_file import parse_json
 from ..trainer.data.chat.conversation import ASSISTANT, IMAGES, Conversation, conversation_of, is_picture
 from .generation_limits import check_text
+
+if TYPE_CHECKING:
+    from ..trainer.data.chat.chat_config import ChatConfig
 
 FORM = 'write a list of messages, [{"role": "user", "content": "..."}], or an object with messages and perhaps tools'
 
@@ -47,6 +51,7 @@ def chat_prompt(
     continue_final_message: bool = False,
     generation_prompt: bool | None = None,
     images: Sequence[str] = (),
+    trained: ChatConfig | None = None,
 ) -> ChatPrompt:
     """The conversation of a command.
 
@@ -58,6 +63,8 @@ def chat_prompt(
         generation_prompt: begin a new message; None does so unless the last one is the assistant's.
         images: files of images, which stand before ``prompt``. Without a prompt, they are for the images in the
             messages of ``file`` that name no file of their own.
+        trained: how the model's training read chats. Its system message, tools and template arguments are taken where
+            the conversation has none of its own.
 
     Raises:
         UserError: there is no such file, it holds no conversation or image, or the options contradict each other.
@@ -75,7 +82,7 @@ def chat_prompt(
         fix = "name a file with messages, or give --prompt"
         raise UserError(Problem("--chat", "needs a message to answer", fix))
     try:
-        found = conversation_of(row, system)
+        found = _conversation(row, system, trained)
     except ValueError as error:
         raise UserError(Problem("--chat", f"is no conversation: {error}", FORM, file)) from error
     last = found.messages[-1]["role"]
@@ -84,6 +91,39 @@ def chat_prompt(
     # As in pipelines of transformers, a last message of the assistant is the beginning of its answer.
     goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
     return ChatPrompt(found, goes_on, _pictures(found, row, "--image" if images else "--chat"))
+
+
+def trained_chat(model: str) -> ChatConfig | None:
+    """How the recipe of a run or checkpoint reads chats; None for an exported folder, and where it reads none.
+
+    Raises:
+        UserError: the recipe cannot be read.
+    """
+    from ..models.locate import import_from
+    from ..trainer.checkpoint.layout import RECIPE
+    from ..trainer.data.chat.chat_config import ChatConfig
+    from ..trainer.run_folder import saved_recipe
+
+    folder = Path(os.path.expanduser(model))
+    data = saved_recipe(folder).get("data") if (folder / RECIPE).is_file() else None
+    chat = data.get("chat") if isinstance(data, dict) else None
+    if not isinstance(chat, dict):
+        return None
+    import_from(Path.cwd())  # tools may be functions of the user's
+    known = {field.name for field in dataclasses.fields(ChatConfig)}
+    return ChatConfig(**{name: value for name, value in chat.items() if name in known})
+
+
+def _conversation(row: dict[str, Any], system: str | None, trained: ChatConfig | None) -> Conversation:
+    """The conversation of a row, completed as in training."""
+    if trained is None:
+        return conversation_of(row, system)
+    from ..trainer.data.chat.tools import tool_schemas
+
+    as_text = trained.tool_arguments == "text"
+    system = trained.system if system is None else system
+    found = conversation_of(row, system, tool_schemas(trained.tools), as_text, trained.role_names)
+    return dataclasses.replace(found, template_args={**trained.template_args, **found.template_args})
 
 
 def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> dict[str, Any]:

@@ -108,11 +108,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _chat(options: argparse.Namespace) -> ChatPrompt:
-    from ..chat_prompt import chat_prompt
+    from ..chat_prompt import chat_prompt, trained_chat
 
     new = True if options.add_generation_prompt else None
     goes_on = options.continue_final_message
-    return chat_prompt(options.chat or None, options.prompt, options.system, goes_on, new, options.image)
+    trained = trained_chat(options.model)
+    return chat_prompt(options.chat or None, options.prompt, options.system, goes_on, new, options.image, trained)
 
 
 COMMAND = Command(

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from helpers.chats import TOOLS, answer, small_tokenizer, tokenizer_for, user
 from trireme.errors import UserError
-from trireme.launch.chat_prompt import chat_inputs, chat_prompt, stops
+from trireme.launch.chat_prompt import chat_inputs, chat_prompt, stops, trained_chat
 from trireme.launch.cli import main
 
 BEGUN = [user("вопрос"), answer("It is")]
@@ -163,3 +164,24 @@ def test_a_template_of_parts_gets_parts() -> None:
     )
     found = chat_inputs(tokenizer, chat_prompt(None, "вопрос"))["input_ids"][0]
     assert "вопрос" in tokenizer.decode(found)
+
+
+def test_a_run_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    chat = {"system": "σύστημα", "tools": TOOLS, "template_args": {"mood": "x"}, "role_names": {"капитан": "user"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"chat": chat}}))
+    trained = trained_chat(str(tmp_path))
+    found = chat_prompt(None, "вопрос", trained=trained)
+    assert found.conversation.messages[0]["content"] == "σύστημα"
+    assert found.conversation.tools == TOOLS and found.conversation.template_args == {"mood": "x"}
+    assert chat_prompt(None, "вопрос", "другая", trained=trained).conversation.messages[0]["content"] == "другая"
+    assert chat_prompt(None, "вопрос", "", trained=trained).conversation.messages[0]["role"] == "user"
+    row = {"messages": [{"role": "капитан", "content": "вопрос"}], "tools": [], "template_args": {"mood": "y"}}
+    (tmp_path / "row.json").write_text(json.dumps(row))
+    found = chat_prompt(str(tmp_path / "row.json"), None, trained=trained)
+    assert found.conversation.messages[-1]["role"] == "user" and found.conversation.template_args == {"mood": "y"}
+
+
+def test_an_export_tells_nothing_of_its_training(tmp_path: Path) -> None:
+    assert trained_chat(str(tmp_path)) is None
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"source": {}}}))
+    assert trained_chat(str(tmp_path)) is None

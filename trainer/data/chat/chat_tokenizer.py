@@ -56,13 +56,21 @@ def prepared_tokenizer(tokenizer: Any, chat: ChatConfig, trained: bool = False) 
     own = tokenizer.chat_template
     if written is not None and own is not None and written != own:
         log.warning("the tokenizer has a chat template of its own, and data.chat.template replaces it")
-    tokenizer.chat_template = written or own or CHATML
+    tokenizer.chat_template = _named_first(written or own or CHATML, chat.template_name)
     if written is None and own is None and not trained:
         log.warning("the tokenizer has no chat template, so ChatML is taken; data.chat.template names another one")
     added = add_control_tokens(tokenizer, control_tokens(chat, tokenizer.chat_template))
     tokenizer.split_special_tokens = False  # the template's control tokens are tokens
     _end_by_stop(tokenizer, chat, added)
     return tokenizer
+
+
+def _named_first(template: str | dict[str, str], name: str | None) -> str | dict[str, str]:
+    """``template`` with the one called ``name`` also as the default of transformers, so that a model is asked in the
+    template with which it was trained."""
+    if name is None or not isinstance(template, dict) or name not in template:
+        return template
+    return {**template, **dict.fromkeys({"default"} | ({"tool_use"} & template.keys()), template[name])}
 
 
 def control_tokens(chat: ChatConfig, template: str | Mapping[str, str]) -> list[str]:

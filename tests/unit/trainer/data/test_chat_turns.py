@@ -9,7 +9,7 @@ import pytest
 from helpers.chats import CALL, answer, runs, small_tokenizer, user
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.chat_encoder import ChatEncoder
-from trireme.trainer.data.chat.chat_tokenizer import add_control_tokens, stop_token
+from trireme.trainer.data.chat.chat_tokenizer import add_control_tokens, chat_vocabulary, prepared_tokenizer, stop_token
 
 END = "<|im_end|>"
 FOUR = [user("вопрос"), answer("One."), user("ещё"), answer("Two.")]
@@ -182,3 +182,14 @@ def test_a_message_that_is_a_pattern_is_refused() -> None:
     encoder = encoder_of(CHATML.replace("m.content", "m.content.format(messages[0].content)"))
     with pytest.raises(ValueError, match="the text of a message is taken as a pattern"):
         encoder({"messages": [user("a"), answer("b {}")]})
+
+
+def test_the_template_that_is_trained_becomes_the_default() -> None:
+    several = {"default": CHATML, "tool_use": CHATML + "{# tools #}", "rag": CHATML + "{# rag #}"}
+    tokenizer = prepared_tokenizer(small_tokenizer(), ChatConfig(template=several, template_name="rag"), trained=True)
+    assert tokenizer.get_chat_template() == several["rag"] == tokenizer.get_chat_template(tools=[{}])
+    assert set(tokenizer.chat_template) == set(several)
+    tokenizer = prepared_tokenizer(small_tokenizer(), ChatConfig(template=several), trained=True)
+    assert tokenizer.chat_template == several
+    assert chat_vocabulary(tokenizer, ChatConfig()).stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert chat_vocabulary(tokenizer, None).stop is None
