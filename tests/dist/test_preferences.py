@@ -16,6 +16,7 @@ from helpers.metrics import lines, training, worst_difference
 from helpers.preferences import JUDGED, PAIRS, written
 from helpers.recipes import TINY, recipe_of
 from helpers.zero import load_deepspeed
+from parity.matrix import LAYOUTS
 from trireme.errors import UserError
 from trireme.launch.cli import main
 from trireme.trainer.build import train
@@ -128,25 +129,28 @@ def test_adapters_off_and_the_first_weights_are_one_reference(
     assert worst_difference(*evaluated, ("eval_loss", "eval_margin")) < TOLERANCE
 
 
-def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path: Path) -> None:
-    noisy = options(folder, "dpo", "data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1")
-    noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
-    run(tmp_path / "one", noisy)
-    kept_ranks(run, 2, tmp_path / "two", [*noisy, "plan=pp_1f1b"])
-    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+PACKED = ("dpo", "ipo", "kto")
+"""Tasks whose rows are packed."""
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("plan", "ranks"), [("zero3", 2), ("fsdp_full_shard", 2), ("3d", 4)])
-def test_a_packed_run_of_kto_with_noise_is_the_same_under_a_plan(
-    folder: Path, tmp_path: Path, plan: str, ranks: int
-) -> None:
-    noisy = options(folder, "kto", "data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1")
-    noisy += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
-    load_deepspeed()
-    run(tmp_path / "one", noisy)
-    kept_ranks(run, ranks, tmp_path / "two", [*noisy, f"plan={plan}", *PLANS[plan][1]])
-    assert worst_difference(training(tmp_path / "one"), training(tmp_path / "two")) < TOLERANCE
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        pytest.param(name, plan, marks=[] if (name, plan) == ("dpo", "pp_1f1b") else [pytest.mark.long])
+        for name in PACKED
+        for plan in ("ddp", "zero3", "fsdp_full_shard", "tp", "pp_1f1b", "3d")
+    ],
+)
+def test_a_packed_run_with_noise_is_the_same_under_a_plan(folder: Path, tmp_path: Path, name: str, plan: str) -> None:
+    noise = ["data.packing=bins", "model.neftune_alpha=5", "model.config.hidden_dropout=0.1"]
+    given = options(folder, name, *noise)
+    given += ["trainer.global_batch_size=4", "trainer.micro_batch_size=1"]
+    if plan.startswith("zero"):
+        load_deepspeed()
+    if not (folder / f"packed-{name}").exists():
+        run(folder / f"packed-{name}", given)
+    kept_ranks(run, LAYOUTS[plan].ranks, tmp_path, [*given, f"plan={plan}"])
+    assert worst_difference(training(folder / f"packed-{name}"), training(tmp_path)) < TOLERANCE
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ import torch
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
 from helpers.recipes import TINY, composed_of, typed, with_few_files
-from parity.matrix import LAYOUTS
+from parity.matrix import LAYOUTS, noise_of
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build
 from trireme.trainer.checkpoint.layout import STATE, step_folder
@@ -59,9 +59,11 @@ MODELS = {
     "dora": ("model=gpt2_tiny", "adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[wte]"),
     "perceiver_ar": ("model=perceiver_ar_tiny",),
     "transformer_xl": ("model=transformer_xl_tiny", "data.packing=lanes"),
+    "noise": ("model=gpt2_tiny", *noise_of("gpt2")),
     "nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
 }
-"""Overrides by variant: the model itself is trained, or adapters beside it, or beside its weights in 4 bits."""
+"""Overrides by variant: the model itself is trained, with noise or without, or adapters beside it, or beside its
+weights in 4 bits."""
 BATCHES = (8, 32)
 """Other global batches to resume with."""
 TOLERANCE = 1e-4

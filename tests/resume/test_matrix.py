@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from resume.matrix import ADAPTED, PLANS, RELATED, Case, Found, adapted, full, resumed, ring
+from resume.matrix import ADAPTED, GLOBAL_BATCH, PLANS, RELATED, Case, Found, adapted, full, resumed, ring
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +78,14 @@ def test_a_memory_goes_on_with_its_lane(folder: Path) -> None:
     plan = "fsdp_full_shard"
     cases = [Case("zero1", plan, variant="transformer_xl"), Case(plan, plan, variant="transformer_xl")]
     _all_sound(resumed(folder, plan, cases), len(cases))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("plan", RING)
+def test_noise_goes_on_where_the_run_was_saved(plan: str, folder: Path) -> None:
+    """NEFTune and dropout draw what an uninterrupted run draws: bit by bit under the same plan."""
+    cases = [case for case in ring(RING, "noise")[plan] if case.batch == GLOBAL_BATCH]
+    _all_sound(resumed(folder, plan, cases), 2)
 
 
 @pytest.mark.long
