@@ -141,9 +141,9 @@ def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkp
         return
     now = model.quantization.identity if model.quantization else None
     if saved.quantization != now:
-        why = f"keeps the base in {_in_words(now)}, and the adapters in {checkpoint} were trained beside one in "
-        fix = f"write {_in_words(saved.quantization, keys=True)}, or train new adapters (--fresh)"
-        raise UserError(Problem("model.quantization", why + _in_words(saved.quantization), fix))
+        why = f"keeps the base in {in_words(now)}, and the adapters in {checkpoint} were trained beside one in "
+        fix = f"write {in_words(saved.quantization, keys=True)}, or train new adapters (--fresh)"
+        raise UserError(Problem("model.quantization", why + in_words(saved.quantization), fix))
     if saved.digest == found:
         return
     then = f"those of {saved.weights}" if saved.weights else "random weights of a seed"
@@ -152,8 +152,8 @@ def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkp
     raise UserError(Problem("model.weights", why, fix, model.weights))
 
 
-def _in_words(quantization: dict[str, Any] | None, keys: bool = False) -> str:
-    """A quantisation as a message tells it, or as overrides that ask for it."""
+def in_words(quantization: Mapping[str, Any] | None, keys: bool = False) -> str:
+    """A quantisation as messages and model cards tell it, or as overrides that ask for it."""
     if quantization is None:
         return "quantization=null" if keys else "full precision"
     if keys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ class Noted(Callback):
 """
 
 
-def _train(server: Hub, run_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def _train(server: Hub, run_dir: Path, *overrides: str, more: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_of_a_test", "HF_HOME": str(run_dir.parent / "hf")}
     environment["PYTHONPATH"] = os.pathsep.join([str(run_dir.parent), os.environ.get("PYTHONPATH", "")])
@@ -32,7 +33,8 @@ def _train(server: Hub, run_dir: Path, *overrides: str) -> subprocess.CompletedP
     short = ["trainer.eval_at_end=false", "trainer.max_steps=4", "checkpoint.every=2", "checkpoint.keep_last=1"]
     push = "+callbacks.push._target_=trireme.trainer.callbacks.push.Push"
     noted = "+callbacks.noted._target_=noting_pushes.Noted"
-    command = tiny_command(run_dir, *short, push, noted, *(f"+callbacks.push.{override}" for override in overrides))
+    pushes = (f"+callbacks.push.{override}" for override in overrides)
+    command = tiny_command(run_dir, *short, push, noted, *pushes, *more)
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -76,6 +78,17 @@ def test_a_card_that_a_person_wrote_is_kept(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         files = server.files["me/tiny"]
     assert files["README.md"] == b"# Mine" and "config.json" in files
+
+
+def test_adapters_have_a_card(tmp_path: Path) -> None:
+    with hub() as server:
+        more = ("model=llama_tiny", "adapter=lora", "model.adapter.rank=2")
+        done = _train(server, tmp_path / "run", "hub_id=me/tiny", "strategy=end", more=more)
+        assert done.returncode == 0, done.stderr
+        files = server.files["me/tiny"]
+    assert "adapter_config.json" in files and "config.json" not in files
+    assert b"library_name: peft" in files["README.md"] and b"beside random weights" in files["README.md"]
+    assert b"## Training" in files["README.md"] and b"adapter_model.safetensors" not in files["README.md"]
 
 
 @pytest.mark.long

@@ -130,8 +130,7 @@ def export_quantised(
         with _complete_or_nothing(target, replace, 0) as folder:
             limit = min(size_in_bytes(options.max_shard_size), size_in_bytes(options.memory) // 3)
             count = quantise_folder(whole, folder, options.quantize, limit, DTYPES[options.dtype], inputs)
-            for card in whole.glob("*.md"):
-                shutil.copyfile(card, folder / card.name)
+            write_card(source.path, folder, options.quantize.method)
     finally:
         shutil.rmtree(whole, ignore_errors=True)
     log.info("quantised %d layers of %s (%s)", count, target, options.quantize.method)
@@ -212,6 +211,7 @@ def _export_adapter(
     size = sum(shape.numel() * 4 for shape, _ in stored_weights(source, options.ema)[0].values())
     with _complete_or_nothing(target, replace, size) as folder:
         count = write_adapter(source, folder, adapted, DTYPES[options.dtype], options.ema, check)
+        write_card(source.path, folder)
         _refuse_damage(source, source.damage(list(source.shapes)) if verify else None)
     log.info("exported the adapters of %s to %s (%s, %d tensors)", source.path.name, target, options.dtype, count)
     return target
