@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..configs.values import nearest
 from ..errors import Problem, UserError
+from ..models.weight_sets import beside_base
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
@@ -109,6 +110,9 @@ def _other_folder(path: Path, recipe: str) -> Problem | None:
     """The problem of a folder without recipes, which may lie in the folder of a run."""
     if not os.path.isdir(path):
         return None
+    if os.path.isfile(path / "adapter_config.json"):
+        fix = f"name a recipe of data, and the adapter in it: RECIPE {beside_base(path)}"
+        return Problem("RECIPE", "is a folder of an adapter, not a recipe", fix, recipe)
     run = next((folder for folder in path.absolute().parents if os.path.isfile(folder / RUN_RECIPE)), None)
     if run:
         shown = os.path.relpath(run) if not path.is_absolute() else run

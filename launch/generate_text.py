@@ -23,11 +23,13 @@ def generate(
     seed: int = 0,
     ema: bool = False,
     device_map: str | dict[str, Any] | None = None,
+    base: str | None = None,
 ) -> str:
     """The prompt and its continuation, or the message that answers a conversation.
 
     Args:
-        model: exported folder, checkpoint or run folder; the latter two are exported to a temporary folder first.
+        model: exported folder, checkpoint, run folder, or folder of an adapter that peft reads. All but the first are
+            exported to a temporary folder first.
         prompt: how the text begins, or a conversation.
         max_new_tokens: tokens that are written; None stands for 100, or fewer where the model has fewer positions.
         temperature: 0 always takes the likeliest token.
@@ -36,6 +38,7 @@ def generate(
         ema: use the averaged weights (checkpoints only).
         device_map: how accelerate spreads the model, as transformers' ``from_pretrained`` takes it: ``auto`` fills the
             GPUs, then CPU memory, then the disk. None loads it whole, on the GPU if there is one.
+        base: folder or hub id of the base of adapters; None takes what the run or adapter_config.json says.
 
     Raises:
         UserError: ``model`` is no such folder, or a number is out of range.
@@ -48,7 +51,14 @@ def generate(
     if not os.path.isdir(path):
         why = "is a file, not a folder" if path.is_file() else "there is no such folder"
         raise UserError(Problem("MODEL", why, "give an exported folder, a checkpoint or a run folder", model))
-    if (path / "config.json").is_file():
+    apart = _is_adapter(path)
+    if base is not None and not apart and not _has_base(path):
+        why = "is about adapters, and MODEL is a whole model"
+        raise UserError(Problem("--base", why, "leave it out", base))
+    if ema and apart:
+        why = "asks for averaged weights, which a folder of an adapter does not have"
+        raise UserError(Problem("--ema", why, "export the adapter with --ema"))
+    if (path / "config.json").is_file() and not apart:
         if ema:
             raise UserError(Problem("--ema", "an exported folder has only one set of weights", "export it with --ema"))
         return _write_from(path, prompt, max_new_tokens, temperature, top_k, seed, device_map)
@@ -57,8 +67,23 @@ def generate(
     _import_own_classes(path)
     with tempfile.TemporaryDirectory(prefix="trireme_generate_") as folder:
         exported = Path(folder) / "model"
-        export(str(path), str(exported), ExportOptions(ema=ema, merge=True))
+        export(str(path), str(exported), ExportOptions(ema=ema, merge=True, base=base))
         return _write(exported, prompt, max_new_tokens, temperature, top_k, seed, device_map)
+
+
+def _is_adapter(path: Path) -> bool:
+    from ..models.weight_sets import is_adapter
+
+    try:
+        return is_adapter(path)
+    except ValueError:  # several sets of weights, from which transformers chooses
+        return False
+
+
+def _has_base(path: Path) -> bool:
+    from ..trainer.base_identity import has_base
+
+    return has_base(path)
 
 
 def _import_own_classes(path: Path) -> None:

@@ -33,6 +33,8 @@ NOT_READ = (
     *("loftq_config", "corda_config", "eva_config", "lora_ga_config", "megatron_config"),
 )
 """Fields of adapter_config.json that, if they are set, mean something else than plain LoRA."""
+COPIES = ("modules_to_save", "original_module")
+"""Parts of the names of further copies of a module that is trained whole."""
 OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of ``init_lora_weights`` of adapters that stand beside another base than the published one."""
 
@@ -125,7 +127,14 @@ def peft_folder(path: str, field: str) -> PeftFolder:
 
 
 def _without_prefix(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    return {name.removeprefix(PREFIX): entry for name, entry in stored.items()}
+    """Tensors by their names without the prefix. Where the vocabulary has grown, peft saves an embedding that is
+    trained whole three times: under its name, as ``modules_to_save``, and as ``original_module`` before training."""
+    plain = {name.removeprefix(PREFIX): entry for name, entry in stored.items()}
+    found = {name: entry for name, entry in plain.items() if not {*COPIES}.intersection(name.split("."))}
+    for name, entry in plain.items():
+        if f".{COPIES[0]}." in name:
+            found.setdefault(name.replace(f".{COPIES[0]}.", "."), entry)
+    return found
 
 
 def _flaws(folder: PeftFolder) -> Iterator[tuple[str, str]]:

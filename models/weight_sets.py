@@ -66,6 +66,24 @@ def has_weights(name: str) -> bool:
     return name.endswith((".safetensors", *OTHERS)) or bool(re.fullmatch(r"(pytorch|adapter)_model.*\.bin", name))
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of peft, and no weights of a whole model.
+
+    Raises:
+        ValueError: the weights of a whole model in it cannot be told.
+    """
+    return (folder / "adapter_config.json").is_file() and not chosen_set(folder).files
+
+
+def beside_base(folder: Path) -> str:
+    """The overrides of a recipe that put the adapter in ``folder`` on its base."""
+    try:
+        base = read_json(folder / "adapter_config.json")["base_model_name_or_path"] or "BASE"
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "BASE"
+    return f"model=pretrained model.weights={base} +model.merged_adapters.mine.path={folder}"
+
+
 def none_there(path: Path) -> str:
     """The message, as ``why; fix``, for a folder without readable weights."""
     unread = chosen_set(path).unread

@@ -23,6 +23,7 @@ from ..errors import Problem, UserError
 from ..models.build_model import WeightSource
 from ..models.json_file import read_json
 from ..models.model_config import ModelConfig
+from .checkpoint.layout import MODEL, checkpoints_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,6 +125,11 @@ def read_base(assets: Path | None) -> Base | None:
         return Base(values["digest"], values["weights"], values.get("revision"), values.get("quantization"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its {BASE} cannot be read ({error})") from None
+
+
+def has_base(path: Path) -> bool:
+    """Whether the newest checkpoint at ``path`` (a checkpoint or run folder) holds adapters beside a base."""
+    return any((folder / MODEL / BASE).is_file() for folder in checkpoints_at(path)[:1])
 
 
 def base_of(model: ModelConfig, digest: str) -> Base:

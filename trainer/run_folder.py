@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import Problem, UserError
-from .checkpoint.layout import RECIPE, checkpoints_at, complete_checkpoints
+from ..models.weight_sets import beside_base
+from .checkpoint.layout import MANIFEST, RECIPE, checkpoints_at, complete_checkpoints
 from .checkpoint.retention import best_checkpoint
 from .component import locate
 from .same_places import same_place, unlike
@@ -196,6 +197,9 @@ def weights_at(recipe: RecipeConfig, checkpoint: str | None, ema: bool) -> Path 
     folder = Path(os.path.expanduser(checkpoint or recipe.run.dir))
     if checkpoint is None and recipe.checkpoint.load_best:
         folder = best_checkpoint(folder / "checkpoints", recipe.checkpoint) or folder
+    if checkpoint is not None and (folder / "adapter_config.json").is_file() and not (folder / MANIFEST).is_file():
+        fix = f"leave --checkpoint out, and name the adapter in the recipe: {beside_base(folder)}"
+        raise UserError(Problem("--checkpoint", "is an adapter as peft writes it, not a checkpoint", fix, checkpoint))
     if checkpoint is not None or checkpoints_at(folder):
         return folder
     if recipe.model.weights is None:

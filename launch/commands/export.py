@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
   trireme export runs/lora adapter                    # adapters: a folder that peft loads
   trireme export runs/lora merged --merge --memory 1GiB
+  trireme export adapter merged --merge               # the same from a folder of peft
   trireme export runs/lora small --quantize nf4       # in 4 bits, as bitsandbytes and transformers load it
   trireme export runs/lora small --quantize gptq      # calibrated on the run's own data
 """
@@ -31,7 +32,9 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder (its newest checkpoint)"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a checkpoint, or a run folder (its newest checkpoint); with --merge a folder of peft",
     )
     parser.add_argument("out", metavar="OUT", help="folder to write; must not hold anything")
     parser.add_argument(
@@ -47,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", action="store_true", help="merge adapters into their base, and write the whole model"
     )
     parser.add_argument(
-        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the recipe of the run says"
+        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the run or peft's folder says"
     )
     few = parser.add_argument_group("few bits")
     few.add_argument("--quantize", choices=METHODS, help="write linear layers in few bits; adapters are merged before")
@@ -152,11 +155,20 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         UserError: all of them.
     """
     from ...errors import Problem, UserError
-    from ...trainer.base_identity import BASE
-    from ...trainer.checkpoint.layout import MODEL, checkpoints_at
+    from ...models.weight_sets import is_adapter
+    from ...trainer.base_identity import has_base
 
-    newest = checkpoints_at(Path(options.checkpoint).expanduser())[:1]
-    adapters = any((folder / MODEL / BASE).is_file() for folder in newest)
+    path = Path(options.checkpoint).expanduser()
+    try:
+        apart = is_adapter(path)
+    except ValueError:  # several sets of weights, which the export names
+        return
+    adapters = apart or has_base(path)
+    if apart and options.quantize == "gptq" and not options.calibrate:
+        why = "is missing: gptq looks at data, which a folder of an adapter does not name"
+        raise UserError(Problem("--calibrate", why, "name a recipe: --calibrate RECIPE"))
+    if apart and not (options.merge or options.quantize):
+        return  # the export asks for --merge
     if not adapters:
         idle, fix = ("merge", "base"), "leave it out"
         why = "is about adapters, and CHECKPOINT holds a whole model"

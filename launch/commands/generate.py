@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   trireme generate runs/persimmon_stdlib --prompt "def main("
   trireme generate exported --prompt "import " --temperature 0 --max-new-tokens 50
+  trireme generate adapter --prompt "import " --base models/llama   # an adapter as peft writes it
   trireme generate exported --chat --prompt "What is an oar?"
   trireme generate exported --chat messages.json --temperature 0
   trireme generate exported --chat --prompt "What is this?" --image boat.png
@@ -21,7 +22,7 @@ EXAMPLES = """examples:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint or a run folder")
+    parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint, a run folder, or an adapter")
     parser.add_argument("--prompt", metavar="TEXT", help="how the text begins (required without --chat)")
     parser.add_argument(
         "--chat",
@@ -66,6 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: 0)")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
     parser.add_argument(
+        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the run or peft's folder says"
+    )
+    parser.add_argument(
         "--device-map",
         choices=("auto", "balanced", "balanced_low_0", "sequential"),
         help="load piece by piece and spread the model over GPUs, CPU and disk (accelerate)",
@@ -103,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed or 0,
         ema=options.ema,
         device_map=options.device_map,
+        base=options.base,
     )
     print(text)
 
@@ -122,6 +127,6 @@ COMMAND = Command(
     "generate text with a model, checkpoint or run",
     run,
     arguments,
-    description="Generate text with an exported folder, a checkpoint, or a run folder.",
+    description="Generate text with an exported folder, a checkpoint, a run folder, or an adapter of peft.",
     examples=EXAMPLES,
 )

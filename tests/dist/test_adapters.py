@@ -139,7 +139,7 @@ def test_a_merge_in_blocks_is_bit_for_bit_one_in_one_piece(
     """An export reads and merges tile by tile; the result equals a merge of whole tensors in memory."""
     from trireme.models import merge_adapters
     from trireme.models.merge_adapters import delta_of, merged_tensor
-    from trireme.trainer.checkpoint.export.adapted_model import AdaptedModel
+    from trireme.trainer.checkpoint.export.adapted_model import adapted_by
 
     monkeypatch.setattr(merge_adapters, "TILE", 700)
     _train(bases["llama"], tmp_path / "run", *LORA)
@@ -147,7 +147,7 @@ def test_a_merge_in_blocks_is_bit_for_bit_one_in_one_piece(
         export(str(tmp_path / "run"), str(tmp_path / "merged"), ExportOptions(merge=True)) / "model.safetensors"
     )
     source = Checkpoint(checkpoints_under(tmp_path / "run" / "checkpoints")[0])
-    adapted, base = AdaptedModel(source), load_file(bases["llama"] / "model.safetensors")
+    adapted, base = adapted_by(source), load_file(bases["llama"] / "model.safetensors")
 
     def part(name: str) -> torch.Tensor:
         found = torch.empty(source.shapes[f"model.{name}"][0])

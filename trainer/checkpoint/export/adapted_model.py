@@ -33,30 +33,43 @@ from ..source import Progress, Source
 
 
 class AdaptedModel:
-    """The model that a checkpoint of adapters belongs to, on the meta device."""
+    """The model that adapters belong to, on the meta device."""
 
-    def __init__(self, source: Source, weights: str | None = None) -> None:
+    def __init__(self, config: ModelConfig, seed: int, head: str, facts: Facts) -> None:
         """
         Args:
-            source: a checkpoint of an adapter run.
-            weights: where the base lies now; None takes what the recipe of the run says.
+            seed: that of random weights of the base.
+            head: the output layer.
 
         Raises:
-            ValueError: the recipe of the checkpoint, or its base, cannot be read.
+            ValueError: the configuration has no adapters.
+            UserError: there is no such model.
         """
-        recipe: dict[str, Any] = yaml.safe_load((source.path / RECIPE).read_text())
-        assert source.assets is not None
-        import_own_classes(recipe["model"])
-        self.config = _with_its_vocabulary(plain_model_config(recipe["model"], weights), source.assets)
-        if self.config.adapter is not None and (plan := read_plan(source.assets)) is not None:
-            self.config = dataclasses.replace(self.config, adapter=self.config.adapter.as_planned(plan))
-        self.seed, self.head = int(recipe.get("seed", 0)), head_of(recipe["task"])
-        self.trained: PreTrainedModel = build_on_meta(self.config, self.head, _facts(source.assets))
+        if config.adapter is None:
+            raise ValueError("its recipe has no model.adapter")
+        self.config, self.seed, self.head = config, seed, head
+        self.trained: PreTrainedModel = build_on_meta(config, head, facts)
         """As it was trained: its base may be quantised."""
         self.model = with_whole_weights(self.trained)
-        if self.config.adapter is None:
-            raise ValueError("its recipe has no model.adapter")
-        self.plan: AdapterPlan = adapter_plan(self.model, self.config.adapter, described(self.config.spec, self.model))
+        self.plan: AdapterPlan = adapter_plan(self.model, config.adapter, described(config.spec, self.model))
+
+
+def adapted_by(source: Source, weights: str | None = None) -> AdaptedModel:
+    """The model of a checkpoint of an adapter run.
+
+    Args:
+        weights: where the base lies now; None takes what the recipe of the run says.
+
+    Raises:
+        ValueError: the recipe of the checkpoint, or its base, cannot be read.
+    """
+    recipe: dict[str, Any] = yaml.safe_load((source.path / RECIPE).read_text())
+    assert source.assets is not None
+    import_own_classes(recipe["model"])
+    config = _with_its_vocabulary(plain_model_config(recipe["model"], weights), source.assets)
+    if config.adapter is not None and (plan := read_plan(source.assets)) is not None:
+        config = dataclasses.replace(config, adapter=config.adapter.as_planned(plan))
+    return AdaptedModel(config, int(recipe.get("seed", 0)), head_of(recipe["task"]), _facts(source.assets))
 
 
 def _with_its_vocabulary(config: ModelConfig, assets: Path) -> ModelConfig:
@@ -81,19 +94,17 @@ class MergedCheckpoint(Source):
     merging in one piece gives. A quantised base is unpacked layer by layer, since adapters fit its rounded numbers.
     """
 
-    def __init__(self, inner: Source, saved: Base, weights: str | None = None, ema: bool = False) -> None:
+    def __init__(self, inner: Source, adapted: AdaptedModel, saved: Base | None = None, ema: bool = False) -> None:
         """
         Args:
-            saved: the record of the base in the checkpoint.
-            weights: where the base lies now.
+            inner: the tensors of the adapters.
+            adapted: their model.
+            saved: the record of the base in the checkpoint; None compares no digest.
             ema: merge averaged adapters.
-
-        Raises:
-            ValueError: the base or the checkpoint cannot be read.
         """
         super().__init__(inner.path)
         self.inner, self.saved, self.prefix = inner, saved, "ema" if ema else "model"
-        self.adapted = AdaptedModel(inner, weights)
+        self.adapted = adapted
         self.digest = BaseDigest(self.adapted.trained)
         self._layers = dict(quantised_layers(self.adapted.trained))
 
@@ -141,11 +152,13 @@ class MergedCheckpoint(Source):
                 yield from self._of_base(name)
 
     def check_read(self) -> None:
+        if self.saved is None:
+            return
         for name in self.digest.missing:  # tensors that the export leaves out
             for _ in self._of_base(name):
                 pass
         if self.digest.of_this_process() != self.saved.digest:
-            raise UserError(self._other_base())
+            raise UserError(self._other_base(self.saved.weights))
 
     def check_base(self, check: Callable[[], None]) -> None:
         """Compare the base with the one that the adapters were trained beside; its weights are read once for that.
@@ -162,8 +175,8 @@ class MergedCheckpoint(Source):
                     check()
         self.check_read()
 
-    def _other_base(self) -> Problem:
-        config, then = self.adapted.config, self.saved.weights
+    def _other_base(self, then: str | None) -> Problem:
+        config = self.adapted.config
         now = f"the weights of {config.weights}" if config.weights else "the random weights of the recipe"
         why = f"the adapters in {self.path} were trained beside another base ({then or 'random weights of a seed'}): "
         fix = "restore that base, or name the folder where it is now: --base FOLDER"

@@ -24,6 +24,7 @@ from ....models.adapter_config import merged_below
 from ....models.config_differences import other_fields
 from ....models.hub import on_this_machine
 from ....models.model_config import config_values
+from ....models.weight_sets import is_adapter
 from ....parallel.precision import DTYPES
 from ....parallel.strategy import Shapes
 from ...base_identity import read_base
@@ -34,11 +35,12 @@ from ..load.open_source import open_source
 from ..load.own_checkpoint import Checkpoint
 from ..load.weight_reader import stored_weights, usable_checkpoint
 from ..source import Source
-from .adapted_model import AdaptedModel, MergedCheckpoint
+from .adapted_model import AdaptedModel, MergedCheckpoint, adapted_by
 from .adapter_folder import write_adapter
 from .expected_tensors import known_weights
 from .model_assets import copy_assets
 from .model_card import write_card
+from .peft_adapter import peft_source
 from .quantised_folder import GPTQ, Inputs, QuantiseOptions, quantise_folder
 from .weight_shards import write_shards
 
@@ -88,7 +90,8 @@ def export(
 ) -> Path:
     """Write model, configuration and tokenizer of ``checkpoint`` (a checkpoint or run folder) to ``out``.
 
-    A checkpoint of adapters becomes a folder that peft loads, unless ``options.merge`` asks for the whole model.
+    A checkpoint of adapters becomes a folder that peft loads, unless ``options.merge`` asks for the whole model. A
+    folder that peft loads becomes the whole model.
 
     Args:
         config: folder with config.json and tokenizer, for checkpoints without them.
@@ -100,11 +103,26 @@ def export(
             cannot be written. Nothing is left behind then.
     """
     path = Path(os.path.expanduser(checkpoint))
-    source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
     target, options = Path(os.path.expanduser(out)), options or ExportOptions()
+    if is_adapter(path):
+        return _export_peft(path, target, options, config, replace, inputs)
+    source = open_source(usable_checkpoint(path, "CHECKPOINT", contents=False))
     if options.quantize is not None:
         return export_quantised(source, target, options, config, replace, inputs=inputs)
     return export_source(source, target, options, config, replace)
+
+
+def _export_peft(
+    path: Path, target: Path, options: ExportOptions, config: str | None, replace: bool, inputs: Inputs | None
+) -> Path:
+    """Write the whole model of an adapter folder, merged into its base."""
+    if options.quantize is None and not options.merge:
+        why = "holds adapters as peft reads them already"
+        raise UserError(Problem("CHECKPOINT", why, "add --merge to write the whole model", str(path)))
+    with _readable_at(path), peft_source(path, options.base, "CHECKPOINT") as source:
+        if options.quantize is not None:
+            return export_quantised(source, target, options, config, replace, inputs=inputs)
+        return export_source(source, target, options, config, replace)
 
 
 def export_quantised(
@@ -155,14 +173,13 @@ def export_source(
     with _readable(source):
         saved = read_base(source.assets)
         if saved is not None and not options.merge:
-            return _export_adapter(
-                MergedCheckpoint(source, saved, options.base), target, options, replace, verify, check
-            )
+            merged = MergedCheckpoint(source, adapted_by(source, options.base), saved)
+            return _export_adapter(merged, target, options, replace, verify, check)
         if saved is not None:
-            source = MergedCheckpoint(source, saved, options.base, options.ema)
+            source = MergedCheckpoint(source, adapted_by(source, options.base), saved, options.ema)
             options = dataclasses.replace(options, ema=False)
     assets = _assets(source, config)
-    base = options.base if saved is not None and config is None else None
+    base = options.base if isinstance(source, MergedCheckpoint) and config is None else None
     shapes, stored = _wanted(source, options.ema, assets, base)
     dtype = DTYPES[options.dtype]
     types = {name: dtype if kept.is_floating_point else kept for name, (_, kept) in shapes.items()}
@@ -247,10 +264,16 @@ def _check_configuration(adapted: AdaptedModel, source: Source) -> None:
 @contextmanager
 def _readable(source: Source) -> Iterator[None]:
     """Context that turns errors of a checkpoint that cannot be read into a problem."""
+    with _readable_at(source.path):
+        yield
+
+
+@contextmanager
+def _readable_at(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(source.path))) from None
+        raise UserError(Problem("CHECKPOINT", str(error), "name another checkpoint", str(path))) from None
 
 
 def _refuse_damage(source: Source, reason: str | None) -> None:

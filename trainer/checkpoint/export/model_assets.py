@@ -17,6 +17,8 @@ KINDS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 """Suffixes of the files of configurations and tokenizers, so that weights and optimizer state are not copied."""
 TEMPLATES = "additional_chat_templates"
 """Folder of a tokenizer with several chat templates."""
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Files of processors, of which a tokenizer's folder has none."""
 NOT_OURS = (
     *("trainer_state.json", "manifest.json", "state.json", "all_results.json", "train_results.json"),
     *(
@@ -40,9 +42,7 @@ def copy_assets(folder: Path, out: Path, dtype: torch.dtype) -> None:
         index = file.name.endswith(".index.json")
         if file.is_file() and file.suffix in KINDS and not index and file.name not in NOT_OURS:
             shutil.copyfile(file, out / file.name)
-    for file in sorted((folder / TEMPLATES).glob("*.jinja")):
-        (out / TEMPLATES).mkdir(exist_ok=True)
-        shutil.copyfile(file, out / TEMPLATES / file.name)
+    _copy_templates(folder, out)
     values = json.loads((out / "config.json").read_text())
     # The first is an older name of dtype; the others describe the weights before the export.
     for untrue in ("torch_dtype", "quantization_config", "compression_config"):
@@ -65,6 +65,13 @@ def copy_processors(folder: Path, out: Path) -> None:
         index = file.name.endswith(".index.json")
         if file.is_file() and file.suffix in KINDS and not index and file.name not in others:
             shutil.copyfile(file, out / file.name)
+    _copy_templates(folder, out)
+
+
+def _copy_templates(folder: Path, out: Path) -> None:
+    for file in sorted((folder / TEMPLATES).glob("*.jinja")):
+        (out / TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(file, out / TEMPLATES / file.name)
 
 
 def _write_generation_config(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ....errors import Problem, UserError
 from ..layout import checkpoints_at, checkpoints_under, step_of
 from ..nodes.node_files import NodeFiles
-from .open_source import open_source
+from .open_source import adapter_problem, open_source
 
 log = logging.getLogger("trireme.checkpoint")
 
@@ -88,7 +88,7 @@ def _check_foreign(root: Path, named: Path) -> tuple[Problem | None, Path]:
         source = open_source(named)
         source.progress()  # fails for files that hold weights only
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last three: files of unexpected form
-        return Problem("--resume", str(error), fix, str(named)), named
+        return adapter_problem(named, "--resume") or Problem("--resume", str(error), fix, str(named)), named
     own = checkpoints_under(root)
     if own:
         why = f"would begin again there, but the run has gone on since: {own[0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ....errors import Problem
 from ..foreign.recognise import foreign_source
 from ..layout import MANIFEST
 from ..source import Source
@@ -27,3 +28,15 @@ def open_source(path: Path) -> Source:
     if source is None:
         raise ValueError(NONE_THERE)
     return source
+
+
+def adapter_problem(path: Path, field: str) -> Problem | None:
+    """The refusal of an adapter of peft where a checkpoint is asked for; None for anything else.
+
+    Args:
+        field: the key or option that the user wrote.
+    """
+    if not (path / "adapter_config.json").is_file():
+        return None
+    fix = f"begin with it: adapter=continued model.adapter.path={path}, with its base as model.weights"
+    return Problem(field, "is an adapter as peft writes it, not a checkpoint", fix, str(path))

@@ -22,7 +22,7 @@ from ...base_identity import read_base
 from ..group_by_bytes import split_by_bytes
 from ..layout import checkpoints_at, not_finite, sound_first, verify
 from ..source import Source
-from .open_source import NONE_THERE, open_source
+from .open_source import NONE_THERE, adapter_problem, open_source
 
 log = logging.getLogger("trireme.checkpoint")
 GROUP_BYTES = 256 * 2**20
@@ -58,6 +58,8 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
             source.read_shapes()  # refuses files that cannot be read, and names them
             return source.path
         except ValueError as error:
+            if problem := adapter_problem(path, field):
+                raise UserError(problem) from None
             reason = str(error)
     raise UserError(
         Problem(field, reason, "name a run folder, or a folder such as RUN/checkpoints/step_00000100", str(path))
