@@ -66,16 +66,19 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def option(draft: Draft, group: str, name: str, value: Any) -> None:
-    """Choose an option of a group by another tool's name for it."""
+    """Choose an option of a group by another tool's name for it; how it differs from the other one is noted."""
     plain = str(getattr(value, "value", value))
     if plain in group_options(group):
         draft.choose(group, plain)
         return
     found = value_fix(group, plain).removeprefix("write ")
-    words = found.split()
+    taken, _, remark = found.partition("; ")
+    words = taken.split()
     if words and all("=" in word for word in words):
         for word in words:
             draft.assign(word)
+        if remark:
+            draft.leave(name, value, f"{taken} is taken: {remark}")
     elif words:
         draft.leave(name, value, found)
     else:

@@ -6,6 +6,7 @@ The list is complete, the keys that it points to exist, and an error about anoth
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -69,6 +70,19 @@ def test_names_of_trireme_in_the_list_exist() -> None:
         assert not options or all(" " in ours or "=" in ours or ours in options for ours in values.values()), group
 
 
+def test_advice_names_what_exists() -> None:
+    """Keys and options of groups that advice names are there: advice must not outlive what it is about."""
+    paths = {key.path for key in keys()}
+    wrong: list[tuple[str, str]] = []
+    for name in NAMES:
+        for key, value in re.findall(r"(?<![\w.])([a-z_]+(?:\.\w+)*)=(\w+)?", name.how):
+            options = group_options(key)
+            known = options and (not value or value == "NAME" or value in options)
+            if not known and key not in paths and not key.startswith(("model.config.", "CUDA_")):
+                wrong.append((name.name, f"{key}={value}"))
+    assert not wrong
+
+
 def test_the_file_is_one_list_without_double_names() -> None:
     lines = FILE.read_text().splitlines()
     for tool in tools():
@@ -104,6 +118,12 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("scheduler._target_=mine.Triangle", "write scheduler=own scheduler.factor._target_=mine.Triangle"),
         ("plan=fsdpp", "did you mean plan=fsdp_full_shard?"),
         ("plan=deepspeed", "write plan=zero2"),
+        (
+            "model.use_liger_kernel=true",
+            "write model.loss: for losses of tokens on a GPU model.loss=liger; its other kernels are",
+        ),
+        ("+use_ray=true", "leave it out: Ray starts no ranks here; trireme search RECIPE search=ray tunes with it"),
+        ("optimizer=paged_adamw_8bit", "optimizer=adamw_8bit; its state stays on the GPU, without pages"),
         ("optimizer=adamw_torch", "write optimizer=adamw"),
         ("optimizer=adamv", "did you mean optimizer=adamw?"),
         ("scheduler=cosine_with_min_lr", "scheduler=cosine scheduler.min_lr_ratio=0.1"),

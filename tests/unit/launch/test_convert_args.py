@@ -231,6 +231,34 @@ def test_unconverted_arguments_keep_their_own_names(tmp_path: Path) -> None:
     assert "loss_type" in draft.left and "rl" not in draft.left
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "remark"),
+    [
+        ("paged_adamw_8bit", "adamw_8bit", "optimizer=adamw_8bit is taken: its state stays on the GPU, without pages"),
+        ("lion_8bit", "lion", "optimizer=lion is taken: its state is kept in 32 bits"),
+        ("adamw_bnb_8bit", "adamw_8bit", None),
+    ],
+)
+def test_an_optimizer_that_differs_is_taken_with_a_remark(
+    tmp_path: Path, theirs: str, ours: str, remark: str | None
+) -> None:
+    draft, _ = converted(write(tmp_path, {"learning_rate": 1e-3, "optim": theirs}))
+    assert draft.choices["optimizer"] == [ours]
+    assert draft.left == ({} if remark is None else {"optim": (theirs, remark)})
+
+
+def test_kernels_of_the_loss(tmp_path: Path) -> None:
+    for name, taken in {
+        "cut_cross_entropy": "chunked",
+        "chunked_cross_entropy": "chunked",
+        "liger_fused_linear_cross_entropy": "liger",
+    }.items():
+        draft, _ = converted(write(tmp_path, {"base_model": "owner/base", name: True}))
+        assert draft.values["model.loss"] == taken and not draft.left
+    draft, _ = converted(write(tmp_path, {"use_liger_kernel": True}))
+    assert draft.left["use_liger_kernel"][1].startswith("write model.loss: for losses of tokens")
+
+
 @pytest.mark.parametrize(("template", "left"), [("tokenizer_default", []), ("llama3", ["chat_template"])])
 def test_names_of_templates(tmp_path: Path, template: str, left: list[str]) -> None:
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "chat_template": template, "lora_r": 4}))
