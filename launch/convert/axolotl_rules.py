@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Problem, UserError
+from ...trainer.data.chat.named_templates import template_names
 from .recipe_draft import Draft
 from .rule import Arguments, Rule, mapping, number, option, switch
 
@@ -220,12 +221,35 @@ def attention(name: str, kind: str) -> Rule:
     return rule
 
 
+TEMPLATES = {
+    "cohere": "command_r",
+    "mistral_v2v3": "mistral_v3",
+    "mistral_v3_tekken": "mistral_tekken",
+    "mistral_v7_tekken": "mistral_v7",
+    "phi_3": "phi3",
+    "phi_35": "phi3",
+    "phi_4": "phi4",
+    "qwen_25": "qwen2_5",
+}
+"""Templates that axolotl names otherwise."""
+
+
 def chat_template(draft: Draft, value: Any, given: Arguments) -> None:
-    """``chatml``, a template in Jinja, or a name of axolotl's; the tokenizer's own is taken where there is none."""
-    if str(value) == "chatml" or "{" in str(value):
-        draft.set("data.chat.template", value)
-    elif not str(value).startswith("tokenizer_default"):
-        why = "write data.chat.template: a Jinja text, a file or chatml; without it the tokenizer's own is taken"
+    """The name of a template, or a template in Jinja; the tokenizer's own is taken where there is none.
+
+    ``tokenizer_default_fallback_NAME`` is the template NAME for tokenizers that have none.
+    """
+    kind = str(value)
+    name = TEMPLATES.get(kind, kind)
+    if name in template_names() or "{" in kind:
+        draft.set("data.chat.template", name)
+    elif fallback := kind.removeprefix("tokenizer_default").removeprefix("_fallback_"):
+        if kind.startswith("tokenizer_default"):
+            why = f"the tokenizer's own is taken; for one that has none write data.chat.template={fallback}"
+        elif kind == "jinja":
+            why = "leave it out: chat_template_jinja is the template"
+        else:
+            why = f"write data.chat.template: a Jinja text, a file or one of {', '.join(template_names())}"
         draft.leave("chat_template", value, why)
 
 

@@ -13,11 +13,20 @@ from trireme.models.loss import IGNORE
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.chat_encoder import ChatEncoder, EncodedChat
 from trireme.trainer.data.chat.chat_tokenizer import add_control_tokens
+from trireme.trainer.data.chat.named_templates import named_template
 from trireme.trainer.data.tokenizer import TokenizerConfig, train_tokenizer
 
-TEMPLATES: dict[str, dict[str, Any]] = yaml.safe_load(
-    (Path(__file__).parent / "chat_templates.yaml").read_text(encoding="utf-8")
-)
+
+def _corpus() -> dict[str, dict[str, Any]]:
+    """The forms of the corpus, those of named templates with their texts."""
+    forms = yaml.safe_load((Path(__file__).parent / "chat_templates.yaml").read_text(encoding="utf-8"))
+    for name, form in forms.items():
+        if "template" not in form:
+            form["template"] = named_template(form.pop("of", name)).text
+    return forms
+
+
+TEMPLATES = _corpus()
 TOOLS = [
     {
         "type": "function",

@@ -16,11 +16,12 @@ from transformers import TrainingArguments
 from trireme.configs.names_of_other_tools import find
 from trireme.errors import Problem, UserError
 from trireme.launch.convert.argument_rules import RULES
-from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS
+from trireme.launch.convert.axolotl_rules import CHAT_COLUMNS, CHAT_KEYS, KEYS, TEMPLATES
 from trireme.launch.convert.convert_arguments import converted, converted_soundly
 from trireme.models.model_config import hf_config
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
 from trireme.trainer.collect_recipe_values import recipe_values
+from trireme.trainer.data.chat.named_templates import template_names
 
 WITH = [
     "model=llama_tiny",
@@ -259,10 +260,20 @@ def test_kernels_of_the_loss(tmp_path: Path) -> None:
     assert draft.left["use_liger_kernel"][1].startswith("write model.loss: for losses of tokens")
 
 
-@pytest.mark.parametrize(("template", "left"), [("tokenizer_default", []), ("llama3", ["chat_template"])])
-def test_names_of_templates(tmp_path: Path, template: str, left: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("template", "ours", "left"),
+    [
+        ("tokenizer_default", None, []),
+        ("llama3", "llama3", []),
+        ("qwen_25", "qwen2_5", []),
+        ("metharme", None, ["chat_template"]),
+        ("tokenizer_default_fallback_chatml", None, ["chat_template"]),
+    ],
+)
+def test_names_of_templates(tmp_path: Path, template: str, ours: str | None, left: list[str]) -> None:
     draft, _ = converted(write(tmp_path, {"base_model": "owner/base", "chat_template": template, "lora_r": 4}))
-    assert list(draft.left) == left and "data.chat.template" not in draft.values
+    assert list(draft.left) == left and draft.values.get("data.chat.template") == ours
+    assert all(name in template_names() for name in TEMPLATES.values())
 
 
 def test_what_a_data_set_of_axolotl_says_of_its_chats(tmp_path: Path) -> None:

@@ -12,12 +12,6 @@ from typing import Any, Literal
 
 from ....errors import refuse
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
-    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""The template of a tokenizer that has none."""
-CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 SAMPLES = "trireme.trainer.data.chat.chat_rows.Chats"
 """Dotted path of the ``Samples`` that are made of chats."""
 KEY = "data.chat"
@@ -28,8 +22,9 @@ class ChatConfig:
     """How conversations become texts, and which of their tokens are learnt."""
 
     template: Any = None
-    """Jinja template: its text, a file that holds it, ``chatml``, or several by their names (``{default: ..., tool_use:
-    ...}``). Null takes the tokenizer's own, or ChatML with a warning if it has none."""
+    """Jinja template: its text, a file that holds it, the name of one that comes with trireme (``chatml``, ``llama3``
+    ...: docs/chat.md), or several by their names (``{default: ..., tool_use: ...}``). Null takes the tokenizer's own,
+    or ChatML with a warning if it has none."""
     template_name: str | None = None
     """Which of several templates is taken, such as rag; null takes ``tool_use`` for rows with tools where there is one,
     else ``default``, as transformers does."""
@@ -53,7 +48,7 @@ class ChatConfig:
     OpenAI's former function ...). ``{narrator: narrator}`` lets a role be read that nothing else is known of."""
     control_tokens: list[str] = field(default_factory=list)
     """Tokens that are added to the tokenizer as special ones; with ``model.weights``, the model then needs
-    ``model.resize_embeddings``. Those of ChatML are added with that template."""
+    ``model.resize_embeddings``. Those of a template that is named are added with it."""
     stop_tokens: list[str] = field(default_factory=list)
     """Tokens that end a turn, if the template does not show them: also those that begin the next turn."""
     unusable: Literal["refuse", "leave_out"] = "refuse"

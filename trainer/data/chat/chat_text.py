@@ -15,9 +15,10 @@ from jinja2 import TemplateError, UndefinedError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from ....errors import Problem, UserError
-from .chat_config import CHATML, KEY, ChatConfig
+from .chat_config import KEY, ChatConfig
 from .conversation import Conversation
 from .messages import REASONING, Message
+from .named_templates import named_template, template_names
 from .traced_template import Turn, traced_rendering, tracing_template
 from .traced_text import ELSEWHERE, Mark, Traced
 
@@ -174,15 +175,18 @@ def written_template(config: ChatConfig) -> str | dict[str, str] | None:
 
 
 def _read(value: str, field: str) -> str:
-    if value == "chatml":
-        return CHATML
+    if value in template_names():
+        return named_template(value).text
     path = Path(os.path.expanduser(value)) if "{" not in value and "\n" not in value else None
     if path is not None:
         try:
             value = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            fix = "write the template itself, which holds {{ ... }} or {% ... %}, a file of such a text, or chatml"
+            names = ", ".join(template_names())
+            fix = (
+                f"write the template itself, which holds {{{{ ... }}}} or {{% ... %}}, a file of it, or one of: {names}"
+            )
             raise UserError(Problem(field, f"cannot be read: {reason}", fix, str(path))) from error
     check_syntax(value, field)
     return value

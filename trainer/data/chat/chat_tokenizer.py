@@ -14,9 +14,10 @@ from ..samples import Given
 from ..text_values import vocabulary_of
 from ..tokenizer import SMALLEST_VOCABULARY, load_or_train, load_tokenizer
 from .answer_form import Forms
-from .chat_config import CHATML, CHATML_TOKENS, ChatConfig
+from .chat_config import ChatConfig
 from .chat_text import ChatTemplate, written_template
 from .conversation import COLUMNS, Conversation
+from .named_templates import USUAL, named_among, named_template
 from .token_offsets import Encoder
 
 log = logging.getLogger("trireme.data")
@@ -36,8 +37,10 @@ def chat_tokenizer(given: Given, chat: ChatConfig, texts: Callable[[], Iterable[
         return prepared_tokenizer(load_tokenizer(config.path), chat)
     if given.weights is not None:
         return prepared_tokenizer(load_tokenizer(str(given.weights), "model.weights"), chat)
-    written = written_template(chat)
-    wanted = control_tokens(chat, written or CHATML)
+    template = written_template(chat) or named_template(USUAL).text
+    wanted = control_tokens(chat, template)
+    if config.kind != "bpe":  # others have no token that begins a text, or ends it
+        wanted += [token for named in named_among(template) for token in (named.bos, named.eos) if token is not None]
     # The control tokens are added to those that are trained, so that both together are as many as the recipe says.
     least = SMALLEST_VOCABULARY if config.kind == "bpe" else 1
     smaller = replace(config, vocab_size=max(config.vocab_size - len(wanted), least))
@@ -56,10 +59,11 @@ def prepared_tokenizer(tokenizer: Any, chat: ChatConfig, trained: bool = False) 
     own = tokenizer.chat_template
     if written is not None and own is not None and written != own:
         log.warning("the tokenizer has a chat template of its own, and data.chat.template replaces it")
-    tokenizer.chat_template = _named_first(written or own or CHATML, chat.template_name)
+    tokenizer.chat_template = _named_first(written or own or named_template(USUAL).text, chat.template_name)
     if written is None and own is None and not trained:
         log.warning("the tokenizer has no chat template, so ChatML is taken; data.chat.template names another one")
     added = add_control_tokens(tokenizer, control_tokens(chat, tokenizer.chat_template))
+    _add_ends(tokenizer)
     tokenizer.split_special_tokens = False  # the template's control tokens are tokens
     _end_by_stop(tokenizer, chat, added)
     return tokenizer
@@ -74,9 +78,18 @@ def _named_first(template: str | dict[str, str], name: str | None) -> str | dict
 
 
 def control_tokens(chat: ChatConfig, template: str | Mapping[str, str]) -> list[str]:
-    """Control tokens that a recipe asks for."""
-    own = CHATML_TOKENS if template == CHATML else ()
+    """Control tokens that a recipe asks for, with those of the templates that it names."""
+    own = [token for named in named_among(template) for token in named.tokens]
     return list(dict.fromkeys([*own, *chat.control_tokens]))
+
+
+def _add_ends(tokenizer: Any) -> None:
+    """Give a tokenizer without ``bos_token`` or ``eos_token`` that of the named template, which writes it."""
+    for named in named_among(tokenizer.chat_template):
+        for name, token in (("bos_token", named.bos), ("eos_token", named.eos)):
+            if token is not None and getattr(tokenizer, name) is None:
+                add_control_tokens(tokenizer, [token])
+                setattr(tokenizer, name, token)
 
 
 def add_control_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[str]:

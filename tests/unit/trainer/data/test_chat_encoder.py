@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any, Literal
 import pytest
 from helpers.chats import CALL, TEMPLATES, TOOLS, answer, encoder_for, runs, small_tokenizer, tokenizer_for, user
 from trireme.errors import UserError
-from trireme.trainer.data.chat.chat_config import CHATML, ChatConfig
+from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.chat_encoder import ChatEncoder
 from trireme.trainer.data.chat.chat_tokenizer import prepared_tokenizer
 from trireme.trainer.data.chat.check_chat import check_chat
 from trireme.trainer.data.chat.conversation import conversation_of
+from trireme.trainer.data.chat.named_templates import named_template, template_names
 from trireme.trainer.data.tokenizer import TokenizerConfig
 
 END = "<|im_end|>"
+CHATML = named_template("chatml").text
 FOUR = [user("eins"), answer("One."), user("zwei"), answer("Two.")]
 
 
@@ -210,6 +213,34 @@ def test_control_tokens_are_added_once_and_end_texts(caplog: pytest.LogCaptureFi
     assert named.chat_template == CHATML and len(named) == len(tokenizer)
     written = prepared_tokenizer(base, ChatConfig(template="{{ messages[0].content }}"))
     assert len(written) == len(base) and written.eos_token == base.eos_token
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_a_named_template_brings_its_tokens(name: str) -> None:
+    base, named = small_tokenizer(), named_template(name)
+    chat = ChatConfig(template=name)
+    encoder = ChatEncoder(prepared_tokenizer(base, chat), chat)
+    tokenizer = encoder.template.tokenizer
+    assert len(tokenizer) == len(base) + len(named.tokens) and tokenizer.bos_token == base.bos_token
+    stop = encoder({"messages": [user("q"), answer("a"), user("q"), answer("a")]}).stops
+    ends = named.eos if TEMPLATES[name]["stop"] == named.eos else TEMPLATES[name]["stop"]
+    assert len(stop) == 2 and (tokenizer.eos_token == ends or (named.eos and tokenizer.eos_token == base.eos_token))
+    assert all(len(tokenizer.encode(token, add_special_tokens=False)) == 1 for token in named.tokens)
+    bare = copy.deepcopy(base)
+    bare.bos_token = bare.eos_token = None
+    own = prepared_tokenizer(bare, chat)
+    assert own.bos_token == named.bos and own.eos_token == (ends if ends in named.tokens else named.eos)
+
+
+def test_named_templates_are_listed_with_their_tokens() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "chat.md").read_text()
+    for name in template_names():
+        named = named_template(name)
+        (row,) = (line.replace("\\|", "|") for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(f"`{token}`" in row for token in (*named.tokens, named.bos, named.eos) if token)
+        assert ("bos_token" in named.text, "eos_token" in named.text) == (bool(named.bos), bool(named.eos))
+    problems, _ = check_chat(ChatConfig(template="lama3"), TokenizerConfig(), None, 64)
+    assert ", ".join(template_names()) in problems[0].fix
 
 
 @pytest.mark.parametrize(
