@@ -13,7 +13,7 @@ from helpers.adapted import logits
 from helpers.command import refused, trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from trireme.errors import UserError
 from trireme.launch.generate_text import generate
 from trireme.trainer.build import train
@@ -179,3 +179,17 @@ def test_a_recipe_names_the_folder_to_evaluate_and_predict(
     beside = ("adapter=continued", f"model.adapter.path={adapter}")
     assert loss(*way[:2], *beside, none) == pytest.approx(wanted, abs=1e-6)
     assert loss(*way[:2], none) > wanted
+
+
+def test_a_head_for_other_labels_is_that_of_the_folder(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, pad_token_id=0)).save_pretrained(tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=5)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = export(str(tmp_path / "adapter"), str(tmp_path / "out"), MERGE)
+    found = AutoModelForSequenceClassification.from_pretrained(merged)
+    tokens = torch.arange(1, 25).reshape(2, 12)
+    assert found.config.num_labels == 5
+    torch.testing.assert_close(found.eval()(tokens).logits, adapted.eval()(tokens).logits, rtol=1e-4, atol=1e-5)

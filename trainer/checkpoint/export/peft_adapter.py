@@ -142,7 +142,7 @@ def _as_trained(folder: PeftFolder, base: str) -> tuple[ModelConfig, str, Facts]
     facts = Facts(None, _labels(said))
     plain = build_on_meta(config, head, facts)
     text = plain.config.get_text_config()
-    words, labels = getattr(text, "vocab_size", None), int(getattr(plain.config, "num_labels", 0))
+    words, labels = (int(getattr(*each, 0) or 0) for each in ((text, "vocab_size"), (plain.config, "num_labels")))
     tensors, sizes = folder.tensors(plain), own_shapes(plain)
     more, other = words, labels
     for name, entry in tensors.items():
