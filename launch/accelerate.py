@@ -18,18 +18,10 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, UserError
 from ..models.json_file import read_json
 from .accelerate_file import HOSTS, SOURCE, settings_of_file, unknown_precision
+from .fsdp_options import FSDP_PLANS
 
 if TYPE_CHECKING:
     from ..configs.schema import RecipeConfig
-
-FSDP_PLANS = {
-    "FULL_SHARD": "fsdp_full_shard",
-    "SHARD_GRAD_OP": "fsdp_shard_grad_op",
-    "NO_SHARD": "fsdp_no_shard",
-    "HYBRID_SHARD": "fsdp_hybrid_shard",
-    "HYBRID_SHARD_ZERO2": "fsdp_hybrid_shard_zero2",
-}
-"""Sharding strategies of FSDP1, in the order of their numbers."""
 
 
 def settings_of_launcher() -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..configs.components import MISSING
 from ..configs.validate import UNKNOWN_KEY
 from ..errors import Problem, UserError
 from .hydra_errors import explain
@@ -84,7 +85,27 @@ def as_composed(config: Any, path: Path, given: Sequence[str], folders: Sequence
     raw, unresolved = _resolved(config)
     if problems := [*missing_base(raw, path), *refuse_scalars(raw, folders)]:
         raise UserError(*problems)
+    unresolved += _with_files(raw, str(job.runtime.choices.get("plan")), folders)
     return Composed(raw, path, overrides, unresolved, job=name)
+
+
+def _with_files(raw: dict[str, Any], plan: str, folders: Sequence[Path]) -> list[Problem]:
+    """Put options of FSDP in the place of a file that the plan names; returns the problems of the file.
+
+    Args:
+        plan: the chosen file of ``configs/plan``, whose options count where the file says nothing.
+    """
+    path = raw["plan"].get("fsdp") if isinstance(raw.get("plan"), dict) else None
+    if not isinstance(path, str) or path == MISSING:
+        return []
+    import yaml
+
+    from .fsdp_options import with_fsdp_file
+
+    files = (folder / "plan" / f"{plan}.yaml" for folder in folders)
+    file = next((file for file in files if file.is_file()), None)
+    written = yaml.safe_load(file.read_text(encoding="utf-8")) if file is not None else {}
+    return with_fsdp_file(raw["plan"], path, (written or {}).get("fsdp") or {})
 
 
 def _resolved_texts(texts: Any) -> Iterator[str]:

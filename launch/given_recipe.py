@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,9 @@ from .repeated_recipes import repeated_recipes
 from .replaced_targets import TARGET, left_over
 from .run_hydra import run_hydra
 
+FILES = ("plan.fsdp", "plan.deepspeed")
+"""Keys that take options, or a file that holds them."""
+
 
 class GivenRecipe:
     """Input of one command: a recipe's file, its folders, and overrides in the form that is passed to Hydra."""
@@ -50,6 +53,7 @@ class GivenRecipe:
         self.notes: list[str] = []
         self._add_groups()
         self._add_callbacks()
+        self.problems += self._beside_files()
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """The recipe under ``overrides``."""
@@ -158,6 +162,19 @@ class GivenRecipe:
             names = [*before, *(name for name in names if name not in before)]
             self.accepted[index] = f"{CALLBACKS}=[{','.join(names)}]"
             self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
+
+    def _beside_files(self) -> Iterator[Problem]:
+        """Problems of single options of a part that a file holds: Hydra would put them in the place of the file."""
+        for key in FILES:
+            texts = [text for text in self.accepted if key_of(text).startswith(f"{key}.")]
+            if not texts:
+                continue
+            named = [value_of(text) for text in self.accepted if key_of(text) == key]
+            part, _, name = key.partition(".")
+            written = (self.as_written[0].get(part) or {}).get(name) if not named else named[-1]
+            if isinstance(written, str) and not written.startswith("{"):
+                why = f"stands beside a file, {key}={written}, whose options it would replace"
+                yield from (Problem(key_of(text), why, "write it into the file", value_of(text)) for text in texts)
 
     def _may_replace(self, text: str) -> bool:
         """Whether an override may replace a component, by its own value or by the file that it chooses."""

@@ -240,7 +240,7 @@ class Plan:
     ddp: DDPOptions = field(default_factory=DDPOptions)
     """Options of DistributedDataParallel."""
     fsdp: FSDPOptions = field(default_factory=FSDPOptions)
-    """Options of FSDP2."""
+    """Options of FSDP2, or the path of a JSON or YAML file with transformers' ``fsdp_config``."""
     pipelining: PipelineOptions = field(default_factory=PipelineOptions)
     """Options of pipeline stages."""
     deepspeed: DeepSpeedOptions | str = field(default_factory=DeepSpeedOptions)

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from ...configs.key_list import FOLDER, group_options
-from ...configs.names_of_other_tools import find
+from ...errors import Problem, UserError
 from ...models.json_file import read_json
+from ..argument_file import read_arguments
+from ..fsdp_options import fsdp_options
 from .axolotl_rules import AXOLOTL_RULES
 from .precision_rules import PRECISION_RULES
 from .recipe_draft import Draft
@@ -250,17 +252,20 @@ def fsdp(draft: Draft, value: Any, given: Arguments) -> None:
             option(draft, "plan", "fsdp", word)
 
 
-def fsdp_options(draft: Draft, value: Any, given: Arguments) -> None:
-    if not isinstance(value, dict):
-        draft.leave("fsdp_config", value, "a file: write its keys into the arguments")
-        return
-    for name, each in value.items():
-        full = name if name.startswith("fsdp_") else f"fsdp_{name}"
-        entry = find(full)
-        if entry and entry.ours and not entry.how:
-            draft.set(entry.ours, each)
-        else:
-            draft.leave(f"fsdp_config.{name}", each, entry.how if entry else "see trireme keys plan.fsdp")
+def fsdp_config(draft: Draft, value: Any, given: Arguments) -> None:
+    """A mapping, or a file with one."""
+    if isinstance(value, str) and value:
+        try:
+            value = read_arguments(Path(value).expanduser(), "fsdp_config")
+        except UserError as error:
+            whys = (each.why if isinstance(each, Problem) else each for each in error.problems)
+            draft.leave("fsdp_config", value, f"{', '.join(whys)}; plan.fsdp=FILE takes a file")
+            return
+    found, problems = fsdp_options(mapping("fsdp_config", value), "fsdp_config.")
+    for key, each in found.items():
+        draft.set(f"plan.{key}", each)
+    for problem in problems:
+        draft.leave(problem.field, problem.value, f"{problem.why}: {problem.fix}")
 
 
 def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
@@ -332,7 +337,7 @@ RULES: dict[str, Rule] = (
         "torch_compile_backend": compiled("plan.compile_backend"),
         "torch_compile_mode": compiled("plan.compile_mode"),
         "fsdp": fsdp,
-        "fsdp_config": fsdp_options,
+        "fsdp_config": fsdp_config,
         "deepspeed": deepspeed,
     }
 )

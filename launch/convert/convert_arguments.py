@@ -7,23 +7,16 @@ comments in the recipe, with advice on what to do instead.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from ...configs.check_characters import unreadable
 from ...configs.key_list import group_options, keys
 from ...configs.names_of_other_tools import find
-from ...errors import Problem, UserError
-from ...models.json_file import parse_json, reason
-from ..hydra_errors import HERE, yaml_problem
-from ..recipe_file import TOO_DEEP, doubled, text_of
+from ..argument_file import read_arguments
 from .argument_rules import RULES, without_preset
 from .batch_rules import batch, too_long
 from .deepspeed_rules import MARKS as DEEPSPEED_MARKS
@@ -89,7 +82,7 @@ def converted_soundly(path: Path, tool: Tool | None = None, ranks: int | None = 
     from .tool_defaults import without_defaults
 
     draft, tool = converted(path, tool, ranks)
-    given = {name.lstrip("-").replace("-", "_"): value for name, value in _read(path).items()}
+    given = {name.lstrip("-").replace("-", "_"): value for name, value in read_arguments(path).items()}
     machines: int = given.get("num_machines") or 1 if tool == "accelerate" else 1
     count = draft.ranks * machines if ranks is None else ranks
     choose_plan(draft, count)
@@ -114,7 +107,7 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
     Raises:
         UserError: the file cannot be read, or is no mapping.
     """
-    given = _read(path)
+    given = read_arguments(path)
     tool = tool or _recognised(given)
     draft = Draft()
     if tool == "accelerate":
@@ -224,63 +217,3 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
     if machines != 1:
         why = "launch=slurm launch.nodes=N, or torchrun on each machine: docs/launchers.md"
         draft.leave("num_machines", machines, why)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    field, fix = "FILE", "give a YAML or JSON file with arguments by name"
-    text = text_of(path)
-    if not text.strip():
-        raise UserError(Problem(field, "is empty", fix, str(path)))
-    try:
-        read = parse_json(text, object_pairs_hook=_once) if path.suffix == ".json" else _yaml(path, text)
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise UserError(Problem(where, f"is not JSON: {reason(error)}", HERE)) from None
-    except yaml.YAMLError as error:
-        raise UserError(yaml_problem(error, str(path), text)) from None
-    except RecursionError:
-        raise UserError(Problem(str(path), *TOO_DEEP)) from None
-    except ValueError as error:  # a day that no calendar has, brackets of JSON without end
-        raise UserError(Problem(str(path), f"cannot be read: {error}", "correct it")) from None
-    if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):
-        raise UserError(Problem(field, "is no mapping of arguments by name", fix, str(path)))
-    if not read:
-        raise UserError(Problem(field, "has no arguments", fix, str(path)))
-    if problems := [*unreadable(read), *_infinite(read)]:
-        raise UserError(*problems)
-    return read
-
-
-def _yaml(path: Path, text: str) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: a key is in it twice.
-    """
-    if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is not None and (found := list(doubled(node, str(path)))):
-        raise UserError(*found)
-    return yaml.safe_load(text)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of JSON.
-
-    Raises:
-        UserError: a key is in it twice.
-    """
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise UserError(Problem(name, f"is given twice, as {found[name]!r} too", "keep one of them", value))
-        found[name] = value
-    return found
-
-
-def _infinite(raw: Any, path: str = "") -> Iterator[Problem]:
-    """Problems of numbers that are not finite, at any depth."""
-    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw):
-        where = f"{path}.{key}" if path else str(key)
-        if isinstance(value, float) and not math.isfinite(value):
-            yield Problem(where, "is not finite", "write a number in the file", value)
-        elif isinstance(value, dict | list):
-            yield from _infinite(value, where)
