@@ -60,6 +60,19 @@ def test_attributes_that_the_page_lists_for_callbacks_exist(
     assert train(str(TINY), tmp_path, ROOTS, "+callbacks.x._target_=mine.Looks") == 0, capsys.readouterr().err
 
 
+def test_the_page_of_callbacks_adds_one_while_a_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "callbacks.add" in code)
+    (tmp_path / "guests.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = (ROOTS, "+callbacks.x._target_=guests.WatchTheStart", "+callbacks.x.steps=2", "trainer.max_steps=3")
+    assert train(str(TINY), tmp_path, "trainer.log_every=1", *given) == 0, capsys.readouterr().err
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("losses at the start:"))
+    assert line.count(".") >= 1
+
+
 BROKEN = """# mine/broken.py
 from dataclasses import replace
 from pathlib import Path
