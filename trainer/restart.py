@@ -12,9 +12,12 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .checkpoint.layout import MANIFEST, complete_checkpoints
-from .checkpoint.store import Checkpoints
+
+if TYPE_CHECKING:
+    from .checkpoint.store import Checkpoints  # imports torch, which the process that starts ranks does without
 
 MARK = ".launch"
 """File in the run folder, on every node with a disk of its own. Its modification time is the start of the launch (times

@@ -159,3 +159,14 @@ def test_the_launcher_of_accelerate_hands_its_configuration_on(tmp_path: Path, a
     assert result.returncode == 0, result.stderr
     assert "name: fsdp_shard_grad_op" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5
+
+
+def test_what_comes_before_ranks_imports_no_torch() -> None:
+    """Importing torch takes seconds, in which no rank starts."""
+    modules = (
+        *("launch.train", "launch.planning", "launch.elastic", "launch.accelerate", "launch.slurm.job_queue"),
+        *("trainer.restart", "trainer.run_folder"),
+    )
+    names = ", ".join(f"trireme.{name}" for name in modules)
+    code = f"import sys, {names}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
